@@ -1,0 +1,1 @@
+"""certmask_jax: certified defence of image classifiers against adversarial patches."""

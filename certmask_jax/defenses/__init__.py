@@ -1,0 +1,18 @@
+"""Defenses: one paper a file, each a function from a mask set to a :class:`Defense` value."""
+
+from certmask_jax.defenses.certmask import certmask, certmask_detection
+from certmask_jax.defenses.defense import ALERT, Defense, Guarantee, Row
+from certmask_jax.defenses.minority_reports import minority_reports
+from certmask_jax.defenses.patchcleanser import challenger_masking, double_masking
+
+__all__ = [
+    "ALERT",
+    "Defense",
+    "Guarantee",
+    "Row",
+    "certmask",
+    "certmask_detection",
+    "challenger_masking",
+    "double_masking",
+    "minority_reports",
+]

@@ -1,0 +1,212 @@
+"""CertMask (Lyu et al., AAAI 2026): one round of masks that hide every location k times.
+
+The rule (its Figure 1): unanimous one-mask labels are the answer; else a class with exactly k
+votes; else the majority. The paper calls an image certified when all one-mask labels are true
+(*k-fold correctness*). **That does not prove recovery**: given k-fold correctness the rule is
+robust at a location hidden by c of the N masks if and only if N - c <= k - 1, which no set of
+masks smaller than the image satisfies. Four masks of six vote y, the attacker's two say z, k = 2:
+z has exactly k votes, and wins.
+
+What k-fold correctness does prove is *detection*: if the labels of a patched image are unanimous,
+they are the true label. :func:`certmask_detection` is that detector, tolerant of t dissenting
+votes.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from numpy.typing import NDArray
+
+from certmask_jax import masked_images
+from certmask_jax.defenses.defense import (
+    ALERT,
+    Defense,
+    Guarantee,
+    Row,
+    check_ties,
+    count_votes,
+    majority,
+    preference,
+)
+from certmask_jax.mask_sets import MaskSet
+
+Ties = Literal["largest", "smallest"]
+
+
+def certmask(masks: MaskSet, *, ties: Ties = "largest") -> Defense:
+    """CertMask's rule with k = ``masks.promise``, its condition, and its exact worst case.
+
+    ``exact`` is false only for sets that list some masks more often than others; there the
+    attacker is allowed to split the votes of one masked image, and ``worst_case`` is a bound.
+
+    Args:
+      masks: a k-fold cover of N masks (replicated, offset, or exact_k_fold).
+      ties: the paper does not say which of several classes with exactly k votes wins, nor which of
+        several majorities. Here: the largest label (as in PatchCleanser's program), or the
+        smallest.
+    """
+    check_ties(ties)
+    images, weights, groups = _one_round(masks)
+    k = masks.promise
+    # Equally repeated masks vote as one: count in units of their common weight. If k is no
+    # multiple of it, no class can have exactly k votes.
+    unit = int(np.gcd.reduce(weights))
+    units = weights // unit
+    k_units = k // unit if k % unit == 0 else -1
+    covered = groups.astype(np.int64) @ weights
+    always = bool(((len(masks) - covered <= k - 1) & (covered >= k)).all())
+
+    def rule(row: Row, num_classes: int) -> Array:
+        votes = count_votes(row.predictions, jnp.asarray(weights), num_classes)
+        return certmask_rule(votes, k=k, num_masks=len(masks), ties=ties)
+
+    def k_fold_correct(row: Row, label: Array, num_classes: int) -> Array:
+        del num_classes
+        return (row.predictions == label).all()
+
+    def certificate(row: Row, label: Array, num_classes: int) -> Array:
+        return k_fold_correct(row, label, num_classes) & always
+
+    def worst_case(row: Row, label: Array, num_classes: int) -> Array:
+        def attacked(hidden: Array) -> Array:
+            kept = jnp.where(hidden, row.predictions, -1)
+            votes = count_votes(kept, jnp.asarray(units), num_classes)
+            free = jnp.where(hidden, 0, jnp.asarray(units)).sum()
+            return _attacked(votes, free, label, k=k_units, ties=ties)
+
+        return ~jax.lax.map(attacked, jnp.asarray(groups)).any()
+
+    return Defense(
+        name="certmask",
+        guarantee=Guarantee.RECOVERY,
+        mask_set=masks,
+        masked_images=images,
+        groups=groups,
+        row_rule=rule,
+        row_certificate=certificate,
+        row_worst_case=worst_case,
+        row_conditions={"k_fold_correct": k_fold_correct},
+        exact=bool((units == 1).all()),
+        options={"tiling": masks.name, "coverage": k, "ties": ties},
+        row_cost=len(images),
+    )
+
+
+def certmask_detection(masks: MaskSet, *, tolerance: int = 0) -> Defense:
+    """What k-fold correctness proves: the label that all but ``tolerance`` masks say, or an alert.
+
+    Never a wrong label if and only if, for every location and every z != y, more than t masks
+    that hide it say something other than z. With all labels true any t < k will do.
+
+    Args:
+      masks: a k-fold cover of N masks.
+      tolerance: t, how many of the N votes may dissent without an alert; less than N / 2, so that
+        only one label can have the others.
+
+    Raises:
+      ValueError: for a tolerance outside [0, N / 2).
+    """
+    if not 0 <= tolerance < len(masks) / 2:
+        raise ValueError(
+            f"tolerance: expected 0 <= t < N / 2 with N = {len(masks)} masks, got {tolerance!r}"
+        )
+    images, weights, groups = _one_round(masks)
+    covered = jnp.asarray(groups.astype(np.int64) @ weights, dtype=jnp.int32)
+
+    def rule(row: Row, num_classes: int) -> Array:
+        votes = count_votes(row.predictions, jnp.asarray(weights), num_classes)
+        agreed = votes.max() >= len(masks) - tolerance
+        return jnp.where(agreed, votes.argmax().astype(jnp.int32), ALERT)
+
+    def k_fold_correct(row: Row, label: Array, num_classes: int) -> Array:
+        del num_classes
+        return (row.predictions == label).all()
+
+    def never_wrong(row: Row, label: Array, num_classes: int) -> Array:
+        def at_location(group: tuple[Array, Array]) -> Array:
+            hidden, hiding = group
+            kept = jnp.where(hidden, row.predictions, -1)
+            votes = count_votes(kept, jnp.asarray(weights), num_classes)
+            wrong = jnp.where(jnp.arange(num_classes) == label, -1, votes).max()
+            return hiding - wrong > tolerance
+
+        every = jax.lax.map(at_location, (jnp.asarray(groups), covered)).all()
+        return every & (rule(row, num_classes) == label)
+
+    return Defense(
+        name="certmask_detection",
+        guarantee=Guarantee.DETECTION,
+        mask_set=masks,
+        masked_images=images,
+        groups=groups,
+        row_rule=rule,
+        row_certificate=never_wrong,
+        row_worst_case=never_wrong,
+        row_conditions={"k_fold_correct": k_fold_correct},
+        options={"tiling": masks.name, "coverage": masks.promise, "tolerance": tolerance},
+        row_cost=len(images),
+    )
+
+
+def certmask_rule(votes: Array, *, k: int, num_masks: int, ties: Ties = "largest") -> Array:
+    """Figure 1 for one image: ``int32[K]`` votes of ``num_masks`` masks -> label.
+
+    Several classes with exactly k votes, or several majorities: ``ties`` decides.
+    """
+    has_k = votes == k
+    preferred = jnp.where(has_k, preference(votes.shape[0], ties), -1).argmax().astype(jnp.int32)
+    unanimous = (votes == num_masks).any()
+    return jnp.where(has_k.any() & ~unanimous, preferred, majority(votes, ties))
+
+
+def _one_round(
+    masks: MaskSet,
+) -> tuple[masked_images.MaskedImages, NDArray[np.int32], NDArray[np.bool_]]:
+    """Distinct one-mask images, how many masks each stands for ``[V]``, location groups."""
+    images, index = masked_images.unions(masks, 1)
+    weights = np.bincount(index, minlength=len(images)).astype(np.int32)
+    return images, weights, images.location_groups(masks.patch_size)
+
+
+def _attacked(votes: Array, free: Array, label: Array, *, k: int, ties: Ties) -> Array:
+    """Exact: can ``free`` votes, added to ``votes int32[K]`` at will, yield another label?
+
+    The attacker wins with z if z can have exactly k votes while no class preferred to z has, or
+    if z can be the majority while no class has exactly k. Classes that already have exactly k
+    votes have to be given one more, which is the cheapest way to spoil them. (Unanimity for z is
+    a majority; k < 0 means that no class can have exactly k votes.)
+    """
+    num_classes = votes.shape[0]
+    classes = jnp.arange(num_classes)
+    rank = preference(num_classes, ties)
+    has_k = votes == k
+    others = classes[None, :] != classes[:, None]  # [z, p]
+
+    # z by exactly k votes: raise z to k, spoil preferred classes, then get rid of what is left.
+    preferred = rank[None, :] > rank[:, None]
+    spoiled = (preferred & has_k[None, :]).sum(axis=1)
+    left = free - (k - votes) - spoiled
+    # Anything fits onto a class that z is preferred to. The least preferred z has none: votes then
+    # go onto a class that is past k already, or may not lift any class to exactly k.
+    has_lower = rank > 0
+    past = (others & (votes >= k)[None, :]).any(axis=1)
+    one_short = (~others | (votes + left[:, None] == k)).all(axis=1)  # every other class lands on k
+    if num_classes == 2:
+        stuck = one_short & (left > 0)
+    else:  # two or more others can share, unless a single vote is left
+        stuck = one_short & (left == 1)
+    by_k = (votes <= k) & (left >= 0) & ((left == 0) | has_lower | past | ~stuck)
+
+    # z by majority: spoil all other classes at k, give z the rest.
+    spoil = others & has_k[None, :]
+    rest = free - spoil.sum(axis=1)
+    total = votes + rest
+    rival = jnp.where(others, (votes[None, :] + spoil) * num_classes + rank[None, :], -1)
+    leads = total * num_classes + rank > rival.max(axis=1)
+    by_majority = (rest >= 0) & ((total == k) | leads)
+    return ((by_k | by_majority) & (classes != label)).any()

@@ -1,0 +1,179 @@
+"""What every defense is: a value that holds its masked images, its rule and its proofs."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from numpy.typing import ArrayLike, NDArray
+
+from certmask_jax.mask_sets import MaskSet
+from certmask_jax.masked_images import MaskedImages
+from certmask_jax.prediction_table import PredictionTable, check_labels
+
+ALERT = -2
+"""What a detecting rule answers instead of a label."""
+
+# Rows are reduced in blocks whose intermediate arrays hold about this many numbers.
+_NUMBERS_AT_ONCE = 1 << 25
+_MAX_ROWS_AT_ONCE = 1024
+
+
+class Guarantee(enum.StrEnum):
+    """What a certified image is promised on every patched version of it."""
+
+    RECOVERY = "recovery"  # the true label
+    DETECTION = "detection"  # the true label or an alert, never a wrong label
+
+
+class Row(NamedTuple):
+    """One image's row of the prediction table, restricted to a defense's masked images."""
+
+    predictions: Array  # int32[V]; NO_LABEL (-1) where logits were not finite
+    confidences: Array  # float32[V]
+
+
+RowRule = Callable[[Row, int], Array]
+"""(row, num_classes) -> int32 label, or ALERT."""
+
+RowProof = Callable[[Row, Array, int], Array]
+"""(row, true label, num_classes) -> bool."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Defense:
+    """A masking defense: which masked images it needs, what it answers, and what is proved.
+
+    The four methods take a :class:`PredictionTable` of T images with at least the defense's masked
+    images among its columns (and the true labels ``int[T]``), and are jitted over the whole test
+    set. The ``row_*`` functions are the same for one image; write your own defense from them.
+
+    Attributes:
+      name: as on the command line.
+      guarantee: what ``certificate`` and ``worst_case`` are about.
+      mask_set: the masks.
+      masked_images: the V distinct masked images.
+      groups: ``bool[G, V]``, which masked images hide the patch, for every group of locations.
+      exact: whether ``worst_case`` is exact, or (false) a proved lower bound.
+      options: the hyper-parameters, for reports.
+      row_cost: numbers held for one row while it is reduced.
+    """
+
+    name: str
+    guarantee: Guarantee
+    mask_set: MaskSet
+    masked_images: MaskedImages
+    groups: NDArray[np.bool_]
+    row_rule: RowRule
+    row_certificate: RowProof
+    row_worst_case: RowProof
+    row_conditions: Mapping[str, RowProof]
+    exact: bool = True
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    row_cost: int = 1
+
+    def __str__(self) -> str:
+        return (
+            f"{self.name}: {self.mask_set}, {len(self.masked_images)} masked images, "
+            f"{self.guarantee.value}"
+        )
+
+    def rule(self, table: PredictionTable) -> NDArray[np.int32]:
+        """What the defended classifier answers: ``int32[T]``, labels or :data:`ALERT`."""
+
+        def answer(row: Row, label: Array, num_classes: int) -> Array:
+            del label
+            return self.row_rule(row, num_classes)
+
+        return self._over_rows(answer, table, None).astype(np.int32)
+
+    def certificate(self, table: PredictionTable, labels: ArrayLike) -> NDArray[np.bool_]:
+        """The defense's sound certificate, ``bool[T]``; it implies :meth:`worst_case`.
+
+        Images with a tie or without finite logits under one of the masks are never certified.
+        """
+        return self._proved(self.row_certificate, table, labels)
+
+    def worst_case(self, table: PredictionTable, labels: ArrayLike) -> NDArray[np.bool_]:
+        """Robustness against the table adversary, ``bool[T]``.
+
+        The table adversary puts a patch at any one location and chooses the label of every masked
+        image that does not hide it. Recovery: the rule answers the true label whatever they
+        choose. Detection: it answers the true label or an alert, and the true label when there is
+        no patch. Ties and logits that are not finite are never certified.
+        """
+        return self._proved(self.row_worst_case, table, labels)
+
+    def conditions(
+        self, table: PredictionTable, labels: ArrayLike
+    ) -> dict[str, NDArray[np.bool_]]:
+        """The papers' conditions by name, ``bool[T]`` each: what they print as certified."""
+        return {
+            name: self._proved(proof, table, labels) for name, proof in self.row_conditions.items()
+        }
+
+    def _proved(
+        self, proof: RowProof, table: PredictionTable, labels: ArrayLike
+    ) -> NDArray[np.bool_]:
+        true = check_labels(labels, len(table), table.num_classes)
+        own = table.select(self.masked_images)
+        return self._over_rows(proof, own, true).astype(np.bool_) & own.sure.all(axis=1)
+
+    def _over_rows(
+        self, function: RowProof, table: PredictionTable, labels: NDArray[np.int32] | None
+    ) -> NDArray[Any]:
+        own = table.select(self.masked_images)
+        if labels is None:
+            labels = np.zeros(len(own), dtype=np.int32)
+        reduce = jax.jit(
+            jax.vmap(lambda p, c, y: function(Row(p, c), y, table.num_classes)),
+        )
+        cost = max(self.row_cost, own.predictions.shape[1])
+        rows = int(np.clip(_NUMBERS_AT_ONCE // cost, 1, _MAX_ROWS_AT_ONCE))
+        rows = min(rows, max(1, len(own)))
+        results = []
+        for start in range(0, len(own), rows):
+            part = slice(start, start + rows)
+            pad = (0, max(0, start + rows - len(own)))  # one shape, one compilation
+            found = reduce(
+                jnp.asarray(np.pad(own.predictions[part].astype(np.int32), (pad, (0, 0)))),
+                jnp.asarray(np.pad(own.confidences[part].astype(np.float32), (pad, (0, 0)))),
+                jnp.asarray(np.pad(labels[part], pad)),
+            )
+            results.append(np.asarray(found)[: rows - pad[1]])
+        return np.concatenate(results) if results else np.zeros(0, dtype=np.int32)
+
+
+def preference(num_classes: int, ties: str) -> Array:
+    """``int32[K]``: which label wins a tie, the highest preference first."""
+    order = jnp.arange(num_classes, dtype=jnp.int32)
+    return order if ties == "largest" else order[::-1]
+
+
+def check_ties(ties: str) -> None:
+    """``ValueError`` unless ``ties`` is one of the two orders that rules can break ties in."""
+    if ties not in ("largest", "smallest"):
+        raise ValueError(f"ties: expected 'largest' or 'smallest' (label), got {ties!r}")
+
+
+def count_votes(labels: Array, weights: Array, num_classes: int) -> Array:
+    """``int32[K]`` votes for each class; :data:`NO_LABEL` votes for none.
+
+    ``labels int32[V]``, ``weights int32[V]``.
+    """
+    classes = jnp.where(labels < 0, num_classes, labels)
+    empty = jnp.zeros(num_classes, dtype=jnp.int32)
+    return empty.at[classes].add(weights, mode="drop")
+
+
+def majority(counts: Array, ties: str) -> Array:
+    """The class with most of ``counts int32[K]``; -1 when nobody voted."""
+    num_classes = counts.shape[0]
+    key = counts * num_classes + preference(num_classes, ties)
+    return jnp.where(counts.max() > 0, key.argmax().astype(jnp.int32), -1)
