@@ -164,9 +164,7 @@ def repeated(masks: MaskSet, *, coverage: int) -> MaskSet:
     return dataclasses.replace(masks, boxes=boxes, promise=masks.promise * int(coverage))
 
 
-def replicated(
-    image_size: Size, patch_size: Size, *, mask_size: Size, coverage: int
-) -> MaskSet:
+def replicated(image_size: Size, patch_size: Size, *, mask_size: Size, coverage: int) -> MaskSet:
     """CertMask's replicated tiling as printed: one tiling, every mask ``coverage`` times.
 
     An axis has ``ceil(n / (q - p))`` masks, centred at multiples of ``q - p`` (CertMask, Theorem
@@ -208,6 +206,8 @@ def offset(
       CoverageError: where the set leaves a location with fewer than m * n masks.
       ValueError: unless patch < mask <= image on both axes.
     """
+    if rounded_stride not in (None, "floor", "round"):
+        raise ValueError(f"rounded_stride: expected None, floor or round, got {rounded_stride!r}")
     image, patch, _ = _sizes(image_size, patch_size)
     mask = _mask_size(mask_size, image, patch)
     if mask[0] == patch[0] or mask[1] == patch[1]:
@@ -252,6 +252,8 @@ def exact_k_fold(
     Raises:
       ValueError: when k is no such product, or unless patch <= mask <= image.
     """
+    if spread not in ("fewest", "even"):
+        raise ValueError(f"spread: expected fewest or even, got {spread!r}")
     image, patch, counts = _sizes(image_size, patch_size)
     mask = _mask_size(mask_size, image, patch)
     hidden = (mask[0] - patch[0] + 1, mask[1] - patch[1] + 1)
@@ -307,9 +309,7 @@ def _sizes(
     return image, patch, geometry.num_locations(image, patch)
 
 
-def _mask_size(
-    mask_size: Size, image: tuple[int, int], patch: tuple[int, int]
-) -> tuple[int, int]:
+def _mask_size(mask_size: Size, image: tuple[int, int], patch: tuple[int, int]) -> tuple[int, int]:
     mask = geometry.as_size(mask_size, "mask_size")
     if any(not p <= q <= n for p, q, n in zip(patch, mask, image, strict=True)):
         raise ValueError(

@@ -159,7 +159,8 @@ def _united(
         i, j = np.triu_indices(len(first))
     else:
         i, j = (axis.ravel() for axis in np.indices((len(first), len(second))))
-    images, of_pair = distinct(_without_spares(np.concatenate([first[i], second[j]], 1)), image_size)
+    pairs = _without_spares(np.concatenate([first[i], second[j]], axis=1))
+    images, of_pair = distinct(pairs, image_size)
     index = np.empty((len(first), len(second)), dtype=np.int32)
     index[i, j] = of_pair
     if symmetric:

@@ -58,36 +58,44 @@ class PredictionTable:
         """Indices of the images that have NaN or infinite logits under some mask."""
         return np.flatnonzero((self.predictions == NO_LABEL).any(axis=1))
 
-    def select(self, wanted: MaskedImages) -> PredictionTable:
-        """The columns of ``wanted``, matched by the pixels that they hide.
+    def columns(self, wanted: MaskedImages) -> NDArray[np.intp]:
+        """The columns of ``wanted``, ``int[V']``, matched by the pixels that they hide.
 
         Raises:
           ValueError: when the table lacks some of them.
         """
         if wanted is self.masked_images:
-            return self
+            return np.arange(len(wanted))
         _, (own, theirs) = masked_images.merge([self.masked_images, wanted])
         column_of = np.full(max(own.max(), theirs.max()) + 1, -1)
         column_of[own] = np.arange(len(own))
-        columns = column_of[theirs]
-        if (columns < 0).any():
+        found = column_of[theirs]
+        if (found < 0).any():
             raise ValueError(
                 f"expected a table with all {len(wanted)} masked images of this defense, but "
-                f"{int((columns < 0).sum())} are missing from its {len(own)} columns; evaluate "
+                f"{int((found < 0).sum())} are missing from its {len(own)} columns; evaluate "
                 "the model for this defense first"
             )
-        return dataclasses.replace(
-            self,
-            predictions=self.predictions[:, columns],
-            margins=self.margins[:, columns],
-            confidences=self.confidences[:, columns],
-            masked_images=wanted,
+        return found
+
+    def take(self, rows: slice, columns: NDArray[np.intp], images: MaskedImages) -> PredictionTable:
+        """Some rows and columns, in memory; ``images`` are the masked images of the columns."""
+        return PredictionTable(
+            np.asarray(self.predictions[rows])[:, columns],
+            np.asarray(self.margins[rows])[:, columns],
+            np.asarray(self.confidences[rows])[:, columns],
+            images,
+            self.num_classes,
         )
 
+    def select(self, wanted: MaskedImages) -> PredictionTable:
+        """All rows of the columns of ``wanted``; ``ValueError`` when some are missing."""
+        if wanted is self.masked_images:
+            return self
+        return self.take(slice(None), self.columns(wanted), wanted)
 
-def from_labels(
-    labels: ArrayLike, images: MaskedImages, *, num_classes: int
-) -> PredictionTable:
+
+def from_labels(labels: ArrayLike, images: MaskedImages, *, num_classes: int) -> PredictionTable:
     """A table of certain predictions, for hand-written cases: ``labels int[T, V]``."""
     predictions = np.asarray(labels, dtype=np.int16)
     ones = np.ones(predictions.shape, dtype=np.float16)

@@ -196,10 +196,8 @@ def _attacked(votes: Array, free: Array, label: Array, *, k: int, ties: Ties) ->
     has_lower = rank > 0
     past = (others & (votes >= k)[None, :]).any(axis=1)
     one_short = (~others | (votes + left[:, None] == k)).all(axis=1)  # every other class lands on k
-    if num_classes == 2:
-        stuck = one_short & (left > 0)
-    else:  # two or more others can share, unless a single vote is left
-        stuck = one_short & (left == 1)
+    # Two or more others can share what is left, unless it is a single vote.
+    stuck = one_short & ((left > 0) if num_classes == 2 else (left == 1))
     by_k = (votes <= k) & (left >= 0) & ((left == 0) | has_lower | past | ~stuck)
 
     # z by majority: spoil all other classes at k, give z the rest.

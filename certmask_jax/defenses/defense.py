@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -45,6 +46,21 @@ RowRule = Callable[[Row, int], Array]
 RowProof = Callable[[Row, Array, int], Array]
 """(row, true label, num_classes) -> bool."""
 
+NextColumns = Callable[[NDArray[np.int32], NDArray[np.bool_]], NDArray[np.integer[Any]]]
+"""(predictions int32[V], known bool[V]) -> the masked images to evaluate next.
+
+Empty once the rule's answer is decided by what is known: entries that are not known may then hold
+anything. On the host, in NumPy: it steers which work is sent to the devices.
+"""
+
+
+def all_columns(
+    predictions: NDArray[np.int32], known: NDArray[np.bool_]
+) -> NDArray[np.integer[Any]]:
+    """The rule of one round: it needs every masked image at once."""
+    del predictions
+    return np.flatnonzero(~known)
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Defense:
@@ -62,6 +78,7 @@ class Defense:
       groups: ``bool[G, V]``, which masked images hide the patch, for every group of locations.
       exact: whether ``worst_case`` is exact, or (false) a proved lower bound.
       options: the hyper-parameters, for reports.
+      next_columns: which masked images the rule needs next; steers the second round.
       row_cost: numbers held for one row while it is reduced.
     """
 
@@ -76,6 +93,7 @@ class Defense:
     row_conditions: Mapping[str, RowProof]
     exact: bool = True
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    next_columns: NextColumns = all_columns
     row_cost: int = 1
 
     def __str__(self) -> str:
@@ -87,11 +105,7 @@ class Defense:
     def rule(self, table: PredictionTable) -> NDArray[np.int32]:
         """What the defended classifier answers: ``int32[T]``, labels or :data:`ALERT`."""
 
-        def answer(row: Row, label: Array, num_classes: int) -> Array:
-            del label
-            return self.row_rule(row, num_classes)
-
-        return self._over_rows(answer, table, None).astype(np.int32)
+        return self._over_rows(_rule_over_rows, self.row_rule, table, None).astype(np.int32)
 
     def certificate(self, table: PredictionTable, labels: ArrayLike) -> NDArray[np.bool_]:
         """The defense's sound certificate, ``bool[T]``; it implies :meth:`worst_case`.
@@ -110,9 +124,7 @@ class Defense:
         """
         return self._proved(self.row_worst_case, table, labels)
 
-    def conditions(
-        self, table: PredictionTable, labels: ArrayLike
-    ) -> dict[str, NDArray[np.bool_]]:
+    def conditions(self, table: PredictionTable, labels: ArrayLike) -> dict[str, NDArray[np.bool_]]:
         """The papers' conditions by name, ``bool[T]`` each: what they print as certified."""
         return {
             name: self._proved(proof, table, labels) for name, proof in self.row_conditions.items()
@@ -123,20 +135,23 @@ class Defense:
     ) -> NDArray[np.bool_]:
         true = check_labels(labels, len(table), table.num_classes)
         own = table.select(self.masked_images)
-        return self._over_rows(proof, own, true).astype(np.bool_) & own.sure.all(axis=1)
+        found = self._over_rows(_proof_over_rows, proof, own, true)
+        return found.astype(np.bool_) & own.sure.all(axis=1)
 
     def _over_rows(
-        self, function: RowProof, table: PredictionTable, labels: NDArray[np.int32] | None
+        self,
+        compiled: Callable[[Any, int], Callable[..., Array]],
+        function: RowRule | RowProof,
+        table: PredictionTable,
+        labels: NDArray[np.int32] | None,
     ) -> NDArray[Any]:
         own = table.select(self.masked_images)
         if labels is None:
             labels = np.zeros(len(own), dtype=np.int32)
-        reduce = jax.jit(
-            jax.vmap(lambda p, c, y: function(Row(p, c), y, table.num_classes)),
-        )
+        reduce = compiled(function, table.num_classes)
         cost = max(self.row_cost, own.predictions.shape[1])
         rows = int(np.clip(_NUMBERS_AT_ONCE // cost, 1, _MAX_ROWS_AT_ONCE))
-        rows = min(rows, max(1, len(own)))
+        rows = min(rows, 1 << max(0, len(own) - 1).bit_length())  # few shapes for small batches
         results = []
         for start in range(0, len(own), rows):
             part = slice(start, start + rows)
@@ -148,6 +163,17 @@ class Defense:
             )
             results.append(np.asarray(found)[: rows - pad[1]])
         return np.concatenate(results) if results else np.zeros(0, dtype=np.int32)
+
+
+@functools.lru_cache(maxsize=256)
+def _rule_over_rows(rule: RowRule, num_classes: int) -> Callable[..., Array]:
+    """The jitted, vmapped rule; cached by function, so that every table shares it."""
+    return jax.jit(jax.vmap(lambda p, c, _: rule(Row(p, c), num_classes)))
+
+
+@functools.lru_cache(maxsize=256)
+def _proof_over_rows(proof: RowProof, num_classes: int) -> Callable[..., Array]:
+    return jax.jit(jax.vmap(lambda p, c, y: proof(Row(p, c), y, num_classes)))
 
 
 def preference(num_classes: int, ties: str) -> Array:

@@ -12,7 +12,8 @@ hidden by one of them; on the paper's own sets that is the same thing, on redund
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+import functools
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -63,6 +64,7 @@ def double_masking(masks: MaskSet, *, ties: Ties = "largest") -> Defense:
         row_certificate=_good_row_certificate(layout),
         row_worst_case=worst_case,
         options={"ties": ties},
+        next_columns=functools.partial(_disagreers, layout.pair, ties),
         row_cost=len(masks) * len(masks) * 8,
         **defense_parts,
     )
@@ -91,6 +93,7 @@ def challenger_masking(masks: MaskSet) -> Defense:
         row_certificate=certificate,
         row_worst_case=certificate,
         exact=bool((layout.hiding.sum(axis=1) == 1).all()),
+        next_columns=functools.partial(_next_challenge, layout.pair),
         row_cost=len(masks) * len(masks),
         **defense_parts,
     )
@@ -132,6 +135,46 @@ def challenger_masking_rule(table: Array) -> Array:
     return one_mask[candidate]
 
 
+def _disagreers(
+    pair: NDArray[np.int32],
+    ties: Ties,
+    predictions: NDArray[np.int32],
+    known: NDArray[np.bool_],
+) -> NDArray[np.integer[Any]]:
+    """Double masking: all one-mask images, then the rows of the masks that disagree."""
+    single = pair.diagonal()
+    if not known[single].all():
+        return np.unique(single[~known[single]])
+    labels = predictions[single]
+    values, counts = np.unique(labels[labels >= 0], return_counts=True)
+    if len(values) == 0:
+        return single[:0]
+    most = values[counts == counts.max()][-1 if ties == "largest" else 0]
+    rows = np.unique(pair[labels != most])
+    return rows[~known[rows]]
+
+
+def _next_challenge(
+    pair: NDArray[np.int32], predictions: NDArray[np.int32], known: NDArray[np.bool_]
+) -> NDArray[np.integer[Any]]:
+    """Challenger masking: all one-mask images, then one two-mask image a round."""
+    single = pair.diagonal()
+    if not known[single].all():
+        return np.unique(single[~known[single]])
+    labels = predictions[single]
+    candidate, in_play = 0, np.ones(len(single), dtype=np.bool_)
+    while (rivals := in_play & (labels != labels[candidate])).any():
+        challenger = int(rivals.argmax())
+        column = pair[candidate, challenger]
+        if not known[column]:
+            return np.array([column])
+        if predictions[column] == labels[challenger]:
+            in_play[candidate], candidate = False, challenger
+        else:
+            in_play[challenger] = False
+    return single[:0]
+
+
 class _Layout(NamedTuple):
     """Where masks and pairs are found in a row, and what the attacker cannot touch."""
 
@@ -141,7 +184,7 @@ class _Layout(NamedTuple):
     tied: NDArray[np.int32]  # [G, N] free one-mask images that also stand in row i of the table
 
 
-def _two_rounds(masks: MaskSet) -> tuple[_Layout, dict[str, object]]:
+def _two_rounds(masks: MaskSet) -> tuple[_Layout, dict[str, Any]]:
     images, pair = masked_images.unions(masks, 2)
     groups = images.location_groups(masks.patch_size)
     single = pair.diagonal()

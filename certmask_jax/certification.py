@@ -1,0 +1,245 @@
+"""The whole job: images -> masked predictions -> table on disk -> certificates -> report."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from numpy.typing import NDArray
+
+from certmask_jax import masked_images, report, tables
+from certmask_jax.defenses.defense import ALERT, Defense, Guarantee
+from certmask_jax.forward import ApplyFn, Preprocessing, check_images, masked_forward
+from certmask_jax.prediction_table import PredictionTable, check_labels
+from certmask_jax.report import DefenseResult, Report, wilson_interval
+
+# Rows of a table on disk are looked at in blocks, so that memory does not grow with the test set.
+_ENTRIES_AT_ONCE = 1 << 23
+
+_PACKAGES = ("certmask_jax", "jax", "jaxlib", "flax", "numpy")
+
+
+class Batch(Protocol):
+    """Some images of a test set."""
+
+    @property
+    def images(self) -> NDArray[np.uint8]: ...  # [B, h, w, c]
+    @property
+    def labels(self) -> NDArray[np.int32]: ...  # [B]
+    @property
+    def ids(self) -> tuple[str, ...]: ...  # [B]
+
+
+class TestSet(Protocol):
+    """A test set that is read a few images at a time (``data.Dataset`` is one)."""
+
+    def __len__(self) -> int: ...
+    def read(self, start: int, stop: int) -> Batch: ...
+
+
+def evaluate(
+    test_set: TestSet,
+    apply_fn: ApplyFn,
+    params: Any,
+    defenses: Sequence[Defense],
+    folder: Path,
+    *,
+    preprocessing: Preprocessing,
+    provenance: Mapping[str, Any] | None = None,
+    chunk: int | None = None,
+    mesh: Mesh | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> tables.SavedTable:
+    """Runs the model on every masked image that some defense asks for, once, onto the disk.
+
+    Args:
+      test_set: T images of one size, T >= 1.
+      apply_fn, params, preprocessing, chunk, mesh: see :func:`certmask_jax.forward.predict`.
+      defenses: their masked images are merged; equal ones are evaluated once.
+      folder: where the table goes; must not hold one yet.
+      provenance: JSON-able facts about the run, kept with the table.
+      progress: called with (masked images finished since the last call, all of them).
+
+    Raises:
+      ValueError: for an empty test set, images of another size than the masks, labels outside the
+        model's classes, or logits of the first images that are all NaN or infinite; before any
+        long work where that can be known before.
+      OSError: for a folder that is taken, or a disk without room.
+    """
+    if len(test_set) < 1:
+        raise ValueError("expected a test set with at least 1 image, got an empty one")
+    if not defenses:
+        raise ValueError("expected at least 1 defense, got none")
+    columns = _columns(defenses)
+    first = test_set.read(0, 1)
+    check_images(first.images, columns.image_size)
+    forward = masked_forward(
+        apply_fn,
+        params,
+        first.images.shape[1:],
+        preprocessing=preprocessing,
+        boxes_per_mask=columns.boxes.shape[1],
+        chunk=chunk,
+        mesh=mesh,
+    )
+    _check_logits(forward.table_block(first.images, masked_images.unmasked(columns.image_size)))
+    total = len(test_set) * len(columns)
+    about = {
+        "provenance": {
+            **environment(),
+            **(provenance or {}),
+            "chunk": forward.chunk,
+            "preprocessing": dataclasses.asdict(preprocessing),
+            "num_images": len(test_set),
+            "masked_images": len(columns),
+        }
+    }
+    with tables.TableWriter(
+        folder,
+        num_images=len(test_set),
+        masked_images=columns,
+        num_classes=forward.num_classes,
+        about=about,
+    ) as writer:
+        step = forward.images_at_once()
+        for start in range(0, len(test_set), step):
+            batch = test_set.read(start, min(start + step, len(test_set)))
+            check_images(batch.images, columns.image_size)
+            labels = check_labels(batch.labels, len(batch.images), forward.num_classes)
+            block = forward.table_block(
+                batch.images, columns, None if progress is None else lambda n: progress(n, total)
+            )
+            writer.append(block, labels, tuple(batch.ids))
+    return tables.load(folder)
+
+
+def certify(saved: tables.SavedTable, defenses: Sequence[Defense]) -> Report:
+    """Everything that a table proves about ``defenses``; needs no model.
+
+    Raises:
+      ValueError: when the table lacks a defense's masked images.
+    """
+    table, labels = saved.table, saved.labels
+    unmasked = masked_images.unmasked(table.masked_images.image_size)
+    undefended = table.select(unmasked).predictions[:, 0].astype(np.int32)
+    count = len(table)
+    accuracy = float((undefended == labels).mean())
+    smallest, broken = _margins(table)
+    return Report(
+        num_images=count,
+        undefended_accuracy=accuracy,
+        intervals={"undefended_accuracy": wilson_interval(accuracy, count)},
+        defenses=tuple(_result(defense, saved) for defense in defenses),
+        non_finite_images=tuple(saved.ids[i] for i in broken),
+        provenance=saved.about.get("provenance", {}),
+        ids=saved.ids,
+        per_image={"label": labels, "undefended": undefended, "smallest_margin": smallest},
+    )
+
+
+def environment() -> dict[str, Any]:
+    """Versions and devices, for the provenance of a result."""
+    versions = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    devices = jax.devices()
+    return {
+        "versions": versions,
+        "devices": {
+            "platform": devices[0].platform,
+            "kind": devices[0].device_kind,
+            "count": len(devices),
+            "processes": jax.process_count(),
+            "machine": platform.machine(),
+        },
+    }
+
+
+def _columns(defenses: Sequence[Defense]) -> masked_images.MaskedImages:
+    """The image itself first, then all masked images of all defenses, each once."""
+    parts = [masked_images.unmasked(defenses[0].mask_set.image_size)]
+    parts += [defense.masked_images for defense in defenses]
+    return masked_images.merge(parts)[0]
+
+
+def _result(defense: Defense, saved: tables.SavedTable) -> DefenseResult:
+    answers: list[NDArray[np.int32]] = []
+    verdicts: list[dict[str, NDArray[np.bool_]]] = []
+    margins: list[NDArray[np.float32]] = []
+    # Columns are matched once; rows then come from the disk a block at a time.
+    chosen = saved.table.columns(defense.masked_images)
+    rows = max(1, _ENTRIES_AT_ONCE // max(1, len(chosen)))
+    for start in range(0, len(saved.table), rows):
+        part = saved.table.take(slice(start, start + rows), chosen, defense.masked_images)
+        true = saved.labels[start : start + rows]
+        answers.append(defense.rule(part))
+        verdicts.append(
+            {
+                "worst_case": defense.worst_case(part, true),
+                "certificate": defense.certificate(part, true),
+                **defense.conditions(part, true),
+            }
+        )
+        margins.append(_margins(part)[0])
+    answer = np.concatenate(answers)
+    proved = {name: np.concatenate([v[name] for v in verdicts]) for name in verdicts[0]}
+    smallest = np.concatenate(margins)
+    count = len(answer)
+    fractions = {
+        "clean_accuracy": float((answer == saved.labels).mean()),
+        "worst_case_accuracy": float(proved["worst_case"].mean()),
+        "certified_accuracy": float(proved["certificate"].mean()),
+        **{name: float(proved[name].mean()) for name in defense.row_conditions},
+    }
+    detects = defense.guarantee == Guarantee.DETECTION
+    if detects:
+        fractions["false_alert_rate"] = float((answer == ALERT).mean())
+    return DefenseResult(
+        name=defense.name,
+        options=dict(defense.options),
+        guarantee=defense.guarantee.value,
+        patch=defense.mask_set.patch_size,
+        mask_set=str(defense.mask_set),
+        masks=len(defense.mask_set),
+        masked_images=len(defense.masked_images),
+        clean_accuracy=fractions["clean_accuracy"],
+        worst_case_accuracy=fractions["worst_case_accuracy"],
+        worst_case_exact=defense.exact,
+        certified_accuracy=fractions["certified_accuracy"],
+        conditions={name: fractions[name] for name in defense.row_conditions},
+        false_alert_rate=fractions.get("false_alert_rate"),
+        near_ties={
+            f"{m:g}": int((proved["worst_case"] & (smallest < m)).sum()) for m in report.MARGINS
+        },
+        intervals={name: wilson_interval(value, count) for name, value in fractions.items()},
+        per_image={"answer": answer, **proved, "smallest_margin": smallest},
+    )
+
+
+def _margins(table: PredictionTable) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Smallest margin of each image ``float32[T]`` (NaN if any is), and images without logits."""
+    rows = max(1, _ENTRIES_AT_ONCE // max(1, table.predictions.shape[1]))
+    smallest, broken = [], []
+    for start in range(0, len(table), rows):
+        part = slice(start, start + rows)
+        smallest.append(np.asarray(table.margins[part]).min(axis=1).astype(np.float32))
+        broken.append(np.flatnonzero((table.predictions[part] < 0).any(axis=1)) + start)
+    return np.concatenate(smallest), np.concatenate(broken)
+
+
+def _check_logits(outputs: Any) -> None:
+    if (np.asarray(outputs.predictions) < 0).all():
+        raise ValueError(
+            "expected finite logits, but the model gives NaN or infinite ones for the first image "
+            "without any mask; check the weights and the preprocessing"
+        )

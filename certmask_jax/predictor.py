@@ -1,0 +1,116 @@
+"""The defended classifier for deployment: images in, labels and alerts out."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import numpy as np
+from jax.sharding import Mesh
+from numpy.typing import NDArray
+
+from certmask_jax.defenses.defense import ALERT, Defense
+from certmask_jax.forward import (
+    ApplyFn,
+    MaskedForward,
+    Preprocessing,
+    check_images,
+    masked_forward,
+)
+from certmask_jax.prediction_table import NO_LABEL, PredictionTable
+
+
+class Answers(NamedTuple):
+    """What the defended classifier says of B images."""
+
+    labels: NDArray[np.int32]  # [B]; NO_LABEL (-1) for an alert or where logits were not finite
+    alerts: NDArray[np.bool_]  # [B]; always false for a defense that recovers
+    masked_images: NDArray[np.int32]  # [B]; how many were evaluated
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class DefendedPredictor:
+    """A classifier guarded by a defense; build it with :func:`defended` and call it on images."""
+
+    defense: Defense
+    forward: MaskedForward
+
+    def __call__(self, images: NDArray[np.uint8]) -> Answers:
+        """Answers for ``uint8[B, h, w, c]``, any B >= 1.
+
+        The rule decides which masked images it needs next: of double masking's second round, only
+        the rows of masks that disagree with the majority; of challenger masking's, one two-mask
+        image a challenge. Work of all images is packed together.
+
+        Raises:
+          ValueError: for images of the wrong shape or dtype.
+        """
+        check_images(images, self.defense.mask_set.image_size)
+        step = self.forward.images_at_once()
+        starts = range(0, len(images), step)
+        parts = [self._answer(images[start : start + step]) for start in starts]
+        return Answers(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+    def _answer(self, images: NDArray[np.uint8]) -> Answers:
+        defense = self.defense
+        shape = (len(images), len(defense.masked_images))
+        predictions = np.zeros(shape, dtype=np.int32)
+        confidences = np.zeros(shape, dtype=np.float16)
+        known = np.zeros(shape, dtype=np.bool_)
+        open_images = np.arange(shape[0])
+        while len(open_images):
+            wanted = [defense.next_columns(predictions[i], known[i]) for i in open_images]
+            counts = np.array([len(columns) for columns in wanted])
+            open_images = open_images[counts > 0]
+            if not len(open_images):
+                break
+            image_of, mask_of = np.repeat(open_images, counts[counts > 0]), np.concatenate(wanted)
+            found = self.forward.labels(images, defense.masked_images.boxes[mask_of], image_of)
+            predictions[image_of, mask_of] = found.predictions
+            confidences[image_of, mask_of] = found.confidences
+            known[image_of, mask_of] = True
+        table = PredictionTable(
+            predictions.astype(np.int16),
+            np.ones(shape, dtype=np.float16),
+            confidences,
+            defense.masked_images,
+            self.forward.num_classes,
+        )
+        answers = defense.rule(table)
+        alerts = answers == ALERT
+        return Answers(
+            np.where(alerts, NO_LABEL, answers).astype(np.int32),
+            alerts,
+            known.sum(axis=1, dtype=np.int32),
+        )
+
+
+def defended(
+    apply_fn: ApplyFn,
+    params: Any,
+    defense: Defense,
+    *,
+    channels: int = 3,
+    preprocessing: Preprocessing | None = None,
+    chunk: int | None = None,
+    mesh: Mesh | None = None,
+) -> DefendedPredictor:
+    """Guards a model with a defense.
+
+    Args:
+      apply_fn, params: any model, see :data:`certmask_jax.forward.ApplyFn`.
+      defense: what to guard it with.
+      channels: of the images.
+      preprocessing: as in :func:`certmask_jax.forward.predict`; use the same as for certification.
+      chunk, mesh: see :func:`certmask_jax.forward.masked_forward`.
+    """
+    forward = masked_forward(
+        apply_fn,
+        params,
+        (*defense.mask_set.image_size, channels),
+        preprocessing=Preprocessing() if preprocessing is None else preprocessing,
+        boxes_per_mask=defense.masked_images.boxes.shape[1],
+        chunk=chunk,
+        mesh=mesh,
+    )
+    return DefendedPredictor(defense, forward)

@@ -1,0 +1,209 @@
+"""Reports: records of what was measured and proved, as JSON, per-image rows and a table to read."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Interval = tuple[float, float]
+
+MARGINS = (1e-3, 1e-2, 1e-1)
+"""Certified images whose smallest margin lies below these are counted (soundness, section 7)."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class DefenseResult:
+    """What one defense does on the whole test set; accuracies are fractions of all its images.
+
+    Attributes:
+      clean_accuracy: the rule gives the true label (an alert is not the true label).
+      worst_case_accuracy: proved against the table adversary; ``worst_case_exact`` says whether it
+        is exact or a proved lower bound.
+      certified_accuracy: the defense's own sound certificate, at most the worst case.
+      conditions: the papers' conditions by name. They are *not* all certificates.
+      false_alert_rate: clean images that raise an alert; None for a defense that recovers.
+      near_ties: certified images whose smallest margin is below each of :data:`MARGINS`.
+      per_image: column name -> ``[T]``, for the rows of ``per_image.csv``.
+    """
+
+    name: str
+    options: Mapping[str, Any]
+    guarantee: str
+    patch: tuple[int, int]
+    mask_set: str
+    masks: int
+    masked_images: int
+    clean_accuracy: float
+    worst_case_accuracy: float
+    worst_case_exact: bool
+    certified_accuracy: float
+    conditions: Mapping[str, float]
+    false_alert_rate: float | None
+    near_ties: Mapping[str, int]
+    intervals: Mapping[str, Interval]
+    per_image: Mapping[str, NDArray[Any]] = dataclasses.field(repr=False, default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Report:
+    """A run: its accuracies, its defenses, and where every number comes from."""
+
+    num_images: int
+    undefended_accuracy: float
+    intervals: Mapping[str, Interval]
+    defenses: tuple[DefenseResult, ...]
+    non_finite_images: tuple[str, ...]
+    provenance: Mapping[str, Any]
+    ids: Sequence[str] = dataclasses.field(repr=False, default=())
+    per_image: Mapping[str, NDArray[Any]] = dataclasses.field(repr=False, default_factory=dict)
+
+
+def wilson_interval(fraction: float, count: int, z: float = 1.959963984540054) -> Interval:
+    """Wilson's 95% score interval of a fraction of ``count`` images (Wilson, 1927)."""
+    if count < 1:
+        raise ValueError(f"count: expected at least 1 image, got {count}")
+    spread = z * z / count
+    centre = (fraction + spread / 2) / (1 + spread)
+    half = z / (1 + spread) * math.sqrt(fraction * (1 - fraction) / count + spread / count / 4)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def to_json(report: Report) -> dict[str, Any]:
+    """The content of ``results.json``: plain fractions, intervals beside them by the same names."""
+    result = dataclasses.asdict(
+        dataclasses.replace(
+            report,
+            ids=(),
+            per_image={},
+            defenses=tuple(dataclasses.replace(d, per_image={}) for d in report.defenses),
+        )
+    )
+    del result["ids"], result["per_image"]
+    for defense in result["defenses"]:
+        del defense["per_image"]
+    return result
+
+
+def write(report: Report, folder: Path) -> None:
+    """Writes ``results.json`` and ``per_image.csv`` into a folder, each atomically.
+
+    One row an image: id, label, undefended label, smallest margin over all masked images; then for
+    each defense its label (-1: none, -2: alert), verdicts and smallest margin.
+    """
+    text = json.dumps(to_json(report), indent=1, allow_nan=False)
+    _replace(folder / "results.json", lambda path: path.write_text(text + "\n", encoding="utf-8"))
+
+    columns: dict[str, Any] = {"id": report.ids, **report.per_image}
+    for number, defense in enumerate(report.defenses):
+        for name, values in defense.per_image.items():
+            columns[f"{number}:{defense.name}:{name}"] = values
+
+    def write_rows(path: Path) -> None:
+        with path.open("w", newline="", encoding="utf-8") as file:
+            rows = csv.writer(file)
+            rows.writerow(columns)
+            rows.writerows(zip(*map(_plain, columns.values()), strict=True))
+
+    _replace(folder / "per_image.csv", write_rows)
+
+
+def as_text(report: Report) -> str:
+    """The table that a program prints."""
+    accuracy = _with_interval(report.undefended_accuracy, report.intervals["undefended_accuracy"])
+    lines = [f"{report.num_images} images, undefended accuracy {accuracy}", ""]
+    header = ("defense", "guarantee", "masks", "masked", "clean", "worst case", "paper's condition")
+    rows = [header]
+    for d in report.defenses:
+        conditions = ", ".join(
+            f"{name} {_with_interval(value, d.intervals[name])}"
+            for name, value in d.conditions.items()
+        )
+        rows.append(
+            (
+                d.name,
+                d.guarantee,
+                d.mask_set,
+                str(d.masked_images),
+                _with_interval(d.clean_accuracy, d.intervals["clean_accuracy"]),
+                ("" if d.worst_case_exact else ">=")
+                + _with_interval(d.worst_case_accuracy, d.intervals["worst_case_accuracy"]),
+                conditions,
+            )
+        )
+    widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
+    for number, row in enumerate(rows):
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        lines.append("  ".join(cells).rstrip())
+        if number == 0:
+            lines.append("  ".join("-" * width for width in widths))
+    lines += ["", *_notes(report)]
+    return "\n".join(lines)
+
+
+def _notes(report: Report) -> list[str]:
+    notes = [
+        "worst case: % of images on which no attacker can win who puts one patch anywhere and",
+        "  chooses every prediction that sees a patch pixel (recovery: always the true label;",
+        "  detection: the true label or an alert). Only this number is a certificate.",
+        "paper's condition: what the defense's paper calls certified, under its own name.",
+        "masked: distinct masked images per image. Brackets: 95% intervals (Wilson).",
+    ]
+    alerts = [d for d in report.defenses if d.false_alert_rate is not None]
+    for d in alerts:
+        assert d.false_alert_rate is not None
+        rate = _with_interval(d.false_alert_rate, d.intervals["false_alert_rate"])
+        notes.append(f"{d.name}: false alerts on clean images {rate}")
+    near = max((d.near_ties[f"{MARGINS[0]:g}"] for d in report.defenses), default=0)
+    if near:
+        notes.append(
+            f"up to {near} certified image(s) have a logit margin below {MARGINS[0]:g} under some "
+            "mask: another device or batch size may break such near ties otherwise"
+        )
+    if report.non_finite_images:
+        shown = ", ".join(report.non_finite_images[:5])
+        notes.append(
+            f"WARNING: NaN or infinite logits on {len(report.non_finite_images)} image(s), never "
+            f"certified: {shown}{', ...' if len(report.non_finite_images) > 5 else ''}"
+        )
+    return notes
+
+
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.1f}"
+
+
+def _with_interval(fraction: float, interval: Interval) -> str:
+    return f"{_percent(fraction)} [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]"
+
+
+def _plain(values: Any) -> list[Any]:
+    if not isinstance(values, np.ndarray):
+        return list(values)
+    if values.dtype == np.bool_:
+        return values.astype(np.int8).tolist()
+    if np.issubdtype(values.dtype, np.floating):
+        return [f"{v:.6g}" for v in values.astype(np.float64)]
+    return list(values.tolist())
+
+
+def _replace(path: Path, write_to: Any) -> None:
+    """Writes beside the file and moves it into place: a reader never sees half of it."""
+    unfinished = path.with_name(path.name + ".unfinished")
+    try:
+        write_to(unfinished)
+        os.replace(unfinished, path)
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"{path}: could not be written ({error.strerror}); the prediction table beside it is "
+            "complete: free some space and use --from-tables to write the report again",
+        ) from error
