@@ -1,0 +1,83 @@
+"""Unions of masks: deduplicated by the pixels that they hide, nothing lost."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import oracle
+import pytest
+from covers import random_cover
+
+from certmask_jax import mask_sets, masked_images
+
+
+def _pixels(images: masked_images.MaskedImages) -> list[bytes]:
+    return [oracle.paint(boxes, images.image_size).tobytes() for boxes in images.boxes]
+
+
+@pytest.mark.parametrize("order", [1, 2, 3])
+@pytest.mark.parametrize("seed", range(6))
+def test_index_leads_to_the_union_and_unions_are_distinct(order, seed):
+    rng = np.random.default_rng(seed)
+    masks = random_cover(rng, masks=4, width=6, patch=2)
+    images, index = masked_images.unions(masks, order)
+    painted = [oracle.paint(boxes, masks.image_size) for boxes in masks.boxes]
+    pixels = _pixels(images)
+    assert len(set(pixels)) == len(pixels)
+    for choice in itertools.product(range(4), repeat=order):
+        union = np.logical_or.reduce([painted[i] for i in choice])
+        assert pixels[index[choice]] == union.tobytes()
+    assert set(index.ravel().tolist()) == set(range(len(images)))
+
+
+def test_666_images_make_the_whole_six_by_six_table():
+    masks = mask_sets.budgeted_grid(224, 32, masks_per_axis=6)
+    images, index = masked_images.unions(masks, 2)
+    assert len(images) == 36 * 37 // 2 == 666
+    np.testing.assert_array_equal(index, index.T)
+
+
+@pytest.mark.parametrize("coverage", [1, 6])
+def test_replicated_masks_are_evaluated_once(coverage):
+    masks = mask_sets.replicated(32, 5, mask_size=8, coverage=coverage)
+    images, index = masked_images.unions(masks, 1)
+    assert (len(images), len(index)) == (121, 121 * coverage)
+    assert np.bincount(index).tolist() == [coverage] * 121
+
+
+def test_merge_finds_what_two_defenses_share():
+    masks = mask_sets.budgeted_grid(32, 5, masks_per_axis=6)
+    pairs, singles = (masked_images.unions(masks, order)[0] for order in (2, 1))
+    merged, (of_pairs, of_singles) = masked_images.merge([pairs, singles])
+    assert len(merged) == 666
+    assert len(of_pairs) == 666
+    for k, column in enumerate(of_singles):
+        one = oracle.paint(merged.boxes[column], (32, 32))
+        np.testing.assert_array_equal(one, oracle.paint(singles.boxes[k], (32, 32)))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_location_groups_keep_every_minimal_pattern_and_only_those(seed):
+    rng = np.random.default_rng(seed)
+    masks = random_cover(rng, masks=int(rng.integers(2, 6)), width=7, patch=2)
+    images, _ = masked_images.unions(masks, 2)
+    hidden = oracle.hides(images.boxes, masks.image_size, masks.patch_size)
+    patterns = {tuple(column) for column in hidden.reshape(len(images), -1).T.tolist()}
+    minimal = {
+        p for p in patterns
+        if not any(q != p and all(a <= b for a, b in zip(q, p, strict=True)) for q in patterns)
+    }  # fmt: skip
+    groups = images.location_groups(masks.patch_size)
+    assert {tuple(row) for row in groups.tolist()} == minimal
+    assert len(groups) == len(minimal)
+
+
+def test_bad_input():
+    masks = mask_sets.tight_grid(8, 2, mask_size=4)
+    with pytest.raises(ValueError, match="at least 1"):
+        masked_images.unions(masks, 0)
+    with pytest.raises(ValueError, match="one image size"):
+        masked_images.unions_of([masks, mask_sets.tight_grid(9, 2, mask_size=4)])
+    with pytest.raises(ValueError, match="one image size"):
+        masked_images.merge([masked_images.unmasked((8, 8)), masked_images.unmasked((9, 9))])
