@@ -74,6 +74,14 @@ def names() -> dict[str, str]:
     return {**listed, f"{_TFDS}NAME": "any other TFDS data set with image and label, prepared"}
 
 
+def check_name(name: str) -> None:
+    """``ValueError`` for a name that :func:`load` does not know, listing those that it does."""
+    if name not in _KNOWN and not name.startswith(_TFDS):
+        close = difflib.get_close_matches(name, _KNOWN, n=1)
+        hint = f" (did you mean {close[0]}?)" if close else ""
+        raise ValueError(f"data set: expected one of {', '.join(names())}, got {name!r}{hint}")
+
+
 def load(
     name: str,
     *,
@@ -96,10 +104,7 @@ def load(
       ValueError: for an unknown name or split, an empty data set, or fewer images than asked for.
       FileNotFoundError: for a data set that is not there, with what to do about it.
     """
-    if name not in _KNOWN and not name.startswith(_TFDS):
-        close = difflib.get_close_matches(name, _KNOWN, n=1)
-        hint = f" (did you mean {close[0]}?)" if close else ""
-        raise ValueError(f"data set: expected one of {', '.join(names())}, got {name!r}{hint}")
+    check_name(name)
     _, usual, source = _KNOWN.get(name, ("", "test", name.removeprefix(_TFDS)))
     split = usual if split is None else split
     if name == "digits":

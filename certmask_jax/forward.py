@@ -229,7 +229,7 @@ def masked_forward(
     num_classes = _num_classes(apply_fn, params, image_shape)
     everywhere = NamedSharding(mesh, PartitionSpec())
     split = NamedSharding(mesh, PartitionSpec(_AXIS))
-    step = _step(apply_fn, preprocessing, everywhere, split)
+    step = _step(apply_fn, preprocessing, mesh)
     on_device = jax.device_put(params, everywhere)
 
     def built(size: int) -> MaskedForward:
@@ -347,12 +347,7 @@ def hidden_pixels(boxes: Array, image_size: tuple[int, int]) -> Array:
 
 
 @functools.lru_cache(maxsize=16)
-def _step(
-    apply_fn: ApplyFn,
-    preprocessing: Preprocessing,
-    everywhere: NamedSharding,
-    split: NamedSharding,
-) -> Any:
+def _step(apply_fn: ApplyFn, preprocessing: Preprocessing, mesh: Mesh) -> Any:
     """The jitted function of one chunk; cached, so that equal calls share their compilation."""
     mean, std = (np.asarray(v, dtype=np.float32) for v in (preprocessing.mean, preprocessing.std))
     fill = preprocessing.fill
@@ -374,10 +369,16 @@ def _step(
             logits = apply_fn(params, masked).astype(jnp.float32)
         return _read(logits)
 
+    # Each device runs its own share of the work items, so there is nothing to communicate. (Left
+    # to the partitioner, top_k alone gathers all logits on every device.)
     return jax.jit(
-        step,
-        in_shardings=(everywhere, everywhere, split, split),
-        out_shardings=split,
+        jax.shard_map(
+            step,
+            mesh=mesh,
+            in_specs=(PartitionSpec(), PartitionSpec(), PartitionSpec(_AXIS), PartitionSpec(_AXIS)),
+            out_specs=PartitionSpec(_AXIS),
+            check_vma=False,  # any model may be given, whatever it carries in its loops
+        )
     )
 
 

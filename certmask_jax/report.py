@@ -74,7 +74,9 @@ def wilson_interval(fraction: float, count: int, z: float = 1.959963984540054) -
     spread = z * z / count
     centre = (fraction + spread / 2) / (1 + spread)
     half = z / (1 + spread) * math.sqrt(fraction * (1 - fraction) / count + spread / count / 4)
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # At the ends the formula is exact; floating point is not.
+    low = 0.0 if fraction <= 0 else max(0.0, centre - half)
+    return low, 1.0 if fraction >= 1 else min(1.0, centre + half)
 
 
 def to_json(report: Report) -> dict[str, Any]:

@@ -39,16 +39,16 @@ class Recipe:
       zoom: random zooms by up to this fraction.
     """
 
-    epochs: int = 300
+    epochs: int = 500
     batch_size: int = 128
-    learning_rate: float = 2e-3
+    learning_rate: float = 4e-3
     weight_decay: float = 0.05
-    cutout_size: int = 4
+    cutout_size: int = 3
     cutout_squares: int = 2
     shift: int = 1
     label_smoothing: float = 0.1
-    rotate: float = 10.0
-    zoom: float = 0.1
+    rotate: float = 6.0
+    zoom: float = 0.06
     seed: int = 0
 
 

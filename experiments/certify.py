@@ -89,7 +89,7 @@ def parser() -> argparse.ArgumentParser:
         "--patch",
         action="append",
         help="pixels (5, or 5x9: height x width) or percent of the pixels (2%%), of the image that "
-        "the model sees; repeat for several (default: 2.4%%)",
+        "the model sees; repeat for several (default: 1%%)",
     )
     group.add_argument(
         "--defense",
@@ -123,6 +123,7 @@ def read_config(arguments: argparse.Namespace) -> Config:
         value = getattr(arguments, name)
         if value is not None and value < 1:
             raise ValueError(f"--{name.replace('_', '-')}: expected at least 1, got {value}")
+    data.check_name(arguments.dataset)
     model = arguments.model
     if model is None:
         if arguments.dataset != "digits" and arguments.from_tables is None:
@@ -161,7 +162,7 @@ def run(config: Config, command: str) -> None:
         fill=_fill(config.fill),
         precision=config.precision,  # type: ignore[arg-type]  # checked there
     )
-    patches = config.patches or ("2.4%",)
+    patches = config.patches or ("1%",)
     specs = config.defenses or DEFAULT_DEFENSES
     defenses = build_defenses(specs, patches, model.data_config.input_size)
     path = config.weights or models.default_weights(config.model)

@@ -144,13 +144,13 @@ def good_rows(table: np.ndarray, y: int, hiding: np.ndarray) -> bool:
 
 
 def certmask_rule(votes: Any, k: int, ties: str = "largest") -> int:
-    """CertMask, Figure 1. Several classes with exactly k votes: the paper is silent."""
+    """CertMask, Figure 1. Several classes with exactly k votes (the paper is silent): majority."""
     votes = [int(v) for v in votes]
     if len(set(votes)) == 1:
         return votes[0]
     exactly_k = [z for z, c in Counter(votes).items() if c == k]
-    if exactly_k:
-        return max(exactly_k) if ties == "largest" else min(exactly_k)
+    if len(exactly_k) == 1:
+        return exactly_k[0]
     return _most_frequent(votes, ties)
 
 

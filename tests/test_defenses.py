@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
@@ -11,6 +14,7 @@ from covers import random_cover, with_random_promise
 
 from certmask_jax import adversary, defenses, mask_sets
 from certmask_jax.defenses import ALERT, Defense, Guarantee
+from certmask_jax.defenses.certmask import _attacked
 from certmask_jax.mask_sets import MaskSet
 from certmask_jax.masked_images import merge, unions, unmasked
 from certmask_jax.prediction_table import PredictionTable, from_labels
@@ -245,22 +249,40 @@ def test_certmask_is_robust_iff_fewer_than_k_masks_are_out_of_reach(free, robust
     assert defense.worst_case(table, [0]).all() == robust or not defense.exact
 
 
-def test_classes_with_exactly_k_votes_and_majorities_break_ties_as_documented():
-    votes = np.array([0, 0, 2, 2, 1, 1, 1])
-    assert oracle.certmask_rule(votes, 2) == 2
-    assert oracle.certmask_rule(votes, 2, "smallest") == 0
-    masks = MaskSet(np.array([[0, i, 1, 7] for i in range(7)]), (1, 7), (1, 1), promise=1)
-    pixels = np.array([[0, i, 1, i + 1] for i in range(7)])
-    masks = MaskSet(np.concatenate([pixels, pixels])[:7], (1, 7), (1, 1))
-    for ties, expected in (("largest", 2), ("smallest", 0)):
-        got = defenses.certmask(_promising(masks, 1), ties=ties).rule(
-            from_labels(np.array([[0, 2, 1, 1, 1, 1, 1]]), unions(masks, 1)[0], num_classes=3)
-        )
-        assert got.tolist() == [expected]
+def test_several_classes_with_exactly_k_votes_leave_it_to_the_majority():
+    assert oracle.certmask_rule([0, 0, 2, 2, 1, 1, 1], 2) == 1
+    assert oracle.certmask_rule([0, 0, 2, 2], 2) == 2
+    assert oracle.certmask_rule([0, 0, 2, 2], 2, "smallest") == 0
+    masks = MaskSet(np.array([[0, i, 1, i + 1] for i in range(7)]), (1, 7), (1, 1))
+    images = unions(masks, 1)[0]
+    rows = [[0, 2, 1, 1, 1, 1, 1], [0, 3, 1, 1, 1, 2, 2], [1, 1, 1, 2, 2, 2, 0]]
+    for ties, expected in (("largest", [1, 1, 0]), ("smallest", [1, 1, 0])):
+        table = from_labels(rows, images, num_classes=5)
+        assert defenses.certmask(masks, ties=ties).rule(table).tolist() == expected
 
 
-def _promising(masks: MaskSet, k: int) -> MaskSet:
-    return MaskSet(masks.boxes, masks.image_size, masks.patch_size, promise=k)
+@pytest.mark.parametrize("ties", ["largest", "smallest"])
+@pytest.mark.parametrize("num_classes", [2, 3, 4])
+@pytest.mark.parametrize("k", [1, 2, 3, -1])
+def test_certmask_closed_form_on_all_small_vote_counts(ties, num_classes, k):
+    """Every way to have up to 3 fixed votes a class, and every way to add up to 5 free ones."""
+    cases, expected = [], []
+    for votes in itertools.product(range(4), repeat=num_classes):
+        for free in range(6 if num_classes < 4 else 4):
+            if sum(votes) + free == 0:
+                continue
+            outcomes = set()
+            for added in itertools.product(range(free + 1), repeat=num_classes):
+                if sum(added) == free:
+                    counts = np.add(votes, added)
+                    labels = np.repeat(np.arange(num_classes), counts)
+                    outcomes.add(oracle.certmask_rule(labels, k, ties))
+            for y in range(num_classes):
+                cases.append((votes, free, y))
+                expected.append(bool(outcomes - {y}))
+    attacked = jax.jit(jax.vmap(functools.partial(_attacked, k=k, ties=ties)))
+    found = attacked(*(jnp.array(column) for column in zip(*cases, strict=True)))
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_minority_reports_at_equality_the_authors_condition_is_not_sound():

@@ -46,9 +46,9 @@ def certmask(masks: MaskSet, *, ties: Ties = "largest") -> Defense:
 
     Args:
       masks: a k-fold cover of N masks (replicated, offset, or exact_k_fold).
-      ties: the paper does not say which of several classes with exactly k votes wins, nor which of
-        several majorities. Here: the largest label (as in PatchCleanser's program), or the
-        smallest.
+      ties: which label wins when several have most votes: the largest (as in PatchCleanser's
+        program), or the smallest. The paper says neither this nor what happens when several
+        classes have exactly k votes. Here no class then wins by its k votes: the majority decides.
     """
     check_ties(ties)
     images, weights, groups = _one_round(masks)
@@ -156,12 +156,12 @@ def certmask_detection(masks: MaskSet, *, tolerance: int = 0) -> Defense:
 def certmask_rule(votes: Array, *, k: int, num_masks: int, ties: Ties = "largest") -> Array:
     """Figure 1 for one image: ``int32[K]`` votes of ``num_masks`` masks -> label.
 
-    Several classes with exactly k votes, or several majorities: ``ties`` decides.
+    Unanimity; else the one class with exactly k votes; else, also if several classes have exactly
+    k, the majority, where ``ties`` decides.
     """
     has_k = votes == k
-    preferred = jnp.where(has_k, preference(votes.shape[0], ties), -1).argmax().astype(jnp.int32)
-    unanimous = (votes == num_masks).any()
-    return jnp.where(has_k.any() & ~unanimous, preferred, majority(votes, ties))
+    decides = (has_k.sum() == 1) & ~(votes == num_masks).any()
+    return jnp.where(decides, has_k.argmax().astype(jnp.int32), majority(votes, ties))
 
 
 def _one_round(
@@ -176,35 +176,47 @@ def _one_round(
 def _attacked(votes: Array, free: Array, label: Array, *, k: int, ties: Ties) -> Array:
     """Exact: can ``free`` votes, added to ``votes int32[K]`` at will, yield another label?
 
-    The attacker wins with z if z can have exactly k votes while no class preferred to z has, or
-    if z can be the majority while no class has exactly k. Classes that already have exactly k
-    votes have to be given one more, which is the cheapest way to spoil them. (Unanimity for z is
-    a majority; k < 0 means that no class can have exactly k votes.)
+    For each wrong z there are four ways, each with the cheapest use of the free votes:
+
+    1. z alone has exactly k: raise z to k, spoil every other class that has exactly k by one more
+       vote, and put what is left where it lifts no class to exactly k;
+    2. z leads and no class has exactly k: spoil them all, the rest for z;
+    3. z leads and several classes have exactly k already (or z joins the only one): all for z;
+    4. z leads and one class has exactly k: raise the nearest one below k to k, the rest for z.
+
+    (Unanimity for z is a lead. k < 0 means that no class can have exactly k votes.)
     """
     num_classes = votes.shape[0]
     classes = jnp.arange(num_classes)
     rank = preference(num_classes, ties)
-    has_k = votes == k
     others = classes[None, :] != classes[:, None]  # [z, p]
+    at_k = others & (votes == k)[None, :]
+    num_at_k = at_k.sum(axis=1)
 
-    # z by exactly k votes: raise z to k, spoil preferred classes, then get rid of what is left.
-    preferred = rank[None, :] > rank[:, None]
-    spoiled = (preferred & has_k[None, :]).sum(axis=1)
-    left = free - (k - votes) - spoiled
-    # Anything fits onto a class that z is preferred to. The least preferred z has none: votes then
-    # go onto a class that is past k already, or may not lift any class to exactly k.
-    has_lower = rank > 0
+    def leads(total: Array, rivals: Array) -> Array:
+        """z with ``total [z]`` votes before all others with ``rivals [z, p]``."""
+        key = jnp.where(others, rivals * num_classes + rank[None, :], -1)
+        return total * num_classes + rank > key.max(axis=1)
+
+    left = free - (k - votes) - num_at_k
+    # A class that is past k takes any number. Else two of the other classes can share the rest,
+    # unless it is a single vote.
     past = (others & (votes >= k)[None, :]).any(axis=1)
-    one_short = (~others | (votes + left[:, None] == k)).all(axis=1)  # every other class lands on k
-    # Two or more others can share what is left, unless it is a single vote.
-    stuck = one_short & ((left > 0) if num_classes == 2 else (left == 1))
-    by_k = (votes <= k) & (left >= 0) & ((left == 0) | has_lower | past | ~stuck)
+    lifted = (~others | (votes[None, :] + left[:, None] == k)).all(axis=1)
+    stuck = lifted & ((left > 0) if num_classes == 2 else (left == 1))
+    way_1 = (votes <= k) & (left >= 0) & ((left == 0) | past | ~stuck)
 
-    # z by majority: spoil all other classes at k, give z the rest.
-    spoil = others & has_k[None, :]
-    rest = free - spoil.sum(axis=1)
+    rest = free - num_at_k
     total = votes + rest
-    rival = jnp.where(others, (votes[None, :] + spoil) * num_classes + rank[None, :], -1)
-    leads = total * num_classes + rank > rival.max(axis=1)
-    by_majority = (rest >= 0) & ((total == k) | leads)
-    return ((by_k | by_majority) & (classes != label)).any()
+    way_2 = (rest >= 0) & ((total == k) | leads(total, votes[None, :] + at_k))
+
+    total = votes + free
+    way_3 = (num_at_k + (total == k) != 1) & leads(total, jnp.broadcast_to(votes, others.shape))
+
+    below = jnp.where(others & (votes < k)[None, :], votes[None, :], -1)
+    nearest = below.argmax(axis=1)
+    rest = free - (k - below.max(axis=1))
+    raised = jnp.where(classes[None, :] == nearest[:, None], k, votes[None, :])
+    way_4 = (num_at_k == 1) & (below.max(axis=1) >= 0) & (rest >= 0)
+    way_4 &= leads(votes + rest, raised)
+    return ((way_1 | way_2 | way_3 | way_4) & (classes != label)).any()

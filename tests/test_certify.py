@@ -1,0 +1,317 @@
+"""The programs as a user meets them: what they print, write and refuse."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import json
+import shutil
+import warnings
+
+import jax
+import numpy as np
+import pytest
+
+from certmask_jax import certification, data, defenses, mask_sets, models, report, tables, weights
+from certmask_jax.forward import Preprocessing
+from experiments import certify, train
+
+SMALL = ["--num-images", "12"]
+TWO = ["--defense", "double_masking:masks_per_axis=2", "--defense", "certmask:tiling=tight"]
+
+
+def _run(tmp_path, *options, name="run"):
+    out = tmp_path / name
+    assert certify.main([*SMALL, *TWO, "--out", str(out), *options]) == 0
+    return out
+
+
+def test_default_defenses_write_true_numbers_with_provenance(tmp_path, capsys):
+    out = tmp_path / "run"
+    assert certify.main([*SMALL, "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    results = json.loads((out / "results.json").read_text())
+    assert results["num_images"] == 12
+    names = [d["name"] for d in results["defenses"]]
+    assert names == [
+        "double_masking", "challenger_masking", "minority_reports", "certmask",
+        "certmask_detection",
+    ]  # fmt: skip
+    assert all(name in printed for name in names)
+    by_name = dict(zip(names, results["defenses"], strict=True))
+    assert by_name["double_masking"]["guarantee"] == "recovery"
+    assert by_name["double_masking"]["masked_images"] == 136
+    assert by_name["minority_reports"]["guarantee"] == "detection"
+    assert by_name["certmask"]["worst_case_accuracy"] == 0.0
+    assert "k_fold_correct" in by_name["certmask"]["conditions"]
+    assert "two_mask_correct" in by_name["double_masking"]["conditions"]
+    for d in results["defenses"]:
+        low, high = d["intervals"]["worst_case_accuracy"]
+        assert 0 <= low <= d["worst_case_accuracy"] <= high <= 1
+        assert d["certified_accuracy"] <= d["worst_case_accuracy"]
+        assert set(d["conditions"]) <= set(d["intervals"])
+    origin = results["provenance"]
+    for key in (
+        "versions", "devices", "precision", "weights_sha256", "dataset", "split", "num_images",
+        "patch", "fill", "command", "defense", "model", "preprocessing", "seconds",
+    ):  # fmt: skip
+        assert key in origin, key
+    with (out / "per_image.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 12
+    undefended = np.mean([row["undefended"] == row["label"] for row in rows])
+    assert undefended == results["undefended_accuracy"]
+    worst = np.mean([int(row["0:double_masking:worst_case"]) for row in rows])
+    assert worst == by_name["double_masking"]["worst_case_accuracy"]
+    assert float(rows[0]["smallest_margin"]) > 0
+
+
+def test_from_tables_prints_the_same_without_a_model(tmp_path, capsys):
+    out = _run(tmp_path)
+    first = capsys.readouterr().out
+    assert certify.main(["--from-tables", str(out)]) == 0
+    again = capsys.readouterr().out
+    assert again.strip() in first
+    copy = tmp_path / "copy"
+    assert certify.main(["--from-tables", str(out), "--out", str(copy)]) == 0
+    assert (copy / "per_image.csv").read_text() == (out / "per_image.csv").read_text()
+    capsys.readouterr()
+    # Another defense that the same masked images suffice for.
+    other = ["--defense", "challenger_masking:masks_per_axis=2", "--patch", "1%"]
+    assert certify.main(["--from-tables", str(out), *other]) == 0
+    assert "challenger_masking" in capsys.readouterr().out
+    lacking = ["--defense", "double_masking:masks_per_axis=3"]
+    assert certify.main(["--from-tables", str(out), *lacking]) == 2
+    assert "are missing from its" in capsys.readouterr().err
+
+
+def test_shared_masked_images_are_evaluated_once(tmp_path):
+    options = ["--defense", "challenger_masking:masks_per_axis=2", "--patch", "1"]
+    out = _run(tmp_path, *options)
+    saved = tables.load(out / "tables")
+    # The image itself, 10 of the 2 x 2 grid for both defenses, 16 of the tight grid.
+    assert len(saved.table.masked_images) == 1 + 10 + 16
+
+
+def test_results_do_not_depend_on_the_chunk_or_the_slice(tmp_path):
+    whole = tables.load(_run(tmp_path, "--chunk", "64") / "tables")
+    part = tables.load(
+        _run(tmp_path, "--chunk", "64", "--split", "test[4:16]", name="part") / "tables"
+    )
+    np.testing.assert_array_equal(whole.table.predictions[4:], part.table.predictions[:8])
+    np.testing.assert_array_equal(whole.table.margins[4:], part.table.margins[:8])
+    assert whole.ids[4:] == part.ids[:8]
+
+
+def test_several_patches_and_rectangles(tmp_path):
+    out = _run(tmp_path, "--patch", "1", "--patch", "1x3", "--patch", "2%")
+    found = json.loads((out / "results.json").read_text())["defenses"]
+    assert [tuple(d["patch"]) for d in found] == [(1, 1)] * 2 + [(1, 3)] * 2 + [(2, 2)] * 2
+
+
+def test_list_names_everything(capsys):
+    assert certify.main(["--list"]) == 0
+    printed = capsys.readouterr().out
+    for name in (*data.names(), *models.names(), "double_masking", "certmask_detection"):
+        assert name in printed
+
+
+def test_shipped_weights_are_small_and_good():
+    path = models.default_weights(models.DEFAULT)
+    assert path.stat().st_size < 1_000_000
+    model = models.create(models.DEFAULT)
+    params = weights.load(path, model)
+    images, labels = data.digits_arrays("test")
+    mean, std = np.array(model.data_config.mean), np.array(model.data_config.std)
+    logits = model.apply_fn(params, (images / 255 - mean) / std)
+    assert np.mean(np.argmax(logits, axis=1) == labels) > 0.97
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--dataset", "digit"], "did you mean digits"),
+        (["--dataset", "cifar10"], "--model: expected a model"),
+        (["--model", "resnet"], "model: expected one of"),
+        (["--model", "cifar_resnet20"], "only vit_digits ships"),
+        (["--defense", "doublemasking"], "did you mean double_masking"),
+        (["--defense", "double_masking:masks=6"], "unknown option 'masks'"),
+        (["--defense", "double_masking:masks_per_axis"], "expected NAME:key=value"),
+        (["--defense", "double_masking:masks_per_axis=six"], "masks_per_axis: cannot read 'six'"),
+        (["--defense", "double_masking:masks_per_axis=2,mask_size=3"], "expected only one of"),
+        (["--defense", "certmask:tiling=loose"], "tiling: expected one of"),
+        (["--defense", "certmask:tiling=exact,coverage=7"], "k = 7 has no such factors"),
+        (["--defense", "certmask:tiling=exact,coverage=9x9"], "at most 2-fold"),
+        (["--defense", "certmask:tiling=tight,mask_size=1", "--patch", "2"], "at least the patch"),
+        (
+            [
+                "--defense",
+                "certmask:tiling=offset,mask_size=7,coverage=3x2,wrap=no",
+                "--patch",
+                "1",
+            ],
+            "is hidden by",
+        ),
+        (["--patch", "9"], "fits the image of 8x8"),
+        (["--patch", "5x9x2"], "height x width"),
+        (["--patch", "big%"], "percent such as 2.4%"),
+        (["--patch", "120%"], r"(0, 100]"),
+        (["--fill", "purple"], "--fill: expected mean"),
+        (["--fill", "300"], "[0, 255]"),
+        (["--precision", "float8"], "highest, high, default or bfloat16"),
+        (["--num-images", "0"], "--num-images: expected at least 1"),
+        (["--num-images", "501"], "at most 500"),
+        (["--chunk", "-1"], "--chunk: expected at least 1"),
+        (["--split", "train[3"], "split: expected"),
+        (["--num-classes", "5"], "--num-classes: expected at least 10"),
+        (["--weights", "no.npz"], "expected a weights file"),
+        (["--input-size", "7"], "multiples of the ViT's patch"),
+        (["--from-tables", "no"], "expected a folder with a prediction table"),
+    ],
+)
+def test_bad_input_is_one_line_before_any_work(tmp_path, capsys, options, message):
+    out = tmp_path / "run"
+    given = [] if "--num-images" in options else SMALL
+    assert certify.main([*given, "--out", str(out), *options]) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.err.splitlines()[-1].startswith("error: ")
+    assert "Traceback" not in captured.err
+    assert not out.exists()
+
+
+def test_folder_of_another_run_is_refused_and_untouched(tmp_path, capsys):
+    out = _run(tmp_path)
+    before = (out / "results.json").read_bytes()
+    assert certify.main([*SMALL, *TWO, "--out", str(out)]) == 2
+    assert "perhaps of another run" in capsys.readouterr().err
+    assert (out / "results.json").read_bytes() == before
+
+
+def test_damaged_tables_are_named(tmp_path, capsys):
+    out = _run(tmp_path)
+    file = out / "tables" / "predictions.npy"
+    file.write_bytes(file.read_bytes()[:200])
+    assert certify.main(["--from-tables", str(out)]) == 2
+    assert "predictions.npy: damaged" in capsys.readouterr().err
+    (out / "tables" / "table.json").unlink()
+    assert certify.main(["--from-tables", str(out)]) == 2
+    assert "did not finish" in capsys.readouterr().err
+
+
+def test_disk_without_room_is_refused_before_any_work(tmp_path, capsys, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    assert certify.main([*SMALL, *TWO, "--out", str(tmp_path / "run")]) == 2
+    assert "MB of free disk for the prediction table" in capsys.readouterr().err
+
+
+class _FullDisk:
+    """A file that takes two blocks and then has no room."""
+
+    def __init__(self, file):
+        self.file, self.left = file, 2
+
+    def write(self, data):
+        if not self.left:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        self.left -= 1
+        return self.file.write(data)
+
+    def __getattr__(self, name):
+        return getattr(self.file, name)
+
+
+def test_disk_that_fills_up_keeps_what_is_done(tmp_path):
+    masks = defenses.double_masking(mask_sets.budgeted_grid(8, 1, masks_per_axis=2)).masked_images
+    block = [np.zeros((3, len(masks)))] * 3
+    writer = tables.TableWriter(
+        tmp_path / "t", num_images=12, masked_images=masks, num_classes=10, about={}
+    )
+    writer._files = {name: _FullDisk(file) for name, file in writer._files.items()}
+
+    def write_four_blocks():
+        with writer:
+            for _ in range(4):
+                writer.append(block, np.zeros(3, np.int32), ("a", "b", "c"))
+
+    with pytest.raises(OSError, match=r"the disk is full\. 6 images are on disk") as caught:
+        write_four_blocks()
+    assert caught.value.errno == errno.ENOSPC
+    assert (tmp_path / "t" / "predictions.npy").stat().st_size >= 6 * len(masks) * 2
+    with pytest.raises(FileNotFoundError, match="did not finish"):
+        tables.load(tmp_path / "t")
+
+
+class _TestSet:
+    """Four images whose labels or sizes can be spoilt."""
+
+    def __init__(self, labels=(0, 1, 2, 3), size=8, count=4):
+        self.labels, self.size, self.count = np.array(labels, np.int32), size, count
+
+    def __len__(self):
+        return self.count
+
+    def read(self, start, stop):
+        images = np.full((stop - start, self.size, self.size, 1), 9, np.uint8)
+        return data.Batch(images, self.labels[start:stop], ("a", "b", "c", "d")[start:stop])
+
+
+def _evaluate(
+    tmp_path, test_set, apply_fn=lambda p, x: x.sum((1, 2)) * np.arange(4) + p, params=0.0
+):
+    defense = defenses.double_masking(mask_sets.budgeted_grid(8, 1, masks_per_axis=2))
+    return certification.evaluate(
+        test_set, apply_fn, params, [defense], tmp_path / "t", preprocessing=Preprocessing()
+    ), defense
+
+
+@pytest.mark.parametrize(
+    ("test_set", "message"),
+    [
+        (_TestSet(count=0), "empty"),
+        (_TestSet(labels=(9, 9, 9, 9)), r"values in 0\.\.3 .* got 9 \(image 0\)"),
+        (_TestSet(size=7), r"\[T, 8, 8, channels\]"),
+    ],
+)
+def test_bad_test_sets(tmp_path, test_set, message):
+    with pytest.raises(ValueError, match=message):
+        _evaluate(tmp_path, test_set)
+
+
+def test_logits_that_are_all_nan_stop_at_once_and_single_ones_are_named(tmp_path):
+    with pytest.raises(ValueError, match="NaN or infinite ones for the first image"):
+        _evaluate(tmp_path, _TestSet(), params=np.nan)
+    assert not (tmp_path / "t").exists()
+
+    def some(p, x):  # not finite where a corner is masked
+        return np.arange(4) + p + jax.numpy.where(x[:, 0, 0] == 0, np.nan, 0)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        saved, defense = _evaluate(tmp_path, _TestSet(), apply_fn=some)
+        result = certification.certify(saved, [defense])
+    assert result.non_finite_images == ("a", "b", "c", "d")
+    assert result.defenses[0].worst_case_accuracy == 0
+    assert "NaN or infinite logits on 4 image(s), never certified: a, b" in report.as_text(result)
+    report.write(result, tmp_path)
+    json.loads((tmp_path / "results.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("fraction", "count", "low", "high"),
+    [(0.5, 100, 0.4038, 0.5962), (0.0, 1000, 0.0, 0.0038), (1.0, 1000, 0.9962, 1.0)],
+)
+def test_wilson_interval(fraction, count, low, high):
+    """Reference values: the formula by hand; 0 of 1000 gives z^2 / (1000 + z^2)."""
+    found = report.wilson_interval(fraction, count)
+    np.testing.assert_allclose(found, (low, high), atol=5e-5)
+
+
+def test_train_program_writes_weights_that_certify_takes(tmp_path, capsys):
+    out = tmp_path / "w.npz"
+    assert train.main(["--epochs", "1", "--out", str(out)]) == 0
+    assert "certified" in capsys.readouterr().out
+    assert train.main(["--epochs", "1", "--out", str(out)]) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    _run(tmp_path, "--weights", str(out))

@@ -1,0 +1,234 @@
+"""Models, weights and data: published sizes, strict files, real accuracy."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from certmask_jax import data, models, training, weights
+from certmask_jax.models import DataConfig
+
+CONFIG = DataConfig((8, 8), (0.5,), (0.5,), channels=1)
+
+
+def _count(tree) -> int:
+    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))
+
+
+@pytest.mark.parametrize(
+    ("name", "millions"),
+    [("cifar_resnet20", 269_722), ("cifar_resnet32", 464_154), ("cifar_resnet44", 658_586),
+     ("cifar_resnet56", 853_018)],
+)  # fmt: skip
+def test_parameter_counts_are_the_published_ones(name, millions):
+    assert _count(models.create(name).param_shapes()["params"]) == millions
+
+
+def test_vit_tiny_by_hand():
+    d, tokens = 192, 65
+    block = 4 * d + (3 * d * d + 3 * d) + (d * d + d) + (8 * d * d + 5 * d)
+    expected = (48 * d + d) + d + tokens * d + 12 * block + 2 * d + (10 * d + 10)
+    assert _count(models.create("vit_tiny_patch4_32").param_shapes()["params"]) == expected
+
+
+def test_equal_models_share_their_apply_function():
+    assert models.create("vit_digits").apply_fn is models.create("vit_digits").apply_fn
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
+@pytest.mark.parametrize("name", ["cifar_resnet20", "vit_digits"])
+def test_weights_survive_the_round_trip(tmp_path, name, suffix):
+    model = models.create(name)
+    params = model.init(jax.random.key(3))
+    weights.save(tmp_path / f"w{suffix}", params)
+    again = weights.load(tmp_path / f"w{suffix}", model)
+    jax.tree.map(np.testing.assert_array_equal, params, again)
+    assert weights.digest(params) == weights.digest(again)
+    changed = jax.tree.map(lambda leaf: leaf.at[(0,) * leaf.ndim].add(1), params)
+    assert weights.digest(changed) != weights.digest(params)
+    assert not list(tmp_path.glob("*unfinished*"))
+
+
+def test_option_a_shortcut_pads_new_channels_on_both_sides():
+    """A block whose convolutions are zero is its shortcut."""
+    block = models.cifar_resnet.BasicBlock(planes=4, stride=2)
+    x = np.arange(1, 33, dtype=np.float32).reshape(1, 4, 4, 2)
+    variables = block.init(jax.random.key(0), x)
+    zeroed = jax.tree.map(np.zeros_like, variables["params"])
+    y = block.apply({"params": zeroed, "batch_stats": variables["batch_stats"]}, x)
+    assert y.shape == (1, 2, 2, 4)
+    np.testing.assert_array_equal(y[..., 1:3], x[:, ::2, ::2])
+    np.testing.assert_array_equal(y[..., [0, 3]], 0)
+
+
+def _saved(tmp_path, **arrays):
+    path = tmp_path / "w.npz"
+    model = models.create("cifar_resnet20")
+    weights.save(path, model.init(jax.random.key(0)))
+    with np.load(path) as file:
+        found = {**{n: file[n] for n in file.files}, **arrays}
+    np.savez(path, **{n: a for n, a in found.items() if a is not None})
+    return path, model
+
+
+def test_weights_of_another_model_list_what_differs(tmp_path):
+    path, _ = _saved(tmp_path)
+    with pytest.raises(ValueError, match=r"missing: layer1\.3\.bn1\.bias.*Likely another model"):
+        weights.load(path, models.create("cifar_resnet32"))
+    with pytest.raises(ValueError, match=r"misshapen: linear.bias \(10,\) instead of \(7,\).*"
+                       r"--num-classes 10"):  # fmt: skip
+        weights.load(path, models.create("cifar_resnet20", num_classes=7))
+    path, model = _saved(tmp_path, surplus=np.ones(1))
+    with pytest.raises(ValueError, match="unexpected: surplus"):
+        weights.load(path, model)
+
+
+def test_weights_with_the_prefix_of_dataparallel(tmp_path):
+    path, model = _saved(tmp_path)
+    with np.load(path) as file:
+        arrays = {f"module.{n}": file[n] for n in file.files}
+    arrays["module.bn1.num_batches_tracked"] = np.ones((), np.int64)
+    np.savez(path, **arrays)
+    weights.load(path, model)
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
+@pytest.mark.parametrize("keep", [0, 100, -300])
+def test_truncated_weights(tmp_path, suffix, keep):
+    model = models.create("vit_digits")
+    path = tmp_path / f"w{suffix}"
+    weights.save(path, model.init(jax.random.key(0)))
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(ValueError, match="truncated or damaged"):
+        weights.load(path, model)
+
+
+def test_bad_weights(tmp_path):
+    model = models.create("vit_digits")
+    with pytest.raises(FileNotFoundError, match="found none"):
+        weights.load(tmp_path / "no.npz", model)
+    (tmp_path / "w.pth").write_bytes(b"x")
+    with pytest.raises(ValueError, match=r"\.npz or \.safetensors"):
+        weights.load(tmp_path / "w.pth", model)
+    path, model = _saved(tmp_path, **{"bn1.bias": np.full(16, np.nan, np.float32)})
+    with pytest.raises(ValueError, match=r"finite weights. NaN or infinite: bn1.bias"):
+        weights.load(path, model)
+    with pytest.raises(ValueError, match=r"model: expected one of .*did you mean cifar_resnet"):
+        models.create("cifar_resnet2O")
+
+
+def test_digits_splits_are_fixed_disjoint_and_real():
+    train, test = (data.digits_arrays(split) for split in ("train", "test"))
+    assert (len(train[0]), len(test[0])) == (1297, 500)
+    assert np.bincount(test[1]).tolist() == [52, 63, 44, 58, 40, 45, 51, 44, 44, 59]
+    assert set(np.unique(test[0]).tolist()) == {round(v * 255 / 16) for v in range(17)}
+
+
+@pytest.mark.parametrize(
+    ("split", "first", "count"),
+    [("test", 0, 500), ("test[300:400]", 300, 100), ("test[:10%]", 0, 50), ("test[-5:]", 495, 5)],
+)
+def test_split_slices(split, first, count):
+    found = data.load("digits", data_config=CONFIG, split=split)
+    whole = data.load("digits", data_config=CONFIG)
+    assert len(found) == count
+    a, b = found.read(0, 2), whole.read(first, first + 2)
+    np.testing.assert_array_equal(a.images, b.images)
+    assert a.ids == b.ids
+
+
+def _folder(root, classes=("cat", "dog"), count=2):
+    for number, name in enumerate(classes):
+        (root / name).mkdir(parents=True)
+        for i in range(count):
+            pixels = np.full((10, 20, 3), 50 * number + i, np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{i}.png")
+    return root
+
+
+def test_image_folder(tmp_path):
+    config = DataConfig((8, 8), (0.5,) * 3, (0.5,) * 3, resize=8)
+    found = data.load("image_folder", data_config=config, data_dir=_folder(tmp_path))
+    batch = found.read(0, 4)
+    assert found.class_names == ("cat", "dog")
+    assert batch.labels.tolist() == [0, 0, 1, 1]
+    assert batch.ids == ("cat/0.png", "cat/1.png", "dog/0.png", "dog/1.png")
+    assert batch.images[:, 0, 0, 0].tolist() == [0, 1, 50, 51]
+    assert len(data.load("image_folder", data_config=config, data_dir=tmp_path, num_images=3)) == 3
+    (tmp_path / "cat" / "0.png").write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"0\.png: expected an image"):
+        found.read(0, 4)
+
+
+def test_resize_and_crop_are_pillows(tmp_path):
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)
+    config = DataConfig((16, 16), (0.5,) * 3, (0.5,) * 3, resize=20)
+    expected = Image.fromarray(pixels).resize((26, 20), Image.Resampling.BICUBIC)
+    expected = np.asarray(expected)[2:18, 5:21]
+    np.testing.assert_array_equal(data.preprocess(pixels, config), expected)
+    straight = DataConfig((30, 40), (0.5,) * 3, (0.5,) * 3)
+    np.testing.assert_array_equal(data.preprocess(pixels, straight), pixels)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"name": "digit"}, "did you mean digits"),
+        ({"name": "digits", "split": "validation"}, "expected one of test, train"),
+        ({"name": "digits", "split": "test[3"}, "split: expected"),
+        ({"name": "digits", "split": "test[5:5]"}, "at least 1 image"),
+        ({"name": "digits", "num_images": 501}, "at most 500"),
+        ({"name": "image_folder"}, "--data-dir"),
+        ({"name": "image_folder", "data_dir": "nowhere"}, "one subfolder a class"),
+        ({"name": "cifar10", "data_dir": "nowhere"}, "Prepare it once"),
+        ({"name": "tfds:no_such_set", "data_dir": "nowhere"}, "Prepare it once"),
+    ],
+)
+def test_bad_data_sets(options, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        data.load(data_config=CONFIG, **options)
+
+
+def test_empty_image_folder(tmp_path):
+    (tmp_path / "cat").mkdir()
+    with pytest.raises(ValueError, match="at least 1 image"):
+        data.load("image_folder", data_config=CONFIG, data_dir=tmp_path)
+
+
+def test_cutout_hides_squares_and_nothing_else():
+    images = np.ones((50, 9, 9, 2), np.float32)
+    cut = np.asarray(training.cutout(jax.random.key(0), images, size=3, squares=2))
+    hidden = (cut == 0).all(-1)
+    assert ((cut == 0) == hidden[..., None]).all()
+    assert hidden.sum((1, 2)).max() <= 18
+    assert hidden.sum((1, 2)).min() >= 4  # centres lie inside the image
+    again = training.cutout(jax.random.key(0), images, size=3, squares=2)
+    np.testing.assert_array_equal(cut, again)
+
+
+@pytest.mark.parametrize("name", ["vit_digits", "cifar_resnet20"])
+def test_training_is_deterministic_and_learns(name):
+    model = models.create(name, input_size=(8, 8))
+    images, labels = data.digits_arrays("train")
+    images = np.repeat(images[:256], model.data_config.channels, axis=3)
+    recipe = training.Recipe(epochs=3, batch_size=64, learning_rate=1e-3)
+    losses = []
+    first = training.train(
+        model, images, labels[:256], recipe=recipe, progress=lambda _, loss: losses.append(loss)
+    )
+    second = training.train(model, images, labels[:256], recipe=recipe)
+    jax.tree.map(np.testing.assert_array_equal, first, second)
+    assert losses[-1] < losses[0]
+
+
+def test_bad_training():
+    model = models.create("vit_digits")
+    images, labels = data.digits_arrays("train")
+    with pytest.raises(ValueError, match="batch_size"):
+        training.train(model, images[:10], labels[:10], recipe=training.Recipe())
+    recipe = training.Recipe(epochs=1, batch_size=64, learning_rate=float("nan"))
+    with pytest.raises(FloatingPointError, match="smaller learning_rate"):
+        training.train(model, images[:640], labels[:640], recipe=recipe)
