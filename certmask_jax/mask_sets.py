@@ -246,8 +246,8 @@ def exact_k_fold(
     Args:
       coverage: ``(m, n)`` for the rows and the columns, or k, factored by
         :func:`factor_coverage`; m and n may not exceed e on their axis.
-      spread: ``"fewest"`` fills R from residue ``e - 1 - s`` with ``s = ceil(P / e) * e - P``,
-        which takes the fewest masks; ``"even"`` takes ``R = {floor(j * e / m)}``.
+      spread: ``"fewest"`` takes the fewest masks, as evenly spread as that allows; ``"even"`` takes
+        ``R = {floor(j * e / m)}`` whatever it costs.
 
     Raises:
       ValueError: when k is no such product, or unless patch <= mask <= image.
@@ -265,15 +265,27 @@ def exact_k_fold(
                 f"coverage: expected at most {e}-fold on an axis where a mask hides {e} "
                 f"location(s), got {m}-fold; use a larger mask_size (each pixel allows one more)"
             )
-        if spread == "fewest":
-            spare = -(-count // e) * e - count
-            residues = {(e - 1 - spare + j) % e for j in range(m)}
-        else:
-            residues = {j * e // m for j in range(m)}
+        even = {j * e // m for j in range(m)}
+        residues = _fewest(even, count, e) if spread == "fewest" else even
         starts = [b - (e - 1) for b in range(count + e - 1) if b % e in residues]
         axes.append([[_clipped(start, q, n)] for start in starts])
     promise = factors[0] * factors[1]
     return MaskSet(_product(axes), image, patch, promise=promise, name="exact_k_fold")
+
+
+def _fewest(even: set[int], count: int, e: int) -> set[int]:
+    """Residues that take the fewest masks: ``even`` turned round to do so, or filled in a row.
+
+    The s + 1 residues from ``e - 1 - s`` on, ``s = ceil(P / e) * e - P``, occur once less often
+    than the others, so a fewest set takes as many of them as it can.
+    """
+    spare = -(-count // e) * e - count
+    cheap = {e - 1 - j for j in range(spare + 1)}
+    for first in sorted(cheap):
+        turned = {(first + r) % e for r in even}
+        if len(turned & cheap) == min(len(even), len(cheap)):
+            return turned
+    return {(e - 1 - spare + j) % e for j in range(len(even))}
 
 
 def factor_coverage(coverage: Coverage, *, limits: tuple[int, int]) -> tuple[int, int]:

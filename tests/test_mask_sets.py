@@ -94,6 +94,11 @@ def test_exact_three_by_two_fold_on_cifar(spread, count):
     assert len(masks) == count
     assert len({m.tobytes() for m in masks.boxes}) == count  # all distinct
     assert np.unique(masks.coverage()).tolist() == [6]
+    tops, lefts = (sorted(set(masks.boxes[:, 0, i].tolist())) for i in (2, 3))
+    expected = {"fewest": ({0, 1, 3}, {1, 3}), "even": ({0, 1, 2}, {0, 2})}[spread]
+    # A mask of residue b ends at pixel b + 5 (clipped masks end at the border).
+    assert {(end - 5) % 4 for end in tops if end < 32} == expected[0]
+    assert {(end - 5) % 4 for end in lefts if end < 32} == expected[1]
 
 
 @pytest.mark.parametrize("case", COUNTS[:3] + COUNTS[4:])
