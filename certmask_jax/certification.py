@@ -21,7 +21,7 @@ from certmask_jax.prediction_table import PredictionTable, check_labels
 from certmask_jax.report import DefenseResult, Report, wilson_interval
 
 # Rows of a table on disk are looked at in blocks, so that memory does not grow with the test set.
-_ENTRIES_AT_ONCE = 1 << 23
+_ENTRIES_AT_ONCE = 1 << 19
 
 _PACKAGES = ("certmask_jax", "jax", "jaxlib", "flax", "numpy")
 

@@ -198,7 +198,8 @@ def run(config: Config, command: str) -> None:
     }
     for defense in defenses:
         _say(str(defense))
-    with tqdm(unit="image", unit_scale=True, desc="masked images", mininterval=0.5) as bar:
+    every = 0.5 if sys.stderr.isatty() else 10.0  # seconds; a log wants fewer lines
+    with tqdm(unit="image", unit_scale=True, desc="masked images", mininterval=every) as bar:
 
         def advance(done: int, total: int) -> None:
             bar.total = total

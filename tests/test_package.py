@@ -1,0 +1,65 @@
+"""The package as a whole: what importing it costs, and who may import whom."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import certmask_jax
+
+PACKAGE = Path(certmask_jax.__file__).parent
+
+# From the bottom up: a module may import only what stands before it.
+HOUSE = [
+    "_version", "geometry", "mask_sets", "masked_images", "prediction_table",
+    "defenses.defense", "defenses.patchcleanser", "defenses.minority_reports", "defenses.certmask",
+    "defenses", "adversary", "forward", "predictor",
+    "models.cifar_resnet", "models.vit", "models",
+    "weights", "data", "tables", "training", "report", "certification",
+]  # fmt: skip
+EXACT = ["geometry", "mask_sets", "masked_images", "prediction_table"]
+
+
+def _imports(file: Path) -> set[str]:
+    """Modules that a file imports, by full name, wherever in it."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def _name(file: Path) -> str:
+    return ".".join(file.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
+
+
+def test_imports_point_down_only():
+    files = {_name(file): file for file in PACKAGE.rglob("*.py")}
+    files.pop("__init__")
+    assert set(files) == set(HOUSE)
+    for name, file in files.items():
+        own = {m.removeprefix("certmask_jax.") for m in _imports(file)} & set(HOUSE)
+        above = {m for m in own if HOUSE.index(m) >= HOUSE.index(name)}
+        assert not above, f"{name} imports {above}"
+
+
+def test_exact_floor_imports_no_jax():
+    for name in EXACT:
+        roots = {m.split(".")[0] for m in _imports(PACKAGE / f"{name}.py")}
+        assert "jax" not in roots
+
+
+def test_import_loads_only_jax_and_numpy():
+    code = (
+        "import sys, certmask_jax; print(sorted({m.split('.')[0] for m in sys.modules} & "
+        "{'flax', 'optax', 'orbax', 'tensorflow_datasets', 'sklearn', 'PIL', 'tqdm', "
+        "'safetensors', 'tensorstore'}))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.strip() == "[]"
