@@ -26,7 +26,7 @@ def _images(shared, model, count):
     return test_set.read(0, count)
 
 
-@pytest.mark.parametrize(("patch", "count"), [(5, 60), (2, 20)])
+@pytest.mark.parametrize(("patch", "count"), [(5, 200), (2, 100)])
 def test_labels_and_verdicts_equal_patchcleansers_own_program(shared, model, patch, count):
     found, params, preprocessing = model
     golden = dict(np.load(shared / "golden" / f"patchcleanser_patch{patch}_6x6.npz"))
