@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -255,7 +254,16 @@ def _child(config: Config, masks: int, images: int) -> None:
             chunk=config.chunk,
         )
         certification.certify(saved, [defense])
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    print(_peak_memory())
+
+
+def _peak_memory() -> float:
+    """MB that this process had resident at most; not ``ru_maxrss``, which a child inherits."""
+    status = Path("/proc/self/status")
+    if not status.is_file():
+        raise OSError(f"{status}: memory is measured on Linux only; give --no-memory")
+    peak = next(x for x in status.read_text().splitlines() if x.startswith("VmHWM:"))
+    return int(peak.split()[1]) / 1024
 
 
 def _many(size: tuple[int, int], patch: int, count: int) -> NDArray[np.int32]:
