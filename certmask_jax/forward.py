@@ -36,7 +36,7 @@ Precision = Literal["highest", "high", "default", "bfloat16"]
 _AXIS = "devices"
 _IMAGE_BYTES_AT_ONCE = 1 << 26
 _MAX_IMAGES_AT_ONCE = 512
-_CHUNKS_IN_FLIGHT = 4
+_CHUNKS_WAITING = 1  # one runs and one waits; more only adds to the peak of memory
 _LARGEST_MARGIN = 65504.0  # of float16
 # Where the memory of a device is not known: what a chunk may take.
 _DEFAULT_BUDGET = 2 << 30
@@ -150,7 +150,7 @@ class MaskedForward:
         work: Callable[[slice], tuple[NDArray[np.int32], NDArray[np.integer[Any]]]],
         progress: Callable[[int], None] | None,
     ) -> Outputs:
-        """Sends ``items`` work items through in chunks, a few of them in flight at a time."""
+        """Sends ``items`` work items through in chunks, the next one while the last one runs."""
         spare = np.zeros((self.images_at_once() - len(images), *self.image_shape), np.uint8)
         on_device = jax.device_put(
             np.concatenate([images, spare]), NamedSharding(self.mesh, PartitionSpec())
@@ -181,7 +181,7 @@ class MaskedForward:
             )
             outputs = self._step(self._params, on_device, *jax.device_put(chunk, split))
             in_flight.append((part, outputs))
-            if len(in_flight) > _CHUNKS_IN_FLIGHT:
+            if len(in_flight) > _CHUNKS_WAITING:
                 collect()
         while in_flight:
             collect()
