@@ -76,8 +76,8 @@ class TableWriter:
                 f"{folder}: expected an empty or new folder for the prediction table, but it "
                 "already has files; choose another --out or remove it"
             )
-        folder.mkdir(parents=True, exist_ok=True)
         check_room(folder, self._shape)
+        folder.mkdir(parents=True, exist_ok=True)
         self._files: dict[str, BinaryIO] = {}
         for name, dtype in _COLUMNS.items():
             file = (folder / f"{name}.npy").open("wb")
@@ -137,7 +137,8 @@ def check_room(folder: Path, shape: tuple[int, int]) -> None:
     """``OSError`` (no space left) unless a table of ``[T, V]`` fits the disk of ``folder``."""
     row = sum(np.dtype(dtype).itemsize for dtype in _COLUMNS.values())
     needed = shape[0] * shape[1] * row + _SPARE_BYTES
-    free = shutil.disk_usage(folder).free
+    there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    free = shutil.disk_usage(there).free
     if free < needed:
         raise OSError(
             errno.ENOSPC,

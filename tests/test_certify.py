@@ -204,6 +204,7 @@ def test_disk_without_room_is_refused_before_any_work(tmp_path, capsys, monkeypa
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     assert certify.main([*SMALL, *TWO, "--out", str(tmp_path / "run")]) == 2
     assert "MB of free disk for the prediction table" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()  # so that the same command works once there is room
 
 
 class _FullDisk:
