@@ -49,6 +49,7 @@ class Dataset:
     split: str
     num_classes: int
     class_names: tuple[str, ...]
+    image_size: tuple[int, int]
     _count: int
     _example: Callable[[int], tuple[Any, int, str]] = dataclasses.field(repr=False)
     _prepare: Callable[[Any, str], NDArray[np.uint8]] = dataclasses.field(repr=False)
@@ -89,6 +90,7 @@ def load(
     split: str | None = None,
     data_dir: Path | str | None = None,
     num_images: int | None = None,
+    native: bool = False,
 ) -> Dataset:
     """A data set by name.
 
@@ -99,6 +101,8 @@ def load(
         results are reported on.
       data_dir: where a TFDS data set was prepared, or the image folder.
       num_images: only the first ones.
+      native: leave images at their own size, which has to be the same for all, for a forward pass
+        that resizes after masking.
 
     Raises:
       ValueError: for an unknown name or split, an empty data set, or fewer images than asked for.
@@ -124,10 +128,20 @@ def load(
             )
         count = num_images
 
+    if native:
+        size = _size(example(0)[0])
+        data_config = dataclasses.replace(data_config, input_size=size, resize=None)
+
     def prepare(image: Any, image_id: str) -> NDArray[np.uint8]:
+        if native and _size(image) != data_config.input_size:
+            raise ValueError(
+                f"{image_id}: expected {data_config.input_size} (height, width) pixels like the "
+                f"first image, as masking at native resolution needs one size, got {_size(image)}"
+            )
         return preprocess(image, data_config, image_id)
 
-    return Dataset(name, split, len(class_names), class_names, count, example, prepare)
+    size = data_config.input_size
+    return Dataset(name, split, len(class_names), class_names, size, count, example, prepare)
 
 
 def preprocess(image: Any, config: DataConfig, image_id: str = "image") -> NDArray[np.uint8]:
@@ -152,13 +166,20 @@ def preprocess(image: Any, config: DataConfig, image_id: str = "image") -> NDArr
         if config.resize is None:
             image = image.resize((width, height), how)
         else:
-            scale = config.resize / min(image.size)
-            size = tuple(max(config.resize, int(side * scale)) for side in image.size)
-            image = image.resize(size, how)
+            # The longer side is cut to whole pixels, as torchvision does (exact in integers).
+            short = min(image.size)
+            image = image.resize(tuple(config.resize * side // short for side in image.size), how)
             left = round((image.size[0] - width) / 2)
             top = round((image.size[1] - height) / 2)
             image = image.crop((left, top, left + width, top + height))
     return np.asarray(image, dtype=np.uint8).reshape(height, width, config.channels)
+
+
+def _size(image: Any) -> tuple[int, int]:
+    """Height and width of an array or a Pillow image."""
+    if isinstance(image, np.ndarray):
+        return int(image.shape[0]), int(image.shape[1])
+    return int(image.size[1]), int(image.size[0])
 
 
 def digits_arrays(split: str) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:

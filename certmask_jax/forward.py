@@ -16,7 +16,7 @@ import functools
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,11 +27,10 @@ from numpy.typing import NDArray
 
 from certmask_jax.masked_images import MaskedImages
 from certmask_jax.prediction_table import NO_LABEL, PredictionTable
+from certmask_jax.preprocessing import Preprocessing, model_input
 
 ApplyFn = Callable[[Any, Array], Array]
 """A model: (params, normalised images float32[B, h, w, c]) -> logits [B, K], in eval mode."""
-
-Precision = Literal["highest", "high", "default", "bfloat16"]
 
 _AXIS = "devices"
 _IMAGE_BYTES_AT_ONCE = 1 << 26
@@ -41,35 +40,6 @@ _LARGEST_MARGIN = 65504.0  # of float16
 # Where the memory of a device is not known: what a chunk may take.
 _DEFAULT_BUDGET = 2 << 30
 _DEFAULT_CHUNK = {"cpu": 64, "gpu": 512, "tpu": 512}
-
-
-@dataclasses.dataclass(frozen=True)
-class Preprocessing:
-    """From uint8 pixels to what the model sees, and what a masked pixel is replaced by.
-
-    Attributes:
-      mean, std: per channel, of pixels scaled to [0, 1].
-      fill: pixel value per channel in [0, 255] that masked pixels take before normalisation, or
-        None for the mean colour (0 after normalisation, as PatchCleanser does).
-      precision: of the products: ``"highest"`` (float32), ``"high"``, ``"default"`` (the
-        backend's choice: bf16 on TPU, TF32 on recent NVIDIA), or ``"bfloat16"``, where parameters
-        and inputs are cast to bfloat16.
-    """
-
-    mean: tuple[float, ...] = (0.0,)
-    std: tuple[float, ...] = (1.0,)
-    fill: tuple[float, ...] | None = None
-    precision: Precision = "highest"
-
-    def __post_init__(self) -> None:
-        if self.precision not in ("highest", "high", "default", "bfloat16"):
-            raise ValueError(
-                f"precision: expected highest, high, default or bfloat16, got {self.precision!r}"
-            )
-        if not all(s > 0 for s in self.std):
-            raise ValueError(f"std: expected positive numbers, got {self.std}")
-        if self.fill is not None and not all(0 <= v <= 255 for v in self.fill):
-            raise ValueError(f"fill: expected pixel values in [0, 255], got {self.fill}")
 
 
 class Outputs(NamedTuple):
@@ -218,15 +188,8 @@ def masked_forward(
     """
     mesh = device_mesh() if mesh is None else mesh
     devices = mesh.size
-    channels = image_shape[2]
-    for name, values in (
-        ("mean", preprocessing.mean),
-        ("std", preprocessing.std),
-        ("fill", preprocessing.fill),
-    ):
-        if values is not None and len(values) not in (1, channels):
-            raise ValueError(f"{name}: expected {channels} values (channels) or 1, got {values}")
-    num_classes = _num_classes(apply_fn, params, image_shape)
+    preprocessing.check_channels(image_shape[2])
+    num_classes = _num_classes(apply_fn, params, preprocessing.model_shape(image_shape))
     everywhere = NamedSharding(mesh, PartitionSpec())
     split = NamedSharding(mesh, PartitionSpec(_AXIS))
     step = _step(apply_fn, preprocessing, mesh)
@@ -337,30 +300,15 @@ def check_images(images: NDArray[np.uint8], image_size: tuple[int, int]) -> None
         )
 
 
-def hidden_pixels(boxes: Array, image_size: tuple[int, int]) -> Array:
-    """``bool[h, w]``: the pixels that one mask, ``int32[R, 4]``, hides."""
-    rows, cols = (jnp.arange(n, dtype=jnp.int32) for n in image_size)
-    top, left, bottom, right = boxes.T[..., None]  # each [R, 1]
-    in_rows = (rows >= top) & (rows < bottom)  # [R, h]
-    in_cols = (cols >= left) & (cols < right)  # [R, w]
-    return (in_rows[:, :, None] & in_cols[:, None, :]).any(axis=0)
-
-
 @functools.lru_cache(maxsize=16)
 def _step(apply_fn: ApplyFn, preprocessing: Preprocessing, mesh: Mesh) -> Any:
     """The jitted function of one chunk; cached, so that equal calls share their compilation."""
-    mean, std = (np.asarray(v, dtype=np.float32) for v in (preprocessing.mean, preprocessing.std))
-    fill = preprocessing.fill
-    filled = np.zeros(1) if fill is None else (np.asarray(fill) / 255 - mean) / std
     is_bfloat16 = preprocessing.precision == "bfloat16"
 
-    def mask_one(image: Array, boxes: Array) -> Array:
-        pixels = (image.astype(jnp.float32) / 255 - mean) / std
-        hidden = hidden_pixels(boxes, (image.shape[0], image.shape[1]))
-        return jnp.where(hidden[:, :, None], jnp.asarray(filled, dtype=jnp.float32), pixels)
-
     def step(params: Any, images: Array, boxes: Array, image_of: Array) -> Outputs:
-        masked = jax.vmap(lambda number, box: mask_one(images[number], box))(image_of, boxes)
+        masked = jax.vmap(lambda number, box: model_input(images[number], box, preprocessing))(
+            image_of, boxes
+        )
         if is_bfloat16:
             params = jax.tree.map(_to_bfloat16, params)
             masked = masked.astype(jnp.bfloat16)

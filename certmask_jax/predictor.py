@@ -13,11 +13,11 @@ from certmask_jax.defenses.defense import ALERT, Defense
 from certmask_jax.forward import (
     ApplyFn,
     MaskedForward,
-    Preprocessing,
     check_images,
     masked_forward,
 )
 from certmask_jax.prediction_table import NO_LABEL, PredictionTable
+from certmask_jax.preprocessing import Preprocessing
 
 
 class Answers(NamedTuple):

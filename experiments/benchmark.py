@@ -27,8 +27,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from certmask_jax import certification, data, defenses, mask_sets, models
-from certmask_jax.forward import MaskedForward, Preprocessing, masked_forward
+from certmask_jax.forward import MaskedForward, masked_forward
 from certmask_jax.models import Model
+from certmask_jax.preprocessing import Preprocessing
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from certmask_jax import certification, data, geometry, models, report, tables, weights
 from certmask_jax.defenses import Defense
-from certmask_jax.forward import Preprocessing
+from certmask_jax.preprocessing import Preprocessing
 from experiments import defense_specs
 
 DEFAULT_DEFENSES = (
@@ -33,6 +33,11 @@ DEFAULT_DEFENSES = (
     "certmask:tiling=exact,coverage=2x2",
     "certmask_detection:tiling=exact,coverage=2x2,tolerance=3",
 )
+
+_PATCH_LIVES = {
+    "input": "in the image that the model sees, after any resize",
+    "native": "in the data set's own pixels; masked images are resized",
+}
 
 _NAMED_FILLS = {"black": (0.0,), "gray": (127.5,), "white": (255.0,)}
 
@@ -49,6 +54,7 @@ class Config:
     weights: Path | None
     num_classes: int | None
     input_size: tuple[int, int] | None
+    patch_lives: str
     patches: tuple[str, ...]
     fill: str
     defenses: tuple[str, ...]
@@ -89,7 +95,15 @@ def parser() -> argparse.ArgumentParser:
         "--patch",
         action="append",
         help="pixels (5, or 5x9: height x width) or percent of the pixels (2%%), of the image that "
-        "the model sees; repeat for several (default: 1%%)",
+        "the model sees, or see --patch-lives; repeat for several (default: 1%%)",
+    )
+    group.add_argument(
+        "--patch-lives",
+        choices=("input", "native"),
+        default="input",
+        help="in the image that the model sees, after any resize (the papers' way), or in the data "
+        "set's own pixels: images are then masked first and resized on the device (default: "
+        "%(default)s)",
     )
     group.add_argument(
         "--defense",
@@ -142,6 +156,7 @@ def read_config(arguments: argparse.Namespace) -> Config:
         weights=arguments.weights,
         num_classes=arguments.num_classes,
         input_size=None if size is None else geometry.as_size(defense_specs.size(size)),
+        patch_lives=arguments.patch_lives,
         patches=tuple(arguments.patch or ()),
         fill=arguments.fill,
         defenses=tuple(arguments.defense or ()),
@@ -156,15 +171,17 @@ def run(config: Config, command: str) -> None:
     """Certifies, writes the run folder and prints the table."""
     started = time.monotonic()
     dataset, model = _opened(config)
+    input_size = model.data_config.input_size
     preprocessing = Preprocessing(
         mean=model.data_config.mean,
         std=model.data_config.std,
         fill=_fill(config.fill),
         precision=config.precision,  # type: ignore[arg-type]  # checked there
+        resize_to=None if dataset.image_size == input_size else input_size,
     )
     patches = config.patches or ("1%",)
     specs = config.defenses or DEFAULT_DEFENSES
-    defenses = build_defenses(specs, patches, model.data_config.input_size)
+    defenses = build_defenses(specs, patches, dataset.image_size)
     path = config.weights or models.default_weights(config.model)
     if path is None:
         raise ValueError(
@@ -193,7 +210,7 @@ def run(config: Config, command: str) -> None:
         "precision": config.precision,
         "fill": config.fill,
         "patch": list(patches),
-        "patch_lives": "in the image that the model sees, after any resize",
+        "patch_lives": _PATCH_LIVES[config.patch_lives],
         "defense": list(specs),
     }
     for defense in defenses:
@@ -278,6 +295,7 @@ def _opened(config: Config) -> tuple[Any, Any]:
         split=config.split,
         data_dir=config.data_dir,
         num_images=config.num_images,
+        native=config.patch_lives == "native",
     )
     if config.num_classes is None and dataset.num_classes != model.num_classes:
         model = models.create(

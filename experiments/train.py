@@ -18,7 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from certmask_jax import data, defenses, mask_sets, models, predict, training, weights
-from certmask_jax.forward import Preprocessing
+from certmask_jax.preprocessing import Preprocessing
 
 
 def parser() -> argparse.ArgumentParser:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from certmask_jax import certification, data, defenses, mask_sets, models, report, tables, weights
-from certmask_jax.forward import Preprocessing
+from certmask_jax.preprocessing import Preprocessing
 from experiments import certify, train
 
 SMALL = ["--num-images", "12"]

@@ -9,8 +9,8 @@ import oracle
 import pytest
 
 from certmask_jax import defenses, forward, mask_sets, masked_images, predict
-from certmask_jax.forward import Preprocessing
 from certmask_jax.predictor import defended
+from certmask_jax.preprocessing import Preprocessing
 
 SIZE = (9, 7)
 MASKS = masked_images.unions(mask_sets.budgeted_grid(SIZE, (2, 3), masks_per_axis=3), 2)[0]

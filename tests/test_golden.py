@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from certmask_jax import data, defenses, mask_sets, masked_images, models, predict, weights
-from certmask_jax.forward import Preprocessing
+from certmask_jax.preprocessing import Preprocessing
 
 
 @pytest.fixture(scope="module")

@@ -181,7 +181,6 @@ class _Layout(NamedTuple):
     pair: NDArray[np.int32]  # [N, N] -> masked image
     hiding: NDArray[np.bool_]  # [G, N] mask i hides the patch alone
     fixed: NDArray[np.bool_]  # [G, N, N] masks i and j together hide it
-    tied: NDArray[np.int32]  # [G, N] free one-mask images that also stand in row i of the table
 
 
 def _two_rounds(masks: MaskSet) -> tuple[_Layout, dict[str, Any]]:
@@ -189,9 +188,7 @@ def _two_rounds(masks: MaskSet) -> tuple[_Layout, dict[str, Any]]:
     groups = images.location_groups(masks.patch_size)
     single = pair.diagonal()
     hiding = groups[:, single]
-    in_row = (pair[:, :, None] == single[None, None, :]).any(axis=1)  # [N rows, N masks]
-    tied = (~hiding).astype(np.int32) @ in_row.T.astype(np.int32)
-    layout = _Layout(pair, hiding, groups[:, pair], tied)
+    layout = _Layout(pair, hiding, groups[:, pair])
 
     def two_mask_correct(row: Row, label: Array, num_classes: int) -> Array:
         del num_classes
@@ -221,18 +218,16 @@ def _double_masking_worst_case(
     """Exact: can the table adversary make double masking answer anything but ``label``?
 
     C is the set of masks that hide the location. Rows of C are out of the attacker's reach; a row
-    outside C keeps the entries whose two masks hide the patch together. f one-mask labels are
-    free. The answer is the label of the first disagreer that stands (its row agrees with it), else
-    the majority m. So the attacker wins in one of three ways, and only so:
+    outside C keeps the entries whose two masks hide the patch together, those with C among them.
+    f one-mask labels are free. The answer is the label of the first disagreer that stands (its row
+    agrees with it), else the majority m. So the attacker wins in one of three ways, and only so:
 
     1. no mask of C stands by y, and some m != y can be the majority;
-    2. a mask r of C stands by a label w != y, and some m != w can be the majority;
-    3. a row r outside C has kept only entries of one label w != y: give it w throughout, and some
-       m != w can be the majority with the other free votes.
-
-    In 2 and 3, if m != y then r must come before every mask of C that stands by y, as these are
-    then disagreers too. Giving all remaining free votes to m is the best use of them. A free
-    one-mask image that also stands in row r (``tied``, it includes r itself) has to say w as well.
+    2. a mask r of C stands by a label w != y, and some m != w can be the majority; if m != y then
+       r must come before every mask of C that stands by y, as these are then disagreers too;
+    3. a row r outside C has kept only entries of one label w != y: give it w throughout. As r has
+       kept its entries with C, no mask of C stands by y. If y is not the majority then, the first
+       way is open; if it is, r disagrees and stands.
     """
     one_mask = jnp.diagonal(table)
     num_masks = one_mask.shape[0]
@@ -242,8 +237,8 @@ def _double_masking_worst_case(
     position = jnp.arange(num_masks)
     is_wrong = classes != label
 
-    def attacked(group: tuple[Array, Array, Array]) -> Array:
-        hiding, fixed, tied = group
+    def attacked(group: tuple[Array, Array]) -> Array:
+        hiding, fixed = group
         votes = count_votes(jnp.where(hiding, one_mask, -1), jnp.ones_like(one_mask), num_classes)
         free = num_masks - hiding.sum()
         key = votes * num_classes + rank  # orders classes by votes, then by preference
@@ -257,18 +252,10 @@ def _double_masking_worst_case(
         wrong_stands = hiding & stands & (one_mask != label)
         way_2 = wrong_stands & (can_lead[label] | (other_leads & (position < first_true)))
 
-        kept = jnp.where(fixed, table, -1).max(axis=1)  # [N]; the label w, if there is but one
-        of_one_label = (jnp.where(fixed, table, num_classes).min(axis=1) == kept) & (kept != label)
-        is_kept = classes[None, :] == kept[:, None]  # [N, K]
-        with_row = jnp.where(is_kept, key + tied[:, None] * num_classes, key)
-        leads = key[None, :] + (free - tied[:, None]) * num_classes >= with_row.max(
-            axis=1, keepdims=True
-        )
-        leads &= ~is_kept
-        wrong_leads = (leads & is_wrong).any(axis=1)
-        way_3 = ~hiding & of_one_label
-        way_3 &= leads[:, label] | (wrong_leads & (position < first_true))
+        least = jnp.where(fixed, table, num_classes).min(axis=1)
+        most = jnp.where(fixed, table, -1).max(axis=1)
+        way_3 = ~hiding & (least == most) & (most != label)
         return way_1 | (way_2 | way_3).any()
 
-    groups = (jnp.asarray(layout.hiding), jnp.asarray(layout.fixed), jnp.asarray(layout.tied))
+    groups = (jnp.asarray(layout.hiding), jnp.asarray(layout.fixed))
     return ~jax.lax.map(attacked, groups).any()
