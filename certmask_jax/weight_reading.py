@@ -55,6 +55,8 @@ def read(path: Path) -> Arrays:
 
 
 def _read_npz(path: Path) -> Arrays:
+    if not zipfile.is_zipfile(path):  # NumPy would take it for a pickle
+        raise _damaged(path, zipfile.BadZipFile("not a zip archive"))
     try:
         with np.load(path, allow_pickle=False) as file:
             return {name: _from_raw(file[name]) for name in file.files}

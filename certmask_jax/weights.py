@@ -26,8 +26,9 @@ from certmask_jax.weight_names import (
     torch_shape,
     without_wrappers,
 )
+from certmask_jax.weight_writing import check_writable
 
-__all__ = ["digest", "load", "save", "torch_name"]
+__all__ = ["check_writable", "digest", "load", "save", "torch_name"]
 
 _SHOWN = 8
 

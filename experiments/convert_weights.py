@@ -17,7 +17,7 @@ from pathlib import Path
 
 import jax
 
-from certmask_jax import models, weight_writing, weights
+from certmask_jax import models, weights
 
 
 def parser() -> argparse.ArgumentParser:
@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> None:
     out = arguments.out
     if out.exists() and not arguments.overwrite:
         raise FileExistsError(f"OUT {out}: exists already; --overwrite replaces it")
-    weight_writing.check_writable(out)
+    weights.check_writable(out)
     model = models.create(
         arguments.model, num_classes=arguments.num_classes, input_size=arguments.input_size
     )
@@ -65,10 +65,11 @@ def run(arguments: argparse.Namespace) -> None:
         seed=arguments.seed,
     )
     weights.save(out, params)
-    leaves = jax.tree.leaves(params)
+    entries = len(jax.tree.leaves(params))
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(params["params"]))
     print(
-        f"{out}: {model.name} with {model.num_classes} classes, {len(leaves)} entries, "
-        f"{sum(leaf.size for leaf in leaves):,} parameters, sha256 {weights.digest(params)}"
+        f"{out}: {model.name} with {model.num_classes} classes, {entries} entries, "
+        f"{parameters:,} parameters, sha256 {weights.digest(params)}"
     )
 
 
