@@ -26,6 +26,10 @@ TORCH_SUFFIXES = (".pth", ".pt", ".th", ".tar", ".bin")
 # Where training programs put the weights in what they save: PyTorch's tutorials, PatchCleanser,
 # PatchGuard, timm, DeiT.
 _NESTED_UNDER = ("state_dict", "model_state_dict", "model", "net")
+# Where the variables are in an Orbax training state: the average, if there is one, is the result.
+_STATE_UNDER = ("average", "variables", "params")
+_COLLECTIONS = ("params", "batch_stats")
+_ITEMS = ("default", "state")
 ORBAX_MARK = "_METADATA"
 """The file that makes a folder an Orbax checkpoint."""
 _READ = f"expected weights in .npz or .safetensors, an Orbax folder, or {', '.join(TORCH_SUFFIXES)}"
@@ -84,29 +88,61 @@ def _read_safetensors(path: Path) -> Arrays:
 
 
 def _read_orbax(path: Path) -> Arrays:
+    tree = _restored(path, _orbax_folder(path))
+    is_flat = isinstance(tree, Mapping) and all(isinstance(v, np.ndarray) for v in tree.values())
+    if is_flat and not any("/" in name for name in tree):
+        return dict(tree)  # PyTorch's names
+    if is_flat:
+        tree = _nested(tree)
+    if isinstance(tree, Mapping):
+        states = (tree.get(name) for name in _STATE_UNDER)
+        for found in (tree, *states):
+            if isinstance(found, Mapping) and isinstance(found.get("params"), Mapping):
+                if "params" in found["params"]:
+                    continue  # a state: its variables are one level down
+                return to_arrays({c: found[c] for c in _COLLECTIONS if c in found})
+    got = ", ".join(map(str, tree)) if isinstance(tree, Mapping) else type(tree).__name__
+    raise ValueError(
+        f"{path}: expected {{'params': ..., 'batch_stats': ...}}, or arrays under PyTorch's names, "
+        f"got {got or 'nothing'}"
+    )
+
+
+def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """``{"a/b": x}`` as ``{"a": {"b": x}}``."""
+    tree: dict[str, Any] = {}
+    for name, leaf in flat.items():
+        *parents, last = name.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = leaf
+    return tree
+
+
+def _orbax_folder(path: Path) -> Path:
+    """Where in ``path`` the arrays are; Orbax's managers put them one folder down."""
+    for folder in (path, *(path / name for name in _ITEMS)):
+        if (folder / ORBAX_MARK).is_file():
+            return folder
+    steps = sorted((int(step.name), step) for step in path.iterdir() if step.name.isdecimal())
+    hint = f"; give one of its steps, such as {steps[-1][1]}" if steps else ""
+    raise ValueError(f"{path}: {_READ}; this folder has no Orbax checkpoint in it{hint}")
+
+
+def _restored(path: Path, folder: Path) -> Any:
     import orbax.checkpoint as ocp
 
-    folder = next((f for f in (path, path / "default") if (f / ORBAX_MARK).is_file()), None)
-    if folder is None:
-        raise ValueError(f"{path}: {_READ}; this folder has no Orbax checkpoint in it")
     try:
         with ocp.PyTreeCheckpointer() as checkpointer:
-            saved = checkpointer.metadata(folder.absolute()).item_metadata.tree
+            saved = checkpointer.metadata(folder.absolute()).item_metadata
+            if saved is None:
+                raise ValueError("its list of arrays cannot be read")
             # As NumPy, whatever devices it was saved on.
-            how = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), saved)
-            tree = checkpointer.restore(folder.absolute(), restore_args=how)
+            how = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), saved.tree)
+            return checkpointer.restore(folder.absolute(), restore_args=how)
     except Exception as error:  # Orbax and TensorStore raise many kinds, some of their own
         raise _damaged(path, error) from error
-    if isinstance(tree, Mapping) and tree and all(isinstance(v, np.ndarray) for v in tree.values()):
-        return dict(tree)
-    params = tree.get("params") if isinstance(tree, Mapping) else None
-    if not isinstance(params, Mapping):
-        raise ValueError(
-            f"{path}: expected {{'params': ..., 'batch_stats': ...}}, or arrays under PyTorch's "
-            f"names, got {', '.join(map(str, tree)) if isinstance(tree, Mapping) else type(tree)}"
-        )
-    variables = params if "params" in params else tree  # a training state has them one level down
-    return to_arrays({c: variables[c] for c in ("params", "batch_stats") if c in variables})
 
 
 def _read_torch(path: Path) -> Arrays:

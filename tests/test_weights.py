@@ -16,6 +16,9 @@ from timm_oracle import load_timm
 from certmask_jax import google_weights, models, weight_adaptation, weight_families, weights
 from experiments import convert_weights
 
+# A reading thread of Orbax' outlives the error about a damaged folder, and complains of that later.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
 FORMATS = [".npz", ".safetensors", ".orbax", ""]
 
 
@@ -381,16 +384,24 @@ def test_orbax_folders_of_others(tmp_path):
     """Flat under PyTorch's names, a training state, saved from devices, in a manager's folder."""
     model, params = _random("cifar_resnet20")
     state = {"params": params, "opt_state": {"step": np.int32(3)}, "step": np.int32(3)}
+    other = jax.tree.map(np.zeros_like, params)
+    keys = {"average": params, "variables": other, "step": {"x": np.ones(())}}
+    leaves = jax.tree_util.tree_flatten_with_path(keys)[0]
+    run = {jax.tree_util.keystr(k, simple=True, separator="/"): leaf for k, leaf in leaves}
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(tmp_path / "flat", _arrays(tmp_path, params))
         checkpointer.save(tmp_path / "state", state)
         checkpointer.save(tmp_path / "7" / "default", jax.device_put(params, jax.devices()[5]))
-    for name in ("flat", "state", "7"):
+        checkpointer.save(tmp_path / "run" / "30" / "state", run)
+        checkpointer.save(tmp_path / "run" / "9" / "state", run)
+    for name in ("flat", "state", "7", "run/30"):
         _assert_same(params, weights.load(tmp_path / name, model))
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(tmp_path / "odd", {"ema": {"x": np.ones(1)}})
     with pytest.raises(ValueError, match=r"odd: expected \{'params': .*got ema"):
         weights.load(tmp_path / "odd", model)
+    with pytest.raises(ValueError, match=r"no Orbax .*give one of its steps, such as \S*run/30"):
+        weights.load(tmp_path / "run", model)
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"empty: expected .*has no Orbax checkpoint in it"):
         weights.load(tmp_path / "empty", model)
