@@ -706,6 +706,9 @@ def test_convert_weights(tmp_path, capsys):
     _assert_same(expected, weights.load(folder, other))
     assert convert_weights.main(arguments) == 2
     assert "exists already; --overwrite replaces it" in capsys.readouterr().err
+    assert convert_weights.main([str(path), str(path / "w.npz"), "--model", "vit_digits"]) == 2
+    assert "error: " in (found := capsys.readouterr().err)
+    assert "expected a place that can be written" in found
     assert convert_weights.main([*arguments, "--overwrite", "--seed", "1"]) == 0
     assert not np.array_equal(
         *(p["params"]["head"]["kernel"] for p in (expected, weights.load(folder, other)))
