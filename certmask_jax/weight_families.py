@@ -73,20 +73,20 @@ def likely_causes(file: Shapes, model: Shapes, resizable: bool) -> str:
     causes = []
     if before:
         causes.append(
-            "a hidden layer before the head, as ImageNet-21k files have; --new-head "
-            "(new_head=True) replaces both"
+            "a hidden layer before the head, as ImageNet-21k files have; "
+            f"{_request('new_head')} replaces both"
         )
     elif heads and got is None:
-        causes.append("no head in the file; --new-head (new_head=True) starts one")
+        causes.append(f"no head in the file; {_request('new_head')} starts one")
     elif heads and got != wanted:
         causes.append(
             f"another number of classes: try --num-classes {got} (num_classes={got}), or "
-            "--new-head (new_head=True) for a fresh head"
+            f"{_request('new_head')} for a fresh head"
         )
     if positions:
         causes.append(
             f"another input size ({file['pos_embed'][1]} positions instead of "
-            f"{model['pos_embed'][1]}): --resize-positions (resize_positions=True) resizes them"
+            f"{model['pos_embed'][1]}): {_request('resize_positions')} resizes them"
         )
     if not wrong - heads - before - positions and causes:
         return f"Likely {', and '.join(causes)}"
@@ -96,6 +96,11 @@ def likely_causes(file: Shapes, model: Shapes, resizable: bool) -> str:
             f"{describe(file)}"
         )
     return "Likely another variant, or a file that is cut short"
+
+
+def _request(keyword: str) -> str:
+    # Not every program that reads weights has the option; the converter has.
+    return f"{keyword}=True (experiments.convert_weights --{keyword.replace('_', '-')})"
 
 
 def _blocks(shapes: Shapes) -> int:

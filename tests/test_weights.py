@@ -418,7 +418,7 @@ def test_weights_of_another_model_list_what_differs(tmp_path):
         weights.load(path, models.create("cifar_resnet32"))
     with pytest.raises(ValueError, match=r"misshapen: linear.bias \(10,\) instead of \(7,\), "
                        r"linear.weight .*Likely another number of classes: try --num-classes 10 "
-                       r"\(num_classes=10\), or --new-head"):  # fmt: skip
+                       r"\(num_classes=10\), or new_head=True .*--new-head\)"):  # fmt: skip
         weights.load(path, models.create("cifar_resnet20", num_classes=7))
     path, model = _saved(tmp_path, surplus=np.ones(1), zzz=np.ones(1))
     with pytest.raises(ValueError, match=r"unexpected: surplus, zzz\. Likely another variant"):
@@ -478,7 +478,7 @@ def test_googles_files_that_do_not_fit(tmp_path):
     np.savez(path, **found)
     model = models.create("vit_tiny_patch4_32")
     with pytest.raises(ValueError, match=r"unexpected: pre_logits\.fc\.bias.*Likely a hidden layer "
-                       r"before the head, as ImageNet-21k files have; --new-head"):  # fmt: skip
+                       r"before the head, as ImageNet-21k files have; new_head=True"):  # fmt: skip
         weights.load(path, model)
     assert weights.load(path, model, new_head=True)["params"]["head"]["bias"].shape == (10,)
     del found["Transformer/encoderblock_3/MultiHeadDotProductAttention_1/key/kernel"]
@@ -578,7 +578,7 @@ def test_a_new_head_on_request_only(tmp_path):
 
 def test_a_file_without_a_head(tmp_path):
     path, model = _saved(tmp_path, **{"linear.weight": None, "linear.bias": None})
-    with pytest.raises(ValueError, match=r"Likely no head in the file; --new-head"):
+    with pytest.raises(ValueError, match=r"Likely no head in the file; new_head=True"):
         weights.load(path, model)
     assert weights.load(path, model, new_head=True)["params"]["linear"]["kernel"].shape == (64, 10)
 
@@ -621,7 +621,7 @@ def test_another_input_size_on_request_only(tmp_path):
     model = models.create("vit_digits", input_size=(12, 16))
     with pytest.raises(ValueError, match=r"pos_embed \(1, 17, 48\) instead of \(1, 49, 48\)\. "
                        r"Likely another input size \(17 positions instead of 49\): "
-                       r"--resize-positions"):  # fmt: skip
+                       r"resize_positions=True \(experiments.convert_weights --resize-positions\)"):  # fmt: skip
         weights.load(tmp_path / "w.npz", model)
     resized = weights.load(tmp_path / "w.npz", model, resize_positions=True)
     expected = weight_adaptation.resized_positions(
