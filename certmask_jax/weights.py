@@ -1,96 +1,98 @@
-"""Weights from files: ``.npz`` and ``.safetensors`` with PyTorch's names and layouts.
+"""Weights for a model, from the files that people have.
 
-Strict: a file either is the model, entry by entry, or one error lists what is missing, unexpected
-and misshapen.
+``.npz`` (PyTorch's names, Google's ViT, Google's BiT), ``.safetensors`` (timm's), Orbax folders,
+and PyTorch's files where PyTorch is installed. Strict: a file either is the model, entry by entry,
+or one error lists what is missing, unexpected and misshapen, with the likely cause.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
-import re
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from numpy.typing import NDArray
 
+from certmask_jax import google_weights, weight_reading, weight_writing
 from certmask_jax.models import Model, Params
+from certmask_jax.weight_adaptation import can_resize_positions, resized_positions, with_new_head
+from certmask_jax.weight_families import Shapes, likely_causes
+from certmask_jax.weight_names import (
+    Arrays,
+    from_torch,
+    torch_name,
+    torch_shape,
+    without_wrappers,
+)
+from certmask_jax.weight_writing import check_writable
 
-Arrays = dict[str, NDArray[Any]]
+__all__ = ["check_writable", "digest", "load", "save", "torch_name"]
 
-_SUFFIXES = (".npz", ".safetensors")
 _SHOWN = 8
 
-# Flax module names that stand for two of PyTorch's; numbers at the end are nested too.
-_NESTED = {"patch_embed_proj": "patch_embed.proj", "mlp_fc1": "mlp.fc1", "mlp_fc2": "mlp.fc2"}
-_LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
 
-
-def load(path: Path | str, model: Model) -> Params:
-    """Reads a model's variables, ``float32``, from a file with PyTorch names.
+def load(
+    path: Path | str,
+    model: Model,
+    *,
+    new_head: bool = False,
+    resize_positions: bool = False,
+    seed: int = 0,
+) -> Params:
+    """Reads a model's variables, ``float32``.
 
     ``module.`` in front of all names (DataParallel) is taken off; ``num_batches_tracked`` is
-    ignored.
+    ignored; Google's names are translated.
+
+    Args:
+      path: ``.npz``, ``.safetensors``, an Orbax folder, ``.pth``, ``.pt``, ``.th``, ``.tar`` or
+        ``.bin``.
+      model: what the weights are for.
+      new_head: start a fresh head, whatever head the file has: for another task.
+      resize_positions: resize a ViT's position embeddings to the model's input size, bicubically,
+        the class token apart (Dosovitskiy et al., 2021, section 3.2). As many positions as the
+        model has are taken as they are.
+      seed: of the new head.
 
     Raises:
       FileNotFoundError: when there is no such file.
       ValueError: when the file is of another kind, damaged, of another model (lists the missing,
-        unexpected and misshapen entries), or holds numbers that are not finite.
+        unexpected and misshapen entries), or holds what is not finite numbers.
     """
     path = Path(path)
-    arrays = _without_prefix(_read(path))
-    shapes, tree = jax.tree_util.tree_flatten_with_path(model.param_shapes())
-    wanted = {_torch_name(key): (key, leaf.shape) for key, leaf in shapes}
-    missing = sorted(set(wanted) - set(arrays))
-    unexpected = sorted(set(arrays) - set(wanted))
-    misshapen = [
-        f"{name} {arrays[name].shape} instead of {_torch_shape(key, shape)}"
-        for name, (key, shape) in sorted(wanted.items())
-        if name in arrays and arrays[name].shape != _torch_shape(key, shape)
-    ]
-    if missing or unexpected or misshapen:
+    leaves, tree = jax.tree_util.tree_flatten_with_path(model.param_shapes())
+    keys = {torch_name(key): key for key, _ in leaves}
+    shapes: Shapes = {torch_name(key): torch_shape(key, leaf.shape) for key, leaf in leaves}
+    if resize_positions and "pos_embed" not in shapes:
         raise ValueError(
-            f"{path}: expected the weights of {model.name} with {model.num_classes} classes, got "
-            f"others. {_listed('missing', missing)}{_listed('unexpected', unexpected)}"
-            f"{_listed('misshapen', misshapen)}{_likely_cause(model, arrays, missing, misshapen)}"
+            f"resize_positions: expected a model with position embeddings, got {model.name}, which "
+            "has none; leave it out"
         )
-    broken = sorted(name for name in wanted if not np.isfinite(arrays[name]).all())
-    if broken:
-        raise ValueError(f"{path}: expected finite weights. {_listed('NaN or infinite', broken)}")
-    leaves = [
-        jnp.asarray(_from_torch(wanted[name][0], arrays[name]), dtype=jnp.float32)
-        for name in wanted
-    ]
-    return jax.tree_util.tree_unflatten(tree, leaves)
+    arrays = without_wrappers(google_weights.translate(weight_reading.read(path)))
+    if new_head:
+        arrays = with_new_head(arrays, model, seed=seed)
+    if resize_positions:
+        arrays = _with_resized_positions(arrays, shapes, model)
+    _check(path, arrays, shapes, model)
+    loaded = [jnp.asarray(from_torch(keys[n], arrays[n]), dtype=jnp.float32) for n in shapes]
+    return jax.tree_util.tree_unflatten(tree, loaded)
 
 
 def save(path: Path | str, params: Params) -> None:
-    """Writes variables under PyTorch's names and layouts, whole or not at all.
+    """Writes variables, whole or not at all; the suffix of ``path`` chooses the format.
 
-    The suffix of ``path`` chooses the format; an existing file is replaced.
+    ``.npz`` and ``.safetensors`` get PyTorch's names and layouts (timm reads the latter),
+    ``.orbax`` or no suffix gives an Orbax folder with the tree. An existing one is replaced;
+    missing parent folders are made.
 
     Raises:
-      ValueError: for another suffix than ``.npz`` or ``.safetensors``.
+      ValueError: for another suffix.
+      FileExistsError: when ``path`` is a folder but not Orbax's, or a file where a folder is meant.
+      OSError: when it cannot be written.
     """
-    path = Path(path)
-    arrays = {
-        _torch_name(key): _to_torch(key, np.asarray(leaf))
-        for key, leaf in jax.tree_util.tree_flatten_with_path(params)[0]
-    }
-    unfinished = path.with_name(f"{path.name}.unfinished{path.suffix}")
-    if path.suffix == ".npz":
-        np.savez_compressed(unfinished, **arrays)  # type: ignore[arg-type]
-    elif path.suffix == ".safetensors":
-        from safetensors.numpy import save_file
-
-        save_file(arrays, unfinished)
-    else:
-        raise ValueError(f"{path}: expected a name that ends in {' or '.join(_SUFFIXES)}")
-    os.replace(unfinished, path)
+    weight_writing.write(Path(path), params)
 
 
 def digest(params: Params) -> str:
@@ -98,7 +100,7 @@ def digest(params: Params) -> str:
     found = hashlib.sha256()
     for key, leaf in sorted(
         (
-            (_torch_name(key), np.asarray(leaf))
+            (torch_name(key), np.asarray(leaf))
             for key, leaf in jax.tree_util.tree_flatten_with_path(params)[0]
         ),
         key=lambda item: item[0],
@@ -108,66 +110,51 @@ def digest(params: Params) -> str:
     return found.hexdigest()
 
 
-def _read(path: Path) -> Arrays:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: expected a weights file, found none")
-    if path.suffix not in _SUFFIXES:
-        raise ValueError(f"{path}: expected weights in {' or '.join(_SUFFIXES)}")
+def _with_resized_positions(arrays: Arrays, shapes: Shapes, model: Model) -> Arrays:
+    table, wanted = arrays.get("pos_embed"), shapes["pos_embed"]
+    if table is None or table.shape == wanted:
+        return arrays
+    patch = shapes["patch_embed.proj.weight"][2:]
+    height, width = model.data_config.input_size
+    grid = (height // patch[0], width // patch[1])
+    prefix = wanted[1] - grid[0] * grid[1]
+    resized = resized_positions(table, grid=grid, prefix_tokens=prefix)
+    return {**arrays, "pos_embed": resized}
+
+
+def _check(path: Path, arrays: Arrays, shapes: Shapes, model: Model) -> None:
+    """Raises unless ``arrays`` are the model's, by name and shape, and finite numbers."""
+    missing = sorted(set(shapes) - set(arrays))
+    unexpected = sorted(set(arrays) - set(shapes))
+    misshapen = [
+        f"{name} {arrays[name].shape} instead of {shape}"
+        for name, shape in sorted(shapes.items())
+        if name in arrays and arrays[name].shape != shape
+    ]
+    if missing or unexpected or misshapen:
+        found = {name: array.shape for name, array in arrays.items()}
+        raise ValueError(
+            f"{path}: expected the weights of {model.name} with {model.num_classes} classes, got "
+            f"others. {_listed('missing', missing)}{_listed('unexpected', unexpected)}"
+            f"{_listed('misshapen', misshapen)}"
+            f"{likely_causes(found, shapes, _resizable(found, shapes))}"
+        )
+    broken = [name for name in sorted(shapes) if not _is_finite(arrays[name])]
+    if broken:
+        raise ValueError(f"{path}: expected finite weights. {_listed('NaN or infinite', broken)}")
+
+
+def _resizable(found: Shapes, shapes: Shapes) -> bool:
+    old, new = found.get("pos_embed", ()), shapes.get("pos_embed", ())
+    prefix = int("cls_token" in shapes)
+    return len(old) == len(new) == 3 and old[2] == new[2] and can_resize_positions(old[1], prefix)
+
+
+def _is_finite(array: Any) -> bool:
     try:
-        if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as file:
-                return {name: file[name] for name in file.files}
-        from safetensors.numpy import load_file
-
-        return dict(load_file(path))
-    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        raise _damaged(path, error) from error
-    except Exception as error:  # safetensors raises a class of its own; zlib too
-        if type(error).__name__ not in ("SafetensorError", "error"):
-            raise
-        raise _damaged(path, error) from error
-
-
-def _damaged(path: Path, error: Exception) -> ValueError:
-    return ValueError(
-        f"{path}: expected a readable {path.suffix} file, but it is truncated or damaged "
-        f"({error}); fetch it again"
-    )
-
-
-def _without_prefix(arrays: Arrays) -> Arrays:
-    if arrays and all(name.startswith("module.") for name in arrays):
-        arrays = {name.removeprefix("module."): array for name, array in arrays.items()}
-    return {n: a for n, a in arrays.items() if not n.endswith("num_batches_tracked")}
-
-
-def _torch_name(key: Any) -> str:
-    _, *parts = (entry.key for entry in key)  # without the collection
-    *modules, leaf = parts
-    named = [_NESTED.get(m, re.sub(r"_(\d+)$", r".\1", m)) for m in modules]
-    return ".".join([*named, _LEAVES.get(leaf, leaf)])
-
-
-def _is_kernel(key: Any) -> bool:
-    return bool(key[-1].key == "kernel")
-
-
-def _torch_shape(key: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
-    if not _is_kernel(key):
-        return shape
-    return (shape[3], shape[2], shape[0], shape[1]) if len(shape) == 4 else shape[::-1]
-
-
-def _from_torch(key: Any, array: NDArray[Any]) -> NDArray[Any]:
-    if not _is_kernel(key):
-        return array
-    return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
-
-
-def _to_torch(key: Any, array: NDArray[Any]) -> NDArray[Any]:
-    if _is_kernel(key):
-        array = array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
-    return np.ascontiguousarray(array)
+        return bool(np.isfinite(array).all())
+    except TypeError:  # text, or numbers of a kind that NumPy does not know
+        return False
 
 
 def _listed(what: str, names: list[str]) -> str:
@@ -175,13 +162,3 @@ def _listed(what: str, names: list[str]) -> str:
         return ""
     more = f", ... ({len(names)} in all)" if len(names) > _SHOWN else ""
     return f"{what}: {', '.join(names[:_SHOWN])}{more}. "
-
-
-def _likely_cause(model: Model, arrays: Arrays, missing: list[str], misshapen: list[str]) -> str:
-    head = [m for m in misshapen if m.startswith(("linear.", "head."))]
-    if misshapen and len(head) == len(misshapen) and not missing:
-        got = next(arrays[m.split()[0]].shape[0] for m in head)
-        return f"Likely another number of classes: try --num-classes {got}"
-    if missing:
-        return f"Likely another model than {model.name}, or a file that is cut short"
-    return f"Likely another variant than {model.name}"

@@ -1,0 +1,77 @@
+"""Weights made to fit another task: a fresh head, positions for another input size.
+
+Both are what fine-tuning does (Dosovitskiy et al., 2021, section 3.2; Kolesnikov et al., 2020,
+section 3.3), and only on request.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import NDArray
+
+from certmask_jax.models import Model
+from certmask_jax.weight_families import is_before_head, is_head
+from certmask_jax.weight_names import Arrays, to_torch, torch_name
+
+
+def with_new_head(arrays: Arrays, model: Model, *, seed: int) -> Arrays:
+    """The head of a file replaced by a fresh one of ``model``, drawn as ``model.init`` draws it.
+
+    A hidden layer before the head (``pre_logits``, ImageNet-21k) goes with it.
+    """
+
+    def head(key: jax.Array) -> list[jax.Array]:
+        leaves = jax.tree_util.tree_flatten_with_path(model.init(key))[0]
+        return [leaf for path, leaf in leaves if is_head(torch_name(path))]
+
+    paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(model.param_shapes())[0]]
+    heads = [path for path in paths if is_head(torch_name(path))]
+    # Compiled, so that the rest of the model is not even drawn.
+    leaves = jax.jit(head)(jax.random.key(seed))
+    fresh = {
+        torch_name(path): to_torch(path, np.asarray(leaf))
+        for path, leaf in zip(heads, leaves, strict=True)
+    }
+    kept = {n: a for n, a in arrays.items() if not (is_head(n) or is_before_head(n))}
+    return {**kept, **fresh}
+
+
+def can_resize_positions(old: int, prefix_tokens: int) -> bool:
+    """Whether ``old`` positions are a square grid after ``prefix_tokens`` others."""
+    grid = old - prefix_tokens
+    return grid > 0 and math.isqrt(grid) ** 2 == grid
+
+
+def resized_positions(
+    table: NDArray[Any], *, grid: tuple[int, int], prefix_tokens: int
+) -> NDArray[np.float32]:
+    """Position embeddings for another grid of tokens (Dosovitskiy et al., 2021, section 3.2).
+
+    Args:
+      table: ``[1, prefix_tokens + s * s, D]``, row by row from the top left; a square grid.
+      grid: ``(rows, columns)`` of tokens that are wanted.
+      prefix_tokens: 1 if there is a class token, which has no place in the image and is kept.
+
+    Returns:
+      ``float32[1, prefix_tokens + rows * columns, D]``, bicubic (Keys, a = -0.5), each column of D
+      for itself; a smaller grid is smoothed first (antialiasing).
+
+    Raises:
+      ValueError: when the old grid is not a square.
+    """
+    if table.ndim != 3 or not can_resize_positions(table.shape[1], prefix_tokens):
+        raise ValueError(
+            f"pos_embed: expected [1, {prefix_tokens} + a square number, D] to resize, got "
+            f"{list(table.shape)}"
+        )
+    side = math.isqrt(table.shape[1] - prefix_tokens)
+    width = table.shape[2]
+    old = jnp.asarray(table[:, prefix_tokens:], jnp.float32).reshape(1, side, side, width)
+    new = jax.image.resize(old, (1, *grid, width), "bicubic", antialias=True)
+    kept = np.asarray(table[:, :prefix_tokens], np.float32)
+    return np.concatenate([kept, np.asarray(new).reshape(1, -1, width)], axis=1)

@@ -1,0 +1,92 @@
+"""Writing weights, whole or not at all: ``.npz``, ``.safetensors`` and Orbax folders."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from certmask_jax.weight_names import to_arrays
+from certmask_jax.weight_reading import ORBAX_MARK
+
+
+def check_writable(path: Path) -> None:
+    """``ValueError`` for a suffix, ``FileExistsError`` for a folder, that :func:`write` refuses."""
+    if path.suffix not in ("", ".npz", ".safetensors", ".orbax"):
+        raise ValueError(
+            f"{path}: expected a name that ends in .npz or .safetensors, or in .orbax or without a "
+            "dot for an Orbax folder"
+        )
+    is_orbax = path.suffix in ("", ".orbax")
+    if path.exists() and path.is_dir() != is_orbax:
+        kind = "an Orbax folder" if is_orbax else "a file"
+        raise FileExistsError(f"{path}: expected {kind} or nothing to replace; give another name")
+    if path.is_dir() and not (path / ORBAX_MARK).is_file():
+        raise FileExistsError(
+            f"{path}: expected an Orbax folder or nothing to replace, found another folder, which "
+            "is left as it is; give another name"
+        )
+
+
+def write(path: Path, variables: Any) -> None:
+    """Writes Flax's variables; the suffix chooses the format, as :func:`check_writable` says.
+
+    Files get PyTorch's names and layouts, Orbax folders the tree. Missing parents are made.
+
+    Raises:
+      ValueError, FileExistsError: as :func:`check_writable`.
+      OSError: when it cannot be written; nothing is left behind then.
+    """
+    check_writable(path)
+    unfinished = path.with_name(f"{path.name}.unfinished")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix in ("", ".orbax"):
+            _write_orbax(path, unfinished, variables)
+        else:
+            _write_file(path, unfinished, variables)
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise OSError(
+            f"{path}: expected a place that can be written ({why}); give another"
+        ) from error
+
+
+def _write_file(path: Path, unfinished: Path, variables: Any) -> None:
+    arrays = to_arrays(variables)
+    try:
+        with open(unfinished, "wb") as file:
+            if path.suffix == ".npz":
+                np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+            else:
+                from safetensors.numpy import save
+
+                file.write(save(arrays, metadata={"format": "pt"}))
+            file.flush()
+            os.fsync(file.fileno())  # else a power cut may leave the new name without the bytes
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _write_orbax(path: Path, unfinished: Path, variables: Any) -> None:
+    import orbax.checkpoint as ocp
+
+    replaced = path.with_name(f"{path.name}.replaced")
+    shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was killed
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            # NumPy leaves restore on any devices.
+            checkpointer.save(unfinished.absolute(), jax.tree.map(np.asarray, variables))
+        if path.exists():
+            path.rename(replaced)
+        unfinished.rename(path)
+    finally:
+        if replaced.exists() and not path.exists():
+            replaced.rename(path)
+        shutil.rmtree(unfinished, ignore_errors=True)
+        shutil.rmtree(replaced, ignore_errors=True)
