@@ -136,11 +136,12 @@ def test_bfloat16_casts_parameters_and_inputs_and_keeps_float32_results():
     assert (table.predictions == full.predictions).mean() > 0.9
 
 
-def test_nan_and_infinite_logits_are_named_and_have_no_label():
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_nan_and_infinite_logits_are_named_and_have_no_label(value):
     def broken(params, x):
         logits = linear(params, x)
         bad = x[:, 0, 0, 0] > 0.99  # a white first pixel
-        return logits.at[:, 0].set(jnp.where(bad, jnp.nan, logits[:, 0]))
+        return logits.at[:, 0].set(jnp.where(bad, value, logits[:, 0]))
 
     images = IMAGES.copy()
     images[:, 0, 0, 0] = 0
