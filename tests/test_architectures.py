@@ -19,7 +19,7 @@ from certmask_jax.models.bagnet import BagNet
 from certmask_jax.models.cifar_resnet import CifarResNet
 from certmask_jax.models.published import MODELS
 from certmask_jax.models.resmlp import ResMLP
-from certmask_jax.models.resnetv2 import ResNetV2, StdConv, Stem
+from certmask_jax.models.resnetv2 import NormRelu, ResNetV2, StdConv, Stem
 from certmask_jax.models.spellings import _timm_names, resolve
 from certmask_jax.models.vit import VisionTransformer
 
@@ -323,6 +323,15 @@ def test_standardised_weights_by_hand(scale, expected):
     x = jnp.array([10.0, 1.0]).reshape(1, 1, 1, 2)
     y = StdConv(1, 1).apply({"params": {"kernel": scale * kernel}}, x)
     np.testing.assert_allclose(y.item(), expected, rtol=1e-5)
+
+
+def test_group_norm_by_hand():
+    """One group of 0 and 0.02: mean 0.01, variance 1e-4; the other groups are all zero."""
+    x = jnp.zeros((1, 1, 1, 64)).at[..., 1].set(0.02)
+    params = {"scale": jnp.full(64, 2.0), "bias": jnp.full(64, 0.5)}
+    y = NormRelu().apply({"params": params}, x)[0, 0, 0]
+    high = 2 * 0.01 / math.sqrt(1e-4 + 1e-5) + 0.5
+    np.testing.assert_allclose(y, [0.0, high, *[0.5] * 62], rtol=1e-5)
 
 
 def test_the_stem_pads_its_pooling_with_zeros():
