@@ -296,6 +296,20 @@ def test_parity_of_small_vits_and_their_options(tmp_path, ours, theirs):
         assert np.abs(_torch_logits(build(), images)[0] - expected).max() > 5 * tolerance
 
 
+def test_parity_of_a_small_resmlp(tmp_path):
+    timm = load_timm()
+    mixer = timm.models.mlp_mixer
+    theirs = mixer.MlpMixer(
+        img_size=32, patch_size=8, num_blocks=3, embed_dim=48, mlp_ratio=4, num_classes=10,
+        block_layer=mixer.ResBlock, norm_layer=mixer.Affine,
+    )  # fmt: skip
+    module = ResMLP(10, depth=3, layer_scale=0.1, patch=8, width=48)
+    images = uniform("small images", (2, 32, 32, 3))
+    got, expected = _logits(theirs, _model(module, 32, 32), images, tmp_path)
+    # Tighter, because the tanh GELU differs by 5e-4 at most.
+    assert np.abs(got - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
 @pytest.mark.parametrize("width", [1, 3])
 def test_parity_of_a_small_resnetv2_on_odd_sizes(tmp_path, width):
     """Odd sizes, at which the paddings of "SAME" and of PyTorch differ most."""
