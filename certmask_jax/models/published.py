@@ -93,7 +93,7 @@ _SMALL_VIT_PARAMETERS = {  # (size, patch, input side) -> count with 10 classes
 }  # fmt: skip
 
 
-def _vit(size: str, patch: int, side: int) -> Callable[..., nn.Module]:
+def _vit(size: str, patch: int) -> Callable[..., nn.Module]:
     _, width, depth, heads = _VITS[size]
     return functools.partial(
         VisionTransformer, patch=patch, width=width, depth=depth, num_heads=heads
@@ -106,7 +106,7 @@ def _imagenet_vit(size: str, patch: int, side: int) -> Entry:
     config = DataConfig((side, side), *_HALVES, resize=248 if side == 224 else side)
     return Entry(
         f"ViT-{size.capitalize()}/{patch} for {side}x{side}",
-        _vit(size, patch, side),
+        _vit(size, patch),
         config,
         _VIT_PARAMETERS[size, patch, side],
         f"{_VIT_PAPER}; timm: vit_{word}_patch{patch}_{side}",
@@ -117,7 +117,7 @@ def _imagenet_vit(size: str, patch: int, side: int) -> Entry:
 def _small_vit(size: str, patch: int, side: int) -> Entry:
     return Entry(
         f"ViT-{size.capitalize()} for {side}x{side}, {patch}-pixel tokens",
-        _vit(size, patch, side),
+        _vit(size, patch),
         DataConfig((side, side), *_HALVES),
         _SMALL_VIT_PARAMETERS[size, patch, side],
         _VIT_PAPER,
