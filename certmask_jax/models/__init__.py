@@ -6,7 +6,6 @@ A model here is an example of ``apply_fn(params, images) -> logits``; any other 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 from collections.abc import Callable
 from pathlib import Path
@@ -14,11 +13,14 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from certmask_jax.models.cifar_resnet import CifarResNet
-from certmask_jax.models.vit import VisionTransformer
+from certmask_jax.models.published import MODELS, DataConfig
+from certmask_jax.models.spellings import resolve
+
+__all__ = ["DEFAULT", "DataConfig", "Model", "Params", "create", "default_weights", "names"]
 
 Params = Any
 """A model's variables: ``{"params": ..., "batch_stats": ...}``."""
@@ -26,26 +28,7 @@ Params = Any
 DEFAULT = "vit_digits"
 """The model that ships with weights."""
 
-
-@dataclasses.dataclass(frozen=True)
-class DataConfig:
-    """How a model wants its images.
-
-    Attributes:
-      input_size: ``(height, width)`` that the model sees.
-      mean, std: per channel, of pixels scaled to [0, 1].
-      channels: 3 (RGB) or 1 (grey).
-      resize: shorter side in pixels before the centre crop to ``input_size``; None resizes straight
-        to ``input_size``.
-      interpolation: Pillow's name of it, on uint8.
-    """
-
-    input_size: tuple[int, int]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    channels: int = 3
-    resize: int | None = None
-    interpolation: str = "bicubic"
+ApplyFn = Callable[[Params, Array], Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +49,7 @@ class Model:
     module: nn.Module
     train_module: nn.Module
     data_config: DataConfig
-    apply_fn: Callable[[Params, Array], Array] = dataclasses.field(repr=False)
+    apply_fn: ApplyFn = dataclasses.field(repr=False)
 
     def init(self, key: Array) -> Params:
         """Random variables."""
@@ -78,74 +61,53 @@ class Model:
         return jax.eval_shape(self.init, jax.random.key(0))
 
 
-@dataclasses.dataclass(frozen=True)
-class _Entry:
-    about: str
-    build: Callable[..., nn.Module]  # (num_classes=, is_training=) -> module
-    data_config: DataConfig
-    num_classes: int = 10
-
-
-_CIFAR = DataConfig((32, 32), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-_DIGITS = DataConfig((8, 8), (0.305,), (0.376,), channels=1)
-_HALF = (0.5, 0.5, 0.5)
-
-_MODELS: dict[str, _Entry] = {
-    "vit_digits": _Entry(
-        "ViT for 8x8 grey digits, 2-pixel tokens; ships with weights",
-        functools.partial(VisionTransformer, patch=2, width=48, depth=4, num_heads=4),
-        _DIGITS,
-    ),
-    **{
-        f"cifar_resnet{depth}": _Entry(
-            f"ResNet-{depth} for 32x32, option-A shortcuts (He et al., 2016)",
-            functools.partial(CifarResNet, blocks_per_stage=(depth - 2) // 6),
-            _CIFAR,
-        )
-        for depth in (20, 32, 44, 56)
-    },
-    "vit_tiny_patch4_32": _Entry(
-        "ViT-Ti for 32x32, 4-pixel tokens (Dosovitskiy et al., 2021)",
-        functools.partial(VisionTransformer, patch=4, width=192, depth=12, num_heads=3),
-        DataConfig((32, 32), _HALF, _HALF),
-    ),
-}
-
-
 def names() -> dict[str, str]:
-    """Name -> one line about it."""
-    return {name: entry.about for name, entry in _MODELS.items()}
+    """Short name -> one line about it."""
+    return {name: entry.about for name, entry in MODELS.items()}
 
 
-@functools.lru_cache(maxsize=64)
 def create(
-    name: str, *, num_classes: int | None = None, input_size: tuple[int, int] | None = None
+    name: str,
+    *,
+    num_classes: int | None = None,
+    input_size: tuple[int, int] | None = None,
+    dtype: Any = None,
+    param_dtype: Any = None,
+    pooling: str | None = None,
+    gelu: str | None = None,
 ) -> Model:
     """A model by name.
 
     Args:
-      name: one of :func:`names`.
-      num_classes: 10 for all of these by default.
+      name: one of :func:`names`, or timm's or a PatchCleanser checkpoint's name for one of them
+        (see :mod:`certmask_jax.models.spellings`).
+      num_classes: by default what the name says (``..._imagenette``: 10), else what the published
+        weights have.
       input_size: ``(height, width)`` other than the model's own; resizes straight to it.
+      dtype: of the computation, such as ``"bfloat16"``; float32 by default. Norms, softmax and
+        logits are in float32 in any case.
+      param_dtype: of the parameters; float32 by default.
+      pooling: ViTs only: ``"token"`` (default) or ``"mean"``.
+      gelu: ViTs only: ``"exact"`` (default, timm's) or ``"tanh"`` (Google's own weights).
 
     Raises:
-      ValueError: for an unknown name, listing what there is.
+      ValueError: for an unknown name, listing what there is, or an option that the model lacks.
     """
-    if name not in _MODELS:
-        close = difflib.get_close_matches(name, _MODELS, n=1)
-        hint = f" (did you mean {close[0]}?)" if close else ""
-        raise ValueError(f"model: expected one of {', '.join(_MODELS)}, got {name!r}{hint}")
-    entry = _MODELS[name]
-    classes = entry.num_classes if num_classes is None else num_classes
+    spelling = resolve(name)
+    entry = MODELS[spelling.model]
+    options = {"dtype": dtype, "param_dtype": param_dtype, "pooling": pooling, "gelu": gelu}
+    chosen = {option: value for option, value in options.items() if value is not None}
+    for option in ("dtype", "param_dtype"):
+        if option in chosen:
+            chosen[option] = _as_dtype(chosen[option], option)
+    classes = spelling.num_classes or entry.num_classes if num_classes is None else num_classes
+    if classes < 1:
+        raise ValueError(f"num_classes: expected at least 1, got {classes}")
+    module, trained, apply_fn = _build(spelling.model, classes, tuple(sorted(chosen.items())))
     config = entry.data_config
-    if input_size is not None:
-        config = dataclasses.replace(config, input_size=input_size, resize=None)
-    module = entry.build(num_classes=classes, is_training=False)
-
-    def apply_fn(params: Params, images: Array) -> Array:
-        return module.apply(params, images)  # type: ignore[return-value]
-
-    trained = entry.build(num_classes=classes, is_training=True)
+    if input_size is not None or spelling.resizes_whole:
+        size = config.input_size if input_size is None else input_size
+        config = dataclasses.replace(config, input_size=size, resize=None)
     return Model(name, classes, module, trained, config, apply_fn)
 
 
@@ -153,3 +115,33 @@ def default_weights(name: str) -> Path | None:
     """The weights that ship with a model, or None."""
     path = Path(__file__).parent.parent / "checkpoints" / f"{name}.npz"
     return path if path.is_file() else None
+
+
+@functools.lru_cache(maxsize=64)
+def _build(
+    model: str, num_classes: int, options: tuple[tuple[str, Any], ...]
+) -> tuple[nn.Module, nn.Module, ApplyFn]:
+    """The modules in eval and training mode, and the apply function, one for equal arguments."""
+    build = MODELS[model].build
+    module = build(num_classes=num_classes, is_training=False)
+    for option, _ in options:
+        if not hasattr(module, option):
+            raise ValueError(f"{option}: expected only for ViTs, got it for {model}")
+    module = module.clone(**dict(options))
+    trained = build(num_classes=num_classes, is_training=True, **dict(options))
+
+    def apply_fn(params: Params, images: Array) -> Array:
+        return module.apply(params, images)  # type: ignore[return-value]
+
+    return module, trained, apply_fn
+
+
+def _as_dtype(dtype: Any, option: str) -> Any:
+    """A hashable dtype, so that equal ones are one model."""
+    try:
+        found = jnp.dtype(dtype)
+    except TypeError as error:
+        raise ValueError(f"{option}: expected a dtype such as bfloat16, got {dtype!r}") from error
+    if not jnp.issubdtype(found, jnp.floating):
+        raise ValueError(f"{option}: expected a floating dtype such as bfloat16, got {found}")
+    return found

@@ -13,13 +13,14 @@ import jax.numpy as jnp
 from jax import Array
 
 
-def _batch_norm(is_training: bool, name: str) -> nn.BatchNorm:
+def _batch_norm(is_training: bool, param_dtype: Any, name: str) -> nn.BatchNorm:
     """Batch normalisation in float32, epsilon 1e-5 and momentum as in PyTorch."""
     return nn.BatchNorm(
         use_running_average=not is_training,
         momentum=0.9,
         epsilon=1e-5,
         dtype=jnp.float32,
+        param_dtype=param_dtype,
         name=name,
     )
 
@@ -31,6 +32,7 @@ class BasicBlock(nn.Module):
     stride: int = 1
     is_training: bool = False
     dtype: Any = None
+    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -42,13 +44,14 @@ class BasicBlock(nn.Module):
                 padding=1,
                 use_bias=False,
                 dtype=self.dtype,
+                param_dtype=self.param_dtype,
                 name=name,
             )
 
         y = conv(self.stride, "conv1")(x)
-        y = nn.relu(_batch_norm(self.is_training, name="bn1")(y).astype(x.dtype))
+        y = nn.relu(_batch_norm(self.is_training, self.param_dtype, name="bn1")(y).astype(x.dtype))
         y = conv(1, "conv2")(y)
-        y = _batch_norm(self.is_training, name="bn2")(y).astype(x.dtype)
+        y = _batch_norm(self.is_training, self.param_dtype, name="bn2")(y).astype(x.dtype)
         return nn.relu(y + self._shortcut(x))
 
     def _shortcut(self, x: Array) -> Array:
@@ -69,6 +72,7 @@ class CifarResNet(nn.Module):
       widths: channels of the three stages.
       is_training: batch statistics instead of running averages (collection ``batch_stats``).
       dtype: of the computation; norms and logits are in float32.
+      param_dtype: of the parameters.
     """
 
     num_classes: int
@@ -76,18 +80,33 @@ class CifarResNet(nn.Module):
     widths: tuple[int, ...] = (16, 32, 64)
     is_training: bool = False
     dtype: Any = None
+    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         x = nn.Conv(
-            self.widths[0], (3, 3), padding=1, use_bias=False, dtype=self.dtype, name="conv1"
+            self.widths[0],
+            (3, 3),
+            padding=1,
+            use_bias=False,
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+            name="conv1",
         )(x)
-        x = nn.relu(_batch_norm(self.is_training, name="bn1")(x).astype(x.dtype))
+        x = nn.relu(_batch_norm(self.is_training, self.param_dtype, name="bn1")(x).astype(x.dtype))
         for stage, planes in enumerate(self.widths):
             for block in range(self.blocks_per_stage):
                 stride = 2 if stage > 0 and block == 0 else 1
                 x = BasicBlock(
-                    planes, stride, self.is_training, self.dtype, name=f"layer{stage + 1}_{block}"
+                    planes,
+                    stride,
+                    self.is_training,
+                    self.dtype,
+                    self.param_dtype,
+                    name=f"layer{stage + 1}_{block}",
                 )(x)
         x = x.mean(axis=(1, 2)).astype(jnp.float32)
-        return nn.Dense(self.num_classes, dtype=jnp.float32, name="linear")(x)
+        head = nn.Dense(
+            self.num_classes, dtype=jnp.float32, param_dtype=self.param_dtype, name="linear"
+        )
+        return head(x)

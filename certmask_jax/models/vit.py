@@ -1,4 +1,4 @@
-"""Vision Transformers (Dosovitskiy et al., 2021) for small images.
+"""Vision Transformers (Dosovitskiy et al., 2021), from 8 x 8 digits to ViT-L at 384.
 
 Parameter names are timm's (``patch_embed.proj.weight``, ``blocks.0.attn.qkv.weight``, ...), with
 dots where Flax nests.
@@ -13,53 +13,67 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+POOLINGS = ("token", "mean")
+GELUS = ("exact", "tanh")
+
 
 class Attention(nn.Module):
     """Multi-head self-attention: tokens ``[B, N, D]`` -> ``[B, N, D]``."""
 
     num_heads: int
     dtype: Any = None
+    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         batch, tokens, width = x.shape
-        qkv = nn.Dense(3 * width, dtype=self.dtype, name="qkv")(x)
+        types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        qkv = nn.Dense(3 * width, name="qkv", **types)(x)
         q, k, v = jnp.moveaxis(qkv.reshape(batch, tokens, 3, self.num_heads, -1), 2, 0)
         mixed = jax.nn.dot_product_attention(q, k, v)  # softmax in float32
-        return nn.Dense(width, dtype=self.dtype, name="proj")(mixed.reshape(x.shape))
+        return nn.Dense(width, name="proj", **types)(mixed.reshape(x.shape))
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block."""
+    """Pre-norm transformer block: tokens ``[B, N, D]`` -> ``[B, N, D]``."""
 
     num_heads: int
     mlp_ratio: int = 4
+    gelu: str = "exact"
     dtype: Any = None
+    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         width = x.shape[-1]
-
-        def norm(name: str) -> nn.LayerNorm:
-            return nn.LayerNorm(epsilon=1e-6, dtype=jnp.float32, name=name)
-
-        y = norm("norm1")(x).astype(x.dtype)
-        x = x + Attention(self.num_heads, self.dtype, name="attn")(y)
-        y = norm("norm2")(x).astype(x.dtype)
-        y = nn.Dense(self.mlp_ratio * width, dtype=self.dtype, name="mlp_fc1")(y)
-        y = nn.gelu(y, approximate=False)
-        return x + nn.Dense(width, dtype=self.dtype, name="mlp_fc2")(y)
+        types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        y = _norm(self.param_dtype, "norm1")(x).astype(x.dtype)
+        x = x + Attention(self.num_heads, name="attn", **types)(y)
+        y = _norm(self.param_dtype, "norm2")(x).astype(x.dtype)
+        y = nn.Dense(self.mlp_ratio * width, name="mlp_fc1", **types)(y)
+        y = nn.gelu(y, approximate=self.gelu == "tanh")
+        return x + nn.Dense(width, name="mlp_fc2", **types)(y)
 
 
 class VisionTransformer(nn.Module):
-    """ViT with a class token: images ``float32[B, h, w, c]`` -> logits ``float32[B, K]``.
+    """ViT: images ``float32[B, h, w, c]`` -> logits ``float32[B, K]``.
 
     Attributes:
       num_classes: K.
       patch: side of a token in pixels; must divide the image.
       width, depth, num_heads: D, blocks, heads.
+      pooling: ``"token"`` classifies the class token, normalised by ``norm``; ``"mean"`` the mean
+        of the image's tokens, normalised after the mean by ``fc_norm``: timm's
+        ``global_pool="avg"``. The class token takes part in the attention either way, as in timm.
+      gelu: ``"exact"``, as timm runs all ViTs, or ``"tanh"``, the approximation with which
+        Google's own weights were trained.
       is_training: unused, so that all models are made alike (there is no dropout).
       dtype: of the computation; norms, softmax and logits are in float32.
+      param_dtype: of the parameters.
+
+    Raises:
+      ValueError: for another pooling or gelu; on a call, for an image that the patch does not
+        divide.
     """
 
     num_classes: int
@@ -67,8 +81,18 @@ class VisionTransformer(nn.Module):
     width: int
     depth: int
     num_heads: int
+    pooling: str = "token"
+    gelu: str = "exact"
     is_training: bool = False
     dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    def __post_init__(self) -> None:
+        if self.pooling not in POOLINGS:
+            raise ValueError(f"pooling: expected one of {POOLINGS}, got {self.pooling!r}")
+        if self.gelu not in GELUS:
+            raise ValueError(f"gelu: expected one of {GELUS}, got {self.gelu!r}")
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -78,16 +102,26 @@ class VisionTransformer(nn.Module):
                 f"{x.shape[1]}x{x.shape[2]}"
             )
         side = (self.patch, self.patch)
-        x = nn.Conv(
-            self.width, side, side, padding="VALID", dtype=self.dtype, name="patch_embed_proj"
-        )(x)
+        types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        x = nn.Conv(self.width, side, side, padding="VALID", name="patch_embed_proj", **types)(x)
         x = x.reshape(x.shape[0], -1, self.width)
         small = nn.initializers.normal(0.02)
-        token = self.param("cls_token", small, (1, 1, self.width))
+        token = self.param("cls_token", small, (1, 1, self.width), self.param_dtype)
         x = jnp.concatenate([jnp.broadcast_to(token, (len(x), 1, self.width)), x], axis=1)
-        x = x + self.param("pos_embed", small, (1, x.shape[1], self.width))
+        x = x + self.param("pos_embed", small, (1, x.shape[1], self.width), self.param_dtype)
         x = x.astype(self.dtype or x.dtype)
         for block in range(self.depth):
-            x = Block(self.num_heads, dtype=self.dtype, name=f"blocks_{block}")(x)
-        x = nn.LayerNorm(epsilon=1e-6, dtype=jnp.float32, name="norm")(x[:, 0])
-        return nn.Dense(self.num_classes, dtype=jnp.float32, name="head")(x)
+            x = Block(self.num_heads, gelu=self.gelu, name=f"blocks_{block}", **types)(x)
+        if self.pooling == "token":
+            x = _norm(self.param_dtype, "norm")(x[:, 0])
+        else:
+            x = _norm(self.param_dtype, "fc_norm")(x[:, 1:].astype(jnp.float32).mean(axis=1))
+        head = nn.Dense(
+            self.num_classes, dtype=jnp.float32, param_dtype=self.param_dtype, name="head"
+        )
+        return head(x)
+
+
+def _norm(param_dtype: Any, name: str) -> nn.LayerNorm:
+    """Layer normalisation in float32, with the published epsilon."""
+    return nn.LayerNorm(epsilon=1e-6, dtype=jnp.float32, param_dtype=param_dtype, name=name)

@@ -1,0 +1,209 @@
+"""The table of models: architecture, preprocessing, parameter count and source, by short name."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import flax.linen as nn
+
+from certmask_jax.models.bagnet import BagNet
+from certmask_jax.models.cifar_resnet import CifarResNet
+from certmask_jax.models.resmlp import ResMLP
+from certmask_jax.models.resnetv2 import ResNetV2
+from certmask_jax.models.vit import VisionTransformer
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """How a model wants its images.
+
+    Attributes:
+      input_size: ``(height, width)`` that the model sees.
+      mean, std: per channel, of pixels scaled to [0, 1].
+      channels: 3 (RGB) or 1 (grey).
+      resize: shorter side in pixels before the centre crop to ``input_size``; None resizes straight
+        to ``input_size``.
+      interpolation: Pillow's name of it, on uint8.
+    """
+
+    input_size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    channels: int = 3
+    resize: int | None = None
+    interpolation: str = "bicubic"
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A row of the table.
+
+    Attributes:
+      about: one line.
+      build: ``(num_classes=, is_training=, ...) -> module``; also takes the module's other fields.
+      data_config: preprocessing of the weights that ``source`` names.
+      parameters: how many the model has with ``num_classes`` classes, as published (without running
+        averages).
+      source: paper, and the published weights if there are any.
+      num_classes: K of the published weights.
+    """
+
+    about: str
+    build: Callable[..., nn.Module]
+    data_config: DataConfig
+    parameters: int
+    source: str
+    num_classes: int = 10
+
+
+_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+_HALVES = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+_CIFAR = DataConfig((32, 32), *_IMAGENET)
+_DIGITS = DataConfig((8, 8), (0.305,), (0.376,), channels=1)
+
+_VIT_PAPER = "Dosovitskiy et al. (2021), arXiv 2010.11929"
+_BIT_PAPER = "Kolesnikov et al. (2020), arXiv 1912.11370"
+_BAGNET_PAPER = "Brendel and Bethge (2019), arXiv 1904.00760"
+
+_VITS = {  # short -> (timm's word, width, depth, heads)
+    "ti": ("tiny", 192, 12, 3),
+    "s": ("small", 384, 12, 6),
+    "b": ("base", 768, 12, 12),
+    "l": ("large", 1024, 24, 16),
+}
+_VIT_PARAMETERS = {  # (size, patch, input side) -> count with 1,000 classes
+    ("ti", 16, 224): 5_717_416, ("ti", 16, 384): 5_790_376,
+    ("ti", 32, 224): 6_131_560, ("ti", 32, 384): 6_149_800,
+    ("s", 16, 224): 22_050_664, ("s", 16, 384): 22_196_584,
+    ("s", 32, 224): 22_878_952, ("s", 32, 384): 22_915_432,
+    ("b", 16, 224): 86_567_656, ("b", 16, 384): 86_859_496,
+    ("b", 32, 224): 88_224_232, ("b", 32, 384): 88_297_192,
+    ("l", 16, 224): 304_326_632, ("l", 16, 384): 304_715_752,
+    ("l", 32, 224): 306_535_400, ("l", 32, 384): 306_632_680,
+}  # fmt: skip
+_SMALL_VIT_PARAMETERS = {  # (size, patch, input side) -> count with 10 classes
+    ("ti", 2, 32): 5_392_714, ("ti", 2, 64): 5_540_170,
+    ("ti", 4, 32): 5_362_762, ("ti", 4, 64): 5_399_626,
+    ("ti", 8, 32): 5_381_194, ("ti", 8, 64): 5_390_410,
+    ("s", 2, 32): 21_402_250, ("s", 2, 64): 21_697_162,
+    ("s", 4, 32): 21_342_346, ("s", 4, 64): 21_416_074,
+    ("s", 8, 32): 21_379_210, ("s", 8, 64): 21_397_642,
+}  # fmt: skip
+
+
+def _vit(size: str, patch: int) -> Callable[..., nn.Module]:
+    _, width, depth, heads = _VITS[size]
+    return functools.partial(
+        VisionTransformer, patch=patch, width=width, depth=depth, num_heads=heads
+    )
+
+
+def _imagenet_vit(size: str, patch: int, side: int) -> Entry:
+    word = _VITS[size][0]
+    # timm's crop fractions: 0.9 at 224, 1.0 at 384.
+    config = DataConfig((side, side), *_HALVES, resize=248 if side == 224 else side)
+    return Entry(
+        f"ViT-{size.capitalize()}/{patch} for {side}x{side}",
+        _vit(size, patch),
+        config,
+        _VIT_PARAMETERS[size, patch, side],
+        f"{_VIT_PAPER}; timm: vit_{word}_patch{patch}_{side}",
+        num_classes=1000,
+    )
+
+
+def _small_vit(size: str, patch: int, side: int) -> Entry:
+    return Entry(
+        f"ViT-{size.capitalize()} for {side}x{side}, {patch}-pixel tokens",
+        _vit(size, patch),
+        DataConfig((side, side), *_HALVES),
+        _SMALL_VIT_PARAMETERS[size, patch, side],
+        _VIT_PAPER,
+    )
+
+
+_BIT_PARAMETERS = {"50x1": 25_549_352, "101x1": 44_541_480, "50x3": 217_319_080}
+_BIT_BLOCKS = {"50x1": (3, 4, 6, 3), "101x1": (3, 4, 23, 3), "50x3": (3, 4, 6, 3)}
+
+
+def _bit(size: str, side: int) -> Entry:
+    if side == 448:
+        weights, resize, interpolation = "goog_in21k_ft_in1k", side, "bilinear"
+    elif size == "50x1":
+        weights, resize, interpolation = "goog_distilled_in1k", 256, "bicubic"
+    else:
+        weights, resize, interpolation = "goog_in21k", 256, "bilinear"
+    return Entry(
+        f"BiT ResNetV2-{size} for {side}x{side}",
+        functools.partial(ResNetV2, blocks=_BIT_BLOCKS[size], width=int(size.split("x")[1])),
+        DataConfig((side, side), *_HALVES, resize=resize, interpolation=interpolation),
+        _BIT_PARAMETERS[size],
+        f"{_BIT_PAPER}; timm: resnetv2_{size}_bit.{weights}",
+        num_classes=1000,
+    )
+
+
+def _resmlp(depth: int, layer_scale: float, parameters: int) -> Entry:
+    return Entry(
+        f"ResMLP-S{depth} for 224x224",
+        functools.partial(ResMLP, depth=depth, layer_scale=layer_scale),
+        DataConfig((224, 224), *_IMAGENET, resize=256),
+        parameters,
+        f"Touvron et al. (2021), arXiv 2105.03404; timm: resmlp_{depth}_224",
+        num_classes=1000,
+    )
+
+
+def _bagnet(field: int, kernels: tuple[int, ...], parameters: int) -> Entry:
+    return Entry(
+        f"BagNet-{field} for 224x224, logits of {field}x{field} pixels averaged",
+        functools.partial(BagNet, kernels=kernels),
+        DataConfig((224, 224), *_IMAGENET, resize=256, interpolation="bilinear"),
+        parameters,
+        f"{_BAGNET_PAPER}; weights: wielandbrendel/bag-of-local-features-models",
+        num_classes=1000,
+    )
+
+
+_CIFAR_PARAMETERS = {20: 269_722, 32: 464_154, 44: 658_586, 56: 853_018}
+
+MODELS: dict[str, Entry] = {
+    "vit_digits": Entry(
+        "ViT for 8x8 grey digits, 2-pixel tokens; ships with weights",
+        functools.partial(VisionTransformer, patch=2, width=48, depth=4, num_heads=4),
+        _DIGITS,
+        114_778,
+        f"{_VIT_PAPER}; weights: this package",
+    ),
+    **{
+        f"cifar_resnet{depth}": Entry(
+            f"ResNet-{depth} for 32x32, option-A shortcuts (He et al., 2016)",
+            functools.partial(CifarResNet, blocks_per_stage=(depth - 2) // 6),
+            _CIFAR,
+            parameters,
+            "He et al. (2016), arXiv 1512.03385; weights: akamaster/pytorch_resnet_cifar10",
+        )
+        for depth, parameters in _CIFAR_PARAMETERS.items()
+    },
+    **{
+        f"vit_{_VITS[size][0]}_patch{patch}_{side}": _small_vit(size, patch, side)
+        for size, patch, side in _SMALL_VIT_PARAMETERS
+    },
+    **{
+        f"vit_{size}{patch}" + ("" if side == 224 else f"_{side}"): _imagenet_vit(size, patch, side)
+        for size, patch, side in _VIT_PARAMETERS
+    },
+    **{
+        f"resnetv2_{size}" + ("" if side == 224 else f"_{side}"): _bit(size, side)
+        for size in _BIT_PARAMETERS
+        for side in (224, 448)
+    },
+    "resmlp_s12": _resmlp(12, 1e-4, 15_350_872),
+    "resmlp_s24": _resmlp(24, 1e-5, 30_020_680),
+    "resmlp_s36": _resmlp(36, 1e-6, 44_690_488),
+    "bagnet9": _bagnet(9, (3, 3, 1, 1), 15_688_744),
+    "bagnet17": _bagnet(17, (3, 3, 3, 1), 16_213_032),
+    "bagnet33": _bagnet(33, (3, 3, 3, 3), 18_310_184),
+}
