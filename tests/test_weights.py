@@ -13,7 +13,8 @@ import pytest
 from jax.tree_util import DictKey
 from timm_oracle import load_timm
 
-from certmask_jax import google_weights, models, weight_adaptation, weight_families, weights
+from certmask_jax import models, weights
+from certmask_jax.weights import adaptation, families, google
 from experiments import convert_weights
 
 # A reading thread of Orbax' outlives the error about a damaged folder, and complains of that later.
@@ -199,7 +200,7 @@ def test_googles_vit_as_timm_reads_it(tmp_path, prefix):
     found = {prefix + name: array for name, array in found.items()}
     np.savez(tmp_path / "vit.npz", **found)
     module.load_pretrained(str(tmp_path / "vit.npz"))
-    _assert_state(google_weights.translate(found), module.state_dict())
+    _assert_state(google.translate(found), module.state_dict())
 
 
 def test_googles_vit_predicts_as_in_timm(tmp_path):
@@ -255,7 +256,7 @@ def test_googles_bit_as_timm_reads_it(tmp_path):
     found = _google_bit(rng, stem=32, widths=widths, layers=layers, classes=7)
     np.savez(tmp_path / "bit.npz", **found)
     module.load_pretrained(str(tmp_path / "bit.npz"))
-    arrays = google_weights.translate(found)
+    arrays = google.translate(found)
     assert "stages.2.blocks.10.conv3.weight" in arrays
     _assert_state(arrays, module.state_dict())
 
@@ -466,8 +467,8 @@ def test_weights_of_another_family(tmp_path):
     ],
 )  # fmt: skip
 def test_families_by_their_names(arrays, described):
-    found = google_weights.translate(arrays)
-    assert weight_families.describe({n: a.shape for n, a in found.items()}) == described
+    found = google.translate(arrays)
+    assert families.describe({n: a.shape for n, a in found.items()}) == described
 
 
 def test_googles_files_that_do_not_fit(tmp_path):
@@ -597,7 +598,7 @@ def test_positions_are_resized_as_in_timm(grid):
 
     table = np.random.default_rng(0).normal(size=(1, 17, 5)).astype(np.float32)
     expected = resample_abs_pos_embed(torch.from_numpy(table), list(grid)).numpy()
-    resized = weight_adaptation.resized_positions(table, grid=grid, prefix_tokens=1)
+    resized = adaptation.resized_positions(table, grid=grid, prefix_tokens=1)
     assert resized.shape == (1, 1 + grid[0] * grid[1], 5)
     np.testing.assert_allclose(resized, expected, atol=2e-6)
     np.testing.assert_array_equal(resized[:, 0], table[:, 0])
@@ -606,13 +607,13 @@ def test_positions_are_resized_as_in_timm(grid):
 def test_resizing_positions_by_hand():
     """Rows stay rows; a function of the row that is constant along columns stays so."""
     rows = np.repeat([0.0, 0.0, 8.0, 8.0], 4)[None, :, None].astype(np.float32)
-    resized = weight_adaptation.resized_positions(rows, grid=(2, 8), prefix_tokens=0)
+    resized = adaptation.resized_positions(rows, grid=(2, 8), prefix_tokens=0)
     resized = resized.reshape(2, 8)
     np.testing.assert_allclose(resized, resized[:, :1].repeat(8, 1), atol=1e-6)
     np.testing.assert_allclose(resized[0] + resized[1], 8, atol=1e-5)  # by symmetry
     assert resized[0, 0] < 1
     with pytest.raises(ValueError, match=r"a square number, D\] to resize, got \[1, 15, 1\]"):
-        weight_adaptation.resized_positions(rows[:, 1:], grid=(2, 2), prefix_tokens=0)
+        adaptation.resized_positions(rows[:, 1:], grid=(2, 2), prefix_tokens=0)
 
 
 def test_another_input_size_on_request_only(tmp_path):
@@ -624,7 +625,7 @@ def test_another_input_size_on_request_only(tmp_path):
                        r"resize_positions=True \(experiments\.convert_weights"):  # fmt: skip
         weights.load(tmp_path / "w.npz", model)
     resized = weights.load(tmp_path / "w.npz", model, resize_positions=True)
-    expected = weight_adaptation.resized_positions(
+    expected = adaptation.resized_positions(
         params["params"].pop("pos_embed"), grid=(6, 8), prefix_tokens=1
     )
     np.testing.assert_array_equal(resized["params"].pop("pos_embed"), expected)

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from certmask_jax.models import Model
-from certmask_jax.weight_families import is_before_head, is_head
-from certmask_jax.weight_names import Arrays, to_torch, torch_name
+from certmask_jax.weights.families import is_before_head, is_head
+from certmask_jax.weights.names import Arrays, to_torch, torch_name
 
 
 def with_new_head(arrays: Arrays, model: Model, *, seed: int) -> Arrays:

@@ -15,18 +15,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from certmask_jax import google_weights, weight_reading, weight_writing
 from certmask_jax.models import Model, Params
-from certmask_jax.weight_adaptation import can_resize_positions, resized_positions, with_new_head
-from certmask_jax.weight_families import Shapes, likely_causes
-from certmask_jax.weight_names import (
+from certmask_jax.weights import google, reading, writing
+from certmask_jax.weights.adaptation import can_resize_positions, resized_positions, with_new_head
+from certmask_jax.weights.families import Shapes, likely_causes
+from certmask_jax.weights.names import (
     Arrays,
     from_torch,
     torch_name,
     torch_shape,
     without_wrappers,
 )
-from certmask_jax.weight_writing import check_writable
+from certmask_jax.weights.writing import check_writable
 
 __all__ = ["check_writable", "digest", "load", "save", "torch_name"]
 
@@ -70,7 +70,7 @@ def load(
             f"resize_positions: expected a model with position embeddings, got {model.name}, which "
             "has none; leave it out"
         )
-    arrays = without_wrappers(google_weights.translate(weight_reading.read(path)))
+    arrays = without_wrappers(google.translate(reading.read(path)))
     if new_head:
         arrays = with_new_head(arrays, model, seed=seed)
     if resize_positions:
@@ -92,7 +92,7 @@ def save(path: Path | str, params: Params) -> None:
       FileExistsError: when ``path`` is a folder but not Orbax's, or a file where a folder is meant.
       OSError: when it cannot be written.
     """
-    weight_writing.write(Path(path), params)
+    writing.write(Path(path), params)
 
 
 def digest(params: Params) -> str:

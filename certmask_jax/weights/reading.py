@@ -19,7 +19,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from certmask_jax.weight_names import Arrays, to_arrays
+from certmask_jax.weights.names import Arrays, to_arrays
 
 TORCH_SUFFIXES = (".pth", ".pt", ".th", ".tar", ".bin")
 
@@ -38,7 +38,7 @@ _READ = f"expected weights in .npz or .safetensors, an Orbax folder, or {', '.jo
 def read(path: Path) -> Arrays:
     """The arrays of a file or an Orbax folder, under the names and in the layouts that it has.
 
-    Flax's variables in an Orbax folder get PyTorch's (:func:`weight_names.to_arrays`).
+    Flax's variables in an Orbax folder get PyTorch's (:func:`names.to_arrays`).
 
     Raises:
       FileNotFoundError: when there is nothing.

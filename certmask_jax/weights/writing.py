@@ -10,8 +10,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from certmask_jax.weight_names import to_arrays
-from certmask_jax.weight_reading import ORBAX_MARK
+from certmask_jax.weights.names import to_arrays
+from certmask_jax.weights.reading import ORBAX_MARK
 
 
 def check_writable(path: Path) -> None:

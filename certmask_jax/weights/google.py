@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from certmask_jax.weight_names import Arrays
+from certmask_jax.weights.names import Arrays
 
 Layout = Callable[[NDArray[Any]], NDArray[Any]]
 
