@@ -24,7 +24,7 @@ from certmask_jax.input_pipeline import Source
 from certmask_jax.mask_sets import MaskSet
 from certmask_jax.models import Model, Params
 from certmask_jax.prediction_table import check_labels
-from certmask_jax.recipes import Recipe
+from certmask_jax.recipes import Recipe as Recipe
 from certmask_jax.training_log import Row
 from certmask_jax.training_step import DeviceBatch, Measures, Trainer, trainer
 
