@@ -50,6 +50,11 @@ class InMemory:
     def __init__(self, images: NDArray[np.uint8], labels: ArrayLike) -> None:
         self.images = images
         self.labels = np.asarray(labels, dtype=np.int32)
+        if self.labels.shape != (len(images),):
+            raise ValueError(
+                f"labels: expected one for each of the {len(images)} images, got shape "
+                f"{self.labels.shape}"
+            )
 
     def __len__(self) -> int:
         return len(self.images)

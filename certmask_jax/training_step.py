@@ -212,12 +212,10 @@ def _step(
         return TrainState(after, moments, average, state.step + 1), Measures(loss, correct)
 
     def looped(state: TrainState, batch: DeviceBatch) -> tuple[TrainState, Measures]:
-        # As the body of a loop, a step rounds as it did when whole epochs were one loop, so that
-        # the shipped weights are remade bit by bit. It takes no longer.
         state, measures = jax.lax.scan(step, state, jax.tree.map(lambda leaf: leaf[None], batch))
         return state, jax.tree.map(lambda leaf: leaf[0], measures)
 
-    return looped
+    return looped if recipe.looped else step
 
 
 def _augmented(key: Array, images: Array, recipe: Recipe) -> Array:
