@@ -128,16 +128,25 @@ def trainer(
             f"batch_size: expected a multiple of the {mesh.size} devices, got "
             f"{recipe.batch_size}; {near} would do"
         )
-    hide = _hide(recipe, model.data_config.input_size, cutout_masks)
-    rate = recipes.schedule(
-        recipe, recipes.learning_rate(recipe, model.name), steps_per_epoch=steps
-    )
-    optimizer = recipes.optimizer(recipe, rate)
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    step = jax.jit(
-        _step(model, recipe, optimizer, hide), donate_argnums=0, out_shardings=everywhere
-    )
+    rate, optimizer, step = _compiled(model, recipe, steps, tuple(cutout_masks), mesh)
     return Trainer(model, recipe, steps, mesh, rate, optimizer, step)
+
+
+@functools.lru_cache(maxsize=8)
+def _compiled(
+    model: Model, recipe: Recipe, steps_per_epoch: int, masks: tuple[MaskSet, ...], mesh: Mesh
+) -> tuple[Callable[[int], Any], optax.GradientTransformation, Any]:
+    """Learning rate, optimiser and jitted step; cached, so that equal runs compile once."""
+    hide = _hide(recipe, model.data_config.input_size, masks)
+    peak = recipes.learning_rate(recipe, model.name)
+    rate = recipes.schedule(recipe, peak, steps_per_epoch=steps_per_epoch)
+    optimizer = recipes.optimizer(recipe, rate)
+    step = jax.jit(
+        _step(model, recipe, optimizer, hide),
+        donate_argnums=0,
+        out_shardings=NamedSharding(mesh, PartitionSpec()),
+    )
+    return rate, optimizer, step
 
 
 _Hide = Callable[[Array, Array, cutout.LossesOf], Array]
@@ -235,7 +244,6 @@ def _augmented(key: Array, images: Array, recipe: Recipe) -> Array:
     return images
 
 
-@functools.lru_cache(maxsize=16)
 def _computing(module: Any, recipe: Recipe) -> Any:
     if recipe.compute == "float32":
         return module

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+
+import jax
+import numpy as np
 
 from certmask_jax import models
-from certmask_jax.models import Model
+from certmask_jax.models import Model, Params
 from certmask_jax.models.cifar_resnet import CifarResNet
 from certmask_jax.models.vit import VisionTransformer
 
 
+@functools.cache
 def small_resnet() -> Model:
     """Three blocks with batch norm, for the digits."""
     return _replaced(
@@ -18,6 +23,7 @@ def small_resnet() -> Model:
     )
 
 
+@functools.cache
 def small_vit() -> Model:
     """One block, for the digits."""
     return _replaced(
@@ -26,6 +32,12 @@ def small_vit() -> Model:
         ),
         name="small_vit",
     )
+
+
+@functools.cache
+def first_params(model: Model) -> Params:
+    """Random variables; making them takes longer than training these models does."""
+    return jax.tree.map(np.asarray, model.init(jax.random.key(0)))
 
 
 def _replaced(build, name: str) -> Model:

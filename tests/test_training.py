@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
-from small_models import small_resnet, small_vit
+from small_models import first_params, small_resnet, small_vit
 
 from certmask_jax import (
     augmentation,
@@ -371,7 +371,10 @@ def test_held_out_images_are_not_trained_on():
 @pytest.mark.parametrize("make", [small_vit, small_resnet])
 def test_training_is_deterministic_and_learns(make):
     recipe = dataclasses.replace(TINY, epochs=4, learning_rate=5e-2)
-    first, second = (training.train(make(), _digits(), recipe=recipe) for _ in range(2))
+    first, second = (
+        training.train(make(), _digits(), recipe=recipe, params=first_params(make()))
+        for _ in range(2)
+    )
     jax.tree.map(np.testing.assert_array_equal, first.params, second.params)
     assert first.rows[-1].loss < first.rows[0].loss
     assert [row.step for row in first.rows] == [4, 8, 12, 16]
@@ -384,7 +387,9 @@ def test_eight_devices_find_the_losses_of_one(make):
     losses, params = [], []
     for count in (1, 8):
         mesh = device_mesh(iter(jax.devices()[:count]))
-        trained = training.train(make(), _digits(), recipe=recipe, mesh=mesh)
+        trained = training.train(
+            make(), _digits(), recipe=recipe, params=first_params(make()), mesh=mesh
+        )
         losses.append(trained.rows[0].loss)  # the mean of four steps
         params.append(trained.params)
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
@@ -401,7 +406,7 @@ def test_batch_is_shared_by_the_devices():
 
 def _after_one_step(recipe, masks=()):
     made = training_step.trainer(small_vit(), recipe, num_images=64, cutout_masks=masks)
-    params = jax.tree.map(np.asarray, made.model.init(jax.random.key(5)))
+    params = first_params(small_vit())
     state, measures = made.step(
         made.start(params), made.put(_digits(64).gather(np.arange(64)), np.zeros(2, np.uint32))
     )
@@ -448,12 +453,13 @@ def test_bfloat16_computes_nearly_the_same_and_keeps_float32():
 def test_bad_training():
     with pytest.raises(ValueError, match="batch_size: expected at most the 10 images"):
         training.train(small_vit(), _digits(10), recipe=TINY)
+    start = first_params(small_vit())
     wrong = InMemory(_digits().images, _digits().labels + 5)
     with pytest.raises(ValueError, match=r"labels: .*in 0\.\.9"):
-        training.train(small_vit(), wrong, recipe=TINY)
+        training.train(small_vit(), wrong, recipe=TINY, params=start)
     recipe = dataclasses.replace(TINY, learning_rate=float("nan"))
     with pytest.raises(FloatingPointError, match=r"nan at step 2; try a smaller learning_rate$"):
-        training.train(small_vit(), _digits(640), recipe=recipe)
+        training.train(small_vit(), _digits(640), recipe=recipe, params=start)
 
 
 # --- the program ---
