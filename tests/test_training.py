@@ -115,6 +115,22 @@ def test_random_masks_are_unions_of_one_set(order):
     assert seen == possible  # every union of every set comes up
 
 
+def test_masks_of_a_short_set_are_equally_likely():
+    """Its padding, which repeats the first mask, is never drawn."""
+    sets = _two_sets()
+    images = np.ones((400, 8, 8, 1), np.float32)
+    hidden = [_painted(boxes, (8, 8)).tobytes() for boxes in sets[1].boxes]
+    counts = np.zeros(4)
+    for seed in range(8):
+        key = jax.random.key(seed)
+        cut = cutout.random_masks(key, images, cutout.mask_stack(sets), order=1)
+        found = [one.tobytes() for one in np.asarray(cut)[..., 0] == 0]
+        if set(found) <= set(hidden):
+            counts += [found.count(one) for one in hidden]
+    share = counts / counts.sum()
+    assert np.abs(share - 0.25).max() < 5 * np.sqrt(0.25 * 0.75 / counts.sum())
+
+
 def _odd_losses(seed: int):
     """Losses that are no sum over pixels, different for each image."""
     weights = np.random.default_rng(seed).normal(size=(12, 64)).astype(np.float32)
