@@ -215,8 +215,8 @@ def test_killed_at_random_moments_and_resumed_is_undisturbed(tmp_path):
     rng = np.random.default_rng()
     latest, moments = 0, []
     for number in range(KILLS):
-        # Somewhere after the last checkpoint, leaving something for the kills that follow.
-        last = latest + max(1, (killed_training.STEPS - latest) // (KILLS - number + 1))
+        # Somewhere after the last checkpoint, and on the whole spread over the run.
+        last = max(latest, killed_training.STEPS * (number + 1) // (KILLS + 1))
         step, delay = int(rng.integers(latest, last + 1)), float(rng.uniform(0, 0.15))
         moments.append((step, delay))
         child = _child(killed)
