@@ -1,199 +1,241 @@
-"""Training with Cutout (DeVries and Taylor, 2017), so that a model bears masks.
+"""Training with Cutout, from scratch or from given weights, so that a model bears masks.
 
-PatchCleanser trains with two random squares an image, filled like its masks. Everything is a pure
-function of a seed; the step is jitted.
+Everything but the clock is a pure function of seed, recipe, data and first weights. A run that is
+stopped and resumed from its checkpoint, on the same devices, ends in the same bits as one that
+was left alone.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import functools
-from collections.abc import Callable
-from typing import Any
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
-from jax import Array
-from numpy.typing import ArrayLike, NDArray
+from jax.sharding import Mesh
+from numpy.typing import NDArray
 
-from certmask_jax.forward import check_images
+from certmask_jax import checkpoints, input_pipeline, masked_images
+from certmask_jax.checkpoints import Checkpoints
+from certmask_jax.forward import check_images, predict
+from certmask_jax.input_pipeline import Source
+from certmask_jax.mask_sets import MaskSet
 from certmask_jax.models import Model, Params
 from certmask_jax.prediction_table import check_labels
+from certmask_jax.preprocessing import Preprocessing
+from certmask_jax.recipes import Recipe as Recipe
+from certmask_jax.training_log import Row
+from certmask_jax.training_step import DeviceBatch, Measures, Trainer, trainer
+
+# The host runs this many steps ahead of what it has seen the result of.
+_STEPS_IN_FLIGHT = 4
+_HELD_OUT_AT_ONCE = 256
 
 
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-    """How to train.
+class Trained(NamedTuple):
+    """What a run leaves."""
 
-    Attributes:
-      epochs, batch_size, seed: passes over the data, images a step, of all randomness.
-      learning_rate: peak of a cosine schedule with a tenth of the steps to warm up.
-      weight_decay: of AdamW.
-      cutout_size: side of the squares in pixels; 0 for none.
-      cutout_squares: how many an image.
-      shift: random shifts by up to this many pixels, edges repeated.
-      label_smoothing: towards the uniform distribution.
-      rotate: random rotations by up to this many degrees.
-      zoom: random zooms by up to this fraction.
-    """
+    params: Params
+    rows: tuple[Row, ...]  # one an epoch
+    step: int  # steps done
+    finished: bool  # False when it was asked to stop before the end
 
-    epochs: int = 500
-    batch_size: int = 128
-    learning_rate: float = 4e-3
-    weight_decay: float = 0.05
-    cutout_size: int = 3
-    cutout_squares: int = 2
-    shift: int = 1
-    label_smoothing: float = 0.1
-    rotate: float = 6.0
-    zoom: float = 0.06
-    seed: int = 0
+
+class Progress(NamedTuple):
+    """Where a run stands; told after every step."""
+
+    step: int  # steps done
+    steps: int  # all of them
+    loss: float  # of a step a few steps ago; NaN before any is known
+    rows: tuple[Row, ...]
 
 
 def train(
     model: Model,
-    images: NDArray[np.uint8],
-    labels: ArrayLike,
+    source: Source,
     *,
     recipe: Recipe,
     params: Params | None = None,
-    progress: Callable[[int, float], None] | None = None,
-) -> Params:
-    """Trains a model.
+    cutout_masks: Sequence[MaskSet] = (),
+    held_out: Source | None = None,
+    mesh: Mesh | None = None,
+    saved: Checkpoints | None = None,
+    checkpoint_every: int | None = None,
+    should_stop: Callable[[], bool] | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> Trained:
+    """Trains a model; goes on from the latest checkpoint if there is one.
 
     Args:
       model: what to train.
-      images: ``uint8[T, h, w, c]`` of the model's input size.
-      labels: ``int[T]``.
+      source: images ``uint8[h, w, c]`` of the model's input size, and labels.
       recipe: how.
       params: variables to start from; random ones by default.
-      progress: called after each epoch with (epochs done, mean loss).
-
-    Returns:
-      The variables after the last step.
+      cutout_masks: see :func:`certmask_jax.training_step.trainer`.
+      held_out: images whose accuracy (unmasked, one prediction each) is measured after each epoch;
+        it scores the checkpoints.
+      mesh: 1-D mesh; all devices by default.
+      saved: where checkpoints go and come from.
+      checkpoint_every: steps between checkpoints, beside one after each epoch.
+      should_stop: asked after each step; True writes a checkpoint and returns.
+      progress: called after each step.
 
     Raises:
-      ValueError: for bad images or labels, or fewer images than a batch.
-      FloatingPointError: when the loss is no longer finite.
+      ValueError: for bad images, labels, masks or batch sizes, or a checkpoint of another state.
+      FloatingPointError: when a loss or a parameter is no longer finite; checkpoints before stay.
     """
-    check_images(images, model.data_config.input_size)
-    true = check_labels(labels, len(images), model.num_classes)
-    steps = len(images) // recipe.batch_size
-    if steps < 1:
-        raise ValueError(
-            f"batch_size: expected at most the {len(images)} images, got {recipe.batch_size}"
-        )
-    variables = model.init(jax.random.key(recipe.seed)) if params is None else params
-    total = steps * recipe.epochs
-    schedule = optax.warmup_cosine_decay_schedule(
-        0.0, recipe.learning_rate, max(1, total // 10), total
+    check_images(source.gather(np.arange(1)).images, model.data_config.input_size)
+    if checkpoint_every is not None and checkpoint_every < 1:
+        raise ValueError(f"checkpoint_every: expected at least 1 step, got {checkpoint_every}")
+    made = trainer(model, recipe, num_images=len(source), cutout_masks=cutout_masks, mesh=mesh)
+    run = _Run(made, saved, params, held_out)
+    total = made.steps_per_epoch * recipe.epochs
+    batches = input_pipeline.prefetched(
+        _work(made, run.step, len(source)), lambda item: _put(made, source, *item)
     )
-    optimizer = optax.adamw(schedule, weight_decay=recipe.weight_decay)
-    state = optimizer.init(variables["params"])
-    epoch = _epoch(model, recipe, optimizer, steps)
-    data = (jnp.asarray(images), jnp.asarray(true))
-    for number in range(recipe.epochs):
-        key = jax.random.fold_in(jax.random.key(recipe.seed + 1), number)
-        variables, state, loss = epoch(variables, state, key, *data)
-        if not np.isfinite(loss):
-            raise FloatingPointError(
-                f"the loss is {float(loss)} after {number + 1} epoch(s); try a smaller "
-                "learning_rate"
-            )
+    for batch in batches:
+        run.advance(batch)
+        ends_epoch = run.step % made.steps_per_epoch == 0
+        if ends_epoch:
+            run.finish_epoch()
+        stops = should_stop is not None and should_stop() and run.step < total
+        if ends_epoch or stops or (checkpoint_every and run.step % checkpoint_every == 0):
+            run.save(scored=ends_epoch)
         if progress is not None:
-            progress(number + 1, float(loss))
-    return variables
+            progress(Progress(run.step, total, run.last_loss, tuple(run.rows)))
+        if stops:
+            batches.close()
+            break
+    return Trained(made.result(run.state), tuple(run.rows), run.step, run.step == total)
 
 
-def cutout(key: Array, images: Array, *, size: int, squares: int) -> Array:
-    """Replaces random squares by 0, the mean colour after normalisation.
+class _Run:
+    """The changing part of a run."""
 
-    Args:
-      key: of the randomness.
-      images: ``float32[B, h, w, c]``, normalised.
-      size: side of a square in pixels; its centre is uniform over the image, so that squares may
-        be cut by the border, as in the original.
-      squares: how many an image.
-    """
-    height, width = images.shape[1:3]
-    shape = (len(images), squares, 1, 1)
-    keys = jax.random.split(key)
-    top = jax.random.randint(keys[0], shape, 0, height) - size // 2
-    left = jax.random.randint(keys[1], shape, 0, width) - size // 2
-    rows, cols = jnp.arange(height)[:, None], jnp.arange(width)[None, :]
-    hidden = (rows >= top) & (rows < top + size) & (cols >= left) & (cols < left + size)
-    return jnp.where(hidden.any(axis=1)[..., None], 0.0, images)
+    def __init__(
+        self,
+        made: Trainer,
+        saved: Checkpoints | None,
+        params: Params | None,
+        held_out: Source | None,
+    ) -> None:
+        self._made, self._saved, self._held_out = made, saved, held_out
+        self._in_flight: deque[tuple[int, Measures]] = deque()
+        self.rows: list[Row] = []
+        self.last_loss = float("nan")
+        self._loss_sum, self._correct, self._images = 0.0, 0, 0
+        self.state = made.start(params)
+        self.step = 0
+        latest = None if saved is None else saved.latest()
+        if latest is not None:
+            self.state = made.place(checkpoints.restored(latest.arrays, self.state))
+            self.step = latest.step
+            self.rows = [Row(*row) for row in latest.about["rows"]]
+            self._loss_sum, self._correct, self._images = latest.about["totals"]
+        self._since = (time.perf_counter(), self.step)
 
+    def advance(self, batch: DeviceBatch) -> None:
+        """One step, and the news of the step a few steps ago."""
+        self.state, measures = self._made.step(self.state, batch)
+        self.step += 1
+        self._in_flight.append((self.step, measures))
+        if len(self._in_flight) > _STEPS_IN_FLIGHT:
+            self._collect()
 
-def moved(key: Array, images: Array, *, shift: float, rotate: float, zoom: float) -> Array:
-    """Random shift (pixels), rotation (degrees) and zoom (fraction) of ``float32[B, h, w, c]``."""
-    height, width = images.shape[1:3]
-    centre = jnp.array([(height - 1) / 2, (width - 1) / 2])
-    grid = jnp.stack(jnp.meshgrid(jnp.arange(height), jnp.arange(width), indexing="ij"), -1)
-
-    def one(key: Array, image: Array) -> Array:
-        keys = jax.random.split(key, 3)
-        angle = jnp.deg2rad(jax.random.uniform(keys[0], minval=-rotate, maxval=rotate))
-        scale = 1 + jax.random.uniform(keys[1], minval=-zoom, maxval=zoom)
-        offset = jax.random.uniform(keys[2], (2,), minval=-shift, maxval=shift)
-        turn = jnp.array([[jnp.cos(angle), -jnp.sin(angle)], [jnp.sin(angle), jnp.cos(angle)]])
-        source = (grid - centre) @ (turn * scale) + centre + offset
-        sample = functools.partial(
-            jax.scipy.ndimage.map_coordinates,
-            coordinates=[source[..., 0], source[..., 1]],
-            order=1,
-            mode="nearest",
+    def finish_epoch(self) -> None:
+        """Adds a row."""
+        self._drain()
+        images = (self.step - self._since[1]) * self._made.recipe.batch_size
+        speed = images / max(1e-9, time.perf_counter() - self._since[0])
+        row = Row(
+            step=self.step,
+            epoch=self.step / self._made.steps_per_epoch,
+            loss=self._loss_sum / self._images,
+            accuracy=self._correct / self._images,
+            held_out_accuracy=None if self._held_out is None else self._accuracy(),
+            learning_rate=float(self._made.rate(self.step - 1)),
+            images_per_second=round(speed, 1),
         )
-        return jax.vmap(sample, in_axes=-1, out_axes=-1)(image)
+        self.rows.append(row)
+        self._loss_sum, self._correct, self._images = 0.0, 0, 0
+        self._since = (time.perf_counter(), self.step)
 
-    return jax.vmap(one)(jax.random.split(key, len(images)), images)
+    def save(self, *, scored: bool) -> None:
+        """Writes a checkpoint, if its numbers are good."""
+        if self._saved is None:
+            return
+        self._drain()
+        state = jax.device_get(self.state)
+        bad = [n for n, a in checkpoints.named_arrays(state).items() if not _is_finite(a)]
+        if bad:
+            raise self._broken(f"{bad[0]} is not finite after step {self.step}")
+        about = {"rows": self.rows, "totals": [self._loss_sum, self._correct, self._images]}
+        score = self.rows[-1].held_out_accuracy if scored else None
+        self._saved.save(self.step, state, about, score=score)
 
+    def _drain(self) -> None:
+        while self._in_flight:
+            self._collect()
 
-def _epoch(model: Model, recipe: Recipe, optimizer: Any, steps: int) -> Any:
-    """One jitted pass over the shuffled data."""
-    config = model.data_config
-    mean, std = (np.asarray(v, np.float32) for v in (config.mean, config.std))
+    def _collect(self) -> None:
+        step, measures = self._in_flight.popleft()
+        batch = self._made.recipe.batch_size
+        self.last_loss = float(measures.loss)
+        if not np.isfinite(self.last_loss):
+            raise self._broken(f"the loss is {self.last_loss} at step {step}")
+        self._loss_sum += self.last_loss * batch
+        self._correct += int(measures.correct)
+        self._images += batch
 
-    def loss_of(params: Any, rest: Any, images: Array, labels: Array) -> tuple[Array, Any]:
-        logits, changed = model.train_module.apply(
-            {"params": params, **rest}, images, mutable=list(rest)
-        )
-        target = optax.smooth_labels(
-            jax.nn.one_hot(labels, model.num_classes), recipe.label_smoothing
-        )
-        return optax.softmax_cross_entropy(logits, target).mean(), changed
-
-    @jax.jit
-    def epoch(
-        variables: Params, state: Any, key: Array, images: Array, labels: Array
-    ) -> tuple[Params, Any, Array]:
-        keys = jax.random.split(key, steps + 1)
-        order = jax.random.permutation(keys[0], len(images))[: steps * recipe.batch_size]
-
-        def step(carry: Any, work: Any) -> tuple[Any, Array]:
-            variables, state = carry
-            key, chosen = work
-            move_key, cut_key = jax.random.split(key)
-            batch = (images[chosen].astype(jnp.float32) / 255 - mean) / std
-            batch = moved(
-                move_key, batch, shift=recipe.shift, rotate=recipe.rotate, zoom=recipe.zoom
+    def _accuracy(self) -> float:
+        """Of the held-out images, by the model as it would be returned now."""
+        assert self._held_out is not None
+        model, correct = self._made.model, 0
+        config = model.data_config
+        for start in range(0, len(self._held_out), _HELD_OUT_AT_ONCE):
+            stop = min(start + _HELD_OUT_AT_ONCE, len(self._held_out))
+            pixels = self._held_out.gather(np.arange(start, stop))
+            table = predict(
+                model.apply_fn,
+                self._made.result(self.state),
+                pixels.images,
+                masked_images.unmasked(config.input_size),
+                preprocessing=Preprocessing(mean=config.mean, std=config.std),
+                chunk=_HELD_OUT_AT_ONCE,
+                mesh=self._made.mesh,
             )
-            if recipe.cutout_size:
-                batch = cutout(
-                    cut_key, batch, size=recipe.cutout_size, squares=recipe.cutout_squares
-                )
-            rest = {name: value for name, value in variables.items() if name != "params"}
-            (loss, changed), grads = jax.value_and_grad(loss_of, has_aux=True)(
-                variables["params"], rest, batch, labels[chosen]
-            )
-            updates, state = optimizer.update(grads, state, variables["params"])
-            params = optax.apply_updates(variables["params"], updates)
-            return ({"params": params, **changed}, state), loss
+            correct += int((table.predictions[:, 0] == pixels.labels).sum())
+        return correct / len(self._held_out)
 
-        work = (keys[1:], order.reshape(steps, recipe.batch_size))
-        (variables, state), losses = jax.lax.scan(step, (variables, state), work)
-        return variables, state, losses.mean()
+    def _broken(self, what: str) -> FloatingPointError:
+        steps = [] if self._saved is None else self._saved.steps()
+        kept = f"; the last good checkpoint is of step {steps[-1]}" if steps else ""
+        return FloatingPointError(f"{what}; try a smaller learning_rate{kept}")
 
-    return epoch
+
+def _work(
+    made: Trainer, first: int, images: int
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.uint32]]]:
+    """Numbers and key of each step's batch, from step ``first`` to the end."""
+    recipe = made.recipe
+    for epoch in range(first // made.steps_per_epoch, recipe.epochs):
+        plan = input_pipeline.epoch_plan(
+            recipe.seed, epoch, images=images, batch_size=recipe.batch_size
+        )
+        keys = np.asarray(jax.random.key_data(plan.keys))
+        skipped = max(0, first - epoch * made.steps_per_epoch)
+        yield from list(zip(plan.numbers, keys, strict=True))[skipped:]
+
+
+def _put(
+    made: Trainer, source: Source, numbers: NDArray[np.int64], key: NDArray[np.uint32]
+) -> DeviceBatch:
+    pixels = source.gather(numbers)
+    check_labels(pixels.labels, len(numbers), made.model.num_classes)
+    return made.put(pixels, key)
+
+
+def _is_finite(array: NDArray[Any]) -> bool:
+    return bool(np.isfinite(array.astype(np.float32)).all())

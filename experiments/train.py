@@ -1,108 +1,296 @@
-"""Trains a model with Cutout and writes its weights.
+"""Trains a model with Cutout, or fine-tunes one, and writes its weights.
 
     python -m experiments.train
 
 remakes the checkpoint that ships with the package (digits, a small ViT) in a few minutes on two
-cores, as runs/vit_digits.npz.
+cores, as runs/vit_digits.npz. Fine-tuning that can be killed and resumed:
+
+    python -m experiments.train --dataset cifar10 --data-dir DIR --model cifar_resnet20 \
+        --weights FILE --epochs 2 --run-folder runs/x --checkpoint-every 200 --resume
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
+import hashlib
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from certmask_jax import data, defenses, mask_sets, models, predict, training, weights
+from certmask_jax import (
+    data,
+    defenses,
+    input_pipeline,
+    mask_sets,
+    models,
+    predict,
+    training,
+    weights,
+)
+from certmask_jax.checkpoints import Checkpoints
+from certmask_jax.input_pipeline import Source, Streamed
+from certmask_jax.mask_sets import MaskSet
+from certmask_jax.models import Model, Params
 from certmask_jax.preprocessing import Preprocessing
+from certmask_jax.training_log import Row, write_csv, write_picture
+from certmask_jax.training_step import trainer
+from experiments import certify, measure_input
+from experiments.training_options import parser, read_recipe
+
+_STOPPED = 143  # as the shell reports a program that SIGTERM ended
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line; every field of the training recipe is an option."""
-    parse = argparse.ArgumentParser(
-        prog="python -m experiments.train",
-        description="Trains a model with Cutout and writes its weights.",
-    )
-    parse.add_argument("--dataset", default="digits", help="name (default: %(default)s)")
-    parse.add_argument("--data-dir", type=Path, help="where the data set was prepared")
-    parse.add_argument("--model", default=models.DEFAULT, help="name (default: %(default)s)")
-    parse.add_argument("--weights", type=Path, help="start from these (default: random)")
-    parse.add_argument("--out", type=Path, help="file to write (default: runs/MODEL.npz)")
-    parse.add_argument("--overwrite", action="store_true", help="replace an existing file")
-    group = parse.add_argument_group("recipe")
-    for field in dataclasses.fields(training.Recipe):
-        group.add_argument(
-            f"--{field.name.replace('_', '-')}",
-            type=type(field.default),
-            default=field.default,
-            help="default: %(default)s",
-        )
-    return parse
+@dataclasses.dataclass(frozen=True)
+class _Job:
+    """What the options come down to."""
+
+    model: Model
+    params: Params | None
+    recipe: training.Recipe
+    masks: tuple[MaskSet, ...]
+    source: Source
+    held_out: Source | None
+    streamed: Streamed
+    test_set: data.Dataset
+    identity: dict[str, Any]
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Trains, evaluates on the test split, writes."""
-    out = arguments.out or Path("runs") / f"{arguments.model}.npz"
-    if out.exists() and not arguments.overwrite:
+def run(arguments: argparse.Namespace) -> int:
+    """Trains, writes, evaluates on the test split; returns the exit status."""
+    folder = arguments.run_folder
+    if folder is None and (arguments.resume or arguments.checkpoint_every is not None):
+        raise ValueError("--resume and --checkpoint-every: expected a --run-folder to keep them in")
+    out = arguments.out or (folder or Path("runs")) / f"{arguments.model}.npz"
+    if out.exists() and not (arguments.overwrite or arguments.resume or arguments.measure_input):
         raise FileExistsError(f"--out {out}: exists already; --overwrite replaces it")
+    _check_writable(out.parent)
+    job = _job(arguments)
+    if arguments.measure_input:
+        made = trainer(job.model, job.recipe, num_images=len(job.source), cutout_masks=job.masks)
+        print(measure_input.measure(made, job.source, job.params, steps=arguments.measure_input))
+        return 0
+    saved = None
+    if folder is not None:
+        saved = Checkpoints(
+            folder / "checkpoints",
+            run=job.identity,
+            keep_best=arguments.keep_best,
+            resume=arguments.resume,
+        )
+    trained = _train(job, saved, folder, arguments.checkpoint_every)
+    _say_unreadable(job.streamed)
+    if folder is not None:
+        _write_log(folder, trained.rows, title=f"{job.model.name} on {arguments.dataset}")
+    if not trained.finished:
+        print(f"stopped after step {trained.step}; --resume goes on from there", file=sys.stderr)
+        return _STOPPED
+    weights.save(out, trained.params)
+    print(f"{out}: {_evaluated(job, trained.params, arguments.test_images)}")
+    return 0
+
+
+def _job(arguments: argparse.Namespace) -> _Job:
+    """Opens everything, so that whatever is wrong is said before the long work."""
     model = models.create(arguments.model)
-    config = model.data_config
     train_set, test_set = (
-        data.load(arguments.dataset, data_config=config, split=s, data_dir=arguments.data_dir)
-        for s in ("train", "test")
+        data.load(
+            arguments.dataset, data_config=model.data_config, split=s, data_dir=arguments.data_dir
+        )
+        for s in (arguments.split, arguments.test_split)
     )
+    _check_same_classes(train_set, test_set)
     if train_set.num_classes != model.num_classes:
         model = models.create(arguments.model, num_classes=train_set.num_classes)
     params = None if arguments.weights is None else weights.load(arguments.weights, model)
-    recipe = training.Recipe(
-        **{f.name: getattr(arguments, f.name) for f in dataclasses.fields(training.Recipe)}
-    )
-    batch = train_set.read(0, len(train_set))
-    with tqdm(total=recipe.epochs, unit="epoch", desc="training", mininterval=1) as bar:
-
-        def advance(done: int, loss: float) -> None:
-            bar.update(done - bar.n)
-            bar.set_postfix(loss=f"{loss:.3f}")
-
-        params = training.train(
-            model, batch.images, batch.labels, recipe=recipe, params=params, progress=advance
+    recipe = read_recipe(arguments)
+    size = model.data_config.input_size
+    masks: tuple[MaskSet, ...] = ()
+    if recipe.cutout in ("mask_set", "two_masks", "greedy"):
+        masks = tuple(
+            mask_sets.budgeted_grid(
+                size,
+                certify.read_patch(text, size),
+                masks_per_axis=arguments.cutout_masks_per_axis,
+            )
+            for text in arguments.cutout_patch or ["2%"]
         )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    weights.save(out, params)
-    held_out = test_set.read(0, len(test_set))
+    elif arguments.cutout_patch:
+        raise ValueError(f"--cutout-patch: has no use with --cutout {recipe.cutout}")
+    streamed = Streamed(train_set, workers=arguments.workers, on_unreadable=arguments.on_unreadable)
+    source, held_out = input_pipeline.split_off(
+        _fitting(streamed, arguments.input, arguments.memory_mb, model),
+        arguments.held_out,
+        seed=recipe.seed,
+    )
+    first = streamed.gather(np.arange(1)).images
+    identity = {
+        "model": model.name,
+        "num_classes": model.num_classes,
+        "input_size": list(size),
+        "recipe": dataclasses.asdict(recipe),
+        "cutout_masks": [str(masks) for masks in masks],
+        "data": {
+            "name": arguments.dataset,
+            "split": train_set.split,
+            "images": len(train_set),
+            "classes": list(train_set.class_names),
+            "first_image": hashlib.sha256(first.tobytes()).hexdigest()[:16],
+        },
+        "held_out": arguments.held_out,
+        "first_weights": None if params is None else weights.digest(params),
+    }
+    return _Job(model, params, recipe, masks, source, held_out, streamed, test_set, identity)
+
+
+def _fitting(streamed: Streamed, how: str, limit_mb: int, model: Model) -> Source:
+    """The training set in memory if it fits or is asked for there, else as it streams."""
+    height, width = model.data_config.input_size
+    size = len(streamed) * height * width * model.data_config.channels
+    if how == "stream" or (how == "auto" and size > limit_mb * 1_000_000):
+        return streamed
+    with tqdm(total=len(streamed), unit="image", desc="reading", mininterval=1) as bar:
+        return input_pipeline.in_memory(streamed, progress=bar.update)
+
+
+def _train(
+    job: _Job, saved: Checkpoints | None, folder: Path | None, checkpoint_every: int | None
+) -> training.Trained:
+    """The run with its progress bar, its CSV, and SIGTERM as a request to stop."""
+    written = -1
+    with (
+        _asked_to_stop(listens=saved is not None) as should_stop,
+        tqdm(unit="step", desc="training", mininterval=1) as bar,
+    ):
+
+        def advance(now: training.Progress) -> None:
+            nonlocal written
+            if bar.total is None:
+                bar.total = now.steps
+                bar.initial = now.step - 1  # of a resumed run, so that the time left is true
+                bar.n = now.step - 1
+            if now.loss == now.loss:  # NaN before the first is known
+                bar.set_postfix(loss=f"{now.loss:.3f}", refresh=False)
+            bar.update(now.step - bar.n)
+            if folder is not None and len(now.rows) != written:
+                write_csv(folder / "metrics.csv", now.rows)
+                written = len(now.rows)
+
+        try:
+            return training.train(
+                job.model,
+                job.source,
+                recipe=job.recipe,
+                params=job.params,
+                cutout_masks=job.masks,
+                held_out=job.held_out,
+                saved=saved,
+                checkpoint_every=checkpoint_every,
+                should_stop=should_stop,
+                progress=advance,
+            )
+        finally:
+            if saved is not None:
+                saved.close()
+
+
+@contextlib.contextmanager
+def _asked_to_stop(*, listens: bool) -> Iterator[Callable[[], bool]]:
+    """A function that says whether SIGTERM has come; without a run folder SIGTERM just ends."""
+    asked: list[int] = []
+    if not listens:
+        yield lambda: False
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, _: asked.append(number))
+    try:
+        yield lambda: bool(asked)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _evaluated(job: _Job, params: Params, count: int) -> str:
+    """Clean and certified accuracy on test images that are spread evenly over the split."""
+    config = job.model.data_config
+    chosen = np.linspace(0, len(job.test_set) - 1, min(count, len(job.test_set))).round()
+    held_out = [job.test_set.read(int(i), int(i) + 1) for i in chosen]
+    labels = np.concatenate([one.labels for one in held_out])
     patch = max(1, round(config.input_size[0] / 10))
-    masks = mask_sets.budgeted_grid(config.input_size, patch, masks_per_axis=4)
-    defense = defenses.double_masking(masks)
+    defense = defenses.double_masking(
+        mask_sets.budgeted_grid(config.input_size, patch, masks_per_axis=4)
+    )
     table = predict(
-        model.apply_fn,
+        job.model.apply_fn,
         params,
-        held_out.images,
+        np.concatenate([one.images for one in held_out]),
         defense.masked_images,
         preprocessing=Preprocessing(mean=config.mean, std=config.std),
     )
-    clean = np.mean(defense.rule(table) == held_out.labels)
-    robust = np.mean(defense.worst_case(table, held_out.labels))
-    print(
-        f"{out}: on {len(held_out.labels)} test images, {patch} px patch, double masking 4x4: "
-        f"clean {clean:.3f}, certified {robust:.3f}"
+    clean = np.mean(defense.rule(table) == labels)
+    robust = np.mean(defense.worst_case(table, labels))
+    return (
+        f"on {len(labels)} test images, {patch} px patch, double masking 4x4: clean {clean:.3f}, "
+        f"certified {robust:.3f}"
     )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the program; returns its exit status (2 for bad input)."""
+def _check_same_classes(train_set: data.Dataset, test_set: data.Dataset) -> None:
+    trained, tested = set(train_set.class_names), set(test_set.class_names)
+    if trained != tested:
+        raise ValueError(
+            f"{train_set.name}: expected the same classes in {train_set.split!r} and "
+            f"{test_set.split!r}, but only the former has {sorted(trained - tested) or 'none more'}"
+            f" and only the latter has {sorted(tested - trained) or 'none more'}"
+        )
+
+
+def _check_writable(folder: Path) -> None:
+    probe = folder / ".certmask_jax-probe"
     try:
-        run(parser().parse_args(argv))
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise OSError(
+            error.errno, f"{folder}: cannot write there ({error.strerror}); choose another --out"
+        ) from error
+
+
+def _write_log(folder: Path, rows: Sequence[Row], *, title: str) -> None:
+    write_csv(folder / "metrics.csv", rows)
+    try:
+        write_picture(folder / "curves.png", rows, title=title)
+    except ImportError as error:
+        print(f"no picture of the curves ({error}); pip install 'certmask_jax[plots]'")
+
+
+def _say_unreadable(streamed: Streamed) -> None:
+    for number, why in sorted(streamed.unreadable.items())[:10]:
+        print(f"unreadable image {number}: {why}", file=sys.stderr)
+    if streamed.unreadable:
+        print(
+            f"{len(streamed.unreadable)} image(s) could not be read and were replaced by the next "
+            "ones of the set",
+            file=sys.stderr,
+        )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the program; returns its exit status (2 for bad input, 143 after SIGTERM)."""
+    try:
+        return run(parser().parse_args(argv))
     except (ValueError, OSError, FloatingPointError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        message = error.strerror if isinstance(error, OSError) and error.strerror else error
+        print(f"error: {message}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    return 0
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from certmask_jax import data, models, training
+from certmask_jax import data, models
 from certmask_jax.models import DataConfig
 
 CONFIG = DataConfig((8, 8), (0.5,), (0.5,), channels=1)
@@ -131,39 +131,3 @@ def test_empty_image_folder(tmp_path):
     (tmp_path / "cat").mkdir()
     with pytest.raises(ValueError, match="at least 1 image"):
         data.load("image_folder", data_config=CONFIG, data_dir=tmp_path)
-
-
-def test_cutout_hides_squares_and_nothing_else():
-    images = np.ones((50, 9, 9, 2), np.float32)
-    cut = np.asarray(training.cutout(jax.random.key(0), images, size=3, squares=2))
-    hidden = (cut == 0).all(-1)
-    assert ((cut == 0) == hidden[..., None]).all()
-    assert hidden.sum((1, 2)).max() <= 18
-    assert hidden.sum((1, 2)).min() >= 4  # centres lie inside the image
-    again = training.cutout(jax.random.key(0), images, size=3, squares=2)
-    np.testing.assert_array_equal(cut, again)
-
-
-@pytest.mark.parametrize("name", ["vit_digits", "cifar_resnet20"])
-def test_training_is_deterministic_and_learns(name):
-    model = models.create(name, input_size=(8, 8))
-    images, labels = data.digits_arrays("train")
-    images = np.repeat(images[:256], model.data_config.channels, axis=3)
-    recipe = training.Recipe(epochs=3, batch_size=64, learning_rate=1e-3)
-    losses = []
-    first = training.train(
-        model, images, labels[:256], recipe=recipe, progress=lambda _, loss: losses.append(loss)
-    )
-    second = training.train(model, images, labels[:256], recipe=recipe)
-    jax.tree.map(np.testing.assert_array_equal, first, second)
-    assert losses[-1] < losses[0]
-
-
-def test_bad_training():
-    model = models.create("vit_digits")
-    images, labels = data.digits_arrays("train")
-    with pytest.raises(ValueError, match="batch_size"):
-        training.train(model, images[:10], labels[:10], recipe=training.Recipe())
-    recipe = training.Recipe(epochs=1, batch_size=64, learning_rate=float("nan"))
-    with pytest.raises(FloatingPointError, match="smaller learning_rate"):
-        training.train(model, images[:640], labels[:640], recipe=recipe)

@@ -19,7 +19,9 @@ HOUSE = [
     "models.bagnet", "models.cifar_resnet", "models.resmlp", "models.resnetv2", "models.vit",
     "models.published", "models.spellings", "models",
     "weights.names", "weights.google", "weights.reading", "weights.writing", "weights.families",
-    "weights.adaptation", "weights", "data", "tables", "training", "report", "certification",
+    "weights.adaptation", "weights", "data", "tables",
+    "cutout", "recipes", "augmentation", "input_pipeline",
+    "checkpoints", "training_log", "training_step", "training", "report", "certification",
 ]  # fmt: skip
 EXACT = ["geometry", "mask_sets", "masked_images", "prediction_table"]
 

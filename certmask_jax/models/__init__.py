@@ -113,7 +113,7 @@ def create(
 
 def default_weights(name: str) -> Path | None:
     """The weights that ship with a model, or None."""
-    path = Path(__file__).parent.parent / "checkpoints" / f"{name}.npz"
+    path = Path(__file__).parent.parent / "pretrained" / f"{name}.npz"
     return path if path.is_file() else None
 
 

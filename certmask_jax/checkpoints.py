@@ -1,0 +1,248 @@
+"""Checkpoints of a training run, by Orbax: whole or not at all, of one run, the best and the last.
+
+A folder holds ``run.json`` (what the run is) and one folder a step with the arrays of the state
+and a JSON of what else it takes to go on. Arrays are saved as NumPy, so they restore anywhere.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import numpy as np
+from numpy.typing import NDArray
+
+_RUN = "run.json"
+_REMOVED = ".removed-"
+
+_Tree = TypeVar("_Tree")
+
+
+class Saved(NamedTuple):
+    """A checkpoint as it was read back."""
+
+    step: int
+    arrays: dict[str, NDArray[Any]]
+    about: dict[str, Any]
+
+
+class Checkpoints:
+    """The checkpoints of one run.
+
+    A step is in the folder under its number only when it is complete: a process that is killed
+    while it writes or removes one leaves rubbish under other names, cleared at the next start.
+
+    Args:
+      folder: created if need be.
+      run: JSON-able facts that make the run what it is (model, recipe, data, first weights).
+      keep_best: how many to keep by score, beside the latest, which is always kept. Checkpoints
+        without a score count as older ones: the latest of them come last.
+      resume: whether a run that the folder holds may be continued. A folder without one is new in
+        either case.
+
+    Raises:
+      FileExistsError: when the folder holds a run, without ``resume``.
+      ValueError: when it holds another run, naming what differs; or for a bad ``keep_best``.
+      OSError: when nothing can be written there.
+    """
+
+    def __init__(
+        self, folder: Path, *, run: Mapping[str, Any], keep_best: int = 1, resume: bool = False
+    ) -> None:
+        if keep_best < 1:
+            raise ValueError(f"keep_best: expected at least 1 checkpoint, got {keep_best}")
+        self.folder = folder.absolute()  # Orbax takes no other
+        self._keep_best = keep_best
+        wanted = json.loads(json.dumps(run))
+        there = self._run_there()
+        if there is not None and not resume:
+            raise FileExistsError(
+                f"{folder}: holds a training run already; --resume continues it, or choose "
+                "another folder"
+            )
+        if there is not None and there != wanted:
+            raise ValueError(
+                f"{folder}: expected the checkpoints of this run, got those of another: "
+                f"{'; '.join(_differences(there, wanted))}. Choose another folder, or the options "
+                "of the run that it holds"
+            )
+        _claim(self.folder, wanted)
+        self._manager = _manager(self.folder)
+        self._scores: dict[int, float | None] = {
+            step: self._about(step).get("score") for step in self.steps()
+        }
+
+    def steps(self) -> list[int]:
+        """Steps of the complete checkpoints, in order."""
+        return sorted(int(step) for step in self._manager.all_steps())
+
+    def save(
+        self, step: int, state: Any, about: Mapping[str, Any], *, score: float | None = None
+    ) -> None:
+        """Writes a checkpoint, then removes those that are neither the latest nor among the best.
+
+        Args:
+          step: steps done; a step that is there already is left alone.
+          state: pytree of arrays.
+          about: JSON-able.
+          score: more is better; None when it was not measured.
+        """
+        import orbax.checkpoint as ocp
+
+        if step in self._scores:
+            return
+        try:
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(named_arrays(state)),
+                    about=ocp.args.JsonSave({**about, "score": score}),
+                ),
+                force=True,
+            )
+            self._manager.wait_until_finished()
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"{self.folder}: writing the checkpoint of step {step} failed "
+                f"({error.strerror or error}); earlier ones are whole. Make room and --resume",
+            ) from error
+        self._scores[step] = score
+        self._remove_worst(step)
+
+    def latest(self) -> Saved | None:
+        """The last complete checkpoint, or None.
+
+        Raises:
+          ValueError: when it is damaged, naming its folder.
+        """
+        steps = self.steps()
+        return self.read(steps[-1]) if steps else None
+
+    def best(self) -> int | None:
+        """Step of the highest score (the later of equal ones), or None without scores."""
+        scored = [(score, step) for step, score in self._scores.items() if score is not None]
+        return max(scored)[1] if scored else None
+
+    def read(self, step: int) -> Saved:
+        """One checkpoint; see :meth:`latest`."""
+        import orbax.checkpoint as ocp
+
+        found = self._restore(
+            step, ocp.args.Composite(state=ocp.args.StandardRestore(), about=ocp.args.JsonRestore())
+        )
+        return Saved(step, dict(found.state), dict(found.about))
+
+    def close(self) -> None:
+        """Lets go of Orbax' threads."""
+        self._manager.close()
+
+    def _run_there(self) -> dict[str, Any] | None:
+        file = self.folder / _RUN
+        try:
+            return dict(json.loads(file.read_text(encoding="utf-8")))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except ValueError as error:
+            raise ValueError(f"{file}: damaged, cannot be read ({error})") from error
+
+    def _about(self, step: int) -> dict[str, Any]:
+        import orbax.checkpoint as ocp
+
+        found = self._restore(step, ocp.args.Composite(about=ocp.args.JsonRestore()))
+        return dict(found.about)
+
+    def _restore(self, step: int, what: Any) -> Any:
+        try:
+            return self._manager.restore(step, args=what)
+        except Exception as error:  # Orbax and tensorstore raise many kinds
+            reason = str(error).split("\n")[0]
+            raise ValueError(
+                f"{self.folder / str(step)}: this checkpoint is damaged ({reason[:200]}); remove "
+                "its folder to go on from the one before"
+            ) from error
+
+    def _remove_worst(self, latest: int) -> None:
+        def rank(step: int) -> tuple[float, int]:
+            score = self._scores[step]
+            return (float("-inf") if score is None else score, step)
+
+        best = sorted(self._scores, key=rank, reverse=True)[: self._keep_best]
+        for step in set(self._scores) - set(best) - {latest}:
+            # Renamed first: a removal that is cut short leaves no half of a checkpoint.
+            aside = self.folder / f"{_REMOVED}{step}"
+            os.replace(self.folder / str(step), aside)
+            shutil.rmtree(aside)
+            del self._scores[step]
+        self._manager.reload()
+
+
+def named_arrays(tree: Any) -> dict[str, NDArray[Any]]:
+    """A pytree's leaves by their path, as NumPy."""
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {_path(key): np.asarray(leaf) for key, leaf in leaves}
+
+
+def restored(arrays: Mapping[str, NDArray[Any]], like: _Tree) -> _Tree:
+    """The inverse of :func:`named_arrays`, for a tree of the same structure.
+
+    Raises:
+      ValueError: naming the entries that are missing, unexpected, or of another shape or dtype.
+    """
+    leaves, structure = jax.tree_util.tree_flatten_with_path(like)
+    wanted = {_path(key): (tuple(leaf.shape), np.dtype(leaf.dtype)) for key, leaf in leaves}
+    found = {name: (array.shape, array.dtype) for name, array in arrays.items()}
+    wrong = sorted(n for n in {*wanted, *found} if wanted.get(n) != found.get(n))
+    if wrong:
+        listed = ", ".join(f"{n} ({found.get(n)} instead of {wanted.get(n)})" for n in wrong[:4])
+        raise ValueError(
+            f"checkpoint: expected the training state of this model and recipe, but {len(wrong)} "
+            f"entries differ: {listed}"
+        )
+    return jax.tree_util.tree_unflatten(structure, [arrays[name] for name in wanted])
+
+
+def _path(key: Any) -> str:
+    return jax.tree_util.keystr(key, simple=True, separator="/")
+
+
+def _claim(folder: Path, run: Mapping[str, Any]) -> None:
+    """Writes what the run is, which also shows that the folder can be written to."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for aside in folder.glob(f"{_REMOVED}*"):
+            shutil.rmtree(aside)
+        unfinished = folder / f"{_RUN}.unfinished"
+        unfinished.write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")
+        os.replace(unfinished, folder / _RUN)
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"{folder}: cannot write checkpoints there ({error.strerror or error}); choose a "
+            "folder that you may write to",
+        ) from error
+
+
+def _manager(folder: Path) -> Any:
+    import orbax.checkpoint as ocp
+
+    options = ocp.CheckpointManagerOptions(
+        cleanup_tmp_directories=True, enable_async_checkpointing=False
+    )
+    return ocp.CheckpointManager(folder, options=options)
+
+
+def _differences(there: Any, wanted: Any, name: str = "") -> list[str]:
+    """``recipe.seed is 1 there, 2 here`` for each leaf that differs."""
+    if isinstance(there, dict) and isinstance(wanted, dict):
+        found = []
+        for key in sorted({*there, *wanted}):
+            inner = f"{name}.{key}" if name else key
+            found += _differences(there.get(key), wanted.get(key), inner)
+        return found
+    return [] if there == wanted else [f"{name} is {there!r} there, {wanted!r} here"]

@@ -1,0 +1,168 @@
+"""How to train: one frozen value, and the recipes that have a name."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any, Literal, get_args
+
+import optax
+
+from certmask_jax.cutout import Cutout
+
+Optimizer = Literal["sgd", "adamw"]
+Schedule = Literal["step", "cosine"]
+Compute = Literal["float32", "bfloat16"]
+
+_EPOCHS_A_STEP = 5
+_FACTOR = 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How to train. The defaults are PatchCleanser's fine-tuning (its section 4.1 and program).
+
+    Attributes:
+      epochs, batch_size, seed: passes over the data, images a step, of all randomness.
+      optimizer: ``"sgd"`` with ``momentum``, or ``"adamw"``.
+      learning_rate: the highest; None chooses by family (:func:`learning_rate`).
+      weight_decay: added to the gradient (sgd) or decoupled (adamw); all parameters.
+      schedule: ``"step"``, times 0.1 every 5 epochs, or ``"cosine"`` down to 0.
+      warmup: fraction of the steps in which the learning rate grows from 0.
+      cutout: what an image loses, see :data:`certmask_jax.cutout.ABOUT`.
+      cutout_size: side of the random squares in pixels; None for 128 at 224, scaled to the input.
+      cutout_squares: how many an image.
+      flip: mirror every other image.
+      crop: random crops after padding by so many pixels.
+      shift, rotate, zoom: random moves, up to so many pixels, degrees, and this fraction.
+      label_smoothing: towards the uniform distribution.
+      compute: ``"bfloat16"`` computes in it; parameters, norms, loss and optimiser stay float32.
+      ema: decay of an exponential moving average of the variables, which is then the result; 0 for
+        none.
+      looped: compile the step as the body of a loop of one. It then rounds as whole epochs in one
+        loop do, which is how the shipped digits model was made. XLA's convolutions are very slow
+        inside loops on CPU.
+
+    Raises:
+      ValueError: for a value out of range.
+    """
+
+    epochs: int = 10
+    batch_size: int = 64
+    optimizer: Optimizer = "sgd"
+    learning_rate: float | None = None
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    schedule: Schedule = "step"
+    warmup: float = 0.0
+    cutout: Cutout = "random"
+    cutout_size: int | None = None
+    cutout_squares: int = 2
+    flip: bool = False
+    crop: int = 0
+    shift: float = 0.0
+    rotate: float = 0.0
+    zoom: float = 0.0
+    label_smoothing: float = 0.0
+    compute: Compute = "float32"
+    ema: float = 0.0
+    looped: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, choices in (
+            ("optimizer", get_args(Optimizer)),
+            ("schedule", get_args(Schedule)),
+            ("cutout", get_args(Cutout)),
+            ("compute", get_args(Compute)),
+        ):
+            if getattr(self, name) not in choices:
+                raise ValueError(
+                    f"{name}: expected one of {', '.join(choices)}, got {getattr(self, name)!r}"
+                )
+        for name, least in (("epochs", 1), ("batch_size", 1), ("cutout_squares", 1), ("crop", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}: expected at least {least}, got {getattr(self, name)}")
+        if self.cutout_size is not None and self.cutout_size < 1:
+            raise ValueError(
+                f"cutout_size: expected at least 1 pixel, got {self.cutout_size}; cutout none "
+                "trains without squares"
+            )
+        for name in ("momentum", "warmup", "label_smoothing", "ema"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected 0 <= {name} < 1, got {getattr(self, name)}")
+
+
+RECIPES: dict[str, tuple[str, Recipe]] = {
+    "patchcleanser": ("fine-tuning as PatchCleanser: SGD, x0.1 every 5 epochs", Recipe()),
+    "from_scratch": (
+        "AdamW and cosine with flips and crops, for small natural images",
+        Recipe(
+            epochs=100,
+            batch_size=128,
+            optimizer="adamw",
+            learning_rate=1e-3,
+            weight_decay=0.05,
+            schedule="cosine",
+            warmup=0.1,
+            flip=True,
+            crop=4,
+            label_smoothing=0.1,
+        ),
+    ),
+    "digits": (
+        "how the shipped vit_digits was made",
+        Recipe(
+            epochs=500,
+            batch_size=128,
+            optimizer="adamw",
+            learning_rate=4e-3,
+            weight_decay=0.05,
+            schedule="cosine",
+            warmup=0.1,
+            cutout_size=3,
+            shift=1.0,
+            rotate=6.0,
+            zoom=0.06,
+            label_smoothing=0.1,
+            looped=True,
+        ),
+    ),
+}
+"""Name -> one line about it, and the recipe."""
+
+
+def learning_rate(recipe: Recipe, model_name: str) -> float:
+    """The recipe's, or PatchCleanser's by family: 1e-2 for ResNets, 1e-3 for all others."""
+    if recipe.learning_rate is not None:
+        return recipe.learning_rate
+    return 1e-2 if "resnet" in model_name.lower() else 1e-3
+
+
+def schedule(recipe: Recipe, peak: float, *, steps_per_epoch: int) -> Callable[[Any], Any]:
+    """Learning rate of a step, counted from 0; ``peak`` as of :func:`learning_rate`."""
+    total = steps_per_epoch * recipe.epochs
+    warmup = max(1, math.floor(total * recipe.warmup + 1e-9)) if recipe.warmup else 0
+    if recipe.schedule == "cosine":
+        if warmup:
+            return optax.warmup_cosine_decay_schedule(0.0, peak, warmup, total)
+        return optax.cosine_decay_schedule(peak, total)
+    drops = range(_EPOCHS_A_STEP, recipe.epochs, _EPOCHS_A_STEP)
+    stepped = optax.piecewise_constant_schedule(
+        peak, {epoch * steps_per_epoch: _FACTOR for epoch in drops}
+    )
+    if not warmup:
+        return stepped
+    grown = optax.linear_schedule(0.0, 1.0, warmup)
+    return lambda count: stepped(count) * grown(count)
+
+
+def optimizer(recipe: Recipe, rate: Callable[[Any], Any]) -> optax.GradientTransformation:
+    """The recipe's optimiser with a learning rate that is a function of the step."""
+    if recipe.optimizer == "adamw":
+        return optax.adamw(rate, weight_decay=recipe.weight_decay)
+    sgd = optax.sgd(rate, momentum=recipe.momentum)
+    if not recipe.weight_decay:
+        return sgd
+    return optax.chain(optax.add_decayed_weights(recipe.weight_decay), sgd)

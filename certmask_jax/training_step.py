@@ -1,0 +1,255 @@
+"""One training step: a jitted function of the state, a batch and a key, sharded over devices.
+
+The batch is split over a 1-D mesh as in ``forward``, the state is on every device, and plain
+``jit`` does the rest: statistics and gradients are those of the whole batch, on any number of
+devices.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from numpy.typing import NDArray
+
+from certmask_jax import augmentation, cutout, recipes
+from certmask_jax.forward import device_mesh
+from certmask_jax.input_pipeline import Pixels
+from certmask_jax.mask_sets import MaskSet
+from certmask_jax.models import Model, Params
+from certmask_jax.recipes import Recipe
+
+
+class TrainState(NamedTuple):
+    """All that a step changes."""
+
+    variables: Params
+    optimizer: Any
+    average: Params  # of the variables, or {} without
+    step: Array  # int32, steps done
+
+
+class Measures(NamedTuple):
+    """What a step found in its batch, before it changed the variables."""
+
+    loss: Array  # float32, mean
+    correct: Array  # int32, images
+
+
+class DeviceBatch(NamedTuple):
+    """A batch where the step wants it."""
+
+    images: Array  # uint8[B, h, w, c]
+    labels: Array  # int32[B]
+    key: Array  # uint32[...], the data of a random key
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Trainer:
+    """A model and a recipe made ready to step; build it with :func:`trainer`."""
+
+    model: Model
+    recipe: Recipe
+    steps_per_epoch: int
+    mesh: Mesh
+    rate: Callable[[int], Any]
+    """Learning rate of a step, counted from 0."""
+    _optimizer: optax.GradientTransformation
+    _step: Callable[[TrainState, DeviceBatch], tuple[TrainState, Measures]]
+
+    def start(self, params: Params | None = None) -> TrainState:
+        """The state before the first step; random variables by default."""
+        if params is None:
+            params = self.model.init(jax.random.key(self.recipe.seed))
+        average = params if self.recipe.ema else {}
+        zero = np.zeros((), np.int32)
+        return self.place(
+            TrainState(params, self._optimizer.init(params["params"]), average, zero)  # type: ignore[arg-type]
+        )
+
+    def place(self, state: TrainState) -> TrainState:
+        """A copy of a state on every device."""
+        copied = jax.tree.map(np.array, state)  # the step gives its input's memory away
+        return jax.device_put(copied, NamedSharding(self.mesh, PartitionSpec()))
+
+    def put(self, pixels: Pixels, key: NDArray[np.uint32]) -> DeviceBatch:
+        """A batch, and the data of its key, on the devices."""
+        split = NamedSharding(self.mesh, PartitionSpec(*self.mesh.axis_names))
+        whole = NamedSharding(self.mesh, PartitionSpec())
+        return jax.device_put(DeviceBatch(*pixels, key), DeviceBatch(split, split, whole))  # type: ignore[arg-type]
+
+    def step(self, state: TrainState, batch: DeviceBatch) -> tuple[TrainState, Measures]:
+        """One step; ``state`` is given away and must not be used again."""
+        return self._step(state, batch)
+
+    def result(self, state: TrainState) -> Params:
+        """The variables that training is for: their average if the recipe has one."""
+        return state.average if self.recipe.ema else state.variables
+
+
+def trainer(
+    model: Model,
+    recipe: Recipe,
+    *,
+    num_images: int,
+    cutout_masks: Sequence[MaskSet] = (),
+    mesh: Mesh | None = None,
+) -> Trainer:
+    """Makes a trainer.
+
+    Args:
+      model, recipe: what and how.
+      num_images: of the training set; what does not fill a batch waits for another epoch's shuffle.
+      cutout_masks: mask sets for the recipes that hide masks; one is drawn a step.
+      mesh: 1-D mesh; all devices by default.
+
+    Raises:
+      ValueError: for fewer images than a batch, a batch that the devices cannot share evenly,
+        masks that are missing or not wanted or of another image size, or a model that cannot
+        compute in bfloat16.
+    """
+    mesh = device_mesh() if mesh is None else mesh
+    steps = num_images // recipe.batch_size
+    if steps < 1:
+        raise ValueError(
+            f"batch_size: expected at most the {num_images} images, got {recipe.batch_size}"
+        )
+    if recipe.batch_size % mesh.size:
+        near = max(1, round(recipe.batch_size / mesh.size)) * mesh.size
+        raise ValueError(
+            f"batch_size: expected a multiple of the {mesh.size} devices, got "
+            f"{recipe.batch_size}; {near} would do"
+        )
+    rate, optimizer, step = _compiled(model, recipe, steps, tuple(cutout_masks), mesh)
+    return Trainer(model, recipe, steps, mesh, rate, optimizer, step)
+
+
+@functools.lru_cache(maxsize=8)
+def _compiled(
+    model: Model, recipe: Recipe, steps_per_epoch: int, masks: tuple[MaskSet, ...], mesh: Mesh
+) -> tuple[Callable[[int], Any], optax.GradientTransformation, Any]:
+    """Learning rate, optimiser and jitted step; cached, so that equal runs compile once."""
+    hide = _hide(recipe, model.data_config.input_size, masks)
+    peak = recipes.learning_rate(recipe, model.name)
+    rate = recipes.schedule(recipe, peak, steps_per_epoch=steps_per_epoch)
+    optimizer = recipes.optimizer(recipe, rate)
+    step = jax.jit(
+        _step(model, recipe, optimizer, hide),
+        donate_argnums=0,
+        out_shardings=NamedSharding(mesh, PartitionSpec()),
+    )
+    return rate, optimizer, step
+
+
+_Hide = Callable[[Array, Array, cutout.LossesOf], Array]
+
+
+def _hide(recipe: Recipe, input_size: tuple[int, int], masks: Sequence[MaskSet]) -> _Hide:
+    """The recipe's Cutout: (key, images, losses of images) -> images."""
+    wants = recipe.cutout in ("mask_set", "two_masks", "greedy")
+    if wants != bool(masks):
+        raise ValueError(
+            f"cutout {recipe.cutout}: expected {'at least 1 mask set' if wants else 'no mask sets'}"
+            f", got {len(masks)}"
+        )
+    if recipe.cutout == "none":
+        return lambda key, images, losses_of: images
+    if not wants:
+        size = recipe.cutout_size or cutout.default_size(input_size)
+        return lambda key, images, losses_of: cutout.random_squares(
+            key, images, size=size, squares=recipe.cutout_squares
+        )
+    stack = cutout.mask_stack(masks)
+    if masks[0].image_size != tuple(input_size):
+        raise ValueError(
+            f"cutout masks: expected masks on the model's {input_size} pixels, got them on "
+            f"{masks[0].image_size}"
+        )
+    if recipe.cutout == "greedy":
+        return lambda key, images, losses_of: cutout.greedy(key, images, stack, losses_of)[0]
+    order = 1 if recipe.cutout == "mask_set" else 2
+    return lambda key, images, losses_of: cutout.random_masks(key, images, stack, order=order)
+
+
+def _step(
+    model: Model, recipe: Recipe, optimizer: optax.GradientTransformation, hide: _Hide
+) -> Callable[[TrainState, DeviceBatch], tuple[TrainState, Measures]]:
+    config = model.data_config
+    mean, std = (np.asarray(v, np.float32) for v in (config.mean, config.std))
+    training_module = _computing(model.train_module, recipe)
+    module = _computing(model.module, recipe)
+
+    def loss_of(params: Any, rest: Any, images: Array, labels: Array) -> tuple[Array, Any]:
+        logits, changed = training_module.apply(
+            {"params": params, **rest}, images, mutable=list(rest)
+        )
+        target = optax.smooth_labels(
+            jax.nn.one_hot(labels, model.num_classes), recipe.label_smoothing
+        )
+        loss = optax.softmax_cross_entropy(logits, target).mean()
+        return loss, (changed, (logits.argmax(axis=1) == labels).sum(dtype=jnp.int32))
+
+    def step(state: TrainState, batch: DeviceBatch) -> tuple[TrainState, Measures]:
+        variables, labels = state.variables, batch.labels
+        key = jax.random.wrap_key_data(batch.key)
+        images = _augmented(key, (batch.images.astype(jnp.float32) / 255 - mean) / std, recipe)
+
+        def losses_of(images: Array) -> Array:
+            # In eval mode: an image's worst masks must not depend on its neighbours' masks.
+            logits = module.apply(variables, images)
+            return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+
+        images = hide(jax.random.split(key)[1], images, losses_of)
+        rest = {name: value for name, value in variables.items() if name != "params"}
+        (loss, (changed, correct)), grads = jax.value_and_grad(loss_of, has_aux=True)(
+            variables["params"], rest, images, labels
+        )
+        updates, moments = optimizer.update(grads, state.optimizer, variables["params"])
+        params = optax.apply_updates(variables["params"], updates)
+        after = {"params": params, **changed}
+        average = state.average
+        if recipe.ema:
+            average = optax.incremental_update(after, average, 1 - recipe.ema)
+        return TrainState(after, moments, average, state.step + 1), Measures(loss, correct)
+
+    def looped(state: TrainState, batch: DeviceBatch) -> tuple[TrainState, Measures]:
+        state, measures = jax.lax.scan(step, state, jax.tree.map(lambda leaf: leaf[None], batch))
+        return state, jax.tree.map(lambda leaf: leaf[0], measures)
+
+    return looped if recipe.looped else step
+
+
+def _augmented(key: Array, images: Array, recipe: Recipe) -> Array:
+    """Moves, flips and crops, as far as the recipe asks; each with randomness of its own."""
+    if recipe.shift or recipe.rotate or recipe.zoom:
+        images = augmentation.moved(
+            jax.random.split(key)[0],
+            images,
+            shift=recipe.shift,
+            rotate=recipe.rotate,
+            zoom=recipe.zoom,
+        )
+    if recipe.crop:
+        images = augmentation.cropped(jax.random.fold_in(key, 2), images, pad=recipe.crop)
+    if recipe.flip:
+        images = augmentation.flipped(jax.random.fold_in(key, 3), images)
+    return images
+
+
+def _computing(module: Any, recipe: Recipe) -> Any:
+    if recipe.compute == "float32":
+        return module
+    if not hasattr(module, "dtype"):
+        raise ValueError(
+            f"compute: expected a model with a dtype for bfloat16, but {type(module).__name__} "
+            "has none; use float32"
+        )
+    return module.clone(dtype=jnp.bfloat16)
