@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from certmask_jax import masked_images, report, tables
 from certmask_jax.defenses.defense import ALERT, Defense, Guarantee
-from certmask_jax.forward import ApplyFn, check_images, masked_forward
+from certmask_jax.forward import ApplyFn, masked_forward
 from certmask_jax.prediction_table import PredictionTable, check_labels
-from certmask_jax.preprocessing import Preprocessing
+from certmask_jax.preprocessing import Preprocessing, check_images
 from certmask_jax.report import DefenseResult, Report, wilson_interval
 
 # Rows of a table on disk are looked at in blocks, so that memory does not grow with the test set.

@@ -15,30 +15,28 @@ import dataclasses
 import functools
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from numpy.typing import NDArray
 
+from certmask_jax.devices import AXIS, device_mesh, free_memory
 from certmask_jax.masked_images import MaskedImages
 from certmask_jax.prediction_table import NO_LABEL, PredictionTable
-from certmask_jax.preprocessing import Preprocessing, model_input
+from certmask_jax.preprocessing import Preprocessing, check_images, model_input
 
 ApplyFn = Callable[[Any, Array], Array]
 """A model: (params, normalised images float32[B, h, w, c]) -> logits [B, K], in eval mode."""
 
-_AXIS = "devices"
 _IMAGE_BYTES_AT_ONCE = 1 << 26
 _MAX_IMAGES_AT_ONCE = 512
 _CHUNKS_WAITING = 1  # one runs and one waits; more only adds to the peak of memory
 _LARGEST_MARGIN = 65504.0  # of float16
-# Where the memory of a device is not known: what a chunk may take.
-_DEFAULT_BUDGET = 2 << 30
 _DEFAULT_CHUNK = {"cpu": 64, "gpu": 512, "tpu": 512}
 
 
@@ -125,7 +123,7 @@ class MaskedForward:
         on_device = jax.device_put(
             np.concatenate([images, spare]), NamedSharding(self.mesh, PartitionSpec())
         )
-        split = NamedSharding(self.mesh, PartitionSpec(_AXIS))
+        split = NamedSharding(self.mesh, PartitionSpec(AXIS))
         results = (
             np.empty(items, np.int16),
             np.empty(items, np.float16),
@@ -191,7 +189,7 @@ def masked_forward(
     preprocessing.check_channels(image_shape[2])
     num_classes = _num_classes(apply_fn, params, preprocessing.model_shape(image_shape))
     everywhere = NamedSharding(mesh, PartitionSpec())
-    split = NamedSharding(mesh, PartitionSpec(_AXIS))
+    split = NamedSharding(mesh, PartitionSpec(AXIS))
     step = _step(apply_fn, preprocessing, mesh)
     on_device = jax.device_put(params, everywhere)
 
@@ -203,7 +201,7 @@ def masked_forward(
             raise ValueError(f"chunk: expected at least 1 masked image, got {chunk}")
         return built(-(-chunk // devices) * devices)
     device = mesh.devices.flat[0]
-    budget = _free_memory(device) if memory_budget is None else memory_budget
+    budget = free_memory(device) if memory_budget is None else memory_budget
     size = _DEFAULT_CHUNK.get(device.platform, 64)
     blocks = jax.ShapeDtypeStruct(
         (built(devices).images_at_once(), *image_shape), np.uint8, sharding=everywhere
@@ -278,28 +276,6 @@ def predict(
     return table
 
 
-def device_mesh(devices: Iterator[Any] | None = None) -> Mesh:
-    """A 1-D mesh over the given devices, all of them by default."""
-    chosen = jax.devices() if devices is None else list(devices)
-    return jax.make_mesh((len(chosen),), (_AXIS,), axis_types=(AxisType.Auto,), devices=chosen)
-
-
-def check_images(images: NDArray[np.uint8], image_size: tuple[int, int]) -> None:
-    """``ValueError`` unless images are ``uint8[T, h, w, c]`` of ``image_size``, T >= 1."""
-    array = np.asarray(images)
-    if array.ndim != 4 or array.shape[1:3] != tuple(image_size) or len(array) < 1:
-        raise ValueError(
-            f"images: expected shape [T, {image_size[0]}, {image_size[1]}, channels] with T >= 1 "
-            f"(the size that the masks were built for), got {array.shape}"
-        )
-    if array.dtype != np.uint8:
-        span = f" in [{array.min():g}, {array.max():g}]" if array.size else ""
-        raise ValueError(
-            f"images: expected uint8 pixels in 0..255, got {array.dtype}{span}; do not normalise "
-            "them before, that is what preprocessing is for"
-        )
-
-
 @functools.lru_cache(maxsize=16)
 def _step(apply_fn: ApplyFn, preprocessing: Preprocessing, mesh: Mesh) -> Any:
     """The jitted function of one chunk; cached, so that equal calls share their compilation."""
@@ -323,8 +299,8 @@ def _step(apply_fn: ApplyFn, preprocessing: Preprocessing, mesh: Mesh) -> Any:
         jax.shard_map(
             step,
             mesh=mesh,
-            in_specs=(PartitionSpec(), PartitionSpec(), PartitionSpec(_AXIS), PartitionSpec(_AXIS)),
-            out_specs=PartitionSpec(_AXIS),
+            in_specs=(PartitionSpec(), PartitionSpec(), PartitionSpec(AXIS), PartitionSpec(AXIS)),
+            out_specs=PartitionSpec(AXIS),
             check_vma=False,  # any model may be given, whatever it carries in its loops
         )
     )
@@ -358,10 +334,3 @@ def _num_classes(apply_fn: ApplyFn, params: Any, image_shape: tuple[int, int, in
             f"2 <= K <= 32767, got {shape} for images {images.shape}"
         )
     return int(shape[1])
-
-
-def _free_memory(device: Any) -> int:
-    stats = device.memory_stats() if device.platform != "cpu" else None
-    if not stats or "bytes_limit" not in stats:
-        return _DEFAULT_BUDGET
-    return int(0.8 * (stats["bytes_limit"] - stats.get("bytes_in_use", 0)))

@@ -10,14 +10,9 @@ from jax.sharding import Mesh
 from numpy.typing import NDArray
 
 from certmask_jax.defenses.defense import ALERT, Defense
-from certmask_jax.forward import (
-    ApplyFn,
-    MaskedForward,
-    check_images,
-    masked_forward,
-)
+from certmask_jax.forward import ApplyFn, MaskedForward, masked_forward
 from certmask_jax.prediction_table import NO_LABEL, PredictionTable
-from certmask_jax.preprocessing import Preprocessing
+from certmask_jax.preprocessing import Preprocessing, check_images
 
 
 class Answers(NamedTuple):

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from numpy.typing import NDArray
 
 Precision = Literal["highest", "high", "default", "bfloat16"]
 
@@ -102,3 +103,19 @@ def hidden_pixels(boxes: Array, image_size: tuple[int, int]) -> Array:
     in_rows = (rows >= top) & (rows < bottom)  # [R, h]
     in_cols = (cols >= left) & (cols < right)  # [R, w]
     return (in_rows[:, :, None] & in_cols[:, None, :]).any(axis=0)
+
+
+def check_images(images: NDArray[np.uint8], image_size: tuple[int, int]) -> None:
+    """``ValueError`` unless images are ``uint8[T, h, w, c]`` of ``image_size``, T >= 1."""
+    array = np.asarray(images)
+    if array.ndim != 4 or array.shape[1:3] != tuple(image_size) or len(array) < 1:
+        raise ValueError(
+            f"images: expected shape [T, {image_size[0]}, {image_size[1]}, channels] with T >= 1 "
+            f"(the size that the masks were built for), got {array.shape}"
+        )
+    if array.dtype != np.uint8:
+        span = f" in [{array.min():g}, {array.max():g}]" if array.size else ""
+        raise ValueError(
+            f"images: expected uint8 pixels in 0..255, got {array.dtype}{span}; do not normalise "
+            "them before, that is what preprocessing is for"
+        )

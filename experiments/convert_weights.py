@@ -10,14 +10,14 @@ Orbax folder (.orbax or no suffix).
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import jax
 
-from certmask_jax import models, weights
+from certmask_jax import weights
+from experiments import model_options
 
 
 def parser() -> argparse.ArgumentParser:
@@ -30,20 +30,8 @@ def parser() -> argparse.ArgumentParser:
     parse.add_argument(
         "out", type=Path, metavar="OUT", help=".safetensors, .npz, or an Orbax folder to write"
     )
-    parse.add_argument("--model", required=True, help="what the weights are for")
-    parse.add_argument("--num-classes", type=int, help="default: the model's own")
-    parse.add_argument(
-        "--input-size", type=_size, help="pixels, 32 or 32x48 (default: the model's own)"
-    )
-    parse.add_argument(
-        "--new-head", action="store_true", help="start a fresh head, whatever head IN has"
-    )
-    parse.add_argument("--seed", type=int, default=0, help="of it (default: %(default)s)")
-    parse.add_argument(
-        "--resize-positions",
-        action="store_true",
-        help="resize a ViT's position embeddings to the input size",
-    )
+    model_options.add(parse, model=None, about_model="required", weights_for=None, new_head=True)
+    parse.add_argument("--seed", type=int, default=0, help="of a new head (default: %(default)s)")
     parse.add_argument("--overwrite", action="store_true", help="replace an existing OUT")
     return parse
 
@@ -54,16 +42,9 @@ def run(arguments: argparse.Namespace) -> None:
     if out.exists() and not arguments.overwrite:
         raise FileExistsError(f"OUT {out}: exists already; --overwrite replaces it")
     weights.check_writable(out)
-    model = models.create(
-        arguments.model, num_classes=arguments.num_classes, input_size=arguments.input_size
-    )
-    params = weights.load(
-        arguments.source,
-        model,
-        new_head=arguments.new_head,
-        resize_positions=arguments.resize_positions,
-        seed=arguments.seed,
-    )
+    options = model_options.read(arguments, model=arguments.model)
+    model = options.create()
+    params = options.load(arguments.source, model, seed=arguments.seed)
     weights.save(out, params)
     entries = len(jax.tree.leaves(params))
     parameters = sum(leaf.size for leaf in jax.tree.leaves(params["params"]))
@@ -71,13 +52,6 @@ def run(arguments: argparse.Namespace) -> None:
         f"{out}: {model.name} with {model.num_classes} classes, {entries} entries, "
         f"{parameters:,} parameters, sha256 {weights.digest(params)}"
     )
-
-
-def _size(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
-    if match is None or "0" in match.groups():
-        raise argparse.ArgumentTypeError(f"expected pixels such as 32 or 32x48, got {text!r}")
-    return int(match[1]), int(match[2] or match[1])
 
 
 def main(argv: Sequence[str] | None = None) -> int:

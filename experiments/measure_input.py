@@ -12,10 +12,10 @@ import time
 import jax
 import numpy as np
 
-from certmask_jax import input_pipeline
-from certmask_jax.input_pipeline import Source
 from certmask_jax.models import Params
-from certmask_jax.training_step import Trainer, TrainState
+from certmask_jax.training import input_pipeline
+from certmask_jax.training.input_pipeline import Source
+from certmask_jax.training.step import Trainer, TrainState
 
 _WARM_UP = 5
 _ROUNDS = 3

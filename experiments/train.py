@@ -27,21 +27,22 @@ from tqdm import tqdm
 from certmask_jax import (
     data,
     defenses,
-    input_pipeline,
     mask_sets,
-    models,
     predict,
     training,
     weights,
 )
-from certmask_jax.checkpoints import Checkpoints
-from certmask_jax.input_pipeline import Source, Streamed
 from certmask_jax.mask_sets import MaskSet
 from certmask_jax.models import Model, Params
 from certmask_jax.preprocessing import Preprocessing
-from certmask_jax.training_log import Row, write_csv, write_picture
-from certmask_jax.training_step import trainer
-from experiments import certify, measure_input
+from certmask_jax.training import input_pipeline
+from certmask_jax.training.checkpoints import Checkpoints
+from certmask_jax.training.input_pipeline import Source, Streamed
+from certmask_jax.training.log import Row, write_csv, write_picture
+from certmask_jax.training.step import trainer
+from experiments import measure_input, model_options
+from experiments.certification_options import read_patch
+from experiments.model_options import ModelOptions
 from experiments.training_options import parser, read_recipe
 
 _STOPPED = 143  # as the shell reports a program that SIGTERM ended
@@ -70,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
     out = arguments.out or (folder or Path("runs")) / f"{arguments.model}.npz"
     if out.exists() and not (arguments.overwrite or arguments.resume or arguments.measure_input):
         raise FileExistsError(f"--out {out}: exists already; --overwrite replaces it")
-    _check_writable(out.parent)
+    weights.check_writable(out)
     job = _job(arguments)
     if arguments.measure_input:
         made = trainer(job.model, job.recipe, num_images=len(job.source), cutout_masks=job.masks)
@@ -98,7 +99,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _job(arguments: argparse.Namespace) -> _Job:
     """Opens everything, so that whatever is wrong is said before the long work."""
-    model = models.create(arguments.model)
+    options = model_options.read(arguments, model=arguments.model)
+    model = options.create()
     train_set, test_set = (
         data.load(
             arguments.dataset, data_config=model.data_config, split=s, data_dir=arguments.data_dir
@@ -107,16 +109,16 @@ def _job(arguments: argparse.Namespace) -> _Job:
     )
     _check_same_classes(train_set, test_set)
     if train_set.num_classes != model.num_classes:
-        model = models.create(arguments.model, num_classes=train_set.num_classes)
-    params = None if arguments.weights is None else weights.load(arguments.weights, model)
+        model = options.create(num_classes=train_set.num_classes)
     recipe = read_recipe(arguments)
+    params = _first_weights(options, model, seed=recipe.seed)
     size = model.data_config.input_size
     masks: tuple[MaskSet, ...] = ()
     if recipe.cutout in ("mask_set", "two_masks", "greedy"):
         masks = tuple(
             mask_sets.budgeted_grid(
                 size,
-                certify.read_patch(text, size),
+                read_patch(text, size),
                 masks_per_axis=arguments.cutout_masks_per_axis,
             )
             for text in arguments.cutout_patch or ["2%"]
@@ -132,6 +134,7 @@ def _job(arguments: argparse.Namespace) -> _Job:
     first = streamed.gather(np.arange(1)).images
     identity = {
         "model": model.name,
+        "model_options": options.about(),
         "num_classes": model.num_classes,
         "input_size": list(size),
         "recipe": dataclasses.asdict(recipe),
@@ -147,6 +150,15 @@ def _job(arguments: argparse.Namespace) -> _Job:
         "first_weights": None if params is None else weights.digest(params),
     }
     return _Job(model, params, recipe, masks, source, held_out, streamed, test_set, identity)
+
+
+def _first_weights(options: ModelOptions, model: Model, *, seed: int) -> Params | None:
+    """What training starts from; None for random weights."""
+    if options.weights is not None:
+        return options.load(options.weights, model, seed=seed)
+    if options.new_head or options.resize_positions:
+        raise ValueError("--new-head and --resize-positions: expected --weights to change")
+    return None
 
 
 def _fitting(streamed: Streamed, how: str, limit_mb: int, model: Model) -> Source:
@@ -247,18 +259,6 @@ def _check_same_classes(train_set: data.Dataset, test_set: data.Dataset) -> None
             f"{test_set.split!r}, but only the former has {sorted(trained - tested) or 'none more'}"
             f" and only the latter has {sorted(tested - trained) or 'none more'}"
         )
-
-
-def _check_writable(folder: Path) -> None:
-    probe = folder / ".certmask_jax-probe"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe.write_bytes(b"")
-        probe.unlink()
-    except OSError as error:
-        raise OSError(
-            error.errno, f"{folder}: cannot write there ({error.strerror}); choose another --out"
-        ) from error
 
 
 def _write_log(folder: Path, rows: Sequence[Row], *, title: str) -> None:

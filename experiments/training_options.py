@@ -9,8 +9,10 @@ import typing
 from pathlib import Path
 from typing import Any, Literal, Union
 
-from certmask_jax import cutout, models
-from certmask_jax.recipes import RECIPES, Recipe
+from certmask_jax import models
+from certmask_jax.training import cutout
+from certmask_jax.training.recipes import RECIPES, Recipe
+from experiments import model_options
 
 
 def parser() -> argparse.ArgumentParser:
@@ -25,8 +27,13 @@ def parser() -> argparse.ArgumentParser:
     group.add_argument("--data-dir", type=Path, help="where the data set was prepared")
     group.add_argument("--split", default="train", help="to train on (default: %(default)s)")
     group.add_argument("--test-split", default="test", help="default: %(default)s")
-    group.add_argument("--model", default=models.DEFAULT, help="name (default: %(default)s)")
-    group.add_argument("--weights", type=Path, help="start from these (default: random)")
+    model_options.add(
+        group,
+        model=models.DEFAULT,
+        about_model="default: %(default)s",
+        weights_for="start from these (default: random)",
+        new_head=True,
+    )
     group = parse.add_argument_group("what is written")
     group.add_argument(
         "--out", type=Path, help="weights file (default: RUN_FOLDER or runs, /MODEL.npz)"

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from certmask_jax import data, input_pipeline, models, training, weights
-from certmask_jax.checkpoints import Checkpoints, named_arrays
-from certmask_jax.recipes import Recipe
+from certmask_jax import data, models, training, weights
+from certmask_jax.training import input_pipeline
+from certmask_jax.training.checkpoints import Checkpoints, named_arrays
+from certmask_jax.training.recipes import Recipe
 
 EVERY = 3
 STEPS = 24

@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 from small_models import first_params, small_resnet
 
-from certmask_jax import checkpoints, data, training
-from certmask_jax.checkpoints import Checkpoints
-from certmask_jax.input_pipeline import InMemory
-from certmask_jax.recipes import Recipe
-from certmask_jax.training_log import Row
+from certmask_jax import data, models, training
+from certmask_jax.training import checkpoints
+from certmask_jax.training.checkpoints import Checkpoints
+from certmask_jax.training.input_pipeline import InMemory
+from certmask_jax.training.log import Row
+from certmask_jax.training.recipes import Recipe
 from experiments import train as program
 
 KILLS = int(os.environ.get("CERTMASK_JAX_KILLS", "3"))
@@ -257,7 +258,7 @@ def test_killed_at_random_moments_and_resumed_is_undisturbed(tmp_path):
 
 def test_sigterm_writes_a_checkpoint_and_resume_goes_on(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    shipped = str(Path(training.__file__).parent / "pretrained" / "vit_digits.npz")
+    shipped = str(models.default_weights("vit_digits"))
     options = [
         "--weights", shipped, "--epochs", "3", "--batch-size", "256", "--held-out", "100",
         "--test-images", "20", "--run-folder", "run",

@@ -104,6 +104,9 @@ def test_resize_and_crop_are_pillows(tmp_path):
     expected = Image.fromarray(pixels).resize((26, 20), Image.Resampling.BICUBIC)
     expected = np.asarray(expected)[2:18, 5:21]
     np.testing.assert_array_equal(data.preprocess(pixels, config), expected)
+    whole = pixels[:16, :16]  # of the input size already: published programs resize and crop it too
+    expected = np.asarray(Image.fromarray(whole).resize((20, 20), Image.Resampling.BICUBIC))
+    np.testing.assert_array_equal(data.preprocess(whole, config), expected[2:18, 2:18])
     straight = DataConfig((30, 40), (0.5,) * 3, (0.5,) * 3)
     np.testing.assert_array_equal(data.preprocess(pixels, straight), pixels)
 

@@ -15,13 +15,14 @@ PACKAGE = Path(certmask_jax.__file__).parent
 HOUSE = [
     "_version", "geometry", "mask_sets", "masked_images", "prediction_table",
     "defenses.defense", "defenses.patchcleanser", "defenses.minority_reports", "defenses.certmask",
-    "defenses", "adversary", "preprocessing", "forward", "predictor",
+    "defenses", "adversary", "preprocessing", "devices", "forward", "predictor",
     "models.bagnet", "models.cifar_resnet", "models.resmlp", "models.resnetv2", "models.vit",
     "models.published", "models.spellings", "models",
     "weights.names", "weights.google", "weights.reading", "weights.writing", "weights.families",
-    "weights.adaptation", "weights", "data", "tables",
-    "cutout", "recipes", "augmentation", "input_pipeline",
-    "checkpoints", "training_log", "training_step", "training", "report", "certification",
+    "weights.adaptation", "weights",
+    "data.images", "data.sources", "data", "tables",
+    "training.cutout", "training.recipes", "training.augmentation", "training.input_pipeline",
+    "training.checkpoints", "training.log", "training.step", "training", "report", "certification",
 ]  # fmt: skip
 EXACT = ["geometry", "mask_sets", "masked_images", "prediction_table"]
 
@@ -33,7 +34,10 @@ def _imports(file: Path) -> set[str]:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+            # `from package import module` needs the module, not the package's own names.
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            modules = {name for name in names if name.removeprefix("certmask_jax.") in HOUSE}
+            found |= modules if modules == names else {node.module} | names
     return found
 
 

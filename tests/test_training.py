@@ -12,19 +12,11 @@ import pytest
 from PIL import Image
 from small_models import first_params, small_resnet, small_vit
 
-from certmask_jax import (
-    augmentation,
-    cutout,
-    data,
-    input_pipeline,
-    mask_sets,
-    recipes,
-    training,
-    training_step,
-)
-from certmask_jax.forward import device_mesh
-from certmask_jax.input_pipeline import InMemory, Streamed
-from certmask_jax.recipes import Recipe
+from certmask_jax import data, mask_sets, training
+from certmask_jax.devices import device_mesh
+from certmask_jax.training import augmentation, cutout, input_pipeline, recipes, step
+from certmask_jax.training.input_pipeline import InMemory, Streamed
+from certmask_jax.training.recipes import Recipe
 from experiments import train as program
 
 TINY = Recipe(epochs=2, batch_size=64, learning_rate=1e-2)
@@ -206,7 +198,7 @@ def test_bad_masks():
     ]:
         recipe = dataclasses.replace(TINY, cutout=kind)
         with pytest.raises(ValueError, match=message):
-            training_step.trainer(small_vit(), recipe, num_images=64, cutout_masks=masks)
+            step.trainer(small_vit(), recipe, num_images=64, cutout_masks=masks)
 
 
 # --- augmentation ---
@@ -413,7 +405,7 @@ def test_eight_devices_find_the_losses_of_one(make):
 
 
 def test_batch_is_shared_by_the_devices():
-    made = training_step.trainer(small_vit(), TINY, num_images=256)
+    made = step.trainer(small_vit(), TINY, num_images=256)
     batch = made.put(_digits().gather(np.arange(64)), np.zeros(2, np.uint32))
     assert {shard.data.shape[0] for shard in batch.images.addressable_shards} == {8}
     with pytest.raises(ValueError, match=r"multiple of the 8 devices, got 60; 64 would do"):
@@ -421,7 +413,7 @@ def test_batch_is_shared_by_the_devices():
 
 
 def _after_one_step(recipe, masks=()):
-    made = training_step.trainer(small_vit(), recipe, num_images=64, cutout_masks=masks)
+    made = step.trainer(small_vit(), recipe, num_images=64, cutout_masks=masks)
     params = first_params(small_vit())
     state, measures = made.step(
         made.start(params), made.put(_digits(64).gather(np.arange(64)), np.zeros(2, np.uint32))
@@ -485,7 +477,7 @@ def test_bad_training():
     ("options", "message"),
     [
         (["--resume"], "expected a --run-folder"),
-        (["--run-folder", "/dev/null/x"], "cannot write there"),
+        (["--run-folder", "/dev/null/x"], "a place that can be written"),
         (["--ema", "2"], "ema: expected"),
         (["--cutout-patch", "1"], "has no use with --cutout random"),
         (["--held-out", "1297"], "held_out: expected fewer"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,13 @@ from certmask_jax.weights.reading import ORBAX_MARK
 
 
 def check_writable(path: Path) -> None:
-    """``ValueError`` for a suffix, ``FileExistsError`` for a folder, that :func:`write` refuses."""
+    """Finds out what :func:`write` would refuse, before the work whose result it is to write.
+
+    Raises:
+      ValueError: for a suffix.
+      FileExistsError: for a folder where a file is meant, or the other way round.
+      OSError: when nothing can be written there.
+    """
     if path.suffix not in ("", ".npz", ".safetensors", ".orbax"):
         raise ValueError(
             f"{path}: expected a name that ends in .npz or .safetensors, or in .orbax or without a "
@@ -30,6 +37,12 @@ def check_writable(path: Path) -> None:
             f"{path}: expected an Orbax folder or nothing to replace, found another folder, which "
             "is left as it is; give another name"
         )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise _unwritable(path, error) from error
 
 
 def write(path: Path, variables: Any) -> None:
@@ -38,22 +51,23 @@ def write(path: Path, variables: Any) -> None:
     Files get PyTorch's names and layouts, Orbax folders the tree. Missing parents are made.
 
     Raises:
-      ValueError, FileExistsError: as :func:`check_writable`.
-      OSError: when it cannot be written; nothing is left behind then.
+      ValueError, FileExistsError, OSError: as :func:`check_writable`, or when the disk fills up;
+        nothing is left behind then.
     """
     check_writable(path)
     unfinished = path.with_name(f"{path.name}.unfinished")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix in ("", ".orbax"):
             _write_orbax(path, unfinished, variables)
         else:
             _write_file(path, unfinished, variables)
     except OSError as error:
-        why = error.strerror or str(error)
-        raise OSError(
-            f"{path}: expected a place that can be written ({why}); give another"
-        ) from error
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(path: Path, error: OSError) -> OSError:
+    why = error.strerror or str(error)
+    return OSError(f"{path}: expected a place that can be written ({why}); give another")
 
 
 def _write_file(path: Path, unfinished: Path, variables: Any) -> None:

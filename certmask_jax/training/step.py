@@ -20,12 +20,12 @@ from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from numpy.typing import NDArray
 
-from certmask_jax import augmentation, cutout, recipes
-from certmask_jax.forward import device_mesh
-from certmask_jax.input_pipeline import Pixels
+from certmask_jax.devices import device_mesh
 from certmask_jax.mask_sets import MaskSet
 from certmask_jax.models import Model, Params
-from certmask_jax.recipes import Recipe
+from certmask_jax.training import augmentation, cutout, recipes
+from certmask_jax.training.input_pipeline import Pixels
+from certmask_jax.training.recipes import Recipe
 
 
 class TrainState(NamedTuple):

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 import optax
 
-from certmask_jax.cutout import Cutout
+from certmask_jax.training.cutout import Cutout
 
 Optimizer = Literal["sgd", "adamw"]
 Schedule = Literal["step", "cosine"]
@@ -30,7 +30,7 @@ class Recipe:
       weight_decay: added to the gradient (sgd) or decoupled (adamw); all parameters.
       schedule: ``"step"``, times 0.1 every 5 epochs, or ``"cosine"`` down to 0.
       warmup: fraction of the steps in which the learning rate grows from 0.
-      cutout: what an image loses, see :data:`certmask_jax.cutout.ABOUT`.
+      cutout: what an image loses, see :data:`certmask_jax.training.cutout.ABOUT`.
       cutout_size: side of the random squares in pixels; None for 128 at 224, scaled to the input.
       cutout_squares: how many an image.
       flip: mirror every other image.

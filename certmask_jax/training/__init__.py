@@ -17,17 +17,18 @@ import numpy as np
 from jax.sharding import Mesh
 from numpy.typing import NDArray
 
-from certmask_jax import checkpoints, input_pipeline, masked_images
-from certmask_jax.checkpoints import Checkpoints
-from certmask_jax.forward import check_images, predict
-from certmask_jax.input_pipeline import Source
+from certmask_jax import masked_images
+from certmask_jax.forward import predict
 from certmask_jax.mask_sets import MaskSet
 from certmask_jax.models import Model, Params
 from certmask_jax.prediction_table import check_labels
-from certmask_jax.preprocessing import Preprocessing
-from certmask_jax.recipes import Recipe as Recipe
-from certmask_jax.training_log import Row
-from certmask_jax.training_step import DeviceBatch, Measures, Trainer, trainer
+from certmask_jax.preprocessing import Preprocessing, check_images
+from certmask_jax.training import checkpoints, input_pipeline
+from certmask_jax.training.checkpoints import Checkpoints
+from certmask_jax.training.input_pipeline import Source
+from certmask_jax.training.log import Row
+from certmask_jax.training.recipes import Recipe as Recipe
+from certmask_jax.training.step import DeviceBatch, Measures, Trainer, trainer
 
 # The host runs this many steps ahead of what it has seen the result of.
 _STEPS_IN_FLIGHT = 4
@@ -73,7 +74,7 @@ def train(
       source: images ``uint8[h, w, c]`` of the model's input size, and labels.
       recipe: how.
       params: variables to start from; random ones by default.
-      cutout_masks: see :func:`certmask_jax.training_step.trainer`.
+      cutout_masks: see :func:`certmask_jax.training.step.trainer`.
       held_out: images whose accuracy (unmasked, one prediction each) is measured after each epoch;
         it scores the checkpoints.
       mesh: 1-D mesh; all devices by default.

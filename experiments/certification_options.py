@@ -1,0 +1,162 @@
+"""The command line of certification, and the config that it comes down to."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+from certmask_jax import data, geometry, models
+from experiments import defense_specs, model_options
+from experiments.model_options import ModelOptions
+
+_NAMED_FILLS = {"black": (0.0,), "gray": (127.5,), "white": (255.0,)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What to certify; one field for each option of the command line."""
+
+    dataset: str
+    data_dir: Path | None
+    split: str | None
+    num_images: int | None
+    model: ModelOptions
+    patch_lives: str
+    patches: tuple[str, ...]
+    fill: str
+    defenses: tuple[str, ...]
+    precision: str
+    chunk: int | None
+    out: Path | None
+    from_tables: Path | None
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parse = argparse.ArgumentParser(
+        prog="python -m experiments.certify",
+        description="Certifies an image classifier against adversarial patches: runs the model on "
+        "every masked image once, and reports what each defense answers and what is proved.",
+        epilog="Example: --dataset cifar10 --data-dir DIR --model cifar_resnet20 --weights FILE "
+        "--patch 5 --defense double_masking:masks_per_axis=6",
+    )
+    parse.add_argument("--list", action="store_true", help="name data sets, models and defenses")
+    group = parse.add_argument_group("what is classified")
+    group.add_argument("--dataset", default="digits", help="name (default: %(default)s)")
+    group.add_argument("--data-dir", type=Path, help="where the data set was prepared")
+    group.add_argument("--split", help="such as test, validation or test[300:400]")
+    group.add_argument("--num-images", type=int, help="only the first N images")
+    group = parse.add_argument_group("what classifies")
+    model_options.add(
+        group,
+        model=None,
+        about_model="default: the shipped model of the digits",
+        weights_for="of the model",
+        new_head=False,
+    )
+    group.add_argument(
+        "--precision",
+        default="highest",
+        help="of products: highest (float32), high, default (the backend's), bfloat16; part of "
+        "the result (default: %(default)s)",
+    )
+    group = parse.add_argument_group("what attacks and what defends")
+    group.add_argument(
+        "--patch",
+        action="append",
+        help="pixels (5, or 5x9: height x width) or percent of the pixels (2%%), of the image that "
+        "the model sees, or see --patch-lives; repeat for several (default: 1%%)",
+    )
+    group.add_argument(
+        "--patch-lives",
+        choices=("input", "native"),
+        default="input",
+        help="in the image that the model sees, after any resize (the papers' way), or in the data "
+        "set's own pixels: images are then masked first and resized on the device (default: "
+        "%(default)s)",
+    )
+    group.add_argument(
+        "--defense",
+        action="append",
+        metavar="NAME[:key=value,...]",
+        help="repeat for several; --list names them and their options (default: all of them)",
+    )
+    group.add_argument(
+        "--fill",
+        default="mean",
+        help="what masked pixels become: mean (the model's mean colour), black, gray, white, or "
+        "pixel values such as 128 or 124,116,104 (default: %(default)s)",
+    )
+    group = parse.add_argument_group("how it runs")
+    group.add_argument("--chunk", type=int, help="masked images at once (default: chosen)")
+    group.add_argument(
+        "--out", type=Path, help="new folder for results (default: runs/DATASET-MODEL-TIME)"
+    )
+    group.add_argument(
+        "--from-tables",
+        type=Path,
+        metavar="RUN",
+        help="print the defenses again from the tables of a run folder, without a model",
+    )
+    return parse
+
+
+def read_config(arguments: argparse.Namespace) -> Config:
+    """Arguments -> config; ``ValueError`` for numbers that make no sense."""
+    for name in ("num_images", "num_classes", "chunk"):
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            raise ValueError(f"--{name.replace('_', '-')}: expected at least 1, got {value}")
+    data.check_name(arguments.dataset)
+    model = arguments.model
+    if model is None:
+        if arguments.dataset != "digits" and arguments.from_tables is None:
+            raise ValueError(
+                f"--model: expected a model for data set {arguments.dataset!r} (--list names "
+                "them); only digits has a default"
+            )
+        model = models.DEFAULT
+    return Config(
+        dataset=arguments.dataset,
+        data_dir=arguments.data_dir,
+        split=arguments.split,
+        num_images=arguments.num_images,
+        model=model_options.read(arguments, model=model),
+        patch_lives=arguments.patch_lives,
+        patches=tuple(arguments.patch or ()),
+        fill=arguments.fill,
+        defenses=tuple(arguments.defense or ()),
+        precision=arguments.precision,
+        chunk=arguments.chunk,
+        out=arguments.out,
+        from_tables=arguments.from_tables,
+    )
+
+
+def read_patch(text: str, image_size: tuple[int, int]) -> tuple[int, int]:
+    """``"5"``, ``"5x9"`` (height x width) or ``"2.4%"`` of the pixels -> pixels."""
+    if text.endswith("%"):
+        try:
+            percent = float(text[:-1])
+        except ValueError as error:
+            raise ValueError(f"--patch: expected a percent such as 2.4%, got {text!r}") from error
+        return geometry.patch_size_from_percent(percent, image_size)
+    patch = geometry.as_size(defense_specs.size(text), "--patch")
+    geometry.check_patch_fits(image_size, patch)
+    return patch
+
+
+def read_fill(text: str) -> tuple[float, ...] | None:
+    """``"mean"`` -> None, a named or numbered fill -> pixel values in 0 to 255, per channel."""
+    if text == "mean":
+        return None
+    if text in _NAMED_FILLS:
+        return _NAMED_FILLS[text]
+    try:
+        return tuple(float(value) for value in text.split(","))
+    except ValueError as error:
+        raise ValueError(
+            f"--fill: expected mean, {', '.join(_NAMED_FILLS)}, or pixel values such as 128 or "
+            f"124,116,104, got {text!r}"
+        ) from error

@@ -1,0 +1,120 @@
+"""The options that choose a model and its weights, alike in every program."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from certmask_jax import geometry, models, weights
+from certmask_jax.models import Model, Params
+from certmask_jax.models.vit import GELUS, POOLINGS
+from experiments import defense_specs
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelOptions:
+    """One field for each option; None where it was not given."""
+
+    model: str
+    num_classes: int | None
+    input_size: tuple[int, int] | None
+    gelu: str | None
+    pooling: str | None
+    weights: Path | None
+    new_head: bool
+    resize_positions: bool
+
+    def create(self, *, num_classes: int | None = None) -> Model:
+        """The model, with ``num_classes`` unless ``--num-classes`` says otherwise."""
+        return models.create(
+            self.model,
+            num_classes=num_classes if self.num_classes is None else self.num_classes,
+            input_size=self.input_size,
+            gelu=self.gelu,
+            pooling=self.pooling,
+        )
+
+    def load(self, path: Path, model: Model, *, seed: int = 0) -> Params:
+        """The weights of a file, made to fit as far as the options ask for it."""
+        return weights.load(
+            path,
+            model,
+            new_head=self.new_head,
+            resize_positions=self.resize_positions,
+            seed=seed,
+        )
+
+    def about(self) -> dict[str, Any]:
+        """What was asked for beside the model's name and its file, for the provenance."""
+        chosen = dataclasses.asdict(self)
+        return {name: chosen[name] for name in ("gelu", "pooling", "new_head", "resize_positions")}
+
+
+def add(
+    group: Any, *, model: str | None, about_model: str, weights_for: str | None, new_head: bool
+) -> None:
+    """Adds the options to an argument group.
+
+    Args:
+      group: argparse's.
+      model: name of the default model, if there is one; ``about_model`` describes it.
+      weights_for: what ``--weights`` does; None where weights are given otherwise.
+      new_head: whether a fresh head makes sense.
+    """
+    group.add_argument(
+        "--model",
+        default=model,
+        required=model is None and weights_for is None,
+        help="name, timm's too, or a PatchCleanser checkpoint's; experiments.certify --list names "
+        f"them ({about_model})",
+    )
+    if weights_for is not None:
+        group.add_argument(
+            "--weights",
+            type=Path,
+            help=f"{weights_for}: .npz (PyTorch's names, Google's ViT or BiT), .safetensors, an "
+            "Orbax folder, or PyTorch's .pth, .th, .tar where torch is installed",
+        )
+    group.add_argument(
+        "--num-classes", type=int, help="default: what the data set has, else the model's own"
+    )
+    group.add_argument("--input-size", type=_size, help="pixels that the model sees, N or HxW")
+    group.add_argument(
+        "--gelu",
+        choices=GELUS,
+        help="of a ViT: tanh is what Google's own weights were trained with (default: exact, as "
+        "timm runs them)",
+    )
+    group.add_argument("--pooling", choices=POOLINGS, help="of a ViT (default: token)")
+    group.add_argument(
+        "--resize-positions",
+        action="store_true",
+        help="resize a ViT's position embeddings to the input size",
+    )
+    if new_head:
+        group.add_argument(
+            "--new-head", action="store_true", help="start a fresh head, whatever the weights have"
+        )
+
+
+def read(arguments: argparse.Namespace, *, model: str) -> ModelOptions:
+    """Arguments -> options; ``model`` is the name that they come down to."""
+    return ModelOptions(
+        model=model,
+        num_classes=arguments.num_classes,
+        input_size=arguments.input_size,
+        gelu=arguments.gelu,
+        pooling=arguments.pooling,
+        weights=getattr(arguments, "weights", None),
+        new_head=getattr(arguments, "new_head", False),
+        resize_positions=arguments.resize_positions,
+    )
+
+
+def _size(text: str) -> tuple[int, int]:
+    try:
+        return geometry.as_size(defense_specs.size(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
