@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import pickle
+import subprocess
 import sys
 
 import jax
@@ -16,9 +17,6 @@ from timm_oracle import load_timm
 from certmask_jax import models, weights
 from certmask_jax.weights import adaptation, families, google
 from experiments import convert_weights
-
-# A reading thread of Orbax' outlives the error about a damaged folder, and complains of that later.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 FORMATS = [".npz", ".safetensors", ".orbax", ""]
 
@@ -542,6 +540,20 @@ def test_damaged_orbax_folders(tmp_path, what, keep):
             _cut(victim, keep)
     with pytest.raises(ValueError, match=r"w: expected .*(truncated or damaged|no Orbax)"):
         weights.load(tmp_path / "w", model)
+
+
+def test_a_damaged_orbax_folder_is_one_line(tmp_path):
+    _, params = _random("vit_digits")
+    weights.save(tmp_path / "w", params)
+    files = [path for path in (tmp_path / "w").rglob("*") if path.is_file()]
+    max(files, key=lambda path: path.stat().st_size).unlink()  # the arrays
+    command = [sys.executable, "-m", "experiments.convert_weights", "--model", "vit_digits"]
+    ended = subprocess.run(
+        [*command, str(tmp_path / "w"), str(tmp_path / "out.npz")], capture_output=True, text=True
+    )
+    assert ended.returncode == 2
+    assert len(ended.stderr.splitlines()) == 1, ended.stderr
+    assert "truncated or damaged" in ended.stderr
 
 
 def test_bad_weights(tmp_path):

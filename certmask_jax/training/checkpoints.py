@@ -17,6 +17,8 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
+from certmask_jax.weights.reading import check_store
+
 _RUN = "run.json"
 _REMOVED = ".removed-"
 
@@ -134,7 +136,9 @@ class Checkpoints:
         import orbax.checkpoint as ocp
 
         found = self._restore(
-            step, ocp.args.Composite(state=ocp.args.StandardRestore(), about=ocp.args.JsonRestore())
+            step,
+            state=ocp.args.StandardRestore(),
+            about=ocp.args.JsonRestore(),
         )
         return Saved(step, dict(found.state), dict(found.about))
 
@@ -154,12 +158,16 @@ class Checkpoints:
     def _about(self, step: int) -> dict[str, Any]:
         import orbax.checkpoint as ocp
 
-        found = self._restore(step, ocp.args.Composite(about=ocp.args.JsonRestore()))
+        found = self._restore(step, about=ocp.args.JsonRestore())
         return dict(found.about)
 
-    def _restore(self, step: int, what: Any) -> Any:
+    def _restore(self, step: int, **what: Any) -> Any:
+        import orbax.checkpoint as ocp
+
         try:
-            return self._manager.restore(step, args=what)
+            if "state" in what:
+                check_store(self.folder / str(step) / "state")
+            return self._manager.restore(step, args=ocp.args.Composite(**what))
         except Exception as error:  # Orbax and tensorstore raise many kinds
             reason = str(error).split("\n")[0]
             raise ValueError(

@@ -6,6 +6,7 @@ Nothing is executed that a file holds: arbitrary pickles are refused, NumPy's an
 from __future__ import annotations
 
 import importlib
+import json
 import pickle
 import re
 import zipfile
@@ -134,6 +135,7 @@ def _restored(path: Path, folder: Path) -> Any:
     import orbax.checkpoint as ocp
 
     try:
+        check_store(folder)
         with ocp.PyTreeCheckpointer() as checkpointer:
             saved = checkpointer.metadata(folder.absolute()).item_metadata
             if saved is None:
@@ -143,6 +145,28 @@ def _restored(path: Path, folder: Path) -> Any:
             return checkpointer.restore(folder.absolute(), restore_args=how)
     except Exception as error:  # Orbax and TensorStore raise many kinds, some of their own
         raise _damaged(path, error) from error
+
+
+def check_store(folder: Path) -> None:
+    """Reads all values of an Orbax folder's store, one by one, so that the first error is the last.
+
+    Orbax reads them at once, and what it leaves running at an error prints tracebacks of its own.
+
+    Raises:
+      OSError: for a part that is not there.
+      Exception: TensorStore's, of many kinds, for a part that cannot be read.
+    """
+    import tensorstore
+
+    if not json.loads((folder / ORBAX_MARK).read_text(encoding="utf-8")).get("use_ocdbt"):
+        return  # of the older layout: a folder for each array
+    if not (folder / "manifest.ocdbt").is_file():
+        raise FileNotFoundError("no manifest.ocdbt")
+    base = {"driver": "file", "path": f"{folder.absolute()}/"}
+    store = tensorstore.KvStore.open({"driver": "ocdbt", "base": base}).result()
+    for name in store.list().result():
+        if not store.read(name).result().value:  # what TensorStore gives for a file that is gone
+            raise FileNotFoundError(f"no file has {name.decode()}")
 
 
 def _read_torch(path: Path) -> Arrays:
