@@ -126,6 +126,9 @@ def _job(arguments: argparse.Namespace) -> _Job:
     elif arguments.cutout_patch:
         raise ValueError(f"--cutout-patch: has no use with --cutout {recipe.cutout}")
     streamed = Streamed(train_set, workers=arguments.workers, on_unreadable=arguments.on_unreadable)
+    # For their errors, before all images are read.
+    kept, _ = input_pipeline.split_off(streamed, arguments.held_out, seed=recipe.seed)
+    trainer(model, recipe, num_images=len(kept), cutout_masks=masks)
     source, held_out = input_pipeline.split_off(
         _fitting(streamed, arguments.input, arguments.memory_mb, model),
         arguments.held_out,

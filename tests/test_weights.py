@@ -634,7 +634,7 @@ def test_another_input_size_on_request_only(tmp_path):
     model = models.create("vit_digits", input_size=(12, 16))
     with pytest.raises(ValueError, match=r"pos_embed \(1, 17, 48\) instead of \(1, 49, 48\)\. "
                        r"Likely another input size \(17 positions instead of 49\): "
-                       r"resize_positions=True \(experiments\.convert_weights"):  # fmt: skip
+                       r"resize_positions=True \(--resize-positions of"):  # fmt: skip
         weights.load(tmp_path / "w.npz", model)
     resized = weights.load(tmp_path / "w.npz", model, resize_positions=True)
     expected = adaptation.resized_positions(

@@ -100,7 +100,7 @@ def likely_causes(file: Shapes, model: Shapes, resizable: bool) -> str:
 
 def _request(keyword: str) -> str:
     # Not every program that reads weights has the option; the converter has.
-    return f"{keyword}=True (experiments.convert_weights --{keyword.replace('_', '-')})"
+    return f"{keyword}=True (--{keyword.replace('_', '-')} of experiments.train, convert_weights)"
 
 
 def _blocks(shapes: Shapes) -> int:
