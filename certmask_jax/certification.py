@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
-import platform
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 from numpy.typing import NDArray
 
-from certmask_jax import masked_images, report, tables
+from certmask_jax import fingerprint, masked_images, report, tables
+from certmask_jax.blocks import Block
 from certmask_jax.defenses.defense import ALERT, Defense, Guarantee
 from certmask_jax.forward import ApplyFn, masked_forward
 from certmask_jax.prediction_table import PredictionTable, check_labels
 from certmask_jax.preprocessing import Preprocessing, check_images
 from certmask_jax.report import DefenseResult, Report, wilson_interval
+from certmask_jax.table_writer import TableWriter
 
 # Rows of a table on disk are looked at in blocks, so that memory does not grow with the test set.
 _ENTRIES_AT_ONCE = 1 << 19
-
-_PACKAGES = ("certmask_jax", "jax", "jaxlib", "flax", "numpy")
+# A block is what a run that is stopped loses. It has many chunks, so that few of them are ragged.
+_CHUNKS_A_BLOCK = 256
 
 
 class Batch(Protocol):
@@ -53,26 +52,39 @@ def evaluate(
     folder: Path,
     *,
     preprocessing: Preprocessing,
+    identity: Mapping[str, Any] | None = None,
     provenance: Mapping[str, Any] | None = None,
     chunk: int | None = None,
     mesh: Mesh | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int, bool], None] | None = None,
+    damaged: Callable[[str], None] | None = None,
 ) -> tables.SavedTable:
     """Runs the model on every masked image that some defense asks for, once, onto the disk.
+
+    It may be stopped at any moment, killed too: called again it goes on from the last whole block
+    and ends in the same table.
 
     Args:
       test_set: T images of one size, T >= 1.
       apply_fn, params, preprocessing, chunk, mesh: see :func:`certmask_jax.forward.predict`.
       defenses: their masked images are merged; equal ones are evaluated once.
-      folder: where the table goes; must not hold one yet.
+      folder: where the table goes. One of the same fingerprint that it holds is gone on with, after
+        its checksums were verified.
+      identity: JSON-able facts that decide the numbers and that only the caller knows, such as the
+        data set and the model (``apply_fn`` cannot be compared); part of the fingerprint. With
+        ``weights_sha256`` in it, ``params`` is not hashed again.
       provenance: JSON-able facts about the run, kept with the table.
-      progress: called with (masked images finished since the last call, all of them).
+      progress: called with (masked images finished since the last call, all of them, whether they
+        were computed now or are from an earlier session).
+      damaged: told in a line of each block that is computed again, as files of it are missing or
+        damaged.
 
     Raises:
       ValueError: for an empty test set, images of another size than the masks, labels outside the
         model's classes, or logits of the first images that are all NaN or infinite; before any
         long work where that can be known before.
-      OSError: for a folder that is taken, or a disk without room.
+      FileExistsError: for a folder that holds other files, or another run: names what differs.
+      OSError: for a disk without room, or one that cannot be written to.
     """
     if len(test_set) < 1:
         raise ValueError("expected a test set with at least 1 image, got an empty one")
@@ -81,6 +93,9 @@ def evaluate(
     columns = _columns(defenses)
     first = test_set.read(0, 1)
     check_images(first.images, columns.image_size)
+    there = tables.recorded(folder)
+    if chunk is None and there is not None:
+        chunk = there["fingerprint"].get("chunk")  # today another may fit the memory
     forward = masked_forward(
         apply_fn,
         params,
@@ -90,34 +105,51 @@ def evaluate(
         chunk=chunk,
         mesh=mesh,
     )
-    _check_logits(forward.table_block(first.images, masked_images.unmasked(columns.image_size)))
+    if there is None:
+        unmasked = masked_images.unmasked(columns.image_size)
+        _check_logits(forward.table_block(first.images, unmasked))
+    fits = _CHUNKS_A_BLOCK * forward.chunk // len(columns)
     total = len(test_set) * len(columns)
-    about = {
-        "provenance": {
-            **environment(),
-            **(provenance or {}),
-            "chunk": forward.chunk,
-            "preprocessing": dataclasses.asdict(preprocessing),
-            "num_images": len(test_set),
-            "masked_images": len(columns),
-        }
-    }
-    with tables.TableWriter(
+    known = dict(identity or {})
+    known.setdefault("weights_sha256", fingerprint.of_arrays(params))
+    shared = {"chunk": forward.chunk, "preprocessing": dataclasses.asdict(preprocessing)}
+    with TableWriter(
         folder,
         num_images=len(test_set),
         masked_images=columns,
         num_classes=forward.num_classes,
-        about=about,
+        images_per_block=min(max(1, fits), forward.images_at_once()),
+        run={
+            "first_image_sha256": fingerprint.of_arrays(first.images),
+            **shared,
+            **fingerprint.of_environment(),
+            **known,
+        },
+        about={
+            "provenance": {
+                **fingerprint.environment(),
+                **(provenance or {}),
+                **shared,
+                "num_images": len(test_set),
+                "masked_images": len(columns),
+            }
+        },
+        damaged=damaged,
     ) as writer:
-        step = forward.images_at_once()
-        for start in range(0, len(test_set), step):
-            batch = test_set.read(start, min(start + step, len(test_set)))
-            check_images(batch.images, columns.image_size)
-            labels = check_labels(batch.labels, len(batch.images), forward.num_classes)
-            block = forward.table_block(
-                batch.images, columns, None if progress is None else lambda n: progress(n, total)
-            )
-            writer.append(block, labels, tuple(batch.ids))
+        for number, (start, stop) in enumerate(writer.spans()):
+            block = writer.read(number)
+            if block is None:
+                batch = test_set.read(start, stop)
+                check_images(batch.images, columns.image_size)
+                labels = check_labels(batch.labels, len(batch.images), forward.num_classes)
+                outputs = forward.table_block(
+                    batch.images,
+                    columns,
+                    None if progress is None else lambda n: progress(n, total, True),
+                )
+                writer.write(number, Block(outputs, labels, tuple(batch.ids)))
+            elif progress is not None:
+                progress((stop - start) * len(columns), total, False)
     return tables.load(folder)
 
 
@@ -129,7 +161,10 @@ def certify(saved: tables.SavedTable, defenses: Sequence[Defense]) -> Report:
     """
     table, labels = saved.table, saved.labels
     unmasked = masked_images.unmasked(table.masked_images.image_size)
-    undefended = table.select(unmasked).predictions[:, 0].astype(np.int32)
+    column = int(table.columns(unmasked)[0])
+    undefended = np.concatenate(
+        [np.asarray(table.predictions[rows])[:, column] for rows in _row_blocks(table)]
+    ).astype(np.int32)
     count = len(table)
     accuracy = float((undefended == labels).mean())
     smallest, broken = _margins(table)
@@ -143,27 +178,6 @@ def certify(saved: tables.SavedTable, defenses: Sequence[Defense]) -> Report:
         ids=saved.ids,
         per_image={"label": labels, "undefended": undefended, "smallest_margin": smallest},
     )
-
-
-def environment() -> dict[str, Any]:
-    """Versions and devices, for the provenance of a result."""
-    versions = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = "not installed"
-    devices = jax.devices()
-    return {
-        "versions": versions,
-        "devices": {
-            "platform": devices[0].platform,
-            "kind": devices[0].device_kind,
-            "count": len(devices),
-            "processes": jax.process_count(),
-            "machine": platform.machine(),
-        },
-    }
 
 
 def _columns(defenses: Sequence[Defense]) -> masked_images.MaskedImages:
@@ -229,13 +243,16 @@ def _result(defense: Defense, saved: tables.SavedTable) -> DefenseResult:
 
 def _margins(table: PredictionTable) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Smallest margin of each image ``float32[T]`` (NaN if any is), and images without logits."""
-    rows = max(1, _ENTRIES_AT_ONCE // max(1, table.predictions.shape[1]))
     smallest, broken = [], []
-    for start in range(0, len(table), rows):
-        part = slice(start, start + rows)
+    for part in _row_blocks(table):
         smallest.append(np.asarray(table.margins[part]).min(axis=1).astype(np.float32))
-        broken.append(np.flatnonzero((table.predictions[part] < 0).any(axis=1)) + start)
+        broken.append(np.flatnonzero((table.predictions[part] < 0).any(axis=1)) + part.start)
     return np.concatenate(smallest), np.concatenate(broken)
+
+
+def _row_blocks(table: PredictionTable) -> list[slice]:
+    rows = max(1, _ENTRIES_AT_ONCE // max(1, table.predictions.shape[1]))
+    return [slice(start, start + rows) for start in range(0, len(table), rows)]
 
 
 def _check_logits(outputs: Any) -> None:

@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 
 Interval = tuple[float, float]
 
+FILES = ("results.json", "per_image.csv")
+"""What :func:`write` writes."""
+
 MARGINS = (1e-3, 1e-2, 1e-1)
 """Certified images whose smallest margin lies below these are counted (soundness, section 7)."""
 
@@ -102,7 +105,7 @@ def write(report: Report, folder: Path) -> None:
     each defense its label (-1: none, -2: alert), verdicts and smallest margin.
     """
     text = json.dumps(to_json(report), indent=1, allow_nan=False)
-    _replace(folder / "results.json", lambda path: path.write_text(text + "\n", encoding="utf-8"))
+    _replace(folder / FILES[0], lambda path: path.write_text(text + "\n", encoding="utf-8"))
 
     columns: dict[str, Any] = {"id": report.ids, **report.per_image}
     for number, defense in enumerate(report.defenses):
@@ -115,7 +118,7 @@ def write(report: Report, folder: Path) -> None:
             rows.writerow(columns)
             rows.writerows(zip(*map(_plain, columns.values()), strict=True))
 
-    _replace(folder / "per_image.csv", write_rows)
+    _replace(folder / FILES[1], write_rows)
 
 
 def as_text(report: Report) -> str:

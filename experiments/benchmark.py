@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from certmask_jax import certification, data, defenses, mask_sets, models
+from certmask_jax import certification, data, defenses, fingerprint, mask_sets, models
 from certmask_jax.forward import MaskedForward, masked_forward
 from certmask_jax.models import Model
 from certmask_jax.preprocessing import Preprocessing
@@ -119,7 +119,7 @@ def run(config: Config) -> dict[str, Any]:
         {"plain": lambda: plain(items), "masked": masked, "whole job": whole_job}, config.repeat
     )
     record: dict[str, Any] = {
-        **certification.environment(),
+        **fingerprint.environment(),
         "command": " ".join(["python", "-m", "experiments.benchmark", *sys.argv[1:]]),
         "model": config.model,
         "precision": config.precision,

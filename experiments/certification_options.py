@@ -91,7 +91,10 @@ def parser() -> argparse.ArgumentParser:
     group = parse.add_argument_group("how it runs")
     group.add_argument("--chunk", type=int, help="masked images at once (default: chosen)")
     group.add_argument(
-        "--out", type=Path, help="new folder for results (default: runs/DATASET-MODEL-TIME)"
+        "--out",
+        type=Path,
+        help="folder for results, new or of this same run, which then goes on (default: "
+        "runs/DATASET-MODEL-HASH, the same for the same command)",
     )
     group.add_argument(
         "--from-tables",

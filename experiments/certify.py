@@ -4,7 +4,7 @@
 
 runs the embedded default (real handwritten digits, the shipped model, a few defenses) in about a
 minute on two cores. Everything else is an option; ``--help`` explains them, ``--list`` names what
-there is.
+there is. A run that was stopped, however, goes on when the same command is given again.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from certmask_jax import certification, data, models, report, tables, weights
+from certmask_jax import certification, data, fingerprint, models, report, tables, weights
 from certmask_jax.defenses import Defense
 from certmask_jax.preprocessing import Preprocessing
 from experiments import defense_specs
@@ -62,23 +62,11 @@ def run(config: Config, command: str) -> None:
             "with weights"
         )
     params = config.model.load(path, model)
-    out = config.out or Path("runs") / (
-        f"{config.dataset}-{model.name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
-    )
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FileExistsError(
-            f"--out {out}: expected a new or empty folder, but it holds files, perhaps of another "
-            "run; choose another name, or use --from-tables to print that run again"
-        )
-    provenance = {
-        "command": command,
-        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    identity = {
         "dataset": config.dataset,
         "split": dataset.split,
-        "data_dir": None if config.data_dir is None else str(config.data_dir),
         "model": model.name,
         "model_options": config.model.about(),
-        "weights": path.name,
         "weights_sha256": weights.digest(params),
         "data_config": dataclasses.asdict(model.data_config),
         "precision": config.precision,
@@ -87,14 +75,31 @@ def run(config: Config, command: str) -> None:
         "patch_lives": _PATCH_LIVES[config.patch_lives],
         "defense": list(specs),
     }
+    provenance = {
+        **identity,
+        "command": command,
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "data_dir": None if config.data_dir is None else str(config.data_dir),
+        "weights": path.name,
+    }
+    out = config.out or Path("runs") / _run_name(config, dataset, identity)
+    _check_out(out)
     for defense in defenses:
         _say(str(defense))
     every = 0.5 if sys.stderr.isatty() else 10.0  # seconds; a log wants fewer lines
+    computed = 0
     with tqdm(unit="image", unit_scale=True, desc="masked images", mininterval=every) as bar:
 
-        def advance(done: int, total: int) -> None:
+        def advance(done: int, total: int, now: bool) -> None:
+            nonlocal computed
             bar.total = total
-            bar.update(done)
+            if now:
+                computed += done
+                bar.update(done)
+            else:  # counted, but not as speed: the time left is that of what is computed
+                bar.n += done
+                bar.initial += done
+                bar.last_print_n += done
 
         saved = certification.evaluate(
             dataset,
@@ -103,17 +108,48 @@ def run(config: Config, command: str) -> None:
             defenses,
             out / "tables",
             preprocessing=preprocessing,
+            identity=identity,
             provenance=provenance,
             chunk=config.chunk,
             progress=advance,
+            damaged=lambda line: bar.write(f"warning: {line}", file=sys.stderr),
         )
     model_seconds = time.monotonic() - started
     result = certification.certify(saved, defenses)
     seconds = {"evaluation": round(model_seconds, 2), "all": round(time.monotonic() - started, 2)}
-    result = dataclasses.replace(result, provenance={**result.provenance, "seconds": seconds})
-    report.write(result, out)
+    session = {"seconds": seconds, "masked_images_computed": computed}  # the others: earlier ones
+    result = dataclasses.replace(result, provenance={**result.provenance, **session})
+    was_complete = not computed and all((out / name).is_file() for name in report.FILES)
+    if not was_complete:
+        report.write(result, out)
     print(f"\n{report.as_text(result)}")
-    print(f"\nresults in {out}: results.json, per_image.csv, tables ({seconds['all']:.0f} s)")
+    if was_complete:
+        print(f"\nthis run was complete already: printed again from {out}, nothing computed")
+    else:
+        print(f"\nresults in {out}: results.json, per_image.csv, tables ({seconds['all']:.0f} s)")
+
+
+def _run_name(config: Config, dataset: data.Dataset, identity: dict[str, Any]) -> str:
+    """The same for the same command on the same machine, so that it finds what it began."""
+    facts = {
+        **identity,
+        **fingerprint.of_environment(),
+        "num_images": len(dataset),
+        "first_image_sha256": fingerprint.of_arrays(dataset.read(0, 1).images),
+        "chunk": config.chunk,
+    }
+    return f"{config.dataset}-{identity['model']}-{fingerprint.of_facts(facts)[:8]}"
+
+
+def _check_out(out: Path) -> None:
+    """Refuses a folder with files and without a table; whose table it is, ``evaluate`` checks."""
+    if not out.exists() or (out / "tables").is_dir():
+        return
+    if not out.is_dir() or any(out.iterdir()):
+        raise FileExistsError(
+            f"--out {out}: expected a new or empty folder, or this same run to go on with, but it "
+            "holds files, perhaps of another run; choose another name"
+        )
 
 
 def run_from_tables(config: Config) -> None:
@@ -200,7 +236,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _say(f"error: {_message(error)}")
         return 2
     except KeyboardInterrupt:
-        _say("interrupted")
+        _say("interrupted; give the same command again to go on")
         return 130
     return 0
 

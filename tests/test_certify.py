@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import errno
 import json
 import shutil
 import warnings
@@ -183,20 +182,100 @@ def test_bad_input_is_one_line_before_any_work(tmp_path, capsys, options, messag
 def test_folder_of_another_run_is_refused_and_untouched(tmp_path, capsys):
     out = _run(tmp_path)
     before = (out / "results.json").read_bytes()
-    assert certify.main([*SMALL, *TWO, "--out", str(out)]) == 2
-    assert "perhaps of another run" in capsys.readouterr().err
+    # The masked images of the first are the same: its table would do, but it is another run.
+    for options, named in (
+        ([*SMALL, "--defense", "challenger_masking:masks_per_axis=2", *TWO[2:]], "defense is ["),
+        ([*SMALL, *TWO, "--patch", "1"], "patch is ['1%'] there, ['1'] here"),
+        (["--num-images", "13", *TWO], "num_images is 12 there, 13 here"),
+    ):
+        assert certify.main([*options, "--out", str(out)]) == 2
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert f"got that of another: {named}" in error
+        assert f"{out}" in error
     assert (out / "results.json").read_bytes() == before
+    files = tmp_path / "files"
+    files.mkdir()
+    (files / "notes.txt").write_text("mine")
+    assert certify.main([*SMALL, *TWO, "--out", str(files)]) == 2
+    assert "perhaps of another run" in capsys.readouterr().err
+    assert [file.name for file in files.iterdir()] == ["notes.txt"]
 
 
-def test_damaged_tables_are_named(tmp_path, capsys):
-    out = _run(tmp_path)
-    file = out / "tables" / "predictions.npy"
-    file.write_bytes(file.read_bytes()[:200])
+def _timeless(out):
+    results = json.loads((out / "results.json").read_text())
+    for name in ("started", "seconds", "command", "masked_images_computed"):
+        del results["provenance"][name]
+    return results, (out / "per_image.csv").read_text()
+
+
+def test_the_same_command_goes_on_and_then_prints_again(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(certification, "_CHUNKS_A_BLOCK", 11)  # 3 images of 27
+    command = [*SMALL, *TWO, "--chunk", "8"]
+    alone = _run(tmp_path, "--chunk", "8", name="alone")
+    capsys.readouterr()
+
+    real, reads = data.Dataset.read, []
+
+    def interrupted(dataset, start, stop):
+        reads.append(start)
+        if start == 6:
+            raise KeyboardInterrupt
+        return real(dataset, start, stop)
+
+    monkeypatch.setattr(data.Dataset, "read", interrupted)
+    assert certify.main(command) == 130
+    assert "give the same command again to go on" in capsys.readouterr().err
+    (out,) = (tmp_path / "runs").iterdir()
+    assert out.name.startswith("digits-vit_digits-")
     assert certify.main(["--from-tables", str(out)]) == 2
-    assert "predictions.npy: damaged" in capsys.readouterr().err
-    (out / "tables" / "table.json").unlink()
-    assert certify.main(["--from-tables", str(out)]) == 2
-    assert "did not finish" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "got one with 6 of 12 images done" in error
+    assert "give 'python -m experiments.certify --num-images 12" in error
+
+    monkeypatch.setattr(data.Dataset, "read", real)
+    (out / "tables" / "margins" / "c" / "1" / "0").write_bytes(b"damaged")
+    assert certify.main(command) == 0
+    captured = capsys.readouterr()
+    assert "margins/c/1/0: is damaged" in captured.err
+    assert "images 3 to 5 are computed again" in captured.err
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == [out.name]
+    assert _timeless(out) == _timeless(alone)
+    origin = json.loads((out / "results.json").read_text())["provenance"]
+    assert origin["masked_images_computed"] == 9 * origin["masked_images"]
+    table = captured.out.split("\n\nresults in")[0]
+
+    before = (out / "results.json").read_bytes()
+    assert certify.main(command) == 0
+    captured = capsys.readouterr()
+    assert captured.out.startswith(table)
+    assert "this run was complete already" in captured.out
+    assert (out / "results.json").read_bytes() == before
+    (out / "per_image.csv").unlink()  # killed between the table and its reports
+    assert certify.main(command) == 0
+    assert _timeless(out) == _timeless(alone)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["--chunk", "16"], ["--patch", "2"], ["--fill", "black"], ["--split", "test[1:]"]],
+)
+def test_other_commands_get_other_folders(tmp_path, monkeypatch, options):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(certification, "evaluate", _no_work)
+    for given in ([], [], options):
+        assert certify.main([*SMALL, *TWO, *given]) == 2
+    assert len(set(_asked)) == 2
+    assert len(_asked) == 3
+    _asked.clear()
+
+
+_asked = []
+
+
+def _no_work(dataset, apply_fn, params, chosen, folder, **options):
+    _asked.append(folder)
+    raise ValueError("no work today")
 
 
 def test_disk_without_room_is_refused_before_any_work(tmp_path, capsys, monkeypatch):
@@ -205,43 +284,6 @@ def test_disk_without_room_is_refused_before_any_work(tmp_path, capsys, monkeypa
     assert certify.main([*SMALL, *TWO, "--out", str(tmp_path / "run")]) == 2
     assert "MB of free disk for the prediction table" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()  # so that the same command works once there is room
-
-
-class _FullDisk:
-    """A file that takes two blocks and then has no room."""
-
-    def __init__(self, file):
-        self.file, self.left = file, 2
-
-    def write(self, data):
-        if not self.left:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        self.left -= 1
-        return self.file.write(data)
-
-    def __getattr__(self, name):
-        return getattr(self.file, name)
-
-
-def test_disk_that_fills_up_keeps_what_is_done(tmp_path):
-    masks = defenses.double_masking(mask_sets.budgeted_grid(8, 1, masks_per_axis=2)).masked_images
-    block = [np.zeros((3, len(masks)))] * 3
-    writer = tables.TableWriter(
-        tmp_path / "t", num_images=12, masked_images=masks, num_classes=10, about={}
-    )
-    writer._files = {name: _FullDisk(file) for name, file in writer._files.items()}
-
-    def write_four_blocks():
-        with writer:
-            for _ in range(4):
-                writer.append(block, np.zeros(3, np.int32), ("a", "b", "c"))
-
-    with pytest.raises(OSError, match=r"the disk is full\. 6 images are on disk") as caught:
-        write_four_blocks()
-    assert caught.value.errno == errno.ENOSPC
-    assert (tmp_path / "t" / "predictions.npy").stat().st_size >= 6 * len(masks) * 2
-    with pytest.raises(FileNotFoundError, match="did not finish"):
-        tables.load(tmp_path / "t")
 
 
 class _TestSet:

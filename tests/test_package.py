@@ -13,14 +13,14 @@ PACKAGE = Path(certmask_jax.__file__).parent
 
 # From the bottom up: a module may import only what stands before it.
 HOUSE = [
-    "_version", "geometry", "mask_sets", "masked_images", "prediction_table",
+    "_version", "whole_files", "geometry", "mask_sets", "masked_images", "prediction_table",
     "defenses.defense", "defenses.patchcleanser", "defenses.minority_reports", "defenses.certmask",
-    "defenses", "adversary", "preprocessing", "devices", "forward", "predictor",
+    "defenses", "adversary", "preprocessing", "devices", "fingerprint", "forward", "predictor",
     "models.bagnet", "models.cifar_resnet", "models.resmlp", "models.resnetv2", "models.vit",
     "models.published", "models.spellings", "models",
     "weights.names", "weights.google", "weights.reading", "weights.writing", "weights.families",
     "weights.adaptation", "weights",
-    "data.images", "data.sources", "data", "tables",
+    "data.images", "data.sources", "data", "blocks", "tables", "table_writer",
     "training.cutout", "training.recipes", "training.augmentation", "training.input_pipeline",
     "training.checkpoints", "training.log", "training.step", "training", "report", "certification",
 ]  # fmt: skip

@@ -17,6 +17,7 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
+from certmask_jax.fingerprint import differences
 from certmask_jax.weights.reading import check_store
 
 _RUN = "run.json"
@@ -70,7 +71,7 @@ class Checkpoints:
         if there is not None and there != wanted:
             raise ValueError(
                 f"{folder}: expected the checkpoints of this run, got those of another: "
-                f"{'; '.join(_differences(there, wanted))}. Choose another folder, or the options "
+                f"{'; '.join(differences(there, wanted))}. Choose another folder, or the options "
                 "of the run that it holds"
             )
         _claim(self.folder, wanted)
@@ -243,14 +244,3 @@ def _manager(folder: Path) -> Any:
         cleanup_tmp_directories=True, enable_async_checkpointing=False
     )
     return ocp.CheckpointManager(folder, options=options)
-
-
-def _differences(there: Any, wanted: Any, name: str = "") -> list[str]:
-    """``recipe.seed is 1 there, 2 here`` for each leaf that differs."""
-    if isinstance(there, dict) and isinstance(wanted, dict):
-        found = []
-        for key in sorted({*there, *wanted}):
-            inner = f"{name}.{key}" if name else key
-            found += _differences(there.get(key), wanted.get(key), inner)
-        return found
-    return [] if there == wanted else [f"{name} is {there!r} there, {wanted!r} here"]

@@ -1,0 +1,254 @@
+"""Blocks of a prediction table on disk: one chunk of a zarr array (v3) for each column, and ids.
+
+A block is B images in a row. It is there when all of its files are: TensorStore puts each chunk in
+place whole, with a checksum, and the file of ids comes last. A chunk that is missing is an error,
+never the fill value.
+"""
+
+from __future__ import annotations
+
+import json
+import operator
+import re
+import zlib
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from certmask_jax import whole_files
+from certmask_jax.forward import Outputs
+
+# Fill values that no block holds, for readers of zarr that are content with missing chunks.
+_COLUMNS = {
+    "predictions": (np.int16, -32768),
+    "margins": (np.float16, "NaN"),
+    "confidences": (np.float16, "NaN"),
+}
+_LABELS = (np.int32, -2147483648)
+_IDS = "ids"
+_CACHE_BYTES = 1 << 26  # decoded chunks, for readers of fewer rows than a chunk has
+
+BYTES_A_PREDICTION = sum(np.dtype(dtype).itemsize for dtype, _ in _COLUMNS.values())
+FILES_A_BLOCK = len(_COLUMNS) + 2
+
+
+class Block(NamedTuple):
+    """The rows of B images."""
+
+    outputs: Outputs  # NumPy [B, V]
+    labels: NDArray[np.int32]  # [B]
+    ids: tuple[str, ...]  # [B]
+
+
+class Blocks:
+    """The blocks of one table.
+
+    Args:
+      folder: of the table.
+      shape: ``(T, V)``.
+      images_per_block: B; the last block may have fewer.
+    """
+
+    def __init__(self, folder: Path, shape: tuple[int, int], images_per_block: int) -> None:
+        self._folder = folder.absolute()
+        self._shape = shape
+        self._size = images_per_block
+        self._stores: dict[str, Any] = {}
+
+    def __len__(self) -> int:
+        return -(-self._shape[0] // self._size)
+
+    def span(self, number: int) -> tuple[int, int]:
+        """The images of a block: from the first to before the last."""
+        return number * self._size, min((number + 1) * self._size, self._shape[0])
+
+    def length(self, number: int) -> int:
+        """How many images a block has."""
+        start, stop = self.span(number)
+        return stop - start
+
+    def files(self, number: int) -> list[Path]:
+        """All files of a block, in the order in which they are written."""
+        chunks = [self._folder / name / "c" / str(number) / "0" for name in _COLUMNS]
+        return [*chunks, self._folder / "labels" / "c" / str(number), self._ids(number)]
+
+    def missing(self, number: int) -> list[Path]:
+        """The files that a block lacks; none when it is done."""
+        return [file for file in self.files(number) if not file.is_file()]
+
+    def create(self) -> None:
+        """Makes the arrays and the folder of ids; what is there already stays.
+
+        Raises:
+          OSError: when they cannot be written.
+        """
+        import tensorstore
+
+        (self._folder / _IDS).mkdir(parents=True, exist_ok=True)
+        for name in (*_COLUMNS, "labels"):
+            spec = self._spec(name)
+            try:
+                tensorstore.open(spec, open=True, create=True).result()
+            except ValueError as error:
+                _raise_os_error(error)
+                # Damaged. It holds nothing that the table does not know; chunks stay.
+                (self._folder / name / "zarr.json").unlink()
+                tensorstore.open(spec, open=True, create=True).result()
+
+    def read(self, number: int) -> Block:
+        """A block, its checksums verified.
+
+        Raises:
+          ValueError: when a file is missing or damaged; names it.
+          OSError: when a file is there and cannot be read.
+        """
+        rows = slice(*self.span(number))
+        parts = [self.column(name)[rows] for name in (*_COLUMNS, "labels")]
+        return Block(Outputs(*parts[:-1]), parts[-1], self.ids(number))  # type: ignore[arg-type]
+
+    def ids(self, number: int) -> tuple[str, ...]:
+        """The ids of a block; raises as :meth:`read`."""
+        file = self._ids(number)
+        try:
+            found = json.loads(file.read_bytes())
+            ids = tuple(found["ids"])
+            if len(ids) != self.length(number) or found["crc32"] != _crc32(ids):
+                raise ValueError("its checksum is another")
+        except FileNotFoundError as error:
+            raise ValueError(f"{file}: is missing") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{file}: is damaged ({error})") from error
+        return ids
+
+    def write(self, number: int, block: Block) -> None:
+        """Puts a block on the disk; it is there only when the last file is.
+
+        Raises:
+          OSError: when it cannot be written.
+        """
+        rows = slice(*self.span(number))
+        parts = dict(zip((*_COLUMNS, "labels"), (*block.outputs, block.labels), strict=True))
+        try:
+            started = [
+                self._store(name)[rows].write(np.ascontiguousarray(part))
+                for name, part in parts.items()
+            ]
+            for future in started:
+                future.result()
+        except ValueError as error:
+            _raise_os_error(error)
+            raise
+        text = json.dumps({"crc32": _crc32(block.ids), "ids": block.ids}, indent=1)
+        whole_files.write(self._ids(number), text.encode())
+
+    def discard(self, number: int) -> None:
+        """Removes what there is of a block, so that it is not there while it is written anew."""
+        for file in reversed(self.files(number)):  # the mark that it is done goes first
+            file.unlink(missing_ok=True)
+
+    def column(self, name: str, *, remedy: str = "") -> StoredColumn:
+        """``predictions``, ``margins``, ``confidences`` (``[T, V]``) or ``labels`` (``[T]``)."""
+        return StoredColumn(self._store(name), self._folder / name, remedy)
+
+    def _ids(self, number: int) -> Path:
+        return self._folder / _IDS / f"{number:06d}.json"
+
+    def _store(self, name: str) -> Any:
+        import tensorstore
+
+        if name not in self._stores:
+            context = tensorstore.Context({"cache_pool": {"total_bytes_limit": _CACHE_BYTES}})
+            # The table knows what zarr.json says: reading does not depend on that file.
+            self._stores[name] = tensorstore.open(
+                self._spec(name), open=True, assume_metadata=True, context=context
+            ).result()
+        return self._stores[name]
+
+    def _spec(self, name: str) -> dict[str, Any]:
+        dtype, fill = _LABELS if name == "labels" else _COLUMNS[name]
+        inner = () if name == "labels" else self._shape[1:]
+        return {
+            "driver": "zarr3",
+            "kvstore": {"driver": "file", "path": f"{self._folder / name}/"},
+            "metadata": {
+                "shape": [self._shape[0], *inner],
+                "data_type": np.dtype(dtype).name,
+                "fill_value": fill,
+                "chunk_grid": {
+                    "name": "regular",
+                    "configuration": {"chunk_shape": [self._size, *inner]},
+                },
+                "chunk_key_encoding": {"name": "default"},
+                "codecs": [
+                    {"name": "bytes", "configuration": {"endian": "little"}},
+                    {"name": "zstd", "configuration": {"level": 1}},
+                    {"name": "crc32c"},
+                ],
+            },
+            "fill_missing_data_reads": False,
+            "store_data_equal_to_fill_value": True,
+        }
+
+
+class StoredColumn(np.lib.mixins.NDArrayOperatorsMixin):
+    """A column on disk that stands in for an array: rows are read when they are asked for.
+
+    Reading raises ``ValueError`` when a chunk is missing or damaged: its file, then ``remedy``.
+    """
+
+    def __init__(self, store: Any, folder: Path, remedy: str) -> None:
+        self._store = store
+        self._folder = folder
+        self._remedy = remedy
+        self.shape: tuple[int, ...] = tuple(store.shape)
+        self.ndim = len(self.shape)
+        self.dtype: np.dtype[Any] = store.dtype.numpy_dtype
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, key: Any) -> NDArray[Any]:
+        rows, *rest = key if isinstance(key, tuple) else (key,)
+        if isinstance(rows, slice):
+            start, stop, step = rows.indices(len(self))
+            if step == 1:
+                return self._read(slice(start, max(start, stop)))[(slice(None), *rest)]
+        elif isinstance(rows, int | np.integer):
+            number = range(len(self))[operator.index(rows)]
+            return self._read(slice(number, number + 1))[(0, *rest)]
+        return self._read(slice(0, len(self)))[key]
+
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
+        if copy is False:
+            raise ValueError("a column on disk: expected that a copy may be made, got copy=False")
+        return self._read(slice(0, len(self))).astype(dtype or self.dtype, copy=False)
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
+        loaded = [np.asarray(i) if isinstance(i, StoredColumn) else i for i in inputs]
+        return getattr(ufunc, method)(*loaded, **options)
+
+    def _read(self, rows: slice) -> NDArray[Any]:
+        try:
+            return np.asarray(self._store[rows].read().result())
+        except ValueError as error:
+            _raise_os_error(error)
+            text = str(error).split("\n")[0]
+            found = re.search(r'local file "([^"]+)"', text)
+            file = found[1] if found else self._folder
+            reason = text.rsplit('": ', 1)[-1][:120]
+            what = "is missing" if text.endswith("is missing") else f"is damaged ({reason})"
+            raise ValueError(f"{file}: {what}{self._remedy}") from error
+
+
+def _raise_os_error(error: Exception) -> None:
+    """Raises the ``OSError`` that is behind one of TensorStore's errors, if there is one."""
+    found = re.search(r"os_error_code='(\d+)'", str(error))
+    if found:
+        text = str(error).split("\n")[0].split(": ", 1)[-1].split(" [os_error_code")[0]
+        raise OSError(int(found[1]), text) from error
+
+
+def _crc32(ids: tuple[str, ...]) -> int:
+    return zlib.crc32(json.dumps(ids).encode())

@@ -1,0 +1,83 @@
+"""Fingerprints: the JSON-able facts that decide a run's numbers; hashed, compared and named."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import platform
+from typing import Any
+
+import jax
+import numpy as np
+from numpy.typing import ArrayLike
+
+from certmask_jax._version import __version__
+
+_PACKAGES = ("jax", "jaxlib", "flax", "numpy")
+_DEVICE_FACTS = ("platform", "kind", "count", "machine")
+
+
+def environment() -> dict[str, Any]:
+    """Versions and devices, for the provenance of a result."""
+    versions = {"python": platform.python_version(), "certmask_jax": __version__}
+    for package in _PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    devices = jax.devices()
+    return {
+        "versions": versions,
+        "devices": {
+            "platform": devices[0].platform,
+            "kind": devices[0].device_kind,
+            "count": len(devices),
+            "processes": jax.process_count(),
+            "machine": platform.machine(),
+        },
+    }
+
+
+def of_environment() -> dict[str, Any]:
+    """What of :func:`environment` may change the last bit of a logit."""
+    found = environment()
+    return {
+        "versions": {name: found["versions"][name] for name in ("certmask_jax", *_PACKAGES)},
+        "devices": {name: found["devices"][name] for name in _DEVICE_FACTS},
+    }
+
+
+def plain(facts: Any) -> Any:
+    """Facts as JSON gives them back, so that they compare equal to what was read from a file."""
+    return json.loads(json.dumps(facts))
+
+
+def of_facts(facts: Any) -> str:
+    """SHA-256 of JSON-able facts, whatever the order of their keys, in hexadecimal."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def of_arrays(tree: Any) -> str:
+    """SHA-256 of a pytree of arrays (paths, shapes, dtypes, numbers), in hexadecimal."""
+    found = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        _add(found, jax.tree_util.keystr(path), leaf)
+    return found.hexdigest()
+
+
+def differences(there: Any, wanted: Any, name: str = "") -> list[str]:
+    """``recipe.seed is 1 there, 2 here`` for each leaf of two JSON values that differs."""
+    if isinstance(there, dict) and isinstance(wanted, dict):
+        found = []
+        for key in sorted({*there, *wanted}):
+            inner = f"{name}.{key}" if name else key
+            found += differences(there.get(key), wanted.get(key), inner)
+        return found
+    return [] if there == wanted else [f"{name} is {there!r} there, {wanted!r} here"]
+
+
+def _add(found: Any, name: str, leaf: ArrayLike) -> None:
+    array = np.asarray(leaf)
+    found.update(f"{name} {array.shape} {array.dtype}\n".encode())
+    found.update(np.ascontiguousarray(array).tobytes())
