@@ -10,7 +10,7 @@ import sys
 from certmask_jax import certification, data
 from experiments import certify
 
-BLOCKS = 20
+BLOCKS, IMAGES_PER_BLOCK = 20, 2
 _OPTIONS = [
     "--num-images", "40", "--chunk", "8", "--out", "run",
     "--defense", "double_masking:masks_per_axis=2", "--defense", "certmask:tiling=tight",
@@ -25,7 +25,7 @@ def main() -> int:
             print("block", start, flush=True)
         return real(dataset, start, stop)
 
-    certification._CHUNKS_A_BLOCK = 7  # of 8, for 27 masked images: 2 images
+    certification._CHUNKS_A_BLOCK = 7  # of 8, for 27 masked images: IMAGES_PER_BLOCK
     data.Dataset.read = read  # type: ignore[method-assign]
     return certify.main(_OPTIONS)
 
