@@ -28,7 +28,6 @@ _COLUMNS = {
 }
 _LABELS = (np.int32, -2147483648)
 _IDS = "ids"
-_CACHE_BYTES = 1 << 26  # decoded chunks, for readers of fewer rows than a chunk has
 
 BYTES_A_PREDICTION = sum(np.dtype(dtype).itemsize for dtype, _ in _COLUMNS.values())
 FILES_A_BLOCK = len(_COLUMNS) + 2
@@ -159,10 +158,9 @@ class Blocks:
         import tensorstore
 
         if name not in self._stores:
-            context = tensorstore.Context({"cache_pool": {"total_bytes_limit": _CACHE_BYTES}})
             # The table knows what zarr.json says: reading does not depend on that file.
             self._stores[name] = tensorstore.open(
-                self._spec(name), open=True, assume_metadata=True, context=context
+                self._spec(name), open=True, assume_metadata=True
             ).result()
         return self._stores[name]
 
