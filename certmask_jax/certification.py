@@ -82,7 +82,7 @@ def evaluate(
     Raises:
       ValueError: for an empty test set, images of another size than the masks, labels outside the
         model's classes, or logits of the first images that are all NaN or infinite; before any
-        long work where that can be known before.
+        long work where that can be known before; for a table of another format.
       FileExistsError: for a folder that holds other files, or another run: names what differs.
       OSError: for a disk without room, or one that cannot be written to.
     """

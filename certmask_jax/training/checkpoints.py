@@ -17,6 +17,7 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
+from certmask_jax import whole_files
 from certmask_jax.fingerprint import differences
 from certmask_jax.weights.reading import check_store
 
@@ -226,9 +227,7 @@ def _claim(folder: Path, run: Mapping[str, Any]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for aside in folder.glob(f"{_REMOVED}*"):
             shutil.rmtree(aside)
-        unfinished = folder / f"{_RUN}.unfinished"
-        unfinished.write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")
-        os.replace(unfinished, folder / _RUN)
+        whole_files.write(folder / _RUN, (json.dumps(run, indent=1) + "\n").encode())
     except OSError as error:
         raise OSError(
             error.errno,
