@@ -210,5 +210,5 @@ def _replace(path: Path, write_to: Any) -> None:
         raise OSError(
             error.errno,
             f"{path}: could not be written ({error.strerror}); the prediction table beside it is "
-            "complete: free some space and use --from-tables to write the report again",
+            "complete: free some space and give the same command again to write the report",
         ) from error

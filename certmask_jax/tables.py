@@ -86,7 +86,8 @@ def load(folder: Path) -> SavedTable:
         )
     facts = about["fingerprint"]
     blocks = layout(folder, about)
-    again = f"give {about.get('provenance', {}).get('command', 'its command')!r} again"
+    command = about.get("provenance", {}).get("command")
+    again = "give the same command again" + (f" ({command})" if command else "")
     missing = {n: files[0] for n in range(len(blocks)) if (files := blocks.missing(n))}
     if missing:
         done = facts["num_images"] - sum(map(blocks.length, missing))

@@ -207,7 +207,7 @@ def test_the_same_command_goes_on_and_then_prints_again(tmp_path, capsys, monkey
     assert certify.main(["--from-tables", str(out)]) == 2
     error = capsys.readouterr().err
     assert "got one with 6 of 12 images done" in error
-    assert "give 'python -m experiments.certify --num-images 12" in error
+    assert "give the same command again (python -m experiments.certify --num-images 12" in error
 
     monkeypatch.setattr(data.Dataset, "read", real)
     (out / "tables" / "margins" / "c" / "1" / "0").write_bytes(b"damaged")

@@ -102,7 +102,7 @@ def test_damage_is_named_and_mended_and_nothing_else_touched(tmp_path, part, num
     shown = file.relative_to(tmp_path) if how == "removed" else file
     with pytest.raises((ValueError, FileNotFoundError), match=re.escape(str(shown))) as caught:
         use()
-    assert "give 'its command' again to" in str(caught.value)
+    assert "give the same command again to" in str(caught.value)
     assert "\n" not in str(caught.value)
     _check_mended(tmp_path, number, before, names=file)
     use()
