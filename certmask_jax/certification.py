@@ -111,7 +111,8 @@ def evaluate(
     fits = _CHUNKS_A_BLOCK * forward.chunk // len(columns)
     total = len(test_set) * len(columns)
     known = dict(identity or {})
-    known.setdefault("weights_sha256", fingerprint.of_arrays(params))
+    if "weights_sha256" not in known:
+        known["weights_sha256"] = fingerprint.of_arrays(params)
     shared = {"chunk": forward.chunk, "preprocessing": dataclasses.asdict(preprocessing)}
     with TableWriter(
         folder,
