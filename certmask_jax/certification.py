@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.metadata
 import platform
 from collections.abc import Callable, Mapping, Sequence
@@ -14,10 +15,10 @@ import numpy as np
 from jax.sharding import Mesh
 from numpy.typing import NDArray
 
-from certmask_jax import masked_images, report, tables
-from certmask_jax.defenses.defense import ALERT, Defense, Guarantee
+from certmask_jax import early_exit, masked_images, report, tables
+from certmask_jax.defenses.defense import ALERT, Defense, Guarantee, Seen
 from certmask_jax.forward import ApplyFn, masked_forward
-from certmask_jax.prediction_table import PredictionTable, check_labels
+from certmask_jax.prediction_table import NO_LABEL, UNKNOWN, PredictionTable, check_labels
 from certmask_jax.preprocessing import Preprocessing, check_images
 from certmask_jax.report import DefenseResult, Report, wilson_interval
 
@@ -53,6 +54,7 @@ def evaluate(
     folder: Path,
     *,
     preprocessing: Preprocessing,
+    decide: bool = False,
     provenance: Mapping[str, Any] | None = None,
     chunk: int | None = None,
     mesh: Mesh | None = None,
@@ -65,8 +67,11 @@ def evaluate(
       apply_fn, params, preprocessing, chunk, mesh: see :func:`certmask_jax.forward.predict`.
       defenses: their masked images are merged; equal ones are evaluated once.
       folder: where the table goes; must not hold one yet.
+      decide: evaluate of each image only what can still change an answer or a verdict of these
+        defenses (:mod:`certmask_jax.early_exit`); the verdicts are those of the whole table.
       provenance: JSON-able facts about the run, kept with the table.
-      progress: called with (masked images finished since the last call, all of them).
+      progress: called with (masked images finished, or found needless, since the last call, all of
+        them).
 
     Raises:
       ValueError: for an empty test set, images of another size than the masks, labels outside the
@@ -78,7 +83,7 @@ def evaluate(
         raise ValueError("expected a test set with at least 1 image, got an empty one")
     if not defenses:
         raise ValueError("expected at least 1 defense, got none")
-    columns = _columns(defenses)
+    columns, questions = _columns(defenses)
     first = test_set.read(0, 1)
     check_images(first.images, columns.image_size)
     forward = masked_forward(
@@ -92,6 +97,7 @@ def evaluate(
     )
     _check_logits(forward.table_block(first.images, masked_images.unmasked(columns.image_size)))
     total = len(test_set) * len(columns)
+    advance = None if progress is None else functools.partial(_advance, progress, total)
     about = {
         "provenance": {
             **environment(),
@@ -114,9 +120,12 @@ def evaluate(
             batch = test_set.read(start, min(start + step, len(test_set)))
             check_images(batch.images, columns.image_size)
             labels = check_labels(batch.labels, len(batch.images), forward.num_classes)
-            block = forward.table_block(
-                batch.images, columns, None if progress is None else lambda n: progress(n, total)
-            )
+            if decide:
+                block = early_exit.evaluate(
+                    forward, batch.images, columns, questions, labels, always=[0], progress=advance
+                )
+            else:
+                block = forward.table_block(batch.images, columns, advance)
             writer.append(block, labels, tuple(batch.ids))
     return tables.load(folder)
 
@@ -135,6 +144,7 @@ def certify(saved: tables.SavedTable, defenses: Sequence[Defense]) -> Report:
     smallest, broken = _margins(table)
     return Report(
         num_images=count,
+        forward_passes={"made": _known(table), "full_table": table.predictions.size},
         undefended_accuracy=accuracy,
         intervals={"undefended_accuracy": wilson_interval(accuracy, count)},
         defenses=tuple(_result(defense, saved) for defense in defenses),
@@ -166,11 +176,19 @@ def environment() -> dict[str, Any]:
     }
 
 
-def _columns(defenses: Sequence[Defense]) -> masked_images.MaskedImages:
+def _advance(progress: Callable[[int, int], None], total: int, finished: int) -> None:
+    progress(finished, total)
+
+
+def _columns(
+    defenses: Sequence[Defense],
+) -> tuple[masked_images.MaskedImages, list[early_exit.Question]]:
     """The image itself first, then all masked images of all defenses, each once."""
     parts = [masked_images.unmasked(defenses[0].mask_set.image_size)]
     parts += [defense.masked_images for defense in defenses]
-    return masked_images.merge(parts)[0]
+    merged, places = masked_images.merge(parts)
+    questions = [early_exit.Question(*pair) for pair in zip(defenses, places[1:], strict=True)]
+    return merged, questions
 
 
 def _result(defense: Defense, saved: tables.SavedTable) -> DefenseResult:
@@ -183,6 +201,7 @@ def _result(defense: Defense, saved: tables.SavedTable) -> DefenseResult:
     for start in range(0, len(saved.table), rows):
         part = saved.table.take(slice(start, start + rows), chosen, defense.masked_images)
         true = saved.labels[start : start + rows]
+        _check_decided(defense, part, true)
         answers.append(defense.rule(part))
         verdicts.append(
             {
@@ -227,6 +246,18 @@ def _result(defense: Defense, saved: tables.SavedTable) -> DefenseResult:
     )
 
 
+def _check_decided(defense: Defense, table: PredictionTable, labels: NDArray[np.int32]) -> None:
+    """``ValueError`` if the defense depends on masked images that were not evaluated."""
+    known = table.known
+    for i in np.flatnonzero(~known.all(axis=1)):
+        seen = Seen(table.predictions[i], table.margins[i], known[i])
+        if len(defense.open_columns(seen, int(labels[i]))):
+            raise ValueError(
+                f"{defense.name}: expected tables that decide it, but they hold only what other "
+                "defenses needed; evaluate with it (--defense), or the whole table (--no-decide)"
+            )
+
+
 def _margins(table: PredictionTable) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Smallest margin of each image ``float32[T]`` (NaN if any is), and images without logits."""
     rows = max(1, _ENTRIES_AT_ONCE // max(1, table.predictions.shape[1]))
@@ -234,8 +265,16 @@ def _margins(table: PredictionTable) -> tuple[NDArray[np.float32], NDArray[np.in
     for start in range(0, len(table), rows):
         part = slice(start, start + rows)
         smallest.append(np.asarray(table.margins[part]).min(axis=1).astype(np.float32))
-        broken.append(np.flatnonzero((table.predictions[part] < 0).any(axis=1)) + start)
+        no_label = np.asarray(table.predictions[part]) == NO_LABEL
+        broken.append(np.flatnonzero(no_label.any(axis=1)) + start)
     return np.concatenate(smallest), np.concatenate(broken)
+
+
+def _known(table: PredictionTable) -> int:
+    """How many entries were evaluated."""
+    rows = max(1, _ENTRIES_AT_ONCE // max(1, table.predictions.shape[1]))
+    parts = (table.predictions[start : start + rows] for start in range(0, len(table), rows))
+    return sum(int((np.asarray(part) != UNKNOWN).sum()) for part in parts)
 
 
 def _check_logits(outputs: Any) -> None:

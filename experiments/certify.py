@@ -103,6 +103,7 @@ def run(config: Config, command: str) -> None:
             defenses,
             out / "tables",
             preprocessing=preprocessing,
+            decide=config.decide,
             provenance=provenance,
             chunk=config.chunk,
             progress=advance,
