@@ -11,7 +11,9 @@ from covers import random_cover, with_random_promise
 from certmask_jax import data, defenses, early_exit, mask_sets, models, predict, weights
 from certmask_jax.defenses.defense import Seen
 from certmask_jax.forward import masked_forward
-from certmask_jax.prediction_table import NO_LABEL, UNKNOWN, PredictionTable
+from certmask_jax.mask_sets import MaskSet
+from certmask_jax.masked_images import unions
+from certmask_jax.prediction_table import NO_LABEL, UNKNOWN, PredictionTable, from_labels
 from certmask_jax.preprocessing import Preprocessing
 
 BUILDERS = {
@@ -78,11 +80,13 @@ def _cover(rng, kind):
     if kind == "grid":  # every location that matters is hidden by one mask alone
         size = (int(rng.integers(4, 9)), int(rng.integers(4, 9)))
         return mask_sets.budgeted_grid(size, 2, masks_per_axis=int(rng.integers(1, 4)))
+    if kind == "redundant":  # several masks hide every location, but for none are they the most
+        return random_cover(rng, 7, 4, 1)
     masks = random_cover(rng, int(rng.integers(1, 6)), int(rng.integers(2, 7)), 2)
     return with_random_promise(rng, masks)
 
 
-@pytest.mark.parametrize("kind", ["grid", "random"])
+@pytest.mark.parametrize("kind", ["grid", "random", "redundant"])
 @pytest.mark.parametrize("name", BUILDERS)
 def test_verdicts_are_those_of_the_whole_table(name, kind):
     rng = np.random.default_rng(sum(map(ord, name + kind)))
@@ -139,6 +143,30 @@ def test_a_hand_made_image():
     assert ask([1, None, None, 1, None, 1], 0).tolist() == []  # wrong, whatever else
     assert ask([1, None, None, 1, None, 0], 1).tolist() == [4, 2]  # mask 2 disagrees: its row
     assert ask([1, None, None, 1, 1, 0], 1).tolist() == []  # and does not stand
+
+
+def test_a_location_with_several_masks_is_not_lost_with_their_rows():
+    # Pixels 0 to 3; mask a hides 0 and 2, b 0 and 3, c 1 to 3. Only the pair ab is wrong.
+    hidden = {"a": [0, 2], "b": [0, 3], "c": [1, 2, 3]}
+    boxes = np.zeros((3, 3, 4), int)
+    for mask, pixels in zip(boxes, hidden.values(), strict=True):
+        mask[: len(pixels)] = [[0, pixel, 1, pixel + 1] for pixel in pixels]
+    masks = MaskSet(boxes, (1, 4), (1, 1))
+    pair = unions(masks, 2)[1]
+    labels = np.ones(pair.max() + 1, np.int16)
+    labels[pair[0, 1]] = 0
+    double = defenses.double_masking(masks)
+    table = from_labels([labels], double.masked_images, num_classes=2)
+    # At pixel 0 both masks have a wrong label in their row, yet a and b have the majority, and c,
+    # which the attacker may change, cannot stand.
+    assert double.worst_case(table, [1]).all()
+    assert not double.certificate(table, [1]).any()
+    known = np.zeros(len(labels), bool)
+    known[[*pair.diagonal(), pair[0, 1]]] = True
+    seen = Seen(labels, np.ones(len(labels), np.float16), known)
+    assert double.open_columns(seen, 1).tolist() == [pair[0, 2]]
+    # Challenger masking's worst case is the good-row condition, and that is lost.
+    assert not len(defenses.challenger_masking(masks).open_columns(seen, 1))
 
 
 # --- with a model ---
