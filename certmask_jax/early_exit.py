@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from certmask_jax.defenses.defense import Defense, Seen
+from certmask_jax.defenses.second_round import each_once
 from certmask_jax.forward import MaskedForward, Outputs
 from certmask_jax.masked_images import MaskedImages
 from certmask_jax.prediction_table import UNKNOWN
@@ -76,7 +77,7 @@ def evaluate(
             open_columns = columns[defense.open_columns(seen, label)]
             # All of a first round matters; later ones tell which of the rest do.
             found.append(open_columns if first or labels is None else open_columns[:a_wave])
-        return _each_once(np.concatenate(found))
+        return each_once(np.concatenate(found))
 
     on_device = forward.upload(images)
     open_images = np.arange(shape[0])
@@ -101,9 +102,3 @@ def evaluate(
             progress(int(settled.sum()) - told)
             told = int(settled.sum())
     return Outputs(predictions, margins, confidences)  # type: ignore[arg-type]
-
-
-def _each_once(columns: NDArray[np.integer[Any]]) -> NDArray[np.integer[Any]]:
-    """Drops repetitions, in order of first appearance."""
-    _, first = np.unique(columns, return_index=True)
-    return columns[np.sort(first)]

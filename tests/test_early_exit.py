@@ -141,7 +141,8 @@ def test_a_hand_made_image():
     assert ask([1, None, None, 1, None, 1], 1).tolist() == [4, 1, 2]
     assert ask([1, None, None, 1, 0, 1], 1).tolist() == []  # one wrong label: lost
     assert ask([1, None, None, 1, None, 1], 0).tolist() == []  # wrong, whatever else
-    assert ask([1, None, None, 1, None, 0], 1).tolist() == [4, 2]  # mask 2 disagrees: its row
+    # Mask 2 disagrees: its row, first with mask 0, whose margin is larger.
+    assert ask([1, None, None, 1, None, 0], 1).tolist() == [2, 4]
     assert ask([1, None, None, 1, 1, 0], 1).tolist() == []  # and does not stand
 
 

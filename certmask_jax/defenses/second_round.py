@@ -3,13 +3,13 @@
 On the host, in NumPy, one image at a time. Double masking's answer needs the first round, then only
 the rows of masks that disagree, and of a row nothing more once one of its labels is not the mask's
 own. A verdict needs nothing more once a location is lost: all masks that hide it alone have a label
-in their row that is not the true one. What may fail is looked at first: the smaller the margins of
-the two one-mask images, the sooner.
+in their row that is not the true one. What may refute is looked at first: for a mask that
+disagrees, pairs with the masks of the largest margins; for a verdict, pairs of the smallest.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,10 +39,10 @@ def double_masking_open(
     unseen = _first_round(rounds, seen)
     if len(unseen):
         return unseen
-    rows = _standing(rounds.pair, largest_wins, seen)
-    wanted = np.zeros(len(seen.known), dtype=np.bool_)
-    wanted[rounds.pair[rows]] = True
-    return _most_telling(rounds, wanted | _verdict_open(rounds, seen, label), seen)
+    answer = _rows_open(rounds.pair, _standing(rounds.pair, largest_wins, seen), seen)
+    verdict = _verdict_open(rounds, seen, label)
+    verdict[answer] = False
+    return np.concatenate([answer, _most_telling(rounds, verdict, seen)])
 
 
 def challenger_masking_open(rounds: SecondRound, seen: Seen, label: int | None) -> NDArray[np.intp]:
@@ -75,6 +75,16 @@ def _standing(pair: NDArray[np.int32], largest_wins: bool, seen: Seen) -> NDArra
     stands = known.all(axis=1) & ~refuted
     last = int(stands.argmax()) if stands.any() else len(disagree)
     return disagree[:last][~refuted[:last]]
+
+
+def _rows_open(pair: NDArray[np.int32], rows: NDArray[np.intp], seen: Seen) -> NDArray[np.intp]:
+    """What is not known of some rows: in turns, and first the masks with the largest margins.
+
+    These most likely stay with their label, and refute a mask that says another.
+    """
+    margins = seen.margins[pair.diagonal()].astype(np.float32)
+    columns = pair[rows][:, np.argsort(-margins, kind="stable")].T.ravel()
+    return each_once(columns[~seen.known[columns]]).astype(np.intp)
 
 
 def _next_challenge(pair: NDArray[np.int32], seen: Seen) -> NDArray[np.intp]:
@@ -112,3 +122,9 @@ def _most_telling(rounds: SecondRound, wanted: NDArray[np.bool_], seen: Seen) ->
     margins = seen.margins[rounds.pair.diagonal()].astype(np.float32)
     first, second = rounds.masks_of[columns].T
     return columns[np.argsort(margins[first] + margins[second], kind="stable")]
+
+
+def each_once(columns: NDArray[np.integer[Any]]) -> NDArray[np.integer[Any]]:
+    """Drops repetitions, in order of first appearance."""
+    _, first = np.unique(columns, return_index=True)
+    return columns[np.sort(first)]
