@@ -8,6 +8,7 @@ never the fill value.
 from __future__ import annotations
 
 import json
+import math
 import operator
 import re
 import zlib
@@ -202,6 +203,7 @@ class StoredColumn(np.lib.mixins.NDArrayOperatorsMixin):
         self._remedy = remedy
         self.shape: tuple[int, ...] = tuple(store.shape)
         self.ndim = len(self.shape)
+        self.size = math.prod(self.shape)
         self.dtype: np.dtype[Any] = store.dtype.numpy_dtype
 
     def __len__(self) -> int:

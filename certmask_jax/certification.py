@@ -11,11 +11,11 @@ import numpy as np
 from jax.sharding import Mesh
 from numpy.typing import NDArray
 
-from certmask_jax import fingerprint, masked_images, report, tables
+from certmask_jax import early_exit, fingerprint, masked_images, report, tables
 from certmask_jax.blocks import Block
-from certmask_jax.defenses.defense import ALERT, Defense, Guarantee
+from certmask_jax.defenses.defense import ALERT, Defense, Guarantee, Seen
 from certmask_jax.forward import ApplyFn, masked_forward
-from certmask_jax.prediction_table import PredictionTable, check_labels
+from certmask_jax.prediction_table import NO_LABEL, UNKNOWN, PredictionTable, check_labels
 from certmask_jax.preprocessing import Preprocessing, check_images
 from certmask_jax.report import DefenseResult, Report, wilson_interval
 from certmask_jax.table_writer import TableWriter
@@ -52,6 +52,7 @@ def evaluate(
     folder: Path,
     *,
     preprocessing: Preprocessing,
+    decide: bool = False,
     identity: Mapping[str, Any] | None = None,
     provenance: Mapping[str, Any] | None = None,
     chunk: int | None = None,
@@ -70,14 +71,14 @@ def evaluate(
       defenses: their masked images are merged; equal ones are evaluated once.
       folder: where the table goes. One of the same fingerprint that it holds is gone on with, after
         its checksums were verified.
-      identity: JSON-able facts that decide the numbers and that only the caller knows, such as the
-        data set and the model (``apply_fn`` cannot be compared); part of the fingerprint. With
-        ``weights_sha256`` in it, ``params`` is not hashed again.
+      decide: evaluate of each image only what can still change an answer or a verdict of these
+        defenses (:mod:`certmask_jax.early_exit`); the verdicts are those of the whole table.
+      identity: JSON-able facts that decide the numbers and that only the caller knows (data set,
+        model); in the fingerprint. With ``weights_sha256``, ``params`` is not hashed again.
       provenance: JSON-able facts about the run, kept with the table.
-      progress: called with (masked images finished since the last call, all of them, whether they
-        were computed now or are from an earlier session).
-      damaged: told in a line of each block that is computed again, as files of it are missing or
-        damaged.
+      progress: called with (masked images finished, or found needless, since the last call, all of
+        them, whether that was now or in an earlier session).
+      damaged: told in a line of each block that is computed again, as its files are damaged.
 
     Raises:
       ValueError: for an empty test set, images of another size than the masks, labels outside the
@@ -90,7 +91,7 @@ def evaluate(
         raise ValueError("expected a test set with at least 1 image, got an empty one")
     if not defenses:
         raise ValueError("expected at least 1 defense, got none")
-    columns = _columns(defenses)
+    columns, questions = _columns(defenses)
     first = test_set.read(0, 1)
     check_images(first.images, columns.image_size)
     there = tables.recorded(folder)
@@ -108,18 +109,22 @@ def evaluate(
     if there is None:
         unmasked = masked_images.unmasked(columns.image_size)
         _check_logits(forward.table_block(first.images, unmasked))
-    fits = _CHUNKS_A_BLOCK * forward.chunk // len(columns)
     total = len(test_set) * len(columns)
     known = dict(identity or {})
     if "weights_sha256" not in known:
         known["weights_sha256"] = fingerprint.of_arrays(params)
     shared = {"chunk": forward.chunk, "preprocessing": dataclasses.asdict(preprocessing)}
+    if decide:  # what is left out depends on them
+        asked = [(str(d), dict(d.options), fingerprint.of_arrays(d.groups)) for d in defenses]
+        known["defenses_sha256"] = fingerprint.of_facts(asked)
+    advance = None if progress is None else lambda n: progress(n, total, True)
+    fits = _CHUNKS_A_BLOCK * forward.chunk // len(columns)
     with TableWriter(
         folder,
         num_images=len(test_set),
         masked_images=columns,
         num_classes=forward.num_classes,
-        images_per_block=min(max(1, fits), forward.images_at_once()),
+        images_per_block=min(forward.images_at_once(), max(1, fits)),
         run={
             "first_image_sha256": fingerprint.of_arrays(first.images),
             **shared,
@@ -143,11 +148,18 @@ def evaluate(
                 batch = test_set.read(start, stop)
                 check_images(batch.images, columns.image_size)
                 labels = check_labels(batch.labels, len(batch.images), forward.num_classes)
-                outputs = forward.table_block(
-                    batch.images,
-                    columns,
-                    None if progress is None else lambda n: progress(n, total, True),
-                )
+                if decide:
+                    outputs = early_exit.evaluate(
+                        forward,
+                        batch.images,
+                        columns,
+                        questions,
+                        labels,
+                        always=[0],
+                        progress=advance,
+                    )
+                else:
+                    outputs = forward.table_block(batch.images, columns, advance)
                 writer.write(number, Block(outputs, labels, tuple(batch.ids)))
             elif progress is not None:
                 progress((stop - start) * len(columns), total, False)
@@ -171,6 +183,7 @@ def certify(saved: tables.SavedTable, defenses: Sequence[Defense]) -> Report:
     smallest, broken = _margins(table)
     return Report(
         num_images=count,
+        forward_passes={"made": _known(table), "full_table": table.predictions.size},
         undefended_accuracy=accuracy,
         intervals={"undefended_accuracy": wilson_interval(accuracy, count)},
         defenses=tuple(_result(defense, saved) for defense in defenses),
@@ -181,11 +194,15 @@ def certify(saved: tables.SavedTable, defenses: Sequence[Defense]) -> Report:
     )
 
 
-def _columns(defenses: Sequence[Defense]) -> masked_images.MaskedImages:
+def _columns(
+    defenses: Sequence[Defense],
+) -> tuple[masked_images.MaskedImages, list[early_exit.Question]]:
     """The image itself first, then all masked images of all defenses, each once."""
     parts = [masked_images.unmasked(defenses[0].mask_set.image_size)]
     parts += [defense.masked_images for defense in defenses]
-    return masked_images.merge(parts)[0]
+    merged, places = masked_images.merge(parts)
+    questions = [early_exit.Question(*pair) for pair in zip(defenses, places[1:], strict=True)]
+    return merged, questions
 
 
 def _result(defense: Defense, saved: tables.SavedTable) -> DefenseResult:
@@ -198,6 +215,7 @@ def _result(defense: Defense, saved: tables.SavedTable) -> DefenseResult:
     for start in range(0, len(saved.table), rows):
         part = saved.table.take(slice(start, start + rows), chosen, defense.masked_images)
         true = saved.labels[start : start + rows]
+        _check_decided(defense, part, true)
         answers.append(defense.rule(part))
         verdicts.append(
             {
@@ -242,13 +260,31 @@ def _result(defense: Defense, saved: tables.SavedTable) -> DefenseResult:
     )
 
 
+def _check_decided(defense: Defense, table: PredictionTable, labels: NDArray[np.int32]) -> None:
+    """``ValueError`` if the defense depends on masked images that were not evaluated."""
+    known = table.known
+    for i in np.flatnonzero(~known.all(axis=1)):
+        seen = Seen(table.predictions[i], table.margins[i], known[i])
+        if len(defense.open_columns(seen, int(labels[i]))):
+            raise ValueError(
+                f"{defense.name}: expected tables that decide it, but they hold only what other "
+                "defenses needed; evaluate with it (--defense), or the whole table (--no-decide)"
+            )
+
+
 def _margins(table: PredictionTable) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Smallest margin of each image ``float32[T]`` (NaN if any is), and images without logits."""
     smallest, broken = [], []
     for part in _row_blocks(table):
         smallest.append(np.asarray(table.margins[part]).min(axis=1).astype(np.float32))
-        broken.append(np.flatnonzero((table.predictions[part] < 0).any(axis=1)) + part.start)
+        no_label = np.asarray(table.predictions[part]) == NO_LABEL
+        broken.append(np.flatnonzero(no_label.any(axis=1)) + part.start)
     return np.concatenate(smallest), np.concatenate(broken)
+
+
+def _known(table: PredictionTable) -> int:
+    """How many entries were evaluated."""
+    return sum(int((table.predictions[r] != UNKNOWN).sum()) for r in _row_blocks(table))
 
 
 def _row_blocks(table: PredictionTable) -> list[slice]:

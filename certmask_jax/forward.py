@@ -72,9 +72,15 @@ class MaskedForward:
         size = int(np.prod(self.image_shape))
         return int(np.clip(_IMAGE_BYTES_AT_ONCE // size, 1, _MAX_IMAGES_AT_ONCE))
 
+    def upload(self, images: NDArray[np.uint8]) -> Array:
+        """Images ``uint8[B, h, w, c]`` on every device, for several calls; B as for those."""
+        spare = np.zeros((self.images_at_once() - len(images), *self.image_shape), np.uint8)
+        whole = np.concatenate([images, spare])  # one shape, one compilation
+        return jax.device_put(whole, NamedSharding(self.mesh, PartitionSpec()))
+
     def labels(
         self,
-        images: NDArray[np.uint8],
+        images: NDArray[np.uint8] | Array,
         boxes: NDArray[np.int32],
         image_of: NDArray[np.integer[Any]],
         progress: Callable[[int], None] | None = None,
@@ -82,7 +88,8 @@ class MaskedForward:
         """Evaluates a list of work items.
 
         Args:
-          images: ``uint8[B, h, w, c]``, B at most :meth:`images_at_once`.
+          images: ``uint8[B, h, w, c]``, B at most :meth:`images_at_once`; or as :meth:`upload`
+            left them.
           boxes: ``int32[W, R, 4]``, the union of boxes that each item masks.
           image_of: ``int[W]``, the image that each item masks.
           progress: called with the number of items finished since the last call.
@@ -91,7 +98,10 @@ class MaskedForward:
           NumPy arrays ``[W]``.
         """
         return self._stream(
-            images, len(image_of), lambda part: (boxes[part], image_of[part]), progress
+            images if isinstance(images, Array) else self.upload(images),
+            len(image_of),
+            lambda part: (boxes[part], image_of[part]),
+            progress,
         )
 
     def table_block(
@@ -107,22 +117,18 @@ class MaskedForward:
             image_of, mask_of = np.divmod(np.arange(part.start, part.stop), width)
             return masks.boxes[mask_of], image_of
 
-        flat = self._stream(images, len(images) * width, work, progress)
+        flat = self._stream(self.upload(images), len(images) * width, work, progress)
         shape = (len(images), width)
         return Outputs(*(np.asarray(a).reshape(shape) for a in flat))  # type: ignore[arg-type]
 
     def _stream(
         self,
-        images: NDArray[np.uint8],
+        on_device: Array,
         items: int,
         work: Callable[[slice], tuple[NDArray[np.int32], NDArray[np.integer[Any]]]],
         progress: Callable[[int], None] | None,
     ) -> Outputs:
         """Sends ``items`` work items through in chunks, the next one while the last one runs."""
-        spare = np.zeros((self.images_at_once() - len(images), *self.image_shape), np.uint8)
-        on_device = jax.device_put(
-            np.concatenate([images, spare]), NamedSharding(self.mesh, PartitionSpec())
-        )
         split = NamedSharding(self.mesh, PartitionSpec(AXIS))
         results = (
             np.empty(items, np.int16),

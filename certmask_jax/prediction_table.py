@@ -13,14 +13,17 @@ from certmask_jax.masked_images import MaskedImages
 NO_LABEL = -1
 """Stands in ``predictions`` where the logits were NaN or infinite: no label at all."""
 
+UNKNOWN = -3
+"""Stands in ``predictions`` where a masked image was not evaluated, as nothing depends on it."""
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PredictionTable:
     """Predictions for T images under V masks each.
 
     Attributes:
-      predictions: ``int16[T, V]``, the top-1 label, or :data:`NO_LABEL`.
-      margins: ``float16[T, V]``, top-1 minus top-2 logit; 0 is a tie.
+      predictions: ``int16[T, V]``, the top-1 label, :data:`NO_LABEL`, or :data:`UNKNOWN`.
+      margins: ``float16[T, V]``, top-1 minus top-2 logit; 0 is a tie. Infinite where unknown.
       confidences: ``float16[T, V]``, softmax of the top-1 label, in [0, 1].
       masked_images: the V masked images, in the order of the columns.
       num_classes: K; labels lie in ``[0, K)``.
@@ -50,8 +53,13 @@ class PredictionTable:
         return len(self.predictions)
 
     @property
+    def known(self) -> NDArray[np.bool_]:
+        """``bool[T, V]``: the masked image was evaluated."""
+        return np.asarray(self.predictions) != UNKNOWN
+
+    @property
     def sure(self) -> NDArray[np.bool_]:
-        """``bool[T, V]``: the label is certain, neither a tie nor without finite logits."""
+        """``bool[T, V]``: the label is neither a tie nor without finite logits (or not known)."""
         return (self.margins > 0) & (self.predictions != NO_LABEL)
 
     def non_finite_images(self) -> NDArray[np.int64]:

@@ -9,9 +9,10 @@ import numpy as np
 from jax.sharding import Mesh
 from numpy.typing import NDArray
 
+from certmask_jax import early_exit
 from certmask_jax.defenses.defense import ALERT, Defense
 from certmask_jax.forward import ApplyFn, MaskedForward, masked_forward
-from certmask_jax.prediction_table import NO_LABEL, PredictionTable
+from certmask_jax.prediction_table import NO_LABEL, UNKNOWN, PredictionTable
 from certmask_jax.preprocessing import Preprocessing, check_images
 
 
@@ -47,36 +48,17 @@ class DefendedPredictor:
         return Answers(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
     def _answer(self, images: NDArray[np.uint8]) -> Answers:
-        defense = self.defense
-        shape = (len(images), len(defense.masked_images))
-        predictions = np.zeros(shape, dtype=np.int32)
-        confidences = np.zeros(shape, dtype=np.float16)
-        known = np.zeros(shape, dtype=np.bool_)
-        open_images = np.arange(shape[0])
-        while len(open_images):
-            wanted = [defense.next_columns(predictions[i], known[i]) for i in open_images]
-            counts = np.array([len(columns) for columns in wanted])
-            open_images = open_images[counts > 0]
-            if not len(open_images):
-                break
-            image_of, mask_of = np.repeat(open_images, counts[counts > 0]), np.concatenate(wanted)
-            found = self.forward.labels(images, defense.masked_images.boxes[mask_of], image_of)
-            predictions[image_of, mask_of] = found.predictions
-            confidences[image_of, mask_of] = found.confidences
-            known[image_of, mask_of] = True
-        table = PredictionTable(
-            predictions.astype(np.int16),
-            np.ones(shape, dtype=np.float16),
-            confidences,
-            defense.masked_images,
-            self.forward.num_classes,
-        )
+        defense, masks = self.defense, self.defense.masked_images
+        question = early_exit.Question(defense, np.arange(len(masks)))
+        found = early_exit.evaluate(self.forward, images, masks, [question], labels=None)
+        predictions, margins, confidences = map(np.asarray, found)
+        table = PredictionTable(predictions, margins, confidences, masks, self.forward.num_classes)
         answers = defense.rule(table)
         alerts = answers == ALERT
         return Answers(
             np.where(alerts, NO_LABEL, answers).astype(np.int32),
             alerts,
-            known.sum(axis=1, dtype=np.int32),
+            (table.predictions != UNKNOWN).sum(axis=1, dtype=np.int32),
         )
 
 

@@ -61,6 +61,7 @@ class Report:
     """A run: its accuracies, its defenses, and where every number comes from."""
 
     num_images: int
+    forward_passes: Mapping[str, int]  # "made", and how many the "full_table" has
     undefended_accuracy: float
     intervals: Mapping[str, Interval]
     defenses: tuple[DefenseResult, ...]
@@ -162,6 +163,12 @@ def _notes(report: Report) -> list[str]:
         "paper's condition: what the defense's paper calls certified, under its own name.",
         "masked: distinct masked images per image. Brackets: 95% intervals (Wilson).",
     ]
+    made, whole = report.forward_passes["made"], report.forward_passes["full_table"]
+    if made < whole:
+        notes.append(
+            f"forward passes: {made / report.num_images:.1f} an image of "
+            f"{whole / report.num_images:.0f}; the others could not change a verdict"
+        )
     alerts = [d for d in report.defenses if d.false_alert_rate is not None]
     for d in alerts:
         assert d.false_alert_rate is not None

@@ -27,6 +27,7 @@ class Config:
     fill: str
     defenses: tuple[str, ...]
     precision: str
+    decide: bool
     chunk: int | None
     out: Path | None
     from_tables: Path | None
@@ -89,6 +90,13 @@ def parser() -> argparse.ArgumentParser:
         "pixel values such as 128 or 124,116,104 (default: %(default)s)",
     )
     group = parse.add_argument_group("how it runs")
+    group.add_argument(
+        "--decide",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="leave out the masked images that can no longer change an answer or a verdict; "
+        "--no-decide evaluates the whole table, for other defenses later (default: --decide)",
+    )
     group.add_argument("--chunk", type=int, help="masked images at once (default: chosen)")
     group.add_argument(
         "--out",
@@ -131,6 +139,7 @@ def read_config(arguments: argparse.Namespace) -> Config:
         fill=arguments.fill,
         defenses=tuple(arguments.defense or ()),
         precision=arguments.precision,
+        decide=arguments.decide,
         chunk=arguments.chunk,
         out=arguments.out,
         from_tables=arguments.from_tables,

@@ -74,6 +74,7 @@ def run(config: Config, command: str) -> None:
         "patch": list(patches),
         "patch_lives": _PATCH_LIVES[config.patch_lives],
         "defense": list(specs),
+        "decide": config.decide,
     }
     provenance = {
         **identity,
@@ -108,6 +109,7 @@ def run(config: Config, command: str) -> None:
             defenses,
             out / "tables",
             preprocessing=preprocessing,
+            decide=config.decide,
             identity=identity,
             provenance=provenance,
             chunk=config.chunk,

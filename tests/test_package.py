@@ -14,8 +14,10 @@ PACKAGE = Path(certmask_jax.__file__).parent
 # From the bottom up: a module may import only what stands before it.
 HOUSE = [
     "_version", "whole_files", "geometry", "mask_sets", "masked_images", "prediction_table",
-    "defenses.defense", "defenses.patchcleanser", "defenses.minority_reports", "defenses.certmask",
-    "defenses", "adversary", "preprocessing", "devices", "fingerprint", "forward", "predictor",
+    "defenses.defense", "defenses.second_round", "defenses.patchcleanser",
+    "defenses.minority_reports", "defenses.certmask", "defenses",
+    "adversary", "preprocessing", "devices", "fingerprint", "forward", "early_exit",
+    "predictor",
     "models.bagnet", "models.cifar_resnet", "models.resmlp", "models.resnetv2", "models.vit",
     "models.published", "models.spellings", "models",
     "weights.names", "weights.google", "weights.reading", "weights.writing", "weights.families",

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from certmask_jax.mask_sets import MaskSet
 from certmask_jax.masked_images import MaskedImages
-from certmask_jax.prediction_table import PredictionTable, check_labels
+from certmask_jax.prediction_table import NO_LABEL, UNKNOWN, PredictionTable, check_labels
 
 ALERT = -2
 """What a detecting rule answers instead of a label."""
@@ -46,20 +46,33 @@ RowRule = Callable[[Row, int], Array]
 RowProof = Callable[[Row, Array, int], Array]
 """(row, true label, num_classes) -> bool."""
 
-NextColumns = Callable[[NDArray[np.int32], NDArray[np.bool_]], NDArray[np.integer[Any]]]
-"""(predictions int32[V], known bool[V]) -> the masked images to evaluate next.
 
-Empty once the rule's answer is decided by what is known: entries that are not known may then hold
-anything. On the host, in NumPy: it steers which work is sent to the devices.
+class Seen(NamedTuple):
+    """What is known of one image while its masked images are being evaluated."""
+
+    predictions: NDArray[np.integer[Any]]  # [V]; NO_LABEL where logits were not finite
+    margins: NDArray[np.float16]  # [V]
+    known: NDArray[np.bool_]  # [V]; entries that are not known hold anything
+
+    @property
+    def sure(self) -> NDArray[np.bool_]:
+        """``bool[V]``: neither a tie nor without finite logits, where known."""
+        return (self.margins > 0) & (self.predictions != NO_LABEL)
+
+
+OpenColumns = Callable[[Seen, int | None], NDArray[np.intp]]
+"""(what is known of an image, its true label or None) -> the masked images that still matter.
+
+To the rule's answer, and with a label to every verdict too; the most telling first. Empty once all
+is decided: whatever the entries that are not known turn out to be, nothing changes. Any of them may
+be evaluated before it is asked again. On the host, in NumPy.
 """
 
 
-def all_columns(
-    predictions: NDArray[np.int32], known: NDArray[np.bool_]
-) -> NDArray[np.integer[Any]]:
-    """The rule of one round: it needs every masked image at once."""
-    del predictions
-    return np.flatnonzero(~known)
+def all_columns(seen: Seen, label: int | None) -> NDArray[np.intp]:
+    """Of a defense of one round: every masked image matters."""
+    del label
+    return np.flatnonzero(~seen.known)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -78,7 +91,7 @@ class Defense:
       groups: ``bool[G, V]``, which masked images hide the patch, for every group of locations.
       exact: whether ``worst_case`` is exact, or (false) a proved lower bound.
       options: the hyper-parameters, for reports.
-      next_columns: which masked images the rule needs next; steers the second round.
+      open_columns: which masked images still matter; steers what is evaluated.
       row_cost: numbers held for one row while it is reduced.
     """
 
@@ -93,7 +106,7 @@ class Defense:
     row_conditions: Mapping[str, RowProof]
     exact: bool = True
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    next_columns: NextColumns = all_columns
+    open_columns: OpenColumns = all_columns
     row_cost: int = 1
 
     def __str__(self) -> str:
@@ -146,6 +159,9 @@ class Defense:
         labels: NDArray[np.int32] | None,
     ) -> NDArray[Any]:
         own = table.select(self.masked_images)
+        predictions = np.asarray(own.predictions)
+        # What was not evaluated does not matter (open_columns), so it may be any label.
+        predictions = np.where(predictions == UNKNOWN, 0, predictions).astype(np.int32)
         if labels is None:
             labels = np.zeros(len(own), dtype=np.int32)
         reduce = compiled(function, table.num_classes)
@@ -157,7 +173,7 @@ class Defense:
             part = slice(start, start + rows)
             pad = (0, max(0, start + rows - len(own)))  # one shape, one compilation
             found = reduce(
-                jnp.asarray(np.pad(own.predictions[part].astype(np.int32), (pad, (0, 0)))),
+                jnp.asarray(np.pad(predictions[part], (pad, (0, 0)))),
                 jnp.asarray(np.pad(own.confidences[part].astype(np.float32), (pad, (0, 0)))),
                 jnp.asarray(np.pad(labels[part], pad)),
             )

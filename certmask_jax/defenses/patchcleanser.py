@@ -32,6 +32,11 @@ from certmask_jax.defenses.defense import (
     majority,
     preference,
 )
+from certmask_jax.defenses.second_round import (
+    challenger_masking_open,
+    double_masking_open,
+    second_round,
+)
 from certmask_jax.mask_sets import MaskSet
 
 Ties = Literal["largest", "smallest"]
@@ -64,7 +69,13 @@ def double_masking(masks: MaskSet, *, ties: Ties = "largest") -> Defense:
         row_certificate=_good_row_certificate(layout),
         row_worst_case=worst_case,
         options={"ties": ties},
-        next_columns=functools.partial(_disagreers, layout.pair, ties),
+        # Where one mask alone hides a location, one wrong label of its row loses it: the attacker
+        # makes the others one-mask labels what they like.
+        open_columns=functools.partial(
+            double_masking_open,
+            second_round(layout.pair, layout.hiding[layout.hiding.sum(axis=1) == 1]),
+            ties == "largest",
+        ),
         row_cost=len(masks) * len(masks) * 8,
         **defense_parts,
     )
@@ -93,7 +104,9 @@ def challenger_masking(masks: MaskSet) -> Defense:
         row_certificate=certificate,
         row_worst_case=certificate,
         exact=bool((layout.hiding.sum(axis=1) == 1).all()),
-        next_columns=functools.partial(_next_challenge, layout.pair),
+        open_columns=functools.partial(
+            challenger_masking_open, second_round(layout.pair, layout.hiding)
+        ),
         row_cost=len(masks) * len(masks),
         **defense_parts,
     )
@@ -133,46 +146,6 @@ def challenger_masking_rule(table: Array) -> Array:
     start = (jnp.zeros((), dtype=one_mask.argmax().dtype), jnp.zeros(one_mask.shape, dtype=bool))
     candidate, _ = jax.lax.fori_loop(0, one_mask.shape[0] - 1, play, start)
     return one_mask[candidate]
-
-
-def _disagreers(
-    pair: NDArray[np.int32],
-    ties: Ties,
-    predictions: NDArray[np.int32],
-    known: NDArray[np.bool_],
-) -> NDArray[np.integer[Any]]:
-    """Double masking: all one-mask images, then the rows of the masks that disagree."""
-    single = pair.diagonal()
-    if not known[single].all():
-        return np.unique(single[~known[single]])
-    labels = predictions[single]
-    values, counts = np.unique(labels[labels >= 0], return_counts=True)
-    if len(values) == 0:
-        return single[:0]
-    most = values[counts == counts.max()][-1 if ties == "largest" else 0]
-    rows = np.unique(pair[labels != most])
-    return rows[~known[rows]]
-
-
-def _next_challenge(
-    pair: NDArray[np.int32], predictions: NDArray[np.int32], known: NDArray[np.bool_]
-) -> NDArray[np.integer[Any]]:
-    """Challenger masking: all one-mask images, then one two-mask image a round."""
-    single = pair.diagonal()
-    if not known[single].all():
-        return np.unique(single[~known[single]])
-    labels = predictions[single]
-    candidate, in_play = 0, np.ones(len(single), dtype=np.bool_)
-    while (rivals := in_play & (labels != labels[candidate])).any():
-        challenger = int(rivals.argmax())
-        column = pair[candidate, challenger]
-        if not known[column]:
-            return np.array([column])
-        if predictions[column] == labels[challenger]:
-            in_play[candidate], candidate = False, challenger
-        else:
-            in_play[challenger] = False
-    return single[:0]
 
 
 class _Layout(NamedTuple):

@@ -1,0 +1,130 @@
+"""Which two-mask images still matter to an image, given what is known of it: steers the devices.
+
+On the host, in NumPy, one image at a time. Double masking's answer needs the first round, then only
+the rows of masks that disagree, and of a row nothing more once one of its labels is not the mask's
+own. A verdict needs nothing more once a location is lost: all masks that hide it alone have a label
+in their row that is not the true one. What may refute is looked at first: for a mask that
+disagrees, pairs with the masks of the largest margins; for a verdict, pairs of the smallest.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from certmask_jax.defenses.defense import Seen
+
+
+class SecondRound(NamedTuple):
+    """Where the two-mask images of N masks are among V masked images."""
+
+    pair: NDArray[np.int32]  # [N, N] -> masked image; the diagonal holds the one-mask images
+    masks_of: NDArray[np.int32]  # [V, 2] -> two masks that it is the union of
+    losing: NDArray[np.bool_]  # [G, N]; a verdict is lost if all masks of a row have a wrong label
+
+
+def second_round(pair: NDArray[np.int32], losing: NDArray[np.bool_]) -> SecondRound:
+    """From ``pair int32[N, N]`` and ``losing bool[G, N]``."""
+    masks_of = np.empty((int(pair.max()) + 1, 2), dtype=np.int32)
+    masks_of[pair.ravel()] = np.indices(pair.shape).reshape(2, -1).T
+    return SecondRound(pair, masks_of, losing)
+
+
+def double_masking_open(
+    rounds: SecondRound, largest_wins: bool, seen: Seen, label: int | None
+) -> NDArray[np.intp]:
+    """Masked images that still matter to double masking's answer and, given a label, verdicts."""
+    unseen = _first_round(rounds, seen)
+    if len(unseen):
+        return unseen
+    answer = _rows_open(rounds.pair, _standing(rounds.pair, largest_wins, seen), seen)
+    verdict = _verdict_open(rounds, seen, label)
+    verdict[answer] = False
+    return np.concatenate([answer, _most_telling(rounds, verdict, seen)])
+
+
+def challenger_masking_open(rounds: SecondRound, seen: Seen, label: int | None) -> NDArray[np.intp]:
+    """The same for challenger masking, whose answer needs one two-mask image a challenge."""
+    unseen = _first_round(rounds, seen)
+    if len(unseen):
+        return unseen
+    challenge = _next_challenge(rounds.pair, seen)
+    verdict = _verdict_open(rounds, seen, label)
+    verdict[challenge] = False
+    return np.concatenate([challenge, _most_telling(rounds, verdict, seen)])
+
+
+def _first_round(rounds: SecondRound, seen: Seen) -> NDArray[np.intp]:
+    single = rounds.pair.diagonal()
+    return np.unique(single[~seen.known[single]]).astype(np.intp)
+
+
+def _standing(pair: NDArray[np.int32], largest_wins: bool, seen: Seen) -> NDArray[np.intp]:
+    """Masks that disagree with the majority and may yet stand, up to the first that does."""
+    labels = seen.predictions[pair.diagonal()]
+    values, counts = np.unique(labels[labels >= 0], return_counts=True)
+    if len(values) == 0 or counts.max() == len(labels):
+        return np.zeros(0, dtype=np.intp)
+    most = values[counts == counts.max()][-1 if largest_wins else 0]
+    disagree = np.flatnonzero(labels != most)
+    rows = pair[disagree]
+    known = seen.known[rows]
+    refuted = (known & (seen.predictions[rows] != labels[disagree, None])).any(axis=1)
+    stands = known.all(axis=1) & ~refuted
+    last = int(stands.argmax()) if stands.any() else len(disagree)
+    return disagree[:last][~refuted[:last]]
+
+
+def _rows_open(pair: NDArray[np.int32], rows: NDArray[np.intp], seen: Seen) -> NDArray[np.intp]:
+    """What is not known of some rows: in turns, and first the masks with the largest margins.
+
+    These most likely stay with their label, and refute a mask that says another.
+    """
+    margins = seen.margins[pair.diagonal()].astype(np.float32)
+    columns = pair[rows][:, np.argsort(-margins, kind="stable")].T.ravel()
+    return each_once(columns[~seen.known[columns]]).astype(np.intp)
+
+
+def _next_challenge(pair: NDArray[np.int32], seen: Seen) -> NDArray[np.intp]:
+    """The two-mask image of the next challenge; none when one label is left."""
+    labels = seen.predictions[pair.diagonal()]
+    candidate, in_play = 0, np.ones(len(labels), dtype=np.bool_)
+    while (rivals := in_play & (labels != labels[candidate])).any():
+        challenger = int(rivals.argmax())
+        column = pair[candidate, challenger]
+        if not seen.known[column]:
+            return np.array([column], dtype=np.intp)
+        if seen.predictions[column] == labels[challenger]:
+            in_play[candidate], candidate = False, challenger
+        else:
+            in_play[challenger] = False
+    return np.zeros(0, dtype=np.intp)
+
+
+def _verdict_open(rounds: SecondRound, seen: Seen, label: int | None) -> NDArray[np.bool_]:
+    """``bool[V]``: what the verdicts still need; all or nothing, but for what is known."""
+    nothing = np.zeros(len(seen.known), dtype=np.bool_)
+    if label is None or (seen.known & ~seen.sure).any():  # never certified
+        return nothing
+    wrong = seen.known & (seen.predictions != label)
+    if wrong.any():
+        lost = wrong[rounds.pair].any(axis=1)
+        if (lost | ~rounds.losing).all(axis=1).any():
+            return nothing
+    return ~seen.known
+
+
+def _most_telling(rounds: SecondRound, wanted: NDArray[np.bool_], seen: Seen) -> NDArray[np.intp]:
+    """What is wanted and not known, the smallest sum of the one-mask margins first."""
+    columns = np.flatnonzero(wanted & ~seen.known)
+    margins = seen.margins[rounds.pair.diagonal()].astype(np.float32)
+    first, second = rounds.masks_of[columns].T
+    return columns[np.argsort(margins[first] + margins[second], kind="stable")]
+
+
+def each_once(columns: NDArray[np.integer[Any]]) -> NDArray[np.integer[Any]]:
+    """Drops repetitions, in order of first appearance."""
+    _, first = np.unique(columns, return_index=True)
+    return columns[np.sort(first)]
