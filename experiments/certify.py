@@ -119,7 +119,7 @@ def run(config: Config, command: str) -> None:
     model_seconds = time.monotonic() - started
     result = certification.certify(saved, defenses)
     seconds = {"evaluation": round(model_seconds, 2), "all": round(time.monotonic() - started, 2)}
-    session = {"seconds": seconds, "masked_images_computed": computed}  # the others: earlier ones
+    session = {"seconds": seconds, "masked_images_settled": computed}  # evaluated or needless
     result = dataclasses.replace(result, provenance={**result.provenance, **session})
     was_complete = not computed and all((out / name).is_file() for name in report.FILES)
     if not was_complete:

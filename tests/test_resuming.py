@@ -122,7 +122,7 @@ def _child(folder: Path) -> subprocess.Popen:
 
 def _results(folder: Path) -> dict:
     results = json.loads((folder / "run" / "results.json").read_text())
-    for name in ("started", "seconds", "masked_images_computed"):
+    for name in ("started", "seconds", "masked_images_settled"):
         del results["provenance"][name]
     return results
 
@@ -178,7 +178,7 @@ def test_killed_at_random_moments_and_resumed_is_undisturbed(tmp_path):
 
 def _timeless(out):
     results = json.loads((out / "results.json").read_text())
-    for name in ("started", "seconds", "command", "masked_images_computed"):
+    for name in ("started", "seconds", "command", "masked_images_settled"):
         del results["provenance"][name]
     return results, (out / "per_image.csv").read_text()
 
@@ -218,7 +218,7 @@ def test_the_same_command_goes_on_and_then_prints_again(tmp_path, capsys, monkey
     assert [path.name for path in (tmp_path / "runs").iterdir()] == [out.name]
     assert _timeless(out) == _timeless(alone)
     origin = json.loads((out / "results.json").read_text())["provenance"]
-    assert origin["masked_images_computed"] == 9 * origin["masked_images"]
+    assert origin["masked_images_settled"] == 9 * origin["masked_images"]
     table = captured.out.split("\n\nresults in")[0]
 
     before = (out / "results.json").read_bytes()
