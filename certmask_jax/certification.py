@@ -170,7 +170,7 @@ def certify(saved: tables.SavedTable, defenses: Sequence[Defense]) -> Report:
     """Everything that a table proves about ``defenses``; needs no model.
 
     Raises:
-      ValueError: when the table lacks a defense's masked images.
+      ValueError: when the table lacks a defense's masked images, or was not evaluated for it.
     """
     table, labels = saved.table, saved.labels
     unmasked = masked_images.unmasked(table.masked_images.image_size)

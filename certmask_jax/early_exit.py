@@ -87,11 +87,15 @@ def evaluate(
         counts = np.array([len(part) for part in parts])
         mask_of, image_of = np.concatenate(parts), np.repeat(open_images, counts)
         settled[open_images[counts == 0]] = shape[1]
+        if len(mask_of):
+            # Whole chunks, or nearly: the last images wait for the next wave, each with all of its
+            # work, so that no image's work depends on another's.
+            whole = len(mask_of) // forward.chunk * forward.chunk or len(mask_of)
+            ends = np.cumsum(counts)
+            served = max(int(ends[counts > 0][0]), int(ends[ends <= whole].max(initial=0)))
+            mask_of, image_of = mask_of[:served], image_of[:served]
         open_images = open_images[counts > 0]
         if len(mask_of):
-            # Whole chunks; what is cut off is asked for again.
-            whole = len(mask_of) // forward.chunk * forward.chunk or len(mask_of)
-            mask_of, image_of = mask_of[:whole], image_of[:whole]
             found = forward.labels(on_device, masks.boxes[mask_of], image_of)
             predictions[image_of, mask_of] = found.predictions
             margins[image_of, mask_of] = found.margins

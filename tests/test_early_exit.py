@@ -10,9 +10,9 @@ from covers import random_cover, with_random_promise
 
 from certmask_jax import data, defenses, early_exit, mask_sets, models, predict, weights
 from certmask_jax.defenses.defense import Seen
-from certmask_jax.forward import masked_forward
+from certmask_jax.forward import Outputs, masked_forward
 from certmask_jax.mask_sets import MaskSet
-from certmask_jax.masked_images import unions
+from certmask_jax.masked_images import MaskedImages, unions
 from certmask_jax.prediction_table import NO_LABEL, UNKNOWN, PredictionTable, from_labels
 from certmask_jax.preprocessing import Preprocessing
 
@@ -172,7 +172,7 @@ def test_a_location_with_several_masks_is_not_lost_with_their_rows():
 
 # --- with a model ---
 
-MASKS = mask_sets.budgeted_grid(8, 1, masks_per_axis=3)
+MASKS = mask_sets.budgeted_grid(8, 1, masks_per_axis=4)
 
 
 @pytest.fixture(scope="module")
@@ -225,8 +225,38 @@ def test_what_is_evaluated_is_what_the_whole_table_holds(found):
         np.testing.assert_array_equal(_facts(defense, part, labels)[fact], values, err_msg=fact)
 
 
-def test_an_image_alone_is_evaluated_as_among_others(found):
-    whole = _decided(found, chunk=16)
-    for start in (0, 7, 13):
-        alone = _decided(found, chunk=16, images=slice(start, start + 1))
-        np.testing.assert_array_equal(alone.predictions[0], whole.predictions[start])
+class _Scripted:
+    """A forward pass that reads its outputs from a table; images are row numbers."""
+
+    def __init__(self, table, chunk):
+        self.table, self.chunk = table, chunk
+
+    def upload(self, images):
+        return images
+
+    def labels(self, rows, boxes, image_of):
+        at = rows[image_of], boxes[:, 0, 0]
+        return Outputs(
+            self.table.predictions[at], self.table.margins[at], self.table.confidences[at]
+        )
+
+
+def test_what_is_evaluated_depends_on_the_image_alone():
+    rng = np.random.default_rng(0)
+    defense = defenses.double_masking(MASKS)
+    table, labels = _random_table(rng, defense, 60)
+    columns = np.arange(len(defense.masked_images))
+    # The boxes carry the number of the column.
+    numbered = MaskedImages(np.repeat(columns, 4).reshape(-1, 1, 4).astype(np.int32), (8, 8))
+
+    def decided(rows, chunk):
+        question = early_exit.Question(defense, columns)
+        forward = _Scripted(table, chunk)
+        return early_exit.evaluate(forward, rows, numbered, [question], labels[rows]).predictions
+
+    whole = decided(np.arange(60), 1000)
+    assert 0 < (whole == UNKNOWN).sum() < whole.size
+    for chunk, size in ((16, 1), (13, 5), (21, 6), (30, 7), (64, 40), (100, 60)):
+        for start in range(0, 60, size):
+            rows = np.arange(60)[start : start + size]
+            np.testing.assert_array_equal(decided(rows, chunk), whole[rows])
