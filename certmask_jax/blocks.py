@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from certmask_jax import whole_files
-from certmask_jax.forward import Outputs
+from certmask_jax.compiled import Outputs
 
 # Fill values that no block holds, for readers of zarr that are content with missing chunks.
 _COLUMNS = {

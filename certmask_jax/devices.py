@@ -1,4 +1,4 @@
-"""The devices that work is sharded over: one 1-D mesh, and the memory that they have left."""
+"""The devices of this process: the 1-D mesh that work is sharded over, and their memory."""
 
 from __future__ import annotations
 
@@ -16,14 +16,24 @@ _SHARE_OF_FREE = 0.8
 
 
 def device_mesh(devices: Iterable[Any] | None = None) -> Mesh:
-    """A 1-D mesh over the given devices, all of all processes by default."""
-    chosen = jax.devices() if devices is None else list(devices)
+    """A 1-D mesh over the given devices, by default all of this process.
+
+    Other processes have meshes of their own: masked forward passes have nothing to tell each other.
+    """
+    chosen = jax.local_devices() if devices is None else list(devices)
     return jax.make_mesh((len(chosen),), (AXIS,), axis_types=(AxisType.Auto,), devices=chosen)
 
 
 def free_memory(device: Any) -> int:
     """Bytes that one program may take on a device: most of what is free, 2 GiB if unknown."""
-    stats = device.memory_stats() if device.platform != "cpu" else None
+    if device.platform == "cpu":  # they share what there is
+        return _UNKNOWN_MEMORY // jax.local_device_count("cpu")
+    stats = device.memory_stats()
     if not stats or "bytes_limit" not in stats:
         return _UNKNOWN_MEMORY
     return int(_SHARE_OF_FREE * (stats["bytes_limit"] - stats.get("bytes_in_use", 0)))
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error of JAX says that a device has no memory left."""
+    return "RESOURCE_EXHAUSTED" in str(error)

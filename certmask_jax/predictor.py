@@ -10,8 +10,9 @@ from jax.sharding import Mesh
 from numpy.typing import NDArray
 
 from certmask_jax import early_exit
+from certmask_jax.compiled import ApplyFn
 from certmask_jax.defenses.defense import ALERT, Defense
-from certmask_jax.forward import ApplyFn, MaskedForward, masked_forward
+from certmask_jax.forward import MaskedForward, masked_forward
 from certmask_jax.prediction_table import NO_LABEL, UNKNOWN, PredictionTable
 from certmask_jax.preprocessing import Preprocessing, check_images
 
@@ -75,7 +76,7 @@ def defended(
     """Guards a model with a defense.
 
     Args:
-      apply_fn, params: any model, see :data:`certmask_jax.forward.ApplyFn`.
+      apply_fn, params: any model, see :data:`certmask_jax.compiled.ApplyFn`.
       defense: what to guard it with.
       channels: of the images.
       preprocessing: as in :func:`certmask_jax.forward.predict`; use the same as for certification.

@@ -67,6 +67,7 @@ class Report:
     defenses: tuple[DefenseResult, ...]
     non_finite_images: tuple[str, ...]
     provenance: Mapping[str, Any]
+    margin_guard: float = 0.0  # images with a smaller logit margin are not certified
     ids: Sequence[str] = dataclasses.field(repr=False, default=())
     per_image: Mapping[str, NDArray[Any]] = dataclasses.field(repr=False, default_factory=dict)
 
@@ -174,11 +175,21 @@ def _notes(report: Report) -> list[str]:
         assert d.false_alert_rate is not None
         rate = _with_interval(d.false_alert_rate, d.intervals["false_alert_rate"])
         notes.append(f"{d.name}: false alerts on clean images {rate}")
-    near = max((d.near_ties[f"{MARGINS[0]:g}"] for d in report.defenses), default=0)
+    near = [
+        f"{d.name} {', '.join(map(str, d.near_ties.values()))}"
+        for d in report.defenses
+        if d.worst_case_accuracy > 0
+    ]
     if near:
+        margins = ", ".join(f"{margin:g}" for margin in MARGINS)
+        notes.append(f"certified images with a logit margin below {margins}: {'; '.join(near)}")
         notes.append(
-            f"up to {near} certified image(s) have a logit margin below {MARGINS[0]:g} under some "
-            "mask: another device or batch size may break such near ties otherwise"
+            "  (another device or batch may round such near ties otherwise; --margin-guard)"
+        )
+    if report.margin_guard:
+        notes.append(
+            f"margin guard: no image is certified with a logit margin of {report.margin_guard:g} "
+            "or less"
         )
     if report.non_finite_images:
         shown = ", ".join(report.non_finite_images[:5])

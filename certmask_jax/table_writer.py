@@ -15,7 +15,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from certmask_jax import fingerprint, tables, whole_files
+from certmask_jax import fingerprint, processes, tables, whole_files
 from certmask_jax.blocks import BYTES_A_PREDICTION, FILES_A_BLOCK, Block
 from certmask_jax.masked_images import MaskedImages
 
@@ -32,6 +32,7 @@ class TableWriter:
       masked_images: the V columns.
       num_classes: K.
       images_per_block: B.
+      share: ``(i, n)``: this writer's are every n-th block, from block i on.
       run: JSON-able facts that decide the numbers, beside those above; the run's fingerprint.
       about: more to keep with the table; that of the session which began it stays.
       damaged: told of each block of which something is missing or damaged.
@@ -39,7 +40,7 @@ class TableWriter:
     Raises:
       FileExistsError: when the folder holds another run, or other files; on entering, when
         another process is writing there.
-      ValueError: when its table is of another format.
+      ValueError: when its table is of another format, or there are fewer blocks than shares.
       OSError: when the disk has no room for all that is missing, before any work.
     """
 
@@ -51,6 +52,7 @@ class TableWriter:
         masked_images: MaskedImages,
         num_classes: int,
         images_per_block: int,
+        share: tuple[int, int] = (0, 1),
         run: Mapping[str, Any],
         about: Mapping[str, Any],
         damaged: Callable[[str], None] | None = None,
@@ -76,15 +78,18 @@ class TableWriter:
         there = tables.recorded(folder)
         _check_same(folder, there, self._facts)
         self._blocks = tables.layout(folder, self._facts)
-        left = [b for b in range(len(self._blocks)) if self._blocks.missing(b)]
-        self._done = num_images - sum(map(self._blocks.length, left))
-        check_room(folder, num_images - self._done, len(masked_images), len(left))
+        self._numbers = _share(len(self._blocks), share)
+        left = [b for b in self._numbers if self._blocks.missing(b)]
+        images_left = sum(map(self._blocks.length, left))
+        self._done = sum(map(self._blocks.length, self._numbers)) - images_left
+        check_room(folder, images_left, len(masked_images), len(left))
         self._lock: int | None = None
 
     def __enter__(self) -> Self:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            self._lock = _locked(self._folder)
+            if processes.is_first():  # the others of this job are let in
+                self._lock = _locked(self._folder)
             there = tables.recorded(self._folder)  # another process may have begun meanwhile
             _check_same(self._folder, there, self._facts)
             if there is None:
@@ -107,9 +112,9 @@ class TableWriter:
     ) -> None:
         self._unlock()
 
-    def spans(self) -> list[tuple[int, int]]:
-        """For each block the images that it holds: from the first to before the last."""
-        return [self._blocks.span(number) for number in range(len(self._blocks))]
+    def spans(self) -> dict[int, tuple[int, int]]:
+        """This writer's blocks, and the images of each: from the first to before the last."""
+        return {number: self._blocks.span(number) for number in self._numbers}
 
     def read(self, number: int) -> Block | None:
         """A block as it was written, its checksums verified; None when it is to be computed."""
@@ -167,6 +172,18 @@ class TableWriter:
             f"{self._folder}: writing the prediction table failed: {why}. {self._done} images are "
             f"on disk; {remedy} and give the same command again, which goes on from there",
         )
+
+
+def _share(count: int, share: tuple[int, int]) -> range:
+    part, parts = share
+    if not 0 <= part < parts:
+        raise ValueError(f"share: expected (i, n) with 0 <= i < n, got {share}")
+    if parts > count:
+        raise ValueError(
+            f"expected at most {count} shares, as the table has {count} blocks of images, got "
+            f"{parts}; a smaller chunk (--chunk) makes more blocks"
+        )
+    return range(part, count, parts)
 
 
 def check_room(folder: Path, num_images: int, num_columns: int, num_blocks: int) -> None:

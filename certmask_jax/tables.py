@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from certmask_jax import fingerprint, whole_files
 from certmask_jax.blocks import Blocks
-from certmask_jax.forward import Outputs
+from certmask_jax.compiled import Outputs
 from certmask_jax.masked_images import MaskedImages
 from certmask_jax.prediction_table import PredictionTable
 
@@ -98,7 +98,7 @@ def load(folder: Path) -> SavedTable:
             "go on"
         )
     try:
-        boxes = _read_boxes(folder / MASKS, facts["masked_images_sha256"])
+        masks = read_masks(folder, about)
         labels = np.asarray(blocks.column("labels"))
         ids = tuple(name for number in range(len(blocks)) for name in blocks.ids(number))
     except ValueError as error:
@@ -106,9 +106,31 @@ def load(folder: Path) -> SavedTable:
     columns: dict[str, Any] = {
         name: blocks.column(name, remedy=f"; {again} to mend it") for name in Outputs._fields
     }
-    masks = MaskedImages(boxes, tuple(facts["image_size"]))
     table = PredictionTable(**columns, masked_images=masks, num_classes=facts["num_classes"])
     return SavedTable(table, labels, ids, about)
+
+
+def read_masks(folder: Path, about: Mapping[str, Any]) -> MaskedImages:
+    """The masked images of a table; ``ValueError`` when their file is missing or damaged."""
+    facts = about["fingerprint"]
+    boxes = _read_boxes(folder / MASKS, facts["masked_images_sha256"])
+    return MaskedImages(boxes, tuple(facts["image_size"]))
+
+
+def images_done(folder: Path) -> tuple[int, int]:
+    """How many images of a table that was begun are on the disk, and how many it is to have."""
+    about = recorded(folder)
+    if about is None:
+        raise FileNotFoundError(f"{folder}: expected a prediction table, found none")
+    blocks = layout(folder, about)
+    done = [number for number in range(len(blocks)) if not blocks.missing(number)]
+    return sum(map(blocks.length, done)), about["fingerprint"]["num_images"]
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether all images of a table that was begun are on the disk."""
+    done, count = images_done(folder)
+    return done == count
 
 
 def layout(folder: Path, about: Mapping[str, Any]) -> Blocks:

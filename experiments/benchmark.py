@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from certmask_jax import certification, data, defenses, fingerprint, mask_sets, models
+from certmask_jax import certification, data, defenses, evaluation, fingerprint, mask_sets, models
 from certmask_jax.forward import MaskedForward, masked_forward
 from certmask_jax.models import Model
 from certmask_jax.preprocessing import Preprocessing
@@ -104,7 +104,7 @@ def run(config: Config) -> dict[str, Any]:
 
     def whole_job() -> None:
         with tempfile.TemporaryDirectory() as folder:
-            saved = certification.evaluate(
+            saved = evaluation.evaluate(
                 noise,
                 model.apply_fn,
                 params,
@@ -113,6 +113,7 @@ def run(config: Config) -> dict[str, Any]:
                 preprocessing=preprocessing,
                 chunk=forward.chunk,
             )
+            assert saved is not None
             certification.certify(saved, [defense])
 
     seconds = _in_turn(
@@ -245,7 +246,7 @@ def _child(config: Config, masks: int, images: int) -> None:
     defense = defenses.certmask(grid)
     noise = _Noise(images, (*size, model.data_config.channels), model.num_classes)
     with tempfile.TemporaryDirectory() as folder:
-        saved = certification.evaluate(
+        saved = evaluation.evaluate(
             noise,
             model.apply_fn,
             params,
@@ -254,6 +255,7 @@ def _child(config: Config, masks: int, images: int) -> None:
             preprocessing=preprocessing,
             chunk=config.chunk,
         )
+        assert saved is not None
         certification.certify(saved, [defense])
     print(_peak_memory())
 

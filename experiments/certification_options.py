@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
+import re
 from pathlib import Path
 
 from certmask_jax import data, geometry, models
-from experiments import defense_specs, model_options
+from experiments import defense_specs, model_options, runtime
 from experiments.model_options import ModelOptions
+from experiments.runtime import Runtime
 
 _NAMED_FILLS = {"black": (0.0,), "gray": (127.5,), "white": (255.0,)}
 
@@ -29,6 +32,11 @@ class Config:
     precision: str
     decide: bool
     chunk: int | None
+    margin_guard: float
+    shard: tuple[int, int]
+    max_minutes: float | None
+    dry_run: bool
+    runtime: Runtime
     out: Path | None
     from_tables: Path | None
 
@@ -89,6 +97,13 @@ def parser() -> argparse.ArgumentParser:
         help="what masked pixels become: mean (the model's mean colour), black, gray, white, or "
         "pixel values such as 128 or 124,116,104 (default: %(default)s)",
     )
+    group.add_argument(
+        "--margin-guard",
+        type=float,
+        default=0.0,
+        metavar="E",
+        help="certify only images whose logit margins are all above E (default: %(default)s)",
+    )
     group = parse.add_argument_group("how it runs")
     group.add_argument(
         "--decide",
@@ -98,6 +113,26 @@ def parser() -> argparse.ArgumentParser:
         "--no-decide evaluates the whole table, for other defenses later (default: --decide)",
     )
     group.add_argument("--chunk", type=int, help="masked images at once (default: chosen)")
+    group.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="say what the run would take (passes, operations, disk, time), from ten seconds of it",
+    )
+    group.add_argument(
+        "--max-minutes",
+        type=float,
+        metavar="M",
+        help="end cleanly before M minutes are over, with exit status 3 if there is more to do; "
+        "the same command goes on",
+    )
+    group.add_argument(
+        "--shard",
+        default="0/1",
+        metavar="I/N",
+        help="one of N jobs, 0 to N-1, each of which does every N-th block of images; then "
+        "python -m experiments.merge puts them together",
+    )
+    runtime.add(group)
     group.add_argument(
         "--out",
         type=Path,
@@ -119,6 +154,10 @@ def read_config(arguments: argparse.Namespace) -> Config:
         value = getattr(arguments, name)
         if value is not None and value < 1:
             raise ValueError(f"--{name.replace('_', '-')}: expected at least 1, got {value}")
+    if arguments.max_minutes is not None and not arguments.max_minutes > 0:
+        raise ValueError(f"--max-minutes: expected more than 0, got {arguments.max_minutes}")
+    if not (math.isfinite(arguments.margin_guard) and arguments.margin_guard >= 0):
+        raise ValueError(f"--margin-guard: expected at least 0, got {arguments.margin_guard}")
     data.check_name(arguments.dataset)
     model = arguments.model
     if model is None:
@@ -141,9 +180,24 @@ def read_config(arguments: argparse.Namespace) -> Config:
         precision=arguments.precision,
         decide=arguments.decide,
         chunk=arguments.chunk,
+        margin_guard=arguments.margin_guard,
+        shard=read_shard(arguments.shard),
+        max_minutes=arguments.max_minutes,
+        dry_run=arguments.dry_run,
+        runtime=runtime.read(arguments),
         out=arguments.out,
         from_tables=arguments.from_tables,
     )
+
+
+def read_shard(text: str) -> tuple[int, int]:
+    """``"0/4"`` -> (0, 4)."""
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not found or int(found[1]) >= int(found[2]):
+        raise ValueError(
+            f"--shard: expected I/N with I from 0 to N-1, such as 0/4 to 3/4, got {text!r}"
+        )
+    return int(found[1]), int(found[2])
 
 
 def read_patch(text: str, image_size: tuple[int, int]) -> tuple[int, int]:

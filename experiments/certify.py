@@ -10,7 +10,7 @@ there is. A run that was stopped, however, goes on when the same command is give
 from __future__ import annotations
 
 import dataclasses
-import datetime
+import json
 import shlex
 import sys
 import time
@@ -18,140 +18,93 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
-from certmask_jax import certification, data, fingerprint, models, report, tables, weights
-from certmask_jax.defenses import Defense
-from certmask_jax.preprocessing import Preprocessing
-from experiments import defense_specs
-from experiments.certification_options import Config, parser, read_config, read_fill, read_patch
-
-DEFAULT_DEFENSES = (
-    "double_masking",
-    "challenger_masking",
-    "minority_reports",
-    "certmask:tiling=exact,coverage=2x2",
-    "certmask_detection:tiling=exact,coverage=2x2,tolerance=3",
+from certmask_jax import (
+    certification,
+    data,
+    evaluation,
+    merging,
+    models,
+    planning,
+    precision_check,
+    processes,
+    report,
+    tables,
 )
+from experiments import defense_specs, runtime
+from experiments.certification_job import Job, build_defenses, opened
+from experiments.certification_options import Config, parser, read_config
+from experiments.progress import Progress
 
-_PATCH_LIVES = {
-    "input": "in the image that the model sees, after any resize",
-    "native": "in the data set's own pixels; masked images are resized",
-}
+TO_BE_GONE_ON_WITH = 3
+"""Exit status of a run that ended as it had no more time."""
 
 
-def run(config: Config, command: str) -> None:
-    """Certifies, writes the run folder and prints the table."""
+def run(config: Config, command: str) -> int:
+    """Certifies, writes the run folder and prints the table; returns the exit status."""
     started = time.monotonic()
-    dataset, model = _opened(config)
-    input_size = model.data_config.input_size
-    preprocessing = Preprocessing(
-        mean=model.data_config.mean,
-        std=model.data_config.std,
-        fill=read_fill(config.fill),
-        precision=config.precision,  # type: ignore[arg-type]  # checked there
-        resize_to=None if dataset.image_size == input_size else input_size,
-    )
-    patches = config.patches or ("1%",)
-    specs = config.defenses or DEFAULT_DEFENSES
-    defenses = build_defenses(specs, patches, dataset.image_size)
-    path = config.model.weights or models.default_weights(config.model.model)
-    if path is None:
-        raise ValueError(
-            f"--weights: expected a file for model {model.name!r}; only {models.DEFAULT} ships "
-            "with weights"
-        )
-    params = config.model.load(path, model)
-    identity = {
-        "dataset": config.dataset,
-        "split": dataset.split,
-        "model": model.name,
-        "model_options": config.model.about(),
-        "weights_sha256": weights.digest(params),
-        "data_config": dataclasses.asdict(model.data_config),
-        "precision": config.precision,
-        "fill": config.fill,
-        "patch": list(patches),
-        "patch_lives": _PATCH_LIVES[config.patch_lives],
-        "defense": list(specs),
-        "decide": config.decide,
-    }
-    provenance = {
-        **identity,
-        "command": command,
-        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "data_dir": None if config.data_dir is None else str(config.data_dir),
-        "weights": path.name,
-    }
-    out = config.out or Path("runs") / _run_name(config, dataset, identity)
+    runtime.start(config.runtime)
+    job = opened(config, command)
+    if config.dry_run:
+        print(_plan(config, job))
+        return 0
+    run_folder = config.out or Path("runs") / job.name
+    out = share_folder(run_folder, config.shard)
     _check_out(out)
-    for defense in defenses:
+    _take_shares(run_folder, out)
+    for defense in job.defenses:
         _say(str(defense))
-    every = 0.5 if sys.stderr.isatty() else 10.0  # seconds; a log wants fewer lines
-    computed = 0
-    with tqdm(unit="image", unit_scale=True, desc="masked images", mininterval=every) as bar:
-
-        def advance(done: int, total: int, now: bool) -> None:
-            nonlocal computed
-            bar.total = total
-            if now:
-                computed += done
-                bar.update(done)
-            else:  # counted, but not as speed: the time left is that of what is computed
-                bar.n += done
-                bar.initial += done
-                bar.last_print_n += done
-
-        saved = certification.evaluate(
-            dataset,
-            model.apply_fn,
-            params,
-            defenses,
+    deadline = None if config.max_minutes is None else started + 60 * config.max_minutes
+    part = f"{config.shard[0]}/{config.shard[1]}"
+    with Progress(
+        job.defenses,
+        len(job.dataset) // config.shard[1],
+        deadline=deadline,
+        quiet=not processes.is_first(),
+    ) as progress:
+        saved = evaluation.evaluate(
+            job.dataset,
+            job.model.apply_fn,
+            job.params,
+            job.defenses,
             out / "tables",
-            preprocessing=preprocessing,
+            preprocessing=job.preprocessing,
             decide=config.decide,
-            identity=identity,
-            provenance=provenance,
+            share=config.shard,
+            identity=job.identity,
+            provenance={**job.provenance, "shard": part} if out != run_folder else job.provenance,
             chunk=config.chunk,
-            progress=advance,
-            damaged=lambda line: bar.write(f"warning: {line}", file=sys.stderr),
+            hooks=progress.hooks(),
         )
-    model_seconds = time.monotonic() - started
-    result = certification.certify(saved, defenses)
-    seconds = {"evaluation": round(model_seconds, 2), "all": round(time.monotonic() - started, 2)}
-    session = {"seconds": seconds, "masked_images_settled": computed}  # evaluated or needless
+    if not processes.is_first():
+        return 0
+    if progress.stopped or (saved is None and out == run_folder):
+        done, count = tables.images_done(out / "tables")
+        print(f"stopped: {done} of {count} images are in {out}; give the same command again")
+        return TO_BE_GONE_ON_WITH
+    if saved is None:
+        done, count = tables.images_done(out / "tables")
+        print(f"share {part} is done, {done} of {count} images, in {out}")
+        print(f"when all are: python -m experiments.merge {shlex.quote(str(run_folder))}")
+        return 0
+    seconds = {"evaluation": round(time.monotonic() - started, 2)}
+    result = certification.certify(saved, job.defenses, margin_guard=config.margin_guard)
+    was_complete = not progress.settled_now and _is_of(result, out)
+    flips = _flips(config, job, saved, out if was_complete else None)
+    seconds["all"] = round(time.monotonic() - started, 2)
+    session = {
+        "seconds": seconds,
+        "masked_images_settled": progress.settled_now,  # evaluated or needless
+        "label_flips_against_float32": flips,
+    }
     result = dataclasses.replace(result, provenance={**result.provenance, **session})
-    was_complete = not computed and all((out / name).is_file() for name in report.FILES)
     if not was_complete:
-        report.write(result, out)
+        write_report(result, out)
     print(f"\n{report.as_text(result)}")
     if was_complete:
         print(f"\nthis run was complete already: printed again from {out}, nothing computed")
     else:
         print(f"\nresults in {out}: results.json, per_image.csv, tables ({seconds['all']:.0f} s)")
-
-
-def _run_name(config: Config, dataset: data.Dataset, identity: dict[str, Any]) -> str:
-    """The same for the same command on the same machine, so that it finds what it began."""
-    facts = {
-        **identity,
-        **fingerprint.of_environment(),
-        "num_images": len(dataset),
-        "first_image_sha256": fingerprint.of_arrays(dataset.read(0, 1).images),
-        "chunk": config.chunk,
-    }
-    return f"{config.dataset}-{identity['model']}-{fingerprint.of_facts(facts)[:8]}"
-
-
-def _check_out(out: Path) -> None:
-    """Refuses a folder with files and without a table; whose table it is, ``evaluate`` checks."""
-    if not out.exists() or (out / "tables").is_dir():
-        return
-    if not out.is_dir() or any(out.iterdir()):
-        raise FileExistsError(
-            f"--out {out}: expected a new or empty folder, or this same run to go on with, but it "
-            "holds files, perhaps of another run; choose another name"
-        )
+    return 0
 
 
 def run_from_tables(config: Config) -> None:
@@ -159,14 +112,13 @@ def run_from_tables(config: Config) -> None:
     assert config.from_tables is not None
     folder = config.from_tables
     saved = tables.load(folder / "tables" if (folder / "tables").is_dir() else folder)
-    known = saved.about.get("provenance", {})
-    patches = config.patches or tuple(known.get("patch", ()))
-    specs = config.defenses or tuple(known.get("defense", ()))
-    if not patches or not specs:
-        raise ValueError(f"{folder}: its tables name no defenses; give --patch and --defense")
-    image_size = saved.table.masked_images.image_size
-    defenses = build_defenses(specs, patches, image_size)
-    result = certification.certify(saved, defenses)
+    result = certify_saved(
+        saved,
+        folder,
+        patches=config.patches,
+        specs=config.defenses,
+        margin_guard=config.margin_guard,
+    )
     print(report.as_text(result))
     if config.out is not None:
         if config.out.exists() and any(config.out.iterdir()):
@@ -175,34 +127,133 @@ def run_from_tables(config: Config) -> None:
         report.write(result, config.out)
 
 
-def build_defenses(
-    specs: Sequence[str], patches: Sequence[str], image_size: tuple[int, int]
-) -> list[Defense]:
-    """Every defense for every patch."""
-    sizes = [read_patch(text, image_size) for text in patches]
-    return [defense_specs.build(spec, image_size, patch) for patch in sizes for spec in specs]
+def certify_saved(
+    saved: tables.SavedTable,
+    folder: Path,
+    *,
+    patches: Sequence[str] = (),
+    specs: Sequence[str] = (),
+    margin_guard: float = 0.0,
+) -> report.Report:
+    """What a table proves about defenses, by default those that it was made for."""
+    known = saved.about.get("provenance", {})
+    patches = patches or tuple(known.get("patch", ()))
+    specs = specs or tuple(known.get("defense", ()))
+    if not patches or not specs:
+        raise ValueError(f"{folder}: its tables name no defenses; give --patch and --defense")
+    image_size = saved.table.masked_images.image_size
+    defenses = build_defenses(specs, patches, image_size)
+    return certification.certify(saved, defenses, margin_guard=margin_guard)
 
 
-def _opened(config: Config) -> tuple[Any, Any]:
-    """The data set and the model; the model's data config prepares the images."""
-    model = config.model.create()
-    dataset = data.load(
-        config.dataset,
-        data_config=model.data_config,
-        split=config.split,
-        data_dir=config.data_dir,
-        num_images=config.num_images,
-        native=config.patch_lives == "native",
-    )
-    if dataset.num_classes != model.num_classes:
-        model = config.model.create(num_classes=dataset.num_classes)
-    if dataset.num_classes > model.num_classes:
-        raise ValueError(
-            f"--num-classes: expected at least {dataset.num_classes} for data set "
-            f"{config.dataset!r}, whose labels lie in 0..{dataset.num_classes - 1}, got "
-            f"{model.num_classes}"
+def share_folder(run_folder: Path, shard: tuple[int, int]) -> Path:
+    """Where a share of a run goes."""
+    return run_folder if shard[1] == 1 else run_folder / f"shard-{shard[0]}-of-{shard[1]}"
+
+
+def share_tables(run_folder: Path) -> list[Path]:
+    """The tables of the shares in the folder of a run."""
+    return sorted(folder / "tables" for folder in run_folder.glob("shard-*-of-*"))
+
+
+def write_report(result: report.Report, out: Path) -> None:
+    """Writes the files of a report, and says so if they replace those of another margin guard."""
+    before = _written(out)
+    if before is not None and before.get("margin_guard", 0) != result.margin_guard:
+        _say(
+            f"{out}: results.json and per_image.csv are now those of --margin-guard "
+            f"{result.margin_guard:g}, before of {before.get('margin_guard', 0):g}"
         )
-    return dataset, model
+    report.write(result, out)
+
+
+def _plan(config: Config, job: Job) -> str:
+    found = planning.plan(
+        job.dataset,
+        job.model.apply_fn,
+        job.params,
+        job.defenses,
+        preprocessing=job.preprocessing,
+        decide=config.decide,
+        shares=config.shard[1],
+        chunk=config.chunk,
+    )
+    each = found.flops_a_pass
+    share = "" if config.shard[1] == 1 else f" (share {config.shard[0]} of {config.shard[1]})"
+    lines = [
+        f"{found.num_images:,} images{share}, {found.masked_images:,} masked images each",
+        f"forward passes: at most {found.passes_most:,}, expected {found.passes_expected:,.0f} "
+        f"({found.passes_expected / found.num_images:.1f} an image)",
+        "operations: unknown"
+        if each is None
+        else f"operations: {each * found.passes_expected:.3g} FLOP expected ({each:.3g} a pass)",
+        f"table on disk: at most {found.table_bytes / 1e6:,.1f} MB, in blocks of "
+        f"{found.images_per_block} images",
+        f"time: {_duration(found.seconds_expected)} expected, at {found.passes_per_second:,.0f} "
+        f"passes/s in chunks of {found.chunk} (measured on {found.calibrated_on} images), and "
+        "start-up",
+    ]
+    return "\n".join(lines)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
+def _flips(
+    config: Config, job: Job, saved: tables.SavedTable, written: Path | None
+) -> dict[str, Any] | None:
+    """What a lower precision changed: as it was written, or computed."""
+    if config.precision == "highest":
+        return None
+    if written is not None:
+        found = (_written(written) or {}).get("provenance", {}).get("label_flips_against_float32")
+        return None if found is None else dict(found)
+    compared = precision_check.label_flips(
+        saved,
+        job.dataset,
+        job.model.apply_fn,
+        job.params,
+        preprocessing=job.preprocessing,
+        chunk=config.chunk,
+    )
+    return dataclasses.asdict(compared)
+
+
+def _written(out: Path) -> dict[str, Any] | None:
+    """What ``results.json`` says, if it can be read."""
+    try:
+        return dict(json.loads((out / report.FILES[0]).read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return None
+
+
+def _is_of(result: report.Report, out: Path) -> bool:
+    """Whether the files of a report are there, with the same margin guard."""
+    before = _written(out)
+    there = all((out / name).is_file() for name in report.FILES)
+    return there and before is not None and before.get("margin_guard") == result.margin_guard
+
+
+def _check_out(out: Path) -> None:
+    """Refuses a folder with files and without a table; whose table it is, ``evaluate`` checks."""
+    if not out.exists() or (out / "tables").is_dir():
+        return
+    if not out.is_dir() or any(not f.match("shard-*-of-*") for f in out.iterdir()):
+        raise FileExistsError(
+            f"--out {out}: expected a new or empty folder, or this same run to go on with, but it "
+            "holds files, perhaps of another run; choose another name"
+        )
+
+
+def _take_shares(run_folder: Path, out: Path) -> None:
+    """Begins the whole table with what shares have done."""
+    shares = share_tables(run_folder)
+    if out == run_folder and shares and not (out / "tables").is_dir() and processes.is_first():
+        _say(f"going on with what {len(shares)} shares have done")
+        merging.merge(shares, out / "tables", partial=True, warn=_say)
 
 
 def _list() -> None:
@@ -222,7 +273,10 @@ def _say(line: str) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the program; returns its exit status (2 for bad input, 130 when interrupted)."""
+    """Runs the program; returns its exit status.
+
+    0: done; 2: bad input; 3: stopped by ``--max-minutes``, to be gone on with; 130: interrupted.
+    """
     arguments = parser().parse_args(argv)
     words = sys.argv[1:] if argv is None else argv
     try:
@@ -232,18 +286,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = read_config(arguments)
         if config.from_tables is not None:
             run_from_tables(config)
-        else:
-            run(config, shlex.join(["python", "-m", "experiments.certify", *words]))
+            return 0
+        return run(config, shlex.join(["python", "-m", "experiments.certify", *words]))
     except (ValueError, OSError) as error:
-        _say(f"error: {_message(error)}")
+        _say(f"error: {message(error)}")
         return 2
     except KeyboardInterrupt:
         _say("interrupted; give the same command again to go on")
         return 130
-    return 0
 
 
-def _message(error: Exception) -> str:
+def message(error: Exception) -> str:
     """The text of an error; of an OSError of ours without its number in front."""
     is_ours = isinstance(error, OSError) and error.filename is None
     return str(getattr(error, "strerror", None) or error) if is_ours else str(error)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import certmask_jax as cm
-from certmask_jax import certification
+from certmask_jax import evaluation
 from certmask_jax.data import Batch
 from certmask_jax.preprocessing import Preprocessing
 from certmask_jax.table_writer import TableWriter
@@ -57,8 +57,8 @@ PARAMS = np.random.default_rng(6).normal(size=(64, 4)).astype(np.float32)
 def evaluate(folder, test_set=None, *, params=PARAMS, defense=DEFENSE, **options):
     options = {"preprocessing": Preprocessing(), "chunk": 8, **options}
     test_set = SmallTestSet() if test_set is None else test_set
-    with mock.patch.object(certification, "_CHUNKS_A_BLOCK", 5):
-        return certification.evaluate(test_set, linear, params, [defense], folder, **options)
+    with mock.patch.multiple(evaluation, _CHUNKS_A_BLOCK=5, _LEAST_BLOCKS=1):
+        return evaluation.evaluate(test_set, linear, params, [defense], folder, **options)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -11,7 +11,17 @@ import jax
 import numpy as np
 import pytest
 
-from certmask_jax import certification, data, defenses, mask_sets, models, report, tables, weights
+from certmask_jax import (
+    certification,
+    data,
+    defenses,
+    evaluation,
+    mask_sets,
+    models,
+    report,
+    tables,
+    weights,
+)
 from certmask_jax.preprocessing import Preprocessing
 from experiments import certify, train
 
@@ -227,7 +237,7 @@ def _evaluate(
     tmp_path, test_set, apply_fn=lambda p, x: x.sum((1, 2)) * np.arange(4) + p, params=0.0
 ):
     defense = defenses.double_masking(mask_sets.budgeted_grid(8, 1, masks_per_axis=2))
-    return certification.evaluate(
+    return evaluation.evaluate(
         test_set, apply_fn, params, [defense], tmp_path / "t", preprocessing=Preprocessing()
     ), defense
 

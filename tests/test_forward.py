@@ -8,7 +8,7 @@ import numpy as np
 import oracle
 import pytest
 
-from certmask_jax import defenses, forward, mask_sets, masked_images, predict
+from certmask_jax import compiled, defenses, forward, mask_sets, masked_images, predict
 from certmask_jax.devices import device_mesh
 from certmask_jax.predictor import defended
 from certmask_jax.preprocessing import Preprocessing
@@ -90,7 +90,7 @@ def test_ragged_ends_do_not_recompile_and_do_not_change_results(count):
 
 
 def test_no_collective_in_the_compiled_forward_pass():
-    step = forward._step(linear, PREPROCESSING, device_mesh())
+    step = compiled.step(linear, PREPROCESSING, device_mesh())
     boxes, image_of = MASKS.boxes[:32], np.zeros(32, np.int32)
     text = step.lower(WEIGHTS, IMAGES, boxes, image_of).compile().as_text()
     assert "num_partitions=8" in text

@@ -16,8 +16,8 @@ HOUSE = [
     "_version", "whole_files", "geometry", "mask_sets", "masked_images", "prediction_table",
     "defenses.defense", "defenses.second_round", "defenses.patchcleanser",
     "defenses.minority_reports", "defenses.certmask", "defenses",
-    "adversary", "preprocessing", "devices", "fingerprint", "forward", "early_exit",
-    "predictor",
+    "adversary", "preprocessing", "devices", "processes", "fingerprint", "compiled", "forward",
+    "early_exit", "predictor",
     "models.bagnet", "models.cifar_resnet", "models.resmlp", "models.resnetv2", "models.vit",
     "models.published", "models.spellings", "models",
     "weights.names", "weights.google", "weights.reading", "weights.writing", "weights.families",
@@ -25,6 +25,7 @@ HOUSE = [
     "data.images", "data.sources", "data", "blocks", "tables", "table_writer",
     "training.cutout", "training.recipes", "training.augmentation", "training.input_pipeline",
     "training.checkpoints", "training.log", "training.step", "training", "report", "certification",
+    "evaluation", "planning", "precision_check", "merging",
 ]  # fmt: skip
 EXACT = ["geometry", "mask_sets", "masked_images", "prediction_table"]
 

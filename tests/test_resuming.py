@@ -16,7 +16,8 @@ import pytest
 from small_runs import BLOCKS, COUNT, DEFENSE, PARAMS, SmallTestSet, contents, evaluate
 
 import certmask_jax as cm
-from certmask_jax import certification, data, fingerprint, report, tables
+from certmask_jax import certification, data, evaluation, fingerprint, report, tables
+from certmask_jax.evaluation import Hooks
 from certmask_jax.preprocessing import Preprocessing
 from experiments import certify
 
@@ -39,16 +40,15 @@ def test_stopped_before_any_block_and_resumed_is_undisturbed(tmp_path, stop):
     else:
         evaluate(folder, first)
     seen, named = [], []
-    resumed = evaluate(
-        folder, second, progress=lambda *step: seen.append(step), damaged=named.append
-    )
+    resumed = evaluate(folder, second, hooks=Hooks(progress=seen.append, warn=named.append))
     assert (first.blocks, second.blocks, named) == (BLOCKS[:stop], BLOCKS[stop:], [])
     assert contents(folder) == contents(tmp_path / "alone")
     # Both sum up to all: what was there, and what was computed.
     images = BLOCKS[stop - 1][1] if stop else 0
-    assert sum(done for done, _, now in seen if not now) == 11 * images
-    assert sum(done for done, _, now in seen if now) == 11 * (COUNT - images)
-    assert {total for _, total, _ in seen} == {11 * COUNT}
+    assert sum(step.settled for step in seen if not step.is_new) == 11 * images
+    assert sum(step.settled for step in seen if step.is_new) == 11 * (COUNT - images)
+    assert {step.total for step in seen} == {11 * COUNT}
+    assert all(step.evaluated == step.settled for step in seen)
     reports = [certification.certify(saved, [DEFENSE]) for saved in (alone, resumed)]
     assert report.to_json(reports[0]) == report.to_json(reports[1])
     assert report.as_text(reports[0]) == report.as_text(reports[1])
@@ -128,7 +128,7 @@ def _results(folder: Path) -> dict:
 
 
 def _is_done(folder: Path, line: str) -> bool:
-    number = int(line.removeprefix("block ")) // killed_certification.IMAGES_PER_BLOCK
+    number = int(line.removeprefix("block "))
     return not tables.layout(folder, tables.recorded(folder)).missing(number)
 
 
@@ -185,7 +185,8 @@ def _timeless(out):
 
 def test_the_same_command_goes_on_and_then_prints_again(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(certification, "_CHUNKS_A_BLOCK", 11)  # 3 images of 27
+    monkeypatch.setattr(evaluation, "_CHUNKS_A_BLOCK", 11)  # 3 images of 27
+    monkeypatch.setattr(evaluation, "_LEAST_BLOCKS", 1)
     command = [*OPTIONS, "--chunk", "8"]
     alone = tmp_path / "alone"
     assert certify.main([*command, "--out", str(alone)]) == 0
@@ -238,7 +239,7 @@ def test_the_same_command_goes_on_and_then_prints_again(tmp_path, capsys, monkey
 )
 def test_other_commands_get_other_folders(tmp_path, monkeypatch, options):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(certification, "evaluate", _no_work)
+    monkeypatch.setattr(evaluation, "evaluate", _no_work)
     for given in ([], [], options):
         assert certify.main([*OPTIONS, *given]) == 2
     assert len(set(_asked)) == 2

@@ -25,6 +25,7 @@ from small_runs import (
 import certmask_jax as cm
 from certmask_jax import certification, tables, whole_files
 from certmask_jax.blocks import FILES_A_BLOCK, Block
+from certmask_jax.evaluation import Hooks
 
 
 def test_what_is_written_comes_back_row_by_row(tmp_path):
@@ -63,7 +64,7 @@ def test_half_a_block_is_computed_again(tmp_path, number, written):
 def _check_mended(folder, number, before, *, names):
     times = {name: (folder / name).stat().st_mtime_ns for name in contents(folder)}
     test_set, named = SmallTestSet(), []
-    evaluate(folder, test_set, damaged=named.append)
+    evaluate(folder, test_set, hooks=Hooks(warn=named.append))
     assert test_set.blocks == [BLOCKS[number]]
     assert len(named) == 1
     assert str(names) in named[0]

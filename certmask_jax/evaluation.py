@@ -1,0 +1,307 @@
+"""The long part: a model on the masked images of a test set, onto the disk, block by block.
+
+It may be stopped at any moment, killed too, and goes on from the last whole block. The blocks can
+be shared out: among jobs (``share``), and among the processes of ``jax.distributed``. Nobody waits
+for anybody meanwhile: each process feeds its own devices, as what early exit evaluates next depends
+on what it found.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Generator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from numpy.typing import NDArray
+
+from certmask_jax import early_exit, fingerprint, masked_images, processes, tables
+from certmask_jax.blocks import Block
+from certmask_jax.compiled import ApplyFn, Outputs
+from certmask_jax.defenses.defense import Defense
+from certmask_jax.devices import is_out_of_memory
+from certmask_jax.forward import MaskedForward, masked_forward
+from certmask_jax.masked_images import MaskedImages
+from certmask_jax.prediction_table import UNKNOWN, PredictionTable, check_labels
+from certmask_jax.preprocessing import Preprocessing, check_images
+from certmask_jax.table_writer import TableWriter
+
+# A block is what a run that is stopped loses. It has many chunks, so that few of them are ragged,
+# and a test set has some blocks even if it is small, so that it can be shared out.
+_CHUNKS_A_BLOCK = 256
+_LEAST_BLOCKS = 16
+
+
+class Batch(Protocol):
+    """Some images of a test set."""
+
+    @property
+    def images(self) -> NDArray[np.uint8]: ...  # [B, h, w, c]
+    @property
+    def labels(self) -> NDArray[np.int32]: ...  # [B]
+    @property
+    def ids(self) -> tuple[str, ...]: ...  # [B]
+
+
+class TestSet(Protocol):
+    """A test set that is read a few images at a time (``data.Dataset`` is one), by one thread."""
+
+    def __len__(self) -> int: ...
+    def read(self, start: int, stop: int) -> Batch: ...
+
+
+class Step(NamedTuple):
+    """What was done since the last call of ``progress``, in masked images."""
+
+    settled: int  # evaluated, or found needless
+    evaluated: int
+    total: int  # all that this call of ``evaluate`` is about
+    is_new: bool  # whether it was done now, or in an earlier session
+
+
+@dataclasses.dataclass(frozen=True)
+class Hooks:
+    """What a program wants to hear of, and when it wants to stop.
+
+    Attributes:
+      progress: called some times a second or more.
+      block: called with each block as a table, from the disk or new, and its labels ``int32[B]``.
+      warn: told in a line of what happened to damaged blocks, or to the chunk.
+      stop: asked before each block; true ends the evaluation there.
+    """
+
+    progress: Callable[[Step], None] = lambda step: None
+    block: Callable[[PredictionTable, NDArray[np.int32]], None] = lambda table, labels: None
+    warn: Callable[[str], None] = lambda line: None
+    stop: Callable[[], bool] = lambda: False
+
+
+def evaluate(
+    test_set: TestSet,
+    apply_fn: ApplyFn,
+    params: Any,
+    defenses: Sequence[Defense],
+    folder: Path,
+    *,
+    preprocessing: Preprocessing,
+    decide: bool = False,
+    share: tuple[int, int] = (0, 1),
+    identity: Mapping[str, Any] | None = None,
+    provenance: Mapping[str, Any] | None = None,
+    chunk: int | None = None,
+    mesh: Mesh | None = None,
+    hooks: Hooks | None = None,
+) -> tables.SavedTable | None:
+    """Runs the model on every masked image that some defense asks for, once, onto the disk.
+
+    It may be stopped at any moment, killed too: called again it goes on from the last whole block
+    and ends in the same table. Of several processes (``jax.distributed``) each evaluates its part
+    of the blocks, on its own devices; all have to see ``folder``.
+
+    Args:
+      test_set: T images of one size, T >= 1.
+      apply_fn, params, preprocessing, chunk, mesh: see :func:`certmask_jax.forward.predict`.
+      defenses: their masked images are merged; equal ones are evaluated once.
+      folder: where the table goes. One of the same fingerprint that it holds is gone on with, after
+        its checksums were verified.
+      decide: evaluate of each image only what can still change an answer or a verdict of these
+        defenses (:mod:`certmask_jax.early_exit`); the verdicts are those of the whole table.
+      share: ``(i, n)``: only every n-th block, from block i on. Tables of the n shares make up one
+        (:mod:`certmask_jax.merging`).
+      identity: JSON-able facts that decide the numbers and that only the caller knows (data set,
+        model); in the fingerprint. With ``weights_sha256``, ``params`` is not hashed again.
+      provenance: JSON-able facts about the run, kept with the table.
+      hooks: see :class:`Hooks`.
+
+    Returns:
+      The whole table; None where blocks are missing, which are others' share, or were not begun.
+
+    Raises:
+      ValueError: for an empty test set, images of another size than the masks, labels outside the
+        model's classes, or logits of the first images that are all NaN or infinite; before any
+        long work where that can be known before; for a table of another format.
+      FileExistsError: for a folder that holds other files, or another run: names what differs.
+      OSError: for a disk without room, or one that cannot be written to.
+    """
+    hooks = Hooks() if hooks is None else hooks
+    if len(test_set) < 1:
+        raise ValueError("expected a test set with at least 1 image, got an empty one")
+    columns, questions = merged(defenses)
+    first = test_set.read(0, 1).images
+    check_images(first, columns.image_size)
+    there = tables.recorded(folder)
+    if chunk is None and there is not None:
+        chunk = there["fingerprint"].get("chunk")  # today another may fit the memory
+    forward = masked_forward(
+        apply_fn,
+        params,
+        first.shape[1:],
+        preprocessing=preprocessing,
+        boxes_per_mask=columns.boxes.shape[1],
+        chunk=chunk,
+        mesh=mesh,
+    )
+    known = dict(identity or {})
+    if "weights_sha256" not in known:
+        known["weights_sha256"] = fingerprint.of_arrays(params)
+    shared = {"chunk": forward.chunk, "preprocessing": dataclasses.asdict(preprocessing)}
+    if decide:  # what is left out depends on them
+        asked = [(str(d), dict(d.options), fingerprint.of_arrays(d.groups)) for d in defenses]
+        known["defenses_sha256"] = fingerprint.of_facts(asked)
+    guarded = _Guarded(forward, hooks.warn)
+    if there is None:
+        unmasked = masked_images.unmasked(columns.image_size)
+        _check_logits(guarded.run(lambda f: f.table_block(first, unmasked)))
+    images_per_block = block_length(len(test_set), len(columns), forward)
+    writer = TableWriter(
+        folder,
+        num_images=len(test_set),
+        masked_images=columns,
+        num_classes=forward.num_classes,
+        images_per_block=images_per_block,
+        share=processes.share_of_this(share),
+        run={
+            "first_image_sha256": fingerprint.of_arrays(first),
+            **shared,
+            **fingerprint.of_environment(),
+            **known,
+        },
+        about={
+            "provenance": {
+                **fingerprint.environment(),
+                **(provenance or {}),
+                **shared,
+                "num_images": len(test_set),
+                "masked_images": len(columns),
+            }
+        },
+        damaged=hooks.warn,
+    )
+
+    def computed(batch: Batch) -> Block:
+        check_images(batch.images, columns.image_size)
+        labels = check_labels(batch.labels, len(batch.images), forward.num_classes)
+
+        def block(forward: MaskedForward, advance: Callable[[int, int], None]) -> Outputs:
+            if decide:
+                return early_exit.evaluate(
+                    forward, batch.images, columns, questions, labels, always=[0], progress=advance
+                )
+            return forward.table_block(batch.images, columns, lambda n: advance(n, n))
+
+        return Block(guarded.run_told(block, tell), labels, tuple(batch.ids))
+
+    def tell(settled: int, evaluated: int, is_new: bool = True) -> None:
+        hooks.progress(Step(settled, evaluated, total, is_new))
+
+    def told_of(block: Block) -> None:
+        predictions, margins, confidences = map(np.asarray, block.outputs)
+        table = PredictionTable(predictions, margins, confidences, columns, forward.num_classes)
+        hooks.block(table, block.labels)
+
+    with processes.first_alone(writer):
+        total = len(columns) * sum(stop - start for start, stop in writer.spans().values())
+        missing = {}
+        for number, span in writer.spans().items():
+            block = writer.read(number)
+            if block is None:
+                missing[number] = span
+            else:
+                evaluated = int((np.asarray(block.outputs.predictions) != UNKNOWN).sum())
+                tell((span[1] - span[0]) * len(columns), evaluated, is_new=False)
+                told_of(block)
+        batches = _read_ahead(test_set, list(missing.values()))
+        for number in missing:
+            if hooks.stop():
+                batches.close()
+                break
+            block = computed(next(batches))
+            writer.write(number, block)
+            told_of(block)
+        processes.wait_for_all("table")
+    return tables.load(folder) if tables.is_complete(folder) else None
+
+
+def merged(defenses: Sequence[Defense]) -> tuple[MaskedImages, list[early_exit.Question]]:
+    """What is evaluated: the image itself first, then all masked images of all defenses, once.
+
+    Raises:
+      ValueError: for no defense, or for defenses of several image sizes.
+    """
+    if not defenses:
+        raise ValueError("expected at least 1 defense, got none")
+    parts = [masked_images.unmasked(defenses[0].mask_set.image_size)]
+    parts += [defense.masked_images for defense in defenses]
+    columns, places = masked_images.merge(parts)
+    questions = [early_exit.Question(*pair) for pair in zip(defenses, places[1:], strict=True)]
+    return columns, questions
+
+
+def block_length(num_images: int, num_columns: int, forward: MaskedForward) -> int:
+    """How many images are evaluated, written and resumed together."""
+    fits = _CHUNKS_A_BLOCK * forward.chunk // num_columns
+    return max(1, min(forward.images_at_once(), fits, -(-num_images // _LEAST_BLOCKS)))
+
+
+class _Guarded:
+    """A forward pass that goes on with half the chunk when the devices run out of memory."""
+
+    def __init__(self, forward: MaskedForward, warn: Callable[[str], None]) -> None:
+        self._forward = forward
+        self._warn = warn
+
+    def run(self, work: Callable[[MaskedForward], Outputs]) -> Outputs:
+        return self.run_told(lambda forward, _: work(forward), lambda settled, evaluated: None)
+
+    def run_told(
+        self,
+        work: Callable[[MaskedForward, Callable[[int, int], None]], Outputs],
+        tell: Callable[[int, int], None],
+    ) -> Outputs:
+        """Tells of no work twice: what was lost is taken back."""
+        told = [0, 0]
+
+        def advance(settled: int, evaluated: int) -> None:
+            told[0] += settled
+            told[1] += evaluated
+            tell(settled, evaluated)
+
+        while True:
+            try:
+                return work(self._forward, advance)
+            except jax.errors.JaxRuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                begun = self._forward.chunk
+                self._forward = self._forward.halved()
+            tell(-told[0], -told[1])
+            told = [0, 0]
+            self._warn(
+                f"the devices ran out of memory with {begun} masked images at once; going on with "
+                f"{self._forward.chunk} (--chunk chooses from the start)"
+            )
+
+
+def _read_ahead(test_set: TestSet, spans: Sequence[tuple[int, int]]) -> Generator[Any]:
+    """The images of each span, the next ones read while the last ones are worked on."""
+    if not spans:
+        return
+    with ThreadPoolExecutor(1, "certmask_jax reads ahead") as reader:
+        waiting = reader.submit(test_set.read, *spans[0])
+        for following in [*spans[1:], None]:
+            batch = waiting.result()
+            if following is not None:
+                waiting = reader.submit(test_set.read, *following)
+            yield batch
+
+
+def _check_logits(outputs: Outputs) -> None:
+    if (np.asarray(outputs.predictions) < 0).all():
+        raise ValueError(
+            "expected finite logits, but the model gives NaN or infinite ones for the first image "
+            "without any mask; check the weights and the preprocessing"
+        )

@@ -1,0 +1,122 @@
+"""Tables of shares -> one table, the same as if one run had made it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from certmask_jax import fingerprint, tables
+from certmask_jax.blocks import Block, Blocks
+from certmask_jax.table_writer import TableWriter
+
+_NAMED = 5  # missing spans of images
+_GIVEN_BY_NAME = {
+    "num_images", "masked_images", "masked_images_sha256", "image_size", "num_classes",
+    "images_per_block",
+}  # fmt: skip
+
+
+def merge(
+    shares: Sequence[Path],
+    folder: Path,
+    *,
+    partial: bool = False,
+    warn: Callable[[str], None] = lambda line: None,
+) -> None:
+    """Copies the blocks of several tables of one run into one table, their checksums verified.
+
+    It may be killed and called again.
+
+    Args:
+      shares: folders of tables, in any order.
+      folder: of the table that is made, or gone on with.
+      partial: whether blocks may be missing.
+      warn: told of images that several shares hold; they are the same in all, or it is an error.
+
+    Raises:
+      FileNotFoundError: for a folder without a table, or when images are missing: names them.
+      ValueError: when a share is of another run (names what differs), when a file is damaged, or
+        when two shares differ in what both hold.
+      FileExistsError: when ``folder`` holds another run, or other files.
+    """
+    if not shares:
+        raise ValueError("expected the folders of at least 1 share, got none")
+    about = [_about(share) for share in shares]
+    for share, facts in zip(shares, about, strict=True):
+        different = fingerprint.differences(about[0]["fingerprint"], facts["fingerprint"])
+        if different:
+            raise ValueError(
+                f"{share}: expected a share of the same run as {shares[0]}, but "
+                f"{'; '.join(different)}"
+            )
+    blocks = [tables.layout(share, facts) for share, facts in zip(shares, about, strict=True)]
+    holders = [
+        [which for which, there in enumerate(blocks) if not there.missing(number)]
+        for number in range(len(blocks[0]))
+    ]
+    missing = [number for number, which in enumerate(holders) if not which]
+    if missing and not partial:
+        raise FileNotFoundError(_says_missing(missing, blocks[0], about))
+    facts = about[0]["fingerprint"]
+    provenance = {k: v for k, v in about[0].get("provenance", {}).items() if k != "shard"}
+    with TableWriter(
+        folder,
+        num_images=facts["num_images"],
+        masked_images=tables.read_masks(shares[0], about[0]),
+        num_classes=facts["num_classes"],
+        images_per_block=facts["images_per_block"],
+        run={name: value for name, value in facts.items() if name not in _GIVEN_BY_NAME},
+        about={"provenance": {**provenance, "shares": len(shares)}},
+        damaged=warn,
+    ) as writer:
+        for number, (start, stop) in writer.spans().items():
+            held = holders[number]
+            if not held:
+                continue
+            first = blocks[held[0]].read(number)
+            for other in held[1:]:
+                if not _equal(first, blocks[other].read(number)):
+                    raise ValueError(
+                        f"expected each image in one share, but images {start} to {stop - 1} are "
+                        f"in {shares[held[0]]} and in {shares[other]}, and differ; remove one"
+                    )
+                warn(
+                    f"images {start} to {stop - 1} are in {shares[held[0]]} and in "
+                    f"{shares[other]}, the same in both"
+                )
+            if writer.read(number) is None:
+                writer.write(number, first)
+
+
+def _about(share: Path) -> dict[str, Any]:
+    about = tables.recorded(share) if share.is_dir() else None
+    if about is None:
+        raise FileNotFoundError(f"{share}: expected a folder with a share of a table, found none")
+    return about
+
+
+def _equal(one: Block, other: Block) -> bool:
+    arrays = zip((*one.outputs, one.labels), (*other.outputs, other.labels), strict=True)
+    # Bit by bit: a NaN is the same as itself.
+    return one.ids == other.ids and all(
+        np.asarray(a).tobytes() == np.asarray(b).tobytes() for a, b in arrays
+    )
+
+
+def _says_missing(missing: Sequence[int], blocks: Blocks, about: Sequence[dict[str, Any]]) -> str:
+    spans = [f"{start} to {stop - 1}" for start, stop in map(blocks.span, missing[:_NAMED])]
+    more = f" and {len(missing) - _NAMED} more blocks" if len(missing) > _NAMED else ""
+    counts = {facts.get("provenance", {}).get("shard", "0/1").split("/")[1] for facts in about}
+    if len(counts) == 1:
+        (count,) = counts
+        which = ", ".join(f"{i}/{count}" for i in sorted({n % int(count) for n in missing}))
+        remedy = f"run, or go on with, share {which}"
+    else:
+        remedy = "run the shares that are missing"
+    return (
+        f"expected every image in some share, but images {', '.join(spans)}{more} are in none; "
+        f"{remedy}"
+    )

@@ -1,0 +1,121 @@
+"""What a run will take, before it is begun: counts, and some seconds of it as calibration."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jax.sharding import Mesh
+
+from certmask_jax import early_exit
+from certmask_jax.blocks import BYTES_A_PREDICTION
+from certmask_jax.compiled import ApplyFn, flops
+from certmask_jax.defenses.defense import Defense
+from certmask_jax.evaluation import TestSet, block_length, merged
+from certmask_jax.forward import masked_forward
+from certmask_jax.prediction_table import UNKNOWN, check_labels
+from certmask_jax.preprocessing import Preprocessing, check_images
+
+_IMAGES_A_TURN = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a run is, and what it will take.
+
+    Attributes:
+      num_images: T, of the share.
+      masked_images: V, distinct ones of an image: the passes of an image at most.
+      chunk: masked images at once.
+      images_per_block: what is lost at most when the run is killed.
+      passes_most, passes_expected: forward passes of the whole run; expected is what the images of
+        the calibration took.
+      flops_a_pass: floating-point operations, None if unknown.
+      table_bytes: on the disk, before compression.
+      passes_per_second: measured.
+      seconds_expected: of the evaluation, without start-up and compilation.
+      calibrated_on: how many images the calibration finished.
+    """
+
+    num_images: int
+    masked_images: int
+    chunk: int
+    images_per_block: int
+    passes_most: int
+    passes_expected: float
+    flops_a_pass: float | None
+    table_bytes: int
+    passes_per_second: float
+    seconds_expected: float
+    calibrated_on: int
+
+
+def plan(
+    test_set: TestSet,
+    apply_fn: ApplyFn,
+    params: Any,
+    defenses: Sequence[Defense],
+    *,
+    preprocessing: Preprocessing,
+    decide: bool = False,
+    shares: int = 1,
+    chunk: int | None = None,
+    mesh: Mesh | None = None,
+    seconds: float = 10.0,
+) -> Plan:
+    """Counts, compiles, and evaluates images from all over the test set for some seconds.
+
+    Args:
+      test_set, apply_fn, params, defenses, preprocessing, decide, chunk, mesh: as for
+        :func:`certmask_jax.evaluation.evaluate`.
+      shares: n, when the run is one of n shares.
+      seconds: of the calibration, which ends with the turn of images that it is in.
+    """
+    columns, questions = merged(defenses)
+    first = test_set.read(0, 1).images
+    check_images(first, columns.image_size)
+    image_shape = first.shape[1:]
+    forward = masked_forward(
+        apply_fn,
+        params,
+        image_shape,
+        preprocessing=preprocessing,
+        boxes_per_mask=columns.boxes.shape[1],
+        chunk=chunk,
+        mesh=mesh,
+    )
+    forward.labels(first, columns.boxes[:1], np.zeros(1, np.int32))  # compiled and warm
+    turn = min(forward.images_at_once(), _IMAGES_A_TURN)
+    order = np.random.default_rng(0).permutation(len(test_set))
+    finished, passes, spent = 0, 0, 0.0
+    while finished < len(test_set) and spent < seconds:
+        batches = [test_set.read(int(i), int(i) + 1) for i in order[finished : finished + turn]]
+        images = np.concatenate([batch.images for batch in batches])
+        labels = np.concatenate([batch.labels for batch in batches])
+        started = time.monotonic()
+        if decide:
+            true = check_labels(labels, len(images), forward.num_classes)
+            outputs = early_exit.evaluate(forward, images, columns, questions, true, always=[0])
+        else:
+            outputs = forward.table_block(images, columns)
+        spent += time.monotonic() - started
+        passes += int((np.asarray(outputs.predictions) != UNKNOWN).sum())
+        finished += len(images)
+    num_images = -(-len(test_set) // shares)
+    expected = num_images * passes / finished
+    return Plan(
+        num_images=num_images,
+        masked_images=len(columns),
+        chunk=forward.chunk,
+        images_per_block=block_length(len(test_set), len(columns), forward),
+        passes_most=num_images * len(columns),
+        passes_expected=expected,
+        flops_a_pass=flops(apply_fn, params, preprocessing.model_shape(image_shape)),
+        table_bytes=num_images * len(columns) * BYTES_A_PREDICTION,
+        passes_per_second=passes / spent,
+        seconds_expected=expected / (passes / spent),
+        calibrated_on=finished,
+    )

@@ -1,0 +1,63 @@
+"""Several processes of one job (``jax.distributed``): who does which part, and who waits."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from typing import Any
+
+import jax
+import numpy as np
+
+
+def is_first() -> bool:
+    """Whether this is the process that writes what there is one of."""
+    return bool(jax.process_index() == 0)
+
+
+def share_of_this(share: tuple[int, int] = (0, 1)) -> tuple[int, int]:
+    """``(i, n)`` of a job -> that of this process of it: every n-th block, from block i on."""
+    part, parts = share
+    count = jax.process_count()
+    return part * count + jax.process_index(), parts * count
+
+
+@contextlib.contextmanager
+def first_alone(context: AbstractContextManager[Any]) -> Iterator[None]:
+    """Enters a context in the first process, then in the others: what it makes is there for them.
+
+    Raises:
+      RuntimeError: in the others, when the first could not enter.
+    """
+    if jax.process_count() == 1:
+        with context:
+            yield
+        return
+    with contextlib.ExitStack() as stack:
+        entered = False
+        try:
+            if is_first():
+                stack.enter_context(context)
+            entered = True
+        finally:
+            everyone = _gathered(entered)
+        if not everyone:
+            raise RuntimeError("the first process could not begin; its error says why")
+        if not is_first():
+            stack.enter_context(context)
+        yield
+
+
+def wait_for_all(name: str) -> None:
+    """Returns once all processes are here."""
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices(name)
+
+
+def _gathered(ok: bool) -> bool:
+    from jax.experimental import multihost_utils
+
+    return bool(np.asarray(multihost_utils.process_allgather(np.array(ok))).all())

@@ -1,0 +1,62 @@
+"""Puts the shares of a run together: ``python -m experiments.merge RUN``.
+
+RUN is the folder of a run whose shares (``experiments.certify --shard I/N``) are in it; or give the
+folders of the shares, wherever they are, and ``--out``. The result is that of one run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from certmask_jax import merging, report, tables
+from experiments.certify import certify_saved, message, share_tables, write_report
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parse = argparse.ArgumentParser(prog="python -m experiments.merge", description=__doc__)
+    parse.add_argument("runs", nargs="+", type=Path, metavar="RUN")
+    parse.add_argument("--out", type=Path, help="the run that is made (default: a lone RUN)")
+    parse.add_argument(
+        "--margin-guard", type=float, default=0.0, metavar="E", help="as in experiments.certify"
+    )
+    return parse
+
+
+def run(runs: Sequence[Path], out: Path | None, margin_guard: float) -> None:
+    """Merges, writes the run folder and prints the table."""
+    shares = share_tables(runs[0]) if len(runs) == 1 else []
+    if shares:
+        out = runs[0] if out is None else out
+    elif out is None:
+        raise ValueError(
+            f"expected a folder with shares (shard-0-of-4, ...), or --out and the folders of all "
+            f"shares, got {', '.join(map(str, runs))}"
+        )
+    else:
+        shares = [folder / "tables" if (folder / "tables").is_dir() else folder for folder in runs]
+    merging.merge(shares, out / "tables", warn=lambda line: print(line, file=sys.stderr))
+    result = certify_saved(tables.load(out / "tables"), out, margin_guard=margin_guard)
+    write_report(result, out)
+    print(f"{report.as_text(result)}\n\nresults of {len(shares)} shares in {out}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the program; returns its exit status (2 for bad input)."""
+    arguments = parser().parse_args(argv)
+    try:
+        run(arguments.runs, arguments.out, arguments.margin_guard)
+    except (ValueError, OSError) as error:
+        print(f"error: {message(error)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; give the same command again to go on", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
