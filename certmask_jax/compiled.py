@@ -91,19 +91,9 @@ def _compiled(
 
 def step(apply_fn: ApplyFn, preprocessing: Preprocessing, mesh: Mesh) -> Any:
     """The jitted function that :func:`compiled` compiles for its shapes."""
-    is_bfloat16 = preprocessing.precision == "bfloat16"
 
     def chunk(params: Any, images: Array, boxes: Array, image_of: Array) -> Outputs:
-        masked = jax.vmap(lambda number, box: model_input(images[number], box, preprocessing))(
-            image_of, boxes
-        )
-        if is_bfloat16:
-            params = jax.tree.map(_to_bfloat16, params)
-            masked = masked.astype(jnp.bfloat16)
-        precision = "default" if is_bfloat16 else preprocessing.precision
-        with jax.default_matmul_precision(precision):
-            logits = apply_fn(params, masked).astype(jnp.float32)
-        return _read(logits)
+        return _read(masked_logits(apply_fn, preprocessing, params, images, boxes, image_of))
 
     # Each device runs its own share of the work items, so there is nothing to communicate. (Left
     # to the partitioner, top_k alone gathers all logits on every device.)
@@ -116,6 +106,30 @@ def step(apply_fn: ApplyFn, preprocessing: Preprocessing, mesh: Mesh) -> Any:
             check_vma=False,  # any model may be given, whatever it carries in its loops
         )
     )
+
+
+def masked_logits(
+    apply_fn: ApplyFn,
+    preprocessing: Preprocessing,
+    params: Any,
+    images: Array,
+    boxes: Array,
+    image_of: Array,
+) -> Array:
+    """``float32[W, K]`` logits of W work items, to be traced.
+
+    ``images uint8[B, h, w, c]``, ``boxes int32[W, R, 4]``, ``image_of int32[W]``.
+    """
+    masked = jax.vmap(lambda number, box: model_input(images[number], box, preprocessing))(
+        image_of, boxes
+    )
+    is_bfloat16 = preprocessing.precision == "bfloat16"
+    if is_bfloat16:
+        params = jax.tree.map(_to_bfloat16, params)
+        masked = masked.astype(jnp.bfloat16)
+    precision = "default" if is_bfloat16 else preprocessing.precision
+    with jax.default_matmul_precision(precision):
+        return apply_fn(params, masked).astype(jnp.float32)
 
 
 def _read(logits: Array) -> Outputs:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from certmask_jax import early_exit
 from certmask_jax.compiled import ApplyFn
-from certmask_jax.defenses.defense import ALERT, Defense
+from certmask_jax.defenses.defense import ALERT, Defense, Seen
 from certmask_jax.forward import MaskedForward, masked_forward
 from certmask_jax.prediction_table import NO_LABEL, UNKNOWN, PredictionTable
 from certmask_jax.preprocessing import Preprocessing, check_images
@@ -27,10 +27,17 @@ class Answers(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class DefendedPredictor:
-    """A classifier guarded by a defense; build it with :func:`defended` and call it on images."""
+    """A classifier guarded by a defense; build it with :func:`defended` and call it on images.
+
+    Attributes:
+      forward: the masked forward pass for several images at once.
+      for_one: that for one image, whose chunk is the first round; compiled when it is first needed.
+        Its batches have another shape, so near ties may break otherwise (soundness, section 7).
+    """
 
     defense: Defense
     forward: MaskedForward
+    for_one: MaskedForward
 
     def __call__(self, images: NDArray[np.uint8]) -> Answers:
         """Answers for ``uint8[B, h, w, c]``, any B >= 1.
@@ -51,7 +58,8 @@ class DefendedPredictor:
     def _answer(self, images: NDArray[np.uint8]) -> Answers:
         defense, masks = self.defense, self.defense.masked_images
         question = early_exit.Question(defense, np.arange(len(masks)))
-        found = early_exit.evaluate(self.forward, images, masks, [question], labels=None)
+        forward = self.for_one if len(images) == 1 else self.forward
+        found = early_exit.evaluate(forward, images, masks, [question], labels=None)
         predictions, margins, confidences = map(np.asarray, found)
         table = PredictionTable(predictions, margins, confidences, masks, self.forward.num_classes)
         answers = defense.rule(table)
@@ -91,4 +99,8 @@ def defended(
         chunk=chunk,
         mesh=mesh,
     )
-    return DefendedPredictor(defense, forward)
+    nothing = Seen(*(np.zeros(len(defense.masked_images), t) for t in (np.int16, np.float16, bool)))
+    first_round = len(defense.open_columns(nothing, None))
+    devices = forward.mesh.size
+    of_one = min(forward.chunk, -(-first_round // devices) * devices)
+    return DefendedPredictor(defense, forward, dataclasses.replace(forward, chunk=of_one))

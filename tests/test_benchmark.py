@@ -1,0 +1,87 @@
+"""The benchmark: what it compares is comparable, and what it writes is there."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from certmask_jax import masked_images, predict
+from experiments import benchmark
+from experiments.measurements import passes, pytorch, subjects, timing
+
+
+def test_the_pytorch_model_is_the_same_model(shared):
+    pytest.importorskip("torch")
+    job = ["--dataset", "cifar10", "--data-dir", str(shared / "data" / "tfds")]
+    job += ["--num-images", "2", "--model", "cifar_resnet20", "--patch", "5"]
+    job += ["--weights", str(shared / "weights" / "cifar10_resnet20_cutout.npz")]
+    subject = subjects.of_job([*job, "--defense", "double_masking:masks_per_axis=3"])
+    images = subject.test_set.read(0, 2).images
+    masks = subject.defenses[0].masked_images
+    ours = predict(
+        subject.apply_fn, subject.params, images, masks, preprocessing=subject.preprocessing
+    )
+    assert len(np.unique(ours.predictions)) > 1
+    for tuned in (False, True):
+        theirs = pytorch.labels(subject, images, masks, tuned=tuned)
+        np.testing.assert_array_equal(theirs, ours.predictions)
+
+
+def test_the_pytorch_loops_count_what_they_evaluate():
+    pytest.importorskip("torch")
+    subject = subjects.of_noise("cifar_resnet20", "highest", 3)
+    masks = masked_images.unmasked((32, 32))
+    images = subject.test_set.read(0, 3).images
+    loops = pytorch.loops(subject, images, masks)
+    assert {name: count for name, (_, count) in loops.items()} == {
+        "pytorch_as_shipped": 16,
+        "pytorch_tuned": 64,
+    }
+    for run, _ in loops.values():
+        run()
+    vit = subjects.of_job(())
+    assert pytorch.loops(vit, images, masks) == {}
+
+
+def test_passes_are_counted_by_mode():
+    job = ["--num-images", "6", "--defense", "double_masking:masks_per_axis=2"]
+    subject = subjects.of_job([*job, "--defense", "certmask:tiling=tight"])
+    found = passes.measure(subject, 6, None)
+    double, certmask = (found[str(defense)] for defense in subject.defenses)
+    assert double["full_table"] == 1 + 4 + 6
+    assert 4 <= double["answers_alone"] <= double["early_exit"] <= 11
+    count = len(subject.defenses[1].mask_set)
+    assert certmask == {
+        "full_table": 1 + count, "early_exit": 1 + count, "answers_alone": count,
+    }  # fmt: skip
+
+
+def test_in_turn_leaves_out_the_first_round_and_pairs_the_others():
+    calls = []
+    runs = {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}
+    seconds = timing.in_turn(runs, 2)
+    assert calls == ["a", "b"] * 3
+    assert [len(seconds[name]) for name in "ab"] == [2, 2]
+    assert timing.ratio([1, 4, 9], [1, 2, 3]) == {"median": 2, "least": 1, "most": 3}
+
+
+def test_the_program_writes_json_and_prints_a_table(tmp_path, capsys):
+    out = tmp_path / "b.json"
+    options = ["--images", "1", "--repeat", "1", "--model", "vit_tiny_patch8_32", "--chunk", "64"]
+    job = "--num-images 4 --defense double_masking:masks_per_axis=2"
+    only = ["--only", "speed", "--only", "storage", "--only", "latency"]
+    assert benchmark.main([*options, "--job", job, *only, "--out", str(out)]) == 0
+    record = json.loads(out.read_text())
+    text = capsys.readouterr().out
+    assert record["speed"]["masked_images"] == 10
+    assert record["speed"]["masked_over_plain"]["median"] > 0
+    assert record["versions"]["jax"] in text
+    assert "masked over plain" in text
+    (latency,) = (v for v in record["latency"].values() if isinstance(v, dict))
+    assert latency["passes_most"] <= 10
+    assert latency["chunk_of_one_image"] == 8  # of four masks, on eight devices
+    assert benchmark.main([*options, "--images", "0", "--out", str(out)]) == 2
+    assert "--images: expected at least 1" in capsys.readouterr().err
+    assert benchmark.main([*options, "--model", "nothing", *only, "--out", str(out)]) == 2
