@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from certmask_jax.compiled import Outputs
 from certmask_jax.defenses.defense import Defense, Seen
 from certmask_jax.defenses.second_round import each_once
-from certmask_jax.forward import MaskedForward
+from certmask_jax.forward import MaskedForward, Uploaded
 from certmask_jax.masked_images import MaskedImages
 from certmask_jax.prediction_table import UNKNOWN
 
@@ -38,7 +38,7 @@ class Question(NamedTuple):
 
 def evaluate(
     forward: MaskedForward,
-    images: NDArray[np.uint8],
+    images: NDArray[np.uint8] | Uploaded,
     masks: MaskedImages,
     questions: Sequence[Question],
     labels: NDArray[np.int32] | None,
@@ -50,7 +50,7 @@ def evaluate(
 
     Args:
       forward: the compiled model.
-      images: ``uint8[B, h, w, c]``, B at most ``forward.images_at_once()``.
+      images: ``uint8[B, h, w, c]``, B at most ``forward.images_at_once()``, or as uploaded.
       masks: V masked images.
       questions: the defenses to decide.
       labels: true labels ``int32[B]``: answers and verdicts are decided. None: the answers alone,

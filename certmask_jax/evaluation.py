@@ -12,7 +12,7 @@ import dataclasses
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import jax
 import numpy as np
@@ -24,7 +24,7 @@ from certmask_jax.blocks import Block
 from certmask_jax.compiled import ApplyFn, Outputs
 from certmask_jax.defenses.defense import Defense
 from certmask_jax.devices import is_out_of_memory
-from certmask_jax.forward import MaskedForward, masked_forward
+from certmask_jax.forward import MaskedForward, Uploaded, masked_forward
 from certmask_jax.masked_images import MaskedImages
 from certmask_jax.prediction_table import UNKNOWN, PredictionTable, check_labels
 from certmask_jax.preprocessing import Preprocessing, check_images
@@ -34,6 +34,9 @@ from certmask_jax.table_writer import TableWriter
 # and a test set has some blocks even if it is small, so that it can be shared out.
 _CHUNKS_A_BLOCK = 256
 _LEAST_BLOCKS = 16
+
+
+_Read = TypeVar("_Read")
 
 
 class Batch(Protocol):
@@ -182,18 +185,21 @@ def evaluate(
         damaged=hooks.warn,
     )
 
-    def computed(batch: Batch) -> Block:
+    def read(start: int, stop: int) -> tuple[Uploaded, NDArray[np.int32], tuple[str, ...]]:
+        batch = test_set.read(start, stop)
         check_images(batch.images, columns.image_size)
         labels = check_labels(batch.labels, len(batch.images), forward.num_classes)
+        return forward.upload(batch.images), labels, tuple(batch.ids)
 
+    def computed(images: Uploaded, labels: NDArray[np.int32], ids: tuple[str, ...]) -> Block:
         def block(forward: MaskedForward, advance: Callable[[int, int], None]) -> Outputs:
             if decide:
                 return early_exit.evaluate(
-                    forward, batch.images, columns, questions, labels, always=[0], progress=advance
+                    forward, images, columns, questions, labels, always=[0], progress=advance
                 )
-            return forward.table_block(batch.images, columns, lambda n: advance(n, n))
+            return forward.table_block(images, columns, lambda n: advance(n, n))
 
-        return Block(guarded.run_told(block, tell), labels, tuple(batch.ids))
+        return Block(guarded.run_told(block, tell), labels, ids)
 
     def tell(settled: int, evaluated: int, is_new: bool = True) -> None:
         hooks.progress(Step(settled, evaluated, total, is_new))
@@ -214,12 +220,12 @@ def evaluate(
                 evaluated = int((np.asarray(block.outputs.predictions) != UNKNOWN).sum())
                 tell((span[1] - span[0]) * len(columns), evaluated, is_new=False)
                 told_of(block)
-        batches = _read_ahead(test_set, list(missing.values()))
+        batches = _ahead(read, list(missing.values()))
         for number in missing:
             if hooks.stop():
                 batches.close()
                 break
-            block = computed(next(batches))
+            block = computed(*next(batches))
             writer.write(number, block)
             told_of(block)
         processes.wait_for_all("table")
@@ -286,17 +292,17 @@ class _Guarded:
             )
 
 
-def _read_ahead(test_set: TestSet, spans: Sequence[tuple[int, int]]) -> Generator[Any]:
-    """The images of each span, the next ones read while the last ones are worked on."""
+def _ahead(read: Callable[[int, int], _Read], spans: Sequence[tuple[int, int]]) -> Generator[_Read]:
+    """What is read of each span, the next one while the last one is worked on."""
     if not spans:
         return
     with ThreadPoolExecutor(1, "certmask_jax reads ahead") as reader:
-        waiting = reader.submit(test_set.read, *spans[0])
+        waiting = reader.submit(read, *spans[0])
         for following in [*spans[1:], None]:
-            batch = waiting.result()
+            found = waiting.result()
             if following is not None:
-                waiting = reader.submit(test_set.read, *following)
-            yield batch
+                waiting = reader.submit(read, *following)
+            yield found
 
 
 def _check_logits(outputs: Outputs) -> None:

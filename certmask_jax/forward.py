@@ -33,6 +33,21 @@ _DEFAULT_CHUNK = {"cpu": 64, "gpu": 512, "tpu": 512}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class Uploaded:
+    """Images on every device, for several calls; ``len`` is how many.
+
+    Attributes:
+      on_devices: ``uint8[N, h, w, c]``, filled up to the N of :meth:`MaskedForward.images_at_once`.
+    """
+
+    on_devices: Array
+    count: int
+
+    def __len__(self) -> int:
+        return self.count
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class MaskedForward:
     """A compiled masked forward pass, ready to stream work items through.
 
@@ -80,20 +95,21 @@ class MaskedForward:
         analysis = self._executable().memory_analysis()
         return None if analysis is None else int(analysis.temp_size_in_bytes)
 
-    def upload(self, images: NDArray[np.uint8]) -> Array:
-        """Images ``uint8[B, h, w, c]`` on every device, for several calls; B as for those."""
+    def upload(self, images: NDArray[np.uint8]) -> Uploaded:
+        """Puts ``uint8[B, h, w, c]`` on every device, B at most :meth:`images_at_once`."""
         spare = np.zeros((self.images_at_once() - len(images), *self.image_shape), np.uint8)
         whole = np.concatenate([images, spare])  # one shape, one compilation
-        return jax.device_put(whole, NamedSharding(self.mesh, PartitionSpec()))
+        everywhere = NamedSharding(self.mesh, PartitionSpec())
+        return Uploaded(jax.device_put(whole, everywhere), len(images))
 
-    def flight(self, images: NDArray[np.uint8] | Array) -> Flight:
+    def flight(self, images: NDArray[np.uint8] | Uploaded) -> Flight:
         """A way to send work on these images, ``uint8[B, h, w, c]``, or as uploaded."""
-        on_device = images if isinstance(images, Array) else self.upload(images)
-        return Flight(self, self._executable(), self._params, on_device)
+        uploaded = images if isinstance(images, Uploaded) else self.upload(images)
+        return Flight(self, self._executable(), self._params, uploaded.on_devices)
 
     def labels(
         self,
-        images: NDArray[np.uint8] | Array,
+        images: NDArray[np.uint8] | Uploaded,
         boxes: NDArray[np.int32],
         image_of: NDArray[np.integer[Any]],
         progress: Callable[[int], None] | None = None,
@@ -116,24 +132,24 @@ class MaskedForward:
 
     def table_block(
         self,
-        images: NDArray[np.uint8],
+        images: NDArray[np.uint8] | Uploaded,
         masks: MaskedImages,
         progress: Callable[[int], None] | None = None,
     ) -> Outputs:
         """All ``masks`` on all ``images``: NumPy arrays ``[B, V]``, image by image."""
-        width = len(masks)
+        width, count = len(masks), len(images)
 
         def work(part: slice) -> tuple[NDArray[np.int32], NDArray[np.integer[Any]]]:
             image_of, mask_of = np.divmod(np.arange(part.start, part.stop), width)
             return masks.boxes[mask_of], image_of
 
-        flat = self._stream(images, len(images) * width, work, progress)
-        shape = (len(images), width)
+        flat = self._stream(images, count * width, work, progress)
+        shape = (count, width)
         return Outputs(*(np.asarray(a).reshape(shape) for a in flat))  # type: ignore[arg-type]
 
     def _stream(
         self,
-        images: NDArray[np.uint8] | Array,
+        images: NDArray[np.uint8] | Uploaded,
         items: int,
         work: Callable[[slice], tuple[NDArray[np.int32], NDArray[np.integer[Any]]]],
         progress: Callable[[int], None] | None,

@@ -9,7 +9,7 @@ import oracle
 import pytest
 from covers import random_cover
 
-from certmask_jax import mask_sets, masked_images
+from certmask_jax import defenses, evaluation, mask_sets, masked_images
 
 
 def _pixels(images: masked_images.MaskedImages) -> list[bytes]:
@@ -44,6 +44,31 @@ def test_replicated_masks_are_evaluated_once(coverage):
     images, index = masked_images.unions(masks, 1)
     assert (len(images), len(index)) == (121, 121 * coverage)
     assert np.bincount(index).tolist() == [coverage] * 121
+
+
+def test_two_patches_with_25_masks_are_15275_unions():
+    """25 + 300 + 2,300 + 12,650 unions of one to four masks, of 25^4 = 390,625 (issue 5)."""
+    masks = mask_sets.budgeted_grid(224, 32, masks_per_axis=5)
+    images, index = masked_images.unions(masks, 4)
+    assert (len(images), index.size) == (15275, 390625)
+    for choice in ((3, 1, 24, 7), (7, 24, 1, 3), (3, 3, 1, 1), (5, 5, 5, 5)):
+        pixels = oracle.paint(images.boxes[index[choice]], (224, 224))
+        each = [oracle.paint(masks.boxes[i], (224, 224)) for i in choice]
+        np.testing.assert_array_equal(pixels, np.any(each, axis=0))
+    assert index[3, 1, 24, 7] == index[7, 24, 1, 3] != index[3, 1, 24, 8]
+
+
+@pytest.mark.parametrize("coverage", [1, 6])
+def test_what_a_run_evaluates_does_not_grow_with_repetitions(coverage):
+    """Masks that are repeated, and a mask that hides nothing, cost nothing beside the others."""
+    masks = mask_sets.replicated(32, 5, mask_size=8, coverage=coverage)
+    nothing = np.zeros((1, *masks.boxes.shape[1:]), np.int32)
+    more = mask_sets.MaskSet(np.concatenate([masks.boxes, nothing]), (32, 32), (5, 5))
+    certmask = defenses.certmask(masks)
+    for chosen in ([certmask], [certmask, certmask], [certmask, defenses.minority_reports(more)]):
+        columns, questions = evaluation.merged(chosen)
+        assert len(columns) == 1 + 121
+        assert all(set(q.columns.tolist()) <= set(range(122)) for q in questions)
 
 
 def test_merge_finds_what_two_defenses_share():
