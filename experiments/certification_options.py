@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-from certmask_jax import data, geometry, models
+from certmask_jax import data, geometry, models, storage
 from experiments import defense_specs, model_options
 from experiments.model_options import ModelOptions
 
@@ -29,8 +29,8 @@ class Config:
     precision: str
     decide: bool
     chunk: int | None
-    out: Path | None
-    from_tables: Path | None
+    out: storage.AnyPath | None
+    from_tables: storage.AnyPath | None
 
 
 def parser() -> argparse.ArgumentParser:
@@ -100,13 +100,12 @@ def parser() -> argparse.ArgumentParser:
     group.add_argument("--chunk", type=int, help="masked images at once (default: chosen)")
     group.add_argument(
         "--out",
-        type=Path,
-        help="folder for results, new or of this same run, which then goes on (default: "
-        "runs/DATASET-MODEL-HASH, the same for the same command)",
+        help="folder for results, new or of this same run, which then goes on; local, or "
+        "gs://BUCKET/FOLDER or s3://BUCKET/FOLDER (default: runs/DATASET-MODEL-HASH, the same for "
+        "the same command)",
     )
     group.add_argument(
         "--from-tables",
-        type=Path,
         metavar="RUN",
         help="print the defenses again from the tables of a run folder, without a model",
     )
@@ -141,9 +140,13 @@ def read_config(arguments: argparse.Namespace) -> Config:
         precision=arguments.precision,
         decide=arguments.decide,
         chunk=arguments.chunk,
-        out=arguments.out,
-        from_tables=arguments.from_tables,
+        out=_path(arguments.out),
+        from_tables=_path(arguments.from_tables),
     )
+
+
+def _path(text: str | None) -> storage.AnyPath | None:
+    return None if text is None else storage.any_path(text)
 
 
 def read_patch(text: str, image_size: tuple[int, int]) -> tuple[int, int]:

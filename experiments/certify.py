@@ -23,6 +23,7 @@ from tqdm import tqdm
 from certmask_jax import certification, data, fingerprint, models, report, tables, weights
 from certmask_jax.defenses import Defense
 from certmask_jax.preprocessing import Preprocessing
+from certmask_jax.storage import AnyPath
 from experiments import defense_specs
 from experiments.certification_options import Config, parser, read_config, read_fill, read_patch
 
@@ -143,7 +144,7 @@ def _run_name(config: Config, dataset: data.Dataset, identity: dict[str, Any]) -
     return f"{config.dataset}-{identity['model']}-{fingerprint.of_facts(facts)[:8]}"
 
 
-def _check_out(out: Path) -> None:
+def _check_out(out: AnyPath) -> None:
     """Refuses a folder with files and without a table; whose table it is, ``evaluate`` checks."""
     if not out.exists() or (out / "tables").is_dir():
         return
