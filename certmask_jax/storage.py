@@ -222,9 +222,7 @@ def _bucket(where: BucketPath) -> Any:
             store = tensorstore.KvStore.open(spec, context=quick).result()
         except ValueError as error:  # such as a name that no bucket has
             raise _explained(str(error).split("\n")[0], where) from error
-        nothing = f"{where.path}/first contact".encode()
-        _answer(store.read(nothing), where, _FIRST_CONTACT_SECONDS)
-        _answer(_list_in(store, nothing, nothing + b"\0"), where, _FIRST_CONTACT_SECONDS)
+        _answer(store.read(f"{where.path}/first contact"), where, _FIRST_CONTACT_SECONDS)
         _contacted[key] = tensorstore.KvStore.open(spec, context=_shared_context()).result()
     return _contacted[key]
 
@@ -233,7 +231,7 @@ def _bucket_spec(where: BucketPath) -> dict[str, Any]:
     spec = {"driver": _DRIVERS[where.scheme], "bucket": where.bucket}
     endpoint = os.environ.get("AWS_ENDPOINT_URL")
     if where.scheme == "s3" and endpoint:  # as in Amazon's own programs
-        spec["endpoint"] = endpoint.rstrip("/")
+        spec["endpoint"] = endpoint
     return spec
 
 
@@ -245,13 +243,9 @@ def _shared_context() -> Any:
 
 
 def _list(where: BucketPath, start: bytes, stop: bytes) -> Any:
-    return _list_in(_bucket(where), start, stop)
-
-
-def _list_in(store: Any, start: bytes, stop: bytes) -> Any:
     import tensorstore
 
-    return store.list(tensorstore.KvStore.KeyRange(start, stop))
+    return _bucket(where).list(tensorstore.KvStore.KeyRange(start, stop))
 
 
 def _answer(future: Any, where: BucketPath, seconds: float | None = None) -> Any:

@@ -41,7 +41,7 @@ class _Handler(BaseHTTPRequestHandler):
         content = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         url = urlsplit(self.path)
         asked = {name: values[0] for name, values in parse_qs(url.query).items()}
-        path = url.path.lstrip("/")
+        path = url.path[1:]
         google = path.startswith(("storage/v1/b/", "upload/storage/v1/b/"))
         if google:  # b/BUCKET/o/NAME, the name as one part; when written in the query
             bucket, _, name, *_ = [*path.split("/b/", 1)[1].split("/", 2), ""]
