@@ -12,14 +12,15 @@ import math
 import operator
 import re
 import zlib
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from certmask_jax import whole_files
+from certmask_jax import storage, whole_files
 from certmask_jax.compiled import Outputs
+from certmask_jax.storage import AnyPath
 
 # Fill values that no block holds, for readers of zarr that are content with missing chunks.
 _COLUMNS = {
@@ -46,13 +47,13 @@ class Blocks:
     """The blocks of one table.
 
     Args:
-      folder: of the table.
+      folder: of the table; local, or in a bucket.
       shape: ``(T, V)``.
       images_per_block: B; the last block may have fewer.
     """
 
-    def __init__(self, folder: Path, shape: tuple[int, int], images_per_block: int) -> None:
-        self._folder = folder.absolute()
+    def __init__(self, folder: AnyPath, shape: tuple[int, int], images_per_block: int) -> None:
+        self._folder: AnyPath = folder.absolute()
         self._shape = shape
         self._size = images_per_block
         self._stores: dict[str, Any] = {}
@@ -69,14 +70,22 @@ class Blocks:
         start, stop = self.span(number)
         return stop - start
 
-    def files(self, number: int) -> list[Path]:
+    def files(self, number: int) -> list[AnyPath]:
         """All files of a block, in the order in which they are written."""
         chunks = [self._folder / name / "c" / str(number) / "0" for name in _COLUMNS]
         return [*chunks, self._folder / "labels" / "c" / str(number), self._ids(number)]
 
-    def missing(self, number: int) -> list[Path]:
+    def missing(self, number: int) -> list[AnyPath]:
         """The files that a block lacks; none when it is done."""
-        return [file for file in self.files(number) if not file.is_file()]
+        return storage.absent(self._folder, self.files(number))
+
+    def unfinished(self) -> dict[int, list[AnyPath]]:
+        """The blocks that are not done, by number, with the files that they lack."""
+        files = {number: self.files(number) for number in range(len(self))}
+        every = [file for some in files.values() for file in some]
+        lost = set(storage.absent(self._folder, every))
+        lacks = {number: [file for file in some if file in lost] for number, some in files.items()}
+        return {number: some for number, some in lacks.items() if some}
 
     def create(self) -> None:
         """Makes the arrays and the folder of ids; what is there already stays.
@@ -84,18 +93,15 @@ class Blocks:
         Raises:
           OSError: when they cannot be written.
         """
-        import tensorstore
-
         (self._folder / _IDS).mkdir(parents=True, exist_ok=True)
         for name in (*_COLUMNS, "labels"):
-            spec = self._spec(name)
             try:
-                tensorstore.open(spec, open=True, create=True).result()
+                self._open(name, create=True)
             except ValueError as error:
-                _raise_os_error(error)
+                _raise_os_error(error, self._folder)
                 # Damaged. It holds nothing that the table does not know; chunks stay.
                 (self._folder / name / "zarr.json").unlink()
-                tensorstore.open(spec, open=True, create=True).result()
+                self._open(name, create=True)
 
     def read(self, number: int) -> Block:
         """A block, its checksums verified.
@@ -105,22 +111,18 @@ class Blocks:
           OSError: when a file is there and cannot be read.
         """
         rows = slice(*self.span(number))
-        parts = [self.column(name)[rows] for name in (*_COLUMNS, "labels")]
+        columns = [self.column(name) for name in (*_COLUMNS, "labels")]
+        started = [column.start(rows) for column in columns]  # at once: buckets are slow to answer
+        parts = [column.finish(one) for column, one in zip(columns, started, strict=True)]
         return Block(Outputs(*parts[:-1]), parts[-1], self.ids(number))  # type: ignore[arg-type]
 
     def ids(self, number: int) -> tuple[str, ...]:
         """The ids of a block; raises as :meth:`read`."""
-        file = self._ids(number)
-        try:
-            found = json.loads(file.read_bytes())
-            ids = tuple(found["ids"])
-            if len(ids) != self.length(number) or found["crc32"] != _crc32(ids):
-                raise ValueError("its checksum is another")
-        except FileNotFoundError as error:
-            raise ValueError(f"{file}: is missing") from error
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{file}: is damaged ({error})") from error
-        return ids
+        return self._read_ids([number])
+
+    def all_ids(self) -> tuple[str, ...]:
+        """The ids of the whole table; raises as :meth:`read`."""
+        return self._read_ids(range(len(self)))
 
     def write(self, number: int, block: Block) -> None:
         """Puts a block on the disk; it is there only when the last file is.
@@ -138,7 +140,7 @@ class Blocks:
             for future in started:
                 future.result()
         except ValueError as error:
-            _raise_os_error(error)
+            _raise_os_error(error, self._folder)
             raise
         text = json.dumps({"crc32": _crc32(block.ids), "ids": block.ids}, indent=1)
         whole_files.write(self._ids(number), text.encode())
@@ -152,25 +154,44 @@ class Blocks:
         """``predictions``, ``margins``, ``confidences`` (``[T, V]``) or ``labels`` (``[T]``)."""
         return StoredColumn(self._store(name), self._folder / name, remedy)
 
-    def _ids(self, number: int) -> Path:
+    def _ids(self, number: int) -> AnyPath:
         return self._folder / _IDS / f"{number:06d}.json"
 
-    def _store(self, name: str) -> Any:
-        import tensorstore
+    def _read_ids(self, numbers: Sequence[int]) -> tuple[str, ...]:
+        read = storage.contents([self._ids(number) for number in numbers])
+        every: list[str] = []
+        for number in numbers:
+            file = self._ids(number)
+            try:
+                found = json.loads(next(read))
+                ids = tuple(found["ids"])
+                if len(ids) != self.length(number) or found["crc32"] != _crc32(ids):
+                    raise ValueError("its checksum is another")
+            except FileNotFoundError as error:
+                raise ValueError(f"{file}: is missing") from error
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(f"{file}: is damaged ({error})") from error
+            every += ids
+        return tuple(every)
 
+    def _store(self, name: str) -> Any:
         if name not in self._stores:
             # The table knows what zarr.json says: reading does not depend on that file.
-            self._stores[name] = tensorstore.open(
-                self._spec(name), open=True, assume_metadata=True
-            ).result()
+            self._stores[name] = self._open(name, assume_metadata=True)
         return self._stores[name]
+
+    def _open(self, name: str, **how: Any) -> Any:
+        import tensorstore
+
+        context = storage.context(self._folder)
+        return tensorstore.open(self._spec(name), open=True, context=context, **how).result()
 
     def _spec(self, name: str) -> dict[str, Any]:
         dtype, fill = _LABELS if name == "labels" else _COLUMNS[name]
         inner = () if name == "labels" else self._shape[1:]
         return {
             "driver": "zarr3",
-            "kvstore": {"driver": "file", "path": f"{self._folder / name}/"},
+            "kvstore": storage.kvstore(self._folder / name),
             "metadata": {
                 "shape": [self._shape[0], *inner],
                 "data_type": np.dtype(dtype).name,
@@ -197,7 +218,7 @@ class StoredColumn(np.lib.mixins.NDArrayOperatorsMixin):
     Reading raises ``ValueError`` when a chunk is missing or damaged: its file, then ``remedy``.
     """
 
-    def __init__(self, store: Any, folder: Path, remedy: str) -> None:
+    def __init__(self, store: Any, folder: AnyPath, remedy: str) -> None:
         self._store = store
         self._folder = folder
         self._remedy = remedy
@@ -229,25 +250,31 @@ class StoredColumn(np.lib.mixins.NDArrayOperatorsMixin):
         loaded = [np.asarray(i) if isinstance(i, StoredColumn) else i for i in inputs]
         return getattr(ufunc, method)(*loaded, **options)
 
-    def _read(self, rows: slice) -> NDArray[Any]:
+    def start(self, rows: slice) -> Any:
+        """Begins to read rows; :meth:`finish` gives them."""
+        return self._store[rows].read()
+
+    def finish(self, started: Any) -> NDArray[Any]:
+        """The rows that :meth:`start` began to read; raises as reading does."""
         try:
-            return np.asarray(self._store[rows].read().result())
+            return np.asarray(started.result())
         except ValueError as error:
-            _raise_os_error(error)
+            _raise_os_error(error, self._folder)
             text = str(error).split("\n")[0]
-            found = re.search(r'local file "([^"]+)"', text)
-            file = found[1] if found else self._folder
-            reason = text.rsplit('": ', 1)[-1][:120]
+            found = re.match(r'.*/(c/[\d/]+)"?(?:: | is missing)', text)
+            file = self._folder / found[1] if found else self._folder
+            reason = text[found.end() if found else 0 :][:120]
             what = "is missing" if text.endswith("is missing") else f"is damaged ({reason})"
             raise ValueError(f"{file}: {what}{self._remedy}") from error
 
+    def _read(self, rows: slice) -> NDArray[Any]:
+        return self.finish(self.start(rows))
 
-def _raise_os_error(error: Exception) -> None:
-    """Raises the ``OSError`` that is behind one of TensorStore's errors, if there is one."""
-    found = re.search(r"os_error_code='(\d+)'", str(error))
-    if found:
-        text = str(error).split("\n")[0].split(": ", 1)[-1].split(" [os_error_code")[0]
-        raise OSError(int(found[1]), text) from error
+
+def _raise_os_error(error: Exception, folder: AnyPath) -> None:
+    found = storage.os_error(error, folder)
+    if found is not None:
+        raise found from error
 
 
 def _crc32(ids: tuple[str, ...]) -> int:

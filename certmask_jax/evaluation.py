@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import jax
@@ -19,7 +18,7 @@ import numpy as np
 from jax.sharding import Mesh
 from numpy.typing import NDArray
 
-from certmask_jax import early_exit, fingerprint, masked_images, processes, tables
+from certmask_jax import early_exit, fingerprint, masked_images, processes, storage, tables
 from certmask_jax.blocks import Block
 from certmask_jax.compiled import ApplyFn, Outputs
 from certmask_jax.defenses.defense import Defense
@@ -88,7 +87,7 @@ def evaluate(
     apply_fn: ApplyFn,
     params: Any,
     defenses: Sequence[Defense],
-    folder: Path,
+    folder: str | storage.AnyPath,
     *,
     preprocessing: Preprocessing,
     decide: bool = False,
@@ -109,8 +108,9 @@ def evaluate(
       test_set: T images of one size, T >= 1.
       apply_fn, params, preprocessing, chunk, mesh: see :func:`certmask_jax.forward.predict`.
       defenses: their masked images are merged; equal ones are evaluated once.
-      folder: where the table goes. One of the same fingerprint that it holds is gone on with, after
-        its checksums were verified.
+      folder: where the table goes; local or in a bucket (:func:`certmask_jax.storage.any_path`).
+        One of the same fingerprint that it holds is gone on with, after its checksums were
+        verified.
       decide: evaluate of each image only what can still change an answer or a verdict of these
         defenses (:mod:`certmask_jax.early_exit`); the verdicts are those of the whole table.
       share: ``(i, n)``: only every n-th block, from block i on. Tables of the n shares make up one
@@ -128,7 +128,8 @@ def evaluate(
         model's classes, or logits of the first images that are all NaN or infinite; before any
         long work where that can be known before; for a table of another format.
       FileExistsError: for a folder that holds other files, or another run: names what differs.
-      OSError: for a disk without room, or one that cannot be written to.
+      OSError: for a disk without room, or one that cannot be written to; for a bucket that does
+        not answer, or refuses.
     """
     hooks = Hooks() if hooks is None else hooks
     if len(test_set) < 1:
@@ -136,7 +137,10 @@ def evaluate(
     columns, questions = merged(defenses)
     first = test_set.read(0, 1).images
     check_images(first, columns.image_size)
+    folder = storage.any_path(folder)
     there = tables.recorded(folder)
+    if there is None and processes.is_first():
+        storage.check_writable(folder)
     if chunk is None and there is not None:
         chunk = there["fingerprint"].get("chunk")  # today another may fit the memory
     forward = masked_forward(

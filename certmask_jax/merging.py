@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from certmask_jax import fingerprint, tables
+from certmask_jax import fingerprint, storage, tables
 from certmask_jax.blocks import Block, Blocks
+from certmask_jax.storage import AnyPath
 from certmask_jax.table_writer import TableWriter
 
 _NAMED = 5  # missing spans of images
@@ -20,8 +20,8 @@ _GIVEN_BY_NAME = {
 
 
 def merge(
-    shares: Sequence[Path],
-    folder: Path,
+    shares: Sequence[str | AnyPath],
+    folder: str | AnyPath,
     *,
     partial: bool = False,
     warn: Callable[[str], None] = lambda line: None,
@@ -44,17 +44,19 @@ def merge(
     """
     if not shares:
         raise ValueError("expected the folders of at least 1 share, got none")
-    about = [_about(share) for share in shares]
-    for share, facts in zip(shares, about, strict=True):
+    found = [storage.any_path(share) for share in shares]
+    about = [_about(share) for share in found]
+    for share, facts in zip(found, about, strict=True):
         different = fingerprint.differences(about[0]["fingerprint"], facts["fingerprint"])
         if different:
             raise ValueError(
                 f"{share}: expected a share of the same run as {shares[0]}, but "
                 f"{'; '.join(different)}"
             )
-    blocks = [tables.layout(share, facts) for share, facts in zip(shares, about, strict=True)]
+    blocks = [tables.layout(share, facts) for share, facts in zip(found, about, strict=True)]
+    lacking = [there.unfinished() for there in blocks]
     holders = [
-        [which for which, there in enumerate(blocks) if not there.missing(number)]
+        [which for which, without in enumerate(lacking) if number not in without]
         for number in range(len(blocks[0]))
     ]
     missing = [number for number, which in enumerate(holders) if not which]
@@ -63,9 +65,9 @@ def merge(
     facts = about[0]["fingerprint"]
     provenance = {k: v for k, v in about[0].get("provenance", {}).items() if k != "shard"}
     with TableWriter(
-        folder,
+        storage.any_path(folder),
         num_images=facts["num_images"],
-        masked_images=tables.read_masks(shares[0], about[0]),
+        masked_images=tables.read_masks(found[0], about[0]),
         num_classes=facts["num_classes"],
         images_per_block=facts["images_per_block"],
         run={name: value for name, value in facts.items() if name not in _GIVEN_BY_NAME},
@@ -91,7 +93,7 @@ def merge(
                 writer.write(number, first)
 
 
-def _about(share: Path) -> dict[str, Any]:
+def _about(share: AnyPath) -> dict[str, Any]:
     about = tables.recorded(share) if share.is_dir() else None
     if about is None:
         raise FileNotFoundError(f"{share}: expected a folder with a share of a table, found none")

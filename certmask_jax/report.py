@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from certmask_jax import whole_files
+from certmask_jax.storage import AnyPath
 
 Interval = tuple[float, float]
 
@@ -100,27 +102,25 @@ def to_json(report: Report) -> dict[str, Any]:
     return result
 
 
-def write(report: Report, folder: Path) -> None:
-    """Writes ``results.json`` and ``per_image.csv`` into a folder, each atomically.
+def write(report: Report, folder: AnyPath) -> None:
+    """Writes ``results.json`` and ``per_image.csv`` into a folder or bucket, each atomically.
 
     One row an image: id, label, undefended label, smallest margin over all masked images; then for
     each defense its label (-1: none, -2: alert), verdicts and smallest margin.
     """
     text = json.dumps(to_json(report), indent=1, allow_nan=False)
-    _replace(folder / FILES[0], lambda path: path.write_text(text + "\n", encoding="utf-8"))
+    _write(folder / FILES[0], text + "\n")
 
     columns: dict[str, Any] = {"id": report.ids, **report.per_image}
     for number, defense in enumerate(report.defenses):
         for name, values in defense.per_image.items():
             columns[f"{number}:{defense.name}:{name}"] = values
 
-    def write_rows(path: Path) -> None:
-        with path.open("w", newline="", encoding="utf-8") as file:
-            rows = csv.writer(file)
-            rows.writerow(columns)
-            rows.writerows(zip(*map(_plain, columns.values()), strict=True))
-
-    _replace(folder / FILES[1], write_rows)
+    table = io.StringIO(newline="")
+    rows = csv.writer(table)
+    rows.writerow(columns)
+    rows.writerows(zip(*map(_plain, columns.values()), strict=True))
+    _write(folder / FILES[1], table.getvalue())
 
 
 def as_text(report: Report) -> str:
@@ -218,12 +218,9 @@ def _plain(values: Any) -> list[Any]:
     return list(values.tolist())
 
 
-def _replace(path: Path, write_to: Any) -> None:
-    """Writes beside the file and moves it into place: a reader never sees half of it."""
-    unfinished = path.with_name(path.name + ".unfinished")
+def _write(path: AnyPath, text: str) -> None:
     try:
-        write_to(unfinished)
-        os.replace(unfinished, path)
+        whole_files.write(path, text.encode())
     except OSError as error:
         raise OSError(
             error.errno,

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from certmask_jax import fingerprint, processes, tables, whole_files
 from certmask_jax.blocks import BYTES_A_PREDICTION, FILES_A_BLOCK, Block
 from certmask_jax.masked_images import MaskedImages
+from certmask_jax.storage import AnyPath
 
 _SPARE_BYTES = 1 << 20  # for the reports beside the table
 _SPARE_BYTES_A_FILE = 1 << 12  # of the file system
@@ -27,7 +28,8 @@ class TableWriter:
     """Writes the blocks of a table that are missing; use as a context manager.
 
     Args:
-      folder: created if need be. A table of this run that it holds is gone on with.
+      folder: created if need be. A table of this run that it holds is gone on with. In a bucket
+        there is no lock: the caller sees to it that one process writes at a time.
       num_images: T.
       masked_images: the V columns.
       num_classes: K.
@@ -41,12 +43,13 @@ class TableWriter:
       FileExistsError: when the folder holds another run, or other files; on entering, when
         another process is writing there.
       ValueError: when its table is of another format, or there are fewer blocks than shares.
-      OSError: when the disk has no room for all that is missing, before any work.
+      OSError: when the disk has no room for all that is missing, before any work; when a bucket
+        does not answer, or refuses.
     """
 
     def __init__(
         self,
-        folder: Path,
+        folder: AnyPath,
         *,
         num_images: int,
         masked_images: MaskedImages,
@@ -79,16 +82,19 @@ class TableWriter:
         _check_same(folder, there, self._facts)
         self._blocks = tables.layout(folder, self._facts)
         self._numbers = _share(len(self._blocks), share)
-        left = [b for b in self._numbers if self._blocks.missing(b)]
+        own = {*self._numbers}
+        left = [number for number in self._blocks.unfinished() if number in own]
         images_left = sum(map(self._blocks.length, left))
         self._done = sum(map(self._blocks.length, self._numbers)) - images_left
-        check_room(folder, images_left, len(masked_images), len(left))
+        if isinstance(folder, Path):
+            check_room(folder, images_left, len(masked_images), len(left))
         self._lock: int | None = None
 
     def __enter__(self) -> Self:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            if processes.is_first():  # the others of this job are let in
+            # The other processes of this job are let in; in a bucket nobody can be kept out.
+            if processes.is_first() and isinstance(self._folder, Path):
                 self._lock = _locked(self._folder)
             there = tables.recorded(self._folder)  # another process may have begun meanwhile
             _check_same(self._folder, there, self._facts)
@@ -164,6 +170,12 @@ class TableWriter:
     def _explained(self, error: OSError) -> OSError:
         if isinstance(error, FileExistsError):  # another run or process
             return error
+        if not isinstance(self._folder, Path):  # says itself what failed and what to do
+            return OSError(
+                error.errno,
+                f"{error.strerror}. {self._done} images are stored; give the same command again, "
+                "which goes on from there",
+            )
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         why = "the disk is full" if full else error.strerror or str(error)
         remedy = "free some space" if full else "make it writable"
@@ -201,7 +213,9 @@ def check_room(folder: Path, num_images: int, num_columns: int, num_blocks: int)
         )
 
 
-def _check_same(folder: Path, there: Mapping[str, Any] | None, wanted: Mapping[str, Any]) -> None:
+def _check_same(
+    folder: AnyPath, there: Mapping[str, Any] | None, wanted: Mapping[str, Any]
+) -> None:
     if there is None:
         return
     different = fingerprint.differences(there["fingerprint"], wanted["fingerprint"])
@@ -232,7 +246,7 @@ def _locked(folder: Path) -> int | None:
     return handle
 
 
-def _write_boxes(file: Path, boxes: NDArray[np.int32]) -> None:
+def _write_boxes(file: AnyPath, boxes: NDArray[np.int32]) -> None:
     """Writes ``int32[V, R, 4]`` unless the file holds it already."""
     content = io.BytesIO()
     np.save(content, boxes)

@@ -1,4 +1,4 @@
-"""Prediction tables on disk: what a folder holds, and reading it row by row.
+"""Prediction tables on disk or in a bucket: what a folder holds, and reading it row by row.
 
 ``table.json`` (written first: the format, the run's fingerprint, its provenance),
 ``masked_images.npy``, and the blocks: zarr arrays ``predictions``, ``margins``, ``confidences``
@@ -7,19 +7,20 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from certmask_jax import fingerprint, whole_files
+from certmask_jax import fingerprint, storage, whole_files
 from certmask_jax.blocks import Blocks
 from certmask_jax.compiled import Outputs
 from certmask_jax.masked_images import MaskedImages
 from certmask_jax.prediction_table import PredictionTable
+from certmask_jax.storage import AnyPath
 
 FORMAT = "certmask_jax table 2"
 ABOUT = "table.json"
@@ -35,16 +36,17 @@ class SavedTable(NamedTuple):
     about: dict[str, Any]  # table.json
 
 
-def recorded(folder: Path) -> dict[str, Any] | None:
+def recorded(folder: AnyPath) -> dict[str, Any] | None:
     """What ``table.json`` says, or None where no table was begun.
 
     Raises:
       FileExistsError: when the folder holds something else.
       ValueError: when ``table.json`` is damaged or of another format.
+      OSError: when a bucket does not answer, or refuses.
     """
     file = folder / ABOUT
     try:
-        about = dict(json.loads(file.read_text(encoding="utf-8")))
+        about = dict(json.loads(file.read_bytes().decode()))
         if about["format"] == FORMAT:
             layout(folder, about)
     except (FileNotFoundError, NotADirectoryError):
@@ -67,18 +69,23 @@ def recorded(folder: Path) -> dict[str, Any] | None:
     return about
 
 
-def load(folder: Path) -> SavedTable:
+def load(folder: str | AnyPath) -> SavedTable:
     """Opens a complete table. Labels and ids are read; predictions when they are asked for.
 
     Reading predictions raises ``ValueError`` where a chunk is missing or damaged, naming its file.
 
+    Args:
+      folder: local, or in a bucket (:func:`certmask_jax.storage.any_path`).
+
     Raises:
       FileNotFoundError: when there is no table, or it is not complete: says how many images are.
       ValueError: when a file is damaged or the format is another; names the file.
+      OSError: when a bucket does not answer, or refuses.
     """
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: expected a folder with a prediction table, found none")
+    folder = storage.any_path(folder)
     about = recorded(folder) if (folder / ABOUT).is_file() else None
+    if about is None and not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: expected a folder with a prediction table, found none")
     if about is None:
         raise FileNotFoundError(
             f"{folder}: expected a prediction table, but table.json is missing (it is written "
@@ -88,10 +95,10 @@ def load(folder: Path) -> SavedTable:
     blocks = layout(folder, about)
     command = about.get("provenance", {}).get("command")
     again = "give the same command again" + (f" ({command})" if command else "")
-    missing = {n: files[0] for n in range(len(blocks)) if (files := blocks.missing(n))}
+    missing = blocks.unfinished()
     if missing:
         done = facts["num_images"] - sum(map(blocks.length, missing))
-        first = next(iter(missing.values())).relative_to(folder.absolute())
+        first = str(next(iter(missing.values()))[0])[len(str(folder.absolute())) + 1 :]
         raise FileNotFoundError(
             f"{folder}: expected a complete prediction table, got one with {done} of "
             f"{facts['num_images']} images done ({first} is the first file missing); {again} to "
@@ -100,7 +107,7 @@ def load(folder: Path) -> SavedTable:
     try:
         masks = read_masks(folder, about)
         labels = np.asarray(blocks.column("labels"))
-        ids = tuple(name for number in range(len(blocks)) for name in blocks.ids(number))
+        ids = blocks.all_ids()
     except ValueError as error:
         raise ValueError(f"{error}; {again} to mend it") from error
     columns: dict[str, Any] = {
@@ -110,44 +117,46 @@ def load(folder: Path) -> SavedTable:
     return SavedTable(table, labels, ids, about)
 
 
-def read_masks(folder: Path, about: Mapping[str, Any]) -> MaskedImages:
+def read_masks(folder: AnyPath, about: Mapping[str, Any]) -> MaskedImages:
     """The masked images of a table; ``ValueError`` when their file is missing or damaged."""
     facts = about["fingerprint"]
     boxes = _read_boxes(folder / MASKS, facts["masked_images_sha256"])
     return MaskedImages(boxes, tuple(facts["image_size"]))
 
 
-def images_done(folder: Path) -> tuple[int, int]:
+def images_done(folder: str | AnyPath) -> tuple[int, int]:
     """How many images of a table that was begun are on the disk, and how many it is to have."""
+    folder = storage.any_path(folder)
     about = recorded(folder)
     if about is None:
         raise FileNotFoundError(f"{folder}: expected a prediction table, found none")
-    blocks = layout(folder, about)
-    done = [number for number in range(len(blocks)) if not blocks.missing(number)]
-    return sum(map(blocks.length, done)), about["fingerprint"]["num_images"]
+    blocks, count = layout(folder, about), int(about["fingerprint"]["num_images"])
+    return count - sum(map(blocks.length, blocks.unfinished())), count
 
 
-def is_complete(folder: Path) -> bool:
+def is_complete(folder: str | AnyPath) -> bool:
     """Whether all images of a table that was begun are on the disk."""
     done, count = images_done(folder)
     return done == count
 
 
-def layout(folder: Path, about: Mapping[str, Any]) -> Blocks:
+def layout(folder: AnyPath, about: Mapping[str, Any]) -> Blocks:
     """The blocks of the table that ``about`` (``table.json``) is about."""
     facts = about["fingerprint"]
     return Blocks(folder, (facts["num_images"], facts["masked_images"]), facts["images_per_block"])
 
 
-def _is_other(file: Path) -> bool:
+def _is_other(file: AnyPath) -> bool:
     return not file.name.endswith(whole_files.UNFINISHED)
 
 
-def _read_boxes(file: Path, digest: str) -> NDArray[np.int32]:
+def _read_boxes(file: AnyPath, digest: str) -> NDArray[np.int32]:
     try:
-        boxes = np.load(file, allow_pickle=False)
+        content = file.read_bytes()
     except FileNotFoundError as error:
         raise ValueError(f"{file}: is missing") from error
+    try:
+        boxes = np.load(io.BytesIO(content), allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
         raise ValueError(f"{file}: is damaged ({error})") from error
     if fingerprint.of_arrays(boxes) != digest:

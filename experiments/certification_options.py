@@ -8,7 +8,7 @@ import math
 import re
 from pathlib import Path
 
-from certmask_jax import data, geometry, models
+from certmask_jax import data, geometry, models, storage
 from experiments import defense_specs, model_options, runtime
 from experiments.model_options import ModelOptions
 from experiments.runtime import Runtime
@@ -37,8 +37,8 @@ class Config:
     max_minutes: float | None
     dry_run: bool
     runtime: Runtime
-    out: Path | None
-    from_tables: Path | None
+    out: storage.AnyPath | None
+    from_tables: storage.AnyPath | None
 
 
 def parser() -> argparse.ArgumentParser:
@@ -135,13 +135,12 @@ def parser() -> argparse.ArgumentParser:
     runtime.add(group)
     group.add_argument(
         "--out",
-        type=Path,
-        help="folder for results, new or of this same run, which then goes on (default: "
-        "runs/DATASET-MODEL-HASH, the same for the same command)",
+        help="folder for results, new or of this same run, which then goes on; local, or "
+        "gs://BUCKET/FOLDER or s3://BUCKET/FOLDER (default: runs/DATASET-MODEL-HASH, the same for "
+        "the same command)",
     )
     group.add_argument(
         "--from-tables",
-        type=Path,
         metavar="RUN",
         help="print the defenses again from the tables of a run folder, without a model",
     )
@@ -185,9 +184,13 @@ def read_config(arguments: argparse.Namespace) -> Config:
         max_minutes=arguments.max_minutes,
         dry_run=arguments.dry_run,
         runtime=runtime.read(arguments),
-        out=arguments.out,
-        from_tables=arguments.from_tables,
+        out=_path(arguments.out),
+        from_tables=_path(arguments.from_tables),
     )
+
+
+def _path(text: str | None) -> storage.AnyPath | None:
+    return None if text is None else storage.any_path(text)
 
 
 def read_shard(text: str) -> tuple[int, int]:

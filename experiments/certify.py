@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shlex
 import sys
 import time
@@ -30,6 +31,7 @@ from certmask_jax import (
     report,
     tables,
 )
+from certmask_jax.storage import AnyPath
 from experiments import defense_specs, runtime
 from experiments.certification_job import Job, build_defenses, opened
 from experiments.certification_options import Config, parser, read_config
@@ -47,7 +49,7 @@ def run(config: Config, command: str) -> int:
     if config.dry_run:
         print(_plan(config, job))
         return 0
-    run_folder = config.out or Path("runs") / job.name
+    run_folder: AnyPath = config.out or Path("runs") / job.name
     out = share_folder(run_folder, config.shard)
     _check_out(out)
     _take_shares(run_folder, out)
@@ -129,7 +131,7 @@ def run_from_tables(config: Config) -> None:
 
 def certify_saved(
     saved: tables.SavedTable,
-    folder: Path,
+    folder: AnyPath,
     *,
     patches: Sequence[str] = (),
     specs: Sequence[str] = (),
@@ -146,17 +148,20 @@ def certify_saved(
     return certification.certify(saved, defenses, margin_guard=margin_guard)
 
 
-def share_folder(run_folder: Path, shard: tuple[int, int]) -> Path:
+def share_folder(run_folder: AnyPath, shard: tuple[int, int]) -> AnyPath:
     """Where a share of a run goes."""
     return run_folder if shard[1] == 1 else run_folder / f"shard-{shard[0]}-of-{shard[1]}"
 
 
-def share_tables(run_folder: Path) -> list[Path]:
+def share_tables(run_folder: AnyPath) -> list[AnyPath]:
     """The tables of the shares in the folder of a run."""
-    return sorted(folder / "tables" for folder in run_folder.glob("shard-*-of-*"))
+    if not run_folder.is_dir():
+        return []
+    shares = [folder for folder in run_folder.iterdir() if _is_share(folder)]
+    return [folder / "tables" for folder in sorted(shares, key=lambda folder: folder.name)]
 
 
-def write_report(result: report.Report, out: Path) -> None:
+def write_report(result: report.Report, out: AnyPath) -> None:
     """Writes the files of a report, and says so if they replace those of another margin guard."""
     before = _written(out)
     if before is not None and before.get("margin_guard", 0) != result.margin_guard:
@@ -203,7 +208,7 @@ def _duration(seconds: float) -> str:
 
 
 def _flips(
-    config: Config, job: Job, saved: tables.SavedTable, written: Path | None
+    config: Config, job: Job, saved: tables.SavedTable, written: AnyPath | None
 ) -> dict[str, Any] | None:
     """What a lower precision changed: as it was written, or computed."""
     if config.precision == "highest":
@@ -222,33 +227,37 @@ def _flips(
     return dataclasses.asdict(compared)
 
 
-def _written(out: Path) -> dict[str, Any] | None:
+def _written(out: AnyPath) -> dict[str, Any] | None:
     """What ``results.json`` says, if it can be read."""
     try:
-        return dict(json.loads((out / report.FILES[0]).read_text(encoding="utf-8")))
+        return dict(json.loads((out / report.FILES[0]).read_bytes()))
     except (OSError, ValueError):
         return None
 
 
-def _is_of(result: report.Report, out: Path) -> bool:
+def _is_of(result: report.Report, out: AnyPath) -> bool:
     """Whether the files of a report are there, with the same margin guard."""
     before = _written(out)
     there = all((out / name).is_file() for name in report.FILES)
     return there and before is not None and before.get("margin_guard") == result.margin_guard
 
 
-def _check_out(out: Path) -> None:
+def _check_out(out: AnyPath) -> None:
     """Refuses a folder with files and without a table; whose table it is, ``evaluate`` checks."""
     if not out.exists() or (out / "tables").is_dir():
         return
-    if not out.is_dir() or any(not f.match("shard-*-of-*") for f in out.iterdir()):
+    if not out.is_dir() or not all(map(_is_share, out.iterdir())):
         raise FileExistsError(
             f"--out {out}: expected a new or empty folder, or this same run to go on with, but it "
             "holds files, perhaps of another run; choose another name"
         )
 
 
-def _take_shares(run_folder: Path, out: Path) -> None:
+def _is_share(folder: AnyPath) -> bool:
+    return re.fullmatch(r"shard-\d+-of-\d+", folder.name) is not None
+
+
+def _take_shares(run_folder: AnyPath, out: AnyPath) -> None:
     """Begins the whole table with what shares have done."""
     shares = share_tables(run_folder)
     if out == run_folder and shares and not (out / "tables").is_dir() and processes.is_first():

@@ -9,24 +9,24 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from certmask_jax import merging, report, tables
+from certmask_jax.storage import AnyPath, any_path
 from experiments.certify import certify_saved, message, share_tables, write_report
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     parse = argparse.ArgumentParser(prog="python -m experiments.merge", description=__doc__)
-    parse.add_argument("runs", nargs="+", type=Path, metavar="RUN")
-    parse.add_argument("--out", type=Path, help="the run that is made (default: a lone RUN)")
+    parse.add_argument("runs", nargs="+", metavar="RUN")
+    parse.add_argument("--out", help="the run that is made (default: a lone RUN)")
     parse.add_argument(
         "--margin-guard", type=float, default=0.0, metavar="E", help="as in experiments.certify"
     )
     return parse
 
 
-def run(runs: Sequence[Path], out: Path | None, margin_guard: float) -> None:
+def run(runs: Sequence[AnyPath], out: AnyPath | None, margin_guard: float) -> None:
     """Merges, writes the run folder and prints the table."""
     shares = share_tables(runs[0]) if len(runs) == 1 else []
     if shares:
@@ -48,7 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the program; returns its exit status (2 for bad input)."""
     arguments = parser().parse_args(argv)
     try:
-        run(arguments.runs, arguments.out, arguments.margin_guard)
+        runs = [any_path(text) for text in arguments.runs]
+        out = None if arguments.out is None else any_path(arguments.out)
+        run(runs, out, arguments.margin_guard)
     except (ValueError, OSError) as error:
         print(f"error: {message(error)}", file=sys.stderr)
         return 2

@@ -13,7 +13,8 @@ PACKAGE = Path(certmask_jax.__file__).parent
 
 # From the bottom up: a module may import only what stands before it.
 HOUSE = [
-    "_version", "whole_files", "geometry", "mask_sets", "masked_images", "prediction_table",
+    "_version", "storage", "whole_files", "geometry", "mask_sets", "masked_images",
+    "prediction_table",
     "defenses.defense", "defenses.second_round", "defenses.patchcleanser",
     "defenses.minority_reports", "defenses.certmask", "defenses",
     "adversary", "preprocessing", "devices", "processes", "fingerprint", "compiled", "forward",
