@@ -7,6 +7,7 @@ import dataclasses
 import io
 import json
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,6 +24,9 @@ FILES = ("results.json", "per_image.csv")
 
 MARGINS = (1e-3, 1e-2, 1e-1)
 """Certified images whose smallest margin lies below these are counted (soundness, section 7)."""
+
+
+_WIDTH = 100  # of notes
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -182,9 +186,17 @@ def _notes(report: Report) -> list[str]:
     ]
     if near:
         margins = ", ".join(f"{margin:g}" for margin in MARGINS)
-        notes.append(f"certified images with a logit margin below {margins}: {'; '.join(near)}")
+        notes += textwrap.wrap(
+            "near ties, which another device or batch may break otherwise (--margin-guard): "
+            f"certified images with a logit margin below {margins}: {'; '.join(near)}",
+            width=_WIDTH,
+            subsequent_indent="  ",
+        )
+    flips = report.provenance.get("label_flips_against_float32")
+    if flips:
         notes.append(
-            "  (another device or batch may round such near ties otherwise; --margin-guard)"
+            f"precision: {flips['flips']} of {flips['compared']} masked images have another label "
+            f"in float32 (largest margin {flips['largest_margin']:.3g})"
         )
     if report.margin_guard:
         notes.append(
