@@ -34,15 +34,12 @@ def test_the_pytorch_loops_count_what_they_evaluate():
     subject = subjects.of_noise("cifar_resnet20", "highest", 3)
     masks = masked_images.unmasked((32, 32))
     images = subject.test_set.read(0, 3).images
-    loops = pytorch.loops(subject, images, masks)
-    assert {name: count for name, (_, count) in loops.items()} == {
-        "pytorch_as_shipped": 16,
-        "pytorch_tuned": 64,
-    }
-    for run, _ in loops.values():
+    assert pytorch.counts(subject, masks) == {"pytorch_as_shipped": 16, "pytorch_tuned": 64}
+    many = subject.defenses[0].masked_images
+    assert pytorch.counts(subject, many) == dict.fromkeys(pytorch.counts(subject, many), 8192)
+    for run in pytorch.loops(subject, images, masks).values():
         run()
-    vit = subjects.of_job(())
-    assert pytorch.loops(vit, images, masks) == {}
+    assert pytorch.counts(subjects.of_job(()), masks) == {}
 
 
 def test_passes_are_counted_by_mode():
@@ -60,10 +57,15 @@ def test_passes_are_counted_by_mode():
 
 def test_in_turn_leaves_out_the_first_round_and_pairs_the_others():
     calls = []
-    runs = {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}
+    runs = {
+        "a": lambda: calls.append("a"),
+        "b": lambda: calls.append("b"),
+        "c": lambda: len(calls),  # has taken its own time
+    }
     seconds = timing.in_turn(runs, 2)
     assert calls == ["a", "b"] * 3
-    assert [len(seconds[name]) for name in "ab"] == [2, 2]
+    assert [len(seconds[name]) for name in "abc"] == [2, 2, 2]
+    assert seconds["c"] == [4, 6]
     assert timing.ratio([1, 4, 9], [1, 2, 3]) == {"median": 2, "least": 1, "most": 3}
 
 

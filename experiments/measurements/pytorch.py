@@ -7,6 +7,8 @@ the batch norms, uses channels-last memory and inference mode.
 
 from __future__ import annotations
 
+import importlib.util
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -19,25 +21,43 @@ from certmask_jax.preprocessing import hidden_pixels
 from experiments.measurements.subjects import Subject
 
 _ITEMS = 8192  # masked images of one call: some seconds
+_BATCHES = {"pytorch_as_shipped": 16, "pytorch_tuned": 64}
 
-Loop = tuple[Callable[[], object], int]  # and how many masked images it evaluates
 
-
-def loops(subject: Subject, images: NDArray[np.uint8], masks: MaskedImages) -> dict[str, Loop]:
-    """Name -> loop; none where torch or a model of it is not there."""
+def counts(subject: Subject, masks: MaskedImages) -> dict[str, int]:
+    """Loop -> how many masked images it evaluates; none where torch or a model of it is missing."""
     variables = subject.params
     if not isinstance(variables, dict) or "layer1_0" not in variables.get("params", {}):
         return {}
-    try:
-        import torch
-    except ImportError:
+    if importlib.util.find_spec("torch") is None:
         return {}
+    return {name: batch * min(len(masks), _ITEMS // batch) for name, batch in _BATCHES.items()}
+
+
+def seconds(subject: Subject, name: str) -> float:
+    """What a loop takes, after one that is not counted."""
+    count = min(max(_BATCHES.values()), len(subject.test_set))
+    images = subject.test_set.read(0, count).images
+    loop = loops(subject, images, subject.defenses[0].masked_images)[name]
+    loop()
+    started = time.perf_counter()
+    loop()
+    return time.perf_counter() - started
+
+
+def loops(
+    subject: Subject, images: NDArray[np.uint8], masks: MaskedImages
+) -> dict[str, Callable[[], None]]:
+    """The loops of :func:`counts`."""
+    import torch
+
+    variables = subject.params
     shipped, tuned = _network(torch, variables), _network(torch, variables)
     _fold(torch, tuned)
     tuned = tuned.to(memory_format=torch.channels_last)
     pixels = _normalised(torch, subject, images)
 
-    def run(network: Any, batch: int, layout: Any, context: Any) -> Loop:
+    def run(network: Any, batch: int, layout: Any, context: Any) -> Callable[[], None]:
         some = pixels.repeat(-(-batch // len(pixels)), 1, 1, 1)[:batch]
         some = some.contiguous(memory_format=layout)
         hidden = torch.from_numpy(_hidden(masks, _ITEMS // batch))
@@ -47,11 +67,15 @@ def loops(subject: Subject, images: NDArray[np.uint8], masks: MaskedImages) -> d
                 for mask in hidden:
                     network(torch.where(mask, 0.0, some)).argmax(dim=1).numpy()
 
-        return loop, batch * len(hidden)
+        return loop
 
+    contexts = (torch.no_grad, torch.inference_mode)
+    layouts = (torch.contiguous_format, torch.channels_last)
     return {
-        "pytorch_as_shipped": run(shipped, 16, torch.contiguous_format, torch.no_grad),
-        "pytorch_tuned": run(tuned, 64, torch.channels_last, torch.inference_mode),
+        name: run(network, batch, layout, context)
+        for (name, batch), network, layout, context in zip(
+            _BATCHES.items(), (shipped, tuned), layouts, contexts, strict=True
+        )
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +15,21 @@ from jax.sharding import NamedSharding, PartitionSpec
 from certmask_jax import certification, compiled, evaluation
 from certmask_jax.devices import AXIS
 from certmask_jax.forward import MaskedForward
-from experiments.measurements import pytorch
+from experiments.measurements import children, pytorch
 from experiments.measurements.subjects import Subject
 from experiments.measurements.timing import in_turn, ratio, spread
 
 _PRODUCT = 2048  # rows and columns of the matrices whose product is the measure of the device
 _PRODUCTS = 8
-_SHIPPED_IMAGES = 16  # PatchCleanser's batch
 
 
-def measure(subject: Subject, images: int, repeat: int, chunk: int | None) -> dict[str, Any]:
-    """Masked images a second of each way to run the model, paired; the defense is the first."""
+def measure(
+    subject: Subject, images: int, repeat: int, chunk: int | None, command: Sequence[str]
+) -> dict[str, Any]:
+    """Masked images a second of each way to run the model, paired; the defense is the first.
+
+    ``command`` are the options of this program that child processes share.
+    """
     defense = subject.defenses[0]
     forward = subject.forward(chunk=chunk)
     batch = subject.test_set.read(0, min(images, len(subject.test_set), forward.images_at_once()))
@@ -53,18 +57,25 @@ def measure(subject: Subject, images: int, repeat: int, chunk: int | None) -> di
 
         return run
 
-    runs: dict[str, Callable[[], object]] = {
+    def masked() -> None:
+        forward.table_block(pixels, defense.masked_images)
+
+    runs: dict[str, Callable[[], float | None]] = {
         "plain": lambda: plain(items),
-        "masked": lambda: forward.table_block(pixels, defense.masked_images),
+        "masked": masked,
         "whole job, full table": whole_job(False),
         "whole job, early exit": whole_job(True),
         "matrix product": product,
     }
-    theirs = pytorch.loops(subject, pixels, defense.masked_images)
-    runs |= {name: run for name, (run, _) in theirs.items()}
+    # PyTorch has a process of its own: this one's use of the heap would change its speed.
+    theirs = pytorch.counts(subject, defense.masked_images)
+    runs |= {
+        name: (lambda number=number: children.run(command, "pytorch", number)["seconds"])  # type: ignore[misc]
+        for number, name in enumerate(theirs)
+    }
     seconds = in_turn(runs, repeat)
     done = {"plain": items, "masked": items, "whole job, full table": items + len(pixels)}
-    done |= {name: count for name, (_, count) in theirs.items()}
+    done |= theirs
     each = compiled.flops(
         subject.apply_fn, subject.params, subject.preprocessing.model_shape(subject.image_shape)
     )
@@ -97,7 +108,7 @@ def measure(subject: Subject, images: int, repeat: int, chunk: int | None) -> di
                 for m, p in zip(seconds["masked"], seconds["matrix product"], strict=True)
             ]
         )
-    for name, (_, count) in theirs.items():
+    for name, count in theirs.items():
         record[f"masked_over_{name}"] = spread(
             [
                 (items / m) / (count / t)
@@ -192,4 +203,8 @@ def _matrix_product(subject: Subject, forward: MaskedForward) -> tuple[Callable[
         jnp.asarray(np.repeat(one, forward.mesh.size, axis=0), dtype), sharding
     )
     flops = 2.0 * _PRODUCT**3 * _PRODUCTS * forward.mesh.size
-    return lambda: jax.block_until_ready(step(matrices)), flops
+
+    def run() -> None:
+        jax.block_until_ready(step(matrices))
+
+    return run, flops
