@@ -68,83 +68,93 @@ def evaluate(
     margins = np.full(shape, np.inf, np.float16)
     confidences = np.zeros(shape, np.float16)
     known = np.zeros(shape, np.bool_)
-    # Work that waits for a chunk, image by image, and how much of its wave each image waits for.
-    queue: deque[tuple[int, NDArray[np.integer[Any]]]] = deque()
-    queued = 0
-    awaited = np.zeros(shape[0], np.int64)
+    queue = _Queue(forward.chunk)
+    awaited = np.zeros(shape[0], np.int64)  # how much of its wave each image waits for
 
-    def ask(image: int) -> bool:
-        """Queues the next wave of an image; false when it needs no more."""
-        nonlocal queued
-        wanted = _wave(
-            predictions[image], margins[image], known[image], questions,
-            None if labels is None else int(labels[image]), always,
-        )  # fmt: skip
-        if len(wanted):
-            queue.append((image, wanted))
-            awaited[image] = len(wanted)
-            queued += len(wanted)
+    def asks_more(image: int) -> bool:
+        label = None if labels is None else int(labels[image])
+        seen = Seen(predictions[image], margins[image], known[image])
+        wanted = _wave(seen, questions, label, always)
+        queue.add(image, wanted)
+        awaited[image] = len(wanted)
         return len(wanted) > 0
 
-    def next_chunk() -> tuple[NDArray[np.integer[Any]], NDArray[np.integer[Any]]]:
-        nonlocal queued
-        parts = []
-        room = forward.chunk
-        while room and queue:
-            image, columns = queue.popleft()
-            if len(columns) > room:
-                queue.appendleft((image, columns[room:]))
-            parts.append((image, columns[:room]))
-            room -= len(parts[-1][1])
-        queued -= forward.chunk - room
-        counts = [len(columns) for _, columns in parts]
-        return np.repeat([image for image, _ in parts], counts), np.concatenate(
-            [columns for _, columns in parts]
-        )
-
-    finished = sum(not ask(image) for image in range(shape[0]))
+    finished = sum(not asks_more(image) for image in range(shape[0]))
     if progress is not None and finished:
         progress(finished * shape[1], 0)
     flight = forward.flight(images)
-    sent: deque[tuple[NDArray[np.integer[Any]], NDArray[np.integer[Any]]]] = deque()
-    while queue or len(flight):
+    sent: deque[_Work] = deque()
+    while queue.length or len(flight):
         # Whole chunks while there is work for them; a ragged one only rather than none.
-        while flight.has_room and queue and (queued >= forward.chunk or not len(flight)):
-            sent.append(next_chunk())
-            image_of, mask_of = sent[-1]
-            flight.send(masks.boxes[mask_of], image_of)
+        while flight.has_room and (queue.has_chunk or (queue.length and not len(flight))):
+            sent.append(queue.next_chunk())
+            flight.send(masks.boxes[sent[-1].columns], sent[-1].image_of)
         outputs = flight.receive()
-        image_of, mask_of = sent.popleft()
-        predictions[image_of, mask_of] = outputs.predictions
-        margins[image_of, mask_of] = outputs.margins
-        confidences[image_of, mask_of] = outputs.confidences
-        known[image_of, mask_of] = True
+        image_of, columns = sent.popleft()
+        predictions[image_of, columns] = outputs.predictions
+        margins[image_of, columns] = outputs.margins
+        confidences[image_of, columns] = outputs.confidences
+        known[image_of, columns] = True
         settled = len(image_of)
         served, counts = np.unique(image_of, return_counts=True)
         awaited[served] -= counts
         for image in served[awaited[served] == 0]:
-            if not ask(int(image)):
+            if not asks_more(int(image)):
                 settled += int((~known[image]).sum())
         if progress is not None:
             progress(settled, len(image_of))
     return Outputs(predictions, margins, confidences)  # type: ignore[arg-type]
 
 
+class _Work(NamedTuple):
+    """Work items, one chunk at most."""
+
+    image_of: NDArray[np.integer[Any]]  # [W]
+    columns: NDArray[np.integer[Any]]  # [W]
+
+
+class _Queue:
+    """Work that waits for a chunk, in the order in which images asked for it."""
+
+    def __init__(self, chunk: int) -> None:
+        self.length = 0
+        self._chunk = chunk
+        self._waves: deque[tuple[int, NDArray[np.integer[Any]]]] = deque()
+
+    @property
+    def has_chunk(self) -> bool:
+        return self.length >= self._chunk
+
+    def add(self, image: int, columns: NDArray[np.integer[Any]]) -> None:
+        if len(columns):
+            self._waves.append((image, columns))
+            self.length += len(columns)
+
+    def next_chunk(self) -> _Work:
+        parts: list[tuple[int, NDArray[np.integer[Any]]]] = []
+        room = self._chunk
+        while room and self._waves:
+            image, columns = self._waves.popleft()
+            if len(columns) > room:
+                self._waves.appendleft((image, columns[room:]))
+            parts.append((image, columns[:room]))
+            room -= len(parts[-1][1])
+        self.length -= self._chunk - room
+        counts = [len(columns) for _, columns in parts]
+        image_of = np.repeat([image for image, _ in parts], counts)
+        return _Work(image_of, np.concatenate([columns for _, columns in parts]))
+
+
 def _wave(
-    predictions: NDArray[np.int16],
-    margins: NDArray[np.float16],
-    known: NDArray[np.bool_],
-    questions: Sequence[Question],
-    label: int | None,
-    always: Sequence[int],
+    seen: Seen, questions: Sequence[Question], label: int | None, always: Sequence[int]
 ) -> NDArray[np.integer[Any]]:
     """What one image asks for next: columns, none twice."""
-    evaluated = int(known.sum())
+    evaluated = int(seen.known.sum())
     most = max(_LEAST_A_WAVE, evaluated // _SHARE_A_WAVE)
     found: list[NDArray[np.integer[Any]]] = [np.array(always if not evaluated else (), np.intp)]
     for defense, columns in questions:
-        seen = Seen(predictions[columns], margins[columns], known[columns])
-        open_columns = columns[defense.open_columns(seen, label)]
+        own = Seen(seen.predictions[columns], seen.margins[columns], seen.known[columns])
+        open_columns = columns[defense.open_columns(own, label)]
         # All of a first round matters; later ones tell which of the rest do.
         found.append(open_columns if not evaluated or label is None else open_columns[:most])
     return each_once(np.concatenate(found))
