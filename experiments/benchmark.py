@@ -98,9 +98,7 @@ def run(config: Config) -> dict[str, Any]:
     wide = [*shared, "--cpu-devices", "8"]
     of_verdicts = [] if config.job is not None else ["--job", ""]
     how: dict[str, Callable[[], Any]] = {
-        "speed": lambda: speed.measure(
-            subject(), config.images, config.repeat, config.chunk, shared
-        ),
+        "speed": lambda: speed.measure(subject(), config.images, config.repeat, config.chunk),
         "passes": lambda: passes.measure(verdicts(), config.images, config.chunk),
         "latency": lambda: latency.measure(verdicts(), max(20, 20 * config.repeat), config.chunk),
         "invariance": lambda: children.run([*wide, *of_verdicts], "invariance", 1000),

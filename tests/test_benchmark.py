@@ -9,7 +9,7 @@ import pytest
 
 from certmask_jax import masked_images, predict
 from experiments import benchmark
-from experiments.measurements import passes, pytorch, subjects, timing
+from experiments.measurements import passes, pytorch, pytorch_loops, subjects, timing
 
 
 def test_the_pytorch_model_is_the_same_model(shared):
@@ -24,21 +24,26 @@ def test_the_pytorch_model_is_the_same_model(shared):
         subject.apply_fn, subject.params, images, masks, preprocessing=subject.preprocessing
     )
     assert len(np.unique(ours.predictions)) > 1
-    for tuned in (False, True):
-        theirs = pytorch.labels(subject, images, masks, tuned=tuned)
-        np.testing.assert_array_equal(theirs, ours.predictions)
+    arrays = pytorch.arrays(subject, images, masks.boxes)
+    for name in pytorch_loops.BATCHES:
+        theirs = np.stack(pytorch_loops.loop(arrays, name)(), axis=1)
+        np.testing.assert_array_equal(theirs[:2], ours.predictions)
 
 
-def test_the_pytorch_loops_count_what_they_evaluate():
+def test_the_pytorch_loops_count_what_they_evaluate(tmp_path):
     pytest.importorskip("torch")
     subject = subjects.of_noise("cifar_resnet20", "highest", 3)
     masks = masked_images.unmasked((32, 32))
-    images = subject.test_set.read(0, 3).images
     assert pytorch.counts(subject, masks) == {"pytorch_as_shipped": 16, "pytorch_tuned": 64}
     many = subject.defenses[0].masked_images
-    assert pytorch.counts(subject, many) == dict.fromkeys(pytorch.counts(subject, many), 8192)
-    for run in pytorch.loops(subject, images, masks).values():
-        run()
+    assert set(pytorch.counts(subject, many).values()) == {8192}
+    images = subject.test_set.read(0, 3).images
+    for name, batch in pytorch_loops.BATCHES.items():
+        pytorch.write(tmp_path / "arrays.npz", subject, images, masks, name)
+        assert pytorch.seconds(tmp_path / "arrays.npz", name) > 0
+        with np.load(tmp_path / "arrays.npz") as arrays:
+            (labels,) = pytorch_loops.loop(dict(arrays), name)()
+        assert labels.shape == (batch,)
     assert pytorch.counts(subjects.of_job(()), masks) == {}
 
 

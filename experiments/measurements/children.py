@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from certmask_jax import certification, defenses, evaluation, mask_sets
-from experiments.measurements import invariance, pytorch, scaling
+from experiments.measurements import invariance, scaling
 from experiments.measurements.subjects import Noise, Subject
 
 _MASKS, _IMAGES = (36, 1176, 3750), (1000, 10_000, 50_000)
@@ -61,10 +61,6 @@ def answer(subject: Callable[[], Subject], name: str, numbers: Sequence[int]) ->
         return {"megabytes": _whole_run(subject(), *numbers)}
     if name == "start_up":
         return _start_up(subject)
-    if name == "pytorch":
-        chosen = subject()
-        loop = list(pytorch.counts(chosen, chosen.defenses[0].masked_images))[numbers[0]]
-        return {"seconds": pytorch.seconds(chosen, loop)}
     wide: Mapping[str, Callable[..., Any]] = {
         "scaling": scaling.measure,
         "invariance": invariance.measure,

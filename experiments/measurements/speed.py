@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from certmask_jax import certification, compiled, evaluation
 from certmask_jax.devices import AXIS
 from certmask_jax.forward import MaskedForward
-from experiments.measurements import children, pytorch
+from experiments.measurements import pytorch
 from experiments.measurements.subjects import Subject
 from experiments.measurements.timing import in_turn, ratio, spread
 
@@ -23,13 +24,8 @@ _PRODUCT = 2048  # rows and columns of the matrices whose product is the measure
 _PRODUCTS = 8
 
 
-def measure(
-    subject: Subject, images: int, repeat: int, chunk: int | None, command: Sequence[str]
-) -> dict[str, Any]:
-    """Masked images a second of each way to run the model, paired; the defense is the first.
-
-    ``command`` are the options of this program that child processes share.
-    """
+def measure(subject: Subject, images: int, repeat: int, chunk: int | None) -> dict[str, Any]:
+    """Masked images a second of each way to run the model, paired; the defense is the first."""
     defense = subject.defenses[0]
     forward = subject.forward(chunk=chunk)
     batch = subject.test_set.read(0, min(images, len(subject.test_set), forward.images_at_once()))
@@ -67,13 +63,14 @@ def measure(
         "whole job, early exit": whole_job(True),
         "matrix product": product,
     }
-    # PyTorch has a process of its own: this one's use of the heap would change its speed.
+    # PyTorch has processes of its own: this one's use of the heap would change its speed.
     theirs = pytorch.counts(subject, defense.masked_images)
-    runs |= {
-        name: (lambda number=number: children.run(command, "pytorch", number)["seconds"])  # type: ignore[misc]
-        for number, name in enumerate(theirs)
-    }
-    seconds = in_turn(runs, repeat)
+    with tempfile.TemporaryDirectory() as folder:
+        for name in theirs:
+            file = Path(folder) / f"{name}.npz"
+            pytorch.write(file, subject, pixels, defense.masked_images, name)
+            runs[name] = functools.partial(pytorch.seconds, file, name)
+        seconds = in_turn(runs, repeat)
     done = {"plain": items, "masked": items, "whole job, full table": items + len(pixels)}
     done |= theirs
     each = compiled.flops(
