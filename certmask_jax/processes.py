@@ -17,10 +17,9 @@ def is_first() -> bool:
 
 
 def share_of_this(share: tuple[int, int] = (0, 1)) -> tuple[int, int]:
-    """``(i, n)`` of a job -> that of this process of it: every n-th block, from block i on."""
+    """``(i, n)`` of a job -> that of this process: some of the job's blocks (i, i + n, ...)."""
     part, parts = share
-    count = jax.process_count()
-    return part * count + jax.process_index(), parts * count
+    return part + parts * jax.process_index(), parts * jax.process_count()
 
 
 @contextlib.contextmanager

@@ -88,14 +88,15 @@ def run(config: Config, command: str) -> int:
         return 0
     seconds = {"evaluation": round(time.monotonic() - started, 2)}
     result = certification.certify(saved, job.defenses, margin_guard=config.margin_guard)
-    was_complete = not progress.settled_now and _is_of(result, out)
+    was_complete = not progress.settled_now and _is_of(result, out, config.precision)
     flips = _flips(config, job, saved, out if was_complete else None)
     seconds["all"] = round(time.monotonic() - started, 2)
     session = {
         "seconds": seconds,
         "masked_images_settled": progress.settled_now,  # evaluated or needless
-        "label_flips_against_float32": flips,
     }
+    if flips is not None:
+        session["label_flips_against_float32"] = flips
     result = dataclasses.replace(result, provenance={**result.provenance, **session})
     if not was_complete:
         write_report(result, out)
@@ -152,8 +153,8 @@ def share_folder(run_folder: Path, shard: tuple[int, int]) -> Path:
 
 
 def share_tables(run_folder: Path) -> list[Path]:
-    """The tables of the shares in the folder of a run."""
-    return sorted(folder / "tables" for folder in run_folder.glob("shard-*-of-*"))
+    """The tables of the shares in the folder of a run that were begun."""
+    return sorted(file.parent for file in run_folder.glob(f"shard-*-of-*/tables/{tables.ABOUT}"))
 
 
 def write_report(result: report.Report, out: Path) -> None:
@@ -230,11 +231,16 @@ def _written(out: Path) -> dict[str, Any] | None:
         return None
 
 
-def _is_of(result: report.Report, out: Path) -> bool:
-    """Whether the files of a report are there, with the same margin guard."""
+def _is_of(result: report.Report, out: Path, precision: str) -> bool:
+    """Whether the files of a report are there, with the same margin guard and all that it says."""
     before = _written(out)
-    there = all((out / name).is_file() for name in report.FILES)
-    return there and before is not None and before.get("margin_guard") == result.margin_guard
+    if before is None or not all((out / name).is_file() for name in report.FILES):
+        return False
+    # experiments.merge has no model to count label flips with.
+    is_whole = precision == "highest" or "label_flips_against_float32" in before.get(
+        "provenance", {}
+    )
+    return is_whole and before.get("margin_guard") == result.margin_guard
 
 
 def _check_out(out: Path) -> None:
@@ -249,11 +255,14 @@ def _check_out(out: Path) -> None:
 
 
 def _take_shares(run_folder: Path, out: Path) -> None:
-    """Begins the whole table with what shares have done."""
+    """Puts what shares have done into the whole table, if it is not complete."""
     shares = share_tables(run_folder)
-    if out == run_folder and shares and not (out / "tables").is_dir() and processes.is_first():
+    folder = out / "tables"
+    if out != run_folder or not shares or not processes.is_first():
+        return
+    if tables.recorded(folder) is None or not tables.is_complete(folder):
         _say(f"going on with what {len(shares)} shares have done")
-        merging.merge(shares, out / "tables", partial=True, warn=_say)
+        merging.merge(shares, folder, partial=True, warn=_say)
 
 
 def _list() -> None:
