@@ -27,7 +27,7 @@ def first_alone(context: AbstractContextManager[Any]) -> Iterator[None]:
     """Enters a context in the first process, then in the others: what it makes is there for them.
 
     Raises:
-      RuntimeError: in the others, when the first could not enter.
+      OSError: in the others, when the first could not enter.
     """
     if jax.process_count() == 1:
         with context:
@@ -42,7 +42,7 @@ def first_alone(context: AbstractContextManager[Any]) -> Iterator[None]:
         finally:
             everyone = _gathered(entered)
         if not everyone:
-            raise RuntimeError("the first process could not begin; its error says why")
+            raise OSError("the first process of this run could not begin; its error says why")
         if not is_first():
             stack.enter_context(context)
         yield

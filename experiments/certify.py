@@ -296,7 +296,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if config.from_tables is not None:
             run_from_tables(config)
             return 0
-        return run(config, shlex.join(["python", "-m", "experiments.certify", *words]))
+        status = run(config, shlex.join(["python", "-m", "experiments.certify", *words]))
+        processes.wait_for_all("end")  # the first one is reporting
+        return status
     except (ValueError, OSError) as error:
         _say(f"error: {message(error)}")
         return 2
