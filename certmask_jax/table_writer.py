@@ -78,7 +78,7 @@ class TableWriter:
         there = tables.recorded(folder)
         _check_same(folder, there, self._facts)
         self._blocks = tables.layout(folder, self._facts)
-        self._numbers = _share(len(self._blocks), share)
+        self._numbers = share_of(len(self._blocks), share)
         left = [b for b in self._numbers if self._blocks.missing(b)]
         images_left = sum(map(self._blocks.length, left))
         self._done = sum(map(self._blocks.length, self._numbers)) - images_left
@@ -174,7 +174,8 @@ class TableWriter:
         )
 
 
-def _share(count: int, share: tuple[int, int]) -> range:
+def share_of(count: int, share: tuple[int, int]) -> range:
+    """Of ``count`` blocks, those of share ``(i, n)``; ``ValueError`` when it cannot be."""
     part, parts = share
     if not 0 <= part < parts:
         raise ValueError(f"share: expected (i, n) with 0 <= i < n, got {share}")

@@ -176,7 +176,7 @@ def _plan(config: Config, job: Job) -> str:
         job.defenses,
         preprocessing=job.preprocessing,
         decide=config.decide,
-        shares=config.shard[1],
+        share=config.shard,
         chunk=config.chunk,
     )
     each = found.flops_a_pass
