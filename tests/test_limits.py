@@ -6,6 +6,7 @@ import csv
 import itertools
 import json
 import re
+import threading
 import types
 from pathlib import Path
 from unittest import mock
@@ -29,6 +30,13 @@ SMALL = ["--num-images", "12", "--chunk", "8", "--no-compilation-cache"]
 SMALL += ["--defense", "double_masking:masks_per_axis=2"]
 # The image itself, and of 2 x 2 masks 4 alone and 6 pairs.
 COLUMNS = 11
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _compiled_once():
+    with pytest.MonkeyPatch.context() as patched:
+        small_runs.compile_once(patched)
+        yield
 
 
 @pytest.fixture
@@ -610,37 +618,26 @@ def test_what_starts_with_jax(monkeypatch, tmp_path, environment, chosen, expect
 # --- reading ahead ---
 
 
-class _Noted:
-    """Notes what is read; the read of one block may fail."""
-
-    def __init__(self, *, fails_at=None):
-        self.events, self.fails_at = [], fails_at
-
-    def read(self, start, stop):
-        self.events.append(("read", start))
-        if start == self.fails_at:
-            raise OSError(f"cannot read image {start}")
-        return start
-
-
 def test_the_next_block_is_read_before_the_last_is_worked_on():
-    noted = _Noted()
-    for batch in evaluation._read_ahead(noted, BLOCKS):
-        for _ in range(1000):  # the other thread reads, and nothing else
-            if len(noted.events) - noted.events.count("worked") > batch // 3 + 1 or batch == 9:
-                break
-            jax.block_until_ready(jnp.zeros(1) + 1)
-        reads = [event[1] for event in noted.events if event[0] == "read"]
-        assert reads == [start for start, _ in BLOCKS[: batch // 3 + 2]]  # one ahead, not two
-        noted.events.append("worked")
-    assert list(evaluation._read_ahead(noted, [])) == []
+    read = {start: threading.Event() for start, _ in BLOCKS}
+
+    class Noted:
+        def read(self, start, stop):
+            read[start].set()
+            return start
+
+    for start in evaluation._read_ahead(Noted(), BLOCKS):
+        if start < 9:
+            assert read[start + 3].wait(timeout=30)
+        assert not any(read[later].is_set() for later in read if later > start + 3)  # nor more
+    assert list(evaluation._read_ahead(Noted(), [])) == []
 
 
 @pytest.mark.parametrize(("fails_at", "done"), [(0, 0), (3, 3), (6, 6), (9, 9)])
 def test_an_error_while_reading_surfaces_at_its_block(tmp_path, fails_at, done):
     class Failing(SmallTestSet):
         def read(self, start, stop):
-            if start == fails_at and stop - start > (start == 9) - 1 and (start, stop) != (0, 1):
+            if start == fails_at and (start, stop) in BLOCKS:  # not the look at the first image
                 raise OSError(f"cannot read image {start}")
             return super().read(start, stop)
 
@@ -652,10 +649,8 @@ def test_an_error_while_reading_surfaces_at_its_block(tmp_path, fails_at, done):
     assert rest.blocks == BLOCKS[done // 3 :]
 
 
-def test_reading_ahead_ends_with_the_run(tmp_path):
-    import threading
-
-    evaluate(tmp_path, hooks=Hooks(stop=lambda: True))
-    evaluate(tmp_path)
-    left = [t.name for t in threading.enumerate() if "reads ahead" in t.name]
-    assert left == []
+@pytest.mark.parametrize("blocks", [0, 1, 4])
+def test_reading_ahead_ends_with_the_run(tmp_path, blocks):
+    asked = itertools.count()
+    evaluate(tmp_path, hooks=Hooks(stop=lambda: next(asked) == blocks))
+    assert not any("reads ahead" in thread.name for thread in threading.enumerate())

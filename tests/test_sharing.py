@@ -24,7 +24,7 @@ from certmask_jax import certification, data, evaluation, merging, models, table
 from certmask_jax.blocks import Blocks
 from certmask_jax.preprocessing import Preprocessing
 from certmask_jax.table_writer import TableWriter
-from experiments import certification_job, certify, merge
+from experiments import certify, merge
 
 # --- tables: ten images in four blocks ---
 
@@ -323,22 +323,10 @@ both = pytest.mark.parametrize("made", DECIDE, indirect=True)
 
 @pytest.fixture(autouse=True, scope="module")
 def _blocks_of_two():
-    """And one compilation for all runs, as models and defenses that are equal are one."""
-
-    @functools.cache
-    def built(*given):
-        return real(*given)
-
-    def build(specs, patches, image_size):
-        return built(tuple(specs), tuple(patches), tuple(image_size))
-
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(evaluation, "_CHUNKS_A_BLOCK", 7)  # of 8, for 27 masked images
         patched.setattr(evaluation, "_LEAST_BLOCKS", 1)
-        patched.setattr(models, "create", functools.cache(models.create))
-        real = certification_job.build_defenses
-        patched.setattr(certification_job, "build_defenses", build)
-        patched.setattr(certify, "build_defenses", build)
+        small_runs.compile_once(patched)
         yield
 
 
