@@ -159,7 +159,7 @@ def evaluate(
     if decide:  # what is left out depends on them
         asked = [(str(d), dict(d.options), fingerprint.of_arrays(d.groups)) for d in defenses]
         known["defenses_sha256"] = fingerprint.of_facts(asked)
-    guarded = _Guarded(forward, hooks.warn)
+    guarded = Guarded(forward, hooks.warn)
     if there is None:
         unmasked = masked_images.unmasked(columns.image_size)
         _check_logits(guarded.run(lambda f: f.table_block(first, unmasked)))
@@ -257,7 +257,7 @@ def block_length(num_images: int, num_columns: int, forward: MaskedForward) -> i
     return max(1, min(forward.images_at_once(), fits, -(-num_images // _LEAST_BLOCKS)))
 
 
-class _Guarded:
+class Guarded:
     """A forward pass that goes on with half the chunk when the devices run out of memory."""
 
     def __init__(self, forward: MaskedForward, warn: Callable[[str], None]) -> None:

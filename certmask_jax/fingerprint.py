@@ -26,7 +26,7 @@ def environment() -> dict[str, Any]:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             versions[package] = "not installed"
-    devices = jax.devices()
+    devices = jax.local_devices()  # a chunk is one process's: these decide how it is cut
     return {
         "versions": versions,
         "devices": {

@@ -39,7 +39,7 @@ def merge(
     Raises:
       FileNotFoundError: for a folder without a table, or when images are missing: names them.
       ValueError: when a share is of another run (names what differs), when a file is damaged, or
-        when two shares differ in what both hold.
+        when two shares, or a share and ``folder``, differ in what both hold.
       FileExistsError: when ``folder`` holds another run, or other files.
     """
     if not shares:
@@ -89,8 +89,14 @@ def merge(
                     f"images {start} to {stop - 1} are in {shares[held[0]]} and in "
                     f"{shares[other]}, the same in both"
                 )
-            if writer.read(number) is None:
+            there = writer.read(number)
+            if there is None:
                 writer.write(number, first)
+            elif not _equal(first, there):
+                raise ValueError(
+                    f"expected in {folder} what its shares hold, but images {start} to {stop - 1} "
+                    f"in {shares[held[0]]} differ from those there; remove one of the two"
+                )
 
 
 def _about(share: AnyPath) -> dict[str, Any]:

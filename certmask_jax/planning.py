@@ -5,19 +5,21 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
 
 from certmask_jax import early_exit
-from certmask_jax.blocks import BYTES_A_PREDICTION
+from certmask_jax.blocks import BYTES_A_PREDICTION, Blocks
 from certmask_jax.compiled import ApplyFn, flops
 from certmask_jax.defenses.defense import Defense
 from certmask_jax.evaluation import TestSet, block_length, merged
 from certmask_jax.forward import masked_forward
 from certmask_jax.prediction_table import UNKNOWN, check_labels
 from certmask_jax.preprocessing import Preprocessing, check_images
+from certmask_jax.table_writer import share_of
 
 _IMAGES_A_TURN = 16
 
@@ -61,7 +63,7 @@ def plan(
     *,
     preprocessing: Preprocessing,
     decide: bool = False,
-    shares: int = 1,
+    share: tuple[int, int] = (0, 1),
     chunk: int | None = None,
     mesh: Mesh | None = None,
     seconds: float = 10.0,
@@ -69,10 +71,12 @@ def plan(
     """Counts, compiles, and evaluates images from all over the test set for some seconds.
 
     Args:
-      test_set, apply_fn, params, defenses, preprocessing, decide, chunk, mesh: as for
+      test_set, apply_fn, params, defenses, preprocessing, decide, share, chunk, mesh: as for
         :func:`certmask_jax.evaluation.evaluate`.
-      shares: n, when the run is one of n shares.
       seconds: of the calibration, which ends with the turn of images that it is in.
+
+    Raises:
+      ValueError: as ``evaluate``, for what cannot be.
     """
     columns, questions = merged(defenses)
     first = test_set.read(0, 1).images
@@ -87,6 +91,9 @@ def plan(
         chunk=chunk,
         mesh=mesh,
     )
+    images_per_block = block_length(len(test_set), len(columns), forward)
+    blocks = Blocks(Path(), (len(test_set), len(columns)), images_per_block)
+    num_images = sum(map(blocks.length, share_of(len(blocks), share)))
     forward.labels(first, columns.boxes[:1], np.zeros(1, np.int32))  # compiled and warm
     turn = min(forward.images_at_once(), _IMAGES_A_TURN)
     order = np.random.default_rng(0).permutation(len(test_set))
@@ -104,13 +111,12 @@ def plan(
         spent += time.monotonic() - started
         passes += int((np.asarray(outputs.predictions) != UNKNOWN).sum())
         finished += len(images)
-    num_images = -(-len(test_set) // shares)
     expected = num_images * passes / finished
     return Plan(
         num_images=num_images,
         masked_images=len(columns),
         chunk=forward.chunk,
-        images_per_block=block_length(len(test_set), len(columns), forward),
+        images_per_block=images_per_block,
         passes_most=num_images * len(columns),
         passes_expected=expected,
         flops_a_pass=flops(apply_fn, params, preprocessing.model_shape(image_shape)),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
 
 from certmask_jax.compiled import ApplyFn
-from certmask_jax.evaluation import TestSet
+from certmask_jax.evaluation import Guarded, TestSet
 from certmask_jax.forward import masked_forward
 from certmask_jax.prediction_table import UNKNOWN
 from certmask_jax.preprocessing import Preprocessing
@@ -65,13 +66,13 @@ def label_flips(
         chunk=chunk,
         mesh=mesh,
     )
+    guarded = Guarded(forward, lambda line: None)  # float32 takes more memory
     step = forward.images_at_once()
     flipped = []
     for start in range(0, len(images), step):
         part = chosen[(chosen[:, 0] >= start) & (chosen[:, 0] < start + step)]
-        found = forward.labels(
-            pixels[start : start + step], masks.boxes[part[:, 1]], part[:, 0] - start
-        )
+        work = pixels[start : start + step], masks.boxes[part[:, 1]], part[:, 0] - start
+        found = guarded.run(operator.methodcaller("labels", *work))
         there = np.stack(rows)[part[:, 0], part[:, 1]]
         other = np.asarray(found.predictions) != there
         flipped.append(np.stack(margins)[part[other, 0], part[other, 1]])

@@ -17,10 +17,9 @@ def is_first() -> bool:
 
 
 def share_of_this(share: tuple[int, int] = (0, 1)) -> tuple[int, int]:
-    """``(i, n)`` of a job -> that of this process of it: every n-th block, from block i on."""
+    """``(i, n)`` of a job -> that of this process: some of the job's blocks (i, i + n, ...)."""
     part, parts = share
-    count = jax.process_count()
-    return part * count + jax.process_index(), parts * count
+    return part + parts * jax.process_index(), parts * jax.process_count()
 
 
 @contextlib.contextmanager
@@ -28,7 +27,7 @@ def first_alone(context: AbstractContextManager[Any]) -> Iterator[None]:
     """Enters a context in the first process, then in the others: what it makes is there for them.
 
     Raises:
-      RuntimeError: in the others, when the first could not enter.
+      OSError: in the others, when the first could not enter.
     """
     if jax.process_count() == 1:
         with context:
@@ -43,7 +42,7 @@ def first_alone(context: AbstractContextManager[Any]) -> Iterator[None]:
         finally:
             everyone = _gathered(entered)
         if not everyone:
-            raise RuntimeError("the first process could not begin; its error says why")
+            raise OSError("the first process of this run could not begin; its error says why")
         if not is_first():
             stack.enter_context(context)
         yield

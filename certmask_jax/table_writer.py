@@ -81,7 +81,7 @@ class TableWriter:
         there = tables.recorded(folder)
         _check_same(folder, there, self._facts)
         self._blocks = tables.layout(folder, self._facts)
-        self._numbers = _share(len(self._blocks), share)
+        self._numbers = share_of(len(self._blocks), share)
         own = {*self._numbers}
         left = [number for number in self._blocks.unfinished() if number in own]
         images_left = sum(map(self._blocks.length, left))
@@ -186,7 +186,8 @@ class TableWriter:
         )
 
 
-def _share(count: int, share: tuple[int, int]) -> range:
+def share_of(count: int, share: tuple[int, int]) -> range:
+    """Of ``count`` blocks, those of share ``(i, n)``; ``ValueError`` when it cannot be."""
     part, parts = share
     if not 0 <= part < parts:
         raise ValueError(f"share: expected (i, n) with 0 <= i < n, got {share}")

@@ -90,14 +90,15 @@ def run(config: Config, command: str) -> int:
         return 0
     seconds = {"evaluation": round(time.monotonic() - started, 2)}
     result = certification.certify(saved, job.defenses, margin_guard=config.margin_guard)
-    was_complete = not progress.settled_now and _is_of(result, out)
+    was_complete = not progress.settled_now and _is_of(result, out, config.precision)
     flips = _flips(config, job, saved, out if was_complete else None)
     seconds["all"] = round(time.monotonic() - started, 2)
     session = {
         "seconds": seconds,
         "masked_images_settled": progress.settled_now,  # evaluated or needless
-        "label_flips_against_float32": flips,
     }
+    if flips is not None:
+        session["label_flips_against_float32"] = flips
     result = dataclasses.replace(result, provenance={**result.provenance, **session})
     if not was_complete:
         write_report(result, out)
@@ -154,11 +155,12 @@ def share_folder(run_folder: AnyPath, shard: tuple[int, int]) -> AnyPath:
 
 
 def share_tables(run_folder: AnyPath) -> list[AnyPath]:
-    """The tables of the shares in the folder of a run."""
+    """The tables of the shares in the folder of a run that were begun."""
     if not run_folder.is_dir():
         return []
     shares = [folder for folder in run_folder.iterdir() if _is_share(folder)]
-    return [folder / "tables" for folder in sorted(shares, key=lambda folder: folder.name)]
+    shares.sort(key=lambda folder: folder.name)
+    return [f / "tables" for f in shares if (f / "tables" / tables.ABOUT).is_file()]
 
 
 def write_report(result: report.Report, out: AnyPath) -> None:
@@ -180,7 +182,7 @@ def _plan(config: Config, job: Job) -> str:
         job.defenses,
         preprocessing=job.preprocessing,
         decide=config.decide,
-        shares=config.shard[1],
+        share=config.shard,
         chunk=config.chunk,
     )
     each = found.flops_a_pass
@@ -235,11 +237,16 @@ def _written(out: AnyPath) -> dict[str, Any] | None:
         return None
 
 
-def _is_of(result: report.Report, out: AnyPath) -> bool:
-    """Whether the files of a report are there, with the same margin guard."""
+def _is_of(result: report.Report, out: AnyPath, precision: str) -> bool:
+    """Whether the files of a report are there, with the same margin guard and all that it says."""
     before = _written(out)
-    there = all((out / name).is_file() for name in report.FILES)
-    return there and before is not None and before.get("margin_guard") == result.margin_guard
+    if before is None or not all((out / name).is_file() for name in report.FILES):
+        return False
+    # experiments.merge has no model to count label flips with.
+    is_whole = precision == "highest" or "label_flips_against_float32" in before.get(
+        "provenance", {}
+    )
+    return is_whole and before.get("margin_guard") == result.margin_guard
 
 
 def _check_out(out: AnyPath) -> None:
@@ -258,11 +265,14 @@ def _is_share(folder: AnyPath) -> bool:
 
 
 def _take_shares(run_folder: AnyPath, out: AnyPath) -> None:
-    """Begins the whole table with what shares have done."""
+    """Puts what shares have done into the whole table, if it is not complete."""
     shares = share_tables(run_folder)
-    if out == run_folder and shares and not (out / "tables").is_dir() and processes.is_first():
+    folder = out / "tables"
+    if out != run_folder or not shares or not processes.is_first():
+        return
+    if tables.recorded(folder) is None or not tables.is_complete(folder):
         _say(f"going on with what {len(shares)} shares have done")
-        merging.merge(shares, out / "tables", partial=True, warn=_say)
+        merging.merge(shares, folder, partial=True, warn=_say)
 
 
 def _list() -> None:
@@ -296,7 +306,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if config.from_tables is not None:
             run_from_tables(config)
             return 0
-        return run(config, shlex.join(["python", "-m", "experiments.certify", *words]))
+        status = run(config, shlex.join(["python", "-m", "experiments.certify", *words]))
+        processes.wait_for_all("end")  # the first one is reporting
+        return status
     except (ValueError, OSError) as error:
         _say(f"error: {message(error)}")
         return 2

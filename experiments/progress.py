@@ -49,6 +49,7 @@ class Progress:
         self._block_began: float | None = None
         self._longest = 0.0
         every = 0.5 if sys.stderr.isatty() else 10.0  # seconds; a log wants fewer lines
+        self._began = time.monotonic()
         self._bar: Any = tqdm(
             unit="image", unit_scale=True, desc="masked images", mininterval=every, disable=quiet
         )
@@ -73,10 +74,13 @@ class Progress:
         self._bar.write(f"warning: {line}", file=sys.stderr)
 
     def _advance(self, step: Step) -> None:
-        self._bar.total = step.total
         if step.is_new:
             self.settled_now += step.settled
             self.passes_now += step.evaluated
+        if self._bar.disable:  # it has none of what follows
+            return
+        self._bar.total = step.total
+        if step.is_new:
             self._bar.set_postfix_str(self._says(), refresh=False)
             self._bar.update(step.settled)
         else:  # counted, but not as speed: the time left is that of what is computed
@@ -101,8 +105,7 @@ class Progress:
         return self.stopped
 
     def _says(self) -> str:
-        began = self._bar.start_t
-        passes = self.passes_now / max(time.time() - began, 1e-9)
+        passes = self.passes_now / max(time.monotonic() - self._began, 1e-9)
         parts = [f"{passes:,.0f} passes/s", f"{self._images} of {self._num_images} images decided"]
         if self._images:
             shares = 100 * self._right / self._images

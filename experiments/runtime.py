@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 _MOST_CPU_DEVICES = 8  # each has its own copy of the model
+_SECONDS_TO_END = 30  # all processes end together; if one ends before, it has failed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,13 +114,21 @@ def cores() -> int:
 
 
 def _meet(jax: Any, text: str) -> None:
+    from certmask_jax import processes
+
+    place: dict[str, Any] = {}
+    if text:
+        address, which = text.rsplit(",", 1)
+        number, count = which.split("/")
+        place = {
+            "coordinator_address": address,
+            "num_processes": int(count),
+            "process_id": int(number),
+        }
     try:
-        if not text:
-            jax.distributed.initialize()
-            return
-        address, place = text.rsplit(",", 1)
-        number, count = place.split("/")
-        jax.distributed.initialize(address, int(count), int(number))
+        jax.distributed.initialize(**place, shutdown_timeout_seconds=_SECONDS_TO_END)
+        # Gloo gives the first exchange half a minute: now, and not when one still reads its data.
+        processes.wait_for_all("met")
     except (RuntimeError, ValueError) as error:
         raise ValueError(
             f"--distributed{' ' + text if text else ''}: expected to meet the other processes of "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from unittest import mock
 
@@ -9,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 
 import certmask_jax as cm
-from certmask_jax import evaluation
+from certmask_jax import evaluation, models
 from certmask_jax.data import Batch
 from certmask_jax.preprocessing import Preprocessing
 from certmask_jax.table_writer import TableWriter
+from experiments import certification_job, certify
 
 DEFENSE = cm.defenses.double_masking(cm.mask_sets.budgeted_grid(8, 1, masks_per_axis=2))
 
@@ -59,6 +61,19 @@ def evaluate(folder, test_set=None, *, params=PARAMS, defense=DEFENSE, **options
     test_set = SmallTestSet() if test_set is None else test_set
     with mock.patch.multiple(evaluation, _CHUNKS_A_BLOCK=5, _LEAST_BLOCKS=1):
         return evaluation.evaluate(test_set, linear, params, [defense], folder, **options)
+
+
+def compile_once(patched):
+    """Lets programs that are called one after the other compile equal models and defenses once."""
+    real = certification_job.build_defenses
+    built = functools.cache(lambda *given: real(*given))
+
+    def build(specs, patches, image_size):
+        return built(tuple(specs), tuple(patches), tuple(image_size))
+
+    patched.setattr(models, "create", functools.cache(models.create))
+    patched.setattr(certification_job, "build_defenses", build)
+    patched.setattr(certify, "build_defenses", build)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
