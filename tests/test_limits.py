@@ -621,16 +621,15 @@ def test_what_starts_with_jax(monkeypatch, tmp_path, environment, chosen, expect
 def test_the_next_block_is_read_before_the_last_is_worked_on():
     read = {start: threading.Event() for start, _ in BLOCKS}
 
-    class Noted:
-        def read(self, start, stop):
-            read[start].set()
-            return start
+    def noted(start, stop):
+        read[start].set()
+        return start
 
-    for start in evaluation._read_ahead(Noted(), BLOCKS):
+    for start in evaluation._ahead(noted, BLOCKS):
         if start < 9:
             assert read[start + 3].wait(timeout=30)
         assert not any(read[later].is_set() for later in read if later > start + 3)  # nor more
-    assert list(evaluation._read_ahead(Noted(), [])) == []
+    assert list(evaluation._ahead(noted, [])) == []
 
 
 @pytest.mark.parametrize(("fails_at", "done"), [(0, 0), (3, 3), (6, 6), (9, 9)])
