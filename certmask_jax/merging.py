@@ -63,7 +63,11 @@ def merge(
     if missing and not partial:
         raise FileNotFoundError(_says_missing(missing, blocks[0], about))
     facts = about[0]["fingerprint"]
-    provenance = {k: v for k, v in about[0].get("provenance", {}).items() if k != "shard"}
+    provenance = dict(about[0].get("provenance", {}))
+    provenance.pop("shard", None)
+    if "command_of_all_shares" in provenance:
+        provenance["command"] = provenance.pop("command_of_all_shares")
+    doubled: dict[tuple[int, int], list[tuple[int, int]]] = {}
     with TableWriter(
         storage.any_path(folder),
         num_images=facts["num_images"],
@@ -85,10 +89,7 @@ def merge(
                         f"expected each image in one share, but images {start} to {stop - 1} are "
                         f"in {shares[held[0]]} and in {shares[other]}, and differ; remove one"
                     )
-                warn(
-                    f"images {start} to {stop - 1} are in {shares[held[0]]} and in "
-                    f"{shares[other]}, the same in both"
-                )
+                doubled.setdefault((held[0], other), []).append((start, stop))
             there = writer.read(number)
             if there is None:
                 writer.write(number, first)
@@ -97,6 +98,11 @@ def merge(
                     f"expected in {folder} what its shares hold, but images {start} to {stop - 1} "
                     f"in {shares[held[0]]} differ from those there; remove one of the two"
                 )
+
+    for (one, other), spans in doubled.items():
+        warn(
+            f"images {_named(spans)} are in {shares[one]} and in {shares[other]}, the same in both"
+        )
 
 
 def _about(share: AnyPath) -> dict[str, Any]:
@@ -115,8 +121,7 @@ def _equal(one: Block, other: Block) -> bool:
 
 
 def _says_missing(missing: Sequence[int], blocks: Blocks, about: Sequence[dict[str, Any]]) -> str:
-    spans = [f"{start} to {stop - 1}" for start, stop in map(blocks.span, missing[:_NAMED])]
-    more = f" and {len(missing) - _NAMED} more blocks" if len(missing) > _NAMED else ""
+    spans = [blocks.span(number) for number in missing]
     counts = {facts.get("provenance", {}).get("shard", "0/1").split("/")[1] for facts in about}
     if len(counts) == 1:
         (count,) = counts
@@ -124,7 +129,10 @@ def _says_missing(missing: Sequence[int], blocks: Blocks, about: Sequence[dict[s
         remedy = f"run, or go on with, share {which}"
     else:
         remedy = "run the shares that are missing"
-    return (
-        f"expected every image in some share, but images {', '.join(spans)}{more} are in none; "
-        f"{remedy}"
-    )
+    return f"expected every image in some share, but images {_named(spans)} are in none; {remedy}"
+
+
+def _named(spans: Sequence[tuple[int, int]]) -> str:
+    """``0 to 9, 30 to 39``, and how many blocks more."""
+    more = f" and {len(spans) - _NAMED} more blocks" if len(spans) > _NAMED else ""
+    return ", ".join(f"{start} to {stop - 1}" for start, stop in spans[:_NAMED]) + more

@@ -56,6 +56,11 @@ def wait_for_all(name: str) -> None:
         multihost_utils.sync_global_devices(name)
 
 
+def any_says(yes: bool) -> bool:
+    """Whether some process says yes; all have to ask."""
+    return not _gathered(not yes) if jax.process_count() > 1 else yes
+
+
 def _gathered(ok: bool) -> bool:
     from jax.experimental import multihost_utils
 

@@ -51,12 +51,15 @@ def run(config: Config, command: str) -> int:
         return 0
     run_folder: AnyPath = config.out or Path("runs") / job.name
     out = share_folder(run_folder, config.shard)
-    _check_out(out)
+    check_out(out)
     _take_shares(run_folder, out)
     for defense in job.defenses:
         _say(str(defense))
     deadline = None if config.max_minutes is None else started + 60 * config.max_minutes
-    part = f"{config.shard[0]}/{config.shard[1]}"
+    part, provenance = f"{config.shard[0]}/{config.shard[1]}", job.provenance
+    if out != run_folder:
+        whole = re.sub(r" --shard[ =]\S+", "", command)
+        provenance = {**provenance, "shard": part, "command_of_all_shares": whole}
     with Progress(
         job.defenses,
         len(job.dataset) // config.shard[1],
@@ -73,13 +76,14 @@ def run(config: Config, command: str) -> int:
             decide=config.decide,
             share=config.shard,
             identity=job.identity,
-            provenance={**job.provenance, "shard": part} if out != run_folder else job.provenance,
+            provenance=provenance,
             chunk=config.chunk,
             hooks=progress.hooks(),
         )
+    stopped = processes.any_says(progress.stopped)
     if not processes.is_first():
-        return 0
-    if progress.stopped or (saved is None and out == run_folder):
+        return TO_BE_GONE_ON_WITH if stopped else 0
+    if stopped or (saved is None and out == run_folder):
         done, count = tables.images_done(out / "tables")
         print(f"stopped: {done} of {count} images are in {out}; give the same command again")
         return TO_BE_GONE_ON_WITH
@@ -249,7 +253,7 @@ def _is_of(result: report.Report, out: AnyPath, precision: str) -> bool:
     return is_whole and before.get("margin_guard") == result.margin_guard
 
 
-def _check_out(out: AnyPath) -> None:
+def check_out(out: AnyPath) -> None:
     """Refuses a folder with files and without a table; whose table it is, ``evaluate`` checks."""
     if not out.exists() or (out / "tables").is_dir():
         return

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from certmask_jax import merging, report, tables
 from certmask_jax.storage import AnyPath, any_path
-from experiments.certify import certify_saved, message, share_tables, write_report
+from experiments.certify import certify_saved, check_out, message, share_tables, write_report
 
 
 def parser() -> argparse.ArgumentParser:
@@ -38,6 +38,7 @@ def run(runs: Sequence[AnyPath], out: AnyPath | None, margin_guard: float) -> No
         )
     else:
         shares = [folder / "tables" if (folder / "tables").is_dir() else folder for folder in runs]
+    check_out(out)
     merging.merge(shares, out / "tables", warn=lambda line: print(line, file=sys.stderr))
     result = certify_saved(tables.load(out / "tables"), out, margin_guard=margin_guard)
     write_report(result, out)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import inspect
 import os
 import re
 from pathlib import Path
@@ -125,8 +126,10 @@ def _meet(jax: Any, text: str) -> None:
             "num_processes": int(count),
             "process_id": int(number),
         }
+    if "shutdown_timeout_seconds" in inspect.signature(jax.distributed.initialize).parameters:
+        place["shutdown_timeout_seconds"] = _SECONDS_TO_END  # older JAX waits for minutes
     try:
-        jax.distributed.initialize(**place, shutdown_timeout_seconds=_SECONDS_TO_END)
+        jax.distributed.initialize(**place)
         # Gloo gives the first exchange half a minute: now, and not when one still reads its data.
         processes.wait_for_all("met")
     except (RuntimeError, ValueError) as error:

@@ -136,7 +136,7 @@ def test_a_doubled_share_is_warned_of_and_must_be_the_same(tmp_path):
     shutil.copytree(shares[1], copy)
     warned = []
     merging.merge([*shares, copy], tmp_path / "merged", warn=warned.append)
-    assert [line.split(" are in ")[0] for line in warned] == ["images 3 to 5", "images 9 to 9"]
+    assert [line.split(" are in ")[0] for line in warned] == ["images 3 to 5, 9 to 9"]
     assert all(str(copy) in line and str(shares[1]) in line for line in warned)
     evaluate(tmp_path / "alone")
     assert _bytes(tmp_path / "merged") == _bytes(tmp_path / "alone")
@@ -392,7 +392,7 @@ def test_a_share_writes_no_report_and_says_what_comes_next(tmp_path, capsys):
 
 
 @both
-def test_four_shares_merged_are_one_run(made, run, capsys):
+def test_four_shares_merged_are_one_run(made, run, capsys, tmp_path):
     folder, decide = made
     capsys.readouterr()
     assert certify.main([*SMALL, decide, "--out", str(folder / "alone")]) == 0
@@ -403,7 +403,16 @@ def test_four_shares_merged_are_one_run(made, run, capsys):
     assert printed.out.strip() == f"{table}\n\nresults of 4 shares in {run}"
     assert printed.err == ""
     _check_same(run, folder / "alone")
-    assert json.loads((run / "results.json").read_text())["provenance"]["shares"] == 4
+    provenance = json.loads((run / "results.json").read_text())["provenance"]
+    assert provenance["shares"] == 4
+    assert provenance["command"].startswith("python -m experiments.certify ")
+    assert not {"shard", "command_of_all_shares"} & {*provenance}
+    assert "--shard" not in provenance["command"]  # the command that mends the whole table
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "results.json").write_text("of another run")
+    assert merge.main([str(run), "--out", str(foreign)]) == 2
+    assert (foreign / "results.json").read_text() == "of another run"
     before = contents(run)
     assert merge.main([str(run)]) == 0
     assert contents(run) == before
