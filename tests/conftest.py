@@ -1,13 +1,22 @@
-"""Eight simulated devices for every test, and where the development data is, if it is there."""
+"""Eight simulated devices, a cache of what tests compile, and the development data, if there."""
 
 from __future__ import annotations
 
+import atexit
+import shutil
+import tempfile
 from pathlib import Path
 
 import jax
 import pytest
 
 jax.config.update("jax_num_cpu_devices", 8)
+# Tests compile the same programs over and over. A folder of their own also keeps them out of the
+# user's: programs leave a folder that is chosen already alone.
+_COMPILED = tempfile.mkdtemp(prefix="certmask_jax_tests_")
+atexit.register(shutil.rmtree, _COMPILED, ignore_errors=True)
+jax.config.update("jax_compilation_cache_dir", _COMPILED)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 _SHARED = Path(__file__).resolve().parents[2] / "shared"
 

@@ -589,6 +589,14 @@ def test_runtime_options(monkeypatch, tmp_path):
     assert runtime.cores() == 8
 
 
+@pytest.fixture
+def no_cache_chosen():
+    before = jax.config.values["jax_compilation_cache_dir"]
+    jax.config.update("jax_compilation_cache_dir", None)
+    yield
+    jax.config.update("jax_compilation_cache_dir", before)
+
+
 @pytest.mark.parametrize(
     ("environment", "chosen", "expected"),
     [
@@ -599,7 +607,9 @@ def test_runtime_options(monkeypatch, tmp_path):
         ({"JAX_NUM_CPU_DEVICES": "5"}, 3, 3),
     ],
 )
-def test_what_starts_with_jax(monkeypatch, tmp_path, environment, chosen, expected):
+def test_what_starts_with_jax(
+    monkeypatch, tmp_path, no_cache_chosen, environment, chosen, expected
+):
     for name in ("JAX_NUM_CPU_DEVICES", "XLA_FLAGS"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
