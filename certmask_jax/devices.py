@@ -32,8 +32,3 @@ def free_memory(device: Any) -> int:
     if not stats or "bytes_limit" not in stats:
         return _UNKNOWN_MEMORY
     return int(_SHARE_OF_FREE * (stats["bytes_limit"] - stats.get("bytes_in_use", 0)))
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error of JAX says that a device has no memory left."""
-    return "RESOURCE_EXHAUSTED" in str(error)

@@ -13,7 +13,6 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, Protocol, TypeVar
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 from numpy.typing import NDArray
@@ -22,9 +21,9 @@ from certmask_jax import early_exit, fingerprint, masked_images, processes, stor
 from certmask_jax.blocks import Block
 from certmask_jax.compiled import ApplyFn, Outputs
 from certmask_jax.defenses.defense import Defense
-from certmask_jax.devices import is_out_of_memory
 from certmask_jax.forward import MaskedForward, Uploaded, masked_forward
 from certmask_jax.masked_images import MaskedImages
+from certmask_jax.out_of_memory import Guarded
 from certmask_jax.prediction_table import UNKNOWN, PredictionTable, check_labels
 from certmask_jax.preprocessing import Preprocessing, check_images
 from certmask_jax.table_writer import TableWriter
@@ -255,45 +254,6 @@ def block_length(num_images: int, num_columns: int, forward: MaskedForward) -> i
     """How many images are evaluated, written and resumed together."""
     fits = _CHUNKS_A_BLOCK * forward.chunk // num_columns
     return max(1, min(forward.images_at_once(), fits, -(-num_images // _LEAST_BLOCKS)))
-
-
-class Guarded:
-    """A forward pass that goes on with half the chunk when the devices run out of memory."""
-
-    def __init__(self, forward: MaskedForward, warn: Callable[[str], None]) -> None:
-        self._forward = forward
-        self._warn = warn
-
-    def run(self, work: Callable[[MaskedForward], Outputs]) -> Outputs:
-        return self.run_told(lambda forward, _: work(forward), lambda settled, evaluated: None)
-
-    def run_told(
-        self,
-        work: Callable[[MaskedForward, Callable[[int, int], None]], Outputs],
-        tell: Callable[[int, int], None],
-    ) -> Outputs:
-        """Tells of no work twice: what was lost is taken back."""
-        told = [0, 0]
-
-        def advance(settled: int, evaluated: int) -> None:
-            told[0] += settled
-            told[1] += evaluated
-            tell(settled, evaluated)
-
-        while True:
-            try:
-                return work(self._forward, advance)
-            except jax.errors.JaxRuntimeError as error:
-                if not is_out_of_memory(error):
-                    raise
-                begun = self._forward.chunk
-                self._forward = self._forward.halved()
-            tell(-told[0], -told[1])
-            told = [0, 0]
-            self._warn(
-                f"the devices ran out of memory with {begun} masked images at once; going on with "
-                f"{self._forward.chunk} (--chunk chooses from the start)"
-            )
 
 
 def _ahead(read: Callable[[int, int], _Read], spans: Sequence[tuple[int, int]]) -> Generator[_Read]:

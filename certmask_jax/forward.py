@@ -9,6 +9,7 @@ defenses.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import warnings
 from collections import deque
 from collections.abc import Callable
@@ -60,6 +61,8 @@ class MaskedForward:
       boxes_per_mask: R; masks may have fewer boxes.
       chunk: work items at once, over all devices; a multiple of their number.
       num_classes: K of the model.
+      ragged: another, smaller chunk for work of at most that many items, compiled when it is first
+        needed; None to fill up the one chunk.
     """
 
     apply_fn: ApplyFn
@@ -70,6 +73,7 @@ class MaskedForward:
     chunk: int
     num_classes: int
     _params: Any
+    ragged: int | None = None
 
     def images_at_once(self) -> int:
         """How many images one uploaded block holds (uint8, one copy on each device)."""
@@ -92,7 +96,7 @@ class MaskedForward:
 
     def memory(self) -> int | None:
         """Bytes of temporary memory that a chunk takes on a device, where the compiler says so."""
-        analysis = self._executable().memory_analysis()
+        analysis = self.executable(self.chunk).memory_analysis()
         return None if analysis is None else int(analysis.temp_size_in_bytes)
 
     def upload(self, images: NDArray[np.uint8]) -> Uploaded:
@@ -105,7 +109,7 @@ class MaskedForward:
     def flight(self, images: NDArray[np.uint8] | Uploaded) -> Flight:
         """A way to send work on these images, ``uint8[B, h, w, c]``, or as uploaded."""
         uploaded = images if isinstance(images, Uploaded) else self.upload(images)
-        return Flight(self, self._executable(), self._params, uploaded.on_devices)
+        return Flight(self, self._params, uploaded.on_devices)
 
     def labels(
         self,
@@ -176,7 +180,8 @@ class MaskedForward:
                 progress(count)
         return Outputs(*results)  # type: ignore[arg-type]
 
-    def _executable(self) -> Any:
+    def executable(self, items: int) -> Any:
+        """The compiled function for that many work items, see :func:`compiled.compiled`."""
         images_shape = (self.images_at_once(), *self.image_shape)
         return compiled(
             self.apply_fn,
@@ -185,7 +190,7 @@ class MaskedForward:
             self._params,
             images_shape,
             self.boxes_per_mask,
-            self.chunk,
+            items,
         )
 
 
@@ -196,9 +201,9 @@ class Flight:
     alone, so whoever has more work sends it before.
     """
 
-    def __init__(self, forward: MaskedForward, executable: Any, params: Any, images: Array) -> None:
+    def __init__(self, forward: MaskedForward, params: Any, images: Array) -> None:
         self._forward = forward
-        self._executable = executable
+        self._executable = functools.cache(forward.executable)  # looked up once a flight
         self._params = params
         self._images = images
         self._split = NamedSharding(forward.mesh, PartitionSpec(AXIS))
@@ -215,14 +220,17 @@ class Flight:
 
     def send(self, boxes: NDArray[np.int32], image_of: NDArray[np.integer[Any]]) -> None:
         """Starts work on ``boxes int32[W, R, 4]`` and ``image_of int[W]``; W at most a chunk."""
-        lacking = self._forward.chunk - len(boxes)  # ragged ends: one shape, one compilation
+        ragged = self._forward.ragged
+        size = ragged if ragged and len(boxes) <= ragged else self._forward.chunk
+        lacking = size - len(boxes)  # ragged ends: one shape, one compilation
         fewer = self._forward.boxes_per_mask - boxes.shape[1]
         chunk = (
             np.pad(boxes, ((0, lacking), (0, fewer), (0, 0))),
             np.pad(image_of.astype(np.int32), (0, lacking)),
         )
         on_devices = jax.device_put(chunk, self._split)
-        outputs = self._executable(self._params, self._images, *on_devices)
+        executable = self._executable(size)
+        outputs = executable(self._params, self._images, *on_devices)
         for output in outputs:
             output.copy_to_host_async()
         self._sent.append((len(boxes), outputs))

@@ -10,8 +10,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from certmask_jax.compiled import ApplyFn
-from certmask_jax.evaluation import Guarded, TestSet
+from certmask_jax.evaluation import TestSet
 from certmask_jax.forward import masked_forward
+from certmask_jax.out_of_memory import Guarded
 from certmask_jax.prediction_table import UNKNOWN
 from certmask_jax.preprocessing import Preprocessing
 from certmask_jax.tables import SavedTable

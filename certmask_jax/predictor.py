@@ -30,14 +30,13 @@ class DefendedPredictor:
     """A classifier guarded by a defense; build it with :func:`defended` and call it on images.
 
     Attributes:
-      forward: the masked forward pass for several images at once.
-      for_one: that for one image, whose chunk is the first round; compiled when it is first needed.
-        Its batches have another shape, so near ties may break otherwise (soundness, section 7).
+      forward: the masked forward pass. Little work, at most the first round of one image, goes
+        through a smaller chunk: a single image, and the challenges of several. Its batches have
+        another shape, so near ties may break otherwise (soundness, section 7).
     """
 
     defense: Defense
     forward: MaskedForward
-    for_one: MaskedForward
 
     def __call__(self, images: NDArray[np.uint8]) -> Answers:
         """Answers for ``uint8[B, h, w, c]``, any B >= 1.
@@ -58,8 +57,7 @@ class DefendedPredictor:
     def _answer(self, images: NDArray[np.uint8]) -> Answers:
         defense, masks = self.defense, self.defense.masked_images
         question = early_exit.Question(defense, np.arange(len(masks)))
-        forward = self.for_one if len(images) == 1 else self.forward
-        found = early_exit.evaluate(forward, images, masks, [question], labels=None)
+        found = early_exit.evaluate(self.forward, images, masks, [question], labels=None)
         predictions, margins, confidences = map(np.asarray, found)
         table = PredictionTable(predictions, margins, confidences, masks, self.forward.num_classes)
         answers = defense.rule(table)
@@ -102,5 +100,7 @@ def defended(
     nothing = Seen(*(np.zeros(len(defense.masked_images), t) for t in (np.int16, np.float16, bool)))
     first_round = len(defense.open_columns(nothing, None))
     devices = forward.mesh.size
-    of_one = min(forward.chunk, -(-first_round // devices) * devices)
-    return DefendedPredictor(defense, forward, dataclasses.replace(forward, chunk=of_one))
+    ragged = -(-first_round // devices) * devices
+    if ragged >= forward.chunk:
+        return DefendedPredictor(defense, forward)
+    return DefendedPredictor(defense, dataclasses.replace(forward, ragged=ragged))

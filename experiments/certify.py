@@ -2,15 +2,14 @@
 
     python -m experiments.certify
 
-runs the embedded default (real handwritten digits, the shipped model, a few defenses) in about a
-minute on two cores. Everything else is an option; ``--help`` explains them, ``--list`` names what
+runs the embedded default (real handwritten digits, the shipped model, a few defenses) in
+seconds on two cores. Everything else is an option; ``--help`` explains them, ``--list`` names what
 there is. A run that was stopped, however, goes on when the same command is given again.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 import shlex
 import sys
@@ -23,7 +22,6 @@ from certmask_jax import (
     certification,
     data,
     evaluation,
-    merging,
     models,
     planning,
     precision_check,
@@ -36,6 +34,14 @@ from experiments import defense_specs, runtime
 from experiments.certification_job import Job, build_defenses, opened
 from experiments.certification_options import Config, parser, read_config
 from experiments.progress import Progress
+from experiments.run_folder import (
+    check_out,
+    is_written,
+    share_folder,
+    take_shares,
+    write_report,
+    written,
+)
 
 TO_BE_GONE_ON_WITH = 3
 """Exit status of a run that ended as it had no more time."""
@@ -52,7 +58,7 @@ def run(config: Config, command: str) -> int:
     run_folder: AnyPath = config.out or Path("runs") / job.name
     out = share_folder(run_folder, config.shard)
     check_out(out)
-    _take_shares(run_folder, out)
+    take_shares(run_folder, out, _say)
     for defense in job.defenses:
         _say(str(defense))
     deadline = None if config.max_minutes is None else started + 60 * config.max_minutes
@@ -60,12 +66,7 @@ def run(config: Config, command: str) -> int:
     if out != run_folder:
         whole = re.sub(r" --shard[ =]\S+", "", command)
         provenance = {**provenance, "shard": part, "command_of_all_shares": whole}
-    with Progress(
-        job.defenses,
-        len(job.dataset) // config.shard[1],
-        deadline=deadline,
-        quiet=not processes.is_first(),
-    ) as progress:
+    with Progress(job.defenses, deadline=deadline, quiet=not processes.is_first()) as progress:
         saved = evaluation.evaluate(
             job.dataset,
             job.model.apply_fn,
@@ -94,7 +95,7 @@ def run(config: Config, command: str) -> int:
         return 0
     seconds = {"evaluation": round(time.monotonic() - started, 2)}
     result = certification.certify(saved, job.defenses, margin_guard=config.margin_guard)
-    was_complete = not progress.settled_now and _is_of(result, out, config.precision)
+    was_complete = not progress.settled_now and is_written(result, out, config.precision)
     flips = _flips(config, job, saved, out if was_complete else None)
     seconds["all"] = round(time.monotonic() - started, 2)
     session = {
@@ -105,7 +106,7 @@ def run(config: Config, command: str) -> int:
         session["label_flips_against_float32"] = flips
     result = dataclasses.replace(result, provenance={**result.provenance, **session})
     if not was_complete:
-        write_report(result, out)
+        write_report(result, out, _say)
     print(f"\n{report.as_text(result)}")
     if was_complete:
         print(f"\nthis run was complete already: printed again from {out}, nothing computed")
@@ -153,31 +154,6 @@ def certify_saved(
     return certification.certify(saved, defenses, margin_guard=margin_guard)
 
 
-def share_folder(run_folder: AnyPath, shard: tuple[int, int]) -> AnyPath:
-    """Where a share of a run goes."""
-    return run_folder if shard[1] == 1 else run_folder / f"shard-{shard[0]}-of-{shard[1]}"
-
-
-def share_tables(run_folder: AnyPath) -> list[AnyPath]:
-    """The tables of the shares in the folder of a run that were begun."""
-    if not run_folder.is_dir():
-        return []
-    shares = [folder for folder in run_folder.iterdir() if _is_share(folder)]
-    shares.sort(key=lambda folder: folder.name)
-    return [f / "tables" for f in shares if (f / "tables" / tables.ABOUT).is_file()]
-
-
-def write_report(result: report.Report, out: AnyPath) -> None:
-    """Writes the files of a report, and says so if they replace those of another margin guard."""
-    before = _written(out)
-    if before is not None and before.get("margin_guard", 0) != result.margin_guard:
-        _say(
-            f"{out}: results.json and per_image.csv are now those of --margin-guard "
-            f"{result.margin_guard:g}, before of {before.get('margin_guard', 0):g}"
-        )
-    report.write(result, out)
-
-
 def _plan(config: Config, job: Job) -> str:
     found = planning.plan(
         job.dataset,
@@ -214,13 +190,13 @@ def _duration(seconds: float) -> str:
 
 
 def _flips(
-    config: Config, job: Job, saved: tables.SavedTable, written: AnyPath | None
+    config: Config, job: Job, saved: tables.SavedTable, complete: AnyPath | None
 ) -> dict[str, Any] | None:
     """What a lower precision changed: as it was written, or computed."""
     if config.precision == "highest":
         return None
-    if written is not None:
-        found = (_written(written) or {}).get("provenance", {}).get("label_flips_against_float32")
+    if complete is not None:
+        found = (written(complete) or {}).get("provenance", {}).get("label_flips_against_float32")
         return None if found is None else dict(found)
     compared = precision_check.label_flips(
         saved,
@@ -231,52 +207,6 @@ def _flips(
         chunk=config.chunk,
     )
     return dataclasses.asdict(compared)
-
-
-def _written(out: AnyPath) -> dict[str, Any] | None:
-    """What ``results.json`` says, if it can be read."""
-    try:
-        return dict(json.loads((out / report.FILES[0]).read_bytes()))
-    except (OSError, ValueError):
-        return None
-
-
-def _is_of(result: report.Report, out: AnyPath, precision: str) -> bool:
-    """Whether the files of a report are there, with the same margin guard and all that it says."""
-    before = _written(out)
-    if before is None or not all((out / name).is_file() for name in report.FILES):
-        return False
-    # experiments.merge has no model to count label flips with.
-    is_whole = precision == "highest" or "label_flips_against_float32" in before.get(
-        "provenance", {}
-    )
-    return is_whole and before.get("margin_guard") == result.margin_guard
-
-
-def check_out(out: AnyPath) -> None:
-    """Refuses a folder with files and without a table; whose table it is, ``evaluate`` checks."""
-    if not out.exists() or (out / "tables").is_dir():
-        return
-    if not out.is_dir() or not all(map(_is_share, out.iterdir())):
-        raise FileExistsError(
-            f"--out {out}: expected a new or empty folder, or this same run to go on with, but it "
-            "holds files, perhaps of another run; choose another name"
-        )
-
-
-def _is_share(folder: AnyPath) -> bool:
-    return re.fullmatch(r"shard-\d+-of-\d+", folder.name) is not None
-
-
-def _take_shares(run_folder: AnyPath, out: AnyPath) -> None:
-    """Puts what shares have done into the whole table, if it is not complete."""
-    shares = share_tables(run_folder)
-    folder = out / "tables"
-    if out != run_folder or not shares or not processes.is_first():
-        return
-    if tables.recorded(folder) is None or not tables.is_complete(folder):
-        _say(f"going on with what {len(shares)} shares have done")
-        merging.merge(shares, folder, partial=True, warn=_say)
 
 
 def _list() -> None:

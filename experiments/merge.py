@@ -12,7 +12,8 @@ from collections.abc import Sequence
 
 from certmask_jax import merging, report, tables
 from certmask_jax.storage import AnyPath, any_path
-from experiments.certify import certify_saved, check_out, message, share_tables, write_report
+from experiments.certify import certify_saved, message
+from experiments.run_folder import check_out, share_tables, write_report
 
 
 def parser() -> argparse.ArgumentParser:
@@ -39,10 +40,14 @@ def run(runs: Sequence[AnyPath], out: AnyPath | None, margin_guard: float) -> No
     else:
         shares = [folder / "tables" if (folder / "tables").is_dir() else folder for folder in runs]
     check_out(out)
-    merging.merge(shares, out / "tables", warn=lambda line: print(line, file=sys.stderr))
+    merging.merge(shares, out / "tables", warn=_say)
     result = certify_saved(tables.load(out / "tables"), out, margin_guard=margin_guard)
-    write_report(result, out)
+    write_report(result, out, _say)
     print(f"{report.as_text(result)}\n\nresults of {len(shares)} shares in {out}")
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -24,7 +24,6 @@ class Progress:
 
     Args:
       defenses: whose accuracies are shown.
-      num_images: of this job.
       deadline: in seconds of ``time.monotonic``; no block is begun that would end after it.
       quiet: show nothing.
     """
@@ -32,17 +31,16 @@ class Progress:
     def __init__(
         self,
         defenses: Sequence[Defense],
-        num_images: int,
         *,
         deadline: float | None = None,
         quiet: bool = False,
     ) -> None:
         self.settled_now = 0
         self.passes_now = 0
-        self.seconds = 0.0  # of the blocks that were computed now
         self.stopped = False
         self._defenses = list(defenses)[:_SHOWN]
-        self._num_images = num_images
+        self._total = 0  # masked images
+        self._width = 1  # of them an image
         self._deadline = deadline
         self._images = 0
         self._right = np.zeros((len(self._defenses), 2), np.int64)  # clean, certified
@@ -79,7 +77,7 @@ class Progress:
             self.passes_now += step.evaluated
         if self._bar.disable:  # it has none of what follows
             return
-        self._bar.total = step.total
+        self._bar.total = self._total = step.total
         if step.is_new:
             self._bar.set_postfix_str(self._says(), refresh=False)
             self._bar.update(step.settled)
@@ -92,8 +90,8 @@ class Progress:
         if self._block_began is not None:
             taken = time.monotonic() - self._block_began
             self._longest = max(self._longest, taken)
-            self.seconds += taken
         self._images += len(labels)
+        self._width = table.predictions.shape[1]
         for number, defense in enumerate(self._defenses):
             self._right[number, 0] += int((defense.rule(table) == labels).sum())
             self._right[number, 1] += int(defense.worst_case(table, labels).sum())
@@ -106,8 +104,9 @@ class Progress:
 
     def _says(self) -> str:
         passes = self.passes_now / max(time.monotonic() - self._began, 1e-9)
-        parts = [f"{passes:,.0f} passes/s", f"{self._images} of {self._num_images} images decided"]
+        parts = [f"{passes:,.0f} passes/s"]
         if self._images:
+            parts.append(f"{self._images} of {self._total // self._width} images decided")
             shares = 100 * self._right / self._images
             parts += [
                 f"{defense.name} clean {clean:.1f} certified {certified:.1f}"

@@ -234,3 +234,33 @@ def test_second_round_only_where_the_first_disagrees():
         assert (answers.masked_images[agree] == 9).all()
         assert (answers.masked_images[~agree] > 9).all()
         assert (answers.masked_images <= most).all()
+
+
+def test_little_work_goes_through_a_small_chunk(monkeypatch):
+    """A single image, and the challenges of several, do not wait for a mostly empty chunk."""
+    masks = mask_sets.budgeted_grid(SIZE, (2, 3), masks_per_axis=3)
+    double, challenger = defenses.double_masking(masks), defenses.challenger_masking(masks)
+    sizes, real = [], forward.MaskedForward.executable
+
+    def noted(run, items):
+        step = real(run, items)
+        return lambda *given: (sizes.append(items), step(*given))[1]
+
+    monkeypatch.setattr(forward.MaskedForward, "executable", noted)
+    few = 16  # nine masks, on eight devices
+    for defense, images, expected in (
+        (double, IMAGES[:1], {few, 64}),
+        (challenger, IMAGES[:1], {few}),
+        (challenger, IMAGES, {few, 64}),
+    ):
+        sizes.clear()
+        guarded = defended(linear, WEIGHTS, defense, preprocessing=PREPROCESSING, chunk=64)
+        assert guarded.forward.ragged == few
+        guarded(images)
+        assert sizes
+        assert set(sizes) <= expected
+    # 99 of the first round: a chunk and the rest; then challenges, at most eleven at once.
+    assert sizes[:2] == [64, 64]
+    assert set(sizes[2:]) == {few}
+    small = defended(linear, WEIGHTS, challenger, preprocessing=PREPROCESSING, chunk=8)
+    assert small.forward.ragged is None

@@ -18,7 +18,7 @@ HOUSE = [
     "defenses.defense", "defenses.second_round", "defenses.patchcleanser",
     "defenses.minority_reports", "defenses.certmask", "defenses",
     "adversary", "preprocessing", "devices", "processes", "fingerprint", "compiled", "forward",
-    "early_exit", "predictor",
+    "out_of_memory", "early_exit", "predictor",
     "models.bagnet", "models.cifar_resnet", "models.resmlp", "models.resnetv2", "models.vit",
     "models.published", "models.spellings", "models",
     "weights.names", "weights.google", "weights.reading", "weights.writing", "weights.families",

@@ -1,0 +1,53 @@
+"""Devices that run out of memory: the chunk is halved and the work done again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+
+from certmask_jax.compiled import Outputs
+from certmask_jax.forward import MaskedForward
+
+
+class Guarded:
+    """A forward pass that goes on with half the chunk when the devices run out of memory."""
+
+    def __init__(self, forward: MaskedForward, warn: Callable[[str], None]) -> None:
+        self._forward = forward
+        self._warn = warn
+
+    def run(self, work: Callable[[MaskedForward], Outputs]) -> Outputs:
+        """What ``work`` gives, done again with a smaller chunk where there is no memory for it."""
+        return self.run_told(lambda forward, _: work(forward), lambda settled, evaluated: None)
+
+    def run_told(
+        self,
+        work: Callable[[MaskedForward, Callable[[int, int], None]], Outputs],
+        tell: Callable[[int, int], None],
+    ) -> Outputs:
+        """The same for work that tells of (settled, evaluated) masked images as it goes on.
+
+        What was told of work that is done again is taken back.
+        """
+        told = [0, 0]
+
+        def advance(settled: int, evaluated: int) -> None:
+            told[0] += settled
+            told[1] += evaluated
+            tell(settled, evaluated)
+
+        while True:
+            try:
+                return work(self._forward, advance)
+            except jax.errors.JaxRuntimeError as error:
+                if "RESOURCE_EXHAUSTED" not in str(error):
+                    raise
+                begun = self._forward.chunk
+                self._forward = self._forward.halved()
+            tell(-told[0], -told[1])
+            told = [0, 0]
+            self._warn(
+                f"the devices ran out of memory with {begun} masked images at once; going on with "
+                f"{self._forward.chunk} (--chunk chooses from the start)"
+            )

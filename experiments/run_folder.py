@@ -1,0 +1,82 @@
+"""What the folder of a run holds: tables, the shares of other jobs, and the files of the report."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+from certmask_jax import merging, processes, report, tables
+from certmask_jax.storage import AnyPath
+
+
+def share_folder(run_folder: AnyPath, shard: tuple[int, int]) -> AnyPath:
+    """Where a share of a run goes."""
+    return run_folder if shard[1] == 1 else run_folder / f"shard-{shard[0]}-of-{shard[1]}"
+
+
+def share_tables(run_folder: AnyPath) -> list[AnyPath]:
+    """The tables of the shares in the folder of a run that were begun."""
+    if not run_folder.is_dir():
+        return []
+    shares = [folder for folder in run_folder.iterdir() if _is_share(folder)]
+    shares.sort(key=lambda folder: folder.name)
+    return [f / "tables" for f in shares if (f / "tables" / tables.ABOUT).is_file()]
+
+
+def _is_share(folder: AnyPath) -> bool:
+    return re.fullmatch(r"shard-\d+-of-\d+", folder.name) is not None
+
+
+def check_out(out: AnyPath) -> None:
+    """Refuses a folder with files and without a table; whose table it is, ``evaluate`` checks."""
+    if not out.exists() or (out / "tables").is_dir():
+        return
+    if not out.is_dir() or not all(map(_is_share, out.iterdir())):
+        raise FileExistsError(
+            f"--out {out}: expected a new or empty folder, or this same run to go on with, but it "
+            "holds files, perhaps of another run; choose another name"
+        )
+
+
+def take_shares(run_folder: AnyPath, out: AnyPath, warn: Callable[[str], None]) -> None:
+    """Puts what shares have done into the whole table, if it is not complete."""
+    shares = share_tables(run_folder)
+    folder = out / "tables"
+    if out != run_folder or not shares or not processes.is_first():
+        return
+    if tables.recorded(folder) is None or not tables.is_complete(folder):
+        warn(f"going on with what {len(shares)} shares have done")
+        merging.merge(shares, folder, partial=True, warn=warn)
+
+
+def write_report(result: report.Report, out: AnyPath, warn: Callable[[str], None]) -> None:
+    """Writes the files of a report, and says so if they replace those of another margin guard."""
+    before = written(out)
+    if before is not None and before.get("margin_guard", 0) != result.margin_guard:
+        warn(
+            f"{out}: results.json and per_image.csv are now those of --margin-guard "
+            f"{result.margin_guard:g}, before of {before.get('margin_guard', 0):g}"
+        )
+    report.write(result, out)
+
+
+def written(out: AnyPath) -> dict[str, Any] | None:
+    """What ``results.json`` says, if it can be read."""
+    try:
+        return dict(json.loads((out / report.FILES[0]).read_bytes()))
+    except (OSError, ValueError):
+        return None
+
+
+def is_written(result: report.Report, out: AnyPath, precision: str) -> bool:
+    """Whether the files of a report are there, with the same margin guard and all that it says."""
+    before = written(out)
+    if before is None or not all((out / name).is_file() for name in report.FILES):
+        return False
+    # experiments.merge has no model to count label flips with.
+    is_whole = precision == "highest" or "label_flips_against_float32" in before.get(
+        "provenance", {}
+    )
+    return is_whole and before.get("margin_guard") == result.margin_guard
