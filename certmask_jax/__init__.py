@@ -8,9 +8,10 @@ that rule.
 from certmask_jax import adversary, defenses, geometry, mask_sets, masked_images
 from certmask_jax._version import __version__
 from certmask_jax.defenses import ALERT, Defense, Guarantee
-from certmask_jax.forward import masked_forward, predict
+from certmask_jax.forward import masked_forward
 from certmask_jax.mask_sets import CoverageError, MaskSet
 from certmask_jax.masked_images import MaskedImages
+from certmask_jax.prediction import predict
 from certmask_jax.prediction_table import NO_LABEL, PredictionTable
 from certmask_jax.predictor import defended
 from certmask_jax.preprocessing import Preprocessing

@@ -93,7 +93,7 @@ def step(apply_fn: ApplyFn, preprocessing: Preprocessing, mesh: Mesh) -> Any:
     """The jitted function that :func:`compiled` compiles for its shapes."""
 
     def chunk(params: Any, images: Array, boxes: Array, image_of: Array) -> Outputs:
-        return _read(masked_logits(apply_fn, preprocessing, params, images, boxes, image_of))
+        return read(masked_logits(apply_fn, preprocessing, params, images, boxes, image_of))
 
     # Each device runs its own share of the work items, so there is nothing to communicate. (Left
     # to the partitioner, top_k alone gathers all logits on every device.)
@@ -132,7 +132,7 @@ def masked_logits(
         return apply_fn(params, masked).astype(jnp.float32)
 
 
-def _read(logits: Array) -> Outputs:
+def read(logits: Array) -> Outputs:
     """Label, margin and confidence of ``float32[W, K]`` logits."""
     finite = jnp.isfinite(logits).all(axis=1)
     top, second = jax.lax.top_k(logits, 2)[0].T

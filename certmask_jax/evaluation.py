@@ -21,7 +21,9 @@ from certmask_jax import early_exit, fingerprint, masked_images, processes, stor
 from certmask_jax.blocks import Block
 from certmask_jax.compiled import ApplyFn, Outputs
 from certmask_jax.defenses.defense import Defense
-from certmask_jax.forward import MaskedForward, Uploaded, masked_forward
+from certmask_jax.forward import Uploaded
+from certmask_jax.local_fields import LocalLogits
+from certmask_jax.local_forward import AnyForward, LocalForward, any_forward
 from certmask_jax.masked_images import MaskedImages
 from certmask_jax.out_of_memory import Guarded
 from certmask_jax.prediction_table import UNKNOWN, PredictionTable, check_labels
@@ -29,12 +31,17 @@ from certmask_jax.preprocessing import Preprocessing, check_images
 from certmask_jax.table_writer import TableWriter
 
 # A block is what a run that is stopped loses. It has many chunks, so that few of them are ragged,
-# and a test set has some blocks even if it is small, so that it can be shared out.
+# and a test set has some blocks even if it is small, so that it can be shared out. Of a large model
+# it has fewer chunks, for some seconds of work on each device, but not so few images that the last
+# chunks, which nothing more fills, are most of them.
 _CHUNKS_A_BLOCK = 256
+_FLOPS_A_BLOCK = {"cpu": 2e12, "gpu": 1e15, "tpu": 1e15}
+_LEAST_IMAGES_A_BLOCK = 4
 _LEAST_BLOCKS = 16
 
 
 _Read = TypeVar("_Read")
+_Images = Uploaded | NDArray[np.uint8]
 
 
 class Batch(Protocol):
@@ -90,6 +97,7 @@ def evaluate(
     *,
     preprocessing: Preprocessing,
     decide: bool = False,
+    local: LocalLogits | None = None,
     share: tuple[int, int] = (0, 1),
     identity: Mapping[str, Any] | None = None,
     provenance: Mapping[str, Any] | None = None,
@@ -105,13 +113,15 @@ def evaluate(
 
     Args:
       test_set: T images of one size, T >= 1.
-      apply_fn, params, preprocessing, chunk, mesh: see :func:`certmask_jax.forward.predict`.
+      apply_fn, params, preprocessing, chunk, mesh: see :func:`certmask_jax.prediction.predict`.
       defenses: their masked images are merged; equal ones are evaluated once.
       folder: where the table goes; local or in a bucket (:func:`certmask_jax.storage.any_path`).
         One of the same fingerprint that it holds is gone on with, after its checksums were
         verified.
       decide: evaluate of each image only what can still change an answer or a verdict of these
         defenses (:mod:`certmask_jax.early_exit`); the verdicts are those of the whole table.
+      local: the model's local logits, if it has any: all masked images from their distinct fields
+        (:mod:`certmask_jax.local_forward`), where that is less work than ``decide`` would leave.
       share: ``(i, n)``: only every n-th block, from block i on. Tables of the n shares make up one
         (:mod:`certmask_jax.merging`).
       identity: JSON-able facts that decide the numbers and that only the caller knows (data set,
@@ -142,26 +152,33 @@ def evaluate(
         storage.check_writable(folder)
     if chunk is None and there is not None:
         chunk = there["fingerprint"].get("chunk")  # today another may fit the memory
-    forward = masked_forward(
+    forward = any_forward(
         apply_fn,
         params,
         first.shape[1:],
+        columns,
         preprocessing=preprocessing,
-        boxes_per_mask=columns.boxes.shape[1],
+        local=local,
         chunk=chunk,
         mesh=mesh,
     )
     known = dict(identity or {})
     if "weights_sha256" not in known:
         known["weights_sha256"] = fingerprint.of_arrays(params)
-    shared = {"chunk": forward.chunk, "preprocessing": dataclasses.asdict(preprocessing)}
+    shared: dict[str, Any] = {
+        "chunk": forward.chunk,
+        "preprocessing": dataclasses.asdict(preprocessing),
+    }
+    if isinstance(forward, LocalForward):
+        shared["local_logits"] = {"field": forward.local.field, "stride": forward.local.stride}
+        shared["fields"] = len(forward.fields)
+        shared["fields_as_whole_images"] = round(forward.fields.whole_images, 2)
     if decide:  # what is left out depends on them
         asked = [(str(d), dict(d.options), fingerprint.of_arrays(d.groups)) for d in defenses]
         known["defenses_sha256"] = fingerprint.of_facts(asked)
     guarded = Guarded(forward, hooks.warn)
     if there is None:
-        unmasked = masked_images.unmasked(columns.image_size)
-        _check_logits(guarded.run(lambda f: f.table_block(first, unmasked)))
+        _check_logits(guarded.run(lambda f: f.tried(first)))
     images_per_block = block_length(len(test_set), len(columns), forward)
     writer = TableWriter(
         folder,
@@ -188,19 +205,19 @@ def evaluate(
         damaged=hooks.warn,
     )
 
-    def read(start: int, stop: int) -> tuple[Uploaded, NDArray[np.int32], tuple[str, ...]]:
+    def read(start: int, stop: int) -> tuple[_Images, NDArray[np.int32], tuple[str, ...]]:
         batch = test_set.read(start, stop)
         check_images(batch.images, columns.image_size)
         labels = check_labels(batch.labels, len(batch.images), forward.num_classes)
         return forward.upload(batch.images), labels, tuple(batch.ids)
 
-    def computed(images: Uploaded, labels: NDArray[np.int32], ids: tuple[str, ...]) -> Block:
-        def block(forward: MaskedForward, advance: Callable[[int, int], None]) -> Outputs:
+    def computed(images: _Images, labels: NDArray[np.int32], ids: tuple[str, ...]) -> Block:
+        def block(forward: AnyForward, advance: Callable[[int, int], None]) -> Outputs:
             if decide:
                 return early_exit.evaluate(
                     forward, images, columns, questions, labels, always=[0], progress=advance
                 )
-            return forward.table_block(images, columns, lambda n: advance(n, n))
+            return forward.table_block(images, columns, lambda n: advance(n, n))  # type: ignore[arg-type]  # its own
 
         return Block(guarded.run_told(block, tell), labels, ids)
 
@@ -250,10 +267,18 @@ def merged(defenses: Sequence[Defense]) -> tuple[MaskedImages, list[early_exit.Q
     return columns, questions
 
 
-def block_length(num_images: int, num_columns: int, forward: MaskedForward) -> int:
+def block_length(num_images: int, num_columns: int, forward: AnyForward) -> int:
     """How many images are evaluated, written and resumed together."""
-    fits = _CHUNKS_A_BLOCK * forward.chunk // num_columns
+    fits = _CHUNKS_A_BLOCK * forward.masked_at_once() // num_columns
+    fits = min(fits, max(_LEAST_IMAGES_A_BLOCK, images_in_seconds(num_columns, forward)))
     return max(1, min(forward.images_at_once(), fits, -(-num_images // _LEAST_BLOCKS)))
+
+
+def images_in_seconds(num_columns: int, forward: AnyForward) -> int:
+    """How many images take the devices some seconds, about; may be none, or very many."""
+    devices = forward.mesh.devices.flat
+    budget = _FLOPS_A_BLOCK.get(devices[0].platform, 1e15) * len(devices)
+    return int(budget / max(1.0, forward.flops_an_image(num_columns) or 0.0))
 
 
 def _ahead(read: Callable[[int, int], _Read], spans: Sequence[tuple[int, int]]) -> Generator[_Read]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import warnings
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -21,11 +20,10 @@ from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from numpy.typing import NDArray
 
-from certmask_jax.compiled import ApplyFn, Outputs, compiled, num_classes
+from certmask_jax.compiled import ApplyFn, Outputs, compiled, flops, num_classes
 from certmask_jax.devices import AXIS, device_mesh, free_memory
 from certmask_jax.masked_images import MaskedImages
-from certmask_jax.prediction_table import PredictionTable
-from certmask_jax.preprocessing import Preprocessing, check_images
+from certmask_jax.preprocessing import Preprocessing
 
 _IMAGE_BYTES_AT_ONCE = 1 << 26
 _MAX_IMAGES_AT_ONCE = 512
@@ -80,6 +78,16 @@ class MaskedForward:
         size = int(np.prod(self.image_shape))
         return int(np.clip(_IMAGE_BYTES_AT_ONCE // size, 1, _MAX_IMAGES_AT_ONCE))
 
+    def masked_at_once(self) -> int:
+        """How many masked images the devices work on together."""
+        return self.chunk
+
+    def flops_an_image(self, count: int) -> float | None:
+        """Operations for ``count`` masked images; None where the compiler does not say."""
+        shape = self.preprocessing.model_shape(self.image_shape)
+        each = flops(self.apply_fn, self._params, shape)
+        return None if each is None else each * count
+
     def halved(self) -> MaskedForward:
         """The same with half the chunk, for devices that ran out of memory.
 
@@ -110,6 +118,11 @@ class MaskedForward:
         """A way to send work on these images, ``uint8[B, h, w, c]``, or as uploaded."""
         uploaded = images if isinstance(images, Uploaded) else self.upload(images)
         return Flight(self, self._params, uploaded.on_devices)
+
+    def tried(self, image: NDArray[np.uint8]) -> Outputs:
+        """What it says of ``uint8[1, h, w, c]`` without a mask; compiles."""
+        nothing = np.zeros((1, self.boxes_per_mask, 4), np.int32)
+        return self.labels(image, nothing, np.zeros(1, np.int32))
 
     def labels(
         self,
@@ -291,61 +304,3 @@ def masked_forward(
         while forward.chunk > devices and (forward.memory() or 0) > budget:
             forward = forward.halved()
     return forward
-
-
-def predict(
-    apply_fn: ApplyFn,
-    params: Any,
-    images: NDArray[np.uint8],
-    masks: MaskedImages,
-    *,
-    preprocessing: Preprocessing | None = None,
-    chunk: int | None = None,
-    mesh: Mesh | None = None,
-    progress: Callable[[int], None] | None = None,
-) -> PredictionTable:
-    """The whole prediction table of a model: every masked image of every image.
-
-    Args:
-      apply_fn, params: any model, see :data:`ApplyFn`.
-      images: ``uint8[T, h, w, c]`` of the size that ``masks`` were built for.
-      masks: V masked images, as ``defense.masked_images``.
-      preprocessing: by default pixels scaled to [0, 1], masked ones black.
-      chunk, mesh: see :func:`masked_forward`.
-      progress: called with the number of masked images finished since the last call.
-
-    Raises:
-      ValueError: for images of the wrong shape or dtype.
-
-    Warns:
-      RuntimeWarning: naming images whose logits are NaN or infinite; they are never certified.
-    """
-    preprocessing = Preprocessing() if preprocessing is None else preprocessing
-    check_images(images, masks.image_size)
-    forward = masked_forward(
-        apply_fn,
-        params,
-        images.shape[1:],
-        preprocessing=preprocessing,
-        boxes_per_mask=masks.boxes.shape[1],
-        chunk=chunk,
-        mesh=mesh,
-    )
-    blocks = [
-        forward.table_block(images[start : start + forward.images_at_once()], masks, progress)
-        for start in range(0, len(images), forward.images_at_once())
-    ]
-    predictions, margins, confidences = (
-        np.concatenate([np.asarray(a) for a in column]) for column in zip(*blocks, strict=True)
-    )
-    table = PredictionTable(predictions, margins, confidences, masks, forward.num_classes)
-    broken = table.non_finite_images()
-    if len(broken):
-        warnings.warn(
-            f"the model gives NaN or infinite logits for {len(broken)} image(s): "
-            f"{', '.join(map(str, broken[:10]))}{', ...' if len(broken) > 10 else ''}; they are "
-            "never certified",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-    return table

@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Generic, TypeVar
 
 import jax
 
 from certmask_jax.compiled import Outputs
-from certmask_jax.forward import MaskedForward
+from certmask_jax.local_forward import AnyForward
+
+_Forward = TypeVar("_Forward", bound=AnyForward)
 
 
-class Guarded:
+class Guarded(Generic[_Forward]):
     """A forward pass that goes on with half the chunk when the devices run out of memory."""
 
-    def __init__(self, forward: MaskedForward, warn: Callable[[str], None]) -> None:
+    def __init__(self, forward: _Forward, warn: Callable[[str], None]) -> None:
         self._forward = forward
         self._warn = warn
 
-    def run(self, work: Callable[[MaskedForward], Outputs]) -> Outputs:
+    def run(self, work: Callable[[_Forward], Outputs]) -> Outputs:
         """What ``work`` gives, done again with a smaller chunk where there is no memory for it."""
         return self.run_told(lambda forward, _: work(forward), lambda settled, evaluated: None)
 
     def run_told(
         self,
-        work: Callable[[MaskedForward, Callable[[int, int], None]], Outputs],
+        work: Callable[[_Forward, Callable[[int, int], None]], Outputs],
         tell: Callable[[int, int], None],
     ) -> Outputs:
         """The same for work that tells of (settled, evaluated) masked images as it goes on.
@@ -44,7 +47,7 @@ class Guarded:
                 if "RESOURCE_EXHAUSTED" not in str(error):
                     raise
                 begun = self._forward.chunk
-                self._forward = self._forward.halved()
+                self._forward = self._forward.halved()  # type: ignore[assignment]  # of its own kind
             tell(-told[0], -told[1])
             told = [0, 0]
             self._warn(

@@ -13,10 +13,11 @@ from jax.sharding import Mesh
 
 from certmask_jax import early_exit
 from certmask_jax.blocks import BYTES_A_PREDICTION, Blocks
-from certmask_jax.compiled import ApplyFn, flops
+from certmask_jax.compiled import ApplyFn
 from certmask_jax.defenses.defense import Defense
-from certmask_jax.evaluation import TestSet, block_length, merged
-from certmask_jax.forward import masked_forward
+from certmask_jax.evaluation import TestSet, block_length, images_in_seconds, merged
+from certmask_jax.local_fields import LocalLogits
+from certmask_jax.local_forward import any_forward
 from certmask_jax.prediction_table import UNKNOWN, check_labels
 from certmask_jax.preprocessing import Preprocessing, check_images
 from certmask_jax.table_writer import share_of
@@ -35,7 +36,8 @@ class Plan:
       images_per_block: what is lost at most when the run is killed.
       passes_most, passes_expected: forward passes of the whole run; expected is what the images of
         the calibration took.
-      flops_a_pass: floating-point operations, None if unknown.
+      flops_a_pass: floating-point operations, None if unknown; a masked image's share of those for
+        the distinct fields of a model with local logits.
       table_bytes: on the disk, before compression.
       passes_per_second: measured.
       seconds_expected: of the evaluation, without start-up and compilation.
@@ -63,6 +65,7 @@ def plan(
     *,
     preprocessing: Preprocessing,
     decide: bool = False,
+    local: LocalLogits | None = None,
     share: tuple[int, int] = (0, 1),
     chunk: int | None = None,
     mesh: Mesh | None = None,
@@ -71,7 +74,8 @@ def plan(
     """Counts, compiles, and evaluates images from all over the test set for some seconds.
 
     Args:
-      test_set, apply_fn, params, defenses, preprocessing, decide, share, chunk, mesh: as for
+      test_set, apply_fn, params, defenses, preprocessing, decide, local, share, chunk,
+        mesh: as for
         :func:`certmask_jax.evaluation.evaluate`.
       seconds: of the calibration, which ends with the turn of images that it is in.
 
@@ -82,20 +86,21 @@ def plan(
     first = test_set.read(0, 1).images
     check_images(first, columns.image_size)
     image_shape = first.shape[1:]
-    forward = masked_forward(
+    forward = any_forward(
         apply_fn,
         params,
         image_shape,
+        columns,
         preprocessing=preprocessing,
-        boxes_per_mask=columns.boxes.shape[1],
+        local=local,
         chunk=chunk,
         mesh=mesh,
     )
     images_per_block = block_length(len(test_set), len(columns), forward)
     blocks = Blocks(Path(), (len(test_set), len(columns)), images_per_block)
     num_images = sum(map(blocks.length, share_of(len(blocks), share)))
-    forward.labels(first, columns.boxes[:1], np.zeros(1, np.int32))  # compiled and warm
-    turn = min(forward.images_at_once(), _IMAGES_A_TURN)
+    forward.tried(first)  # compiled and warm
+    turn = max(1, min(_IMAGES_A_TURN, images_in_seconds(len(columns), forward)))
     order = np.random.default_rng(0).permutation(len(test_set))
     finished, passes, spent = 0, 0, 0.0
     while finished < len(test_set) and spent < seconds:
@@ -119,7 +124,7 @@ def plan(
         images_per_block=images_per_block,
         passes_most=num_images * len(columns),
         passes_expected=expected,
-        flops_a_pass=flops(apply_fn, params, preprocessing.model_shape(image_shape)),
+        flops_a_pass=forward.flops_an_image(1),
         table_bytes=num_images * len(columns) * BYTES_A_PREDICTION,
         passes_per_second=passes / spent,
         seconds_expected=expected / (passes / spent),

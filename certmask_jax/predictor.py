@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from certmask_jax import early_exit
 from certmask_jax.compiled import ApplyFn
 from certmask_jax.defenses.defense import ALERT, Defense, Seen
-from certmask_jax.forward import MaskedForward, masked_forward
+from certmask_jax.local_fields import LocalLogits
+from certmask_jax.local_forward import AnyForward, LocalForward, any_forward
 from certmask_jax.prediction_table import NO_LABEL, UNKNOWN, PredictionTable
 from certmask_jax.preprocessing import Preprocessing, check_images
 
@@ -36,7 +37,7 @@ class DefendedPredictor:
     """
 
     defense: Defense
-    forward: MaskedForward
+    forward: AnyForward
 
     def __call__(self, images: NDArray[np.uint8]) -> Answers:
         """Answers for ``uint8[B, h, w, c]``, any B >= 1.
@@ -76,6 +77,7 @@ def defended(
     *,
     channels: int = 3,
     preprocessing: Preprocessing | None = None,
+    local: LocalLogits | None = None,
     chunk: int | None = None,
     mesh: Mesh | None = None,
 ) -> DefendedPredictor:
@@ -85,18 +87,23 @@ def defended(
       apply_fn, params: any model, see :data:`certmask_jax.compiled.ApplyFn`.
       defense: what to guard it with.
       channels: of the images.
-      preprocessing: as in :func:`certmask_jax.forward.predict`; use the same as for certification.
+      preprocessing: as in :func:`certmask_jax.prediction.predict`; the same as for
+        certification.
+      local: the model's local logits, if it has any: see :mod:`certmask_jax.local_forward`.
       chunk, mesh: see :func:`certmask_jax.forward.masked_forward`.
     """
-    forward = masked_forward(
+    forward = any_forward(
         apply_fn,
         params,
         (*defense.mask_set.image_size, channels),
+        defense.masked_images,
         preprocessing=Preprocessing() if preprocessing is None else preprocessing,
-        boxes_per_mask=defense.masked_images.boxes.shape[1],
+        local=local,
         chunk=chunk,
         mesh=mesh,
     )
+    if isinstance(forward, LocalForward):
+        return DefendedPredictor(defense, forward)
     nothing = Seen(*(np.zeros(len(defense.masked_images), t) for t in (np.int16, np.float16, bool)))
     first_round = len(defense.open_columns(nothing, None))
     devices = forward.mesh.size

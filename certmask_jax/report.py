@@ -174,6 +174,12 @@ def _notes(report: Report) -> list[str]:
             f"forward passes: {made / report.num_images:.1f} an image of "
             f"{whole / report.num_images:.0f}; the others could not change a verdict"
         )
+    if "fields" in report.provenance:
+        notes.append(
+            f"local logits: all masked images of an image from {report.provenance['fields']} "
+            f"distinct fields, as many as {report.provenance['fields_as_whole_images']:g} whole "
+            "images have"
+        )
     alerts = [d for d in report.defenses if d.false_alert_rate is not None]
     for d in alerts:
         assert d.false_alert_rate is not None

@@ -18,12 +18,13 @@ from typing import Any
 
 from certmask_jax import fingerprint
 from experiments import runtime
-from experiments.measurements import children, latency, passes, speed, storage
+from experiments.measurements import children, fields, latency, passes, speed, storage
 from experiments.measurements.subjects import Subject, of_job, of_noise
 
 MEASUREMENTS = {
     "speed": "plain and masked forward pass, whole job, share of the peak, PyTorch",
     "passes": "forward passes an image, by mode",
+    "fields": "the distinct fields of a model with local logits (BagNet), against whole images",
     "latency": "of the defended predictor",
     "invariance": "logits in other batch positions, shapes and device counts",
     "scaling": "over 1, 2, 4, 8 devices",
@@ -100,6 +101,7 @@ def run(config: Config) -> dict[str, Any]:
     how: dict[str, Callable[[], Any]] = {
         "speed": lambda: speed.measure(subject(), config.images, config.repeat, config.chunk),
         "passes": lambda: passes.measure(verdicts(), config.images, config.chunk),
+        "fields": lambda: fields.measure(subject(), config.repeat),
         "latency": lambda: latency.measure(verdicts(), max(20, 20 * config.repeat), config.chunk),
         "invariance": lambda: children.run([*wide, *of_verdicts], "invariance", 1000),
         "scaling": lambda: children.run(wide, "scaling", config.repeat),

@@ -9,6 +9,7 @@ from typing import Any
 
 from certmask_jax import data, fingerprint, models, weights
 from certmask_jax.defenses import Defense
+from certmask_jax.local_fields import LocalLogits
 from certmask_jax.models import Model
 from certmask_jax.preprocessing import Preprocessing
 from experiments import defense_specs
@@ -36,6 +37,7 @@ class Job:
     model: Model
     params: Any
     preprocessing: Preprocessing
+    local: LocalLogits | None  # where masked images are evaluated by their distinct fields
     defenses: Sequence[Defense]
     identity: dict[str, Any]
     provenance: dict[str, Any]
@@ -56,6 +58,8 @@ def opened(config: Config, command: str) -> Job:
             "with weights"
         )
     params = config.model.load(path, model)
+    resized = None if dataset.image_size == input_size else input_size
+    uses_fields = model.local is not None and not config.whole_images and resized is None
     identity = {
         "dataset": config.dataset,
         "split": dataset.split,
@@ -69,6 +73,7 @@ def opened(config: Config, command: str) -> Job:
         "patch_lives": _PATCH_LIVES[config.patch_lives],
         "defense": list(specs),
         "decide": config.decide,
+        "distinct_fields": uses_fields,
     }
     return Job(
         dataset=dataset,
@@ -79,8 +84,9 @@ def opened(config: Config, command: str) -> Job:
             std=model.data_config.std,
             fill=read_fill(config.fill),
             precision=config.precision,  # type: ignore[arg-type]  # checked there
-            resize_to=None if dataset.image_size == input_size else input_size,
+            resize_to=resized,
         ),
+        local=model.local if uses_fields else None,
         defenses=defenses,
         identity=identity,
         provenance={

@@ -31,6 +31,7 @@ class Config:
     defenses: tuple[str, ...]
     precision: str
     decide: bool
+    whole_images: bool
     chunk: int | None
     margin_guard: float
     shard: tuple[int, int]
@@ -112,6 +113,12 @@ def parser() -> argparse.ArgumentParser:
         help="leave out the masked images that can no longer change an answer or a verdict; "
         "--no-decide evaluates the whole table, for other defenses later (default: --decide)",
     )
+    group.add_argument(
+        "--whole-images",
+        action="store_true",
+        help="evaluate every masked image whole, also where a model's logits are local (BagNet): "
+        "its distinct fields, each evaluated once, are the same for less",
+    )
     group.add_argument("--chunk", type=int, help="masked images at once (default: chosen)")
     group.add_argument(
         "--dry-run",
@@ -178,6 +185,7 @@ def read_config(arguments: argparse.Namespace) -> Config:
         defenses=tuple(arguments.defense or ()),
         precision=arguments.precision,
         decide=arguments.decide,
+        whole_images=arguments.whole_images,
         chunk=arguments.chunk,
         margin_guard=arguments.margin_guard,
         shard=read_shard(arguments.shard),

@@ -75,6 +75,7 @@ def run(config: Config, command: str) -> int:
             out / "tables",
             preprocessing=job.preprocessing,
             decide=config.decide,
+            local=job.local,
             share=config.shard,
             identity=job.identity,
             provenance=provenance,
@@ -162,6 +163,7 @@ def _plan(config: Config, job: Job) -> str:
         job.defenses,
         preprocessing=job.preprocessing,
         decide=config.decide,
+        local=job.local,
         share=config.shard,
         chunk=config.chunk,
     )

@@ -14,11 +14,11 @@ PACKAGE = Path(certmask_jax.__file__).parent
 # From the bottom up: a module may import only what stands before it.
 HOUSE = [
     "_version", "storage", "whole_files", "geometry", "mask_sets", "masked_images",
-    "prediction_table",
+    "local_fields", "prediction_table",
     "defenses.defense", "defenses.second_round", "defenses.patchcleanser",
     "defenses.minority_reports", "defenses.certmask", "defenses",
     "adversary", "preprocessing", "devices", "processes", "fingerprint", "compiled", "forward",
-    "out_of_memory", "early_exit", "predictor",
+    "local_forward", "prediction", "out_of_memory", "early_exit", "predictor",
     "models.bagnet", "models.cifar_resnet", "models.resmlp", "models.resnetv2", "models.vit",
     "models.published", "models.spellings", "models",
     "weights.names", "weights.google", "weights.reading", "weights.writing", "weights.families",
@@ -28,7 +28,7 @@ HOUSE = [
     "training.checkpoints", "training.log", "training.step", "training", "report", "certification",
     "evaluation", "planning", "precision_check", "merging",
 ]  # fmt: skip
-EXACT = ["geometry", "mask_sets", "masked_images", "prediction_table"]
+EXACT = ["geometry", "mask_sets", "masked_images", "local_fields", "prediction_table"]
 
 
 def _imports(file: Path) -> set[str]:

@@ -17,6 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from certmask_jax.local_fields import LocalLogits
+from certmask_jax.models.bagnet import BagNet
 from certmask_jax.models.published import MODELS, DataConfig
 from certmask_jax.models.spellings import resolve
 
@@ -42,6 +44,7 @@ class Model:
       data_config: preprocessing that it was trained with.
       apply_fn: ``(params, normalised images float32[B, h, w, c]) -> logits float32[B, K]``. Equal
         models share it, so that JAX compiles once.
+      local: its local logits, where the logits are their mean (BagNet); else None.
     """
 
     name: str
@@ -50,6 +53,7 @@ class Model:
     train_module: nn.Module
     data_config: DataConfig
     apply_fn: ApplyFn = dataclasses.field(repr=False)
+    local: LocalLogits | None = None
 
     def init(self, key: Array) -> Params:
         """Random variables."""
@@ -103,12 +107,14 @@ def create(
     classes = spelling.num_classes or entry.num_classes if num_classes is None else num_classes
     if classes < 1:
         raise ValueError(f"num_classes: expected at least 1, got {classes}")
-    module, trained, apply_fn = _build(spelling.model, classes, tuple(sorted(chosen.items())))
+    module, trained, apply_fn, local = _build(
+        spelling.model, classes, tuple(sorted(chosen.items()))
+    )
     config = entry.data_config
     if input_size is not None or spelling.resizes_whole:
         size = config.input_size if input_size is None else input_size
         config = dataclasses.replace(config, input_size=size, resize=None)
-    return Model(name, classes, module, trained, config, apply_fn)
+    return Model(name, classes, module, trained, config, apply_fn, local)
 
 
 def default_weights(name: str) -> Path | None:
@@ -120,8 +126,8 @@ def default_weights(name: str) -> Path | None:
 @functools.lru_cache(maxsize=64)
 def _build(
     model: str, num_classes: int, options: tuple[tuple[str, Any], ...]
-) -> tuple[nn.Module, nn.Module, ApplyFn]:
-    """The modules in eval and training mode, and the apply function, one for equal arguments."""
+) -> tuple[nn.Module, nn.Module, ApplyFn, LocalLogits | None]:
+    """The modules in eval and training mode, and what applies them, one for equal arguments."""
     build = MODELS[model].build
     module = build(num_classes=num_classes, is_training=False)
     for option, _ in options:
@@ -133,7 +139,13 @@ def _build(
     def apply_fn(params: Params, images: Array) -> Array:
         return module.apply(params, images)  # type: ignore[return-value]
 
-    return module, trained, apply_fn
+    def local_logits(params: Params, images: Array) -> Array:
+        return module.apply(params, images, method="local_logits")  # type: ignore[return-value]
+
+    local = None
+    if isinstance(module, BagNet):
+        local = LocalLogits(local_logits, module.receptive_field, module.stride)
+    return module, trained, apply_fn, local
 
 
 def _as_dtype(dtype: Any, option: str) -> Any:

@@ -18,9 +18,9 @@ from jax.sharding import Mesh
 from numpy.typing import NDArray
 
 from certmask_jax import masked_images
-from certmask_jax.forward import predict
 from certmask_jax.mask_sets import MaskSet
 from certmask_jax.models import Model, Params
+from certmask_jax.prediction import predict
 from certmask_jax.prediction_table import check_labels
 from certmask_jax.preprocessing import Preprocessing, check_images
 from certmask_jax.training import checkpoints, input_pipeline

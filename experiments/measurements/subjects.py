@@ -12,6 +12,7 @@ import numpy as np
 from certmask_jax import data, mask_sets, models
 from certmask_jax.defenses import Defense, double_masking
 from certmask_jax.forward import MaskedForward, masked_forward
+from certmask_jax.local_fields import LocalLogits
 from certmask_jax.models import ApplyFn
 from certmask_jax.preprocessing import Preprocessing
 from experiments import certification_options
@@ -53,6 +54,7 @@ class Subject:
     image_shape: tuple[int, int, int]
     num_classes: int
     defenses: Sequence[Defense]
+    local: LocalLogits | None = None
 
     def forward(self, **options: Any) -> MaskedForward:
         """The masked forward pass, with boxes enough for all defenses."""
@@ -83,6 +85,7 @@ def of_noise(name: str, precision: str, images: int) -> Subject:
         shape,
         model.num_classes,
         [double_masking(grid)],
+        model.local,
     )
 
 
@@ -99,4 +102,5 @@ def of_job(options: Sequence[str]) -> Subject:
         job.dataset.read(0, 1).images.shape[1:],
         job.model.num_classes,
         job.defenses,
+        job.local,
     )
