@@ -9,7 +9,7 @@ from typing import Any
 
 from certmask_jax import geometry, models, weights
 from certmask_jax.models import Model, Params
-from certmask_jax.models.vit import GELUS, POOLINGS
+from certmask_jax.models.vit import ATTENTIONS, GELUS, POOLINGS
 from experiments import defense_specs
 
 
@@ -22,6 +22,7 @@ class ModelOptions:
     input_size: tuple[int, int] | None
     gelu: str | None
     pooling: str | None
+    attention: str | None
     weights: Path | None
     new_head: bool
     resize_positions: bool
@@ -34,6 +35,7 @@ class ModelOptions:
             input_size=self.input_size,
             gelu=self.gelu,
             pooling=self.pooling,
+            attention=self.attention,
         )
 
     def load(self, path: Path, model: Model, *, seed: int = 0) -> Params:
@@ -49,7 +51,10 @@ class ModelOptions:
     def about(self) -> dict[str, Any]:
         """What was asked for beside the model's name and its file, for the provenance."""
         chosen = dataclasses.asdict(self)
-        return {name: chosen[name] for name in ("gelu", "pooling", "new_head", "resize_positions")}
+        return {
+            name: chosen[name]
+            for name in ("gelu", "pooling", "attention", "new_head", "resize_positions")
+        }
 
 
 def add(
@@ -89,6 +94,12 @@ def add(
     )
     group.add_argument("--pooling", choices=POOLINGS, help="of a ViT (default: token)")
     group.add_argument(
+        "--attention",
+        choices=ATTENTIONS,
+        help="of a ViT: cudnn is cuDNN's flash attention, on NVIDIA GPUs with --precision bfloat16 "
+        "(default: xla, which runs anywhere)",
+    )
+    group.add_argument(
         "--resize-positions",
         action="store_true",
         help="resize a ViT's position embeddings to the input size",
@@ -107,6 +118,7 @@ def read(arguments: argparse.Namespace, *, model: str) -> ModelOptions:
         input_size=arguments.input_size,
         gelu=arguments.gelu,
         pooling=arguments.pooling,
+        attention=arguments.attention,
         weights=getattr(arguments, "weights", None),
         new_head=getattr(arguments, "new_head", False),
         resize_positions=arguments.resize_positions,

@@ -14,13 +14,14 @@ from PIL import Image
 from safetensors.numpy import load_file
 from timm_oracle import load_timm
 
-from certmask_jax import data, models, weights
+from certmask_jax import data, masked_images, models, predict, weights
 from certmask_jax.models.bagnet import BagNet
 from certmask_jax.models.cifar_resnet import CifarResNet
 from certmask_jax.models.published import MODELS
 from certmask_jax.models.resmlp import ResMLP
 from certmask_jax.models.resnetv2 import NormRelu, ResNetV2, StdConv, Stem
 from certmask_jax.models.vit import VisionTransformer
+from certmask_jax.preprocessing import Preprocessing
 
 TOLERANCE = 2e-5  # of the largest logit; 1e-4 is asked for, and would hide a wrong epsilon
 
@@ -317,3 +318,36 @@ def test_bagnet_running_averages_move_as_published():
         for stat, wanted in [("mean", batch.mean((0, 1, 2))), ("var", batch.var((0, 1, 2)))]:
             expected = (1 - step) * before[stat] + step * wanted
             np.testing.assert_allclose(after[stat], expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "highest"])
+def test_cudnn_attention_is_refused_where_it_cannot_run(precision):
+    model = models.create("vit_tiny_patch8_32", num_classes=10, attention="cudnn")
+    preprocessing = Preprocessing((0.5,), (0.5,), precision=precision)
+    shape = models.create("vit_tiny_patch8_32").param_shapes()  # they are the same parameters
+    params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shape)
+    masks = masked_images.unmasked((32, 32))
+    with pytest.raises(ValueError, match="expected cudnn on an NVIDIA GPU and in 16 bits"):
+        predict(
+            model.apply_fn,
+            params,
+            np.zeros((1, 32, 32, 3), np.uint8),
+            masks,
+            preprocessing=preprocessing,
+        )
+
+
+def test_cudnn_attention_is_what_jax_is_asked_for(monkeypatch):
+    asked = []
+
+    def attention(q, k, v, *, implementation):
+        asked.append((implementation, q.dtype))
+        return v
+
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(jax.nn, "dot_product_attention", attention)
+    for name in ("xla", "cudnn"):
+        module = VisionTransformer(10, 8, 16, 1, 2, attention=name, dtype=jnp.bfloat16)
+        x = jnp.zeros((1, 32, 32, 3))
+        jax.eval_shape(lambda x, module=module: module.init(jax.random.key(0), x), x)
+    assert asked == [("xla", jnp.bfloat16), ("cudnn", jnp.bfloat16)]

@@ -120,6 +120,8 @@ def test_data_configs_are_timms():
     ("options", "message"),
     [
         ({"name": "vit_b16", "pooling": "max"}, "pooling: expected one of"),
+        ({"name": "vit_b16", "attention": "flash"}, "attention: expected one of"),
+        ({"name": "resmlp_s12", "attention": "xla"}, "attention: expected only for ViTs"),
         ({"name": "vit_b16", "gelu": "fast"}, "gelu: expected one of"),
         ({"name": "resmlp_s12", "pooling": "mean"}, "pooling: expected only for ViTs"),
         ({"name": "vit_b16", "dtype": "int8"}, "dtype: expected a floating dtype"),

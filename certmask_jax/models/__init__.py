@@ -79,6 +79,7 @@ def create(
     param_dtype: Any = None,
     pooling: str | None = None,
     gelu: str | None = None,
+    attention: str | None = None,
 ) -> Model:
     """A model by name.
 
@@ -93,13 +94,20 @@ def create(
       param_dtype: of the parameters; float32 by default.
       pooling: ViTs only: ``"token"`` (default) or ``"mean"``.
       gelu: ViTs only: ``"exact"`` (default, timm's) or ``"tanh"`` (Google's own weights).
+      attention: ViTs only: ``"xla"`` (default) or ``"cudnn"``, on NVIDIA GPUs in 16 bits.
 
     Raises:
       ValueError: for an unknown name, listing what there is, or an option that the model lacks.
     """
     spelling = resolve(name)
     entry = MODELS[spelling.model]
-    options = {"dtype": dtype, "param_dtype": param_dtype, "pooling": pooling, "gelu": gelu}
+    options = {
+        "dtype": dtype,
+        "param_dtype": param_dtype,
+        "pooling": pooling,
+        "gelu": gelu,
+        "attention": attention,
+    }
     chosen = {option: value for option, value in options.items() if value is not None}
     for option in ("dtype", "param_dtype"):
         if option in chosen:

@@ -6,7 +6,7 @@ dots where Flax nests.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -15,12 +15,16 @@ from jax import Array
 
 POOLINGS = ("token", "mean")
 GELUS = ("exact", "tanh")
+ATTENTIONS = ("xla", "cudnn")
+
+Implementation = Literal["xla", "cudnn"]
 
 
 class Attention(nn.Module):
     """Multi-head self-attention: tokens ``[B, N, D]`` -> ``[B, N, D]``."""
 
     num_heads: int
+    attention: Implementation = "xla"
     dtype: Any = None
     param_dtype: Any = jnp.float32
 
@@ -30,7 +34,11 @@ class Attention(nn.Module):
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         qkv = nn.Dense(3 * width, name="qkv", **types)(x)
         q, k, v = jnp.moveaxis(qkv.reshape(batch, tokens, 3, self.num_heads, -1), 2, 0)
-        mixed = jax.nn.dot_product_attention(q, k, v)  # softmax in float32
+        if self.attention == "cudnn":
+            _check_cudnn(q)
+        mixed = jax.nn.dot_product_attention(  # softmax in float32
+            q, k, v, implementation=self.attention
+        )
         return nn.Dense(width, name="proj", **types)(mixed.reshape(x.shape))
 
 
@@ -40,6 +48,7 @@ class Block(nn.Module):
     num_heads: int
     mlp_ratio: int = 4
     gelu: str = "exact"
+    attention: Implementation = "xla"
     dtype: Any = None
     param_dtype: Any = jnp.float32
 
@@ -48,7 +57,7 @@ class Block(nn.Module):
         width = x.shape[-1]
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         y = _norm(self.param_dtype, "norm1")(x).astype(x.dtype)
-        x = x + Attention(self.num_heads, name="attn", **types)(y)
+        x = x + Attention(self.num_heads, self.attention, name="attn", **types)(y)
         y = _norm(self.param_dtype, "norm2")(x).astype(x.dtype)
         y = nn.Dense(self.mlp_ratio * width, name="mlp_fc1", **types)(y)
         y = nn.gelu(y, approximate=self.gelu == "tanh")
@@ -67,13 +76,15 @@ class VisionTransformer(nn.Module):
         ``global_pool="avg"``. The class token takes part in the attention either way, as in timm.
       gelu: ``"exact"``, as timm runs all ViTs, or ``"tanh"``, the approximation with which
         Google's own weights were trained.
+      attention: ``"xla"``, on any device, or ``"cudnn"``: cuDNN's flash attention, on NVIDIA GPUs
+        in 16 bits (``jax.nn.dot_product_attention``, which names what else it asks for).
       is_training: unused, so that all models are made alike (there is no dropout).
       dtype: of the computation; norms, softmax and logits are in float32.
       param_dtype: of the parameters.
 
     Raises:
-      ValueError: for another pooling or gelu; on a call, for an image that the patch does not
-        divide.
+      ValueError: for another pooling, gelu or attention; on a call, for an image that the patch
+        does not divide, or for cuDNN without a GPU or in float32.
     """
 
     num_classes: int
@@ -83,6 +94,7 @@ class VisionTransformer(nn.Module):
     num_heads: int
     pooling: str = "token"
     gelu: str = "exact"
+    attention: Implementation = "xla"
     is_training: bool = False
     dtype: Any = None
     param_dtype: Any = jnp.float32
@@ -92,6 +104,8 @@ class VisionTransformer(nn.Module):
             raise ValueError(f"pooling: expected one of {POOLINGS}, got {self.pooling!r}")
         if self.gelu not in GELUS:
             raise ValueError(f"gelu: expected one of {GELUS}, got {self.gelu!r}")
+        if self.attention not in ATTENTIONS:
+            raise ValueError(f"attention: expected one of {ATTENTIONS}, got {self.attention!r}")
         super().__post_init__()
 
     @nn.compact
@@ -111,7 +125,13 @@ class VisionTransformer(nn.Module):
         x = x + self.param("pos_embed", small, (1, x.shape[1], self.width), self.param_dtype)
         x = x.astype(self.dtype or x.dtype)
         for block in range(self.depth):
-            x = Block(self.num_heads, gelu=self.gelu, name=f"blocks_{block}", **types)(x)
+            x = Block(
+                self.num_heads,
+                gelu=self.gelu,
+                attention=self.attention,
+                name=f"blocks_{block}",
+                **types,
+            )(x)
         if self.pooling == "token":
             x = _norm(self.param_dtype, "norm")(x[:, 0])
         else:
@@ -125,3 +145,13 @@ class VisionTransformer(nn.Module):
 def _norm(param_dtype: Any, name: str) -> nn.LayerNorm:
     """Layer normalisation in float32, with the published epsilon."""
     return nn.LayerNorm(epsilon=1e-6, dtype=jnp.float32, param_dtype=param_dtype, name=name)
+
+
+def _check_cudnn(q: Array) -> None:
+    """``ValueError`` where cuDNN's flash attention cannot run."""
+    backend = jax.default_backend()
+    if backend != "gpu" or q.dtype not in (jnp.bfloat16, jnp.float16):
+        raise ValueError(
+            "attention: expected cudnn on an NVIDIA GPU and in 16 bits (--precision bfloat16), got "
+            f"{q.dtype} on {backend}; use xla, which runs anywhere"
+        )
