@@ -19,6 +19,9 @@ from certmask_jax.geometry import Size
 from certmask_jax.mask_sets import MaskSet
 from certmask_jax.threats import Threat, as_threat
 
+MOST_BOXES = 20_000_000
+"""Unions with more boxes are refused: of 666 masks for two patches it is a million."""
+
 # Rows of painted cells are compared in blocks of about this many bytes.
 _BYTES_AT_ONCE = 1 << 26
 
@@ -77,7 +80,8 @@ def unions_of(mask_sets: Sequence[MaskSet]) -> tuple[MaskedImages, NDArray[np.in
     """All unions of one mask from each of ``mask_sets`` (equal image sizes); see :func:`unions`.
 
     Raises:
-      ValueError: for no mask set, or for different image sizes.
+      ValueError: for no mask set, or for different image sizes; with the estimate, for more unions
+        than would be done in minutes and fit memory.
     """
     if not mask_sets:
         raise ValueError("unions: expected an order of at least 1 (one mask set), got 0")
@@ -91,6 +95,7 @@ def unions_of(mask_sets: Sequence[MaskSet]) -> tuple[MaskedImages, NDArray[np.in
     so_far, index = singles[0]
     for (single, of_mask), mask_set in zip(singles[1:], mask_sets[1:], strict=True):
         same = mask_set is mask_sets[0] and len(so_far) == len(single)
+        _check_feasible(so_far, single, same)
         so_far, table = _united(so_far.boxes, single.boxes, image, symmetric=same)
         index = table[index][..., of_mask]
     return so_far, index
@@ -147,6 +152,17 @@ def merge(parts: Sequence[MaskedImages]) -> tuple[MaskedImages, list[NDArray[np.
 def unmasked(image_size: tuple[int, int]) -> MaskedImages:
     """The one masked image in which nothing is hidden: the image itself."""
     return MaskedImages(np.zeros((1, 1, 4), dtype=np.int32), image_size)
+
+
+def _check_feasible(first: MaskedImages, second: MaskedImages, symmetric: bool) -> None:
+    pairs = len(first) * (len(first) + 1) // 2 if symmetric else len(first) * len(second)
+    boxes = pairs * (first.boxes.shape[1] + second.boxes.shape[1])
+    if boxes > MOST_BOXES:
+        raise ValueError(
+            f"unions: expected at most {MOST_BOXES:,} boxes, but all unions of {len(first):,} and "
+            f"{len(second):,} masks are {pairs:,} pairs with {boxes:,} boxes; use fewer masks "
+            "(masks_per_axis, larger mask_size), or fewer patches or shapes at once"
+        )
 
 
 def _united(

@@ -66,27 +66,49 @@ def least_hidden(boxes: NDArray[np.int32], threat: Threat) -> tuple[int, NDArray
     return worst[0], np.array([worst[1]], dtype=np.int64)
 
 
+def any_hidden(boxes: NDArray[np.int32], threat: Threat) -> NDArray[np.bool_]:
+    """``bool[N]``: which masks hide some placement of ``threat``.
+
+    A mask that can hide one patch of each kind can hide them together, as patches may coincide.
+    """
+    found = np.ones(len(boxes), dtype=np.bool_)
+    for shapes in set(threat.patches):
+        hidden = [_hidden_at(boxes, threat, shape)[0] for shape in shapes]
+        found &= np.any([some.any(axis=0) for some in hidden], axis=0)
+    return found
+
+
 def described(example: NDArray[np.int64]) -> str:
     """``"5x5 patch at row 3, column 0"``, for each patch of a placement ``int[K, 4]``."""
     return " with the ".join(f"{h}x{w} patch at row {r}, column {c}" for h, w, r, c in example)
 
 
 def _of_one_patch(boxes: NDArray[np.int32], threat: Threat, shapes: tuple[Shape, ...]) -> Groups:
-    image, region = threat.image_size, np.array([threat.region], np.int32).reshape(1, -1, 4)
-    # Within a stretch neither what is hidden nor what is allowed changes.
-    edges = np.concatenate([boxes.reshape(-1, 1, 4), region.reshape(-1, 1, 4)])
     hidden, examples = [], []
     for shape in shapes:
-        grid = geometry.location_grid(edges, image, shape)
-        found = geometry.hides_on_grid(boxes, image, shape, grid).reshape(len(boxes), -1).T
-        places = np.stack(np.meshgrid(grid.rows, grid.cols, indexing="ij"), -1).reshape(-1, 2)
-        if threat.region:
-            allowed = geometry.hides_on_grid(region, image, shape, grid).ravel()
-            found, places = found[allowed], places[allowed]
+        found, places = _hidden_at(boxes, threat, shape)
         packed, first = np.unique(np.packbits(found, axis=1), axis=0, return_index=True)
         hidden.append(packed)
         examples.append(np.column_stack([np.tile(shape, (len(first), 1)), places[first]]))
     return _minimal(np.concatenate(hidden), np.concatenate(examples)[:, None], len(boxes))
+
+
+def _hidden_at(
+    boxes: NDArray[np.int32], threat: Threat, shape: Shape
+) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    """One allowed location of each stretch, ``int64[L, 2]``, and the masks there, ``bool[L, N]``.
+
+    Within a stretch neither what is hidden nor what is allowed changes.
+    """
+    image, region = threat.image_size, np.array([threat.region], np.int32).reshape(1, -1, 4)
+    edges = np.concatenate([boxes.reshape(-1, 1, 4), region.reshape(-1, 1, 4)])
+    grid = geometry.location_grid(edges, image, shape)
+    hidden = geometry.hides_on_grid(boxes, image, shape, grid).reshape(len(boxes), -1).T
+    places = np.stack(np.meshgrid(grid.rows, grid.cols, indexing="ij"), axis=-1).reshape(-1, 2)
+    if not threat.region:
+        return hidden, places
+    allowed = geometry.hides_on_grid(region, image, shape, grid).ravel()
+    return hidden[allowed], places[allowed]
 
 
 def _together(first: Groups, second: Groups) -> Groups:

@@ -14,7 +14,7 @@ PACKAGE = Path(certmask_jax.__file__).parent
 # From the bottom up: a module may import only what stands before it.
 HOUSE = [
     "_version", "storage", "whole_files", "geometry", "threats", "placements", "mask_sets",
-    "masked_images",
+    "masked_images", "combined_sets", "rectangles",
     "prediction_table",
     "defenses.defense", "defenses.second_round", "defenses.patchcleanser",
     "defenses.minority_reports", "defenses.certmask", "defenses",
@@ -29,7 +29,8 @@ HOUSE = [
     "training.checkpoints", "training.log", "training.step", "training", "report", "certification",
     "evaluation", "planning", "precision_check", "merging",
 ]  # fmt: skip
-EXACT = ["geometry", "threats", "placements", "mask_sets", "masked_images", "prediction_table"]
+EXACT = ["geometry", "threats", "placements", "mask_sets", "masked_images", "combined_sets",
+         "rectangles", "prediction_table"]  # fmt: skip
 
 
 def _imports(file: Path) -> set[str]:
