@@ -8,7 +8,6 @@ as long as what remains still hides every placement; that is verified on pixels 
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Sequence
 
 import numpy as np

@@ -29,6 +29,8 @@ Coverage = int | tuple[int, int]
 
 _Interval = tuple[int, int]
 
+_SIZES_NAMED = 6
+
 
 class CoverageError(ValueError):
     """A mask set leaves a location hidden by fewer masks than it promises."""
@@ -82,7 +84,7 @@ class MaskSet:
 
     def __str__(self) -> str:
         parts = "" if len(self.threat) == 1 else f"up to {self.boxes.shape[1]} boxes of "
-        return f"{len(self)} masks of {parts}{_by(self.mask_size)} for {self.threat}"
+        return f"{len(self)} masks of {parts}{self._sizes()} for {self.threat}"
 
     @property
     def patch_size(self) -> tuple[int, int]:
@@ -103,6 +105,16 @@ class MaskSet:
         """Height and width of the largest box, in pixels (masks at a border may be cut)."""
         top, left, bottom, right = np.moveaxis(self.boxes, -1, 0)
         return int((bottom - top).max()), int((right - left).max())
+
+    def _sizes(self) -> str:
+        """The sizes of boxes, without those that fit another (masks at a border may be cut)."""
+        top, left, bottom, right = np.moveaxis(self.boxes.reshape(-1, 4), -1, 0)
+        sizes = np.unique(np.column_stack([bottom - top, right - left]), axis=0)
+        fits = (sizes[:, None] <= sizes[None]).all(axis=2)
+        largest = [_by((h, w)) for h, w in sizes[fits.sum(axis=1) == 1]]
+        if len(largest) > _SIZES_NAMED:
+            return f"{len(largest)} sizes up to {_by(self.mask_size)}"
+        return " or ".join(filter(None, [", ".join(largest[:-1]), largest[-1]]))
 
     def check(self, threat: Threat) -> None:
         """That every placement of ``threat`` is hidden by at least ``promise`` masks.

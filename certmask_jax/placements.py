@@ -69,12 +69,15 @@ def least_hidden(boxes: NDArray[np.int32], threat: Threat) -> tuple[int, NDArray
 def any_hidden(boxes: NDArray[np.int32], threat: Threat) -> NDArray[np.bool_]:
     """``bool[N]``: which masks hide some placement of ``threat``.
 
-    A mask that can hide one patch of each kind can hide them together, as patches may coincide.
+    A mask that can hide one patch of each kind can hide them together, wherever that is.
     """
     found = np.ones(len(boxes), dtype=np.bool_)
     for shapes in set(threat.patches):
-        hidden = [_hidden_at(boxes, threat, shape)[0] for shape in shapes]
-        found &= np.any([some.any(axis=0) for some in hidden], axis=0)
+        some = np.zeros(len(boxes), dtype=np.bool_)
+        for shape in shapes:
+            hidden, _, allowed = _on_grid(boxes, threat, shape)
+            some |= hidden[:, allowed].any(axis=1)
+        found &= some
     return found
 
 
@@ -96,19 +99,46 @@ def _of_one_patch(boxes: NDArray[np.int32], threat: Threat, shapes: tuple[Shape,
 def _hidden_at(
     boxes: NDArray[np.int32], threat: Threat, shape: Shape
 ) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-    """One allowed location of each stretch, ``int64[L, 2]``, and the masks there, ``bool[L, N]``.
+    """The masks at allowed locations, ``bool[L, N]``, and these locations, ``int64[L, 2]``.
 
-    Within a stretch neither what is hidden nor what is allowed changes.
+    One of each stretch, within which neither what is hidden nor what is allowed changes, and only
+    of stretches that may be minimal.
     """
+    hidden, grid, allowed = _on_grid(boxes, threat, shape)
+    wanted = _locally_minimal(hidden, allowed)
+    rows, cols = np.nonzero(wanted)
+    return hidden[:, wanted].T, np.column_stack([grid.rows[rows], grid.cols[cols]])
+
+
+def _on_grid(
+    boxes: NDArray[np.int32], threat: Threat, shape: Shape
+) -> tuple[NDArray[np.bool_], geometry.LocationGrid, NDArray[np.bool_]]:
+    """``hidden bool[N, rows, cols]`` at every stretch of locations, and which are allowed."""
     image, region = threat.image_size, np.array([threat.region], np.int32).reshape(1, -1, 4)
     edges = np.concatenate([boxes.reshape(-1, 1, 4), region.reshape(-1, 1, 4)])
     grid = geometry.location_grid(edges, image, shape)
-    hidden = geometry.hides_on_grid(boxes, image, shape, grid).reshape(len(boxes), -1).T
-    places = np.stack(np.meshgrid(grid.rows, grid.cols, indexing="ij"), axis=-1).reshape(-1, 2)
+    hidden = geometry.hides_on_grid(boxes, image, shape, grid)
     if not threat.region:
-        return hidden, places
-    allowed = geometry.hides_on_grid(region, image, shape, grid).ravel()
-    return hidden[allowed], places[allowed]
+        return hidden, grid, np.ones(hidden.shape[1:], dtype=np.bool_)
+    return hidden, grid, geometry.hides_on_grid(region, image, shape, grid)[0]
+
+
+def _locally_minimal(hidden: NDArray[np.bool_], allowed: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Allowed locations of which no allowed neighbour is hidden by a strict subset of the masks.
+
+    ``hidden bool[N, rows, cols]``, ``allowed bool[rows, cols]``. A location that is left out has a
+    neighbour hidden by fewer masks, and that one is kept or has such a neighbour in turn.
+    """
+    packed = np.ascontiguousarray(np.moveaxis(np.packbits(hidden, axis=0), 0, -1))
+    keep = allowed.copy()
+    for axis in (0, 1):
+        cells, kept, may = (np.moveaxis(x, axis, 0) for x in (packed, keep, allowed))
+        for at in range(len(cells) - 1):
+            here, there = cells[at], cells[at + 1]
+            both = may[at] & may[at + 1] & (here != there).any(axis=1)
+            kept[at] &= ~(both & ~(there & ~here).any(axis=1))
+            kept[at + 1] &= ~(both & ~(here & ~there).any(axis=1))
+    return keep
 
 
 def _together(first: Groups, second: Groups) -> Groups:

@@ -21,56 +21,57 @@ def rectangles_of_area(
 ) -> tuple[_Shape, ...]:
     """At most ``most`` rectangles that contain every rectangle of at most ``area`` pixels.
 
-    Only the largest rectangles of that area count: of height h, and width ``min(w, A // h)``. The
-    ones of heights from a to b are contained in one rectangle, of height b and the width that
-    belongs to a. Of all ways to cut the heights into at most ``most`` runs it is the one whose
-    masks are smallest: the sum, over the rectangles, of the area of PatchCleanser's mask for
-    ``masks_per_axis`` masks an axis. For 1% of 224 x 224 (501 pixels) the paper's six have 31,890
-    mask pixels in all, these six fewer.
+    Only the largest rectangles of that area count: of height h, and width ``min(w, A // h)``. Those
+    of heights from a to b are contained in one rectangle, of height b and the width that belongs to
+    a, so that the rectangles are a cut of the heights into runs. What a rectangle costs is the area
+    of its mask in PatchCleanser's set of ``masks_per_axis``, as the largest masks lose most images.
+    Chosen is the cut of the least largest mask, of these one of the fewest rectangles, and of these
+    the one of the least masks in sum.
 
     Args:
       image_size: pixels.
       area: A, in pixels, at least 1.
-      most: how many rectangles, at least 1. One alone is the whole image, unless all of that area
-        fit a smaller one; more are smaller, and cost more masks.
+      most: how many rectangles, at least 1. More are smaller, with more masks in all.
       masks_per_axis: the masks that they will have.
 
     Returns:
-      ``(height, width)`` of each, from flat to tall; fewer than ``most`` where that is as good.
+      ``(height, width)`` of each, from flat to tall; none contains another.
 
     Raises:
       ValueError: for an area or number below 1.
     """
-    height, width = geometry.as_size(image_size, "image_size")
+    image = geometry.as_size(image_size, "image_size")
     budget = geometry.as_size(masks_per_axis, "masks_per_axis")
     if not isinstance(area, int | np.integer) or area < 1:
         raise ValueError(f"area: expected an int of at least 1 pixel, got {area!r}")
     if not isinstance(most, int | np.integer) or most < 1:
         raise ValueError(f"most: expected at least 1 rectangle, got {most!r}")
-    widest = {min(width, area // h): h for h in range(1, min(height, area) + 1)}
-    steps = [(h, w) for w, h in widest.items()]  # the tallest of each width, flat to tall
+    tallest = {min(image[1], area // h): h for h in range(1, min(image[0], area) + 1)}
+    steps = [(h, w) for w, h in tallest.items()]  # flat to tall
 
-    def cost(shape: _Shape) -> int:
-        masks = [
-            p + -(-(n - p + 1) // k) - 1
-            for n, p, k in zip((height, width), shape, budget, strict=True)
-        ]
-        return masks[0] * masks[1]
-
-    # best[i]: the cheapest rectangles for the first i steps, with at most the runs tried so far.
-    best: list[tuple[float, tuple[_Shape, ...]]] = [(0, ())] + [(math.inf, ())] * len(steps)
+    # cost[first][last]: of the mask for steps first to last, in one rectangle.
+    cost = [[_mask_area(image, (last[0], first[1]), budget) for last in steps] for first in steps]
+    limit: list[float] = [0, *[math.inf] * len(steps)]  # least largest mask for the first i steps
     for _ in range(min(most, len(steps))):
-        best = [best[0]] + [
-            min(
-                [best[last]]
-                + [
-                    (best[first][0] + cost(run), (*best[first][1], run))
-                    for first in range(last)
-                    if best[first][0] < math.inf
-                    for run in [(steps[last - 1][0], steps[first][1])]
-                ],
-                key=lambda found: (found[0], len(found[1])),
-            )
-            for last in range(1, len(steps) + 1)
+        limit = [0] + [
+            min(max(limit[first], cost[first][last]) for first in range(last + 1))
+            for last in range(len(steps))
         ]
-    return best[-1][1]
+    chosen: list[tuple[int, int, tuple[_Shape, ...]]] = [(0, 0, ())]
+    for last in range(len(steps)):
+        chosen.append(
+            min(
+                (count + 1, total + cost[first][last], (*runs, (steps[last][0], steps[first][1])))
+                for first, (count, total, runs) in enumerate(chosen)
+                if cost[first][last] <= limit[-1]
+            )
+        )
+    return chosen[-1][2]
+
+
+def _mask_area(image: tuple[int, int], shape: _Shape, budget: tuple[int, int]) -> int:
+    """Pixels of a mask of ``mask_sets.budgeted_grid``."""
+    rows, cols = (
+        p + -(-(n - p + 1) // k) - 1 for n, p, k in zip(image, shape, budget, strict=True)
+    )
+    return rows * cols
