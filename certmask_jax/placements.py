@@ -18,7 +18,7 @@ from certmask_jax.threats import Shape, Threat
 
 # Intersections are made and compared in blocks of about this many bytes.
 _BYTES_AT_ONCE = 1 << 26
-_MOST_ENTRIES = 1 << 32
+_MOST_ENTRIES = 1 << 31
 
 
 class Groups(NamedTuple):
@@ -52,9 +52,13 @@ def least_hidden(boxes: NDArray[np.int32], threat: Threat) -> tuple[int, NDArray
       The count, and ``int64[K, 4]``: height, width, row and column of each patch.
     """
     if len(threat) > 1:
-        found = groups(boxes, threat)
-        counts = found.hidden.sum(axis=1)
-        return int(counts.min()), found.example[counts.argmin()]
+        alone = {shapes: _of_one_patch(boxes, threat, shapes) for shapes in set(threat.patches)}
+        first, *middle, last = (alone[shapes] for shapes in threat.patches)
+        for other in middle:
+            first = _together(first, other)
+        counts = first.hidden.astype(np.float32) @ last.hidden.T.astype(np.float32)  # exact
+        i, j = np.unravel_index(counts.argmin(), counts.shape)
+        return int(counts[i, j]), np.concatenate([first.example[i], last.example[j]])
     worst: tuple[int, list[int]] | None = None
     for shape in threat.patches[0]:
         covered = geometry.coverage(boxes, threat.image_size, shape)
@@ -167,18 +171,20 @@ def _minimal(packed: NDArray[np.uint8], example: NDArray[np.int64], count: int) 
     """Drops repeated rows, and rows that are a strict superset of another one, fewest first."""
     packed, first = np.unique(packed, axis=0, return_index=True)
     hidden = np.unpackbits(packed, axis=1, count=count).astype(np.bool_)
-    order = np.argsort(hidden.sum(axis=1), kind="stable")
-    hidden, example = hidden[order], example[first[order]]
+    sizes = hidden.sum(axis=1)
+    order = np.argsort(sizes, kind="stable")
+    hidden, example, sizes = hidden[order], example[first[order]], sizes[order]
     keep = np.ones(len(hidden), dtype=np.bool_)
     block = max(1, _BYTES_AT_ONCE // (4 * len(hidden)))
     for start in range(0, len(hidden), block):
         part = hidden[start : start + block]
+        smaller = hidden[: np.searchsorted(sizes, sizes[start : start + block].max())]
         # lacking[g, o] = members of o that g lacks; o is inside g when there are none.
-        lacking = np.zeros((len(part), len(hidden)), dtype=np.float32)
+        lacking = np.zeros((len(part), len(smaller)), dtype=np.float32)
         for at in range(0, count, block):
-            have = part[:, at : at + block].astype(np.float32)
-            lacking += (1 - have) @ hidden[:, at : at + block].T.astype(np.float32)  # exact
-        inside = lacking == 0
-        inside[np.arange(len(part)), np.arange(start, start + len(part))] = False
+            lacks = ~part[:, at : at + block]
+            lacking += lacks.astype(np.float32) @ smaller[:, at : at + block].T.astype(np.float32)
+        inside = lacking == 0  # exact: counts below 2**24
+        inside[np.arange(len(part))[:, None] + start == np.arange(len(smaller))] = False
         keep[start : start + len(part)] = ~inside.any(axis=1)
     return Groups(hidden[keep], example[keep])
