@@ -165,7 +165,7 @@ def as_text(report: Report) -> str:
 
 def _notes(report: Report) -> list[str]:
     usual = all(len(d.threat) == 1 and not d.threat.region for d in report.defenses)
-    where = "one patch anywhere" if usual else "the patches that it names where they may be"
+    where = "one patch anywhere" if usual else "the patches of its row where they may be"
     notes = [
         *textwrap.wrap(
             f"worst case: % of images on which no attacker can win who puts {where} and chooses "
