@@ -221,6 +221,10 @@ def _list() -> None:
         width = max(map(len, names))
         for name, line in names.items():
             print(f"  {name.ljust(width)}  {line}")
+    print(
+        "every defense: [built_for=SIZE] makes the masks for a patch of that size anywhere, and "
+        "proves against --patch"
+    )
 
 
 def _say(line: str) -> None:

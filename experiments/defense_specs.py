@@ -32,6 +32,7 @@ DESCRIPTIONS = {
 
 _GRID_KEYS = ("masks_per_axis", "mask_stride", "mask_size")
 _TILING_KEYS = ("tiling", "mask_size", "coverage", "spread", "wrap")
+_BUILT_FOR = "built_for"  # any of them takes it
 _TILINGS = ("tight", "replicated", "offset", "exact")
 
 
@@ -50,30 +51,33 @@ def build(spec: str, image_size: tuple[int, int], threat: Threat | tuple[int, in
             f"--defense: expected one of {', '.join(DESCRIPTIONS)}, got {name!r}{hint}"
         )
     options = _parsed(spec, rest)
-    sizes = (image_size, as_threat(threat, image_size))
+    attack = as_threat(threat, image_size)
     try:
+        sizes, against = _built_for(attack, options)
         match name:
             case "double_masking":
                 masks = _grid(sizes, options)
-                found = defenses.double_masking(masks, **_taken(options, ties=str))
+                found = defenses.double_masking(masks, **_taken(options, ties=str), **against)
             case "challenger_masking":
-                found = defenses.challenger_masking(_grid(sizes, options))
+                found = defenses.challenger_masking(_grid(sizes, options), **against)
             case "minority_reports":
                 masks = _grid(sizes, options)
-                found = defenses.minority_reports(masks, **_taken(options, tau=float))
+                found = defenses.minority_reports(masks, **_taken(options, tau=float), **against)
             case "certmask":
                 masks = _tiling(sizes, options)
-                found = defenses.certmask(masks, **_taken(options, ties=str))
+                found = defenses.certmask(masks, **_taken(options, ties=str), **against)
             case _:
                 masks = _tiling(sizes, options)
-                found = defenses.certmask_detection(masks, **_taken(options, tolerance=int))
+                given = _taken(options, tolerance=int)
+                found = defenses.certmask_detection(masks, **given, **against)
     except ValueError as error:
         raise ValueError(f"--defense {spec}: {error}") from error
     if options:
         keys = _TILING_KEYS if name.startswith("certmask") else _GRID_KEYS
         raise ValueError(
             f"--defense {spec}: unknown option {next(iter(options))!r}; expected some of "
-            f"{', '.join(keys)} or those of {DESCRIPTIONS[name].rpartition('[')[2].rstrip(']')}"
+            f"{', '.join(keys)}, {_BUILT_FOR} or those of "
+            f"{DESCRIPTIONS[name].rpartition('[')[2].rstrip(']')}"
         )
     return found
 
@@ -101,6 +105,15 @@ def _taken(options: dict[str, str], **readers: Callable[[str], Any]) -> dict[str
             except ValueError as error:
                 raise ValueError(f"{key}: cannot read {text!r} ({error})") from error
     return found
+
+
+def _built_for(attack: Threat, options: dict[str, str]) -> tuple[Sizes, dict[str, Any]]:
+    """What masks are to hide, and what is proved if that is less (``built_for``)."""
+    given = _taken(options, built_for=size)
+    if not given:
+        return (attack.image_size, attack), {}
+    larger = Threat.of(attack.image_size, given[_BUILT_FOR], patches=len(attack))
+    return (attack.image_size, larger), {"against": attack}
 
 
 def _grid(sizes: Sizes, options: dict[str, str]) -> MaskSet:

@@ -8,7 +8,7 @@ import pytest
 import small_runs
 
 from certmask_jax.threats import Threat
-from experiments import certify, merge, threat_options
+from experiments import certify, defense_specs, merge, threat_options
 from experiments.certification_options import parser
 from experiments.threat_options import ThreatOptions
 
@@ -115,10 +115,30 @@ def test_runs_of_stronger_threats(tmp_path, capsys):
         table = printed.split("worst case:")[0].strip()
         assert capsys.readouterr().out.split("worst case:")[0].strip() == table
         assert certify.main([*SMALL, *words, "--out", str(out)]) == 0  # complete already
-        assert certify.main([*SMALL, "--patch", "2", *words[2:], "--out", str(out)]) == 2
+        assert certify.main([*SMALL, "--patch", "2", "--out", str(out)]) == 2
+        assert "patch" in capsys.readouterr().err
     region = json.loads((tmp_path / "region" / "results.json").read_text())
     assert region["defenses"][0]["threat"]["region"] == [[2, 2, 6, 6]]
     assert region["provenance"]["threats"] == ["1x1 patches within 2,2,6,6 on 8x8"]
+
+
+@pytest.mark.parametrize(
+    "name", ["double_masking", "challenger_masking", "minority_reports", "certmask:mask_size=4",
+             "certmask_detection:mask_size=4"],
+)  # fmt: skip
+def test_masks_built_for_a_larger_patch(name):
+    placed = Threat.of(8, 2, region=(0, 0, 4, 8))
+    own = defense_specs.build(name, (8, 8), Threat.of(8, 3))
+    key = "," if ":" in name else ":"
+    found = defense_specs.build(f"{name}{key}built_for=3", (8, 8), placed)
+    assert found.threat == placed
+    assert found.mask_set.threat == own.mask_set.threat
+    assert (found.mask_set.boxes == own.mask_set.boxes).all()
+    assert f"for 3x3 patches on 8x8, against {placed}" in str(found)
+    with pytest.raises(ValueError, match=r"4x4 patch at row .* is hidden by"):
+        defense_specs.build(f"{name}{key}built_for=1", (8, 8), Threat.of(8, 4))
+    with pytest.raises(ValueError, match="built_for: cannot read 'big'"):
+        defense_specs.build(f"{name}{key}built_for=big", (8, 8), placed)
 
 
 def test_shares_of_a_stronger_threat_are_merged(tmp_path, capsys):

@@ -91,11 +91,10 @@ def _random_set(rng):
 
 def _smaller(rng, threat):
     """A threat of fewer placements."""
-    height, width = threat.image_size
+    top, _, bottom, right = threat.bounding_box()
     kept = threat.patches[: int(rng.integers(1, len(threat) + 1))]
-    left = int(rng.integers(0, width))
     try:
-        return Threat(threat.image_size, kept, ((0, left, height, width),))
+        return Threat(threat.image_size, kept, ((top, int(rng.integers(0, right)), bottom, right),))
     except ValueError:
         return Threat.of(threat.image_size, (1, 1), region=threat.region or None)
 
