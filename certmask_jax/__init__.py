@@ -5,7 +5,15 @@ all masked images (one table) -> a rule that turns the table into a prediction, 
 that rule.
 """
 
-from certmask_jax import adversary, defenses, geometry, mask_sets, masked_images
+from certmask_jax import (
+    adversary,
+    combined_sets,
+    defenses,
+    geometry,
+    mask_sets,
+    masked_images,
+    rectangles,
+)
 from certmask_jax._version import __version__
 from certmask_jax.defenses import ALERT, Defense, Guarantee
 from certmask_jax.forward import masked_forward
@@ -15,6 +23,7 @@ from certmask_jax.prediction import predict
 from certmask_jax.prediction_table import NO_LABEL, PredictionTable
 from certmask_jax.predictor import defended
 from certmask_jax.preprocessing import Preprocessing
+from certmask_jax.threats import Threat
 
 __all__ = [
     "ALERT",
@@ -26,8 +35,10 @@ __all__ = [
     "MaskedImages",
     "PredictionTable",
     "Preprocessing",
+    "Threat",
     "__version__",
     "adversary",
+    "combined_sets",
     "defended",
     "defenses",
     "geometry",
@@ -35,4 +46,5 @@ __all__ = [
     "masked_forward",
     "masked_images",
     "predict",
+    "rectangles",
 ]

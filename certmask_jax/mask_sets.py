@@ -1,8 +1,9 @@
 """Mask sets: pure functions from sizes to mask index arrays, verified on pixels when built.
 
-Every builder returns a :class:`MaskSet`, which carries the promise that it was built for: each
-location of the patch is hidden by at least ``promise`` masks (a ``promise``-fold cover). A set
-that does not keep its promise cannot be built; the error names a location that is left open.
+Every builder returns a :class:`MaskSet`, which carries the threat that it was built for and a
+promise: each location of the patch is hidden by at least ``promise`` masks (a ``promise``-fold
+cover). A set that does not keep its promise cannot be built; the error names a placement that is
+left open.
 
 Per axis, n is the image, p the patch and q the mask size, in pixels. There are P = n - p + 1
 locations, and a mask hides e = q - p + 1 consecutive ones (not q - p, as CertMask prints).
@@ -17,15 +18,18 @@ from fractions import Fraction
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from certmask_jax import geometry
+from certmask_jax import geometry, placements
 from certmask_jax.geometry import Size
+from certmask_jax.threats import Threat, as_threat
 
 Coverage = int | tuple[int, int]
 """CertMask's k, or its factors ``(m, n)``: m-fold over the rows times n-fold over the columns."""
 
 _Interval = tuple[int, int]
+
+_SIZES_NAMED = 6
 
 
 class CoverageError(ValueError):
@@ -34,55 +38,67 @@ class CoverageError(ValueError):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class MaskSet:
-    """Masks that hide a patch wherever it is, and the sizes that they were built for.
+    """Masks that hide the patches of a threat wherever they are.
 
     Attributes:
       boxes: ``int32[N, R, 4]``, top, left, bottom, right, half-open; a mask is the union of its R
         boxes, all-zero boxes are unused. A mask that is listed k times has k votes.
-      image_size, patch_size: ``(height, width)`` in pixels (ints are taken as squares).
-      promise: every location is hidden by at least this many masks; checked on pixels here.
+      image_size: ``(height, width)`` in pixels (an int is taken as a square).
+      threat: what the set was built for; a bare patch size is taken as one patch anywhere.
+      promise: every placement is hidden by at least this many masks; checked on pixels here.
       name: how it was built, for reports.
 
     Raises:
-      CoverageError: naming a location that fewer than ``promise`` masks hide.
-      ValueError: for malformed boxes or sizes.
+      CoverageError: naming a placement that fewer than ``promise`` masks hide.
+      ValueError: for malformed boxes, sizes or threats.
     """
 
     boxes: NDArray[np.int32]
     image_size: tuple[int, int]
-    patch_size: tuple[int, int]
+    threat: Threat
     promise: int = 1
     name: str = "custom"
 
-    def __post_init__(self) -> None:
-        image = geometry.as_size(self.image_size, "image_size")
-        patch = geometry.as_size(self.patch_size, "patch_size")
-        geometry.check_patch_fits(image, patch)
-        boxes = geometry.as_boxes(self.boxes, image).copy()
-        boxes.setflags(write=False)
+    def __init__(
+        self,
+        boxes: ArrayLike,
+        image_size: Size,
+        threat: Threat | Size,
+        promise: int = 1,
+        name: str = "custom",
+    ) -> None:
+        image = geometry.as_size(image_size, "image_size")
+        array = geometry.as_boxes(boxes, image).copy()
+        array.setflags(write=False)
+        if promise < 1:
+            raise ValueError(f"promise: expected at least 1, got {promise}")
+        object.__setattr__(self, "boxes", array)
         object.__setattr__(self, "image_size", image)
-        object.__setattr__(self, "patch_size", patch)
-        object.__setattr__(self, "boxes", boxes)
-        if self.promise < 1:
-            raise ValueError(f"promise: expected at least 1, got {self.promise}")
-        covered = self.coverage()
-        if covered.min() < self.promise:
-            row, col = np.unravel_index(covered.argmin(), covered.shape)
-            raise CoverageError(
-                f"{self.name}: expected every {_by(patch)} patch on {_by(image)} pixels to be "
-                f"hidden by at least {self.promise} of the {len(boxes)} masks, but the patch at "
-                f"row {row}, column {col} is hidden by {covered[row, col]}; use larger masks, or "
-                "a builder that covers (tight_grid, budgeted_grid, exact_k_fold)"
-            )
+        object.__setattr__(self, "threat", as_threat(threat, image))
+        object.__setattr__(self, "promise", promise)
+        object.__setattr__(self, "name", name)
+        self.check(self.threat)
 
     def __len__(self) -> int:
         return len(self.boxes)
 
     def __str__(self) -> str:
-        return (
-            f"{len(self)} masks of {_by(self.mask_size)} for {_by(self.patch_size)} patches on "
-            f"{_by(self.image_size)}"
-        )
+        parts = "" if len(self.threat) == 1 else f"up to {self.boxes.shape[1]} boxes of "
+        return f"{len(self)} masks of {parts}{self._sizes()} for {self.threat}"
+
+    @property
+    def patch_size(self) -> tuple[int, int]:
+        """``(height, width)`` of the patch, for a threat of one patch of one shape.
+
+        Raises:
+          ValueError: for any other threat, of which it would tell only a part.
+        """
+        if len(self.threat) > 1 or len(self.threat.shapes) > 1:
+            raise ValueError(
+                f"patch_size: expected a threat of one patch of one shape, got {self.threat}; use "
+                "the mask set's threat"
+            )
+        return self.threat.shapes[0]
 
     @property
     def mask_size(self) -> tuple[int, int]:
@@ -90,8 +106,37 @@ class MaskSet:
         top, left, bottom, right = np.moveaxis(self.boxes, -1, 0)
         return int((bottom - top).max()), int((right - left).max())
 
+    def _sizes(self) -> str:
+        """The sizes of boxes, without those that fit another (masks at a border may be cut)."""
+        top, left, bottom, right = np.moveaxis(self.boxes.reshape(-1, 4), -1, 0)
+        sizes = np.unique(np.column_stack([bottom - top, right - left]), axis=0)
+        fits = (sizes[:, None] <= sizes[None]).all(axis=2)
+        largest = [_by((h, w)) for h, w in sizes[fits.sum(axis=1) == 1]]
+        if len(largest) > _SIZES_NAMED:
+            return f"{len(largest)} sizes up to {_by(self.mask_size)}"
+        return " or ".join(filter(None, [", ".join(largest[:-1]), largest[-1]]))
+
+    def check(self, threat: Threat) -> None:
+        """That every placement of ``threat`` is hidden by at least ``promise`` masks.
+
+        Raises:
+          CoverageError: naming a placement that is not.
+          ValueError: for a threat on another image size.
+        """
+        hiding, placement = placements.least_hidden(self.boxes, as_threat(threat, self.image_size))
+        if hiding < self.promise:
+            raise CoverageError(
+                f"{self.name}: expected all {threat} to be hidden by at least {self.promise} of "
+                f"the {len(self)} masks, but the {placements.described(placement)} is hidden by "
+                f"{hiding}; use larger masks, or a builder that covers (tight_grid, "
+                "budgeted_grid, exact_k_fold)"
+            )
+
     def coverage(self) -> NDArray[np.int32]:
-        """How many masks hide the patch at each location: ``int32[h - ph + 1, w - pw + 1]``."""
+        """How many masks hide the patch at each location: ``int32[h - ph + 1, w - pw + 1]``.
+
+        For one patch of one shape (see :attr:`patch_size`), allowed or not.
+        """
         return geometry.coverage(self.boxes, self.image_size, self.patch_size)
 
     def hides(self) -> NDArray[np.bool_]:

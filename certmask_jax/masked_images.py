@@ -14,8 +14,13 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from certmask_jax import geometry
+from certmask_jax import geometry, placements
+from certmask_jax.geometry import Size
 from certmask_jax.mask_sets import MaskSet
+from certmask_jax.threats import Threat, as_threat
+
+MOST_BOXES = 20_000_000
+"""Unions with more boxes are refused: of 666 masks for two patches it is a million."""
 
 # Rows of painted cells are compared in blocks of about this many bytes.
 _BYTES_AT_ONCE = 1 << 26
@@ -36,24 +41,24 @@ class MaskedImages:
     def __len__(self) -> int:
         return len(self.boxes)
 
-    def location_groups(self, patch_size: tuple[int, int]) -> NDArray[np.bool_]:
-        """Which masked image hides the patch at which location, up to what matters.
+    def location_groups(self, threat: Threat | Size) -> NDArray[np.bool_]:
+        """Which masked image hides the patches at which placement, up to what matters.
 
-        Locations hidden by the same masked images are one group, and a group is dropped when
+        Placements hidden by the same masked images are one group, and a group is dropped when
         another is hidden by a strict subset of its masked images: whatever an attacker can do at
         the former, they can do at the latter. Proofs about the remaining groups therefore hold at
-        every location, for every rule.
+        every placement, for every rule.
 
         Args:
-          patch_size: ``(height, width)`` in pixels.
+          threat: or a bare patch size, for one patch anywhere.
 
         Returns:
           ``bool[G, V]``, distinct rows.
+
+        Raises:
+          ValueError: for a threat on another image size, or one whose groups would not fit memory.
         """
-        locations = geometry.location_grid(self.boxes, self.image_size, patch_size)
-        hidden = geometry.hides_on_grid(self.boxes, self.image_size, patch_size, locations)
-        groups = np.unique(hidden.reshape(len(self), -1).T, axis=0)
-        return _minimal(groups)
+        return placements.groups(self.boxes, as_threat(threat, self.image_size)).hidden
 
 
 def unions(mask_set: MaskSet, order: int) -> tuple[MaskedImages, NDArray[np.int32]]:
@@ -75,7 +80,8 @@ def unions_of(mask_sets: Sequence[MaskSet]) -> tuple[MaskedImages, NDArray[np.in
     """All unions of one mask from each of ``mask_sets`` (equal image sizes); see :func:`unions`.
 
     Raises:
-      ValueError: for no mask set, or for different image sizes.
+      ValueError: for no mask set, or for different image sizes; with the estimate, for more unions
+        than would be done in minutes and fit memory.
     """
     if not mask_sets:
         raise ValueError("unions: expected an order of at least 1 (one mask set), got 0")
@@ -89,6 +95,7 @@ def unions_of(mask_sets: Sequence[MaskSet]) -> tuple[MaskedImages, NDArray[np.in
     so_far, index = singles[0]
     for (single, of_mask), mask_set in zip(singles[1:], mask_sets[1:], strict=True):
         same = mask_set is mask_sets[0] and len(so_far) == len(single)
+        _check_feasible(so_far, single, same)
         so_far, table = _united(so_far.boxes, single.boxes, image, symmetric=same)
         index = table[index][..., of_mask]
     return so_far, index
@@ -147,6 +154,17 @@ def unmasked(image_size: tuple[int, int]) -> MaskedImages:
     return MaskedImages(np.zeros((1, 1, 4), dtype=np.int32), image_size)
 
 
+def _check_feasible(first: MaskedImages, second: MaskedImages, symmetric: bool) -> None:
+    pairs = len(first) * (len(first) + 1) // 2 if symmetric else len(first) * len(second)
+    boxes = pairs * (first.boxes.shape[1] + second.boxes.shape[1])
+    if boxes > MOST_BOXES:
+        raise ValueError(
+            f"unions: expected at most {MOST_BOXES:,} boxes, but all unions of {len(first):,} and "
+            f"{len(second):,} masks are {pairs:,} pairs with {boxes:,} boxes; use fewer masks "
+            "(masks_per_axis, larger mask_size), or fewer patches or shapes at once"
+        )
+
+
 def _united(
     first: NDArray[np.int32],
     second: NDArray[np.int32],
@@ -183,21 +201,3 @@ def _without_spares(boxes: NDArray[np.int32]) -> NDArray[np.int32]:
 
 def _widened(boxes: NDArray[np.int32], width: int) -> NDArray[np.int32]:
     return np.pad(boxes, ((0, 0), (0, width - boxes.shape[1]), (0, 0)))
-
-
-def _minimal(groups: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Drops rows of ``bool[G, V]`` (distinct) that are a strict superset of another row."""
-    sizes = groups.sum(1)
-    order = np.argsort(sizes, kind="stable")
-    groups = groups[order]
-    # extra[g, o] = members of o that g lacks; o is inside g when there are none.
-    member = groups.astype(np.float32)
-    keep = np.ones(len(groups), dtype=np.bool_)
-    block = max(1, _BYTES_AT_ONCE // (4 * len(groups)))
-    for start in range(0, len(groups), block):
-        part = slice(start, start + block)
-        lacking = (1 - member[part]) @ member.T  # exact: counts below 2**24
-        inside = lacking == 0
-        inside[np.arange(len(lacking)), np.arange(start, start + len(lacking))] = False
-        keep[part] = ~inside.any(1)
-    return groups[keep]

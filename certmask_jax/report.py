@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from certmask_jax import whole_files
 from certmask_jax.storage import AnyPath
+from certmask_jax.threats import Threat
 
 Interval = tuple[float, float]
 
@@ -34,6 +35,8 @@ class DefenseResult:
     """What one defense does on the whole test set; accuracies are fractions of all its images.
 
     Attributes:
+      threat: what is proved against.
+      mask_set: the masks, and what they are for, in one line.
       clean_accuracy: the rule gives the true label (an alert is not the true label).
       worst_case_accuracy: proved against the table adversary; ``worst_case_exact`` says whether it
         is exact or a proved lower bound.
@@ -47,7 +50,7 @@ class DefenseResult:
     name: str
     options: Mapping[str, Any]
     guarantee: str
-    patch: tuple[int, int]
+    threat: Threat
     mask_set: str
     masks: int
     masked_images: int
@@ -161,10 +164,16 @@ def as_text(report: Report) -> str:
 
 
 def _notes(report: Report) -> list[str]:
+    usual = all(len(d.threat) == 1 and not d.threat.region for d in report.defenses)
+    where = "one patch anywhere" if usual else "the patches of its row where they may be"
     notes = [
-        "worst case: % of images on which no attacker can win who puts one patch anywhere and",
-        "  chooses every prediction that sees a patch pixel (recovery: always the true label;",
-        "  detection: the true label or an alert). Only this number is a certificate.",
+        *textwrap.wrap(
+            f"worst case: % of images on which no attacker can win who puts {where} and chooses "
+            "every prediction that sees a patch pixel (recovery: always the true label; detection: "
+            "the true label or an alert). Only this number is a certificate.",
+            width=_WIDTH - 10,
+            subsequent_indent="  ",
+        ),
         "paper's condition: what the defense's paper calls certified, under its own name.",
         "masked: distinct masked images per image. Brackets: 95% intervals (Wilson).",
     ]

@@ -12,8 +12,10 @@ from certmask_jax.defenses import Defense
 from certmask_jax.local_fields import LocalLogits
 from certmask_jax.models import Model
 from certmask_jax.preprocessing import Preprocessing
+from certmask_jax.threats import Threat
 from experiments import defense_specs
-from experiments.certification_options import Config, read_fill, read_patch
+from experiments.certification_options import Config, read_fill
+from experiments.threat_options import threats
 
 DEFAULT_DEFENSES = (
     "double_masking",
@@ -48,9 +50,9 @@ def opened(config: Config, command: str) -> Job:
     """Opens everything; ``ValueError`` or ``OSError`` for what is not there or does not fit."""
     dataset, model = _dataset_and_model(config)
     input_size = model.data_config.input_size
-    patches = config.patches or ("1%",)
     specs = config.defenses or DEFAULT_DEFENSES
-    defenses = build_defenses(specs, patches, dataset.image_size)
+    attacks = threats(config.threat, dataset.image_size)
+    defenses = build_defenses(specs, attacks)
     path = config.model.weights or models.default_weights(config.model.model)
     if path is None:
         raise ValueError(
@@ -69,7 +71,7 @@ def opened(config: Config, command: str) -> Job:
         "data_config": dataclasses.asdict(model.data_config),
         "precision": config.precision,
         "fill": config.fill,
-        "patch": list(patches),
+        **config.threat.about(),
         "patch_lives": _PATCH_LIVES[config.patch_lives],
         "defense": list(specs),
         "decide": config.decide,
@@ -91,6 +93,7 @@ def opened(config: Config, command: str) -> Job:
         identity=identity,
         provenance={
             **identity,
+            "threats": list(map(str, attacks)),
             "command": command,
             "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "data_dir": None if config.data_dir is None else str(config.data_dir),
@@ -100,12 +103,11 @@ def opened(config: Config, command: str) -> Job:
     )
 
 
-def build_defenses(
-    specs: Sequence[str], patches: Sequence[str], image_size: tuple[int, int]
-) -> list[Defense]:
-    """Every defense for every patch."""
-    sizes = [read_patch(text, image_size) for text in patches]
-    return [defense_specs.build(spec, image_size, patch) for patch in sizes for spec in specs]
+def build_defenses(specs: Sequence[str], attacks: Sequence[Threat]) -> list[Defense]:
+    """Every defense for every threat."""
+    return [
+        defense_specs.build(spec, threat.image_size, threat) for threat in attacks for spec in specs
+    ]
 
 
 def _name(config: Config, dataset: data.Dataset, identity: dict[str, Any]) -> str:

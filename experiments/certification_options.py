@@ -8,10 +8,11 @@ import math
 import re
 from pathlib import Path
 
-from certmask_jax import data, geometry, models, storage
-from experiments import defense_specs, model_options, runtime
+from certmask_jax import data, models, storage
+from experiments import model_options, runtime, threat_options
 from experiments.model_options import ModelOptions
 from experiments.runtime import Runtime
+from experiments.threat_options import ThreatOptions
 
 _NAMED_FILLS = {"black": (0.0,), "gray": (127.5,), "white": (255.0,)}
 
@@ -26,7 +27,7 @@ class Config:
     num_images: int | None
     model: ModelOptions
     patch_lives: str
-    patches: tuple[str, ...]
+    threat: ThreatOptions
     fill: str
     defenses: tuple[str, ...]
     precision: str
@@ -72,12 +73,7 @@ def parser() -> argparse.ArgumentParser:
         "the result (default: %(default)s)",
     )
     group = parse.add_argument_group("what attacks and what defends")
-    group.add_argument(
-        "--patch",
-        action="append",
-        help="pixels (5, or 5x9: height x width) or percent of the pixels (2%%), of the image that "
-        "the model sees, or see --patch-lives; repeat for several (default: 1%%)",
-    )
+    threat_options.add(group)
     group.add_argument(
         "--patch-lives",
         choices=("input", "native"),
@@ -180,7 +176,7 @@ def read_config(arguments: argparse.Namespace) -> Config:
         num_images=arguments.num_images,
         model=model_options.read(arguments, model=model),
         patch_lives=arguments.patch_lives,
-        patches=tuple(arguments.patch or ()),
+        threat=threat_options.read(arguments),
         fill=arguments.fill,
         defenses=tuple(arguments.defense or ()),
         precision=arguments.precision,
@@ -209,19 +205,6 @@ def read_shard(text: str) -> tuple[int, int]:
             f"--shard: expected I/N with I from 0 to N-1, such as 0/4 to 3/4, got {text!r}"
         )
     return int(found[1]), int(found[2])
-
-
-def read_patch(text: str, image_size: tuple[int, int]) -> tuple[int, int]:
-    """``"5"``, ``"5x9"`` (height x width) or ``"2.4%"`` of the pixels -> pixels."""
-    if text.endswith("%"):
-        try:
-            percent = float(text[:-1])
-        except ValueError as error:
-            raise ValueError(f"--patch: expected a percent such as 2.4%, got {text!r}") from error
-        return geometry.patch_size_from_percent(percent, image_size)
-    patch = geometry.as_size(defense_specs.size(text), "--patch")
-    geometry.check_patch_fits(image_size, patch)
-    return patch
 
 
 def read_fill(text: str) -> tuple[float, ...] | None:

@@ -42,6 +42,7 @@ from experiments.run_folder import (
     write_report,
     written,
 )
+from experiments.threat_options import ThreatOptions, recorded, threats
 
 TO_BE_GONE_ON_WITH = 3
 """Exit status of a run that ended as it had no more time."""
@@ -124,7 +125,7 @@ def run_from_tables(config: Config) -> None:
     result = certify_saved(
         saved,
         folder,
-        patches=config.patches,
+        threat=config.threat,
         specs=config.defenses,
         margin_guard=config.margin_guard,
     )
@@ -140,18 +141,19 @@ def certify_saved(
     saved: tables.SavedTable,
     folder: AnyPath,
     *,
-    patches: Sequence[str] = (),
+    threat: ThreatOptions | None = None,
     specs: Sequence[str] = (),
     margin_guard: float = 0.0,
 ) -> report.Report:
     """What a table proves about defenses, by default those that it was made for."""
     known = saved.about.get("provenance", {})
-    patches = patches or tuple(known.get("patch", ()))
+    if threat is None or threat == ThreatOptions():
+        threat = recorded(known)
     specs = specs or tuple(known.get("defense", ()))
-    if not patches or not specs:
+    if threat is None or not specs:
         raise ValueError(f"{folder}: its tables name no defenses; give --patch and --defense")
-    image_size = saved.table.masked_images.image_size
-    defenses = build_defenses(specs, patches, image_size)
+    attacks = threats(threat, saved.table.masked_images.image_size)
+    defenses = build_defenses(specs, attacks)
     return certification.certify(saved, defenses, margin_guard=margin_guard)
 
 
@@ -221,6 +223,10 @@ def _list() -> None:
         width = max(map(len, names))
         for name, line in names.items():
             print(f"  {name.ljust(width)}  {line}")
+    print(
+        "every defense: [built_for=SIZE] makes the masks for a patch of that size anywhere, and "
+        "proves against --patch"
+    )
 
 
 def _say(line: str) -> None:

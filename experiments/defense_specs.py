@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
 
-from certmask_jax import defenses, mask_sets
+from certmask_jax import combined_sets, defenses, mask_sets
 from certmask_jax.defenses import Defense
 from certmask_jax.geometry import as_size
 from certmask_jax.mask_sets import MaskSet
+from certmask_jax.threats import Threat, as_threat
 
-Sizes = tuple[tuple[int, int], tuple[int, int]]  # image, patch
+Sizes = tuple[tuple[int, int], Threat]  # image, and what is to be hidden on it
 
 DESCRIPTIONS = {
     "double_masking": "PatchCleanser, two rounds; recovery [masks_per_axis | mask_stride | "
@@ -30,15 +32,16 @@ DESCRIPTIONS = {
 
 _GRID_KEYS = ("masks_per_axis", "mask_stride", "mask_size")
 _TILING_KEYS = ("tiling", "mask_size", "coverage", "spread", "wrap")
+_BUILT_FOR = "built_for"  # any of them takes it
 _TILINGS = ("tight", "replicated", "offset", "exact")
 
 
-def build(spec: str, image_size: tuple[int, int], patch_size: tuple[int, int]) -> Defense:
-    """The defense that ``spec`` names, for one image and patch size.
+def build(spec: str, image_size: tuple[int, int], threat: Threat | tuple[int, int]) -> Defense:
+    """The defense that ``spec`` names, for one image size and threat (or bare patch size).
 
     Raises:
       ValueError: for an unknown name, key or value, listing what there is, or a mask set that
-        does not cover.
+        does not cover, or has more unions than would be done.
     """
     name, _, rest = spec.partition(":")
     if name not in DESCRIPTIONS:
@@ -48,30 +51,33 @@ def build(spec: str, image_size: tuple[int, int], patch_size: tuple[int, int]) -
             f"--defense: expected one of {', '.join(DESCRIPTIONS)}, got {name!r}{hint}"
         )
     options = _parsed(spec, rest)
-    sizes = (image_size, patch_size)
+    attack = as_threat(threat, image_size)
     try:
+        sizes, against = _built_for(attack, options)
         match name:
             case "double_masking":
                 masks = _grid(sizes, options)
-                found = defenses.double_masking(masks, **_taken(options, ties=str))
+                found = defenses.double_masking(masks, **_taken(options, ties=str), **against)
             case "challenger_masking":
-                found = defenses.challenger_masking(_grid(sizes, options))
+                found = defenses.challenger_masking(_grid(sizes, options), **against)
             case "minority_reports":
                 masks = _grid(sizes, options)
-                found = defenses.minority_reports(masks, **_taken(options, tau=float))
+                found = defenses.minority_reports(masks, **_taken(options, tau=float), **against)
             case "certmask":
                 masks = _tiling(sizes, options)
-                found = defenses.certmask(masks, **_taken(options, ties=str))
+                found = defenses.certmask(masks, **_taken(options, ties=str), **against)
             case _:
                 masks = _tiling(sizes, options)
-                found = defenses.certmask_detection(masks, **_taken(options, tolerance=int))
+                given = _taken(options, tolerance=int)
+                found = defenses.certmask_detection(masks, **given, **against)
     except ValueError as error:
         raise ValueError(f"--defense {spec}: {error}") from error
     if options:
         keys = _TILING_KEYS if name.startswith("certmask") else _GRID_KEYS
         raise ValueError(
             f"--defense {spec}: unknown option {next(iter(options))!r}; expected some of "
-            f"{', '.join(keys)} or those of {DESCRIPTIONS[name].rpartition('[')[2].rstrip(']')}"
+            f"{', '.join(keys)}, {_BUILT_FOR} or those of "
+            f"{DESCRIPTIONS[name].rpartition('[')[2].rstrip(']')}"
         )
     return found
 
@@ -101,37 +107,52 @@ def _taken(options: dict[str, str], **readers: Callable[[str], Any]) -> dict[str
     return found
 
 
+def _built_for(attack: Threat, options: dict[str, str]) -> tuple[Sizes, dict[str, Any]]:
+    """What masks are to hide, and what is proved if that is less (``built_for``)."""
+    given = _taken(options, built_for=size)
+    if not given:
+        return (attack.image_size, attack), {}
+    larger = Threat.of(attack.image_size, given[_BUILT_FOR], patches=len(attack))
+    return (attack.image_size, larger), {"against": attack}
+
+
 def _grid(sizes: Sizes, options: dict[str, str]) -> MaskSet:
     """PatchCleanser's grid (6 x 6 unless told otherwise), or the tight grid of a mask size."""
     given = _taken(options, masks_per_axis=size, mask_stride=size, mask_size=size)
     if len(given) > 1:
         raise ValueError(f"expected only one of {', '.join(_GRID_KEYS)}, got {', '.join(given)}")
-    if "mask_size" in given:
-        return mask_sets.tight_grid(*sizes, **given)
-    return mask_sets.budgeted_grid(*sizes, **(given or {"masks_per_axis": 6}))
+    given = given or {"masks_per_axis": 6}
+    builder = mask_sets.tight_grid if "mask_size" in given else mask_sets.budgeted_grid
+    return combined_sets.for_threat(sizes[1], functools.partial(builder, **given))
 
 
 def _tiling(sizes: Sizes, options: dict[str, str]) -> MaskSet:
     """CertMask's mask sets; masks of 1.5 patches a side unless told otherwise, as in its paper."""
     tiling = options.pop("tiling", "replicated")
-    default = tuple(min(n, math.ceil(1.5 * p)) for n, p in zip(*sizes, strict=True))
-    mask_size = _taken(options, mask_size=size).get("mask_size", default)
-    given = _taken(options, coverage=_coverage)
-    match tiling:
-        case "tight":
-            masks = mask_sets.tight_grid(*sizes, mask_size=mask_size)
-            return mask_sets.repeated(masks, coverage=_product(given.get("coverage", 1)))
-        case "replicated":
-            k = _product(given.get("coverage", 6))
-            return mask_sets.replicated(*sizes, mask_size=mask_size, coverage=k)
-        case "offset":
-            given = {"coverage": 6} | given | _taken(options, wrap=_flag, rounded_stride=str)
-            return mask_sets.offset(*sizes, mask_size=mask_size, **given)
-        case "exact":
-            given = {"coverage": 6} | given | _taken(options, spread=str)
-            return mask_sets.exact_k_fold(*sizes, mask_size=mask_size, **given)
-        case _:
-            raise ValueError(f"tiling: expected one of {', '.join(_TILINGS)}, got {tiling!r}")
+    if tiling not in _TILINGS:
+        raise ValueError(f"tiling: expected one of {', '.join(_TILINGS)}, got {tiling!r}")
+    given = _taken(options, mask_size=size)
+    coverage = _taken(options, coverage=_coverage).get("coverage", 1 if tiling == "tight" else 6)
+    if tiling == "offset":
+        given |= _taken(options, wrap=_flag, rounded_stride=str)
+    elif tiling == "exact":
+        given |= _taken(options, spread=str)
+
+    def one_shape(image: tuple[int, int], patch: tuple[int, int]) -> MaskSet:
+        usual = tuple(min(n, math.ceil(1.5 * p)) for n, p in zip(image, patch, strict=True))
+        keys = {"mask_size": usual, **given}
+        match tiling:
+            case "tight":
+                masks = mask_sets.tight_grid(image, patch, **keys)
+                return mask_sets.repeated(masks, coverage=_product(coverage))
+            case "replicated":
+                return mask_sets.replicated(image, patch, **keys, coverage=_product(coverage))
+            case "offset":
+                return mask_sets.offset(image, patch, **keys, coverage=coverage)
+            case _:
+                return mask_sets.exact_k_fold(image, patch, **keys, coverage=coverage)
+
+    return combined_sets.for_threat(sizes[1], one_shape)
 
 
 def size(text: str) -> int | tuple[int, int]:

@@ -41,8 +41,8 @@ from certmask_jax.training.input_pipeline import Source, Streamed
 from certmask_jax.training.log import Row, write_csv, write_picture
 from certmask_jax.training.step import trainer
 from experiments import measure_input, model_options
-from experiments.certification_options import read_patch
 from experiments.model_options import ModelOptions
+from experiments.threat_options import read_patch
 from experiments.training_options import parser, read_recipe
 
 _STOPPED = 143  # as the shell reports a program that SIGTERM ended

@@ -68,8 +68,8 @@ def compile_once(patched):
     real = certification_job.build_defenses
     built = functools.cache(lambda *given: real(*given))
 
-    def build(specs, patches, image_size):
-        return built(tuple(specs), tuple(patches), tuple(image_size))
+    def build(specs, attacks):
+        return built(tuple(specs), tuple(attacks))
 
     patched.setattr(models, "create", functools.cache(models.create))
     patched.setattr(certification_job, "build_defenses", build)

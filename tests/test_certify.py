@@ -112,10 +112,11 @@ def test_results_do_not_depend_on_the_chunk_or_the_slice(tmp_path):
     assert whole.ids[4:] == part.ids[:8]
 
 
-def test_several_patches_and_rectangles(tmp_path):
-    out = _run(tmp_path, "--patch", "1", "--patch", "1x3", "--patch", "2%")
+def test_one_threat_after_another_and_rectangles(tmp_path):
+    out = _run(tmp_path, "--patch", "1,1x3,2%")
     found = json.loads((out / "results.json").read_text())["defenses"]
-    assert [tuple(d["patch"]) for d in found] == [(1, 1)] * 2 + [(1, 3)] * 2 + [(2, 2)] * 2
+    shapes = [d["threat"]["patches"] for d in found]
+    assert shapes == [[[[1, 1]]]] * 2 + [[[[1, 3]]]] * 2 + [[[[2, 2]]]] * 2
 
 
 def test_list_names_everything(capsys):

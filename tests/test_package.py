@@ -13,8 +13,8 @@ PACKAGE = Path(certmask_jax.__file__).parent
 
 # From the bottom up: a module may import only what stands before it.
 HOUSE = [
-    "_version", "storage", "whole_files", "geometry", "mask_sets", "masked_images",
-    "local_fields", "prediction_table",
+    "_version", "storage", "whole_files", "geometry", "threats", "placements", "mask_sets",
+    "masked_images", "combined_sets", "rectangles", "local_fields", "prediction_table",
     "defenses.defense", "defenses.second_round", "defenses.patchcleanser",
     "defenses.minority_reports", "defenses.certmask", "defenses",
     "adversary", "preprocessing", "devices", "processes", "fingerprint", "compiled", "forward",
@@ -28,7 +28,7 @@ HOUSE = [
     "training.checkpoints", "training.log", "training.step", "training", "report", "certification",
     "evaluation", "planning", "precision_check", "merging",
 ]  # fmt: skip
-EXACT = ["geometry", "mask_sets", "masked_images", "local_fields", "prediction_table"]
+EXACT = HOUSE[HOUSE.index("geometry") : HOUSE.index("prediction_table") + 1]
 
 
 def _imports(file: Path) -> set[str]:

@@ -30,15 +30,17 @@ from certmask_jax.defenses.defense import (
     Row,
     check_ties,
     count_votes,
+    groups_of,
     majority,
     preference,
 )
 from certmask_jax.mask_sets import MaskSet
+from certmask_jax.threats import Threat
 
 Ties = Literal["largest", "smallest"]
 
 
-def certmask(masks: MaskSet, *, ties: Ties = "largest") -> Defense:
+def certmask(masks: MaskSet, *, ties: Ties = "largest", against: Threat | None = None) -> Defense:
     """CertMask's rule with k = ``masks.promise``, its condition, and its exact worst case.
 
     ``exact`` is false only for sets that list some masks more often than others; there the
@@ -49,9 +51,10 @@ def certmask(masks: MaskSet, *, ties: Ties = "largest") -> Defense:
       ties: which label wins when several have most votes: the largest (as in PatchCleanser's
         program), or the smallest. The paper says neither this nor what happens when several
         classes have exactly k votes. Here no class then wins by its k votes: the majority decides.
+      against: what is proved against, if not all that the masks were built for.
     """
     check_ties(ties)
-    images, weights, groups = _one_round(masks)
+    images, weights, groups = _one_round(masks, against)
     k = masks.promise
     # Equally repeated masks vote as one: count in units of their common weight. If k is no
     # multiple of it, no class can have exactly k votes.
@@ -94,10 +97,13 @@ def certmask(masks: MaskSet, *, ties: Ties = "largest") -> Defense:
         exact=bool((units == 1).all()),
         options={"tiling": masks.name, "coverage": k, "ties": ties},
         row_cost=len(images),
+        against=against,
     )
 
 
-def certmask_detection(masks: MaskSet, *, tolerance: int = 0) -> Defense:
+def certmask_detection(
+    masks: MaskSet, *, tolerance: int = 0, against: Threat | None = None
+) -> Defense:
     """What k-fold correctness proves: the label that all but ``tolerance`` masks say, or an alert.
 
     Never a wrong label if and only if, for every location and every z != y, more than t masks
@@ -107,6 +113,7 @@ def certmask_detection(masks: MaskSet, *, tolerance: int = 0) -> Defense:
       masks: a k-fold cover of N masks.
       tolerance: t, how many of the N votes may dissent without an alert; less than N / 2, so that
         only one label can have the others.
+      against: what is proved against, if not all that the masks were built for.
 
     Raises:
       ValueError: for a tolerance outside [0, N / 2).
@@ -115,7 +122,7 @@ def certmask_detection(masks: MaskSet, *, tolerance: int = 0) -> Defense:
         raise ValueError(
             f"tolerance: expected 0 <= t < N / 2 with N = {len(masks)} masks, got {tolerance!r}"
         )
-    images, weights, groups = _one_round(masks)
+    images, weights, groups = _one_round(masks, against)
     covered = jnp.asarray(groups.astype(np.int64) @ weights, dtype=jnp.int32)
 
     def rule(row: Row, num_classes: int) -> Array:
@@ -150,6 +157,7 @@ def certmask_detection(masks: MaskSet, *, tolerance: int = 0) -> Defense:
         row_conditions={"k_fold_correct": k_fold_correct},
         options={"tiling": masks.name, "coverage": masks.promise, "tolerance": tolerance},
         row_cost=len(images),
+        against=against,
     )
 
 
@@ -165,12 +173,12 @@ def certmask_rule(votes: Array, *, k: int, num_masks: int, ties: Ties = "largest
 
 
 def _one_round(
-    masks: MaskSet,
+    masks: MaskSet, against: Threat | None
 ) -> tuple[masked_images.MaskedImages, NDArray[np.int32], NDArray[np.bool_]]:
     """Distinct one-mask images, how many masks each stands for ``[V]``, location groups."""
     images, index = masked_images.unions(masks, 1)
     weights = np.bincount(index, minlength=len(images)).astype(np.int32)
-    return images, weights, images.location_groups(masks.patch_size)
+    return images, weights, groups_of(images, masks, against)
 
 
 def _attacked(votes: Array, free: Array, label: Array, *, k: int, ties: Ties) -> Array:

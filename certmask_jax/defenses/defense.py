@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from certmask_jax.mask_sets import MaskSet
 from certmask_jax.masked_images import MaskedImages
 from certmask_jax.prediction_table import NO_LABEL, UNKNOWN, PredictionTable, check_labels
+from certmask_jax.threats import Threat
 
 ALERT = -2
 """What a detecting rule answers instead of a label."""
@@ -88,11 +89,12 @@ class Defense:
       guarantee: what ``certificate`` and ``worst_case`` are about.
       mask_set: the masks.
       masked_images: the V distinct masked images.
-      groups: ``bool[G, V]``, which masked images hide the patch, for every group of locations.
+      groups: ``bool[G, V]``, which masked images hide the patches, for every group of placements.
       exact: whether ``worst_case`` is exact, or (false) a proved lower bound.
       options: the hyper-parameters, for reports.
       open_columns: which masked images still matter; steers what is evaluated.
       row_cost: numbers held for one row while it is reduced.
+      against: what the proofs are about, if not what the masks were built for.
     """
 
     name: str
@@ -108,12 +110,25 @@ class Defense:
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     open_columns: OpenColumns = all_columns
     row_cost: int = 1
+    against: Threat | None = None
 
     def __str__(self) -> str:
         return (
-            f"{self.name}: {self.mask_set}, {len(self.masked_images)} masked images, "
+            f"{self.name}: {self.masks_and_threat}, {len(self.masked_images)} masked images, "
             f"{self.guarantee.value}"
         )
+
+    @property
+    def threat(self) -> Threat:
+        """What the proofs are about."""
+        return self.mask_set.threat if self.against is None else self.against
+
+    @property
+    def masks_and_threat(self) -> str:
+        """The masks, and what the proofs are about, in one line."""
+        if self.threat == self.mask_set.threat:
+            return str(self.mask_set)
+        return f"{self.mask_set}, against {self.threat}"
 
     def rule(self, table: PredictionTable) -> NDArray[np.int32]:
         """What the defended classifier answers: ``int32[T]``, labels or :data:`ALERT`."""
@@ -130,8 +145,8 @@ class Defense:
     def worst_case(self, table: PredictionTable, labels: ArrayLike) -> NDArray[np.bool_]:
         """Robustness against the table adversary, ``bool[T]``.
 
-        The table adversary puts a patch at any one location and chooses the label of every masked
-        image that does not hide it. Recovery: the rule answers the true label whatever they
+        The table adversary picks any one placement of the threat and chooses the label of every
+        masked image that does not hide it. Recovery: the rule answers the true label whatever they
         choose. Detection: it answers the true label or an alert, and the true label when there is
         no patch. Ties and logits that are not finite are never certified.
         """
@@ -190,6 +205,23 @@ def _rule_over_rows(rule: RowRule, num_classes: int) -> Callable[..., Array]:
 @functools.lru_cache(maxsize=256)
 def _proof_over_rows(proof: RowProof, num_classes: int) -> Callable[..., Array]:
     return jax.jit(jax.vmap(lambda p, c, y: proof(Row(p, c), y, num_classes)))
+
+
+def groups_of(
+    images: MaskedImages, masks: MaskSet, against: Threat | None = None
+) -> NDArray[np.bool_]:
+    """``bool[G, V]``: which masked images hide the patches, for every group of placements.
+
+    Of the threat that the masks were built for, or of another one that they hide as well, such as
+    smaller patches or patches inside a region: fewer groups, hence sharper proofs.
+
+    Raises:
+      CoverageError: where fewer masks than promised hide a placement of ``against``.
+      ValueError: for a threat on another image size.
+    """
+    if against is not None:
+        masks.check(against)
+    return images.location_groups(masks.threat if against is None else against)
 
 
 def preference(num_classes: int, ties: str) -> Array:

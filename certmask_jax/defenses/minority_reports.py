@@ -15,17 +15,19 @@ import numpy as np
 from jax import Array
 
 from certmask_jax import masked_images
-from certmask_jax.defenses.defense import ALERT, Defense, Guarantee, Row
+from certmask_jax.defenses.defense import ALERT, Defense, Guarantee, Row, groups_of
 from certmask_jax.mask_sets import MaskSet
+from certmask_jax.threats import Threat
 
 
-def minority_reports(masks: MaskSet, *, tau: float = 0.0) -> Defense:
+def minority_reports(masks: MaskSet, *, tau: float = 0.0, against: Threat | None = None) -> Defense:
     """The one-mask voting detector.
 
     Args:
       masks: N masks that cover every location at least once.
       tau: confidence above which a dissenting mask raises an alert, in [0, 1). 0 alerts at every
         dissent; higher values raise clean accuracy and lower certified accuracy.
+      against: what is proved against, if not all that the masks were built for.
 
     Raises:
       ValueError: for a ``tau`` outside [0, 1), above which no mask could raise an alert.
@@ -36,7 +38,7 @@ def minority_reports(masks: MaskSet, *, tau: float = 0.0) -> Defense:
     images, (of_mask, (unmasked,)) = masked_images.merge(
         [singles, masked_images.unmasked(masks.image_size)]
     )
-    groups = images.location_groups(masks.patch_size)
+    groups = groups_of(images, masks, against)
     hiding = jnp.asarray(groups[:, of_mask])
 
     def rule(row: Row, num_classes: int) -> Array:
@@ -75,4 +77,5 @@ def minority_reports(masks: MaskSet, *, tau: float = 0.0) -> Defense:
         row_conditions={"provable_detection": provable_detection},
         options={"tau": tau},
         row_cost=int(np.size(groups)),
+        against=against,
     )

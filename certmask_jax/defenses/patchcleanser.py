@@ -29,6 +29,7 @@ from certmask_jax.defenses.defense import (
     RowProof,
     check_ties,
     count_votes,
+    groups_of,
     majority,
     preference,
 )
@@ -38,20 +39,25 @@ from certmask_jax.defenses.second_round import (
     second_round,
 )
 from certmask_jax.mask_sets import MaskSet
+from certmask_jax.threats import Threat
 
 Ties = Literal["largest", "smallest"]
 
 
-def double_masking(masks: MaskSet, *, ties: Ties = "largest") -> Defense:
+def double_masking(
+    masks: MaskSet, *, ties: Ties = "largest", against: Threat | None = None
+) -> Defense:
     """PatchCleanser's double masking over all pairs of ``masks``.
 
     Args:
       masks: N masks that cover every location at least once.
       ties: which label wins when several have most one-mask votes. The published program takes
         the largest.
+      against: what is proved against, if not all that the masks were built for: patches that are
+        smaller, or inside a region. Good rows need cover only these.
     """
     check_ties(ties)
-    layout, defense_parts = _two_rounds(masks)
+    layout, defense_parts = _two_rounds(masks, against)
 
     def rule(row: Row, num_classes: int) -> Array:
         return double_masking_rule(row.predictions[layout.pair], num_classes=num_classes, ties=ties)
@@ -81,15 +87,19 @@ def double_masking(masks: MaskSet, *, ties: Ties = "largest") -> Defense:
     )
 
 
-def challenger_masking(masks: MaskSet) -> Defense:
+def challenger_masking(masks: MaskSet, *, against: Threat | None = None) -> Defense:
     """PatchCleanser's challenger masking (Appendix C) over all pairs of ``masks``.
 
     ``worst_case`` is the good-row condition. It is exact where every location that matters is
     hidden by one mask alone, as on PatchCleanser's own sets (``exact`` says so): if that mask i
     has a two-mask label T[i, j] = z other than y, giving every other mask the label z leaves i
     alone against them, and j retires it. On redundant covers it is a proved lower bound.
+
+    Args:
+      masks: N masks that cover every location at least once.
+      against: what is proved against, as in :func:`double_masking`.
     """
-    layout, defense_parts = _two_rounds(masks)
+    layout, defense_parts = _two_rounds(masks, against)
 
     def rule(row: Row, num_classes: int) -> Array:
         del num_classes
@@ -152,16 +162,14 @@ class _Layout(NamedTuple):
     """Where masks and pairs are found in a row, and what the attacker cannot touch."""
 
     pair: NDArray[np.int32]  # [N, N] -> masked image
-    hiding: NDArray[np.bool_]  # [G, N] mask i hides the patch alone
-    fixed: NDArray[np.bool_]  # [G, N, N] masks i and j together hide it
+    groups: NDArray[np.bool_]  # [G, V] the masked image hides the patches
+    hiding: NDArray[np.bool_]  # [G, N] mask i hides them alone
 
 
-def _two_rounds(masks: MaskSet) -> tuple[_Layout, dict[str, Any]]:
+def _two_rounds(masks: MaskSet, against: Threat | None) -> tuple[_Layout, dict[str, Any]]:
     images, pair = masked_images.unions(masks, 2)
-    groups = images.location_groups(masks.patch_size)
-    single = pair.diagonal()
-    hiding = groups[:, single]
-    layout = _Layout(pair, hiding, groups[:, pair])
+    groups = groups_of(images, masks, against)
+    layout = _Layout(pair, groups, groups[:, pair.diagonal()])
 
     def two_mask_correct(row: Row, label: Array, num_classes: int) -> Array:
         del num_classes
@@ -171,6 +179,7 @@ def _two_rounds(masks: MaskSet) -> tuple[_Layout, dict[str, Any]]:
         "masked_images": images,
         "groups": groups,
         "row_conditions": {"two_mask_correct": two_mask_correct},
+        "against": against,
     }
 
 
@@ -201,7 +210,17 @@ def _double_masking_worst_case(
     3. a row r outside C has kept only entries of one label w != y: give it w throughout. As r has
        kept its entries with C, no mask of C stands by y. If y is not the majority then, the first
        way is open; if it is, r disagrees and stands.
+
+    Where most one-mask labels are free (2 |C| < N) some m != y can always be the majority, so the
+    first way is open unless C has a good row; and a good row closes all three, as it shares an
+    entry with every row. Only the other groups need the long form; sets for several patches have
+    hardly any.
     """
+    at_will = 2 * layout.hiding.sum(axis=1) < layout.hiding.shape[1]
+    good = (table == label).all(axis=1)
+    easy = (jnp.asarray(layout.hiding[at_will]) & good).any(axis=1).all()
+    if at_will.all():
+        return easy
     one_mask = jnp.diagonal(table)
     num_masks = one_mask.shape[0]
     stands = (table == one_mask[:, None]).all(axis=1)
@@ -211,7 +230,7 @@ def _double_masking_worst_case(
     is_wrong = classes != label
 
     def attacked(group: tuple[Array, Array]) -> Array:
-        hiding, fixed = group
+        hiding, fixed = group[0], group[1][layout.pair]  # [N], [N, N]
         votes = count_votes(jnp.where(hiding, one_mask, -1), jnp.ones_like(one_mask), num_classes)
         free = num_masks - hiding.sum()
         key = votes * num_classes + rank  # orders classes by votes, then by preference
@@ -230,5 +249,5 @@ def _double_masking_worst_case(
         way_3 = ~hiding & (least == most) & (most != label)
         return way_1 | (way_2 | way_3).any()
 
-    groups = (jnp.asarray(layout.hiding), jnp.asarray(layout.fixed))
-    return ~jax.lax.map(attacked, groups).any()
+    groups = (jnp.asarray(layout.hiding[~at_will]), jnp.asarray(layout.groups[~at_will]))
+    return easy & ~jax.lax.map(attacked, groups).any()

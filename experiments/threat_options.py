@@ -1,0 +1,160 @@
+"""The options that say what attacks: ``--patch``, ``--patch-area``, ``--patches`` and more."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from certmask_jax import geometry
+from certmask_jax.rectangles import rectangles_of_area
+from certmask_jax.threats import Box, Threat
+from experiments import defense_specs
+
+_DEFAULT = "1%"
+
+
+@dataclasses.dataclass(frozen=True)
+class ThreatOptions:
+    """As given on the command line; the defaults are its own."""
+
+    patch: tuple[str, ...] = ()
+    patch_area: str | None = None
+    patches: int = 1
+    patch_region: str | None = None
+
+    def about(self) -> dict[str, Any]:
+        """For the identity of a run, without what is as usual."""
+        patch = list(self.patch) or ([] if self.patch_area else [_DEFAULT])
+        facts = {"patch_area": self.patch_area, "patch_region": self.patch_region}
+        more = {} if self.patches == 1 else {"patches": self.patches}
+        return {"patch": patch, **{k: v for k, v in facts.items() if v is not None}, **more}
+
+
+def add(group: argparse._ArgumentGroup) -> None:
+    """Adds the options."""
+    group.add_argument(
+        "--patch",
+        action="append",
+        metavar="SIZE[,SIZE...]",
+        help="pixels (5, or 5x9: height x width) or percent of the pixels (2%%), of the image that "
+        "the model sees, or see --patch-lives. Repeat it for a patch that may have any of these "
+        "shapes (--patch 5x9 --patch 9x5); with commas, one threat after another, with rows of its "
+        "own (--patch 1%%,2%%,3%%) (default: 1%%)",
+    )
+    group.add_argument(
+        "--patch-area",
+        metavar="AREA[,AREA...]",
+        help="instead of --patch: a patch of any shape (upright rectangles) with at most that many "
+        "pixels, or percent of the pixels (1%%)",
+    )
+    group.add_argument(
+        "--patches",
+        type=int,
+        default=1,
+        metavar="K",
+        help="how many patches there may be at once (default: %(default)s)",
+    )
+    group.add_argument(
+        "--patch-region",
+        metavar="TOP,LEFT,BOTTOM,RIGHT",
+        help="patches lie inside this box of pixels; masks are then made for it alone (default: "
+        "anywhere)",
+    )
+
+
+def read(arguments: argparse.Namespace) -> ThreatOptions:
+    """From the parsed command line; ``ValueError`` for what goes without an image size."""
+    if arguments.patch and arguments.patch_area:
+        raise ValueError("--patch-area: expected it or --patch, got both")
+    if arguments.patches < 1:
+        raise ValueError(f"--patches: expected at least 1, got {arguments.patches}")
+    options = ThreatOptions(
+        tuple(arguments.patch or ()),
+        arguments.patch_area,
+        arguments.patches,
+        arguments.patch_region,
+    )
+    if len({text.count(",") for text in options.patch}) > 1:
+        raise ValueError(
+            "--patch: expected as many sizes with commas each time (the shapes of the first threat "
+            f"come first, ...), got {' and '.join(options.patch)}"
+        )
+    return options
+
+
+def recorded(known: Mapping[str, Any]) -> ThreatOptions | None:
+    """From what :meth:`ThreatOptions.about` said; None if it did not."""
+    if not known.get("patch") and "patch_area" not in known:
+        return None
+    return ThreatOptions(
+        tuple(known.get("patch", ())),
+        known.get("patch_area"),
+        known.get("patches", 1),
+        known.get("patch_region"),
+    )
+
+
+def threats(options: ThreatOptions, image_size: tuple[int, int]) -> list[Threat]:
+    """What the options mean on an image.
+
+    Raises:
+      ValueError: for sizes, areas and regions that cannot be read or do not fit.
+    """
+    region = None if options.patch_region is None else _box(options.patch_region)
+    if options.patch_area is not None:
+        areas = [read_area(text, image_size) for text in options.patch_area.split(",")]
+        size = image_size
+        if region is not None:  # its own errors first: any patch fits an image
+            Threat.of(image_size, 1, region=region)
+            size = (region[2] - region[0], region[3] - region[1])
+        shapes: list[tuple[tuple[int, int], ...]] = [rectangles_of_area(size, a) for a in areas]
+    else:
+        columns = [text.split(",") for text in options.patch or (_DEFAULT,)]
+        shapes = [
+            tuple(read_patch(text, image_size) for text in one)
+            for one in zip(*columns, strict=True)
+        ]
+    return [Threat.of(image_size, *s, patches=options.patches, region=region) for s in shapes]
+
+
+def read_patch(text: str, image_size: tuple[int, int]) -> tuple[int, int]:
+    """``"5"``, ``"5x9"`` (height x width) or ``"2.4%"`` of the pixels -> pixels."""
+    if text.endswith("%"):
+        return geometry.patch_size_from_percent(_percent(text, "--patch"), image_size)
+    patch = geometry.as_size(defense_specs.size(text), "--patch")
+    geometry.check_patch_fits(image_size, patch)
+    return patch
+
+
+def read_area(text: str, image_size: tuple[int, int]) -> int:
+    """``"37"`` or ``"1%"`` of the pixels, rounded down -> pixels."""
+    everything = image_size[0] * image_size[1]
+    if text.endswith("%"):
+        percent = _percent(text, "--patch-area")
+        area = math.floor(percent * everything / 100) if math.isfinite(percent) else 0
+    else:
+        area = int(text) if text.strip().isdecimal() else 0
+    if not 1 <= area <= everything:
+        raise ValueError(
+            f"--patch-area: expected 1 to {everything} pixels, or a percent of them such as 1%, "
+            f"got {text!r}"
+        )
+    return area
+
+
+def _percent(text: str, option: str) -> float:
+    try:
+        return float(text[:-1])
+    except ValueError as error:
+        raise ValueError(f"{option}: expected a percent such as 2.4%, got {text!r}") from error
+
+
+def _box(text: str) -> Box:
+    parts = text.split(",")
+    if len(parts) != 4 or not all(part.strip().isdecimal() for part in parts):
+        raise ValueError(f"--patch-region: expected TOP,LEFT,BOTTOM,RIGHT in pixels, got {text!r}")
+    top, left, bottom, right = map(int, parts)
+    return top, left, bottom, right
