@@ -51,8 +51,7 @@ class Threat:
             raise ValueError(
                 f"threat: expected at least 1 patch with at least 1 shape, got {self.patches!r}"
             )
-        kept = {shapes: self._kept(shapes) for shapes in map(tuple, self.patches)}
-        ordered = sorted(kept[tuple(shapes)] for shapes in self.patches)
+        ordered = sorted(self._kept(shapes) for shapes in self.patches)
         object.__setattr__(self, "patches", tuple(ordered))
 
     @classmethod

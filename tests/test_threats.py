@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+import json
 
 import numpy as np
 import oracle
@@ -71,8 +73,10 @@ def test_the_least_hidden_placement_is_found_and_named(seed):
     rng = np.random.default_rng(100 + seed)
     image = (int(rng.integers(2, 6)), int(rng.integers(2, 6)))
     threat = _random_threat(rng, image)
-    boxes = _random_boxes(rng, image, 6, 3)
-    boxes[:3] = [0, 0, *image]
+    boxes = np.tile(np.array([0, 0, *image], np.int32), (9, 3, 1))
+    boxes[3:] = _random_boxes(rng, image, 6, 3)  # a whole one with a row or column less, beside
+    boxes[3:, 0] = [0, 0, *image]
+    boxes[3:, 0] += np.eye(4, dtype=int)[[0, 1, 2, 3, 0, 1]] * [1, 1, -1, -1]
     least, example = placements.least_hidden(boxes, threat)
     assert least == _brute(boxes, threat).sum(axis=0).min() >= 3
     pixels = np.zeros(image, bool)
@@ -90,6 +94,8 @@ def test_shapes_that_another_one_contains_are_left_out():
     threat = Threat.of(32, (5, 9), (5, 5), (9, 5), (2, 9), (5, 9))
     assert threat.patches == (((5, 9), (9, 5)),)
     assert threat == Threat.of((32, 32), (9, 5), (5, 9))
+    as_json = dataclasses.asdict(threat)
+    assert Threat(**json.loads(json.dumps(as_json))) == threat
 
 
 def test_in_a_region_of_two_boxes_a_contained_shape_may_reach_further():
@@ -209,7 +215,7 @@ def test_one_set_hides_one_patch_only():
 
 def test_more_unions_than_would_be_done_are_refused_with_the_estimate():
     with pytest.raises(ValueError, match=r"at most 20,000,000 boxes, but .* pairs with [\d,]+ box"):
-        unions(several_patches(_grid(224, 23, 14), patches=2), 2)
+        unions(several_patches(_grid(32, 2, 11), patches=2), 2)
     with pytest.raises(ValueError, match="at most 20,000,000 boxes"):
         several_patches(_grid(224, 2, 90), patches=2)
 
@@ -231,15 +237,12 @@ def test_rectangles_contain_every_rectangle_of_an_area(size, most):
                 assert not oracle_threats.contain_all(rest, oracle_threats.rectangles(size, area))
 
 
-@pytest.mark.parametrize("size", [(4, 4), (3, 6), (5, 4)])
+@pytest.mark.parametrize("size", [(4, 4), (3, 6), (5, 3)])
 @pytest.mark.parametrize("most", [1, 2, 3])
 def test_rectangles_are_the_best_of_all_choices(size, most):
     """Against every choice of rectangles: least largest mask, then fewest, then least in sum."""
-
-    def masks(shape):
-        return np.prod(mask_sets.budgeted_grid(size, shape, masks_per_axis=2).mask_size)
-
     every = [(h, w) for h in range(1, size[0] + 1) for w in range(1, size[1] + 1)]
+    masks = {s: int(np.prod(_grid(size, s, 2).mask_size)) for s in every}.__getitem__
     for area in range(1, size[0] * size[1]):
         wanted = oracle_threats.rectangles(size, area)
         best = min(
