@@ -5,7 +5,7 @@ all masked images (one table) -> a rule that turns the table into a prediction, 
 that rule.
 """
 
-from certmask_jax import adversary, defenses, geometry, mask_sets, masked_images
+from certmask_jax import adversary, defenses, geometry, mask_sets, masked_images, pair_covers
 from certmask_jax._version import __version__
 from certmask_jax.defenses import ALERT, Defense, Guarantee
 from certmask_jax.forward import masked_forward, predict
@@ -33,5 +33,6 @@ __all__ = [
     "mask_sets",
     "masked_forward",
     "masked_images",
+    "pair_covers",
     "predict",
 ]

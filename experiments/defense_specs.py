@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from certmask_jax import defenses, mask_sets
+from certmask_jax import defenses, mask_sets, pair_covers
 from certmask_jax.defenses import Defense
 from certmask_jax.geometry import as_size
 from certmask_jax.mask_sets import MaskSet
@@ -16,19 +16,22 @@ Sizes = tuple[tuple[int, int], tuple[int, int]]  # image, patch
 
 DESCRIPTIONS = {
     "double_masking": "PatchCleanser, two rounds; recovery [masks_per_axis | mask_stride | "
-    "mask_size, ties]",
+    "mask_size, split, ties]",
     "challenger_masking": "PatchCleanser, Appendix C; recovery [masks_per_axis | mask_stride | "
-    "mask_size]",
+    "mask_size, split]",
     "minority_reports": "one round of votes against the unmasked label; detection "
-    "[masks_per_axis | mask_stride | mask_size, tau]",
+    "[masks_per_axis | mask_stride | mask_size, split, tau]",
     "certmask": "CertMask's one-round rule; claims recovery, proves none "
     "[tiling, mask_size, coverage, spread, wrap, ties]",
     "certmask_detection": "what CertMask's condition does prove; detection "
     "[tiling, mask_size, coverage, spread, wrap, tolerance]",
+    "pair_cover": "one round whose masks hide every two locations together; recovery "
+    "[budget | partition | plane, transposed, ties]",
 }
 """Name -> one line, for ``--list``."""
 
 _GRID_KEYS = ("masks_per_axis", "mask_stride", "mask_size")
+_PAIR_KEYS = ("budget", "partition", "plane")
 _TILING_KEYS = ("tiling", "mask_size", "coverage", "spread", "wrap")
 _TILINGS = ("tight", "replicated", "offset", "exact")
 
@@ -62,6 +65,9 @@ def build(spec: str, image_size: tuple[int, int], patch_size: tuple[int, int]) -
             case "certmask":
                 masks = _tiling(sizes, options)
                 found = defenses.certmask(masks, **_taken(options, ties=str))
+            case "pair_cover":
+                masks = _pair_cover(sizes, options)
+                found = defenses.pair_cover(masks, **_taken(options, ties=str))
             case _:
                 masks = _tiling(sizes, options)
                 found = defenses.certmask_detection(masks, **_taken(options, tolerance=int))
@@ -69,6 +75,7 @@ def build(spec: str, image_size: tuple[int, int], patch_size: tuple[int, int]) -
         raise ValueError(f"--defense {spec}: {error}") from error
     if options:
         keys = _TILING_KEYS if name.startswith("certmask") else _GRID_KEYS
+        keys = _PAIR_KEYS if name == "pair_cover" else keys
         raise ValueError(
             f"--defense {spec}: unknown option {next(iter(options))!r}; expected some of "
             f"{', '.join(keys)} or those of {DESCRIPTIONS[name].rpartition('[')[2].rstrip(']')}"
@@ -108,7 +115,26 @@ def _grid(sizes: Sizes, options: dict[str, str]) -> MaskSet:
         raise ValueError(f"expected only one of {', '.join(_GRID_KEYS)}, got {', '.join(given)}")
     if "mask_size" in given:
         return mask_sets.tight_grid(*sizes, **given)
-    return mask_sets.budgeted_grid(*sizes, **(given or {"masks_per_axis": 6}))
+    given = (given or {"masks_per_axis": 6}) | _taken(options, split=str)
+    return mask_sets.budgeted_grid(*sizes, **given)
+
+
+def _pair_cover(sizes: Sizes, options: dict[str, str]) -> MaskSet:
+    """Pairs of blocks (the best of at most 15 masks unless told otherwise), or a finite plane."""
+    given = _taken(options, budget=int, partition=_partition, plane=str)
+    if len(given) > 1:
+        raise ValueError(f"expected only one of {', '.join(_PAIR_KEYS)}, got {', '.join(given)}")
+    if "partition" in given:
+        transposed = _taken(options, transposed=_flag)
+        return pair_covers.pairs_of_blocks(*sizes, rows=given["partition"], **transposed)
+    if "plane" in given:
+        order = given["plane"]
+        if order.lower() == "fano":
+            return pair_covers.fano_plane(*sizes)
+        if not order.isdecimal():
+            raise ValueError(f"plane: expected fano or an order such as 3, got {order!r}")
+        return pair_covers.affine_plane(*sizes, order=int(order))
+    return pair_covers.pair_cover(*sizes, **(given or {"budget": 15}))
 
 
 def _tiling(sizes: Sizes, options: dict[str, str]) -> MaskSet:
@@ -141,6 +167,19 @@ def size(text: str) -> int | tuple[int, int]:
         raise ValueError(f"expected pixels such as 5 or 5x9 (height x width), got {text!r}")
     numbers = tuple(int(part) for part in parts)
     return as_size(numbers[0] if len(numbers) == 1 else (numbers[0], numbers[1]))
+
+
+def _partition(text: str) -> tuple[int, ...]:
+    """``"2/3"`` -> (2, 3), rows of 2 and 3 blocks; ``"2x3"`` -> (3, 3), 2 rows of 3 blocks."""
+    rows, by, cols = text.lower().partition("x")
+    parts = [rows, cols] if by else text.split("/")
+    if not all(part.strip().isdecimal() for part in parts):
+        raise ValueError(
+            f"expected rows x columns of blocks such as 2x3, or the blocks in each row such as "
+            f"2/3, got {text!r}"
+        )
+    numbers = tuple(int(part) for part in parts)
+    return (numbers[1],) * numbers[0] if by else numbers
 
 
 def _coverage(text: str) -> int | tuple[int, int]:
