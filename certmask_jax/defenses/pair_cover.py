@@ -126,15 +126,15 @@ def pair_cover_worst_case(
 ) -> Array:
     """Exact: does the rule answer ``label``, y, wherever the patch is and whatever it does?
 
-    Let C be the masks that hide the patch, D those that hide another location. If all of C say y,
-    y is settled. Otherwise the attacker wins if and only if one of two holds:
+    Let C be the masks that hide the patch. If all of C say y, y is settled. Otherwise the attacker
+    wins by a majority if and only if z is one when all masks outside C say z, for some z != y: then
+    no location settles y, as C does not agree on it and every other group has masks outside C
+    (groups are minimal); and z cannot have more votes.
 
-    1. for some D, also D = C, the masks in C and D (there are some) all say one z != y. The
-       attacker lets the rest of D say z, and z is settled. If no such D exists, no location can
-       settle a wrong label.
-    2. with all masks outside C saying some z != y, z is the majority. No location then settles y:
-       C does not agree on it, and every other D has masks outside C, as groups are minimal. More
-       votes for z than these there cannot be.
+    That a wrong label can also be settled adds nothing to the worst of all locations. Say z can be
+    settled at D. Then what C and D have in common, at least one mask, says z. If no wrong label
+    could have the majority at C or at D, the y votes in C, which lie outside D, would be more than
+    those in D, which lie outside C; and the other way round.
     """
     hidden = jnp.asarray(groups)
     votes_of = jnp.asarray(weights)
@@ -142,14 +142,12 @@ def pair_cover_worst_case(
     rank = preference(num_classes, ties)
 
     def attacked(inside: Array) -> Array:
-        least, most = _range(labels, hidden & inside, num_classes)
-        settles_wrong = ((least == most) & (most != label)).any()
         votes = count_votes(jnp.where(inside, labels, -1), votes_of, num_classes)
         free = jnp.where(inside, 0, votes_of).sum()
-        key = votes * num_classes + rank
-        leads = key + free * num_classes >= key.max()
-        is_right = (~inside | (labels == label)).all()
-        return ~is_right & (settles_wrong | (leads & wrong).any())
+        key = votes * num_classes + rank  # orders classes by votes, then by preference
+        can_lead = key + free * num_classes >= key.max()
+        is_settled = (~inside | (labels == label)).all()
+        return ~is_settled & (can_lead & wrong).any()
 
     return ~jax.lax.map(attacked, hidden).any()
 
@@ -229,24 +227,14 @@ def _is_lost(layout: _Layout, seen: Seen, label: int, answer: int | None) -> boo
         return True
     wrong = seen.known & (seen.predictions != label)
     for inside in layout.groups[(layout.groups & wrong).any(axis=1)]:
-        # The two ways of the worst case, with what is known of the masks in reach of nobody.
-        shared = layout.groups & inside
-        told = (shared <= seen.known).all(axis=1)
-        labels = np.where(shared[told], seen.predictions, -1)
-        settled = labels.max(axis=1)
-        agree = (~shared[told] | (labels == settled[:, None])).all(axis=1)
-        if (agree & (settled != label)).any():
-            return True
+        told = inside & seen.known
         votes = np.bincount(
-            seen.predictions[inside & seen.known].astype(np.int64),
-            layout.weights[inside & seen.known],
-            minlength=max(label + 1, 2),  # with a wrong class that exists
+            seen.predictions[told].astype(np.int64), layout.weights[told], minlength=label + 1
         )
         doubtful = layout.weights[inside & ~seen.known].sum()
-        rival = votes.copy()
-        rival[label] = -1
-        most = int(rival.argmax())
-        others = np.delete(votes, most).max() + doubtful
-        if rival[most] + layout.weights[~inside].sum() > others:
+        rivals = np.where(np.arange(len(votes)) == label, -1, votes)
+        leader = int(rivals.argmax())
+        others = np.delete(votes, leader).max() + doubtful
+        if rivals[leader] + layout.weights[~inside].sum() > others:
             return True
     return False
