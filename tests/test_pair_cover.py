@@ -729,6 +729,17 @@ def test_a_location_of_which_nothing_is_known_may_yet_settle_any_label():
     assert defense.rule(table).tolist() == [2, 1, 2]
 
 
+def test_a_wrong_mask_loses_no_verdict_that_others_may_save():
+    """At pixel 0: 0 says z with one vote, the attacker has three, and two are not known yet."""
+    boxes = np.array([[0, 0, 1, 1]] + [[0, 0, 1, 3]] * 3 + [[0, 0, 1, 2]] * 2 + [[0, 1, 1, 3]] * 3)
+    defense = defenses.pair_cover(MaskSet(boxes, (1, 3), (1, 1)))
+    seen = Seen(np.array([0, 1, 0, 1]), np.ones(4, np.float16), np.array([True, True, False, True]))
+    assert defense.open_columns(seen, 1).tolist() == [2]
+    assert defense.open_columns(seen, None).tolist() == []  # pixel 2 settles the answer
+    table = from_labels([[0, 1, 1, 1], [0, 1, 0, 1]], defense.masked_images, num_classes=2)
+    assert defense.worst_case(table, [1, 1]).tolist() == [True, False]
+
+
 # --- with a model, and from the command line ---
 
 
