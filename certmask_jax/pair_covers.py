@@ -14,16 +14,15 @@ fewer than 1 / a^2 masks.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from certmask_jax import finite_planes, geometry, masked_images
+from certmask_jax import finite_planes, geometry, masked_images, partitions
 from certmask_jax.geometry import Size
-from certmask_jax.mask_sets import CoverageError, MaskSet, stretches
-
-_Blocks = NDArray[np.int32]  # [n, 4]: the pixels of each block, as boxes
+from certmask_jax.mask_sets import CoverageError, MaskSet
+from certmask_jax.partitions import Blocks
 
 # The budget's search tries all partitions of so many masks in a few seconds.
 _LARGEST_BUDGET = 1000
@@ -87,7 +86,7 @@ def pairs_of_blocks(
       ValueError: for fewer than 3 blocks, or more rows or blocks in a row than there are locations.
     """
     image, patch, lengths = _checked(image_size, patch_size, rows, transposed)
-    blocks = _blocks(image, patch, lengths, transposed)
+    blocks = partitions.blocks(image, patch, lengths, transposed)
     lines = itertools.combinations(range(len(blocks)), 2)
     return _mask_set(blocks, lines, image, patch, f"pairs of {_text(lengths, transposed)}")
 
@@ -100,7 +99,7 @@ def affine_plane(image_size: Size, patch_size: Size, *, order: int) -> MaskSet:
     """
     lines = finite_planes.affine_lines(order)
     image, patch, lengths = _checked(image_size, patch_size, [order] * order, False)
-    blocks = _blocks(image, patch, lengths, False)
+    blocks = partitions.blocks(image, patch, lengths, False)
     return _mask_set(blocks, lines.tolist(), image, patch, f"lines of AG(2,{order})")
 
 
@@ -120,8 +119,8 @@ def fano_plane(image_size: Size, patch_size: Size) -> MaskSet:
         for p in itertools.permutations(range(7))
     }
     found = [
-        (_rank(hidden_areas(blocks[np.array(lines)], image)), blocks, lines)
-        for _, _, blocks in _partitions(image, patch, counts, 7)
+        (partitions.rank(partitions.hidden_areas(blocks[np.array(lines)], image)), blocks, lines)
+        for _, _, blocks in partitions.even_partitions(image, patch, 7)
         for lines in sorted(planes)
     ]
     if not found:
@@ -150,8 +149,8 @@ def pair_cover(image_size: Size, patch_size: Size, *, budget: int) -> MaskSet:
     best: tuple[tuple[int, ...], tuple[int, ...], bool] | None = None
     num_blocks = 3
     while num_blocks * (num_blocks - 1) // 2 <= budget:
-        for lengths, transposed, blocks in _partitions(image, patch, counts, num_blocks):
-            candidate = (_rank(_pair_areas(blocks)), lengths, transposed)
+        for lengths, transposed, blocks in partitions.even_partitions(image, patch, num_blocks):
+            candidate = (partitions.rank(partitions.pair_areas(blocks)), lengths, transposed)
             if best is None or candidate[0] < best[0]:
                 best = candidate
         num_blocks += 1
@@ -160,99 +159,8 @@ def pair_cover(image_size: Size, patch_size: Size, *, budget: int) -> MaskSet:
     return pairs_of_blocks(image, patch, rows=best[1], transposed=best[2])
 
 
-def hidden_areas(boxes: NDArray[np.int32], image_size: tuple[int, int]) -> NDArray[np.int64]:
-    """Pixels that each of ``boxes int32[N, R, 4]`` hides: ``int64[N]``."""
-    grid = geometry.edge_grid(boxes, image_size)
-    heights = np.diff(np.append(grid.rows, image_size[0]))
-    widths = np.diff(np.append(grid.cols, image_size[1]))
-    return np.einsum("nrc,r,c->n", geometry.paint(boxes, grid), heights, widths)
-
-
-def _partitions(
-    image: tuple[int, int], patch: tuple[int, int], counts: tuple[int, int], num_blocks: int
-) -> Iterable[tuple[tuple[int, ...], bool, _Blocks]]:
-    """Partitions into so many blocks, in rows and in columns whose lengths differ by one at most.
-
-    Yields the lengths, whether they are columns, and the blocks.
-    """
-    for transposed in (False, True):
-        down, across = counts[::-1] if transposed else counts
-        for num_rows in range(1, min(num_blocks, down) + 1):
-            lengths = tuple(b - a for a, b in stretches(num_blocks, num_rows))
-            if max(lengths) <= across:
-                yield lengths, transposed, _blocks(image, patch, lengths, transposed)
-
-
-def _blocks(
-    image: tuple[int, int], patch: tuple[int, int], lengths: Sequence[int], transposed: bool
-) -> _Blocks:
-    """The rectangle of pixels that hides each block, ``int32[n, 4]``, row by row."""
-    if transposed:
-        turned = _blocks(image[::-1], patch[::-1], lengths, False)
-        return np.ascontiguousarray(turned[:, [1, 0, 3, 2]])
-    counts = geometry.num_locations(image, patch)
-    across = {length: stretches(counts[1], length) for length in set(lengths)}
-
-    def with_heights(heights: Sequence[int]) -> _Blocks:
-        edges = [0, *itertools.accumulate(heights)]
-        return np.array(
-            [
-                (top, left, bottom + patch[0] - 1, right + patch[1] - 1)
-                for (top, bottom), length in zip(itertools.pairwise(edges), lengths, strict=True)
-                for left, right in across[length]
-            ],
-            dtype=np.int32,
-        )
-
-    return with_heights(_heights(counts[0], lengths, lambda h: _rank(_pair_areas(with_heights(h)))))
-
-
-def _heights(
-    count: int, lengths: Sequence[int], rank: Callable[[Sequence[int]], tuple[int, ...]]
-) -> list[int]:
-    """Splits ``count`` locations into rows in proportion to ``lengths``, then downhill in ``rank``.
-
-    Rows of one length stay equally high, as far as that is possible.
-    """
-    # Every row has one location, and a share of the others.
-    spare = [b - a for a, b in stretches(count - len(lengths), len(lengths), weights=lengths)]
-    best = [1 + s for s in spare]
-    kinds = sorted(set(lengths))
-    totals = {
-        kind: sum(s for s, n in zip(spare, lengths, strict=True) if n == kind) for kind in kinds
-    }
-    step = max(1, count // 8) if len(kinds) > 1 else 0
-    while step:
-        found = None
-        for source, target in itertools.permutations(kinds, 2):
-            if totals[source] < step:
-                continue
-            moved = totals | {source: totals[source] - step, target: totals[target] + step}
-            shares = {kind: iter(stretches(moved[kind], lengths.count(kind))) for kind in kinds}
-            heights = [1 + b - a for a, b in (next(shares[n]) for n in lengths)]
-            if rank(heights) < rank(best):
-                found, best = moved, heights
-        totals = found or totals
-        step = step if found else step // 2
-    return best
-
-
-def _pair_areas(blocks: _Blocks) -> NDArray[np.int64]:
-    """Pixels of the union of every two blocks: ``int64[n (n - 1) / 2]``."""
-    first, second = np.triu_indices(len(blocks), 1)
-    area = (blocks[:, 2] - blocks[:, 0]) * (blocks[:, 3] - blocks[:, 1]).astype(np.int64)
-    a, b = blocks[first], blocks[second]
-    common = np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2])
-    return area[first] + area[second] - np.clip(common, 0, None).prod(axis=1)
-
-
-def _rank(areas: NDArray[np.int64]) -> tuple[int, ...]:
-    """What is to be small: the largest mask, then the mean (as a fraction, exactly)."""
-    return int(areas.max()), int(areas.sum()) * 10**9 // len(areas), len(areas)
-
-
 def _mask_set(
-    blocks: _Blocks,
+    blocks: Blocks,
     lines: Iterable[Sequence[int]],
     image: tuple[int, int],
     patch: tuple[int, int],

@@ -14,7 +14,7 @@ PACKAGE = Path(certmask_jax.__file__).parent
 # From the bottom up: a module may import only what stands before it.
 HOUSE = [
     "_version", "storage", "whole_files", "geometry", "mask_sets", "masked_images",
-    "finite_planes", "pair_covers", "prediction_table",
+    "finite_planes", "partitions", "pair_covers", "prediction_table",
     "defenses.defense", "defenses.second_round", "defenses.patchcleanser",
     "defenses.minority_reports", "defenses.certmask", "defenses.pair_cover", "defenses",
     "adversary", "preprocessing", "devices", "processes", "fingerprint", "compiled", "forward",
@@ -29,7 +29,8 @@ HOUSE = [
     "evaluation", "planning", "precision_check", "merging",
 ]  # fmt: skip
 EXACT = [
-    "geometry", "mask_sets", "masked_images", "finite_planes", "pair_covers", "prediction_table",
+    "geometry", "mask_sets", "masked_images", "finite_planes", "partitions", "pair_covers",
+    "prediction_table",
 ]  # fmt: skip
 
 

@@ -22,6 +22,7 @@ from certmask_jax import (
     mask_sets,
     models,
     pair_covers,
+    partitions,
     predict,
     predictor,
     weights,
@@ -68,7 +69,7 @@ def test_every_pair_of_locations_shares_a_mask(name, image, patch):
         assert len(masks) == COUNTS[name]
     assert literal.unpaired(_hidden(masks)) == []
     areas = [oracle.paint(mask, masks.image_size).sum() for mask in masks.boxes]
-    assert pair_covers.hidden_areas(masks.boxes, masks.image_size).tolist() == areas
+    assert partitions.hidden_areas(masks.boxes, masks.image_size).tolist() == areas
 
 
 @pytest.mark.parametrize("order", [2, 3, 4, 5, 7, 8, 9, 16])
@@ -124,7 +125,7 @@ def test_blocks_on_cifar_by_hand():
         [0, 0, 15, 18], [0, 14, 15, 32], [11, 0, 32, 13], [11, 9, 32, 23], [11, 19, 32, 32],
     ]  # fmt: skip
     assert masks.boxes.tolist() == [list(pair) for pair in itertools.combinations(blocks, 2)]
-    assert pair_covers.hidden_areas(masks.boxes, (32, 32)).max() == 2 * 21 * 13
+    assert partitions.hidden_areas(masks.boxes, (32, 32)).max() == 2 * 21 * 13
     three = pair_covers.pairs_of_blocks(32, 5, rows=(3, 3, 3))
     assert sorted(set(three.boxes[..., 0].ravel().tolist())) == [0, 9, 19]
     assert three.boxes[0].tolist() == [[0, 0, 13, 13], [0, 9, 13, 23]]
