@@ -12,6 +12,7 @@ from certmask_jax import (
     geometry,
     mask_sets,
     masked_images,
+    pair_covers,
     rectangles,
 )
 from certmask_jax._version import __version__
@@ -45,6 +46,7 @@ __all__ = [
     "mask_sets",
     "masked_forward",
     "masked_images",
+    "pair_covers",
     "predict",
     "rectangles",
 ]

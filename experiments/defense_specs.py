@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from certmask_jax import combined_sets, defenses, mask_sets
+from certmask_jax import combined_sets, defenses, mask_sets, pair_covers
 from certmask_jax.defenses import Defense
 from certmask_jax.geometry import as_size
 from certmask_jax.mask_sets import MaskSet
@@ -18,19 +18,22 @@ Sizes = tuple[tuple[int, int], Threat]  # image, and what is to be hidden on it
 
 DESCRIPTIONS = {
     "double_masking": "PatchCleanser, two rounds; recovery [masks_per_axis | mask_stride | "
-    "mask_size, ties]",
+    "mask_size, split, ties]",
     "challenger_masking": "PatchCleanser, Appendix C; recovery [masks_per_axis | mask_stride | "
-    "mask_size]",
+    "mask_size, split]",
     "minority_reports": "one round of votes against the unmasked label; detection "
-    "[masks_per_axis | mask_stride | mask_size, tau]",
+    "[masks_per_axis | mask_stride | mask_size, split, tau]",
     "certmask": "CertMask's one-round rule; claims recovery, proves none "
     "[tiling, mask_size, coverage, spread, wrap, ties]",
     "certmask_detection": "what CertMask's condition does prove; detection "
     "[tiling, mask_size, coverage, spread, wrap, tolerance]",
+    "pair_cover": "one round whose masks hide every two locations together; recovery "
+    "[budget | partition | plane, transposed, ties]",
 }
 """Name -> one line, for ``--list``."""
 
 _GRID_KEYS = ("masks_per_axis", "mask_stride", "mask_size")
+_PAIR_KEYS = ("budget", "partition", "plane")
 _TILING_KEYS = ("tiling", "mask_size", "coverage", "spread", "wrap")
 _BUILT_FOR = "built_for"  # any of them takes it
 _TILINGS = ("tight", "replicated", "offset", "exact")
@@ -66,6 +69,9 @@ def build(spec: str, image_size: tuple[int, int], threat: Threat | tuple[int, in
             case "certmask":
                 masks = _tiling(sizes, options)
                 found = defenses.certmask(masks, **_taken(options, ties=str), **against)
+            case "pair_cover":
+                masks = _pair_cover(sizes, options)
+                found = defenses.pair_cover(masks, **_taken(options, ties=str), **against)
             case _:
                 masks = _tiling(sizes, options)
                 given = _taken(options, tolerance=int)
@@ -74,6 +80,7 @@ def build(spec: str, image_size: tuple[int, int], threat: Threat | tuple[int, in
         raise ValueError(f"--defense {spec}: {error}") from error
     if options:
         keys = _TILING_KEYS if name.startswith("certmask") else _GRID_KEYS
+        keys = _PAIR_KEYS if name == "pair_cover" else keys
         raise ValueError(
             f"--defense {spec}: unknown option {next(iter(options))!r}; expected some of "
             f"{', '.join(keys)}, {_BUILT_FOR} or those of "
@@ -123,7 +130,30 @@ def _grid(sizes: Sizes, options: dict[str, str]) -> MaskSet:
         raise ValueError(f"expected only one of {', '.join(_GRID_KEYS)}, got {', '.join(given)}")
     given = given or {"masks_per_axis": 6}
     builder = mask_sets.tight_grid if "mask_size" in given else mask_sets.budgeted_grid
+    if "mask_size" not in given:
+        given |= _taken(options, split=str)
     return combined_sets.for_threat(sizes[1], functools.partial(builder, **given))
+
+
+def _pair_cover(sizes: Sizes, options: dict[str, str]) -> MaskSet:
+    """Pairs of blocks (the best of at most 15 masks unless told otherwise), or a finite plane."""
+    given = _taken(options, budget=int, partition=_partition, plane=str)
+    if len(given) > 1:
+        raise ValueError(f"expected only one of {', '.join(_PAIR_KEYS)}, got {', '.join(given)}")
+    builder: Callable[..., MaskSet]
+    if "partition" in given:
+        transposed = _taken(options, transposed=_flag)
+        rows = given["partition"]
+        builder = functools.partial(pair_covers.pairs_of_blocks, rows=rows, **transposed)
+    elif given.get("plane", "").lower() == "fano":
+        builder = pair_covers.fano_plane
+    elif "plane" in given:
+        if not given["plane"].isdecimal():
+            raise ValueError(f"plane: expected fano or an order such as 3, got {given['plane']!r}")
+        builder = functools.partial(pair_covers.affine_plane, order=int(given["plane"]))
+    else:
+        builder = functools.partial(pair_covers.pair_cover, **(given or {"budget": 15}))
+    return combined_sets.for_threat(sizes[1], builder)
 
 
 def _tiling(sizes: Sizes, options: dict[str, str]) -> MaskSet:
@@ -162,6 +192,19 @@ def size(text: str) -> int | tuple[int, int]:
         raise ValueError(f"expected pixels such as 5 or 5x9 (height x width), got {text!r}")
     numbers = tuple(int(part) for part in parts)
     return as_size(numbers[0] if len(numbers) == 1 else (numbers[0], numbers[1]))
+
+
+def _partition(text: str) -> tuple[int, ...]:
+    """``"2/3"`` -> (2, 3), rows of 2 and 3 blocks; ``"2x3"`` -> (3, 3), 2 rows of 3 blocks."""
+    rows, by, cols = text.lower().partition("x")
+    parts = [rows, cols] if by else text.split("/")
+    if not all(part.strip().isdecimal() for part in parts):
+        raise ValueError(
+            f"expected rows x columns of blocks such as 2x3, or the blocks in each row such as "
+            f"2/3, got {text!r}"
+        )
+    numbers = tuple(int(part) for part in parts)
+    return (numbers[1],) * numbers[0] if by else numbers
 
 
 def _coverage(text: str) -> int | tuple[int, int]:

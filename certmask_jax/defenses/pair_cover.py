@@ -1,0 +1,245 @@
+"""Pair covers: recovery in one round (soundness, 2.5).
+
+Every two locations are hidden together by a mask. If all masks that hide some location agree on a
+label, that label is the answer; else the majority is.
+
+**No two locations can settle different labels**, whatever the table: a mask that hides both says
+only one label. So it does not matter in which order locations are looked at, and one that settles
+the label is enough. **If all masks say y the rule is robust**: the masks that hide the patch are
+out of the attacker's reach, all say y, and settle y.
+
+Locations hidden by the same masks are one group, and only the minimal groups count. If a larger one
+agrees on a label, the smaller one inside it does, so the rule is the same with the minimal ones
+alone; and at a larger one the attacker can do less.
+
+Where two groups share one mask only, as in all pairs of blocks and in finite planes (of blocks of
+at least p locations a side), an image is robust if and only if all masks say y, and no rule could
+promise more: if the mask that hides both says z, the attacker at the first location can make all
+masks that hide the second one say z, and then the table may as well be that of an image of class z
+with the patch at the second location, all of whose masks were right. On redundant pair covers the
+exact worst case holds for more images.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from numpy.typing import NDArray
+
+from certmask_jax import masked_images, pair_covers
+from certmask_jax.defenses.defense import (
+    Defense,
+    Guarantee,
+    Row,
+    Seen,
+    check_ties,
+    count_votes,
+    groups_of,
+    majority,
+    preference,
+)
+from certmask_jax.mask_sets import MaskSet
+from certmask_jax.threats import Threat
+
+Ties = Literal["largest", "smallest"]
+
+
+def pair_cover(masks: MaskSet, *, ties: Ties = "largest", against: Threat | None = None) -> Defense:
+    """Single-round recovery with N masks, and no second round.
+
+    Args:
+      masks: a pair cover, from :mod:`certmask_jax.pair_covers` or made by hand.
+      ties: which label wins when several have most votes (no location settles the label then).
+      against: what is proved against, if not all that the masks were built for. The rule then looks
+        at its placements alone.
+
+    Raises:
+      CoverageError: naming two locations that no mask hides together.
+    """
+    check_ties(ties)
+    images, index = masked_images.unions(masks, 1)
+    weights = np.bincount(index, minlength=len(images)).astype(np.int32)
+    groups = groups_of(images, masks, against)
+    pair_covers.check_groups(masks, groups, index)
+
+    def rule(row: Row, num_classes: int) -> Array:
+        return pair_cover_rule(row.predictions, groups, weights, num_classes=num_classes, ties=ties)
+
+    def all_masks_correct(row: Row, label: Array, num_classes: int) -> Array:
+        del num_classes
+        return (row.predictions == label).all()
+
+    def certificate(row: Row, label: Array, num_classes: int) -> Array:
+        """All masks are right that hide a location of some minimal group."""
+        del num_classes
+        return ((row.predictions == label) | ~groups.any(axis=0)).all()
+
+    def worst_case(row: Row, label: Array, num_classes: int) -> Array:
+        return pair_cover_worst_case(
+            row.predictions, label, groups, weights, num_classes=num_classes, ties=ties
+        )
+
+    return Defense(
+        name="pair_cover",
+        guarantee=Guarantee.RECOVERY,
+        mask_set=masks,
+        masked_images=images,
+        groups=groups,
+        row_rule=rule,
+        row_certificate=certificate,
+        row_worst_case=worst_case,
+        row_conditions={"all_masks_correct": all_masks_correct},
+        options={"masks": masks.name, "ties": ties},
+        open_columns=functools.partial(_open_columns, _layout(groups, weights)),
+        row_cost=int(groups.size),
+        against=against,
+    )
+
+
+def pair_cover_rule(
+    labels: Array,
+    groups: NDArray[np.bool_] | Array,
+    weights: NDArray[np.int32] | Array,
+    *,
+    num_classes: int,
+    ties: Ties = "largest",
+) -> Array:
+    """The label on which all masks that hide some location agree, else the majority.
+
+    ``labels int32[V]`` of the masked images, ``groups bool[G, V]`` a pair cover, ``weights
+    int32[V]`` how many masks each masked image stands for.
+    """
+    least, most = _range(labels, groups, num_classes)
+    settles = (least == most) & (most >= 0)
+    votes = count_votes(labels, jnp.asarray(weights), num_classes)
+    return jnp.where(settles.any(), most[settles.argmax()], majority(votes, ties))
+
+
+def pair_cover_worst_case(
+    labels: Array,
+    label: Array,
+    groups: NDArray[np.bool_] | Array,
+    weights: NDArray[np.int32] | Array,
+    *,
+    num_classes: int,
+    ties: Ties = "largest",
+) -> Array:
+    """Exact: does the rule answer ``label``, y, wherever the patch is and whatever it does?
+
+    Let C be the masks that hide the patch. If all of C say y, y is settled. Otherwise the attacker
+    wins by a majority if and only if z is one when all masks outside C say z, for some z != y: then
+    no location settles y, as C does not agree on it and every other group has masks outside C
+    (groups are minimal); and z cannot have more votes.
+
+    That a wrong label can also be settled adds nothing to the worst of all locations. Say z can be
+    settled at D. Then what C and D have in common, at least one mask, says z. If no wrong label
+    could have the majority at C or at D, the y votes in C, which lie outside D, would be more than
+    those in D, which lie outside C; and the other way round.
+    """
+    hidden = jnp.asarray(groups)
+    votes_of = jnp.asarray(weights)
+    wrong = jnp.arange(num_classes) != label
+    rank = preference(num_classes, ties)
+
+    def attacked(inside: Array) -> Array:
+        votes = count_votes(jnp.where(inside, labels, -1), votes_of, num_classes)
+        free = jnp.where(inside, 0, votes_of).sum()
+        key = votes * num_classes + rank  # orders classes by votes, then by preference
+        can_lead = key + free * num_classes >= key.max()
+        is_settled = (~inside | (labels == label)).all()
+        return ~is_settled & (can_lead & wrong).any()
+
+    return ~jax.lax.map(attacked, hidden).any()
+
+
+def _range(
+    labels: Array, groups: NDArray[np.bool_] | Array, num_classes: int
+) -> tuple[Array, Array]:
+    """Smallest and largest label among the members of each of ``groups bool[G, V]``."""
+    least = jnp.where(groups, labels, num_classes).min(axis=1)
+    return least, jnp.where(groups, labels, -1).max(axis=1)
+
+
+class _Layout(NamedTuple):
+    """What decides which masked images still matter."""
+
+    groups: NDArray[np.bool_]  # [G, V]
+    weights: NDArray[np.int32]  # [V]
+    common: NDArray[np.float32]  # [V, V]: groups in which both are
+
+
+def _layout(groups: NDArray[np.bool_], weights: NDArray[np.int32]) -> _Layout:
+    member = groups.astype(np.float32)
+    return _Layout(groups, weights, member.T @ member)
+
+
+def _open_columns(layout: _Layout, seen: Seen, label: int | None) -> NDArray[np.intp]:
+    """Masked images that still matter: for the answer, those of one location at a time.
+
+    The first location that settles the label ends it. A verdict that is not lost needs all of them;
+    those come first whose neighbours, masks that hide the same locations, have small margins.
+    """
+    answer, columns = _answer_open(layout, seen)
+    if label is None or not seen.known.any() or _is_lost(layout, seen, label, answer):
+        return columns
+    unseen = np.flatnonzero(~seen.known)
+    near = layout.common[unseen][:, seen.known]
+    margins = np.minimum(seen.margins[seen.known].astype(np.float32), 1e3)
+    expected = (near @ margins) / np.maximum(near.sum(axis=1), 1)
+    rest = unseen[np.argsort(expected, kind="stable")]
+    return np.concatenate([columns, rest[~np.isin(rest, columns)]])
+
+
+def _answer_open(layout: _Layout, seen: Seen) -> tuple[int | None, NDArray[np.intp]]:
+    """The answer if it is decided (and is a label), and otherwise what to look at for it."""
+    labels = np.where(seen.known, seen.predictions, 0).astype(np.int64)
+    known = layout.groups & seen.known
+    most = np.where(known, labels, -1).max(axis=1)
+    least = np.where(known, labels, np.iinfo(np.int64).max).min(axis=1)
+    missing = (layout.groups & ~seen.known).sum(axis=1)
+    agrees = least == most  # so far, on most
+    settled = agrees & (missing == 0) & (most >= 0)
+    if settled.any():
+        return int(most[settled.argmax()]), np.zeros(0, dtype=np.intp)
+    untouched = ~known.any(axis=1)
+    may_settle = untouched | (agrees & (most >= 0))
+    votes = np.bincount(
+        labels[seen.known & (labels >= 0)],
+        layout.weights[seen.known & (labels >= 0)],
+        minlength=1,
+    )
+    leader = int(votes.argmax())
+    rivals = np.delete(votes, leader).max(initial=0) + layout.weights[~seen.known].sum()
+    # Locations may settle the leader at most, and nothing overtakes it.
+    if votes[leader] > rivals and not (may_settle & (untouched | (most != leader))).any():
+        return leader, np.zeros(0, dtype=np.intp)
+    if may_settle.any():
+        first = int(np.where(may_settle, missing, layout.groups.size).argmin())
+        wanted = layout.groups[first] & ~seen.known
+    else:
+        wanted = ~seen.known
+    return None, np.flatnonzero(wanted)
+
+
+def _is_lost(layout: _Layout, seen: Seen, label: int, answer: int | None) -> bool:
+    """Whether no label of what is not known could make the image robust."""
+    if (seen.known & ~seen.sure).any() or (answer is not None and answer != label):
+        return True
+    wrong = seen.known & (seen.predictions != label)
+    for inside in layout.groups[(layout.groups & wrong).any(axis=1)]:
+        told = inside & seen.known
+        votes = np.bincount(
+            seen.predictions[told].astype(np.int64), layout.weights[told], minlength=label + 1
+        )
+        doubtful = layout.weights[inside & ~seen.known].sum()
+        rivals = np.where(np.arange(len(votes)) == label, -1, votes)
+        leader = int(rivals.argmax())
+        others = np.delete(votes, leader).max() + doubtful
+        if rivals[leader] + layout.weights[~inside].sum() > others:
+            return True
+    return False
