@@ -164,6 +164,24 @@ def repeated(masks: MaskSet, *, coverage: int) -> MaskSet:
     return dataclasses.replace(masks, boxes=boxes, promise=masks.promise * int(coverage))
 
 
+def for_smaller_patch(masks: MaskSet, patch_size: Size) -> MaskSet:
+    """The same masks with the same votes, as a defense against a smaller patch.
+
+    A patch that lies inside the one that the masks were built for is hidden wherever that one is,
+    so the promise holds, and no location is hidden by fewer masks.
+
+    Raises:
+      ValueError: unless the patch fits into the one that the masks were built for.
+    """
+    patch = geometry.as_size(patch_size, "patch_size")
+    if patch[0] > masks.patch_size[0] or patch[1] > masks.patch_size[1]:
+        raise ValueError(
+            f"expected a patch that fits into the {_by(masks.patch_size)} patch that the masks "
+            f"are built for, got {_by(patch)}; build them for larger patches"
+        )
+    return dataclasses.replace(masks, patch_size=patch)
+
+
 def replicated(image_size: Size, patch_size: Size, *, mask_size: Size, coverage: int) -> MaskSet:
     """CertMask's replicated tiling as printed: one tiling, every mask ``coverage`` times.
 

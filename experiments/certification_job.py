@@ -7,10 +7,12 @@ import datetime
 from collections.abc import Sequence
 from typing import Any
 
-from certmask_jax import data, fingerprint, models, weights
+from certmask_jax import certified_size, data, fingerprint, models, weights
 from certmask_jax.defenses import Defense
+from certmask_jax.geometry import as_size
 from certmask_jax.models import Model
 from certmask_jax.preprocessing import Preprocessing
+from certmask_jax.report import Report
 from experiments import defense_specs
 from experiments.certification_options import Config, read_fill, read_patch
 
@@ -46,8 +48,10 @@ def opened(config: Config, command: str) -> Job:
     """Opens everything; ``ValueError`` or ``OSError`` for what is not there or does not fit."""
     dataset, model = _dataset_and_model(config)
     input_size = model.data_config.input_size
-    patches = config.patches or ("1%",)
-    specs = config.defenses or DEFAULT_DEFENSES
+    patches = config.sizes or config.patches or ("1%",)
+    specs = tuple(config.defenses or DEFAULT_DEFENSES)
+    if config.sizes:
+        specs = specs_over_sizes(specs, patches, dataset.image_size)
     defenses = build_defenses(specs, patches, dataset.image_size)
     path = config.model.weights or models.default_weights(config.model.model)
     if path is None:
@@ -89,6 +93,7 @@ def opened(config: Config, command: str) -> Job:
             "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "data_dir": None if config.data_dir is None else str(config.data_dir),
             "weights": path.name,
+            **({"sizes": list(patches)} if config.sizes else {}),
         },
         name=_name(config, dataset, identity),
     )
@@ -97,9 +102,51 @@ def opened(config: Config, command: str) -> Job:
 def build_defenses(
     specs: Sequence[str], patches: Sequence[str], image_size: tuple[int, int]
 ) -> list[Defense]:
-    """Every defense for every patch."""
-    sizes = [read_patch(text, image_size) for text in patches]
-    return [defense_specs.build(spec, image_size, patch) for patch in sizes for spec in specs]
+    """Every defense for every patch; an error names the patch that one cannot be built for."""
+    found = []
+    for text in patches:
+        patch = read_patch(text, image_size)
+        for spec in specs:
+            try:
+                found.append(defense_specs.build(spec, image_size, patch))
+            except ValueError as error:
+                at = f" (patch {text}, one of {', '.join(patches)})" if len(patches) > 1 else ""
+                raise ValueError(f"{error}{at}") from error
+    return found
+
+
+def specs_over_sizes(
+    specs: Sequence[str], sizes: Sequence[str], image_size: tuple[int, int]
+) -> tuple[str, ...]:
+    """Adds to each defense its one classifier for all sizes, with masks built for the largest.
+
+    Raises:
+      ValueError: for sizes that do not fit into each other in turn.
+    """
+    patches = [read_patch(text, image_size) for text in sizes]
+    try:
+        certified_size.check_sizes(patches)
+    except ValueError as error:
+        raise ValueError(f"--sizes {','.join(sizes)}: {error}") from error
+    given = [defense_specs.split_built_for(spec) for spec in specs]
+    asked = {base for base, built_for in given if built_for is not None}
+    found = []
+    for spec, (base, built_for) in zip(specs, given, strict=True):
+        found.append(spec)
+        if built_for is None and base not in asked:
+            found.append(defense_specs.with_built_for(spec, patches[-1]))
+    return tuple(dict.fromkeys(found))
+
+
+def over_sizes(result: Report, specs: Sequence[str]) -> Report:
+    """A report of :func:`build_defenses` with what it says over patch sizes."""
+    families = []
+    for number, spec in enumerate(specs):
+        base, built_for = defense_specs.split_built_for(spec)
+        largest = None if built_for is None else as_size(defense_specs.size(built_for))
+        numbers = tuple(range(number, len(result.defenses), len(specs)))
+        families.append(certified_size.Family(base, largest, numbers))
+    return certified_size.with_curves(result, families)
 
 
 def _name(config: Config, dataset: data.Dataset, identity: dict[str, Any]) -> str:

@@ -13,6 +13,7 @@ from experiments import defense_specs, model_options, runtime
 from experiments.model_options import ModelOptions
 from experiments.runtime import Runtime
 
+_MOST_SIZES = 1000
 _NAMED_FILLS = {"black": (0.0,), "gray": (127.5,), "white": (255.0,)}
 
 
@@ -27,6 +28,7 @@ class Config:
     model: ModelOptions
     patch_lives: str
     patches: tuple[str, ...]
+    sizes: tuple[str, ...]  # patches too, smallest first
     fill: str
     defenses: tuple[str, ...]
     precision: str
@@ -78,6 +80,14 @@ def parser() -> argparse.ArgumentParser:
         "the model sees, or see --patch-lives; repeat for several (default: 1%%)",
     )
     group.add_argument(
+        "--sizes",
+        metavar="A-B|A,B,...",
+        help="the largest patch for which each defense certifies an image, and the curve of "
+        "accuracy against patch size: patches from A to B pixels a side, or those listed (as for "
+        "--patch), each inside the next. Every defense is there with masks built for each size, "
+        "and as one classifier, with masks built for the largest",
+    )
+    group.add_argument(
         "--patch-lives",
         choices=("input", "native"),
         default="input",
@@ -89,7 +99,8 @@ def parser() -> argparse.ArgumentParser:
         "--defense",
         action="append",
         metavar="NAME[:key=value,...]",
-        help="repeat for several; --list names them and their options (default: all of them)",
+        help="repeat for several; --list names them and their options (default: all of them); "
+        "built_for=SIZE builds the masks for a patch larger than --patch",
     )
     group.add_argument(
         "--fill",
@@ -157,6 +168,8 @@ def read_config(arguments: argparse.Namespace) -> Config:
         raise ValueError(f"--max-minutes: expected more than 0, got {arguments.max_minutes}")
     if not (math.isfinite(arguments.margin_guard) and arguments.margin_guard >= 0):
         raise ValueError(f"--margin-guard: expected at least 0, got {arguments.margin_guard}")
+    if arguments.patch and arguments.sizes is not None:
+        raise ValueError("--sizes: expected either --patch or --sizes, got both")
     data.check_name(arguments.dataset)
     model = arguments.model
     if model is None:
@@ -174,6 +187,7 @@ def read_config(arguments: argparse.Namespace) -> Config:
         model=model_options.read(arguments, model=model),
         patch_lives=arguments.patch_lives,
         patches=tuple(arguments.patch or ()),
+        sizes=() if arguments.sizes is None else read_sizes(arguments.sizes),
         fill=arguments.fill,
         defenses=tuple(arguments.defense or ()),
         precision=arguments.precision,
@@ -201,6 +215,22 @@ def read_shard(text: str) -> tuple[int, int]:
             f"--shard: expected I/N with I from 0 to N-1, such as 0/4 to 3/4, got {text!r}"
         )
     return int(found[1]), int(found[2])
+
+
+def read_sizes(text: str) -> tuple[str, ...]:
+    """``"1-3,5x9,2%"`` -> ("1", "2", "3", "5x9", "2%"): patches as ``--patch`` takes them."""
+    found: list[str] = []
+    for item in text.split(","):
+        ends = re.fullmatch(r"\s*(\d+)\s*-\s*(\d+)\s*", item)
+        if not item.strip() or (ends and not 1 <= int(ends[1]) <= int(ends[2])):
+            raise ValueError(
+                "--sizes: expected patch sizes from the smallest to the largest, such as 1-12, or "
+                f"2,5,9 or 1%,2%,3%, got {text!r}"
+            )
+        if ends and int(ends[2]) - int(ends[1]) >= _MOST_SIZES:
+            raise ValueError(f"--sizes: expected at most {_MOST_SIZES} sizes, got {text!r}")
+        found += map(str, range(int(ends[1]), int(ends[2]) + 1)) if ends else [item.strip()]
+    return tuple(found)
 
 
 def read_patch(text: str, image_size: tuple[int, int]) -> tuple[int, int]:

@@ -31,10 +31,17 @@ from certmask_jax import (
 )
 from certmask_jax.storage import AnyPath
 from experiments import defense_specs, runtime
-from experiments.certification_job import Job, build_defenses, opened
+from experiments.certification_job import (
+    Job,
+    build_defenses,
+    opened,
+    over_sizes,
+    specs_over_sizes,
+)
 from experiments.certification_options import Config, parser, read_config
 from experiments.progress import Progress
 from experiments.run_folder import (
+    as_text,
     check_out,
     is_written,
     share_folder,
@@ -95,6 +102,8 @@ def run(config: Config, command: str) -> int:
         return 0
     seconds = {"evaluation": round(time.monotonic() - started, 2)}
     result = certification.certify(saved, job.defenses, margin_guard=config.margin_guard)
+    if config.sizes:
+        result = over_sizes(result, job.identity["defense"])
     was_complete = not progress.settled_now and is_written(result, out, config.precision)
     flips = _flips(config, job, saved, out if was_complete else None)
     seconds["all"] = round(time.monotonic() - started, 2)
@@ -105,13 +114,13 @@ def run(config: Config, command: str) -> int:
     if flips is not None:
         session["label_flips_against_float32"] = flips
     result = dataclasses.replace(result, provenance={**result.provenance, **session})
-    if not was_complete:
-        write_report(result, out, _say)
-    print(f"\n{report.as_text(result)}")
+    files = () if was_complete else write_report(result, out, _say)
+    print(f"\n{as_text(result)}")
     if was_complete:
         print(f"\nthis run was complete already: printed again from {out}, nothing computed")
     else:
-        print(f"\nresults in {out}: results.json, per_image.csv, tables ({seconds['all']:.0f} s)")
+        names = ", ".join([*files, "tables"])
+        print(f"\nresults in {out}: {names} ({seconds['all']:.0f} s)")
     return 0
 
 
@@ -124,15 +133,16 @@ def run_from_tables(config: Config) -> None:
         saved,
         folder,
         patches=config.patches,
+        sizes=config.sizes,
         specs=config.defenses,
         margin_guard=config.margin_guard,
     )
-    print(report.as_text(result))
+    print(as_text(result))
     if config.out is not None:
         if config.out.exists() and any(config.out.iterdir()):
             raise FileExistsError(f"--out {config.out}: expected a new or empty folder")
         config.out.mkdir(parents=True, exist_ok=True)
-        report.write(result, config.out)
+        write_report(result, config.out, _say)
 
 
 def certify_saved(
@@ -140,18 +150,24 @@ def certify_saved(
     folder: AnyPath,
     *,
     patches: Sequence[str] = (),
+    sizes: Sequence[str] = (),
     specs: Sequence[str] = (),
     margin_guard: float = 0.0,
 ) -> report.Report:
     """What a table proves about defenses, by default those that it was made for."""
     known = saved.about.get("provenance", {})
-    patches = patches or tuple(known.get("patch", ()))
+    if not patches and not sizes:
+        patches, sizes = tuple(known.get("patch", ())), tuple(known.get("sizes", ()))
+    patches = sizes or patches
     specs = specs or tuple(known.get("defense", ()))
     if not patches or not specs:
         raise ValueError(f"{folder}: its tables name no defenses; give --patch and --defense")
     image_size = saved.table.masked_images.image_size
+    if sizes:
+        specs = specs_over_sizes(specs, sizes, image_size)
     defenses = build_defenses(specs, patches, image_size)
-    return certification.certify(saved, defenses, margin_guard=margin_guard)
+    result = certification.certify(saved, defenses, margin_guard=margin_guard)
+    return over_sizes(result, specs) if sizes else result
 
 
 def _plan(config: Config, job: Job) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import math
 from collections.abc import Callable
@@ -10,9 +11,9 @@ from typing import Any
 from certmask_jax import defenses, mask_sets
 from certmask_jax.defenses import Defense
 from certmask_jax.geometry import as_size
-from certmask_jax.mask_sets import MaskSet
+from certmask_jax.mask_sets import MaskSet, for_smaller_patch
 
-Sizes = tuple[tuple[int, int], tuple[int, int]]  # image, patch
+Sizes = tuple[tuple[int, int], tuple[int, int]]  # image, patch that masks are built for
 
 DESCRIPTIONS = {
     "double_masking": "PatchCleanser, two rounds; recovery [masks_per_axis | mask_stride | "
@@ -26,7 +27,7 @@ DESCRIPTIONS = {
     "certmask_detection": "what CertMask's condition does prove; detection "
     "[tiling, mask_size, coverage, spread, wrap, tolerance]",
 }
-"""Name -> one line, for ``--list``."""
+"""Name -> one line, for ``--list``; every one of them takes ``built_for`` as well."""
 
 _GRID_KEYS = ("masks_per_axis", "mask_stride", "mask_size")
 _TILING_KEYS = ("tiling", "mask_size", "coverage", "spread", "wrap")
@@ -48,32 +49,55 @@ def build(spec: str, image_size: tuple[int, int], patch_size: tuple[int, int]) -
             f"--defense: expected one of {', '.join(DESCRIPTIONS)}, got {name!r}{hint}"
         )
     options = _parsed(spec, rest)
-    sizes = (image_size, patch_size)
     try:
+        built_for = _taken(options, built_for=size).get("built_for", patch_size)
+        sizes = (image_size, as_size(built_for))
         match name:
             case "double_masking":
-                masks = _grid(sizes, options)
+                masks = for_smaller_patch(_grid(sizes, options), patch_size)
                 found = defenses.double_masking(masks, **_taken(options, ties=str))
             case "challenger_masking":
-                found = defenses.challenger_masking(_grid(sizes, options))
+                masks = for_smaller_patch(_grid(sizes, options), patch_size)
+                found = defenses.challenger_masking(masks)
             case "minority_reports":
-                masks = _grid(sizes, options)
+                masks = for_smaller_patch(_grid(sizes, options), patch_size)
                 found = defenses.minority_reports(masks, **_taken(options, tau=float))
             case "certmask":
-                masks = _tiling(sizes, options)
+                masks = for_smaller_patch(_tiling(sizes, options), patch_size)
                 found = defenses.certmask(masks, **_taken(options, ties=str))
             case _:
-                masks = _tiling(sizes, options)
+                masks = for_smaller_patch(_tiling(sizes, options), patch_size)
                 found = defenses.certmask_detection(masks, **_taken(options, tolerance=int))
     except ValueError as error:
         raise ValueError(f"--defense {spec}: {error}") from error
     if options:
-        keys = _TILING_KEYS if name.startswith("certmask") else _GRID_KEYS
+        keys = (*(_TILING_KEYS if name.startswith("certmask") else _GRID_KEYS), "built_for")
         raise ValueError(
             f"--defense {spec}: unknown option {next(iter(options))!r}; expected some of "
             f"{', '.join(keys)} or those of {DESCRIPTIONS[name].rpartition('[')[2].rstrip(']')}"
         )
-    return found
+    if sizes[1] == patch_size:
+        return found
+    if found.mask_set.patch_size != patch_size:
+        raise ValueError(f"--defense {spec}: {name} has no masks built_for larger patches")
+    return dataclasses.replace(found, options={**found.options, "built_for": sizes[1]})
+
+
+def split_built_for(spec: str) -> tuple[str, str | None]:
+    """``"NAME:key=value,built_for=12"`` -> (``"NAME:key=value"``, ``"12"``)."""
+    name, _, rest = spec.partition(":")
+    options = _parsed(spec, rest)
+    built_for = options.pop("built_for", None)
+    if built_for is None:
+        return spec, None
+    return ":".join([name, *[",".join(map("=".join, options.items()))] * bool(options)]), built_for
+
+
+def with_built_for(spec: str, patch_size: tuple[int, int]) -> str:
+    """The same defense with masks built for one patch, whatever patch it is certified against."""
+    height, width = patch_size
+    side = str(height) if height == width else f"{height}x{width}"
+    return f"{spec}{',' if ':' in spec else ':'}built_for={side}"
 
 
 def _parsed(spec: str, rest: str) -> dict[str, str]:

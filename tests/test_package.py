@@ -15,7 +15,7 @@ PACKAGE = Path(certmask_jax.__file__).parent
 HOUSE = [
     "_version", "storage", "whole_files", "geometry", "mask_sets", "masked_images",
     "prediction_table",
-    "defenses.defense", "defenses.second_round", "defenses.patchcleanser",
+    "defenses.defense", "defenses.first_round", "defenses.second_round", "defenses.patchcleanser",
     "defenses.minority_reports", "defenses.certmask", "defenses",
     "adversary", "preprocessing", "devices", "processes", "fingerprint", "compiled", "forward",
     "out_of_memory", "early_exit", "predictor",
@@ -25,7 +25,8 @@ HOUSE = [
     "weights.adaptation", "weights",
     "data.images", "data.sources", "data", "blocks", "tables", "table_writer",
     "training.cutout", "training.recipes", "training.augmentation", "training.input_pipeline",
-    "training.checkpoints", "training.log", "training.step", "training", "report", "certification",
+    "training.checkpoints", "training.log", "training.step", "training", "report", "certified_size",
+    "certification",
     "evaluation", "planning", "precision_check", "merging",
 ]  # fmt: skip
 EXACT = ["geometry", "mask_sets", "masked_images", "prediction_table"]

@@ -33,6 +33,7 @@ from certmask_jax.defenses.defense import (
     majority,
     preference,
 )
+from certmask_jax.defenses.first_round import agreement_open
 from certmask_jax.mask_sets import MaskSet
 
 Ties = Literal["largest", "smallest"]
@@ -149,6 +150,7 @@ def certmask_detection(masks: MaskSet, *, tolerance: int = 0) -> Defense:
         row_worst_case=never_wrong,
         row_conditions={"k_fold_correct": k_fold_correct},
         options={"tiling": masks.name, "coverage": masks.promise, "tolerance": tolerance},
+        open_columns=agreement_open(weights, tolerance),
         row_cost=len(images),
     )
 
