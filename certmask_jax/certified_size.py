@@ -145,7 +145,7 @@ def write_figure(found: Report, folder: AnyPath) -> None:
             axes.fill_between(at, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
             clean = 100 * np.array(curve.clean_accuracy)
             axes.plot(at, clean, ":", color=line.get_color(), label=f"clean, {_masks(curve)}")
-        axes.set_title(f"{curves[0].defense} ({curves[0].guarantee})", fontsize="medium")
+        axes.set_title(f"{curves[0].defense} ({curves[0].guarantee})", fontsize="small")
         axes.set_xlabel("side of the patch, pixels" if square else "pixels of the patch")
         axes.set_ylim(0, 100)
         axes.legend(fontsize="small")

@@ -103,16 +103,18 @@ def build_defenses(
     specs: Sequence[str], patches: Sequence[str], image_size: tuple[int, int]
 ) -> list[Defense]:
     """Every defense for every patch; an error names the patch that one cannot be built for."""
-    found = []
-    for text in patches:
-        patch = read_patch(text, image_size)
-        for spec in specs:
-            try:
-                found.append(defense_specs.build(spec, image_size, patch))
-            except ValueError as error:
-                at = f" (patch {text}, one of {', '.join(patches)})" if len(patches) > 1 else ""
-                raise ValueError(f"{error}{at}") from error
-    return found
+    sizes = [read_patch(text, image_size) for text in patches]
+
+    def built(number: int) -> list[Defense]:
+        try:
+            return [defense_specs.build(spec, image_size, sizes[number]) for spec in specs]
+        except ValueError as error:
+            at = f" (patch {patches[number]}, one of {', '.join(patches)})"
+            raise ValueError(f"{error}{at if len(patches) > 1 else ''}") from error
+
+    # The last first: over sizes it is what masks of all the others are built for.
+    found = [built(number) for number in reversed(range(len(sizes)))]
+    return [defense for each in reversed(found) for defense in each]
 
 
 def specs_over_sizes(
