@@ -24,8 +24,9 @@ from certmask_jax.local_forward import AnyForward, LocalForward
 from certmask_jax.masked_images import MaskedImages
 from certmask_jax.prediction_table import UNKNOWN
 
-# An image asks for a quarter of what it knows already: more would look at what the ones before may
-# make needless; fewer would end in many small waves, as an image that is certified needs all.
+# For each defense an image asks for a quarter of what it knows already: more would look at what the
+# ones before may make needless; fewer would end in many small waves, as one that is certified needs
+# all. What it knows for other defenses does not count, or with many of them each would ask for all.
 _LEAST_A_WAVE = 8
 _SHARE_A_WAVE = 4
 
@@ -153,12 +154,12 @@ def _wave(
     seen: Seen, questions: Sequence[Question], label: int | None, always: Sequence[int]
 ) -> NDArray[np.integer[Any]]:
     """What one image asks for next: columns, none twice."""
-    evaluated = int(seen.known.sum())
-    most = max(_LEAST_A_WAVE, evaluated // _SHARE_A_WAVE)
-    found: list[NDArray[np.integer[Any]]] = [np.array(always if not evaluated else (), np.intp)]
+    begun = bool(seen.known.any())
+    found: list[NDArray[np.integer[Any]]] = [np.array(() if begun else always, np.intp)]
     for defense, columns in questions:
         own = Seen(seen.predictions[columns], seen.margins[columns], seen.known[columns])
         open_columns = columns[defense.open_columns(own, label)]
         # All of a first round matters; later ones tell which of the rest do.
-        found.append(open_columns if not evaluated or label is None else open_columns[:most])
+        most = max(_LEAST_A_WAVE, int(own.known.sum()) // _SHARE_A_WAVE)
+        found.append(open_columns[:most] if begun and label is not None else open_columns)
     return each_once(np.concatenate(found))

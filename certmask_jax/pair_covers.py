@@ -64,7 +64,9 @@ def check_groups(masks: MaskSet, groups: NDArray[np.bool_], index: NDArray[np.in
 def _named(masks: MaskSet, hiding: NDArray[np.bool_]) -> str:
     """The first location that just these masks hide, in words."""
     is_simple = len(masks.threat) == 1 and len(masks.threat.shapes) == 1
-    at = np.argwhere((masks.hides() == hiding[:, None, None]).all(axis=0)) if is_simple else []
+    at = np.zeros((0, 2), dtype=np.intp)
+    if is_simple:
+        at = np.argwhere((masks.hides() == hiding[:, None, None]).all(axis=0))
     if not len(at):
         return f"what masks {np.flatnonzero(hiding).tolist()} hide"
     return f"the patch at row {at[0, 0]}, column {at[0, 1]}"

@@ -66,6 +66,29 @@ class DefenseResult:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class SizeCurve:
+    """One defense over S patch sizes, each inside the next (see ``certified_size``).
+
+    Attributes:
+      defense: as on the command line.
+      built_for: the patch that the masks of all sizes are built for: the accuracies are those of
+        one classifier. None: each size has masks, and so a classifier, of its own.
+      results: where the S defenses stand in the report.
+      not_monotone: images certified at some size and not at every smaller one.
+    """
+
+    defense: str
+    built_for: tuple[int, int] | None
+    guarantee: str
+    sizes: tuple[tuple[int, int], ...]
+    results: tuple[int, ...]
+    clean_accuracy: tuple[float, ...]
+    worst_case_accuracy: tuple[float, ...]
+    intervals: Mapping[str, tuple[Interval, ...]]
+    not_monotone: int
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Report:
     """A run: its accuracies, its defenses, and where every number comes from."""
 
@@ -77,6 +100,7 @@ class Report:
     non_finite_images: tuple[str, ...]
     provenance: Mapping[str, Any]
     margin_guard: float = 0.0  # images with a smaller logit margin are not certified
+    certified_size: tuple[SizeCurve, ...] = ()  # of a run over patch sizes
     ids: Sequence[str] = dataclasses.field(repr=False, default=())
     per_image: Mapping[str, NDArray[Any]] = dataclasses.field(repr=False, default_factory=dict)
 
@@ -153,14 +177,20 @@ def as_text(report: Report) -> str:
                 conditions,
             )
         )
-    widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
+    lines += [*aligned(rows), "", *_notes(report)]
+    return "\n".join(lines)
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table whose first row is its header."""
+    widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
+    lines = []
     for number, row in enumerate(rows):
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
         lines.append("  ".join(cells).rstrip())
         if number == 0:
             lines.append("  ".join("-" * width for width in widths))
-    lines += ["", *_notes(report)]
-    return "\n".join(lines)
+    return lines
 
 
 def _notes(report: Report) -> list[str]:
@@ -207,6 +237,12 @@ def _notes(report: Report) -> list[str]:
             width=_WIDTH,
             subsequent_indent="  ",
         )
+    return notes + warnings(report)
+
+
+def warnings(report: Report) -> list[str]:
+    """What may make certificates differ from those of exact arithmetic, in lines."""
+    notes = []
     flips = report.provenance.get("label_flips_against_float32")
     if flips:
         notes.append(

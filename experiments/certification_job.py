@@ -7,11 +7,13 @@ import datetime
 from collections.abc import Sequence
 from typing import Any
 
-from certmask_jax import data, fingerprint, models, weights
+from certmask_jax import certified_size, data, fingerprint, models, weights
 from certmask_jax.defenses import Defense
+from certmask_jax.geometry import as_size
 from certmask_jax.local_fields import LocalLogits
 from certmask_jax.models import Model
 from certmask_jax.preprocessing import Preprocessing
+from certmask_jax.report import Report
 from certmask_jax.threats import Threat
 from experiments import defense_specs
 from experiments.certification_options import Config, read_fill
@@ -50,8 +52,10 @@ def opened(config: Config, command: str) -> Job:
     """Opens everything; ``ValueError`` or ``OSError`` for what is not there or does not fit."""
     dataset, model = _dataset_and_model(config)
     input_size = model.data_config.input_size
-    specs = config.defenses or DEFAULT_DEFENSES
     attacks = threats(config.threat, dataset.image_size)
+    specs = tuple(config.defenses or DEFAULT_DEFENSES)
+    if config.threat.sizes:
+        specs = specs_over_sizes(specs, attacks)
     defenses = build_defenses(specs, attacks)
     path = config.model.weights or models.default_weights(config.model.model)
     if path is None:
@@ -104,10 +108,50 @@ def opened(config: Config, command: str) -> Job:
 
 
 def build_defenses(specs: Sequence[str], attacks: Sequence[Threat]) -> list[Defense]:
-    """Every defense for every threat."""
-    return [
-        defense_specs.build(spec, threat.image_size, threat) for threat in attacks for spec in specs
-    ]
+    """Every defense for every threat; an error names the threat that one cannot be built for."""
+
+    def built(threat: Threat) -> list[Defense]:
+        try:
+            return [defense_specs.build(spec, threat.image_size, threat) for spec in specs]
+        except ValueError as error:
+            at = f" ({threat}, one of {len(attacks)} threats)" if len(attacks) > 1 else ""
+            raise ValueError(f"{error}{at}") from error
+
+    # The last first: over sizes it is what masks of all the others are built for.
+    found = [built(threat) for threat in reversed(attacks)]
+    return [defense for each in reversed(found) for defense in each]
+
+
+def specs_over_sizes(specs: Sequence[str], attacks: Sequence[Threat]) -> tuple[str, ...]:
+    """Adds to each defense its one classifier for all sizes, with masks built for the largest.
+
+    Raises:
+      ValueError: for sizes that do not fit into each other in turn.
+    """
+    patches = [threat.shapes[0] for threat in attacks]
+    try:
+        certified_size.check_sizes(patches)
+    except ValueError as error:
+        raise ValueError(f"--sizes: {error}") from error
+    given = [defense_specs.split_built_for(spec) for spec in specs]
+    asked = {base for base, built_for in given if built_for is not None}
+    found = []
+    for spec, (base, built_for) in zip(specs, given, strict=True):
+        found.append(spec)
+        if built_for is None and base not in asked:
+            found.append(defense_specs.with_built_for(spec, patches[-1]))
+    return tuple(dict.fromkeys(found))
+
+
+def over_sizes(result: Report, specs: Sequence[str]) -> Report:
+    """A report of :func:`build_defenses` with what it says over patch sizes."""
+    families = []
+    for number, spec in enumerate(specs):
+        base, built_for = defense_specs.split_built_for(spec)
+        largest = None if built_for is None else as_size(defense_specs.size(built_for))
+        numbers = tuple(range(number, len(result.defenses), len(specs)))
+        families.append(certified_size.Family(base, largest, numbers))
+    return certified_size.with_curves(result, families)
 
 
 def _name(config: Config, dataset: data.Dataset, identity: dict[str, Any]) -> str:

@@ -86,7 +86,8 @@ def parser() -> argparse.ArgumentParser:
         "--defense",
         action="append",
         metavar="NAME[:key=value,...]",
-        help="repeat for several; --list names them and their options (default: all of them)",
+        help="repeat for several; --list names them and their options (default: all of them); "
+        "built_for=SIZE builds the masks for a patch larger than --patch",
     )
     group.add_argument(
         "--fill",
@@ -160,6 +161,8 @@ def read_config(arguments: argparse.Namespace) -> Config:
         raise ValueError(f"--max-minutes: expected more than 0, got {arguments.max_minutes}")
     if not (math.isfinite(arguments.margin_guard) and arguments.margin_guard >= 0):
         raise ValueError(f"--margin-guard: expected at least 0, got {arguments.margin_guard}")
+    if arguments.patch and arguments.sizes is not None:
+        raise ValueError("--sizes: expected either --patch or --sizes, got both")
     data.check_name(arguments.dataset)
     model = arguments.model
     if model is None:

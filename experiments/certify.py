@@ -31,10 +31,17 @@ from certmask_jax import (
 )
 from certmask_jax.storage import AnyPath
 from experiments import defense_specs, runtime
-from experiments.certification_job import Job, build_defenses, opened
+from experiments.certification_job import (
+    Job,
+    build_defenses,
+    opened,
+    over_sizes,
+    specs_over_sizes,
+)
 from experiments.certification_options import Config, parser, read_config
 from experiments.progress import Progress
 from experiments.run_folder import (
+    as_text,
     check_out,
     is_written,
     share_folder,
@@ -97,6 +104,8 @@ def run(config: Config, command: str) -> int:
         return 0
     seconds = {"evaluation": round(time.monotonic() - started, 2)}
     result = certification.certify(saved, job.defenses, margin_guard=config.margin_guard)
+    if config.threat.sizes:
+        result = over_sizes(result, job.identity["defense"])
     was_complete = not progress.settled_now and is_written(result, out, config.precision)
     flips = _flips(config, job, saved, out if was_complete else None)
     seconds["all"] = round(time.monotonic() - started, 2)
@@ -107,13 +116,13 @@ def run(config: Config, command: str) -> int:
     if flips is not None:
         session["label_flips_against_float32"] = flips
     result = dataclasses.replace(result, provenance={**result.provenance, **session})
-    if not was_complete:
-        write_report(result, out, _say)
-    print(f"\n{report.as_text(result)}")
+    files = () if was_complete else write_report(result, out, _say)
+    print(f"\n{as_text(result)}")
     if was_complete:
         print(f"\nthis run was complete already: printed again from {out}, nothing computed")
     else:
-        print(f"\nresults in {out}: results.json, per_image.csv, tables ({seconds['all']:.0f} s)")
+        names = ", ".join([*files, "tables"])
+        print(f"\nresults in {out}: {names} ({seconds['all']:.0f} s)")
     return 0
 
 
@@ -129,12 +138,12 @@ def run_from_tables(config: Config) -> None:
         specs=config.defenses,
         margin_guard=config.margin_guard,
     )
-    print(report.as_text(result))
+    print(as_text(result))
     if config.out is not None:
         if config.out.exists() and any(config.out.iterdir()):
             raise FileExistsError(f"--out {config.out}: expected a new or empty folder")
         config.out.mkdir(parents=True, exist_ok=True)
-        report.write(result, config.out)
+        write_report(result, config.out, _say)
 
 
 def certify_saved(
@@ -153,8 +162,11 @@ def certify_saved(
     if threat is None or not specs:
         raise ValueError(f"{folder}: its tables name no defenses; give --patch and --defense")
     attacks = threats(threat, saved.table.masked_images.image_size)
+    if threat.sizes:
+        specs = specs_over_sizes(specs, attacks)
     defenses = build_defenses(specs, attacks)
-    return certification.certify(saved, defenses, margin_guard=margin_guard)
+    result = certification.certify(saved, defenses, margin_guard=margin_guard)
+    return over_sizes(result, specs) if threat.sizes else result
 
 
 def _plan(config: Config, job: Job) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import functools
 import math
@@ -30,7 +31,7 @@ DESCRIPTIONS = {
     "pair_cover": "one round whose masks hide every two locations together; recovery "
     "[budget | partition | plane, transposed, ties]",
 }
-"""Name -> one line, for ``--list``."""
+"""Name -> one line, for ``--list``; every one of them takes ``built_for`` as well."""
 
 _GRID_KEYS = ("masks_per_axis", "mask_stride", "mask_size")
 _PAIR_KEYS = ("budget", "partition", "plane")
@@ -86,7 +87,27 @@ def build(spec: str, image_size: tuple[int, int], threat: Threat | tuple[int, in
             f"{', '.join(keys)}, {_BUILT_FOR} or those of "
             f"{DESCRIPTIONS[name].rpartition('[')[2].rstrip(']')}"
         )
-    return found
+    if not against:
+        return found
+    built_for = [list(shape) for shape in sizes[1].shapes]
+    return dataclasses.replace(found, options={**found.options, _BUILT_FOR: built_for})
+
+
+def split_built_for(spec: str) -> tuple[str, str | None]:
+    """``"NAME:key=value,built_for=12"`` -> (``"NAME:key=value"``, ``"12"``)."""
+    name, _, rest = spec.partition(":")
+    options = _parsed(spec, rest)
+    built_for = options.pop(_BUILT_FOR, None)
+    if built_for is None:
+        return spec, None
+    return ":".join([name, *[",".join(map("=".join, options.items()))] * bool(options)]), built_for
+
+
+def with_built_for(spec: str, patch_size: tuple[int, int]) -> str:
+    """The same defense with masks built for one patch, whatever patch it is certified against."""
+    height, width = patch_size
+    side = str(height) if height == width else f"{height}x{width}"
+    return f"{spec}{',' if ':' in spec else ':'}built_for={side}"
 
 
 def _parsed(spec: str, rest: str) -> dict[str, str]:

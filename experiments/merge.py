@@ -10,10 +10,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from certmask_jax import merging, report, tables
+from certmask_jax import merging, tables
 from certmask_jax.storage import AnyPath, any_path
 from experiments.certify import certify_saved, message
-from experiments.run_folder import check_out, share_tables, write_report
+from experiments.run_folder import as_text, check_out, share_tables, write_report
 
 
 def parser() -> argparse.ArgumentParser:
@@ -43,7 +43,7 @@ def run(runs: Sequence[AnyPath], out: AnyPath | None, margin_guard: float) -> No
     merging.merge(shares, out / "tables", warn=_say)
     result = certify_saved(tables.load(out / "tables"), out, margin_guard=margin_guard)
     write_report(result, out, _say)
-    print(f"{report.as_text(result)}\n\nresults of {len(shares)} shares in {out}")
+    print(f"{as_text(result)}\n\nresults of {len(shares)} shares in {out}")
 
 
 def _say(line: str) -> None:

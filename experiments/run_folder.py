@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from certmask_jax import merging, processes, report, tables
+from certmask_jax import certified_size, merging, processes, report, tables
 from certmask_jax.storage import AnyPath
 
 
@@ -51,8 +51,13 @@ def take_shares(run_folder: AnyPath, out: AnyPath, warn: Callable[[str], None]) 
         merging.merge(shares, folder, partial=True, warn=warn)
 
 
-def write_report(result: report.Report, out: AnyPath, warn: Callable[[str], None]) -> None:
-    """Writes the files of a report, and says so if they replace those of another margin guard."""
+def write_report(
+    result: report.Report, out: AnyPath, warn: Callable[[str], None]
+) -> tuple[str, ...]:
+    """Writes the files of a report, and says so if they replace those of another margin guard.
+
+    Returns their names.
+    """
     before = written(out)
     if before is not None and before.get("margin_guard", 0) != result.margin_guard:
         warn(
@@ -60,6 +65,25 @@ def write_report(result: report.Report, out: AnyPath, warn: Callable[[str], None
             f"{result.margin_guard:g}, before of {before.get('margin_guard', 0):g}"
         )
     report.write(result, out)
+    if not result.certified_size:
+        return files_of(result)
+    certified_size.write_curve(result, out)
+    try:
+        certified_size.write_figure(result, out)
+    except ImportError as error:
+        warn(f"no {certified_size.FIGURE} ({error}); pip install 'certmask_jax[plots]'")
+        return files_of(result)
+    return (*files_of(result), certified_size.FIGURE)
+
+
+def files_of(result: report.Report) -> tuple[str, ...]:
+    """The files of a report that must be there (a figure needs matplotlib)."""
+    return (*report.FILES, certified_size.CURVE) if result.certified_size else report.FILES
+
+
+def as_text(result: report.Report) -> str:
+    """The table of a report: over patch sizes, if it is about them."""
+    return (certified_size if result.certified_size else report).as_text(result)
 
 
 def written(out: AnyPath) -> dict[str, Any] | None:
@@ -73,7 +97,9 @@ def written(out: AnyPath) -> dict[str, Any] | None:
 def is_written(result: report.Report, out: AnyPath, precision: str) -> bool:
     """Whether the files of a report are there, with the same margin guard and all that it says."""
     before = written(out)
-    if before is None or not all((out / name).is_file() for name in report.FILES):
+    if before is None or not all((out / name).is_file() for name in files_of(result)):
+        return False
+    if bool(before.get("certified_size")) != bool(result.certified_size):
         return False
     # experiments.merge has no model to count label flips with.
     is_whole = precision == "highest" or "label_flips_against_float32" in before.get(

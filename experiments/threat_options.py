@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,7 @@ from certmask_jax.threats import Box, Threat
 from experiments import defense_specs
 
 _DEFAULT = "1%"
+_MOST_SIZES = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,11 +26,16 @@ class ThreatOptions:
     patch_area: str | None = None
     patches: int = 1
     patch_region: str | None = None
+    sizes: tuple[str, ...] = ()  # instead of patch: one threat after another, smallest first
 
     def about(self) -> dict[str, Any]:
         """For the identity of a run, without what is as usual."""
-        patch = list(self.patch) or ([] if self.patch_area else [_DEFAULT])
-        facts = {"patch_area": self.patch_area, "patch_region": self.patch_region}
+        patch = list(self.patch) or ([] if self.patch_area or self.sizes else [_DEFAULT])
+        facts: dict[str, Any] = {
+            "patch_area": self.patch_area,
+            "patch_region": self.patch_region,
+            "sizes": list(self.sizes) or None,
+        }
         more = {} if self.patches == 1 else {"patches": self.patches}
         return {"patch": patch, **{k: v for k, v in facts.items() if v is not None}, **more}
 
@@ -51,6 +58,14 @@ def add(group: argparse._ArgumentGroup) -> None:
         "pixels, or percent of the pixels (1%%)",
     )
     group.add_argument(
+        "--sizes",
+        metavar="A-B|A,B,...",
+        help="the largest patch for which each defense certifies an image, and the curve of "
+        "accuracy against patch size: patches from A to B pixels a side, or those listed (as for "
+        "--patch), each inside the next. Every defense is there with masks built for each size, "
+        "and as one classifier, with masks built for the largest",
+    )
+    group.add_argument(
         "--patches",
         type=int,
         default=1,
@@ -69,6 +84,8 @@ def read(arguments: argparse.Namespace) -> ThreatOptions:
     """From the parsed command line; ``ValueError`` for what goes without an image size."""
     if arguments.patch and arguments.patch_area:
         raise ValueError("--patch-area: expected it or --patch, got both")
+    if arguments.sizes is not None and (arguments.patch or arguments.patch_area):
+        raise ValueError("--sizes: expected it or --patch (or --patch-area), got both")
     if arguments.patches < 1:
         raise ValueError(f"--patches: expected at least 1, got {arguments.patches}")
     options = ThreatOptions(
@@ -76,6 +93,7 @@ def read(arguments: argparse.Namespace) -> ThreatOptions:
         arguments.patch_area,
         arguments.patches,
         arguments.patch_region,
+        () if arguments.sizes is None else read_sizes(arguments.sizes),
     )
     if len({text.count(",") for text in options.patch}) > 1:
         raise ValueError(
@@ -87,13 +105,14 @@ def read(arguments: argparse.Namespace) -> ThreatOptions:
 
 def recorded(known: Mapping[str, Any]) -> ThreatOptions | None:
     """From what :meth:`ThreatOptions.about` said; None if it did not."""
-    if not known.get("patch") and "patch_area" not in known:
+    if not known.get("patch") and "patch_area" not in known and "sizes" not in known:
         return None
     return ThreatOptions(
         tuple(known.get("patch", ())),
         known.get("patch_area"),
         known.get("patches", 1),
         known.get("patch_region"),
+        tuple(known.get("sizes", ())),
     )
 
 
@@ -112,12 +131,29 @@ def threats(options: ThreatOptions, image_size: tuple[int, int]) -> list[Threat]
             size = (region[2] - region[0], region[3] - region[1])
         shapes: list[tuple[tuple[int, int], ...]] = [rectangles_of_area(size, a) for a in areas]
     else:
-        columns = [text.split(",") for text in options.patch or (_DEFAULT,)]
+        given = [",".join(options.sizes)] if options.sizes else options.patch or (_DEFAULT,)
+        columns = [text.split(",") for text in given]
         shapes = [
             tuple(read_patch(text, image_size) for text in one)
             for one in zip(*columns, strict=True)
         ]
     return [Threat.of(image_size, *s, patches=options.patches, region=region) for s in shapes]
+
+
+def read_sizes(text: str) -> tuple[str, ...]:
+    """``"1-3,5x9,2%"`` -> ("1", "2", "3", "5x9", "2%"): patches as ``--patch`` takes them."""
+    found: list[str] = []
+    for item in text.split(","):
+        ends = re.fullmatch(r"\s*(\d+)\s*-\s*(\d+)\s*", item)
+        if not item.strip() or (ends and not 1 <= int(ends[1]) <= int(ends[2])):
+            raise ValueError(
+                "--sizes: expected patch sizes from the smallest to the largest, such as 1-12, or "
+                f"2,5,9 or 1%,2%,3%, got {text!r}"
+            )
+        if ends and int(ends[2]) - int(ends[1]) >= _MOST_SIZES:
+            raise ValueError(f"--sizes: expected at most {_MOST_SIZES} sizes, got {text!r}")
+        found += map(str, range(int(ends[1]), int(ends[2]) + 1)) if ends else [item.strip()]
+    return tuple(found)
 
 
 def read_patch(text: str, image_size: tuple[int, int]) -> tuple[int, int]:

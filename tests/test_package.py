@@ -16,7 +16,7 @@ HOUSE = [
     "_version", "storage", "whole_files", "geometry", "threats", "placements", "mask_sets",
     "masked_images", "combined_sets", "rectangles", "finite_planes", "partitions", "pair_covers",
     "local_fields", "prediction_table",
-    "defenses.defense", "defenses.second_round", "defenses.patchcleanser",
+    "defenses.defense", "defenses.first_round", "defenses.second_round", "defenses.patchcleanser",
     "defenses.minority_reports", "defenses.certmask", "defenses.pair_cover", "defenses",
     "adversary", "preprocessing", "devices", "processes", "fingerprint", "compiled", "forward",
     "local_forward", "prediction", "out_of_memory", "early_exit", "predictor",
@@ -26,7 +26,8 @@ HOUSE = [
     "weights.adaptation", "weights",
     "data.images", "data.sources", "data", "blocks", "tables", "table_writer",
     "training.cutout", "training.recipes", "training.augmentation", "training.input_pipeline",
-    "training.checkpoints", "training.log", "training.step", "training", "report", "certification",
+    "training.checkpoints", "training.log", "training.step", "training", "report", "certified_size",
+    "certification",
     "evaluation", "planning", "precision_check", "merging",
 ]  # fmt: skip
 EXACT = HOUSE[HOUSE.index("geometry") : HOUSE.index("prediction_table") + 1]

@@ -34,6 +34,7 @@ from certmask_jax.defenses.defense import (
     majority,
     preference,
 )
+from certmask_jax.defenses.first_round import agreement_open
 from certmask_jax.mask_sets import MaskSet
 from certmask_jax.threats import Threat
 
@@ -156,6 +157,7 @@ def certmask_detection(
         row_worst_case=never_wrong,
         row_conditions={"k_fold_correct": k_fold_correct},
         options={"tiling": masks.name, "coverage": masks.promise, "tolerance": tolerance},
+        open_columns=agreement_open(weights, tolerance),
         row_cost=len(images),
         against=against,
     )
