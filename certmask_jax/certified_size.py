@@ -106,7 +106,10 @@ def with_curves(found: Report, families: Sequence[Family]) -> Report:
 
 
 def write_curve(found: Report, folder: AnyPath) -> None:
-    """Writes ``certified_size.csv``: a row for each defense and size; atomically."""
+    """Writes ``certified_size.csv``: a row for each curve and size; atomically.
+
+    ``built_for`` is empty where each size has masks of its own.
+    """
     text = io.StringIO(newline="")
     rows = csv.writer(text)
     accuracies = ("clean_accuracy", "worst_case_accuracy", "false_alert_rate")
@@ -115,8 +118,8 @@ def write_curve(found: Report, folder: AnyPath) -> None:
         + [f"{name}{end}" for name in accuracies for end in ("", "_low", "_high")]
     )
     for curve, result in _points(found):
-        size = result.threat.shapes[0]
-        row = [curve.defense, _by(curve.built_for or size), _by(size)]
+        built_for = "" if curve.built_for is None else _by(curve.built_for)
+        row = [curve.defense, built_for, _by(result.threat.shapes[0])]
         row += [str(result.masks), str(result.masked_images), str(int(result.worst_case_exact))]
         for name in accuracies:
             value = getattr(result, name)

@@ -150,7 +150,8 @@ def _all_tables(defense, classes):
 
 def _hidden(defense):
     masks = defense.mask_set
-    found = oracle.hides(defense.masked_images.boxes, masks.image_size, masks.patch_size)
+    patch = defense.threat.shapes[0]
+    found = oracle.hides(defense.masked_images.boxes, masks.image_size, patch)
     return found.reshape(len(found), -1)
 
 
@@ -309,6 +310,7 @@ def test_the_curve_is_that_of_separate_runs(tmp_path, capsys, monkeypatch):
             expected = _results(tmp_path / patch)["defenses"][number]
             row = next(point)
             assert (row["defense"], row["patch"]) == (curve["defense"], f"{patch}x{patch}")
+            assert row["built_for"] == ("" if curve["built_for"] is None else "3x3")
             for name in ("clean_accuracy", "worst_case_accuracy"):
                 assert curve[name][s] == expected[name]
                 assert curve["intervals"][name][s] == expected["intervals"][name]
