@@ -99,7 +99,7 @@ def _result(defense: Defense, saved: tables.SavedTable, margin_guard: float) -> 
         options=dict(defense.options),
         guarantee=defense.guarantee.value,
         patch=defense.mask_set.patch_size,
-        mask_set=str(defense.mask_set),
+        mask_set=defense.masks,
         masks=len(defense.mask_set),
         masked_images=len(defense.masked_images),
         clean_accuracy=fractions["clean_accuracy"],

@@ -16,21 +16,33 @@ Sizes = tuple[tuple[int, int], tuple[int, int]]  # image, patch
 
 DESCRIPTIONS = {
     "double_masking": "PatchCleanser, two rounds; recovery [masks_per_axis | mask_stride | "
-    "mask_size, ties]",
+    "mask_size | tiling=..., and second_ before any of them, ties]",
     "challenger_masking": "PatchCleanser, Appendix C; recovery [masks_per_axis | mask_stride | "
-    "mask_size]",
+    "mask_size | tiling=...]",
     "minority_reports": "one round of votes against the unmasked label; detection "
     "[masks_per_axis | mask_stride | mask_size, tau]",
     "certmask": "CertMask's one-round rule; claims recovery, proves none "
     "[tiling, mask_size, coverage, spread, wrap, ties]",
     "certmask_detection": "what CertMask's condition does prove; detection "
     "[tiling, mask_size, coverage, spread, wrap, tolerance]",
+    "plurality": "one round, the label of most masks; recovery [masks_per_axis | mask_stride | "
+    "mask_size | tiling=..., ties]",
+    "minimum_explanation": "one round, the label that needs the fewest errors of the model; "
+    "recovery [masks_per_axis | mask_stride | mask_size | tiling=..., ties]",
+    "robust_masking": "one round, PatchGuard's masking on votes; recovery [masks_per_axis | "
+    "mask_stride | mask_size | tiling=..., ties]",
 }
 """Name -> one line, for ``--list``."""
 
 _GRID_KEYS = ("masks_per_axis", "mask_stride", "mask_size")
 _TILING_KEYS = ("tiling", "mask_size", "coverage", "spread", "wrap")
 _TILINGS = ("tight", "replicated", "offset", "exact")
+_SECOND = "second_"  # before the keys of a second round's masks
+_VOTES = {
+    "plurality": defenses.plurality,
+    "minimum_explanation": defenses.minimum_explanation,
+    "robust_masking": defenses.robust_masking,
+}
 
 
 def build(spec: str, image_size: tuple[int, int], patch_size: tuple[int, int]) -> Defense:
@@ -52,19 +64,23 @@ def build(spec: str, image_size: tuple[int, int], patch_size: tuple[int, int]) -
     try:
         match name:
             case "double_masking":
-                masks = _grid(sizes, options)
-                found = defenses.double_masking(masks, **_taken(options, ties=str))
+                second = _second_set(sizes, options)
+                masks = _mask_set(sizes, options)
+                found = defenses.double_masking(masks, second, **_taken(options, ties=str))
             case "challenger_masking":
-                found = defenses.challenger_masking(_grid(sizes, options))
+                found = defenses.challenger_masking(_mask_set(sizes, options))
             case "minority_reports":
                 masks = _grid(sizes, options)
                 found = defenses.minority_reports(masks, **_taken(options, tau=float))
             case "certmask":
                 masks = _tiling(sizes, options)
                 found = defenses.certmask(masks, **_taken(options, ties=str))
-            case _:
+            case "certmask_detection":
                 masks = _tiling(sizes, options)
                 found = defenses.certmask_detection(masks, **_taken(options, tolerance=int))
+            case _:
+                masks = _mask_set(sizes, options)
+                found = _VOTES[name](masks, **_taken(options, ties=str))
     except ValueError as error:
         raise ValueError(f"--defense {spec}: {error}") from error
     if options:
@@ -99,6 +115,22 @@ def _taken(options: dict[str, str], **readers: Callable[[str], Any]) -> dict[str
             except ValueError as error:
                 raise ValueError(f"{key}: cannot read {text!r} ({error})") from error
     return found
+
+
+def _mask_set(sizes: Sizes, options: dict[str, str]) -> MaskSet:
+    """A grid, or with ``tiling`` one of CertMask's mask sets."""
+    return (_tiling if "tiling" in options else _grid)(sizes, options)
+
+
+def _second_set(sizes: Sizes, options: dict[str, str]) -> MaskSet | None:
+    """The masks of the second round, from keys such as ``second_masks_per_axis``; None if none."""
+    given = [key for key in options if key.startswith(_SECOND)]
+    if not given:
+        return None
+    own = {key.removeprefix(_SECOND): options.pop(key) for key in given}
+    masks = _mask_set(sizes, own)
+    options.update({_SECOND + key: value for key, value in own.items()})  # not understood
+    return masks
 
 
 def _grid(sizes: Sizes, options: dict[str, str]) -> MaskSet:

@@ -15,8 +15,9 @@ PACKAGE = Path(certmask_jax.__file__).parent
 HOUSE = [
     "_version", "storage", "whole_files", "geometry", "mask_sets", "masked_images",
     "prediction_table",
-    "defenses.defense", "defenses.second_round", "defenses.patchcleanser",
-    "defenses.minority_reports", "defenses.certmask", "defenses",
+    "defenses.defense", "defenses.second_round",
+    "defenses.double_masking_worst_case", "defenses.patchcleanser",
+    "defenses.minority_reports", "defenses.certmask", "defenses.votes", "defenses",
     "adversary", "preprocessing", "devices", "processes", "fingerprint", "compiled", "forward",
     "out_of_memory", "early_exit", "predictor",
     "models.bagnet", "models.cifar_resnet", "models.resmlp", "models.resnetv2", "models.vit",

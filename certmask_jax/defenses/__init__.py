@@ -4,6 +4,7 @@ from certmask_jax.defenses.certmask import certmask, certmask_detection
 from certmask_jax.defenses.defense import ALERT, Defense, Guarantee, Row
 from certmask_jax.defenses.minority_reports import minority_reports
 from certmask_jax.defenses.patchcleanser import challenger_masking, double_masking
+from certmask_jax.defenses.votes import minimum_explanation, plurality, robust_masking, votes
 
 __all__ = [
     "ALERT",
@@ -14,5 +15,9 @@ __all__ = [
     "certmask_detection",
     "challenger_masking",
     "double_masking",
+    "minimum_explanation",
     "minority_reports",
+    "plurality",
+    "robust_masking",
+    "votes",
 ]

@@ -90,6 +90,7 @@ class Defense:
       masked_images: the V distinct masked images.
       groups: ``bool[G, V]``, which masked images hide the patch, for every group of locations.
       exact: whether ``worst_case`` is exact, or (false) a proved lower bound.
+      second_set: the masks of the second round, where they are others.
       options: the hyper-parameters, for reports.
       open_columns: which masked images still matter; steers what is evaluated.
       row_cost: numbers held for one row while it is reduced.
@@ -105,15 +106,24 @@ class Defense:
     row_worst_case: RowProof
     row_conditions: Mapping[str, RowProof]
     exact: bool = True
+    second_set: MaskSet | None = None
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     open_columns: OpenColumns = all_columns
     row_cost: int = 1
 
     def __str__(self) -> str:
         return (
-            f"{self.name}: {self.mask_set}, {len(self.masked_images)} masked images, "
+            f"{self.name}: {self.masks}, {len(self.masked_images)} masked images, "
             f"{self.guarantee.value}"
         )
+
+    @property
+    def masks(self) -> str:
+        """The masks of every round, in words."""
+        if self.second_set is None:
+            return str(self.mask_set)
+        height, width = self.second_set.mask_size
+        return f"{self.mask_set}, then {len(self.second_set)} of {height}x{width}"
 
     def rule(self, table: PredictionTable) -> NDArray[np.int32]:
         """What the defended classifier answers: ``int32[T]``, labels or :data:`ALERT`."""
