@@ -3,19 +3,19 @@
 A label z scores phi of the set of masks that say z, and the highest score is the answer. If phi is
 *monotone* (another mask that says z never lowers the score of z) the strongest attacker is plain:
 at location l, where the masks C(l) hide the patch, every other mask says one wrong z. Hence
-(``../shared/soundness.md``, section 6) an image is robust if and only if, for all l and z != y,
+(soundness, section 6) an image is robust if and only if, for all l and z != y,
 
     phi(Y_l) > phi(Z_l),  Y_l = {i in C(l): v_i = y},
                           Z_l = {i in C(l): v_i = z} and all masks outside C(l).
 
 Equal scores go to the largest (or smallest) label: ``worst_case`` knows the order and is exact,
-``certificate`` asks for more than equality and holds in any order. Three scores, all of
-n_z(l) = how many masks of C(l) say z, and c(l) = how many there are:
+``certificate`` asks for more than equality and holds in any order. Three scores, where n_z(l) of
+the c(l) masks that hide the patch at l say z, counted as often as they are listed:
 
 * :func:`plurality`: how many masks say z. As in (De)randomized smoothing (Levine and Feizi, 2020),
-  whose certificate is for votes that may be anywhere; this one knows which votes a patch reaches.
-  It needs c(l) > N / 2 everywhere, which no set of single rectangles has that are smaller than
-  the image: one that hides the patch in two opposite corners is the image.
+  whose certificate counts the votes that a patch reaches; this one knows which they are. It needs
+  c(l) > N / 2 everywhere, which no set of single rectangles has that are smaller than the image:
+  one that hides the patch in two opposite corners is the image.
 * :func:`minimum_explanation`: max over l of n_z(l) - c(l). If z is true and the patch is at l, the
   masks of C(l) that do not say z are errors of the model, as the patch cannot have made them; the
   score is the least number of errors (negated) that explain all votes. It is nearest-codeword
@@ -26,7 +26,8 @@ n_z(l) = how many masks of C(l) say z, and c(l) = how many there are:
   (section 5), and for its threshold T = 0: with T > 0 the score is not monotone.
 
 The last two settle equal scores by the number of votes, which is monotone again. If all votes are
-true, they are robust if and only if every two locations have a mask in common (a pair cover).
+true, ``certificate`` holds for them if and only if every two locations have a mask in common (a
+pair cover; soundness, section 2.5).
 """
 
 from __future__ import annotations
