@@ -16,7 +16,12 @@ from test_early_exit import CLASSES, _evaluated, _facts, _filled, _random_table
 
 from certmask_jax import adversary, defenses, mask_sets
 from certmask_jax.defenses import Row
-from certmask_jax.defenses.double_masking_worst_case import good_row_certificate, layout
+from certmask_jax.defenses.defense import Seen
+from certmask_jax.defenses.double_masking_worst_case import (
+    good_row_certificate,
+    layout,
+    worst_case,
+)
 from certmask_jax.mask_sets import MaskSet
 from certmask_jax.masked_images import merge, unions, unions_of
 from certmask_jax.prediction_table import UNKNOWN, from_labels
@@ -156,6 +161,48 @@ def test_all_tables_of_tiny_pairs_of_sets(number, ties):
     found = _verdicts(defense, rows, labels, 3)
     np.testing.assert_array_equal(found["worst_case"], robust)
     assert not (found["certificate"] & ~robust).any()
+
+
+@pytest.mark.parametrize("ties", ["largest", "smallest"])
+def test_one_location_at_a_time(ties):
+    """Five first masks, two or three of which hide the patch; rows in which masks often stand.
+
+    Here several labels have votes that the attacker cannot touch, and the order of masks decides.
+    """
+    rng = np.random.default_rng(len(ties))
+    pair = 5 + np.arange(10).reshape(5, 2)
+    robust_ones = 0
+    for shared in (False, True, False):
+        single = np.arange(5)
+        hidden = np.zeros(15, bool)
+        hidden[rng.choice(5, rng.integers(2, 4), replace=False)] = True
+        if shared:  # the last mask alone is a union of another
+            single[4] = pair[2, 1]
+            hidden[4] = False
+        hidden[pair[hidden[single]]] = True
+        hidden[pair[:, 0]] = True  # the second round's first mask hides the patch
+        hidden[pair[hidden[single]]] = True
+        one_location = layout(single, pair, hidden[None])
+        labels = rng.integers(0, 3, 600)
+        rows = np.where(rng.random((600, 15)) < 0.4, labels[:, None], rng.integers(0, 3, (600, 15)))
+        stands = rng.random((600, 5)) < 0.6
+        rows[:, pair] = np.where(stands[..., None], rows[:, single][..., None], rows[:, pair])
+        rows[::2, pair[:, 1]] = rows[::2, pair[:, 0]]
+
+        def of_row(predictions, label, parts=one_location):
+            row = Row(predictions, jnp.ones(15))
+            return worst_case(row, label, parts, num_classes=3, ties=ties)
+
+        def rule(rows, single=single):
+            return literal.two_rounds_of_rows(rows[:, single], rows[:, pair], 3, ties)
+
+        free = ~hidden
+        free[np.setdiff1d(np.arange(15), np.append(single, pair))] = False  # in no round
+        robust = literal.table_adversary(rule, rows, ~free[:, None], labels, 3)
+        found = jax.jit(jax.vmap(of_row))(jnp.asarray(rows), jnp.asarray(labels))
+        np.testing.assert_array_equal(found, robust)
+        robust_ones += robust.sum()
+    assert robust_ones > 20
 
 
 def test_the_packages_adversary_agrees():
@@ -322,6 +369,27 @@ def test_early_exit_gives_the_verdicts_of_the_whole_table(kind):
         filled = _filled(table, alone, anything, 1, rng.random(known.shape))
         np.testing.assert_array_equal(defense.rule(filled), whole["answer"])
     assert left_out > 0
+
+
+def test_a_lone_mask_with_a_wrong_row_is_not_always_lost():
+    """Two first masks and two sets: the true label leads by the order of ties, and is robust."""
+    boxes = [[[0, 0, 1, 1], [0] * 4], [[0, 2, 1, 3], [0] * 4], [[0, 1, 1, 2], [0, 3, 1, 4]],
+             [[0, 2, 1, 4], [0] * 4]]  # fmt: skip
+    first = MaskSet(np.array([[0, 0, 1, 2], [0, 1, 1, 4]]), (1, 4), (1, 1))  # ab, bcd
+    second = MaskSet(np.array(boxes), (1, 4), (1, 1))  # a, c, bd, cd
+    defense = defenses.double_masking(first, second)
+    single, pair = _places(defense)
+    row = np.ones(len(defense.masked_images), np.int32)
+    row[pair[0, 1]] = 0  # abc: at a, mask ab alone hides the patch, and does not stand
+    facts = _one(defense, row, 1)
+    assert facts["worst_case"]
+    assert not facts["certificate"]
+    assert not _attacked(defense, row, 1)
+    assert _attacked(defense, 1 - row, 0)  # the other order
+    known = np.zeros(len(row), bool)
+    known[[*single, pair[0, 1]]] = True
+    seen = Seen(row, np.ones(len(row), np.float16), known)
+    assert sorted(defense.open_columns(seen, 1)) == np.flatnonzero(~known).tolist()
 
 
 # --- sets as users name them ---
