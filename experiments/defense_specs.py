@@ -19,9 +19,9 @@ Sizes = tuple[tuple[int, int], Threat]  # image, and what is to be hidden on it
 
 DESCRIPTIONS = {
     "double_masking": "PatchCleanser, two rounds; recovery [masks_per_axis | mask_stride | "
-    "mask_size, split, ties]",
+    "mask_size | tiling=..., split, and second_ before any of them, ties]",
     "challenger_masking": "PatchCleanser, Appendix C; recovery [masks_per_axis | mask_stride | "
-    "mask_size, split]",
+    "mask_size | tiling=..., split]",
     "minority_reports": "one round of votes against the unmasked label; detection "
     "[masks_per_axis | mask_stride | mask_size, split, tau]",
     "certmask": "CertMask's one-round rule; claims recovery, proves none "
@@ -30,6 +30,12 @@ DESCRIPTIONS = {
     "[tiling, mask_size, coverage, spread, wrap, tolerance]",
     "pair_cover": "one round whose masks hide every two locations together; recovery "
     "[budget | partition | plane, transposed, ties]",
+    "plurality": "one round, the label of most masks; recovery [masks_per_axis | mask_stride | "
+    "mask_size | tiling=..., ties]",
+    "minimum_explanation": "one round, the label that needs the fewest errors of the model; "
+    "recovery [masks_per_axis | mask_stride | mask_size | tiling=..., ties]",
+    "robust_masking": "one round, PatchGuard's masking on votes; recovery [masks_per_axis | "
+    "mask_stride | mask_size | tiling=..., ties]",
 }
 """Name -> one line, for ``--list``; every one of them takes ``built_for`` as well."""
 
@@ -38,6 +44,12 @@ _PAIR_KEYS = ("budget", "partition", "plane")
 _TILING_KEYS = ("tiling", "mask_size", "coverage", "spread", "wrap")
 _BUILT_FOR = "built_for"  # any of them takes it
 _TILINGS = ("tight", "replicated", "offset", "exact")
+_SECOND = "second_"  # before the keys of a second round's masks
+_VOTES = {
+    "plurality": defenses.plurality,
+    "minimum_explanation": defenses.minimum_explanation,
+    "robust_masking": defenses.robust_masking,
+}
 
 
 def build(spec: str, image_size: tuple[int, int], threat: Threat | tuple[int, int]) -> Defense:
@@ -60,10 +72,12 @@ def build(spec: str, image_size: tuple[int, int], threat: Threat | tuple[int, in
         sizes, against = _built_for(attack, options)
         match name:
             case "double_masking":
-                masks = _grid(sizes, options)
-                found = defenses.double_masking(masks, **_taken(options, ties=str), **against)
+                second = _second_set(sizes, options)
+                masks = _mask_set(sizes, options)
+                given = _taken(options, ties=str)
+                found = defenses.double_masking(masks, second, **given, **against)
             case "challenger_masking":
-                found = defenses.challenger_masking(_grid(sizes, options), **against)
+                found = defenses.challenger_masking(_mask_set(sizes, options), **against)
             case "minority_reports":
                 masks = _grid(sizes, options)
                 found = defenses.minority_reports(masks, **_taken(options, tau=float), **against)
@@ -73,10 +87,13 @@ def build(spec: str, image_size: tuple[int, int], threat: Threat | tuple[int, in
             case "pair_cover":
                 masks = _pair_cover(sizes, options)
                 found = defenses.pair_cover(masks, **_taken(options, ties=str), **against)
-            case _:
+            case "certmask_detection":
                 masks = _tiling(sizes, options)
                 given = _taken(options, tolerance=int)
                 found = defenses.certmask_detection(masks, **given, **against)
+            case _:
+                masks = _mask_set(sizes, options)
+                found = _VOTES[name](masks, **_taken(options, ties=str), **against)
     except ValueError as error:
         raise ValueError(f"--defense {spec}: {error}") from error
     if options:
@@ -142,6 +159,22 @@ def _built_for(attack: Threat, options: dict[str, str]) -> tuple[Sizes, dict[str
         return (attack.image_size, attack), {}
     larger = Threat.of(attack.image_size, given[_BUILT_FOR], patches=len(attack))
     return (attack.image_size, larger), {"against": attack}
+
+
+def _mask_set(sizes: Sizes, options: dict[str, str]) -> MaskSet:
+    """A grid, or with ``tiling`` one of CertMask's mask sets."""
+    return (_tiling if "tiling" in options else _grid)(sizes, options)
+
+
+def _second_set(sizes: Sizes, options: dict[str, str]) -> MaskSet | None:
+    """The masks of the second round, from keys such as ``second_masks_per_axis``; None if none."""
+    given = [key for key in options if key.startswith(_SECOND)]
+    if not given:
+        return None
+    own = {key.removeprefix(_SECOND): options.pop(key) for key in given}
+    masks = _mask_set(sizes, own)
+    options.update({_SECOND + key: value for key, value in own.items()})  # not understood
+    return masks
 
 
 def _grid(sizes: Sizes, options: dict[str, str]) -> MaskSet:

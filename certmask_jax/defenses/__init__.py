@@ -5,6 +5,7 @@ from certmask_jax.defenses.defense import ALERT, Defense, Guarantee, Row
 from certmask_jax.defenses.minority_reports import minority_reports
 from certmask_jax.defenses.pair_cover import pair_cover
 from certmask_jax.defenses.patchcleanser import challenger_masking, double_masking
+from certmask_jax.defenses.votes import minimum_explanation, plurality, robust_masking, votes
 
 __all__ = [
     "ALERT",
@@ -15,6 +16,10 @@ __all__ = [
     "certmask_detection",
     "challenger_masking",
     "double_masking",
+    "minimum_explanation",
     "minority_reports",
     "pair_cover",
+    "plurality",
+    "robust_masking",
+    "votes",
 ]

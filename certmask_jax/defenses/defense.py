@@ -91,6 +91,7 @@ class Defense:
       masked_images: the V distinct masked images.
       groups: ``bool[G, V]``, which masked images hide the patches, for every group of placements.
       exact: whether ``worst_case`` is exact, or (false) a proved lower bound.
+      second_set: the masks of the second round, where they are others.
       options: the hyper-parameters, for reports.
       open_columns: which masked images still matter; steers what is evaluated.
       row_cost: numbers held for one row while it is reduced.
@@ -107,6 +108,7 @@ class Defense:
     row_worst_case: RowProof
     row_conditions: Mapping[str, RowProof]
     exact: bool = True
+    second_set: MaskSet | None = None
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     open_columns: OpenColumns = all_columns
     row_cost: int = 1
@@ -125,10 +127,12 @@ class Defense:
 
     @property
     def masks_and_threat(self) -> str:
-        """The masks, and what the proofs are about, in one line."""
-        if self.threat == self.mask_set.threat:
-            return str(self.mask_set)
-        return f"{self.mask_set}, against {self.threat}"
+        """The masks of every round, and what the proofs are about, in one line."""
+        text = str(self.mask_set)
+        if self.second_set is not None:
+            height, width = self.second_set.mask_size
+            text += f", then {len(self.second_set)} of {height}x{width}"
+        return text if self.threat == self.mask_set.threat else f"{text}, against {self.threat}"
 
     def rule(self, table: PredictionTable) -> NDArray[np.int32]:
         """What the defended classifier answers: ``int32[T]``, labels or :data:`ALERT`."""

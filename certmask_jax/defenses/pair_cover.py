@@ -55,8 +55,8 @@ def pair_cover(masks: MaskSet, *, ties: Ties = "largest", against: Threat | None
     Args:
       masks: a pair cover, from :mod:`certmask_jax.pair_covers` or made by hand.
       ties: which label wins when several have most votes (no location settles the label then).
-      against: what is proved against, if not all that the masks were built for. The rule then looks
-        at its placements alone.
+      against: what is proved against, if not all that the masks were built for. The rule stays what
+        it is.
 
     Raises:
       CoverageError: naming two locations that no mask hides together.
@@ -64,8 +64,10 @@ def pair_cover(masks: MaskSet, *, ties: Ties = "largest", against: Threat | None
     check_ties(ties)
     images, index = masked_images.unions(masks, 1)
     weights = np.bincount(index, minlength=len(images)).astype(np.int32)
-    groups = groups_of(images, masks, against)
+    groups = images.location_groups(masks.threat)
     pair_covers.check_groups(masks, groups, index)
+    attacks = groups if against is None else groups_of(images, masks, against)
+    within = _within(groups, attacks)
 
     def rule(row: Row, num_classes: int) -> Array:
         return pair_cover_rule(row.predictions, groups, weights, num_classes=num_classes, ties=ties)
@@ -75,13 +77,20 @@ def pair_cover(masks: MaskSet, *, ties: Ties = "largest", against: Threat | None
         return (row.predictions == label).all()
 
     def certificate(row: Row, label: Array, num_classes: int) -> Array:
-        """All masks are right that hide a location of some minimal group."""
+        """At every location of the patch the true label is settled, out of the attacker's reach."""
         del num_classes
-        return ((row.predictions == label) | ~groups.any(axis=0)).all()
+        settled = ((row.predictions == label) | ~groups).all(axis=1)
+        return (jnp.asarray(within) & settled).any(axis=1).all()
 
     def worst_case(row: Row, label: Array, num_classes: int) -> Array:
         return pair_cover_worst_case(
-            row.predictions, label, groups, weights, num_classes=num_classes, ties=ties
+            row.predictions,
+            label,
+            groups,
+            weights,
+            attacks=None if against is None else attacks,
+            num_classes=num_classes,
+            ties=ties,
         )
 
     return Defense(
@@ -89,14 +98,14 @@ def pair_cover(masks: MaskSet, *, ties: Ties = "largest", against: Threat | None
         guarantee=Guarantee.RECOVERY,
         mask_set=masks,
         masked_images=images,
-        groups=groups,
+        groups=attacks,
         row_rule=rule,
         row_certificate=certificate,
         row_worst_case=worst_case,
         row_conditions={"all_masks_correct": all_masks_correct},
         options={"masks": masks.name, "ties": ties},
-        open_columns=functools.partial(_open_columns, _layout(groups, weights)),
-        row_cost=int(groups.size),
+        open_columns=functools.partial(_open_columns, _layout(groups, attacks, within, weights)),
+        row_cost=int(groups.size) * (1 if against is None else len(attacks)),
         against=against,
     )
 
@@ -126,6 +135,7 @@ def pair_cover_worst_case(
     groups: NDArray[np.bool_] | Array,
     weights: NDArray[np.int32] | Array,
     *,
+    attacks: NDArray[np.bool_] | None = None,
     num_classes: int,
     ties: Ties = "largest",
 ) -> Array:
@@ -140,7 +150,15 @@ def pair_cover_worst_case(
     settled at D. Then what C and D have in common, at least one mask, says z. If no wrong label
     could have the majority at C or at D, the y votes in C, which lie outside D, would be more than
     those in D, which lie outside C; and the other way round.
+
+    That takes attacks at all D. Where the patch is at other places, ``attacks bool[A, V]``, a label
+    is settled out of the attacker's reach by any D inside C, and a wrong z may be settled at a D
+    whose masks in C all say z.
     """
+    if attacks is not None:
+        return _worst_case_elsewhere(
+            labels, label, groups, weights, attacks, num_classes=num_classes, ties=ties
+        )
     hidden = jnp.asarray(groups)
     votes_of = jnp.asarray(weights)
     wrong = jnp.arange(num_classes) != label
@@ -157,6 +175,40 @@ def pair_cover_worst_case(
     return ~jax.lax.map(attacked, hidden).any()
 
 
+def _worst_case_elsewhere(
+    labels: Array,
+    label: Array,
+    groups: NDArray[np.bool_] | Array,
+    weights: NDArray[np.int32] | Array,
+    attacks: NDArray[np.bool_],
+    *,
+    num_classes: int,
+    ties: Ties,
+) -> Array:
+    places, votes_of = jnp.asarray(groups), jnp.asarray(weights)
+    wrong = jnp.arange(num_classes) != label
+    rank = preference(num_classes, ties)
+    is_right = (~places | (labels == label)).all(axis=1)
+
+    def attacked(inside: Array) -> Array:
+        votes = count_votes(jnp.where(inside, labels, -1), votes_of, num_classes)
+        free = jnp.where(inside, 0, votes_of).sum()
+        key = votes * num_classes + rank  # orders classes by votes, then by preference
+        can_lead = key + free * num_classes >= key.max()
+        is_settled = (is_right & (~places | inside).all(axis=1)).any()
+        least, most = _range(labels, places & inside, num_classes)
+        none = ~(places & inside).any(axis=1)
+        settles_wrong = (none | ((least == most) & (most != label))).any()
+        return ~is_settled & ((can_lead & wrong).any() | settles_wrong)
+
+    return ~jax.lax.map(attacked, jnp.asarray(attacks)).any()
+
+
+def _within(groups: NDArray[np.bool_], attacks: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """``bool[A, G]``: all masks that hide the location also hide the patch."""
+    return (groups.astype(np.float32) @ (1 - attacks.astype(np.float32)).T == 0).T
+
+
 def _range(
     labels: Array, groups: NDArray[np.bool_] | Array, num_classes: int
 ) -> tuple[Array, Array]:
@@ -169,13 +221,20 @@ class _Layout(NamedTuple):
     """What decides which masked images still matter."""
 
     groups: NDArray[np.bool_]  # [G, V]
+    attacks: NDArray[np.bool_]  # [A, V]
+    within: NDArray[np.bool_]  # [A, G]
     weights: NDArray[np.int32]  # [V]
     common: NDArray[np.float32]  # [V, V]: groups in which both are
 
 
-def _layout(groups: NDArray[np.bool_], weights: NDArray[np.int32]) -> _Layout:
+def _layout(
+    groups: NDArray[np.bool_],
+    attacks: NDArray[np.bool_],
+    within: NDArray[np.bool_],
+    weights: NDArray[np.int32],
+) -> _Layout:
     member = groups.astype(np.float32)
-    return _Layout(groups, weights, member.T @ member)
+    return _Layout(groups, attacks, within, weights, member.T @ member)
 
 
 def _open_columns(layout: _Layout, seen: Seen, label: int | None) -> NDArray[np.intp]:
@@ -231,7 +290,9 @@ def _is_lost(layout: _Layout, seen: Seen, label: int, answer: int | None) -> boo
     if (seen.known & ~seen.sure).any() or (answer is not None and answer != label):
         return True
     wrong = seen.known & (seen.predictions != label)
-    for inside in layout.groups[(layout.groups & wrong).any(axis=1)]:
+    # Where every location inside has a wrong label, and none can settle the true one.
+    broken = (~layout.within | (layout.groups & wrong).any(axis=1)).all(axis=1)
+    for inside in layout.attacks[broken]:
         told = inside & seen.known
         votes = np.bincount(
             seen.predictions[told].astype(np.int64), layout.weights[told], minlength=label + 1

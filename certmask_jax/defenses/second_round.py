@@ -18,18 +18,25 @@ from certmask_jax.defenses.defense import Seen
 
 
 class SecondRound(NamedTuple):
-    """Where the two-mask images of N masks are among V masked images."""
+    """Where the masked images of N1 first and N2 second masks are among V masked images."""
 
-    pair: NDArray[np.int32]  # [N, N] -> masked image; the diagonal holds the one-mask images
-    masks_of: NDArray[np.int32]  # [V, 2] -> two masks that it is the union of
-    losing: NDArray[np.bool_]  # [G, N]; a verdict is lost if all masks of a row have a wrong label
+    single: NDArray[np.int32]  # [N1] -> masked image of a first mask alone
+    pair: NDArray[np.int32]  # [N1, N2] -> masked image; with one set, ``single`` is its diagonal
+    masks_of: NDArray[np.int32]  # [V, 2] -> a first and a second mask that it is the union of
+    losing: NDArray[np.bool_]  # [G, N1]; a verdict is lost if all masks of a row have a wrong label
 
 
-def second_round(pair: NDArray[np.int32], losing: NDArray[np.bool_]) -> SecondRound:
-    """From ``pair int32[N, N]`` and ``losing bool[G, N]``."""
-    masks_of = np.empty((int(pair.max()) + 1, 2), dtype=np.int32)
+def second_round(
+    pair: NDArray[np.int32],
+    losing: NDArray[np.bool_],
+    single: NDArray[np.int32] | None = None,
+) -> SecondRound:
+    """From ``pair int32[N1, N2]``, ``losing bool[G, N1]``, ``single int32[N1]`` (the diagonal)."""
+    if single is None:
+        single = pair.diagonal()
+    masks_of = np.zeros((int(max(pair.max(), single.max())) + 1, 2), dtype=np.int32)
     masks_of[pair.ravel()] = np.indices(pair.shape).reshape(2, -1).T
-    return SecondRound(pair, masks_of, losing)
+    return SecondRound(single, pair, masks_of, losing)
 
 
 def double_masking_open(
@@ -39,7 +46,7 @@ def double_masking_open(
     unseen = _first_round(rounds, seen)
     if len(unseen):
         return unseen
-    answer = _rows_open(rounds.pair, _standing(rounds.pair, largest_wins, seen), seen)
+    answer = _rows_open(rounds, _standing(rounds, largest_wins, seen), seen)
     verdict = _verdict_open(rounds, seen, label)
     verdict[answer] = False
     return np.concatenate([answer, _most_telling(rounds, verdict, seen)])
@@ -57,19 +64,18 @@ def challenger_masking_open(rounds: SecondRound, seen: Seen, label: int | None) 
 
 
 def _first_round(rounds: SecondRound, seen: Seen) -> NDArray[np.intp]:
-    single = rounds.pair.diagonal()
-    return np.unique(single[~seen.known[single]]).astype(np.intp)
+    return np.unique(rounds.single[~seen.known[rounds.single]]).astype(np.intp)
 
 
-def _standing(pair: NDArray[np.int32], largest_wins: bool, seen: Seen) -> NDArray[np.intp]:
+def _standing(rounds: SecondRound, largest_wins: bool, seen: Seen) -> NDArray[np.intp]:
     """Masks that disagree with the majority and may yet stand, up to the first that does."""
-    labels = seen.predictions[pair.diagonal()]
+    labels = seen.predictions[rounds.single]
     values, counts = np.unique(labels[labels >= 0], return_counts=True)
     if len(values) == 0 or counts.max() == len(labels):
         return np.zeros(0, dtype=np.intp)
     most = values[counts == counts.max()][-1 if largest_wins else 0]
     disagree = np.flatnonzero(labels != most)
-    rows = pair[disagree]
+    rows = rounds.pair[disagree]
     known = seen.known[rows]
     refuted = (known & (seen.predictions[rows] != labels[disagree, None])).any(axis=1)
     stands = known.all(axis=1) & ~refuted
@@ -77,13 +83,13 @@ def _standing(pair: NDArray[np.int32], largest_wins: bool, seen: Seen) -> NDArra
     return disagree[:last][~refuted[:last]]
 
 
-def _rows_open(pair: NDArray[np.int32], rows: NDArray[np.intp], seen: Seen) -> NDArray[np.intp]:
+def _rows_open(rounds: SecondRound, rows: NDArray[np.intp], seen: Seen) -> NDArray[np.intp]:
     """What is not known of some rows: in turns, and first the masks with the largest margins.
 
     These most likely stay with their label, and refute a mask that says another.
     """
-    margins = seen.margins[pair.diagonal()].astype(np.float32)
-    columns = pair[rows][:, np.argsort(-margins, kind="stable")].T.ravel()
+    order = np.argsort(-_second_margins(rounds, seen), kind="stable")
+    columns = rounds.pair[rows][:, order].T.ravel()
     return each_once(columns[~seen.known[columns]]).astype(np.intp)
 
 
@@ -110,7 +116,7 @@ def _verdict_open(rounds: SecondRound, seen: Seen, label: int | None) -> NDArray
         return nothing
     wrong = seen.known & (seen.predictions != label)
     if wrong.any():
-        lost = wrong[rounds.pair].any(axis=1)
+        lost = wrong[rounds.single] | wrong[rounds.pair].any(axis=1)
         if (lost | ~rounds.losing).all(axis=1).any():
             return nothing
     return ~seen.known
@@ -119,9 +125,24 @@ def _verdict_open(rounds: SecondRound, seen: Seen, label: int | None) -> NDArray
 def _most_telling(rounds: SecondRound, wanted: NDArray[np.bool_], seen: Seen) -> NDArray[np.intp]:
     """What is wanted and not known, the smallest sum of the one-mask margins first."""
     columns = np.flatnonzero(wanted & ~seen.known)
-    margins = seen.margins[rounds.pair.diagonal()].astype(np.float32)
+    of_first = seen.margins[rounds.single].astype(np.float32)
     first, second = rounds.masks_of[columns].T
-    return columns[np.argsort(margins[first] + margins[second], kind="stable")]
+    sums = of_first[first] + _second_margins(rounds, seen)[second]
+    return columns[np.argsort(sums, kind="stable")]
+
+
+def _second_margins(rounds: SecondRound, seen: Seen) -> NDArray[np.float32]:
+    """``float32[N2]``: how sure the model is under each second mask.
+
+    The margin under the mask alone; another set is not looked at alone, so there it is the
+    smallest margin that is known under a pair, infinite if none is.
+    """
+    pair = rounds.pair
+    margins = seen.margins.astype(np.float32)
+    if pair.shape[0] == pair.shape[1] and (pair.diagonal() == rounds.single).all():
+        return margins[rounds.single]
+    found: NDArray[np.float32] = np.where(seen.known, margins, np.inf)[pair].min(axis=0)
+    return found
 
 
 def each_once(columns: NDArray[np.integer[Any]]) -> NDArray[np.integer[Any]]:

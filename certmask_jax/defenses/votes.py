@@ -1,0 +1,252 @@
+"""Votes of one round of masks: any monotone score of who says what, with its exact certificate.
+
+A label z scores phi of the set of masks that say z, and the highest score is the answer. If phi is
+*monotone* (another mask that says z never lowers the score of z) the strongest attacker is plain:
+at location l, where the masks C(l) hide the patch, every other mask says one wrong z. Hence
+(soundness, section 6) an image is robust if and only if, for all l and z != y,
+
+    phi(Y_l) > phi(Z_l),  Y_l = {i in C(l): v_i = y},
+                          Z_l = {i in C(l): v_i = z} and all masks outside C(l).
+
+Equal scores go to the largest (or smallest) label: ``worst_case`` knows the order and is exact,
+``certificate`` asks for more than equality and holds in any order. Three scores, where n_z(l) of
+the c(l) masks that hide the patch at l say z, counted as often as they are listed:
+
+* :func:`plurality`: how many masks say z. As in (De)randomized smoothing (Levine and Feizi, 2020),
+  whose certificate counts the votes that a patch reaches; this one knows which they are. It needs
+  c(l) > N / 2 everywhere, which no set of single rectangles has that are smaller than the image:
+  one that hides the patch in two opposite corners is the image.
+* :func:`minimum_explanation`: max over l of n_z(l) - c(l). If z is true and the patch is at l, the
+  masks of C(l) that do not say z are errors of the model, as the patch cannot have made them; the
+  score is the least number of errors (negated) that explain all votes. It is nearest-codeword
+  decoding; 0 means that a patch alone explains all dissent. We know of no paper that has it.
+* :func:`robust_masking`: min over l of n_z(l), the votes that are left once the largest window of
+  support is taken away: all votes that a patch at one location reaches. PatchGuard's robust masking
+  (Xiang et al., USENIX Security 2021, Algorithm 1) on votes, for each class as it has to be
+  (section 5), and for its threshold T = 0: with T > 0 the score is not monotone.
+
+The last two settle equal scores by the number of votes, which is monotone again. If all votes are
+true, ``certificate`` holds for them if and only if every two locations have a mask in common (a
+pair cover; soundness, section 2.5).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from numpy.typing import NDArray
+
+from certmask_jax import masked_images
+from certmask_jax.defenses.defense import Defense, Guarantee, Row, check_ties, groups_of, preference
+from certmask_jax.mask_sets import MaskSet
+from certmask_jax.threats import Threat
+
+Ties = Literal["largest", "smallest"]
+
+Score = Callable[[Array], Array]
+"""``bool[V]``, which of the distinct masks say a label -> its score, a number; monotone.
+
+Distinct masks stand in order of first appearance: all N masks, where none is listed twice.
+"""
+
+# How monotonicity is checked: all sets of few masks, else random chains of sets.
+_ALL_SETS_UP_TO = 10
+_CHAINS = 16
+
+_CLASSES = 1000  # for which a block of rows is small enough
+
+
+def votes(
+    masks: MaskSet,
+    score: Score,
+    *,
+    name: str = "votes",
+    ties: Ties = "largest",
+    against: Threat | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Defense:
+    """A defense from a score of your own, with its exact worst case.
+
+    Args:
+      masks: N masks that cover every location at least once. A mask that is listed twice is one
+        entry of the score's argument; give it two votes there if it should have them.
+      score: traceable by JAX, and monotone: ``score(A) <= score(B)`` for A inside B.
+      name, options: for reports.
+      ties: which label wins when several have the highest score.
+      against: what is proved against, if not all that the masks were built for; the rule and its
+        score stay what they are.
+
+    Raises:
+      ValueError: for a score that is found not to be monotone: of up to 10 masks all sets are
+        tried, of more, random chains from no mask to all, so there it is yours to prove.
+    """
+    check_ties(ties)
+    images, _, _ = _one_round(masks)
+    _check_monotone(score, len(images))
+    return _defense(
+        masks, images, score, against=against, name=name, ties=ties, options=options or {}
+    )
+
+
+def plurality(masks: MaskSet, *, ties: Ties = "largest", against: Threat | None = None) -> Defense:
+    """The label of most masks; robust iff n_y(C(l)) - n_z(C(l)) > N - c(l) everywhere."""
+    check_ties(ties)
+    images, weights, _ = _one_round(masks)
+
+    def score(says: Array) -> Array:
+        return _count(says, weights)
+
+    return _defense(masks, images, score, against=against, name="plurality", ties=ties)
+
+
+def minimum_explanation(
+    masks: MaskSet, *, ties: Ties = "largest", against: Threat | None = None
+) -> Defense:
+    """The label under which the votes need the fewest errors of the model; see the module."""
+    check_ties(ties)
+    images, weights, groups = _one_round(masks)
+    covered = jnp.asarray(groups @ weights)
+
+    def score(says: Array) -> Array:
+        errors = covered - _count_hiding(says, weights, groups)
+        return _settled_by_votes(-errors.min(), says, weights)
+
+    return _defense(masks, images, score, against=against, name="minimum_explanation", ties=ties)
+
+
+def robust_masking(
+    masks: MaskSet, *, ties: Ties = "largest", against: Threat | None = None
+) -> Defense:
+    """The label with most votes out of reach of one patch, wherever it is; see the module."""
+    check_ties(ties)
+    images, weights, groups = _one_round(masks)
+
+    def score(says: Array) -> Array:
+        left = _count_hiding(says, weights, groups).min()
+        return _settled_by_votes(left, says, weights)
+
+    return _defense(masks, images, score, against=against, name="robust_masking", ties=ties)
+
+
+def _one_round(
+    masks: MaskSet,
+) -> tuple[masked_images.MaskedImages, NDArray[np.int32], NDArray[np.bool_]]:
+    """Distinct one-mask images, how many masks each stands for ``[V]``, location groups."""
+    images, index = masked_images.unions(masks, 1)
+    weights = np.bincount(index, minlength=len(images)).astype(np.int32)
+    return images, weights, images.location_groups(masks.threat)
+
+
+def _count(says: Array, weights: NDArray[np.int32]) -> Array:
+    return jnp.where(says, jnp.asarray(weights), 0).sum()
+
+
+def _count_hiding(says: Array, weights: NDArray[np.int32], groups: NDArray[np.bool_]) -> Array:
+    """n_z(l): ``int32[G]``, how many masks that hide the patch say z.
+
+    The groups that were dropped (supersets of another) would not change the minimum of the votes
+    or of the errors: the group inside one has no more of either.
+    """
+    product = jnp.dot(
+        jnp.asarray((groups * weights).astype(np.float32)),
+        says.astype(jnp.float32),
+        precision=jax.lax.Precision.HIGHEST,  # counts, exact below 2**24
+    )
+    return product.astype(jnp.int32)
+
+
+def _settled_by_votes(score: Array, says: Array, weights: NDArray[np.int32]) -> Array:
+    """Orders by ``score``, then by the number of votes; monotone as both are."""
+    return score * (int(weights.sum()) + 1) + _count(says, weights)
+
+
+def _defense(
+    masks: MaskSet,
+    images: masked_images.MaskedImages,
+    score: Score,
+    *,
+    name: str,
+    ties: Ties,
+    against: Threat | None,
+    options: Mapping[str, Any] | None = None,
+) -> Defense:
+    scores = jax.vmap(score)
+    groups = groups_of(images, masks, against)
+
+    def rule(row: Row, num_classes: int) -> Array:
+        found = scores(row.predictions == jnp.arange(num_classes)[:, None])
+        best = jnp.where(found == found.max(), preference(num_classes, ties), -1)
+        return jnp.where((row.predictions >= 0).any(), best.argmax().astype(jnp.int32), -1)
+
+    def proof(row: Row, label: Array, num_classes: int, wins_tie: Array) -> Array:
+        classes = jnp.arange(num_classes)
+        says = row.predictions == classes[:, None]  # [K, V]
+
+        def holds(hidden: Array) -> Array:
+            kept = says & hidden
+            least = score(kept[label])
+            most = scores(kept | ~hidden)
+            before = (least > most) | ((least == most) & wins_tie)
+            return (before | (classes == label)).all()
+
+        return jax.lax.map(holds, jnp.asarray(groups)).all()
+
+    def worst_case(row: Row, label: Array, num_classes: int) -> Array:
+        rank = preference(num_classes, ties)
+        return proof(row, label, num_classes, rank[label] > rank)
+
+    def certificate(row: Row, label: Array, num_classes: int) -> Array:
+        return proof(row, label, num_classes, jnp.zeros(num_classes, dtype=jnp.bool_))
+
+    def one_mask_correct(row: Row, label: Array, num_classes: int) -> Array:
+        del num_classes
+        return (row.predictions == label).all()
+
+    return Defense(
+        name=name,
+        guarantee=Guarantee.RECOVERY,
+        mask_set=masks,
+        masked_images=images,
+        groups=groups,
+        row_rule=rule,
+        row_certificate=certificate,
+        row_worst_case=worst_case,
+        row_conditions={"one_mask_correct": one_mask_correct},
+        options={"ties": ties} | dict(options or {}),
+        row_cost=_CLASSES * (len(images) + len(groups)),
+        against=against,
+    )
+
+
+def _check_monotone(score: Score, num_masks: int) -> None:
+    """``ValueError`` if a mask that is added to a set lowers its score, in any set tried here."""
+    if num_masks <= _ALL_SETS_UP_TO:
+        every = np.arange(1 << num_masks)[:, None] >> np.arange(num_masks) & 1
+        smaller = np.repeat(every.astype(np.bool_), num_masks, axis=0)
+        larger = smaller | np.tile(np.eye(num_masks, dtype=np.bool_), (len(every), 1))
+    else:
+        rng = np.random.default_rng(0)
+        orders = rng.permuted(np.tile(np.arange(num_masks), (_CHAINS, 1)), axis=1)
+        chains = orders[:, None, :] < np.arange(num_masks + 1)[None, :, None]
+        smaller = chains[:, :-1].reshape(-1, num_masks)
+        larger = chains[:, 1:].reshape(-1, num_masks)
+    scores = jax.jit(jax.vmap(score))
+    below, above = np.asarray(scores(smaller)), np.asarray(scores(larger))
+    if below.shape != (len(smaller),):
+        raise ValueError(
+            f"score: expected one number for bool[{num_masks}], got shape {below.shape[1:]}"
+        )
+    falling = np.flatnonzero(~(below <= above))
+    if len(falling):
+        first = falling[0]
+        (added,) = np.flatnonzero(larger[first] & ~smaller[first])
+        raise ValueError(
+            f"score: expected a monotone score, got {below[first]} for the masks "
+            f"{np.flatnonzero(smaller[first]).tolist()} and {above[first]} with mask {added} "
+            "added; the certificate holds only where another vote never lowers a score"
+        )
