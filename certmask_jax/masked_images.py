@@ -52,7 +52,11 @@ class MaskedImages:
         """
         locations = geometry.location_grid(self.boxes, self.image_size, patch_size)
         hidden = geometry.hides_on_grid(self.boxes, self.image_size, patch_size, locations)
-        groups = np.unique(hidden.reshape(len(self), -1).T, axis=0)
+        packed = np.ascontiguousarray(np.packbits(hidden.reshape(len(self), -1).T, axis=1))
+        # As one item a row: fields of their own are hundreds of times slower.
+        rows = packed.view(np.dtype((np.void, packed.shape[1]))).ravel()
+        _, first = np.unique(rows, return_index=True)
+        groups = np.unpackbits(packed[first], axis=1, count=len(self)).astype(np.bool_)
         return _minimal(groups)
 
 
