@@ -21,6 +21,8 @@ DESCRIPTIONS = {
     "mask_size]",
     "minority_reports": "one round of votes against the unmasked label; detection "
     "[masks_per_axis | mask_stride | mask_size, tau]",
+    "mrcert": "MRCert, all unions of four masks; recovery that may be asked of a patched image "
+    "[masks_per_axis | mask_stride | mask_size, patches]",
     "certmask": "CertMask's one-round rule; claims recovery, proves none "
     "[tiling, mask_size, coverage, spread, wrap, ties]",
     "certmask_detection": "what CertMask's condition does prove; detection "
@@ -59,6 +61,9 @@ def build(spec: str, image_size: tuple[int, int], patch_size: tuple[int, int]) -
             case "minority_reports":
                 masks = _grid(sizes, options)
                 found = defenses.minority_reports(masks, **_taken(options, tau=float))
+            case "mrcert":
+                masks = _grid(sizes, options)
+                found = defenses.mrcert(masks, **_taken(options, patches=int))
             case "certmask":
                 masks = _tiling(sizes, options)
                 found = defenses.certmask(masks, **_taken(options, ties=str))

@@ -14,9 +14,10 @@ PACKAGE = Path(certmask_jax.__file__).parent
 # From the bottom up: a module may import only what stands before it.
 HOUSE = [
     "_version", "storage", "whole_files", "geometry", "mask_sets", "masked_images",
-    "prediction_table",
+    "all_unions", "prediction_table",
     "defenses.defense", "defenses.second_round", "defenses.patchcleanser",
-    "defenses.minority_reports", "defenses.certmask", "defenses",
+    "defenses.minority_reports", "defenses.certmask", "defenses.stable_unions", "defenses.mrcert",
+    "defenses",
     "adversary", "preprocessing", "devices", "processes", "fingerprint", "compiled", "forward",
     "out_of_memory", "early_exit", "predictor",
     "models.bagnet", "models.cifar_resnet", "models.resmlp", "models.resnetv2", "models.vit",
@@ -28,7 +29,7 @@ HOUSE = [
     "training.checkpoints", "training.log", "training.step", "training", "report", "certification",
     "evaluation", "planning", "precision_check", "merging",
 ]  # fmt: skip
-EXACT = ["geometry", "mask_sets", "masked_images", "prediction_table"]
+EXACT = ["geometry", "mask_sets", "masked_images", "all_unions", "prediction_table"]
 
 
 def _imports(file: Path) -> set[str]:

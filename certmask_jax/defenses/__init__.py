@@ -3,6 +3,7 @@
 from certmask_jax.defenses.certmask import certmask, certmask_detection
 from certmask_jax.defenses.defense import ALERT, Defense, Guarantee, Row
 from certmask_jax.defenses.minority_reports import minority_reports
+from certmask_jax.defenses.mrcert import mrcert
 from certmask_jax.defenses.patchcleanser import challenger_masking, double_masking
 
 __all__ = [
@@ -15,4 +16,5 @@ __all__ = [
     "challenger_masking",
     "double_masking",
     "minority_reports",
+    "mrcert",
 ]
