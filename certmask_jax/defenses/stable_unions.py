@@ -21,13 +21,12 @@ from numpy.typing import NDArray
 
 from certmask_jax.all_unions import Unions
 from certmask_jax.defenses.defense import OpenColumns, Seen
+from certmask_jax.defenses.second_round import each_once
 
 Columns = NDArray[np.intp]
 
 # A union that stood so many tests likely stands: the others at its location are left alone.
 _STANDING = 32
-# How many unions are looked at in a first try to find one that says f.
-_FIRST_TRIES = 2
 
 
 class Plan(NamedTuple):
@@ -73,20 +72,20 @@ def _for_answer(plan: Plan, seen: Seen) -> Columns:
     up_to = plan.unions.up_to
     size = np.searchsorted(up_to, bases, side="right")
     bases = bases[size == size[0]]
+    tested = np.array([seen.known[plan.above[base]].sum() for base in bases])
+    untested = plan.cover[bases[tested == 0]]
+    if tested.max() >= _STANDING:  # one that is stable will do, whatever the others are
+        bases, tested = bases[[tested.argmax()]], tested[[tested.argmax()]]
+    elif not tested.any():
+        return each_once(untested)
     outlook = _outlook(plan, seen, own)
-    found = []
-    for base in bases:
-        above = plan.above[base]
-        unseen = above[~seen.known[above]]
+    found = [untested]
+    for base, most in zip(bases[tested > 0], tested[tested > 0], strict=True):
+        unseen = plan.above[base][~seen.known[plan.above[base]]]
         if len(unseen) == 0:
             return unseen  # it is stable, and every other that is has the same label
-        tested = len(above) - len(unseen)
-        if tested == 0:
-            found.append(plan.cover[base : base + 1])
-        else:
-            likely = np.argsort(-outlook[unseen], kind="stable")
-            found.append(unseen[likely[: max(_FIRST_TRIES, tested)]])
-    return _each_once(np.concatenate(found))
+        found.append(_lowest(-outlook, unseen)[:most])
+    return each_once(np.concatenate(found))
 
 
 def _for_verdicts(plan: Plan, seen: Seen, label: int) -> Columns:
@@ -112,34 +111,36 @@ def _for_verdicts(plan: Plan, seen: Seen, label: int) -> Columns:
     if not at.any(axis=1).all():
         return np.zeros(0, dtype=np.intp)  # a location is lost, and with it all
     proved = alive & _over(np.logical_and, seen.known, plan)
-    left = np.flatnonzero(~(plan.hiding & proved).any(axis=1))
+    left = at[~(plan.hiding & proved).any(axis=1)]
     if len(left):
-        return _against_a_location(plan, seen, outlook, at[left])
-    return _against_candidates(plan, seen, outlook, bad)
+        test, stands = _against_a_location(plan, seen, outlook, left)
+        if not stands:
+            return test
+    candidate = _against_candidates(plan, seen, outlook, bad)
+    return candidate if len(candidate) or not len(left) else test
 
 
 def _against_a_location(
     plan: Plan, seen: Seen, outlook: NDArray[np.float32], at: NDArray[np.bool_]
-) -> Columns:
-    """At the location whose best base looks worst, the weakest of what rests on each base."""
+) -> tuple[Columns, bool]:
+    """Tests of the location whose best base looks worst, and whether that base stood many.
+
+    The weakest of what rests on each base; then, of the best base, all.
+    """
     weakest = _over(np.minimum, np.where(seen.known, np.float32(np.inf), outlook), plan)
     best = np.where(at, weakest, -np.inf).max(axis=1)
     bases = np.flatnonzero(at[best.argmin()])
-    bases = bases[np.argsort(-weakest[bases], kind="stable")]
-    found: list[Columns] = []
+    bases = _lowest(-weakest, bases)
+    above = plan.above[bases[0]]
+    if seen.known[above].sum() >= _STANDING:
+        return _lowest(outlook, above[~seen.known[above]]), True
     looked_at = np.zeros(len(seen.known), dtype=np.bool_)
     for base in bases:
         above = plan.above[base]
-        if looked_at[above].any():
-            continue
-        unseen = above[~seen.known[above]]
-        tested = len(above) - len(unseen)
-        if tested >= _STANDING and base == bases[0]:
-            return _lowest(outlook, unseen)
-        chosen = _lowest(outlook, unseen)[:1]
-        looked_at[chosen] = True
-        found.append(chosen)
-    return np.concatenate(found)
+        if not looked_at[above].any():
+            unseen = above[~seen.known[above]]
+            looked_at[unseen[outlook[unseen].argmin()]] = True
+    return _lowest(outlook, np.flatnonzero(looked_at)), False
 
 
 def _against_candidates(
@@ -228,7 +229,3 @@ def _cover(above: tuple[Columns, ...], count: int) -> Columns:
             cover[below[cover[below] < 0]] = chosen
     return cover
 
-
-def _each_once(columns: Columns) -> Columns:
-    _, first = np.unique(columns, return_index=True)
-    return columns[np.sort(first)]
