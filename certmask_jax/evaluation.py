@@ -32,6 +32,9 @@ from certmask_jax.table_writer import TableWriter
 # and a test set has some blocks even if it is small, so that it can be shared out.
 _CHUNKS_A_BLOCK = 256
 _LEAST_BLOCKS = 16
+# Of large tables early exit leaves out most, so that their blocks have more images than would fit:
+# one image alone does not fill a chunk.
+_COLUMNS_DECIDED = 2048
 
 
 _Read = TypeVar("_Read")
@@ -162,7 +165,7 @@ def evaluate(
     if there is None:
         unmasked = masked_images.unmasked(columns.image_size)
         _check_logits(guarded.run(lambda f: f.table_block(first, unmasked)))
-    images_per_block = block_length(len(test_set), len(columns), forward)
+    images_per_block = block_length(len(test_set), len(columns), forward, decide=decide)
     writer = TableWriter(
         folder,
         num_images=len(test_set),
@@ -250,8 +253,10 @@ def merged(defenses: Sequence[Defense]) -> tuple[MaskedImages, list[early_exit.Q
     return columns, questions
 
 
-def block_length(num_images: int, num_columns: int, forward: MaskedForward) -> int:
+def block_length(num_images: int, num_columns: int, forward: MaskedForward, *, decide: bool) -> int:
     """How many images are evaluated, written and resumed together."""
+    if decide:
+        num_columns = min(num_columns, _COLUMNS_DECIDED)
     fits = _CHUNKS_A_BLOCK * forward.chunk // num_columns
     return max(1, min(forward.images_at_once(), fits, -(-num_images // _LEAST_BLOCKS)))
 

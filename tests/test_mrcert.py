@@ -10,12 +10,11 @@ import oracle_mrcert as literal
 import pytest
 from covers import random_cover
 
-from certmask_jax import adversary, all_unions, defenses, mask_sets
+from certmask_jax import adversary, defenses
 from certmask_jax.defenses import Defense
 from certmask_jax.defenses.defense import Seen
 from certmask_jax.mask_sets import MaskSet
 from certmask_jax.prediction_table import NO_LABEL, UNKNOWN, PredictionTable, from_labels
-from experiments import defense_specs
 
 DISJOINT = [[0, i, 1, i + 1] for i in range(4)]
 

@@ -14,7 +14,7 @@ On the host, in NumPy, one image at a time. Three things keep MRCert far from it
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,7 +77,7 @@ def _for_answer(plan: Plan, seen: Seen) -> Columns:
     if tested.max() >= _STANDING:  # one that is stable will do, whatever the others are
         bases, tested = bases[[tested.argmax()]], tested[[tested.argmax()]]
     elif not tested.any():
-        return each_once(untested)
+        return each_once(untested).astype(np.intp)
     outlook = _outlook(plan, seen, own)
     found = [untested]
     for base, most in zip(bases[tested > 0], tested[tested > 0], strict=True):
@@ -85,7 +85,7 @@ def _for_answer(plan: Plan, seen: Seen) -> Columns:
         if len(unseen) == 0:
             return unseen  # it is stable, and every other that is has the same label
         found.append(_lowest(-outlook, unseen)[:most])
-    return each_once(np.concatenate(found))
+    return each_once(np.concatenate(found)).astype(np.intp)
 
 
 def _for_verdicts(plan: Plan, seen: Seen, label: int) -> Columns:
@@ -174,9 +174,9 @@ def _outlook(plan: Plan, seen: Seen, label: int) -> NDArray[np.float32]:
 
 
 def _over(
-    reduce: np.ufunc, values: NDArray, plan: Plan, further: int | None = None
-) -> NDArray:
-    """``[V]`` -> ``[bases]``: the values of all unions with up to 2P, or ``further``, more masks."""
+    reduce: np.ufunc, values: NDArray[Any], plan: Plan, further: int | None = None
+) -> NDArray[Any]:
+    """``[V]`` -> ``[bases]``: of all unions with up to 2P, or ``further``, more masks."""
     up_to, order = plan.unions.up_to, plan.unions.order
     for step in range(1, (order // 2 if further is None else further) + 1):
         count = up_to[order - step]
@@ -228,4 +228,3 @@ def _cover(above: tuple[Columns, ...], count: int) -> Columns:
             below = on[order[first[chosen] : first[chosen + 1]]]
             cover[below[cover[below] < 0]] = chosen
     return cover
-
