@@ -9,10 +9,12 @@ from typing import Any
 
 from certmask_jax import data, fingerprint, models, weights
 from certmask_jax.defenses import Defense
+from certmask_jax.evaluation import TestSet
 from certmask_jax.models import Model
 from certmask_jax.preprocessing import Preprocessing
 from experiments import defense_specs
 from experiments.certification_options import Config, read_fill, read_patch
+from experiments.patched_images import PatchedImages
 
 DEFAULT_DEFENSES = (
     "double_masking",
@@ -32,7 +34,7 @@ _PATCH_LIVES = {
 class Job:
     """A data set, a model and defenses, and the facts that tell this run from others."""
 
-    dataset: data.Dataset
+    dataset: TestSet
     model: Model
     params: Any
     preprocessing: Preprocessing
@@ -56,6 +58,12 @@ def opened(config: Config, command: str) -> Job:
             "with weights"
         )
     params = config.model.load(path, model)
+    test_set: TestSet = dataset
+    patched: dict[str, Any] = {}
+    if config.patched is not None:
+        size = read_patch(patches[0], dataset.image_size)
+        test_set = PatchedImages(dataset, size, config.patched)
+        patched = {"patched_with_noise_of_seed": config.patched}
     identity = {
         "dataset": config.dataset,
         "split": dataset.split,
@@ -69,9 +77,10 @@ def opened(config: Config, command: str) -> Job:
         "patch_lives": _PATCH_LIVES[config.patch_lives],
         "defense": list(specs),
         "decide": config.decide,
+        **patched,
     }
     return Job(
-        dataset=dataset,
+        dataset=test_set,
         model=model,
         params=params,
         preprocessing=Preprocessing(
@@ -90,7 +99,7 @@ def opened(config: Config, command: str) -> Job:
             "data_dir": None if config.data_dir is None else str(config.data_dir),
             "weights": path.name,
         },
-        name=_name(config, dataset, identity),
+        name=_name(config, test_set, identity),
     )
 
 
@@ -102,7 +111,7 @@ def build_defenses(
     return [defense_specs.build(spec, image_size, patch) for patch in sizes for spec in specs]
 
 
-def _name(config: Config, dataset: data.Dataset, identity: dict[str, Any]) -> str:
+def _name(config: Config, dataset: TestSet, identity: dict[str, Any]) -> str:
     facts = {
         **identity,
         **fingerprint.of_environment(),

@@ -27,6 +27,7 @@ class Config:
     model: ModelOptions
     patch_lives: str
     patches: tuple[str, ...]
+    patched: int | None
     fill: str
     defenses: tuple[str, ...]
     precision: str
@@ -76,6 +77,13 @@ def parser() -> argparse.ArgumentParser:
         action="append",
         help="pixels (5, or 5x9: height x width) or percent of the pixels (2%%), of the image that "
         "the model sees, or see --patch-lives; repeat for several (default: 1%%)",
+    )
+    group.add_argument(
+        "--patched",
+        type=int,
+        metavar="SEED",
+        help="certify images that are patched already: on each a patch (of --patch, one size) of "
+        "random noise at a random location",
     )
     group.add_argument(
         "--patch-lives",
@@ -157,6 +165,13 @@ def read_config(arguments: argparse.Namespace) -> Config:
         raise ValueError(f"--max-minutes: expected more than 0, got {arguments.max_minutes}")
     if not (math.isfinite(arguments.margin_guard) and arguments.margin_guard >= 0):
         raise ValueError(f"--margin-guard: expected at least 0, got {arguments.margin_guard}")
+    if arguments.patched is not None and arguments.patched < 0:
+        raise ValueError(f"--patched: expected a seed of at least 0, got {arguments.patched}")
+    if arguments.patched is not None and len(arguments.patch or ()) > 1:
+        raise ValueError(
+            "--patched: expected one --patch, whose size the patches on the images have, got "
+            f"{len(arguments.patch)}"
+        )
     data.check_name(arguments.dataset)
     model = arguments.model
     if model is None:
@@ -174,6 +189,7 @@ def read_config(arguments: argparse.Namespace) -> Config:
         model=model_options.read(arguments, model=model),
         patch_lives=arguments.patch_lives,
         patches=tuple(arguments.patch or ()),
+        patched=arguments.patched,
         fill=arguments.fill,
         defenses=tuple(arguments.defense or ()),
         precision=arguments.precision,

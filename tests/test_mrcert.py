@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+import json
 
 import numpy as np
 import oracle
@@ -10,11 +12,14 @@ import oracle_mrcert as literal
 import pytest
 from covers import random_cover
 
-from certmask_jax import adversary, defenses
+from certmask_jax import adversary, data, defenses, mask_sets, models, predict, weights
 from certmask_jax.defenses import Defense
 from certmask_jax.defenses.defense import Seen
 from certmask_jax.mask_sets import MaskSet
 from certmask_jax.prediction_table import NO_LABEL, UNKNOWN, PredictionTable, from_labels
+from certmask_jax.preprocessing import Preprocessing
+from experiments import certify
+from experiments.patched_images import PatchedImages
 
 DISJOINT = [[0, i, 1, i + 1] for i in range(4)]
 
@@ -367,3 +372,89 @@ def test_certified_labels_of_part_of_a_table():
     assert 5 < (found == NO_LABEL).sum() < 55
     with pytest.raises(ValueError, match="evaluate the whole table"):
         defense.certified_labels(part([None] * 60))
+
+
+# --- the programs ---
+
+
+def test_on_the_command_line(tmp_path, capsys):
+    """The default digits: conditions under their names, verdicts of the whole table."""
+    found = {}
+    for decide in ("--decide", "--no-decide"):
+        out = tmp_path / decide
+        options = ["--num-images", "12", "--defense", "mrcert:masks_per_axis=3", "--chunk", "64"]
+        assert certify.main([*options, decide, "--out", str(out)]) == 0
+        found[decide] = json.loads((out / "results.json").read_text())
+    capsys.readouterr()
+    part, whole = (run["defenses"][0] for run in found.values())
+    for name in ("clean_accuracy", "worst_case_accuracy", "certified_accuracy", "conditions"):
+        assert part[name] == whole[name]
+    assert set(whole["conditions"]) == {"c_r", "round_trip"}
+    assert whole["conditions"]["c_r"] == whole["certified_accuracy"]
+    assert whole["worst_case_exact"]
+    made = [run["forward_passes"]["made"] for run in found.values()]
+    assert made[0] < made[1] == 12 * 256
+
+
+def test_patched_test_sets(tmp_path, capsys):
+    clean = data.load("digits", data_config=models.create("vit_digits").data_config)
+    first, other = (PatchedImages(clean, (2, 3), seed) for seed in (0, 1))
+    batch = first.read(0, 50)
+    changed = (batch.images != clean.read(0, 50).images)[..., 0]
+    rows, cols = changed.any(axis=2), changed.any(axis=1)
+    assert (rows.sum(axis=1) <= 2).all()
+    assert (cols.sum(axis=1) <= 3).all()
+    assert changed.any(axis=(1, 2)).all()
+    assert len({hidden.tobytes() for hidden in changed}) > 20  # elsewhere on every image
+    np.testing.assert_array_equal(first.read(30, 40).images, batch.images[30:40])
+    assert (other.read(0, 50).images != batch.images).any()
+
+    options = ["--num-images", "8", "--defense", "mrcert:masks_per_axis=2", "--patched", "3"]
+    assert certify.main([*options, "--out", str(tmp_path / "run")]) == 0
+    assert "the images are patched already" in capsys.readouterr().out
+    result = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert result["provenance"]["patched_with_noise_of_seed"] == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--defense", "mrcert:patches=0"], "patches: expected at least 1"),
+        (["--defense", "mrcert:patches=two"], "patches: cannot read 'two'"),
+        (["--defense", "mrcert:tau=1"], "unknown option 'tau'"),
+        (["--defense", "mrcert:masks_per_axis=8"], "at most 262,144 unions, got up to 679,121"),
+        (["--patched", "-1"], "--patched: expected a seed"),
+        (["--patched", "0", "--patch", "1", "--patch", "2"], "--patched: expected one --patch"),
+    ],
+)
+def test_bad_input_is_one_line(tmp_path, capsys, options, message):
+    assert certify.main(["--num-images", "2", "--out", str(tmp_path / "run"), *options]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_real_verdicts_by_early_exit_are_those_of_the_whole_table(shared):
+    pytest.importorskip("tensorflow_datasets", reason="needs the extra: data")
+    model = models.create("cifar_resnet20")
+    params = weights.load(shared / "weights" / "cifar10_resnet20_cutout.npz", model)
+    images = data.load(
+        "cifar10", data_config=model.data_config, data_dir=shared / "data" / "tfds", num_images=20
+    ).read(0, 20)
+    defense = defenses.mrcert(mask_sets.budgeted_grid(32, 5, masks_per_axis=3))
+    preprocessing = Preprocessing(model.data_config.mean, model.data_config.std)
+    table = predict(
+        model.apply_fn, params, images.images, defense.masked_images, preprocessing=preprocessing
+    )
+    asked = np.stack(
+        [_asked(defense, p, int(y)) for p, y in zip(table.predictions, images.labels, strict=True)]
+    )
+    part = dataclasses.replace(table, predictions=asked)
+    assert (asked == UNKNOWN).mean() > 0.4
+    for found in (
+        lambda t: defense.rule(t),
+        lambda t: defense.worst_case(t, images.labels),
+        lambda t: defense.certificate(t, images.labels),
+        lambda t: defense.conditions(t, images.labels)["round_trip"],
+    ):
+        np.testing.assert_array_equal(found(part), found(table))
+    assert 1 <= defense.worst_case(table, images.labels).sum() < 15
