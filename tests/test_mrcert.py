@@ -374,6 +374,34 @@ def test_certified_labels_of_part_of_a_table():
         defense.certified_labels(part([None] * 60))
 
 
+@pytest.mark.parametrize("patches", [1, 2])
+def test_early_exit_for_several_patches(patches):
+    defense = defenses.mrcert(mask_sets.budgeted_grid(6, 1, masks_per_axis=(2, 3)), patches=patches)
+    rng = np.random.default_rng(patches)
+    labels = rng.integers(0, 3, 120)
+    shape = (120, len(defense.masked_images))
+    noise = rng.random(shape) < rng.choice([0, 0.01, 0.05, 0.3], (120, 1))
+    rows = np.where(noise, rng.integers(0, 3, shape), labels[:, None])
+    # Some images are right only where a certain mask is hidden: c_r with that mask.
+    columns = _columns(defense, literal.up_to(6, 4 * patches))
+    without = [column for chosen, column in columns.items() if 2 not in chosen]
+    rows[:40, without] = rng.integers(0, 3, (40, len(without)))
+    rows[:40, [column for chosen, column in columns.items() if 2 in chosen]] = labels[:40, None]
+    whole = from_labels(rows, defense.masked_images, num_classes=3)
+    asked = [_asked(defense, row, int(y)) for row, y in zip(rows, labels, strict=True)]
+    part = from_labels(asked, defense.masked_images, num_classes=3)
+    assert (part.predictions == UNKNOWN).mean() > 0.1
+    np.testing.assert_array_equal(defense.rule(part), defense.rule(whole))
+    np.testing.assert_array_equal(
+        defense.worst_case(part, labels), defense.worst_case(whole, labels)
+    )
+    for name, holds in defense.conditions(whole, labels).items():
+        np.testing.assert_array_equal(defense.conditions(part, labels)[name], holds)
+        assert 0 < holds.sum() < 120
+    assert defense.certificate(whole, labels)[:40].all()
+    assert not defense.conditions(whole, labels)["round_trip"][:40].all()
+
+
 # --- the programs ---
 
 
