@@ -402,6 +402,27 @@ def test_early_exit_for_several_patches(patches):
     assert not defense.conditions(whole, labels)["round_trip"][:40].all()
 
 
+@pytest.mark.parametrize("label", [None, 0, 1])
+def test_early_exit_finds_the_one_union_that_is_stable(label):
+    """Every other label is the image's own, or another at each union."""
+    defense = defenses.mrcert(mask_sets.budgeted_grid(8, 1, masks_per_axis=(2, 3)))
+    columns = _columns(defense, literal.up_to(6, 4))
+    rows = []
+    for chosen in literal.up_to(6, 2):
+        for rest in (0, np.arange(len(columns)) % 3):
+            row = np.zeros(len(columns), int) + rest
+            row[[0, *(columns[s] for s in columns if chosen <= s)]] = [0] + [1] * sum(
+                chosen <= s for s in columns
+            )
+            rows.append(row)
+    asked = [_asked(defense, row, label) for row in rows]
+    whole = from_labels(rows, defense.masked_images, num_classes=3)
+    part = from_labels(asked, defense.masked_images, num_classes=3)
+    assert (part.predictions == UNKNOWN).any(axis=1).sum() > 20
+    assert (defense.rule(whole)[2:] == 1).all()
+    np.testing.assert_array_equal(defense.rule(part), defense.rule(whole))
+
+
 # --- the programs ---
 
 
