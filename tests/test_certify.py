@@ -121,7 +121,7 @@ def test_several_patches_and_rectangles(tmp_path):
 def test_list_names_everything(capsys):
     assert certify.main(["--list"]) == 0
     printed = capsys.readouterr().out
-    for name in (*data.names(), *models.names(), "double_masking", "certmask_detection"):
+    for name in (*data.names(), *models.names(), "double_masking", "certmask_detection", "mrcert"):
         assert name in printed
 
 

@@ -25,9 +25,10 @@ there is none, the attacker says of every union that does not hide the patch som
 that union with a mask that hides it, so that it is not stable, and of x something other than y.
 What is stable then says another label than y, and if nothing is, the fallback does.
 
-**P patches** (Appendix C): in place of one mask, and of two, stand up to P, and 2P. g looks for a
-union of at most 2P masks that 2P further ones do not change; c_r is about 3P further masks on none
-or on up to P, the round trip about 4P, and gives recovery from up to 2P patches.
+**P patches** (Appendix C): up to P masks hide them, and take the place of one mask everywhere. g
+looks for a union of at most 2P masks that 2P further ones do not change; c_r asks that 3P further
+masks do not change some union of at most P, and the round trip the same of 4P masks and x. Versions
+with P patches then are recovered and have c_r, and versions with 2P patches are recovered.
 """
 
 from __future__ import annotations
