@@ -38,6 +38,9 @@ _CHUNKS_A_BLOCK = 256
 _FLOPS_A_BLOCK = {"cpu": 2e12, "gpu": 1e15, "tpu": 1e15}
 _LEAST_IMAGES_A_BLOCK = 4
 _LEAST_BLOCKS = 16
+# Of large tables early exit leaves out most, so that their blocks have more images than would fit:
+# one image alone does not fill a chunk.
+_COLUMNS_DECIDED = 2048
 
 
 _Read = TypeVar("_Read")
@@ -179,7 +182,7 @@ def evaluate(
     guarded = Guarded(forward, hooks.warn)
     if there is None:
         _check_logits(guarded.run(lambda f: f.tried(first)))
-    images_per_block = block_length(len(test_set), len(columns), forward)
+    images_per_block = block_length(len(test_set), len(columns), forward, decide=decide)
     writer = TableWriter(
         folder,
         num_images=len(test_set),
@@ -267,8 +270,10 @@ def merged(defenses: Sequence[Defense]) -> tuple[MaskedImages, list[early_exit.Q
     return columns, questions
 
 
-def block_length(num_images: int, num_columns: int, forward: AnyForward) -> int:
+def block_length(num_images: int, num_columns: int, forward: AnyForward, *, decide: bool) -> int:
     """How many images are evaluated, written and resumed together."""
+    if decide:
+        num_columns = min(num_columns, _COLUMNS_DECIDED)
     fits = _CHUNKS_A_BLOCK * forward.masked_at_once() // num_columns
     fits = min(fits, max(_LEAST_IMAGES_A_BLOCK, images_in_seconds(num_columns, forward)))
     return max(1, min(forward.images_at_once(), fits, -(-num_images // _LEAST_BLOCKS)))

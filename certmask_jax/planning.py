@@ -96,7 +96,7 @@ def plan(
         chunk=chunk,
         mesh=mesh,
     )
-    images_per_block = block_length(len(test_set), len(columns), forward)
+    images_per_block = block_length(len(test_set), len(columns), forward, decide=decide)
     blocks = Blocks(Path(), (len(test_set), len(columns)), images_per_block)
     num_images = sum(map(blocks.length, share_of(len(blocks), share)))
     forward.tried(first)  # compiled and warm

@@ -207,6 +207,11 @@ def _notes(report: Report) -> list[str]:
         "paper's condition: what the defense's paper calls certified, under its own name.",
         "masked: distinct masked images per image. Brackets: 95% intervals (Wilson).",
     ]
+    if "patched_with_noise_of_seed" in report.provenance:
+        notes += [
+            "the images are patched already, each with random noise of the size of the patch; the",
+            "  worst case is over other contents of it (the clean image too), or one patch more",
+        ]
     made, whole = report.forward_passes["made"], report.forward_passes["full_table"]
     if made < whole:
         notes.append(

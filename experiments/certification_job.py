@@ -9,6 +9,7 @@ from typing import Any
 
 from certmask_jax import certified_size, data, fingerprint, models, weights
 from certmask_jax.defenses import Defense
+from certmask_jax.evaluation import TestSet
 from certmask_jax.geometry import as_size
 from certmask_jax.local_fields import LocalLogits
 from certmask_jax.models import Model
@@ -17,6 +18,7 @@ from certmask_jax.report import Report
 from certmask_jax.threats import Threat
 from experiments import defense_specs
 from experiments.certification_options import Config, read_fill
+from experiments.patched_images import PatchedImages
 from experiments.threat_options import threats
 
 DEFAULT_DEFENSES = (
@@ -37,7 +39,7 @@ _PATCH_LIVES = {
 class Job:
     """A data set, a model and defenses, and the facts that tell this run from others."""
 
-    dataset: data.Dataset
+    dataset: TestSet
     model: Model
     params: Any
     preprocessing: Preprocessing
@@ -66,6 +68,16 @@ def opened(config: Config, command: str) -> Job:
     params = config.model.load(path, model)
     resized = None if dataset.image_size == input_size else input_size
     uses_fields = model.local is not None and not config.whole_images and resized is None
+    test_set: TestSet = dataset
+    patched: dict[str, Any] = {}
+    if config.patched is not None:
+        if len(attacks) != 1 or len(attacks[0].shapes) != 1:
+            raise ValueError(
+                "--patched: expected one --patch of one size, which the patches on the images "
+                f"have, got {'; '.join(map(str, attacks))}"
+            )
+        test_set = PatchedImages(dataset, attacks[0].shapes[0], config.patched)
+        patched = {"patched_with_noise_of_seed": config.patched}
     identity = {
         "dataset": config.dataset,
         "split": dataset.split,
@@ -80,9 +92,10 @@ def opened(config: Config, command: str) -> Job:
         "defense": list(specs),
         "decide": config.decide,
         "distinct_fields": uses_fields,
+        **patched,
     }
     return Job(
-        dataset=dataset,
+        dataset=test_set,
         model=model,
         params=params,
         preprocessing=Preprocessing(
@@ -103,7 +116,7 @@ def opened(config: Config, command: str) -> Job:
             "data_dir": None if config.data_dir is None else str(config.data_dir),
             "weights": path.name,
         },
-        name=_name(config, dataset, identity),
+        name=_name(config, test_set, identity),
     )
 
 
@@ -154,7 +167,7 @@ def over_sizes(result: Report, specs: Sequence[str]) -> Report:
     return certified_size.with_curves(result, families)
 
 
-def _name(config: Config, dataset: data.Dataset, identity: dict[str, Any]) -> str:
+def _name(config: Config, dataset: TestSet, identity: dict[str, Any]) -> str:
     facts = {
         **identity,
         **fingerprint.of_environment(),

@@ -28,6 +28,7 @@ class Config:
     model: ModelOptions
     patch_lives: str
     threat: ThreatOptions
+    patched: int | None
     fill: str
     defenses: tuple[str, ...]
     precision: str
@@ -74,6 +75,13 @@ def parser() -> argparse.ArgumentParser:
     )
     group = parse.add_argument_group("what attacks and what defends")
     threat_options.add(group)
+    group.add_argument(
+        "--patched",
+        type=int,
+        metavar="SEED",
+        help="certify images that are patched already: on each a patch (of --patch, one size) of "
+        "random noise at a random location",
+    )
     group.add_argument(
         "--patch-lives",
         choices=("input", "native"),
@@ -161,8 +169,8 @@ def read_config(arguments: argparse.Namespace) -> Config:
         raise ValueError(f"--max-minutes: expected more than 0, got {arguments.max_minutes}")
     if not (math.isfinite(arguments.margin_guard) and arguments.margin_guard >= 0):
         raise ValueError(f"--margin-guard: expected at least 0, got {arguments.margin_guard}")
-    if arguments.patch and arguments.sizes is not None:
-        raise ValueError("--sizes: expected either --patch or --sizes, got both")
+    if arguments.patched is not None and arguments.patched < 0:
+        raise ValueError(f"--patched: expected a seed of at least 0, got {arguments.patched}")
     data.check_name(arguments.dataset)
     model = arguments.model
     if model is None:
@@ -180,6 +188,7 @@ def read_config(arguments: argparse.Namespace) -> Config:
         model=model_options.read(arguments, model=model),
         patch_lives=arguments.patch_lives,
         threat=threat_options.read(arguments),
+        patched=arguments.patched,
         fill=arguments.fill,
         defenses=tuple(arguments.defense or ()),
         precision=arguments.precision,

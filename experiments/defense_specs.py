@@ -24,6 +24,8 @@ DESCRIPTIONS = {
     "mask_size | tiling=..., split]",
     "minority_reports": "one round of votes against the unmasked label; detection "
     "[masks_per_axis | mask_stride | mask_size, split, tau]",
+    "mrcert": "MRCert, all unions of four masks (of four times --patches); recovery that may be "
+    "asked of a patched image [masks_per_axis | mask_stride | mask_size | tiling=..., split]",
     "certmask": "CertMask's one-round rule; claims recovery, proves none "
     "[tiling, mask_size, coverage, spread, wrap, ties]",
     "certmask_detection": "what CertMask's condition does prove; detection "
@@ -81,6 +83,9 @@ def build(spec: str, image_size: tuple[int, int], threat: Threat | tuple[int, in
             case "minority_reports":
                 masks = _grid(sizes, options)
                 found = defenses.minority_reports(masks, **_taken(options, tau=float), **against)
+            case "mrcert":
+                masks = _mask_set((sizes[0], _one_patch(sizes[1])), options)
+                found = defenses.mrcert(masks, patches=len(sizes[1]), **against)
             case "certmask":
                 masks = _tiling(sizes, options)
                 found = defenses.certmask(masks, **_taken(options, ties=str), **against)
@@ -159,6 +164,13 @@ def _built_for(attack: Threat, options: dict[str, str]) -> tuple[Sizes, dict[str
         return (attack.image_size, attack), {}
     larger = Threat.of(attack.image_size, given[_BUILT_FOR], patches=len(attack))
     return (attack.image_size, larger), {"against": attack}
+
+
+def _one_patch(threat: Threat) -> Threat:
+    """One of several equal patches."""
+    if len(set(threat.patches)) > 1:
+        raise ValueError(f"expected patches of the same shapes, got {threat}")
+    return Threat(threat.image_size, threat.patches[:1], threat.region)
 
 
 def _mask_set(sizes: Sizes, options: dict[str, str]) -> MaskSet:

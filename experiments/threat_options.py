@@ -85,7 +85,7 @@ def read(arguments: argparse.Namespace) -> ThreatOptions:
     if arguments.patch and arguments.patch_area:
         raise ValueError("--patch-area: expected it or --patch, got both")
     if arguments.sizes is not None and (arguments.patch or arguments.patch_area):
-        raise ValueError("--sizes: expected it or --patch (or --patch-area), got both")
+        raise ValueError("--sizes: expected either --patch or --sizes, got both")
     if arguments.patches < 1:
         raise ValueError(f"--patches: expected at least 1, got {arguments.patches}")
     options = ThreatOptions(

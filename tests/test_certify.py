@@ -122,7 +122,7 @@ def test_one_threat_after_another_and_rectangles(tmp_path):
 def test_list_names_everything(capsys):
     assert certify.main(["--list"]) == 0
     printed = capsys.readouterr().out
-    for name in (*data.names(), *models.names(), "double_masking", "certmask_detection"):
+    for name in (*data.names(), *models.names(), "double_masking", "certmask_detection", "mrcert"):
         assert name in printed
 
 

@@ -24,6 +24,7 @@ BUILDERS = {
     "minority_reports": functools.partial(defenses.minority_reports, tau=0.4),
     "certmask": defenses.certmask,
     "certmask_detection": defenses.certmask_detection,
+    "mrcert": defenses.mrcert,
 }
 CLASSES = 3
 

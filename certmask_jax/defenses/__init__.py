@@ -3,6 +3,7 @@
 from certmask_jax.defenses.certmask import certmask, certmask_detection
 from certmask_jax.defenses.defense import ALERT, Defense, Guarantee, Row
 from certmask_jax.defenses.minority_reports import minority_reports
+from certmask_jax.defenses.mrcert import mrcert
 from certmask_jax.defenses.pair_cover import pair_cover
 from certmask_jax.defenses.patchcleanser import challenger_masking, double_masking
 from certmask_jax.defenses.votes import minimum_explanation, plurality, robust_masking, votes
@@ -18,6 +19,7 @@ __all__ = [
     "double_masking",
     "minimum_explanation",
     "minority_reports",
+    "mrcert",
     "pair_cover",
     "plurality",
     "robust_masking",

@@ -92,6 +92,8 @@ class Defense:
       groups: ``bool[G, V]``, which masked images hide the patches, for every group of placements.
       exact: whether ``worst_case`` is exact, or (false) a proved lower bound.
       second_set: the masks of the second round, where they are others.
+      needs_all_sure: whether one tie, or logits that are not finite, under any mask cost the image
+        every verdict. False: to the proofs they are :data:`NO_LABEL`, and cost what rests on them.
       options: the hyper-parameters, for reports.
       open_columns: which masked images still matter; steers what is evaluated.
       row_cost: numbers held for one row while it is reduced.
@@ -109,6 +111,7 @@ class Defense:
     row_conditions: Mapping[str, RowProof]
     exact: bool = True
     second_set: MaskSet | None = None
+    needs_all_sure: bool = True
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     open_columns: OpenColumns = all_columns
     row_cost: int = 1
@@ -162,13 +165,40 @@ class Defense:
             name: self._proved(proof, table, labels) for name, proof in self.row_conditions.items()
         }
 
+    def certified_labels(self, table: PredictionTable) -> NDArray[np.int32]:
+        """Labels that are certified without a true label, of images that may be patched already.
+
+        The rule's answer where :meth:`certificate` holds with it, else :data:`NO_LABEL`: for a
+        defense that recovers, every image that differs from this one in one patch gets the same
+        answer. If this one is patched, the clean image is among them, so the patch has changed
+        nothing. Whether the clean answer is *true* no certificate can know.
+
+        Raises:
+          ValueError: for a table that holds only what other questions needed.
+        """
+        own = table.select(self.masked_images)
+        answers = self.rule(own)
+        asked = np.maximum(answers, 0)
+        for i in np.flatnonzero(~own.known.all(axis=1)):
+            seen = Seen(own.predictions[i], own.margins[i], own.known[i])
+            if len(self.open_columns(seen, int(asked[i]))):
+                raise ValueError(
+                    f"{self.name}: expected a table that decides the certificate of its own "
+                    "answers, but masked images are missing from it; evaluate the whole table"
+                )
+        return np.where((answers >= 0) & self.certificate(own, asked), answers, NO_LABEL)
+
     def _proved(
         self, proof: RowProof, table: PredictionTable, labels: ArrayLike
     ) -> NDArray[np.bool_]:
         true = check_labels(labels, len(table), table.num_classes)
         own = table.select(self.masked_images)
+        sure = own.sure
+        if not self.needs_all_sure:
+            labelled = np.where(sure, own.predictions, np.int16(NO_LABEL))
+            own, sure = dataclasses.replace(own, predictions=labelled), np.ones_like(sure)
         found = self._over_rows(_proof_over_rows, proof, own, true)
-        return found.astype(np.bool_) & own.sure.all(axis=1)
+        return found.astype(np.bool_) & sure.all(axis=1)
 
     def _over_rows(
         self,

@@ -1,0 +1,35 @@
+"""Patched test sets: on every image a patch of random noise, at a random location."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from certmask_jax.data import Batch
+from certmask_jax.evaluation import TestSet
+
+
+@dataclasses.dataclass(frozen=True)
+class PatchedImages:
+    """A test set with a patch on every image; what is put where depends on seed and image alone."""
+
+    clean: TestSet
+    patch_size: tuple[int, int]
+    seed: int
+
+    def __len__(self) -> int:
+        return len(self.clean)
+
+    def read(self, start: int, stop: int) -> Batch:
+        """Images ``start`` to ``stop`` with their patches; labels and ids are the clean ones."""
+        batch = self.clean.read(start, stop)
+        images = batch.images.copy()
+        for number, image in enumerate(images, start):
+            random = np.random.default_rng([self.seed, number])
+            height, width = self.patch_size
+            top = random.integers(image.shape[0] - height + 1)
+            left = random.integers(image.shape[1] - width + 1)
+            noise = random.integers(0, 256, (height, width, image.shape[2]), np.uint8)
+            image[top : top + height, left : left + width] = noise
+        return Batch(images, batch.labels, batch.ids)
