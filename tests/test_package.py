@@ -14,13 +14,12 @@ PACKAGE = Path(certmask_jax.__file__).parent
 # From the bottom up: a module may import only what stands before it.
 HOUSE = [
     "_version", "storage", "whole_files", "geometry", "threats", "placements", "mask_sets",
-    "masked_images", "all_unions", "combined_sets", "rectangles", "finite_planes", "partitions", "pair_covers",
-    "local_fields", "prediction_table",
+    "masked_images", "all_unions", "combined_sets", "rectangles", "finite_planes", "partitions",
+    "pair_covers", "local_fields", "prediction_table",
     "defenses.defense", "defenses.first_round", "defenses.second_round",
     "defenses.double_masking_worst_case", "defenses.patchcleanser",
-    "defenses.minority_reports", "defenses.certmask", "defenses.stable_unions",
-    "defenses.mrcert", "defenses.pair_cover", "defenses.votes",
-    "defenses",
+    "defenses.minority_reports", "defenses.certmask", "defenses.stable_unions", "defenses.mrcert",
+    "defenses.pair_cover", "defenses.votes", "defenses",
     "adversary", "preprocessing", "devices", "processes", "fingerprint", "compiled", "forward",
     "local_forward", "prediction", "out_of_memory", "early_exit", "predictor",
     "models.bagnet", "models.cifar_resnet", "models.resmlp", "models.resnetv2", "models.vit",
