@@ -16,7 +16,7 @@ from certmask_jax.models import Model
 from certmask_jax.preprocessing import Preprocessing
 from certmask_jax.report import Report
 from certmask_jax.threats import Threat
-from experiments import defense_specs
+from experiments import defense_specs, mask_set_specs
 from experiments.certification_options import Config, read_fill
 from experiments.patched_images import PatchedImages
 from experiments.threat_options import threats
@@ -161,7 +161,7 @@ def over_sizes(result: Report, specs: Sequence[str]) -> Report:
     families = []
     for number, spec in enumerate(specs):
         base, built_for = defense_specs.split_built_for(spec)
-        largest = None if built_for is None else as_size(defense_specs.size(built_for))
+        largest = None if built_for is None else as_size(mask_set_specs.size(built_for))
         numbers = tuple(range(number, len(result.defenses), len(specs)))
         families.append(certified_size.Family(base, largest, numbers))
     return certified_size.with_curves(result, families)

@@ -230,15 +230,12 @@ def _list() -> None:
         ("data sets", data.names()),
         ("models", models.names()),
         ("defenses", defense_specs.DESCRIPTIONS),
+        ("masks of any defense", defense_specs.MASKS),
     ):
         print(f"{title}:")
         width = max(map(len, names))
         for name, line in names.items():
             print(f"  {name.ljust(width)}  {line}")
-    print(
-        "every defense: [built_for=SIZE] makes the masks for a patch of that size anywhere, and "
-        "proves against --patch"
-    )
 
 
 def _say(line: str) -> None:

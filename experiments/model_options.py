@@ -10,7 +10,7 @@ from typing import Any
 from certmask_jax import geometry, models, weights
 from certmask_jax.models import Model, Params
 from certmask_jax.models.vit import ATTENTIONS, GELUS, POOLINGS
-from experiments import defense_specs
+from experiments import mask_set_specs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,6 +127,6 @@ def read(arguments: argparse.Namespace, *, model: str) -> ModelOptions:
 
 def _size(text: str) -> tuple[int, int]:
     try:
-        return geometry.as_size(defense_specs.size(text))
+        return geometry.as_size(mask_set_specs.size(text))
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error

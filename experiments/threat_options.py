@@ -12,7 +12,7 @@ from typing import Any
 from certmask_jax import geometry
 from certmask_jax.rectangles import rectangles_of_area
 from certmask_jax.threats import Box, Threat
-from experiments import defense_specs
+from experiments import mask_set_specs
 
 _DEFAULT = "1%"
 _MOST_SIZES = 1000
@@ -160,7 +160,7 @@ def read_patch(text: str, image_size: tuple[int, int]) -> tuple[int, int]:
     """``"5"``, ``"5x9"`` (height x width) or ``"2.4%"`` of the pixels -> pixels."""
     if text.endswith("%"):
         return geometry.patch_size_from_percent(_percent(text, "--patch"), image_size)
-    patch = geometry.as_size(defense_specs.size(text), "--patch")
+    patch = geometry.as_size(mask_set_specs.size(text), "--patch")
     geometry.check_patch_fits(image_size, patch)
     return patch
 

@@ -27,6 +27,7 @@ from tqdm import tqdm
 from certmask_jax import (
     data,
     defenses,
+    fingerprint,
     mask_sets,
     predict,
     training,
@@ -35,12 +36,13 @@ from certmask_jax import (
 from certmask_jax.mask_sets import MaskSet
 from certmask_jax.models import Model, Params
 from certmask_jax.preprocessing import Preprocessing
+from certmask_jax.threats import Threat
 from certmask_jax.training import input_pipeline
 from certmask_jax.training.checkpoints import Checkpoints
 from certmask_jax.training.input_pipeline import Source, Streamed
 from certmask_jax.training.log import Row, write_csv, write_picture
 from certmask_jax.training.step import trainer
-from experiments import measure_input, model_options
+from experiments import mask_set_specs, measure_input, model_options
 from experiments.model_options import ModelOptions
 from experiments.threat_options import read_patch
 from experiments.training_options import parser, read_recipe
@@ -116,10 +118,8 @@ def _job(arguments: argparse.Namespace) -> _Job:
     masks: tuple[MaskSet, ...] = ()
     if recipe.cutout in ("mask_set", "two_masks", "greedy"):
         masks = tuple(
-            mask_sets.budgeted_grid(
-                size,
-                read_patch(text, size),
-                masks_per_axis=arguments.cutout_masks_per_axis,
+            mask_set_specs.read(
+                arguments.cutout_masks, Threat.of(size, read_patch(text, size)), "--cutout-masks"
             )
             for text in arguments.cutout_patch or ["2%"]
         )
@@ -141,7 +141,7 @@ def _job(arguments: argparse.Namespace) -> _Job:
         "num_classes": model.num_classes,
         "input_size": list(size),
         "recipe": dataclasses.asdict(recipe),
-        "cutout_masks": [str(masks) for masks in masks],
+        "cutout_masks": [[str(one), fingerprint.of_arrays(one.boxes)[:16]] for one in masks],
         "data": {
             "name": arguments.dataset,
             "split": train_set.split,

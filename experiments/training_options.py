@@ -108,7 +108,11 @@ def parser() -> argparse.ArgumentParser:
         "2%%; default 2%%); repeat for several sizes, one is drawn a step",
     )
     group.add_argument(
-        "--cutout-masks-per-axis", type=int, default=6, metavar="N", help="default: %(default)s"
+        "--cutout-masks",
+        default="masks_per_axis=6",
+        metavar="KEYS",
+        help="the masks, as --defense takes them: partition=2/3, masks_per_axis=4,split=even, ... "
+        "(default: %(default)s)",
     )
     return parse
 

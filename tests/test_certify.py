@@ -146,7 +146,7 @@ def test_shipped_weights_are_small_and_good():
         (["--model", "cifar_resnet20"], "only vit_digits ships"),
         (["--defense", "doublemasking"], "did you mean double_masking"),
         (["--defense", "double_masking:masks=6"], "unknown option 'masks'"),
-        (["--defense", "double_masking:masks_per_axis"], "expected NAME:key=value"),
+        (["--defense", "double_masking:masks_per_axis"], "expected key=value,key=value"),
         (["--defense", "double_masking:masks_per_axis=six"], "masks_per_axis: cannot read 'six'"),
         (["--defense", "double_masking:masks_per_axis=2,mask_size=3"], "expected only one of"),
         (["--defense", "certmask:tiling=loose"], "tiling: expected one of"),

@@ -335,7 +335,7 @@ def test_a_second_set_for_another_patch_or_image_is_refused():
         mask_sets.budgeted_grid(12, 2, masks_per_axis=3),
         mask_sets.budgeted_grid(14, 3, masks_per_axis=3),
     ):
-        with pytest.raises(ValueError, match="build both for the same image and patch"):
+        with pytest.raises(ValueError, match="build both for the same threat"):
             defenses.double_masking(first, second)
 
 
@@ -394,7 +394,7 @@ def test_a_lone_mask_with_a_wrong_row_is_not_always_lost():
 
 # --- sets as users name them ---
 
-build = functools.partial(defense_specs.build, image_size=(32, 32), patch_size=(5, 5))
+build = functools.partial(defense_specs.build, image_size=(32, 32), threat=(5, 5))
 
 
 @pytest.mark.parametrize(
@@ -421,7 +421,7 @@ def test_a_second_set_is_named_in_reports():
     assert str(found).startswith(
         "double_masking: 36 masks of 9x9 for 5x5 patches on 32x32, then 16 of 11x11, "
     )
-    assert build("double_masking:masks_per_axis=6").masks == str(found.mask_set)
+    assert build("double_masking:masks_per_axis=6").masks_and_threat == str(found.mask_set)
 
 
 @pytest.mark.parametrize(

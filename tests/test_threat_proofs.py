@@ -10,7 +10,7 @@ import oracle_threats
 import pytest
 from covers import random_cover
 
-from certmask_jax import defenses, mask_sets, masked_images
+from certmask_jax import defenses, mask_sets, masked_images, pair_covers
 from certmask_jax.combined_sets import any_shape, for_threat, several_patches
 from certmask_jax.defenses import ALERT, Guarantee
 from certmask_jax.defenses.defense import Seen
@@ -96,8 +96,18 @@ def _random_set(rng):
             return any_shape(sets, contained=bool(rng.integers(2)))
 
 
+def _pair_cover_set(rng):
+    """Pairs of three or four blocks in a row, where the attacker may not reach all locations."""
+    patch = int(rng.integers(1, 4))
+    width = int(rng.integers(patch + 4, patch + 7))
+    return pair_covers.pairs_of_blocks((1, width), (1, patch), rows=[int(rng.integers(3, 5))])
+
+
 def _smaller(rng, threat):
-    """A threat of fewer placements."""
+    """A threat of fewer placements, or of smaller patches."""
+    if len(threat) == 1 and rng.random() < 0.3:
+        height, width = threat.shapes[0]
+        return Threat.of(threat.image_size, (height, max(1, width - 1)))
     top, _, bottom, right = threat.bounding_box()
     kept = threat.patches[: int(rng.integers(1, len(threat) + 1))]
     try:
@@ -113,7 +123,8 @@ def test_worst_case_equals_the_adversary_over_all_placements(kind):
     choices = (0.0, 1.0) if kind == "minority_reports" else None
     checked = proved = 0
     while checked < 2000:
-        masks = _random_set(rng)
+        own_sets = kind == "pair_cover" and rng.random() < 0.7
+        masks = _pair_cover_set(rng) if own_sets else _random_set(rng)
         against = _smaller(rng, masks.threat) if rng.random() < 0.4 else None
         try:
             defense = BUILDERS[kind](masks, against=against)

@@ -18,6 +18,7 @@ from certmask_jax.training import augmentation, cutout, input_pipeline, recipes,
 from certmask_jax.training.input_pipeline import InMemory, Streamed
 from certmask_jax.training.recipes import Recipe
 from experiments import train as program
+from experiments import training_options
 
 TINY = Recipe(epochs=2, batch_size=64, learning_rate=1e-2)
 
@@ -500,3 +501,22 @@ def test_classes_that_differ_between_the_splits_are_one_error(tmp_path, capsys):
     assert program.main([*options, "--out", str(tmp_path / "w.npz")]) == 2
     captured = capsys.readouterr().err
     assert "former has ['dog'] and only the latter has ['fox']" in captured
+
+
+def test_training_takes_the_masks_of_any_defense(tmp_path, capsys):
+    def job(*options):
+        wanted = ["--cutout", "mask_set", "--cutout-patch", "1", "--out", str(tmp_path / "w.npz")]
+        return program._job(training_options.parser().parse_args([*wanted, *options]))
+
+    pairs = job("--cutout-masks", "partition=2/3")
+    assert len(pairs.masks[0]) == 10
+    turned = job("--cutout-masks", "partition=2/3,transposed=true")
+    assert turned.identity != pairs.identity
+    assert len(job().masks[0]) == 36
+    for keys, message in (
+        ("tau=1", "--cutout-masks tau=1: unknown key 'tau'"),
+        ("masks_per_axis", "--cutout-masks: expected key=value"),
+        ("partition=1x2", "--cutout-masks partition=1x2: partition: expected the number of blocks"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            job("--cutout-masks", keys)
