@@ -512,7 +512,7 @@ def test_training_takes_the_masks_of_any_defense(tmp_path, capsys):
     assert len(pairs.masks[0]) == 10
     turned = job("--cutout-masks", "partition=2/3,transposed=true")
     assert turned.identity != pairs.identity
-    assert len(job().masks[0]) == 36
+    assert len(job().masks[0]) == 16
     for keys, message in (
         ("tau=1", "--cutout-masks tau=1: unknown key 'tau'"),
         ("masks_per_axis", "--cutout-masks: expected key=value"),
