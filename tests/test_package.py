@@ -19,7 +19,7 @@ HOUSE = [
     "defenses.defense", "defenses.first_round", "defenses.second_round",
     "defenses.double_masking_worst_case", "defenses.patchcleanser",
     "defenses.minority_reports", "defenses.certmask", "defenses.stable_unions", "defenses.mrcert",
-    "defenses.pair_cover", "defenses.votes", "defenses",
+    "defenses.settled_locations", "defenses.pair_cover", "defenses.votes", "defenses",
     "adversary", "preprocessing", "devices", "processes", "fingerprint", "compiled", "forward",
     "local_forward", "prediction", "out_of_memory", "early_exit", "predictor",
     "models.bagnet", "models.cifar_resnet", "models.resmlp", "models.resnetv2", "models.vit",

@@ -23,7 +23,7 @@ exact worst case holds for more images.
 from __future__ import annotations
 
 import functools
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -36,13 +36,13 @@ from certmask_jax.defenses.defense import (
     Defense,
     Guarantee,
     Row,
-    Seen,
     check_ties,
     count_votes,
     groups_of,
     majority,
     preference,
 )
+from certmask_jax.defenses.settled_locations import layout, open_columns
 from certmask_jax.mask_sets import MaskSet
 from certmask_jax.threats import Threat
 
@@ -104,7 +104,7 @@ def pair_cover(masks: MaskSet, *, ties: Ties = "largest", against: Threat | None
         row_worst_case=worst_case,
         row_conditions={"all_masks_correct": all_masks_correct},
         options={"masks": masks.name, "ties": ties},
-        open_columns=functools.partial(_open_columns, _layout(groups, attacks, within, weights)),
+        open_columns=functools.partial(open_columns, layout(groups, attacks, within, weights)),
         row_cost=int(groups.size) * (1 if against is None else len(attacks)),
         against=against,
     )
@@ -215,92 +215,3 @@ def _range(
     """Smallest and largest label among the members of each of ``groups bool[G, V]``."""
     least = jnp.where(groups, labels, num_classes).min(axis=1)
     return least, jnp.where(groups, labels, -1).max(axis=1)
-
-
-class _Layout(NamedTuple):
-    """What decides which masked images still matter."""
-
-    groups: NDArray[np.bool_]  # [G, V]
-    attacks: NDArray[np.bool_]  # [A, V]
-    within: NDArray[np.bool_]  # [A, G]
-    weights: NDArray[np.int32]  # [V]
-    common: NDArray[np.float32]  # [V, V]: groups in which both are
-
-
-def _layout(
-    groups: NDArray[np.bool_],
-    attacks: NDArray[np.bool_],
-    within: NDArray[np.bool_],
-    weights: NDArray[np.int32],
-) -> _Layout:
-    member = groups.astype(np.float32)
-    return _Layout(groups, attacks, within, weights, member.T @ member)
-
-
-def _open_columns(layout: _Layout, seen: Seen, label: int | None) -> NDArray[np.intp]:
-    """Masked images that still matter: for the answer, those of one location at a time.
-
-    The first location that settles the label ends it. A verdict that is not lost needs all of them;
-    those come first whose neighbours, masks that hide the same locations, have small margins.
-    """
-    answer, columns = _answer_open(layout, seen)
-    if label is None or not seen.known.any() or _is_lost(layout, seen, label, answer):
-        return columns
-    unseen = np.flatnonzero(~seen.known)
-    near = layout.common[unseen][:, seen.known]
-    margins = np.minimum(seen.margins[seen.known].astype(np.float32), 1e3)
-    expected = (near @ margins) / np.maximum(near.sum(axis=1), 1)
-    rest = unseen[np.argsort(expected, kind="stable")]
-    return np.concatenate([columns, rest[~np.isin(rest, columns)]])
-
-
-def _answer_open(layout: _Layout, seen: Seen) -> tuple[int | None, NDArray[np.intp]]:
-    """The answer if it is decided (and is a label), and otherwise what to look at for it."""
-    labels = np.where(seen.known, seen.predictions, 0).astype(np.int64)
-    known = layout.groups & seen.known
-    most = np.where(known, labels, -1).max(axis=1)
-    least = np.where(known, labels, np.iinfo(np.int64).max).min(axis=1)
-    missing = (layout.groups & ~seen.known).sum(axis=1)
-    agrees = least == most  # so far, on most
-    settled = agrees & (missing == 0) & (most >= 0)
-    if settled.any():
-        return int(most[settled.argmax()]), np.zeros(0, dtype=np.intp)
-    untouched = ~known.any(axis=1)
-    may_settle = untouched | (agrees & (most >= 0))
-    votes = np.bincount(
-        labels[seen.known & (labels >= 0)],
-        layout.weights[seen.known & (labels >= 0)],
-        minlength=1,
-    )
-    leader = int(votes.argmax())
-    rivals = np.delete(votes, leader).max(initial=0) + layout.weights[~seen.known].sum()
-    # Locations may settle the leader at most, and nothing overtakes it.
-    if votes[leader] > rivals and not (may_settle & (untouched | (most != leader))).any():
-        return leader, np.zeros(0, dtype=np.intp)
-    if may_settle.any():
-        first = int(np.where(may_settle, missing, layout.groups.size).argmin())
-        wanted = layout.groups[first] & ~seen.known
-    else:
-        wanted = ~seen.known
-    return None, np.flatnonzero(wanted)
-
-
-def _is_lost(layout: _Layout, seen: Seen, label: int, answer: int | None) -> bool:
-    """Whether no label of what is not known could make the image robust."""
-    if (seen.known & ~seen.sure).any() or (answer is not None and answer != label):
-        return True
-    wrong = seen.known & (seen.predictions != label)
-    # Where every location inside has a wrong label, and none can settle the true one.
-    broken = (~layout.within | (layout.groups & wrong).any(axis=1)).all(axis=1)
-    for inside in layout.attacks[broken]:
-        told = inside & seen.known
-        votes = np.bincount(
-            seen.predictions[told].astype(np.int64), layout.weights[told], minlength=label + 1
-        )
-        doubtful = layout.weights[inside & ~seen.known].sum()
-        rivals = np.where(np.arange(len(votes)) == label, -1, votes)
-        leader = int(rivals.argmax())
-        others = np.delete(votes, leader).max() + doubtful
-        if rivals[leader] + layout.weights[~inside].sum() > others:
-            return True
-    return False
