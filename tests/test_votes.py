@@ -294,7 +294,7 @@ def test_mutant_a_score_that_is_not_monotone():
         defenses.votes(masks, thresholded)
     # Past the check: one wrong vote, and the condition calls the image robust.
     groups = hidden.T.astype(bool)
-    defense = _defense(masks, images, groups, thresholded, name="broken", ties="largest")
+    defense = _defense(masks, images, thresholded, name="broken", ties="largest", against=None)
     table = from_labels([[0, 0, 0, 1, 0, 0]], images, num_classes=2)
     assert defense.certificate(table, [0]).all()
     # The patch in d, which masks 1, 4 and 5 do not hide; mask 1 votes for the truth, and harms it.
