@@ -293,7 +293,6 @@ def test_mutant_a_score_that_is_not_monotone():
     with pytest.raises(ValueError, match=r"expected a monotone score, got .* with mask \d added"):
         defenses.votes(masks, thresholded)
     # Past the check: one wrong vote, and the condition calls the image robust.
-    groups = hidden.T.astype(bool)
     defense = _defense(masks, images, thresholded, name="broken", ties="largest", against=None)
     table = from_labels([[0, 0, 0, 1, 0, 0]], images, num_classes=2)
     assert defense.certificate(table, [0]).all()
