@@ -19,7 +19,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from certmask_jax import finite_planes, geometry, masked_images, partitions
+from certmask_jax import finite_planes, geometry, masked_images, partitions, placements
 from certmask_jax.geometry import Size
 from certmask_jax.mask_sets import CoverageError, MaskSet
 from certmask_jax.partitions import Blocks
@@ -62,14 +62,12 @@ def check_groups(masks: MaskSet, groups: NDArray[np.bool_], index: NDArray[np.in
 
 
 def _named(masks: MaskSet, hiding: NDArray[np.bool_]) -> str:
-    """The first location that just these masks hide, in words."""
-    is_simple = len(masks.threat) == 1 and len(masks.threat.shapes) == 1
-    at = np.zeros((0, 2), dtype=np.intp)
-    if is_simple:
-        at = np.argwhere((masks.hides() == hiding[:, None, None]).all(axis=0))
+    """The first placement that just these masks hide, in words."""
+    found = placements.groups(masks.boxes, masks.threat)
+    at = np.flatnonzero((found.hidden == hiding).all(axis=1))
     if not len(at):
         return f"what masks {np.flatnonzero(hiding).tolist()} hide"
-    return f"the patch at row {at[0, 0]}, column {at[0, 1]}"
+    return f"the {placements.described(found.example[at[0]])}"
 
 
 def pairs_of_blocks(

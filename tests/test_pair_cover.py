@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import re
 
 import jax
 import numpy as np
@@ -218,14 +219,14 @@ def test_a_set_in_which_two_locations_share_no_mask_is_refused_with_them(build):
     assert first[0] * 10 + first[1] in [a for a, _ in literal.unpaired(_hidden(holed))]
     with pytest.raises(CoverageError, match="holed: expected a pair cover") as error:
         build(holed)
-    named = [int(word.strip(",;")) for word in str(error.value).split() if word[0].isdigit()][1:]
-    (a, b), (c, d) = named[:2], named[2:4]
+    named = re.findall(r"the 3x3 patch at row (\d+), column (\d+)", str(error.value))
+    (a, b), (c, d) = [tuple(map(int, one)) for one in named]
     pairs = literal.unpaired(_hidden(holed))
     assert (a * 10 + b, c * 10 + d) in pairs or (c * 10 + d, a * 10 + b) in pairs
     assert {(a >= 5, b >= 5), (c >= 5, d >= 5)} == {(False, False), (True, False)}
     assert second[0] >= 5
     # A plain grid is a cover, and far from a pair cover.
-    with pytest.raises(CoverageError, match=r"hides both the patch at row \d+, column \d+"):
+    with pytest.raises(CoverageError, match=r"hides both the 3x3 patch at row \d+, column \d+"):
         build(mask_sets.budgeted_grid(12, 3, masks_per_axis=3))
 
 
