@@ -8,7 +8,6 @@ as long as what remains still hides every placement; that is verified on pixels 
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -18,9 +17,6 @@ from certmask_jax import geometry, masked_images, placements
 from certmask_jax.geometry import Size
 from certmask_jax.mask_sets import MaskSet
 from certmask_jax.threats import Shape, Threat
-
-MOST_MASKS = 50_000
-"""Sets for several patches with more masks are refused: 66 masks have 47,905 for three patches."""
 
 # What contains what is looked at in blocks of about this many bytes.
 _BYTES_AT_ONCE = 1 << 26
@@ -132,14 +128,6 @@ def several_patches(masks: MaskSet | Sequence[MaskSet], *, patches: int | None =
             "several_patches: expected at least 1 mask set, all in one region of one image size, "
             f"got {'; '.join(map(str, threats)) or 'none'}"
         )
-    most = _most_unions(masks)
-    if most > MOST_MASKS:
-        raise ValueError(
-            f"several_patches: expected at most {MOST_MASKS:,} masks, but the unions of "
-            f"{' and '.join(str(len(one)) for one in dict.fromkeys(masks))} masks for "
-            f"{len(masks)} patches are up to {most:,}; use fewer masks (masks_per_axis, larger "
-            "mask_size) or fewer patches at once"
-        )
     first = threats[0]
     images, _ = masked_images.unions_of(masks)
     threat = Threat(first.image_size, tuple(p for t in threats for p in t.patches), first.region)
@@ -160,14 +148,6 @@ def restricted(masks: MaskSet, threat: Threat) -> MaskSet:
     masks.check(threat)
     useful = placements.any_hidden(masks.boxes, threat)
     return dataclasses.replace(masks, boxes=masks.boxes[useful], threat=threat)
-
-
-def _most_unions(masks: Sequence[MaskSet]) -> int:
-    """How many distinct unions of one mask of each set there may be."""
-    if len(set(map(id, masks))) > 1:
-        return math.prod(map(len, masks))
-    count = len(masks[0])
-    return sum(math.comb(count, chosen) for chosen in range(1, min(len(masks), count) + 1))
 
 
 def _place(threat: Threat) -> tuple[Size, object]:

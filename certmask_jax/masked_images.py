@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,6 +19,9 @@ from certmask_jax import geometry, placements
 from certmask_jax.geometry import Size
 from certmask_jax.mask_sets import MaskSet
 from certmask_jax.threats import Threat, as_threat
+
+MOST_CHOICES = 1 << 27
+"""Index arrays with more entries are refused: 25 masks have 390,625 for four patches."""
 
 MOST_BOXES = 20_000_000
 """Unions with more boxes are refused: of 666 masks for two patches it is a million."""
@@ -90,6 +94,13 @@ def unions_of(mask_sets: Sequence[MaskSet]) -> tuple[MaskedImages, NDArray[np.in
         raise ValueError(
             "unions: expected mask sets of one image size, got "
             f"{sorted({s.image_size for s in mask_sets})}"
+        )
+    choices = math.prod(map(len, mask_sets))
+    if choices > MOST_CHOICES:
+        raise ValueError(
+            f"unions: expected at most {MOST_CHOICES:,} choices of one mask from each set, but "
+            f"{' x '.join(str(len(s)) for s in mask_sets)} are {choices:.1e}; use fewer masks, or "
+            "fewer patches at once"
         )
     singles = [distinct(s.boxes, image) for s in mask_sets]
     so_far, index = singles[0]
