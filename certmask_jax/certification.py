@@ -96,6 +96,7 @@ def _result(defense: Defense, saved: tables.SavedTable, margin_guard: float) -> 
         fractions["false_alert_rate"] = float((answer == ALERT).mean())
     return DefenseResult(
         name=defense.name,
+        spec=defense.spec or defense.name,
         options=dict(defense.options),
         guarantee=defense.guarantee.value,
         threat=defense.threat,

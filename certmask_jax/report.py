@@ -37,6 +37,7 @@ class DefenseResult:
     Attributes:
       threat: what is proved against.
       mask_set: the masks, and what they are for, in one line.
+      spec: what a table calls it: as on the command line, or its name.
       clean_accuracy: the rule gives the true label (an alert is not the true label).
       worst_case_accuracy: proved against the table adversary; ``worst_case_exact`` says whether it
         is exact or a proved lower bound.
@@ -48,6 +49,7 @@ class DefenseResult:
     """
 
     name: str
+    spec: str
     options: Mapping[str, Any]
     guarantee: str
     threat: Threat
@@ -167,7 +169,7 @@ def as_text(report: Report) -> str:
         )
         rows.append(
             (
-                d.name,
+                d.spec,
                 d.guarantee,
                 d.mask_set,
                 str(d.masked_images),
@@ -228,9 +230,9 @@ def _notes(report: Report) -> list[str]:
     for d in alerts:
         assert d.false_alert_rate is not None
         rate = _with_interval(d.false_alert_rate, d.intervals["false_alert_rate"])
-        notes.append(f"{d.name}: false alerts on clean images {rate}")
+        notes.append(f"{d.spec}: false alerts on clean images {rate}")
     near = [
-        f"{d.name} {', '.join(map(str, d.near_ties.values()))}"
+        f"{d.spec} {', '.join(map(str, d.near_ties.values()))}"
         for d in report.defenses
         if d.worst_case_accuracy > 0
     ]

@@ -102,6 +102,7 @@ def build(spec: str, image_size: tuple[int, int], threat: Threat | tuple[int, in
             f"--defense {spec}: unknown option {next(iter(options))!r} here; expected "
             f"{own + ', and ' if own else ''}keys of one kind of masks (--list)"
         )
+    found = dataclasses.replace(found, spec=spec)
     if not against:
         return found
     built_for = [list(shape) for shape in hidden.shapes]

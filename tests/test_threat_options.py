@@ -90,7 +90,7 @@ def test_a_search_that_would_not_finish_is_refused_before_any_work(capsys):
     words = ["--dataset", "digits", "--patch", "1", "--patches", "3"]
     words += ["--defense", "double_masking:masks_per_axis=8"]
     assert certify.main(words) == 2
-    assert "unions: expected at most 20,000,000 boxes, but all unions" in capsys.readouterr().err
+    assert "choices of one mask from each set, but 43744 x 43744" in capsys.readouterr().err
 
 
 def test_runs_of_stronger_threats(tmp_path, capsys):

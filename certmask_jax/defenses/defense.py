@@ -98,6 +98,7 @@ class Defense:
       open_columns: which masked images still matter; steers what is evaluated.
       row_cost: numbers held for one row while it is reduced.
       against: what the proofs are about, if not what the masks were built for.
+      spec: as on the command line, for reports; empty: by its name.
     """
 
     name: str
@@ -116,6 +117,7 @@ class Defense:
     open_columns: OpenColumns = all_columns
     row_cost: int = 1
     against: Threat | None = None
+    spec: str = ""
 
     def __str__(self) -> str:
         return (
