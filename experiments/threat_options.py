@@ -49,7 +49,7 @@ def add(group: argparse._ArgumentGroup) -> None:
         help="pixels (5, or 5x9: height x width) or percent of the pixels (2%%), of the image that "
         "the model sees, or see --patch-lives. Repeat it for a patch that may have any of these "
         "shapes (--patch 5x9 --patch 9x5); with commas, one threat after another, with rows of its "
-        "own (--patch 1%%,2%%,3%%) (default: 1%%)",
+        "own (--patch 1%%,2%%,3%%); with +, patches at once (--patch 5+3) (default: 1%%)",
     )
     group.add_argument(
         "--patch-area",
@@ -133,11 +133,24 @@ def threats(options: ThreatOptions, image_size: tuple[int, int]) -> list[Threat]
     else:
         given = [",".join(options.sizes)] if options.sizes else options.patch or (_DEFAULT,)
         columns = [text.split(",") for text in given]
-        shapes = [
-            tuple(read_patch(text, image_size) for text in one)
-            for one in zip(*columns, strict=True)
-        ]
+        each = list(zip(*columns, strict=True))
+        if any("+" in text for one in each for text in one):
+            return [_at_once(one, options, image_size, region) for one in each]
+        shapes = [tuple(read_patch(text, image_size) for text in one) for one in each]
     return [Threat.of(image_size, *s, patches=options.patches, region=region) for s in shapes]
+
+
+def _at_once(
+    one: tuple[str, ...], options: ThreatOptions, image_size: tuple[int, int], region: Box | None
+) -> Threat:
+    """``"5+3"``: patches of different sizes at once."""
+    if len(one) > 1 or options.patches > 1:
+        raise ValueError(
+            f"--patch {' '.join(one)}: expected sizes joined by + (patches at once) without other "
+            "shapes or --patches"
+        )
+    sizes = [read_patch(text, image_size) for text in one[0].split("+")]
+    return Threat(image_size, tuple((size,) for size in sizes), () if region is None else (region,))
 
 
 def read_sizes(text: str) -> tuple[str, ...]:

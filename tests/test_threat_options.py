@@ -153,3 +153,20 @@ def test_shares_of_a_stronger_threat_are_merged(tmp_path, capsys):
     )
     assert whole == parts
     assert "2 patches of 1x1" in capsys.readouterr().out
+
+
+def test_patches_of_different_sizes_at_once():
+    (found,) = threat_options.threats(ThreatOptions(patch=("2+1x3",)), (8, 8))
+    assert found == Threat((8, 8), (((2, 2),), ((1, 3),)))
+    several = threat_options.threats(
+        ThreatOptions(patch=("2+1,3+2",), patch_region="0,0,8,6"), (8, 8)
+    )
+    assert several == [
+        Threat((8, 8), (((a, a),), ((b, b),)), ((0, 0, 8, 6),)) for a, b in ((2, 1), (3, 2))
+    ]
+    assert len(several[0]) == 2
+    for options in ({"patch": ("2+1",), "patches": 2}, {"patch": ("2+1", "1x3")}):
+        with pytest.raises(ValueError, match="without other shapes or --patches"):
+            threat_options.threats(ThreatOptions(**options), (8, 8))
+    with pytest.raises(ValueError, match="fits the image"):
+        threat_options.threats(ThreatOptions(patch=("2+9",)), (8, 8))
