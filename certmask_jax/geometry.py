@@ -59,6 +59,14 @@ def num_locations(image_size: Size, patch_size: Size) -> tuple[int, int]:
     return image[0] - patch[0] + 1, image[1] - patch[1] + 1
 
 
+def checked_sizes(
+    image_size: Size, patch_size: Size
+) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
+    """Image, patch and number of locations as ``(height, width)``; ``ValueError`` if none fit."""
+    image, patch = as_size(image_size, "image_size"), as_size(patch_size, "patch_size")
+    return image, patch, num_locations(image, patch)
+
+
 def patch_size_from_percent(percent: float, image_size: Size) -> tuple[int, int]:
     """The square patch that the papers mean by "a patch of ``percent`` % of the pixels".
 

@@ -171,7 +171,7 @@ def budgeted_grid(
     """
     if split not in ("stride", "even"):
         raise ValueError(f"split: expected stride (as published) or even, got {split!r}")
-    image, patch, counts = _sizes(image_size, patch_size)
+    image, patch, counts = geometry.checked_sizes(image_size, patch_size)
     if (masks_per_axis is None) == (mask_stride is None):
         raise ValueError(
             "budgeted_grid: expected either masks_per_axis or mask_stride, got "
@@ -225,7 +225,7 @@ def tight_grid(image_size: Size, patch_size: Size, *, mask_size: Size) -> MaskSe
     Raises:
       ValueError: unless patch <= mask <= image on both axes.
     """
-    image, patch, counts = _sizes(image_size, patch_size)
+    image, patch, counts = geometry.checked_sizes(image_size, patch_size)
     mask = _mask_size(mask_size, image, patch)
     axes = []
     for n, p, q, count in zip(image, patch, mask, counts, strict=True):
@@ -290,7 +290,7 @@ def offset(
     """
     if rounded_stride not in (None, "floor", "round"):
         raise ValueError(f"rounded_stride: expected None, floor or round, got {rounded_stride!r}")
-    image, patch, _ = _sizes(image_size, patch_size)
+    image, patch, _ = geometry.checked_sizes(image_size, patch_size)
     mask = _mask_size(mask_size, image, patch)
     if mask[0] == patch[0] or mask[1] == patch[1]:
         raise ValueError(
@@ -336,7 +336,7 @@ def exact_k_fold(
     """
     if spread not in ("fewest", "even"):
         raise ValueError(f"spread: expected fewest or even, got {spread!r}")
-    image, patch, counts = _sizes(image_size, patch_size)
+    image, patch, counts = geometry.checked_sizes(image_size, patch_size)
     mask = _mask_size(mask_size, image, patch)
     hidden = (mask[0] - patch[0] + 1, mask[1] - patch[1] + 1)
     factors = factor_coverage(coverage, limits=hidden)
@@ -393,14 +393,6 @@ def factor_coverage(coverage: Coverage, *, limits: tuple[int, int]) -> tuple[int
             "Choose another k, a larger mask_size, or replicated masks"
         )
     return min(fitting, key=lambda pair: (max(pair) - min(pair), -pair[0]))
-
-
-def _sizes(
-    image_size: Size, patch_size: Size
-) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
-    image = geometry.as_size(image_size, "image_size")
-    patch = geometry.as_size(patch_size, "patch_size")
-    return image, patch, geometry.num_locations(image, patch)
 
 
 def _mask_size(mask_size: Size, image: tuple[int, int], patch: tuple[int, int]) -> tuple[int, int]:

@@ -80,6 +80,12 @@ def unions(mask_set: MaskSet, order: int) -> tuple[MaskedImages, NDArray[np.int3
     return unions_of([mask_set] * order)
 
 
+def one_round(mask_set: MaskSet) -> tuple[MaskedImages, NDArray[np.int32]]:
+    """The V distinct single masks of a set, and how many of its masks each is: ``int32[V]``."""
+    images, index = unions(mask_set, 1)
+    return images, np.bincount(index, minlength=len(images)).astype(np.int32)
+
+
 def unions_of(mask_sets: Sequence[MaskSet]) -> tuple[MaskedImages, NDArray[np.int32]]:
     """All unions of one mask from each of ``mask_sets`` (equal image sizes); see :func:`unions`.
 

@@ -34,40 +34,31 @@ def check(masks: MaskSet) -> None:
     Raises:
       CoverageError: naming two locations that share no mask.
     """
-    images, index = masked_images.unions(masks, 1)
-    check_groups(masks, images.location_groups(masks.threat), index)
+    images, _ = masked_images.one_round(masks)
+    check_groups(masks, images.location_groups(masks.threat))
 
 
-def check_groups(masks: MaskSet, groups: NDArray[np.bool_], index: NDArray[np.integer]) -> None:
-    """The same with the location groups at hand.
+def check_groups(masks: MaskSet, groups: NDArray[np.bool_]) -> None:
+    """The same with the location groups ``bool[G, V]`` of the distinct masks at hand.
 
     It is enough that the minimal groups meet: every other one contains one of them.
-
-    Args:
-      masks: N masks.
-      groups: ``bool[G, V]``, which distinct masked image hides the patch.
-      index: ``int[N]``, the masked image of each mask.
     """
+    if not len(_apart(groups)):
+        return
+    found = placements.groups(masks.boxes, masks.threat)  # the same ones, with a placement of each
+    first, second = (placements.described(found.example[i]) for i in _apart(found.hidden)[0])
+    raise CoverageError(
+        f"{masks.name}: expected a pair cover, in which every two locations are hidden together by "
+        f"one of the {len(masks)} masks, but no mask hides both the {first} and the {second}; "
+        "build one with pair_covers.pair_cover (for a shape that contains all, where there are "
+        "several), or use double masking, which unites the masks of any cover in pairs"
+    )
+
+
+def _apart(groups: NDArray[np.bool_]) -> NDArray[np.intp]:
+    """``[., 2]``: pairs of ``groups bool[G, V]`` that have no mask in common."""
     member = groups.astype(np.float32)
-    apart = np.argwhere(member @ member.T == 0)  # exact: counts below 2**24
-    if len(apart):
-        first, second = (_named(masks, groups[group][index]) for group in apart[0])
-        raise CoverageError(
-            f"{masks.name}: expected a pair cover, in which every two locations are hidden "
-            f"together by one of the {len(masks)} masks, but no mask hides both {first} and "
-            f"{second}; build one with pair_covers.pair_cover (for a shape that contains all, "
-            "where there are several), or use double masking, which unites the masks of any cover "
-            "in pairs"
-        )
-
-
-def _named(masks: MaskSet, hiding: NDArray[np.bool_]) -> str:
-    """The first placement that just these masks hide, in words."""
-    found = placements.groups(masks.boxes, masks.threat)
-    at = np.flatnonzero((found.hidden == hiding).all(axis=1))
-    if not len(at):
-        return f"what masks {np.flatnonzero(hiding).tolist()} hide"
-    return f"the {placements.described(found.example[at[0]])}"
+    return np.argwhere(member @ member.T == 0)  # exact: counts below 2**24
 
 
 def pairs_of_blocks(
@@ -114,7 +105,7 @@ def fano_plane(image_size: Size, patch_size: Size) -> MaskSet:
     Raises:
       ValueError: for fewer locations than blocks.
     """
-    image, patch, counts = _sizes(image_size, patch_size)
+    image, patch, counts = geometry.checked_sizes(image_size, patch_size)
     plane = finite_planes.fano_lines()
     planes = {
         tuple(sorted(tuple(sorted(p[i] for i in line)) for line in plane))
@@ -142,7 +133,7 @@ def pair_cover(image_size: Size, patch_size: Size, *, budget: int) -> MaskSet:
       ValueError: for a budget below 3 (a pair cover of one or two masks has one that hides every
         location) or above 1,000 (the search would take minutes).
     """
-    image, patch, counts = _sizes(image_size, patch_size)
+    image, patch, counts = geometry.checked_sizes(image_size, patch_size)
     if not isinstance(budget, int | np.integer) or not 3 <= budget <= _LARGEST_BUDGET:
         raise ValueError(
             f"budget: expected from 3 masks (fewer would hide everything) to {_LARGEST_BUDGET} "
@@ -176,7 +167,7 @@ def _mask_set(
 def _checked(
     image_size: Size, patch_size: Size, rows: Sequence[int], transposed: bool
 ) -> tuple[tuple[int, int], tuple[int, int], tuple[int, ...]]:
-    image, patch, counts = _sizes(image_size, patch_size)
+    image, patch, counts = geometry.checked_sizes(image_size, patch_size)
     lengths = tuple(rows)
     if not all(isinstance(n, int | np.integer) and n >= 1 for n in lengths) or sum(lengths) < 3:
         raise ValueError(
@@ -191,14 +182,6 @@ def _checked(
             f"{' (transposed)' if transposed else ''}, got {_text(lengths, False)}"
         )
     return image, patch, lengths
-
-
-def _sizes(
-    image_size: Size, patch_size: Size
-) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
-    image = geometry.as_size(image_size, "image_size")
-    patch = geometry.as_size(patch_size, "patch_size")
-    return image, patch, geometry.num_locations(image, patch)
 
 
 def _text(lengths: Sequence[int], transposed: bool) -> str:

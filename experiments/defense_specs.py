@@ -137,8 +137,8 @@ def _built_for(attack: Threat, options: dict[str, str]) -> tuple[Threat, dict[st
 
 def _tiling(hidden: Threat, options: dict[str, str]) -> MaskSet:
     """CertMask's masks: its tilings, unless other masks are asked for by name."""
-    if "tiling" not in options and not any(k in options for k in mask_set_specs.PAIR_KEYS):
-        options["tiling"] = "replicated"
+    if not any(key in options for key in ("tiling", *mask_set_specs.OTHER_KEYS)):
+        options["tiling"] = "replicated"  # mask_size is that of the tiling
     return mask_set(hidden, options)
 
 

@@ -24,7 +24,10 @@ DESCRIPTIONS = {
 """Keys -> one line, for ``--list``."""
 
 _GRID_KEYS = ("masks_per_axis", "mask_stride", "mask_size")
-PAIR_KEYS = ("budget", "partition", "plane")
+_PAIR_KEYS = ("budget", "partition", "plane")
+OTHER_KEYS = ("masks_per_axis", "mask_stride", *_PAIR_KEYS)
+"""Keys that no tiling has."""
+
 _TILINGS = ("tight", "replicated", "offset", "exact")
 
 
@@ -65,7 +68,7 @@ def _pair_cover(options: dict[str, str]) -> Callable[..., MaskSet]:
     """Pairs of blocks, or a finite plane."""
     given = taken(options, budget=int, partition=_partition, plane=str)
     if len(given) > 1:
-        raise ValueError(f"expected only one of {', '.join(PAIR_KEYS)}, got {', '.join(given)}")
+        raise ValueError(f"expected only one of {', '.join(_PAIR_KEYS)}, got {', '.join(given)}")
     if "partition" in given:
         transposed = taken(options, transposed=_flag)
         rows = given["partition"]
@@ -111,7 +114,7 @@ def _tiling(options: dict[str, str]) -> Callable[..., MaskSet]:
 # The first that is asked for: a tiling has a mask_size too.
 _KINDS: dict[tuple[str, ...], Callable[[dict[str, str]], Callable[..., MaskSet]]] = {
     ("tiling",): _tiling,
-    PAIR_KEYS: _pair_cover,
+    _PAIR_KEYS: _pair_cover,
     _GRID_KEYS: _grid,
 }
 

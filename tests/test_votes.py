@@ -13,9 +13,9 @@ import pytest
 from covers import random_cover
 from oracle_redundant_covers import table_adversary
 
-from certmask_jax import adversary, defenses, mask_sets
+from certmask_jax import adversary, defenses, mask_sets, masked_images
 from certmask_jax.defenses import Row
-from certmask_jax.defenses.votes import _defense, _one_round
+from certmask_jax.defenses.votes import _defense
 from certmask_jax.mask_sets import MaskSet
 from certmask_jax.masked_images import unions
 from certmask_jax.prediction_table import PredictionTable, from_labels
@@ -283,7 +283,7 @@ def test_mutant_a_score_that_is_not_monotone():
     for mask, pixel in zip(*np.nonzero(hidden), strict=True):
         boxes[mask, pixel] = 0, pixel, 1, pixel + 1
     masks = MaskSet(boxes, (1, 4), (1, 1))
-    images, _, _ = _one_round(masks)
+    images, _ = masked_images.one_round(masks)
 
     def thresholded(says):  # T = 0.6
         votes = says.sum()

@@ -14,13 +14,10 @@ votes.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from numpy.typing import NDArray
 
 from certmask_jax import masked_images
 from certmask_jax.defenses.defense import (
@@ -28,6 +25,7 @@ from certmask_jax.defenses.defense import (
     Defense,
     Guarantee,
     Row,
+    Ties,
     check_ties,
     count_votes,
     groups_of,
@@ -37,8 +35,6 @@ from certmask_jax.defenses.defense import (
 from certmask_jax.defenses.first_round import agreement_open
 from certmask_jax.mask_sets import MaskSet
 from certmask_jax.threats import Threat
-
-Ties = Literal["largest", "smallest"]
 
 
 def certmask(masks: MaskSet, *, ties: Ties = "largest", against: Threat | None = None) -> Defense:
@@ -55,7 +51,8 @@ def certmask(masks: MaskSet, *, ties: Ties = "largest", against: Threat | None =
       against: what is proved against, if not all that the masks were built for.
     """
     check_ties(ties)
-    images, weights, groups = _one_round(masks, against)
+    images, weights = masked_images.one_round(masks)
+    groups = groups_of(images, masks, against)
     k = masks.promise
     # Equally repeated masks vote as one: count in units of their common weight. If k is no
     # multiple of it, no class can have exactly k votes.
@@ -123,7 +120,8 @@ def certmask_detection(
         raise ValueError(
             f"tolerance: expected 0 <= t < N / 2 with N = {len(masks)} masks, got {tolerance!r}"
         )
-    images, weights, groups = _one_round(masks, against)
+    images, weights = masked_images.one_round(masks)
+    groups = groups_of(images, masks, against)
     covered = jnp.asarray(groups.astype(np.int64) @ weights, dtype=jnp.int32)
 
     def rule(row: Row, num_classes: int) -> Array:
@@ -172,15 +170,6 @@ def certmask_rule(votes: Array, *, k: int, num_masks: int, ties: Ties = "largest
     has_k = votes == k
     decides = (has_k.sum() == 1) & ~(votes == num_masks).any()
     return jnp.where(decides, has_k.argmax().astype(jnp.int32), majority(votes, ties))
-
-
-def _one_round(
-    masks: MaskSet, against: Threat | None
-) -> tuple[masked_images.MaskedImages, NDArray[np.int32], NDArray[np.bool_]]:
-    """Distinct one-mask images, how many masks each stands for ``[V]``, location groups."""
-    images, index = masked_images.unions(masks, 1)
-    weights = np.bincount(index, minlength=len(images)).astype(np.int32)
-    return images, weights, groups_of(images, masks, against)
 
 
 def _attacked(votes: Array, free: Array, label: Array, *, k: int, ties: Ties) -> Array:

@@ -6,7 +6,7 @@ import dataclasses
 import enum
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,9 @@ from certmask_jax.mask_sets import MaskSet
 from certmask_jax.masked_images import MaskedImages
 from certmask_jax.prediction_table import NO_LABEL, UNKNOWN, PredictionTable, check_labels
 from certmask_jax.threats import Threat
+
+Ties = Literal["largest", "smallest"]
+"""Which label wins when several have most votes."""
 
 ALERT = -2
 """What a detecting rule answers instead of a label."""

@@ -23,7 +23,6 @@ exact worst case holds for more images.
 from __future__ import annotations
 
 import functools
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +35,7 @@ from certmask_jax.defenses.defense import (
     Defense,
     Guarantee,
     Row,
+    Ties,
     check_ties,
     count_votes,
     groups_of,
@@ -45,8 +45,6 @@ from certmask_jax.defenses.defense import (
 from certmask_jax.defenses.settled_locations import layout, open_columns
 from certmask_jax.mask_sets import MaskSet
 from certmask_jax.threats import Threat
-
-Ties = Literal["largest", "smallest"]
 
 
 def pair_cover(masks: MaskSet, *, ties: Ties = "largest", against: Threat | None = None) -> Defense:
@@ -62,10 +60,9 @@ def pair_cover(masks: MaskSet, *, ties: Ties = "largest", against: Threat | None
       CoverageError: naming two locations that no mask hides together.
     """
     check_ties(ties)
-    images, index = masked_images.unions(masks, 1)
-    weights = np.bincount(index, minlength=len(images)).astype(np.int32)
-    groups = images.location_groups(masks.threat)
-    pair_covers.check_groups(masks, groups, index)
+    images, weights = masked_images.one_round(masks)
+    groups = groups_of(images, masks)
+    pair_covers.check_groups(masks, groups)
     attacks = groups if against is None else groups_of(images, masks, against)
     within = _within(groups, attacks)
 

@@ -17,7 +17,7 @@ first masks alone, which the paper's table has on its diagonal.
 from __future__ import annotations
 
 import functools
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +31,7 @@ from certmask_jax.defenses.defense import (
     Defense,
     Guarantee,
     Row,
+    Ties,
     check_ties,
     count_votes,
     groups_of,
@@ -44,8 +45,6 @@ from certmask_jax.defenses.second_round import (
 )
 from certmask_jax.mask_sets import MaskSet
 from certmask_jax.threats import Threat
-
-Ties = Literal["largest", "smallest"]
 
 
 def double_masking(

@@ -33,7 +33,7 @@ pair cover; soundness, section 2.5).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -42,11 +42,17 @@ from jax import Array
 from numpy.typing import NDArray
 
 from certmask_jax import masked_images
-from certmask_jax.defenses.defense import Defense, Guarantee, Row, check_ties, groups_of, preference
+from certmask_jax.defenses.defense import (
+    Defense,
+    Guarantee,
+    Row,
+    Ties,
+    check_ties,
+    groups_of,
+    preference,
+)
 from certmask_jax.mask_sets import MaskSet
 from certmask_jax.threats import Threat
-
-Ties = Literal["largest", "smallest"]
 
 Score = Callable[[Array], Array]
 """``bool[V]``, which of the distinct masks say a label -> its score, a number; monotone.
@@ -86,7 +92,7 @@ def votes(
         tried, of more, random chains from no mask to all, so there it is yours to prove.
     """
     check_ties(ties)
-    images, _, _ = _one_round(masks)
+    images, _ = masked_images.one_round(masks)
     _check_monotone(score, len(images))
     return _defense(
         masks, images, score, against=against, name=name, ties=ties, options=options or {}
@@ -96,7 +102,7 @@ def votes(
 def plurality(masks: MaskSet, *, ties: Ties = "largest", against: Threat | None = None) -> Defense:
     """The label of most masks; robust iff n_y(C(l)) - n_z(C(l)) > N - c(l) everywhere."""
     check_ties(ties)
-    images, weights, _ = _one_round(masks)
+    images, weights = masked_images.one_round(masks)
 
     def score(says: Array) -> Array:
         return _count(says, weights)
@@ -109,7 +115,8 @@ def minimum_explanation(
 ) -> Defense:
     """The label under which the votes need the fewest errors of the model; see the module."""
     check_ties(ties)
-    images, weights, groups = _one_round(masks)
+    images, weights = masked_images.one_round(masks)
+    groups = groups_of(images, masks)
     covered = jnp.asarray(groups @ weights)
 
     def score(says: Array) -> Array:
@@ -124,22 +131,14 @@ def robust_masking(
 ) -> Defense:
     """The label with most votes out of reach of one patch, wherever it is; see the module."""
     check_ties(ties)
-    images, weights, groups = _one_round(masks)
+    images, weights = masked_images.one_round(masks)
+    groups = groups_of(images, masks)
 
     def score(says: Array) -> Array:
         left = _count_hiding(says, weights, groups).min()
         return _settled_by_votes(left, says, weights)
 
     return _defense(masks, images, score, against=against, name="robust_masking", ties=ties)
-
-
-def _one_round(
-    masks: MaskSet,
-) -> tuple[masked_images.MaskedImages, NDArray[np.int32], NDArray[np.bool_]]:
-    """Distinct one-mask images, how many masks each stands for ``[V]``, location groups."""
-    images, index = masked_images.unions(masks, 1)
-    weights = np.bincount(index, minlength=len(images)).astype(np.int32)
-    return images, weights, images.location_groups(masks.threat)
 
 
 def _count(says: Array, weights: NDArray[np.int32]) -> Array:
