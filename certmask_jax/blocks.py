@@ -20,6 +20,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from certmask_jax import storage, whole_files
 from certmask_jax.compiled import Outputs
+from certmask_jax.run_images import Rows
 from certmask_jax.storage import AnyPath
 
 # Fill values that no block holds, for readers of zarr that are content with missing chunks.
@@ -36,11 +37,11 @@ FILES_A_BLOCK = len(_COLUMNS) + 2
 
 
 class Block(NamedTuple):
-    """The rows of B images."""
+    """The rows of B images; those that are left out have no predictions and label -1."""
 
     outputs: Outputs  # NumPy [B, V]
     labels: NDArray[np.int32]  # [B]
-    ids: tuple[str, ...]  # [B]
+    rows: Rows  # [B]
 
 
 class Blocks:
@@ -114,15 +115,29 @@ class Blocks:
         columns = [self.column(name) for name in (*_COLUMNS, "labels")]
         started = [column.start(rows) for column in columns]  # at once: buckets are slow to answer
         parts = [column.finish(one) for column, one in zip(columns, started, strict=True)]
-        return Block(Outputs(*parts[:-1]), parts[-1], self.ids(number))  # type: ignore[arg-type]
+        return Block(Outputs(*parts[:-1]), parts[-1], self.rows([number]))  # type: ignore[arg-type]
 
-    def ids(self, number: int) -> tuple[str, ...]:
-        """The ids of a block; raises as :meth:`read`."""
-        return self._read_ids([number])
-
-    def all_ids(self) -> tuple[str, ...]:
-        """The ids of the whole table; raises as :meth:`read`."""
-        return self._read_ids(range(len(self)))
+    def rows(self, numbers: Sequence[int] | None = None) -> Rows:
+        """What is known of the images of some blocks, or of all; raises as :meth:`read`."""
+        numbers = range(len(self)) if numbers is None else numbers
+        read = storage.contents([self._ids(number) for number in numbers])
+        ids: list[str] = []
+        sizes: list[int] = []
+        left_out: dict[int, str] = {}
+        for number in numbers:
+            file = self._ids(number)
+            try:
+                rows = _read_rows(next(read))
+                if len(rows.ids) != self.length(number):
+                    raise ValueError(f"it has {len(rows.ids)} ids, not {self.length(number)}")
+            except FileNotFoundError as error:
+                raise ValueError(f"{file}: is missing") from error
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(f"{file}: is damaged ({error})") from error
+            left_out |= {len(ids) + row: why for row, why in rows.left_out.items()}
+            ids += rows.ids
+            sizes += rows.sizes
+        return Rows(tuple(ids), left_out, tuple(sizes))
 
     def write(self, number: int, block: Block) -> None:
         """Puts a block on the disk; it is there only when the last file is.
@@ -142,8 +157,16 @@ class Blocks:
         except ValueError as error:
             _raise_os_error(error, self._folder)
             raise
-        text = json.dumps({"crc32": _crc32(block.ids), "ids": block.ids}, indent=1)
-        whole_files.write(self._ids(number), text.encode())
+        self.write_rows(number, block.rows)
+
+    def write_rows(self, number: int, rows: Rows) -> None:
+        """Writes what is known of a block's images, which marks it as done; raises ``OSError``."""
+        facts: dict[str, Any] = {"crc32": _crc32(rows), "ids": rows.ids}
+        if rows.sizes:
+            facts["bytes"] = rows.sizes
+        if rows.left_out:
+            facts["left_out"] = {str(row): why for row, why in sorted(rows.left_out.items())}
+        whole_files.write(self._ids(number), json.dumps(facts, indent=1).encode())
 
     def discard(self, number: int) -> None:
         """Removes what there is of a block, so that it is not there while it is written anew."""
@@ -156,23 +179,6 @@ class Blocks:
 
     def _ids(self, number: int) -> AnyPath:
         return self._folder / _IDS / f"{number:06d}.json"
-
-    def _read_ids(self, numbers: Sequence[int]) -> tuple[str, ...]:
-        read = storage.contents([self._ids(number) for number in numbers])
-        every: list[str] = []
-        for number in numbers:
-            file = self._ids(number)
-            try:
-                found = json.loads(next(read))
-                ids = tuple(found["ids"])
-                if len(ids) != self.length(number) or found["crc32"] != _crc32(ids):
-                    raise ValueError("its checksum is another")
-            except FileNotFoundError as error:
-                raise ValueError(f"{file}: is missing") from error
-            except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(f"{file}: is damaged ({error})") from error
-            every += ids
-        return tuple(every)
 
     def _store(self, name: str) -> Any:
         if name not in self._stores:
@@ -277,5 +283,18 @@ def _raise_os_error(error: Exception, folder: AnyPath) -> None:
         raise found from error
 
 
-def _crc32(ids: tuple[str, ...]) -> int:
-    return zlib.crc32(json.dumps(ids).encode())
+def _read_rows(content: bytes) -> Rows:
+    """What :meth:`Blocks.write_rows` wrote; ``ValueError`` or the like where it is damaged."""
+    facts = json.loads(content)
+    left_out = {int(row): str(why) for row, why in facts.get("left_out", {}).items()}
+    rows = Rows(tuple(facts["ids"]), left_out, tuple(facts.get("bytes", ())))
+    if facts["crc32"] != _crc32(rows):
+        raise ValueError("its checksum is another")
+    return rows
+
+
+def _crc32(rows: Rows) -> int:
+    # Of ids alone where there is no more, as tables of older versions have it.
+    more = rows.sizes or rows.left_out
+    facts = [rows.ids, rows.sizes, sorted(rows.left_out.items())] if more else rows.ids
+    return zlib.crc32(json.dumps(facts).encode())

@@ -21,8 +21,10 @@ def certify(
 ) -> Report:
     """Everything that a table proves about ``defenses``.
 
+    Rows that are left out (images that could not be read, or are gone) count nowhere.
+
     Args:
-      saved: T images.
+      saved: T images, at least one of which counts.
       defenses: whose masked images the table holds.
       margin_guard: an image is certified only if the logit margin of every masked image that was
         evaluated for the defense is larger. What another device or batch rounds otherwise, by less
@@ -30,30 +32,42 @@ def certify(
 
     Raises:
       ValueError: when the table lacks a defense's masked images, or was not evaluated for it; for a
-        guard that is not a number of at least 0.
+        guard that is not a number of at least 0; when no image counts.
     """
     if not (np.isfinite(margin_guard) and margin_guard >= 0):
         raise ValueError(f"margin guard: expected a number of at least 0, got {margin_guard}")
-    table, labels = saved.table, saved.labels
+    table, counted = saved.table, saved.counted
+    labels = saved.labels[counted]
+    ids = tuple(one for one, counts in zip(saved.ids, counted, strict=True) if counts)
+    count = len(labels)
+    if not count:
+        raise ValueError(f"expected an image that counts, but all {len(counted)} are left out")
     unmasked = masked_images.unmasked(table.masked_images.image_size)
     column = int(table.columns(unmasked)[0])
     undefended = np.concatenate(
         [np.asarray(table.predictions[rows])[:, column] for rows in _row_blocks(table)]
-    ).astype(np.int32)
-    count = len(table)
+    ).astype(np.int32)[counted]
     accuracy = float((undefended == labels).mean())
-    smallest, broken = _margins(table)
+    smallest, no_label = _margins(table)
     return Report(
         num_images=count,
-        forward_passes={"made": _known(table), "full_table": table.predictions.size},
+        forward_passes={
+            "made": _known(table, counted),
+            "full_table": count * table.predictions.shape[1],
+        },
         undefended_accuracy=accuracy,
         intervals={"undefended_accuracy": wilson_interval(accuracy, count)},
         defenses=tuple(_result(defense, saved, margin_guard) for defense in defenses),
         margin_guard=margin_guard,
-        non_finite_images=tuple(saved.ids[i] for i in broken),
+        non_finite_images=tuple(ids[i] for i in np.flatnonzero(no_label[counted])),
         provenance=saved.about.get("provenance", {}),
-        ids=saved.ids,
-        per_image={"label": labels, "undefended": undefended, "smallest_margin": smallest},
+        left_out={saved.ids[row]: why for row, why in saved.left_out.items()},
+        ids=ids,
+        per_image={
+            "label": labels,
+            "undefended": undefended,
+            "smallest_margin": smallest[counted],
+        },
     )
 
 
@@ -64,9 +78,14 @@ def _result(defense: Defense, saved: tables.SavedTable, margin_guard: float) -> 
     # Columns are matched once; rows then come from the disk a block at a time.
     chosen = saved.table.columns(defense.masked_images)
     rows = max(1, _ENTRIES_AT_ONCE // max(1, len(chosen)))
+    counted = saved.counted
+    labels = saved.labels[counted]
     for start in range(0, len(saved.table), rows):
-        part = saved.table.take(slice(start, start + rows), chosen, defense.masked_images)
-        true = saved.labels[start : start + rows]
+        at = slice(start, start + rows)
+        if not counted[at].any():
+            continue
+        part = saved.table.take(at, chosen, defense.masked_images).rows(counted[at])
+        true = saved.labels[at][counted[at]]
         _check_decided(defense, part, true)
         answers.append(defense.rule(part))
         verdicts.append(
@@ -86,7 +105,7 @@ def _result(defense: Defense, saved: tables.SavedTable, margin_guard: float) -> 
     smallest = np.concatenate(margins)
     count = len(answer)
     fractions = {
-        "clean_accuracy": float((answer == saved.labels).mean()),
+        "clean_accuracy": float((answer == labels).mean()),
         "worst_case_accuracy": float(proved["worst_case"].mean()),
         "certified_accuracy": float(proved["certificate"].mean()),
         **{name: float(proved[name].mean()) for name in defense.row_conditions},
@@ -129,19 +148,21 @@ def _check_decided(defense: Defense, table: PredictionTable, labels: NDArray[np.
             )
 
 
-def _margins(table: PredictionTable) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Smallest margin of each image ``float32[T]`` (NaN if any is), and images without logits."""
+def _margins(table: PredictionTable) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Smallest margin of each image ``float32[T]`` (NaN if any is), and which lack some label."""
     smallest, broken = [], []
     for part in _row_blocks(table):
         smallest.append(np.asarray(table.margins[part]).min(axis=1).astype(np.float32))
-        no_label = np.asarray(table.predictions[part]) == NO_LABEL
-        broken.append(np.flatnonzero(no_label.any(axis=1)) + part.start)
+        broken.append((np.asarray(table.predictions[part]) == NO_LABEL).any(axis=1))
     return np.concatenate(smallest), np.concatenate(broken)
 
 
-def _known(table: PredictionTable) -> int:
-    """How many entries were evaluated."""
-    return sum(int((table.predictions[r] != UNKNOWN).sum()) for r in _row_blocks(table))
+def _known(table: PredictionTable, counted: NDArray[np.bool_]) -> int:
+    """How many entries were evaluated, of the rows that count."""
+    return sum(
+        int((np.asarray(table.predictions[rows])[counted[rows]] != UNKNOWN).sum())
+        for rows in _row_blocks(table)
+    )
 
 
 def _row_blocks(table: PredictionTable) -> list[slice]:

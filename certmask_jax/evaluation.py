@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from jax.sharding import Mesh
@@ -21,6 +21,7 @@ from certmask_jax import early_exit, fingerprint, masked_images, processes, stor
 from certmask_jax.blocks import Block
 from certmask_jax.compiled import ApplyFn, Outputs
 from certmask_jax.defenses.defense import Defense
+from certmask_jax.finished_blocks import block_of, says_left_out, still_of_use
 from certmask_jax.forward import Uploaded
 from certmask_jax.local_fields import LocalLogits
 from certmask_jax.local_forward import AnyForward, LocalForward, any_forward
@@ -28,6 +29,7 @@ from certmask_jax.masked_images import MaskedImages
 from certmask_jax.out_of_memory import Guarded
 from certmask_jax.prediction_table import UNKNOWN, PredictionTable, check_labels
 from certmask_jax.preprocessing import Preprocessing, check_images
+from certmask_jax.run_images import Part, RunImages, TestSet, of_run
 from certmask_jax.table_writer import TableWriter
 
 # A block is what a run that is stopped loses. It has many chunks, so that few of them are ragged,
@@ -42,27 +44,8 @@ _LEAST_BLOCKS = 16
 # one image alone does not fill a chunk.
 _COLUMNS_DECIDED = 2048
 
-
 _Read = TypeVar("_Read")
 _Images = Uploaded | NDArray[np.uint8]
-
-
-class Batch(Protocol):
-    """Some images of a test set."""
-
-    @property
-    def images(self) -> NDArray[np.uint8]: ...  # [B, h, w, c]
-    @property
-    def labels(self) -> NDArray[np.int32]: ...  # [B]
-    @property
-    def ids(self) -> tuple[str, ...]: ...  # [B]
-
-
-class TestSet(Protocol):
-    """A test set that is read a few images at a time (``data.Dataset`` is one), by one thread."""
-
-    def __len__(self) -> int: ...
-    def read(self, start: int, stop: int) -> Batch: ...
 
 
 class Step(NamedTuple):
@@ -80,7 +63,8 @@ class Hooks:
 
     Attributes:
       progress: called some times a second or more.
-      block: called with each block as a table, from the disk or new, and its labels ``int32[B]``.
+      block: called with the images of each block that count, from the disk or new: a table, and
+        labels ``int32[b]``.
       warn: told in a line of what happened to damaged blocks, or to the chunk.
       stop: asked before each block; true ends the evaluation there.
     """
@@ -104,6 +88,8 @@ def evaluate(
     share: tuple[int, int] = (0, 1),
     identity: Mapping[str, Any] | None = None,
     provenance: Mapping[str, Any] | None = None,
+    unreadable: Mapping[int, str] | None = None,
+    skip_unreadable: bool = False,
     chunk: int | None = None,
     mesh: Mesh | None = None,
     hooks: Hooks | None = None,
@@ -130,6 +116,9 @@ def evaluate(
       identity: JSON-able facts that decide the numbers and that only the caller knows (data set,
         model); in the fingerprint. With ``weights_sha256``, ``params`` is not hashed again.
       provenance: JSON-able facts about the run, kept with the table.
+      unreadable: number of an image -> why it cannot be read, where that is known before; such
+        images are left out, named, and count nowhere.
+      skip_unreadable: leave those out too that turn out not to be readable.
       hooks: see :class:`Hooks`.
 
     Returns:
@@ -139,6 +128,8 @@ def evaluate(
       ValueError: for an empty test set, images of another size than the masks, labels outside the
         model's classes, or logits of the first images that are all NaN or infinite; before any
         long work where that can be known before; for a table of another format.
+      UnreadableImage: for an image that cannot be read, unless they are skipped; what was finished
+        before stays. (An image that is gone since the run began is left out.)
       FileExistsError: for a folder that holds other files, or another run: names what differs.
       OSError: for a disk without room, or one that cannot be written to; for a bucket that does
         not answer, or refuses.
@@ -147,10 +138,11 @@ def evaluate(
     if len(test_set) < 1:
         raise ValueError("expected a test set with at least 1 image, got an empty one")
     columns, questions = merged(defenses)
-    first = test_set.read(0, 1).images
-    check_images(first, columns.image_size)
     folder = storage.any_path(folder)
     there = tables.recorded(folder)
+    run_images = _images_of_run(test_set, folder, there, unreadable, skip=skip_unreadable)
+    first = run_images.first()
+    check_images(first, columns.image_size)
     if there is None and processes.is_first():
         storage.check_writable(folder)
     if chunk is None and there is not None:
@@ -182,16 +174,16 @@ def evaluate(
     guarded = Guarded(forward, hooks.warn)
     if there is None:
         _check_logits(guarded.run(lambda f: f.tried(first)))
-    images_per_block = block_length(len(test_set), len(columns), forward, decide=decide)
+    images_per_block = block_length(len(run_images), len(columns), forward, decide=decide)
     writer = TableWriter(
         folder,
-        num_images=len(test_set),
+        num_images=len(run_images),
         masked_images=columns,
         num_classes=forward.num_classes,
         images_per_block=images_per_block,
         share=processes.share_of_this(share),
         run={
-            "first_image_sha256": fingerprint.of_arrays(first),
+            **_facts_of(run_images, first),
             **shared,
             **fingerprint.of_environment(),
             **known,
@@ -201,42 +193,52 @@ def evaluate(
                 **fingerprint.environment(),
                 **(provenance or {}),
                 **shared,
-                "num_images": len(test_set),
+                "num_images": len(run_images),
                 "masked_images": len(columns),
             }
         },
+        began=run_images.began,
         damaged=hooks.warn,
     )
 
-    def read(start: int, stop: int) -> tuple[_Images, NDArray[np.int32], tuple[str, ...]]:
-        batch = test_set.read(start, stop)
-        check_images(batch.images, columns.image_size)
-        labels = check_labels(batch.labels, len(batch.images), forward.num_classes)
-        return forward.upload(batch.images), labels, tuple(batch.ids)
+    def read(start: int, stop: int) -> tuple[_Images, Part]:
+        part = run_images.read(start, stop)
+        if not len(part.images):  # all left out
+            return part.images, part
+        check_images(part.images, columns.image_size)
+        labels = check_labels(part.labels, len(part.images), forward.num_classes)
+        return forward.upload(part.images), part._replace(labels=labels)
 
-    def computed(images: _Images, labels: NDArray[np.int32], ids: tuple[str, ...]) -> Block:
+    def computed(images: _Images, part: Part) -> Block:
         def block(forward: AnyForward, advance: Callable[[int, int], None]) -> Outputs:
             if decide:
                 return early_exit.evaluate(
-                    forward, images, columns, questions, labels, always=[0], progress=advance
+                    forward, images, columns, questions, part.labels, always=[0], progress=advance
                 )
             return forward.table_block(images, columns, lambda n: advance(n, n))  # type: ignore[arg-type]  # its own
 
-        return Block(guarded.run_told(block, tell), labels, ids)
+        outputs = guarded.run_told(block, tell) if len(part.present) else None
+        if part.rows.left_out:
+            tell(len(part.rows.left_out) * len(columns), 0)
+            hooks.warn(says_left_out(part.rows))
+        return block_of(outputs, part, len(columns))
 
     def tell(settled: int, evaluated: int, is_new: bool = True) -> None:
         hooks.progress(Step(settled, evaluated, total, is_new))
 
     def told_of(block: Block) -> None:
-        predictions, margins, confidences = map(np.asarray, block.outputs)
+        here = [row for row in range(len(block.labels)) if row not in block.rows.left_out]
+        if not here:
+            return
+        predictions, margins, confidences = (np.asarray(a)[here] for a in block.outputs)
         table = PredictionTable(predictions, margins, confidences, columns, forward.num_classes)
-        hooks.block(table, block.labels)
+        hooks.block(table, block.labels[here])
 
     with processes.first_alone(writer):
         total = len(columns) * sum(stop - start for start, stop in writer.spans().values())
         missing = {}
         for number, span in writer.spans().items():
-            block = writer.read(number)
+            block = still_of_use(writer, number, run_images, hooks.warn)
             if block is None:
                 missing[number] = span
             else:
@@ -297,6 +299,31 @@ def _ahead(read: Callable[[int, int], _Read], spans: Sequence[tuple[int, int]]) 
             if following is not None:
                 waiting = reader.submit(read, *following)
             yield found
+
+
+def _images_of_run(
+    test_set: TestSet,
+    folder: storage.AnyPath,
+    there: Mapping[str, Any] | None,
+    unreadable: Mapping[int, str] | None,
+    *,
+    skip: bool,
+) -> RunImages:
+    began = None if there is None else tables.read_images(folder)
+    try:
+        return of_run(test_set, began, unreadable=unreadable or {}, skip=skip)
+    except ValueError as error:
+        raise FileExistsError(
+            f"{folder}: {error}. Choose another folder for the results, or give the command and "
+            "the images of that run"
+        ) from error
+
+
+def _facts_of(run_images: RunImages, first: NDArray[np.uint8]) -> dict[str, str]:
+    """What tells the images of a run from others: of files their names and labels."""
+    if run_images.began is None:
+        return {"first_image_sha256": fingerprint.of_arrays(first)}
+    return {"images_sha256": fingerprint.of_facts(run_images.began)}
 
 
 def _check_logits(outputs: Outputs) -> None:

@@ -76,6 +76,7 @@ def merge(
         images_per_block=facts["images_per_block"],
         run={name: value for name, value in facts.items() if name not in _GIVEN_BY_NAME},
         about={"provenance": {**provenance, "shares": len(shares)}},
+        began=tables.read_images(found[0]),
         damaged=warn,
     ) as writer:
         for number, (start, stop) in writer.spans().items():
@@ -115,7 +116,7 @@ def _about(share: AnyPath) -> dict[str, Any]:
 def _equal(one: Block, other: Block) -> bool:
     arrays = zip((*one.outputs, one.labels), (*other.outputs, other.labels), strict=True)
     # Bit by bit: a NaN is the same as itself.
-    return one.ids == other.ids and all(
+    return one.rows == other.rows and all(
         np.asarray(a).tobytes() == np.asarray(b).tobytes() for a, b in arrays
     )
 

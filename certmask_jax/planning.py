@@ -15,11 +15,12 @@ from certmask_jax import early_exit
 from certmask_jax.blocks import BYTES_A_PREDICTION, Blocks
 from certmask_jax.compiled import ApplyFn
 from certmask_jax.defenses.defense import Defense
-from certmask_jax.evaluation import TestSet, block_length, images_in_seconds, merged
+from certmask_jax.evaluation import block_length, images_in_seconds, merged
 from certmask_jax.local_fields import LocalLogits
 from certmask_jax.local_forward import any_forward
 from certmask_jax.prediction_table import UNKNOWN, check_labels
 from certmask_jax.preprocessing import Preprocessing, check_images
+from certmask_jax.run_images import TestSet
 from certmask_jax.table_writer import share_of
 
 _IMAGES_A_TURN = 16

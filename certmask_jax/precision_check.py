@@ -10,11 +10,11 @@ import numpy as np
 from jax.sharding import Mesh
 
 from certmask_jax.compiled import ApplyFn
-from certmask_jax.evaluation import TestSet
 from certmask_jax.forward import masked_forward
 from certmask_jax.out_of_memory import Guarded
 from certmask_jax.prediction_table import UNKNOWN
 from certmask_jax.preprocessing import Preprocessing
+from certmask_jax.run_images import TestSet, places_of
 from certmask_jax.tables import SavedTable
 
 _IMAGES = 64
@@ -52,12 +52,14 @@ def label_flips(
     """
     masks = saved.table.masked_images
     rng = np.random.default_rng(0)
-    images = np.sort(rng.permutation(len(saved.table))[:_IMAGES])
+    order = rng.permutation(len(saved.table))
+    places = places_of(test_set, saved.ids)
+    images = np.sort(order[(saved.counted & (places >= 0))[order]][:_IMAGES])
     rows = [np.asarray(saved.table.predictions[int(i)]) for i in images]
     margins = [np.asarray(saved.table.margins[int(i)]) for i in images]
     known = np.argwhere(np.stack(rows) != UNKNOWN)
     chosen = known[np.sort(rng.permutation(len(known))[:count])]
-    pixels = np.concatenate([test_set.read(int(i), int(i) + 1).images for i in images])
+    pixels = np.concatenate([test_set.read(int(i), int(i) + 1).images for i in places[images]])
     forward = masked_forward(
         apply_fn,
         params,

@@ -96,6 +96,17 @@ class PredictionTable:
             self.num_classes,
         )
 
+    def rows(self, chosen: NDArray[np.bool_]) -> PredictionTable:
+        """Some rows, ``bool[T]``, in memory."""
+        if chosen.all():
+            return self
+        return dataclasses.replace(
+            self,
+            predictions=np.asarray(self.predictions)[chosen],
+            margins=np.asarray(self.margins)[chosen],
+            confidences=np.asarray(self.confidences)[chosen],
+        )
+
     def select(self, wanted: MaskedImages) -> PredictionTable:
         """All rows of the columns of ``wanted``; ``ValueError`` when some are missing."""
         if wanted is self.masked_images:

@@ -103,6 +103,8 @@ class Report:
     provenance: Mapping[str, Any]
     margin_guard: float = 0.0  # images with a smaller logit margin are not certified
     certified_size: tuple[SizeCurve, ...] = ()  # of a run over patch sizes
+    # Images that could not be read, or are gone, by id, with why; they count nowhere.
+    left_out: Mapping[str, str] = dataclasses.field(default_factory=dict)
     ids: Sequence[str] = dataclasses.field(repr=False, default=())
     per_image: Mapping[str, NDArray[Any]] = dataclasses.field(repr=False, default_factory=dict)
 

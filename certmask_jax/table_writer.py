@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from certmask_jax import fingerprint, processes, tables, whole_files
 from certmask_jax.blocks import BYTES_A_PREDICTION, FILES_A_BLOCK, Block
 from certmask_jax.masked_images import MaskedImages
+from certmask_jax.run_images import Began, Rows
 from certmask_jax.storage import AnyPath
 
 _SPARE_BYTES = 1 << 20  # for the reports beside the table
@@ -37,6 +38,7 @@ class TableWriter:
       share: ``(i, n)``: this writer's are every n-th block, from block i on.
       run: JSON-able facts that decide the numbers, beside those above; the run's fingerprint.
       about: more to keep with the table; that of the session which began it stays.
+      began: the images of the run, to keep; those of the session which began it stay.
       damaged: told of each block of which something is missing or damaged.
 
     Raises:
@@ -58,11 +60,13 @@ class TableWriter:
         share: tuple[int, int] = (0, 1),
         run: Mapping[str, Any],
         about: Mapping[str, Any],
+        began: Began | None = None,
         damaged: Callable[[str], None] | None = None,
     ) -> None:
         self._folder = folder
         self._damaged = damaged
         self._boxes = masked_images.boxes
+        self._began = began
         self._facts = fingerprint.plain(
             {
                 "format": tables.FORMAT,
@@ -102,6 +106,9 @@ class TableWriter:
                 text = json.dumps(self._facts, indent=1) + "\n"
                 whole_files.write(self._folder / tables.ABOUT, text.encode())
             _write_boxes(self._folder / tables.MASKS, self._boxes)
+            if self._began is not None and tables.read_images(self._folder) is None:
+                text = json.dumps(self._began._asdict(), indent=0) + "\n"
+                whole_files.write(self._folder / tables.IMAGES, text.encode())
             self._blocks.create()
         except BaseException as error:
             self._unlock()
@@ -135,13 +142,27 @@ class TableWriter:
             start, stop = self._blocks.span(number)
             if self._damaged is not None:
                 self._damaged(f"{error}; images {start} to {stop - 1} are computed again")
-        if not missing:  # it was counted as done
-            self._done -= stop - start
+        self._discard(number, counted=not missing)
+        return None
+
+    def discard(self, number: int) -> None:
+        """Removes a finished block, which is to be computed again; raises as :meth:`write`."""
+        self._discard(number, counted=True)
+
+    def write_rows(self, number: int, rows: Rows) -> None:
+        """What is known of a finished block's images, anew; raises as :meth:`write`."""
+        try:
+            self._blocks.write_rows(number, rows)
+        except OSError as error:
+            raise self._explained(error) from error
+
+    def _discard(self, number: int, *, counted: bool) -> None:
+        if counted:
+            self._done -= self._blocks.length(number)
         try:
             self._blocks.discard(number)
         except OSError as error:
             raise self._explained(error) from error
-        return None
 
     def write(self, number: int, block: Block) -> None:
         """Puts a block on the disk.
@@ -151,10 +172,11 @@ class TableWriter:
           OSError: when it cannot be written; what was written before stays.
         """
         expected = self._blocks.length(number)
-        if len(block.labels) != expected or len(block.ids) != expected:
+        if len(block.labels) != expected or len(block.rows.ids) != expected:
             raise ValueError(
                 f"prediction table: expected {expected} images in block {number}, got "
-                f"{len(block.labels)} labels and {len(block.ids)} ids; did the data set end early?"
+                f"{len(block.labels)} labels and {len(block.rows.ids)} ids; did the data set end "
+                "early?"
             )
         try:
             self._blocks.write(number, block)

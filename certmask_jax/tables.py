@@ -1,7 +1,8 @@
 """Prediction tables on disk or in a bucket: what a folder holds, and reading it row by row.
 
 ``table.json`` (written first: the format, the run's fingerprint, its provenance),
-``masked_images.npy``, and the blocks: zarr arrays ``predictions``, ``margins``, ``confidences``
+``masked_images.npy``, ``images.json`` (ids and labels of a data set of files, as the run began),
+and the blocks: zarr arrays ``predictions``, ``margins``, ``confidences``
 (``[T, V]``) and ``labels``, and a file of ``ids`` for each block. ``table_writer`` writes them.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,11 +22,13 @@ from certmask_jax.blocks import Blocks
 from certmask_jax.compiled import Outputs
 from certmask_jax.masked_images import MaskedImages
 from certmask_jax.prediction_table import PredictionTable
+from certmask_jax.run_images import LEFT_OUT, Began
 from certmask_jax.storage import AnyPath
 
 FORMAT = "certmask_jax table 2"
 ABOUT = "table.json"
 MASKS = "masked_images.npy"
+IMAGES = "images.json"
 
 
 class SavedTable(NamedTuple):
@@ -34,6 +38,14 @@ class SavedTable(NamedTuple):
     labels: NDArray[np.int32]  # [T]
     ids: tuple[str, ...]  # [T]
     about: dict[str, Any]  # table.json
+    left_out: Mapping[int, str] = MappingProxyType({})  # row -> why it does not count
+
+    @property
+    def counted(self) -> NDArray[np.bool_]:
+        """``bool[T]``: the rows that count; the others could not be read, or are gone."""
+        counted = np.ones(len(self.labels), bool)
+        counted[list(self.left_out)] = False
+        return counted
 
 
 def recorded(folder: AnyPath) -> dict[str, Any] | None:
@@ -106,15 +118,16 @@ def load(folder: str | AnyPath) -> SavedTable:
         )
     try:
         masks = read_masks(folder, about)
-        labels = np.asarray(blocks.column("labels"))
-        ids = blocks.all_ids()
+        labels = np.array(blocks.column("labels"))
+        rows = blocks.rows()
     except ValueError as error:
         raise ValueError(f"{error}; {again} to mend it") from error
     columns: dict[str, Any] = {
         name: blocks.column(name, remedy=f"; {again} to mend it") for name in Outputs._fields
     }
     table = PredictionTable(**columns, masked_images=masks, num_classes=facts["num_classes"])
-    return SavedTable(table, labels, ids, about)
+    labels[list(rows.left_out)] = LEFT_OUT
+    return SavedTable(table, labels, rows.ids, about, rows.left_out)
 
 
 def read_masks(folder: AnyPath, about: Mapping[str, Any]) -> MaskedImages:
@@ -122,6 +135,21 @@ def read_masks(folder: AnyPath, about: Mapping[str, Any]) -> MaskedImages:
     facts = about["fingerprint"]
     boxes = _read_boxes(folder / MASKS, facts["masked_images_sha256"])
     return MaskedImages(boxes, tuple(facts["image_size"]))
+
+
+def read_images(folder: AnyPath) -> Began | None:
+    """The images of a run as it began, where the table of a data set of files keeps them.
+
+    Raises:
+      ValueError: when their file is damaged.
+    """
+    try:
+        facts = json.loads((folder / IMAGES).read_bytes())
+        return Began(tuple(map(str, facts["ids"])), tuple(map(int, facts["labels"])))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{folder / IMAGES}: is damaged ({error!r})") from error
 
 
 def images_done(folder: str | AnyPath) -> tuple[int, int]:

@@ -9,12 +9,12 @@ from typing import Any
 
 from certmask_jax import certified_size, data, fingerprint, models, weights
 from certmask_jax.defenses import Defense
-from certmask_jax.evaluation import TestSet
 from certmask_jax.geometry import as_size
 from certmask_jax.local_fields import LocalLogits
 from certmask_jax.models import Model
 from certmask_jax.preprocessing import Preprocessing
 from certmask_jax.report import Report
+from certmask_jax.run_images import TestSet
 from certmask_jax.threats import Threat
 from experiments import defense_specs, mask_set_specs
 from experiments.certification_options import Config, read_fill

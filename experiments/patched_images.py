@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 
 from certmask_jax.data import Batch
-from certmask_jax.evaluation import TestSet
+from certmask_jax.run_images import TestSet
 
 
 @dataclasses.dataclass(frozen=True)

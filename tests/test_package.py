@@ -27,11 +27,11 @@ HOUSE = [
     "models.published", "models.spellings", "models",
     "weights.names", "weights.google", "weights.reading", "weights.writing", "weights.families",
     "weights.adaptation", "weights",
-    "data.images", "data.sources", "data", "blocks", "tables", "table_writer",
+    "data.images", "data.sources", "data", "run_images", "blocks", "tables", "table_writer",
     "training.cutout", "training.recipes", "training.augmentation", "training.input_pipeline",
     "training.checkpoints", "training.log", "training.step", "training", "report", "certified_size",
     "certification",
-    "evaluation", "planning", "precision_check", "merging",
+    "finished_blocks", "evaluation", "planning", "precision_check", "merging",
 ]  # fmt: skip
 EXACT = HOUSE[HOUSE.index("geometry") : HOUSE.index("prediction_table") + 1]
 

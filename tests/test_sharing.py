@@ -149,8 +149,10 @@ def test_shares_that_contradict_each_other_are_refused(tmp_path, name):
     shutil.copytree(shares[1], copy)
     blocks = tables.layout(copy, tables.recorded(copy))
     block = blocks.read(3)
-    if name in ("labels", "ids"):
-        changed = block._replace(**{name: np.array([7], np.int32) if name == "labels" else ("x",)})
+    if name == "labels":
+        changed = block._replace(labels=np.array([7], np.int32))
+    elif name == "ids":
+        changed = block._replace(rows=block.rows._replace(ids=("x",)))
     else:
         array = np.array(getattr(block.outputs, name))
         array[0, 10] = np.nextafter(array[0, 10], np.float16(9)) if name != "predictions" else 1000

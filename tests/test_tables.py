@@ -26,6 +26,7 @@ import certmask_jax as cm
 from certmask_jax import certification, tables, whole_files
 from certmask_jax.blocks import FILES_A_BLOCK, Block
 from certmask_jax.evaluation import Hooks
+from certmask_jax.run_images import Rows
 
 
 def test_what_is_written_comes_back_row_by_row(tmp_path):
@@ -126,7 +127,7 @@ def test_no_single_bit_goes_unnoticed(tmp_path, part):
         except ValueError as caught:
             error = str(caught)
         else:  # white space between JSON's tokens
-            error = str(file) if part == "ids" and found.ids == expected.ids else ""
+            error = str(file) if part == "ids" and found.rows == expected.rows else ""
         assert str(file) in error, f"bit {bit}"
 
 
@@ -148,12 +149,12 @@ def test_rows_that_equal_the_fill_value_are_data(tmp_path):
     nan = np.full((3, 11), np.nan, np.float16)
     outputs = cm.forward.Outputs(np.full((3, 11), -32768, np.int16), nan, nan)
     with writer_of(tmp_path, num_images=6) as writer:
-        writer.write(1, Block(outputs, np.full(3, -(2**31), np.int32), ("a", "b", "c")))
+        writer.write(1, Block(outputs, np.full(3, -(2**31), np.int32), Rows(("a", "b", "c"))))
     with writer_of(tmp_path, num_images=6) as writer:
         assert writer.read(0) is None
         found = writer.read(1)
     np.testing.assert_array_equal(found.outputs.margins, nan)
-    assert found.ids == ("a", "b", "c")
+    assert found.rows.ids == ("a", "b", "c")
 
 
 def test_folders_that_are_no_table_are_refused(tmp_path):

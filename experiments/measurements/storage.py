@@ -12,6 +12,7 @@ import numpy as np
 from certmask_jax import mask_sets, masked_images, tables
 from certmask_jax.blocks import BYTES_A_PREDICTION, Block
 from certmask_jax.compiled import Outputs
+from certmask_jax.run_images import Rows
 from certmask_jax.table_writer import TableWriter
 from experiments.measurements.timing import spread
 
@@ -28,7 +29,7 @@ def measure(repeat: int, folder: Path | None = None) -> dict[str, Any]:
         rng.random(shape).astype(np.float16),  # type: ignore[arg-type]
         rng.random(shape).astype(np.float16),  # type: ignore[arg-type]
     )
-    block = Block(outputs, np.zeros(shape[0], np.int32), tuple(map(str, range(shape[0]))))
+    block = Block(outputs, np.zeros(shape[0], np.int32), Rows(tuple(map(str, range(shape[0])))))
     megabytes = _IMAGES * len(masks) * BYTES_A_PREDICTION / 1e6
     written, read = [], []
     for _ in range(repeat):
