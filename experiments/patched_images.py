@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import zlib
 
 import numpy as np
 
 from certmask_jax.data import Batch
-from certmask_jax.run_images import TestSet
+from certmask_jax.run_images import Listing, TestSet
 
 
 @dataclasses.dataclass(frozen=True)
 class PatchedImages:
-    """A test set with a patch on every image; what is put where depends on seed and image alone."""
+    """A test set with a patch on every image; what is put where depends on seed and image alone.
+
+    Of files the name decides, so that one that is removed changes no other; else the number.
+    """
 
     clean: TestSet
     patch_size: tuple[int, int]
@@ -21,12 +25,19 @@ class PatchedImages:
     def __len__(self) -> int:
         return len(self.clean)
 
+    @property
+    def listing(self) -> Listing | None:
+        """That of the clean images."""
+        return getattr(self.clean, "listing", None)
+
     def read(self, start: int, stop: int) -> Batch:
         """Images ``start`` to ``stop`` with their patches; labels and ids are the clean ones."""
         batch = self.clean.read(start, stop)
         images = batch.images.copy()
-        for number, image in enumerate(images, start):
-            random = np.random.default_rng([self.seed, number])
+        of_files = self.listing is not None
+        for number, (image, image_id) in enumerate(zip(images, batch.ids, strict=True), start):
+            key = zlib.crc32(image_id.encode()) if of_files else number
+            random = np.random.default_rng([self.seed, key])
             height, width = self.patch_size
             top = random.integers(image.shape[0] - height + 1)
             left = random.integers(image.shape[1] - width + 1)

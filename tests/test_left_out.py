@@ -14,6 +14,7 @@ from certmask_jax.data import Batch
 from certmask_jax.evaluation import Hooks
 from certmask_jax.preprocessing import Preprocessing
 from certmask_jax.unreadable import UnreadableImage
+from experiments.patched_images import PatchedImages
 
 
 class Listed(NamedTuple):
@@ -273,3 +274,14 @@ def test_rows_without_a_listing_are_skipped_too(tmp_path):
 
     saved = evaluate(tmp_path, Plain(broken=(4,)), skip_unreadable=True)
     assert saved.left_out == {4: "cut short"}
+
+
+def test_patches_on_files_depend_on_the_name_alone():
+    whole = PatchedImages(Files(), (2, 3), seed=4)
+    rest = PatchedImages(Files(without=(0, 4)), (2, 3), seed=4)
+    numbers = rest.clean.numbers
+    np.testing.assert_array_equal(rest.read(0, 8).images, whole.read(0, COUNT).images[numbers])
+    np.testing.assert_array_equal(rest.read(3, 8).images, whole.read(0, COUNT).images[numbers[3:]])
+    changed = (whole.read(0, COUNT).images != Files().images).any(axis=(1, 2, 3))
+    assert changed.all()
+    assert rest.listing.ids == rest.clean.listing.ids
