@@ -88,7 +88,7 @@ def evaluate(
     share: tuple[int, int] = (0, 1),
     identity: Mapping[str, Any] | None = None,
     provenance: Mapping[str, Any] | None = None,
-    unreadable: Mapping[int, str] | None = None,
+    unreadable: Mapping[str, str] | None = None,
     skip_unreadable: bool = False,
     chunk: int | None = None,
     mesh: Mesh | None = None,
@@ -116,8 +116,8 @@ def evaluate(
       identity: JSON-able facts that decide the numbers and that only the caller knows (data set,
         model); in the fingerprint. With ``weights_sha256``, ``params`` is not hashed again.
       provenance: JSON-able facts about the run, kept with the table.
-      unreadable: number of an image -> why it cannot be read, where that is known before; such
-        images are left out, named, and count nowhere.
+      unreadable: id of an image -> why it cannot be read, where that is known before (of a test
+        set with a listing); such images are left out, named, and count nowhere.
       skip_unreadable: leave those out too that turn out not to be readable.
       hooks: see :class:`Hooks`.
 
@@ -305,7 +305,7 @@ def _images_of_run(
     test_set: TestSet,
     folder: storage.AnyPath,
     there: Mapping[str, Any] | None,
-    unreadable: Mapping[int, str] | None,
+    unreadable: Mapping[str, str] | None,
     *,
     skip: bool,
 ) -> RunImages:

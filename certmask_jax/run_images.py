@@ -22,6 +22,7 @@ LEFT_OUT = -1
 
 GONE = "it is no longer in the data set"
 _NOTHING: Mapping[int, str] = MappingProxyType({})
+_ALL_FINE: Mapping[str, str] = MappingProxyType({})
 _SHOWN = 3
 
 
@@ -208,16 +209,16 @@ def of_run(
     test_set: TestSet,
     began: Began | None = None,
     *,
-    unreadable: Mapping[int, str] = _NOTHING,
+    unreadable: Mapping[str, str] = _ALL_FINE,
     skip: bool = False,
 ) -> RunImages:
     """The images of a run that begins now, or that began with other files there.
 
     Args:
-      test_set: as it is now.
+      test_set: as it is now. Of one that is a subset (``whole`` is what it was taken from) the run
+        keeps the images with which it began.
       began: as the run began, if it did, of a test set with a listing.
-      unreadable: place in ``test_set`` -> why, of images that are known not to be readable; they
-        are left out.
+      unreadable: id -> why, of images that are known not to be readable; they are left out.
       skip: see :class:`RunImages`.
 
     Raises:
@@ -225,12 +226,16 @@ def of_run(
     """
     listing = _listing(test_set)
     if listing is None:
-        return RunImages(test_set, None, np.arange(len(test_set)), dict(unreadable), skip)
+        return RunImages(test_set, None, np.arange(len(test_set)), {}, skip)
+    whole: TestSet | None = getattr(test_set, "whole", None)
+    is_subset = False
+    if began is not None and whole is not None:
+        is_subset, test_set, listing = True, whole, _listing(whole) or listing
     now = Began(tuple(listing.ids), tuple(map(int, listing.labels)))
     began = now if began is None else began
     places = places_of(test_set, began.ids)
     known = set(began.ids)
-    new = [image_id for image_id in now.ids if image_id not in known]
+    new = [] if is_subset else [image_id for image_id in now.ids if image_id not in known]
     relabelled = [
         f"{began.ids[row]} is of class {now.labels[place]}, was of {began.labels[row]}"
         for row, place in enumerate(places)
@@ -244,8 +249,11 @@ def of_run(
             f"there now {'; '.join(filter(None, what))}"
         )
     left_out = {int(row): GONE for row in np.flatnonzero(places < 0)}
-    row_of = {int(place): row for row, place in enumerate(places) if place >= 0}
-    left_out |= {row_of[place]: why for place, why in unreadable.items() if place in row_of}
+    left_out |= {
+        row: unreadable[image_id]
+        for row, image_id in enumerate(began.ids)
+        if image_id in unreadable and places[row] >= 0
+    }
     return RunImages(test_set, began, places, left_out, skip)
 
 

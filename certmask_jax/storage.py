@@ -98,6 +98,26 @@ class BucketPath:
 AnyPath = Path | BucketPath
 
 
+def local_path(where: str | os.PathLike[str]) -> Path:
+    """A local path, absolute and without ``..``, as the system understands it.
+
+    Where ``..`` follows a link the system goes up from what the link leads to, so such paths are
+    resolved; others keep their links. TensorStore takes no ``..``.
+
+    Raises:
+      ValueError: for no path at all, one with a zero byte, or the address of something elsewhere.
+    """
+    text = os.fspath(where)
+    if not text or "\0" in text:
+        raise ValueError(f"expected a local path, got {text!r}")
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text):
+        raise ValueError(
+            f"{text}: expected a local path, as only local files are read here; copy or download "
+            "it first"
+        )
+    return Path(os.path.realpath(text) if ".." in Path(text).parts else os.path.abspath(text))
+
+
 def any_path(where: str | AnyPath) -> AnyPath:
     """A local path, or that of a folder in a bucket; asks nothing of the bucket.
 
@@ -114,7 +134,7 @@ def any_path(where: str | AnyPath) -> AnyPath:
         )
     found = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/]*)/*(.*)", text, re.DOTALL)
     if isinstance(where, Path) or not found:
-        return Path(where)
+        return local_path(where)
     scheme, bucket, path = found.groups()
     if scheme not in _DRIVERS:
         raise ValueError(f"{expected}, got {scheme}://; write to a local folder and copy it there")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from certmask_jax import certified_size, data, fingerprint, models, weights
@@ -12,9 +13,11 @@ from certmask_jax.defenses import Defense
 from certmask_jax.geometry import as_size
 from certmask_jax.local_fields import LocalLogits
 from certmask_jax.models import Model
+from certmask_jax.models.output_choice import restricted
 from certmask_jax.preprocessing import Preprocessing
 from certmask_jax.report import Report
 from certmask_jax.run_images import TestSet
+from certmask_jax.text import encodable
 from certmask_jax.threats import Threat
 from experiments import defense_specs, mask_set_specs
 from experiments.certification_options import Config, read_fill
@@ -29,6 +32,7 @@ DEFAULT_DEFENSES = (
     "certmask_detection:tiling=exact,coverage=2x2,tolerance=3",
 )
 
+_SHOWN = 5  # unreadable images
 _PATCH_LIVES = {
     "input": "in the image that the model sees, after any resize",
     "native": "in the data set's own pixels; masked images are resized",
@@ -48,24 +52,31 @@ class Job:
     identity: dict[str, Any]
     provenance: dict[str, Any]
     name: str  # the same for the same command on the same machine
+    unreadable: Mapping[str, str]  # images that cannot be read, by id, and why
+    notes: tuple[str, ...]  # what was decided on the way, in lines to show
 
 
 def opened(config: Config, command: str) -> Job:
     """Opens everything; ``ValueError`` or ``OSError`` for what is not there or does not fit."""
-    dataset, model = _dataset_and_model(config)
+    path = config.model.weights or models.default_weights(config.model.model)
+    if path is None:
+        name = config.model.create().name
+        raise ValueError(
+            f"--weights: expected a file for model {name!r}; only {models.DEFAULT} ships with "
+            "weights"
+        )
+    file = config.model.read(path)
+    dataset, model = _dataset_and_model(config, weights.num_classes(file))
     input_size = model.data_config.input_size
     attacks = threats(config.threat, dataset.image_size)
     specs = tuple(config.defenses or DEFAULT_DEFENSES)
     if config.threat.sizes:
         specs = specs_over_sizes(specs, attacks)
     defenses = build_defenses(specs, attacks)
-    path = config.model.weights or models.default_weights(config.model.model)
-    if path is None:
-        raise ValueError(
-            f"--weights: expected a file for model {model.name!r}; only {models.DEFAULT} ships "
-            "with weights"
-        )
-    params = config.model.load(path, model)
+    params = config.model.load(file, model)
+    if dataset.outputs is not None:
+        model = restricted(model, dataset.outputs)
+    unreadable = _unreadable(config, dataset)
     resized = None if dataset.image_size == input_size else input_size
     uses_fields = model.local is not None and not config.whole_images and resized is None
     test_set: TestSet = dataset
@@ -79,8 +90,9 @@ def opened(config: Config, command: str) -> Job:
         test_set = PatchedImages(dataset, attacks[0].shapes[0], config.patched)
         patched = {"patched_with_noise_of_seed": config.patched}
     identity = {
-        "dataset": config.dataset,
+        "dataset": config.data.dataset,
         "split": dataset.split,
+        **config.data.about(dataset),
         "model": model.name,
         "model_options": config.model.about(),
         "weights_sha256": weights.digest(params),
@@ -94,6 +106,8 @@ def opened(config: Config, command: str) -> Job:
         "distinct_fields": uses_fields,
         **patched,
     }
+    if file.entry is not None or config.model.weights_entry is not None:
+        identity["weights_entry"] = config.model.weights_entry or file.entry
     return Job(
         dataset=test_set,
         model=model,
@@ -113,10 +127,16 @@ def opened(config: Config, command: str) -> Job:
             "threats": list(map(str, attacks)),
             "command": command,
             "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "data_dir": None if config.data_dir is None else str(config.data_dir),
-            "weights": path.name,
+            "data_dir": _text(config.data.data_dir),
+            "labels": _text(config.data.labels),
+            "class_names": list(dataset.class_names),
+            "class_mapping": dataset.class_mapping,
+            "subset": None if dataset.subset is None else dataset.subset._asdict(),
+            "weights": encodable(path.name),
         },
-        name=_name(config, test_set, identity),
+        name=_name(config, dataset, identity),
+        unreadable=unreadable,
+        notes=(*dataset.notes, *file.notes),
     )
 
 
@@ -167,34 +187,54 @@ def over_sizes(result: Report, specs: Sequence[str]) -> Report:
     return certified_size.with_curves(result, families)
 
 
-def _name(config: Config, dataset: TestSet, identity: dict[str, Any]) -> str:
-    facts = {
-        **identity,
-        **fingerprint.of_environment(),
-        "num_images": len(dataset),
-        "first_image_sha256": fingerprint.of_arrays(dataset.read(0, 1).images),
-        "chunk": config.chunk,
-    }
-    return f"{config.dataset}-{identity['model']}-{fingerprint.of_facts(facts)[:8]}"
+def _name(config: Config, dataset: data.Dataset, identity: dict[str, Any]) -> str:
+    facts = {**identity, **fingerprint.of_environment(), "chunk": config.chunk}
+    if dataset.listing is None:
+        facts["num_images"] = len(dataset)
+        facts["first_image_sha256"] = fingerprint.of_arrays(dataset.read(0, 1).images)
+    else:  # whatever becomes of a file between two runs
+        facts["num_images"] = config.data.num_images
+        facts["data_dir"] = _text(config.data.data_dir)
+    return f"{config.data.dataset}-{identity['model']}-{fingerprint.of_facts(facts)[:8]}"
 
 
-def _dataset_and_model(config: Config) -> tuple[data.Dataset, Model]:
-    """The data set and the model; the model's data config prepares the images."""
+def _dataset_and_model(config: Config, head: int | None) -> tuple[data.Dataset, Model]:
+    """The data set and the model; the model's data config prepares the images.
+
+    The model has the outputs that are asked for, else those of the head in the file of weights.
+    """
     model = config.model.create()
-    dataset = data.load(
-        config.dataset,
-        data_config=model.data_config,
-        split=config.split,
-        data_dir=config.data_dir,
-        num_images=config.num_images,
-        native=config.patch_lives == "native",
-    )
-    if dataset.num_classes != model.num_classes:
-        model = config.model.create(num_classes=dataset.num_classes)
-    if dataset.num_classes > model.num_classes:
-        raise ValueError(
-            f"--num-classes: expected at least {dataset.num_classes} for data set "
-            f"{config.dataset!r}, whose labels lie in 0..{dataset.num_classes - 1}, got "
-            f"{model.num_classes}"
+    given = config.model.num_classes
+    outputs = given or head
+    if outputs is None and config.data.dataset == "image_list":
+        outputs = model.num_classes
+    try:
+        dataset = config.data.load(
+            model.data_config, num_outputs=outputs, native=config.patch_lives == "native"
         )
+    except ValueError as error:
+        if given is not None and "outputs" in str(error):
+            raise ValueError(f"--num-classes: {error}") from error
+        raise
+    outputs = outputs or dataset.num_classes
+    if outputs != model.num_classes:
+        model = config.model.create(num_classes=outputs)
     return dataset, model
+
+
+def _unreadable(config: Config, dataset: data.Dataset) -> dict[str, str]:
+    """Images that are known not to be readable; an error unless they are skipped."""
+    found = dataset.find_unreadable()
+    if found and config.data.on_unreadable == "stop":
+        named = [f"{image_id} ({why})" for image_id, why in list(found.items())[:_SHOWN]]
+        more = f", ... ({len(found)} in all)" if len(found) > _SHOWN else ""
+        raise ValueError(
+            f"--data-dir {config.data.data_dir}: expected images that can be decoded, but "
+            f"{len(found)} of {len(dataset)} cannot: {', '.join(named)}{more}; mend them, or leave "
+            "them out with --on-unreadable skip"
+        )
+    return found
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else encodable(str(path))

@@ -6,10 +6,10 @@ import argparse
 import dataclasses
 import math
 import re
-from pathlib import Path
 
-from certmask_jax import data, models, storage
-from experiments import model_options, runtime, threat_options
+from certmask_jax import models, storage
+from experiments import data_options, model_options, paths, runtime, threat_options
+from experiments.data_options import DataOptions
 from experiments.model_options import ModelOptions
 from experiments.runtime import Runtime
 from experiments.threat_options import ThreatOptions
@@ -21,10 +21,7 @@ _NAMED_FILLS = {"black": (0.0,), "gray": (127.5,), "white": (255.0,)}
 class Config:
     """What to certify; one field for each option of the command line."""
 
-    dataset: str
-    data_dir: Path | None
-    split: str | None
-    num_images: int | None
+    data: DataOptions
     model: ModelOptions
     patch_lives: str
     threat: ThreatOptions
@@ -55,10 +52,7 @@ def parser() -> argparse.ArgumentParser:
     )
     parse.add_argument("--list", action="store_true", help="name data sets, models and defenses")
     group = parse.add_argument_group("what is classified")
-    group.add_argument("--dataset", default="digits", help="name (default: %(default)s)")
-    group.add_argument("--data-dir", type=Path, help="where the data set was prepared")
-    group.add_argument("--split", help="such as test, validation or test[300:400]")
-    group.add_argument("--num-images", type=int, help="only the first N images")
+    data_options.add(group, certifies=True)
     group = parse.add_argument_group("what classifies")
     model_options.add(
         group,
@@ -147,12 +141,14 @@ def parser() -> argparse.ArgumentParser:
     runtime.add(group)
     group.add_argument(
         "--out",
+        type=paths.run_path,
         help="folder for results, new or of this same run, which then goes on; local, or "
         "gs://BUCKET/FOLDER or s3://BUCKET/FOLDER (default: runs/DATASET-MODEL-HASH, the same for "
         "the same command)",
     )
     group.add_argument(
         "--from-tables",
+        type=paths.run_path,
         metavar="RUN",
         help="print the defenses again from the tables of a run folder, without a model",
     )
@@ -161,7 +157,7 @@ def parser() -> argparse.ArgumentParser:
 
 def read_config(arguments: argparse.Namespace) -> Config:
     """Arguments -> config; ``ValueError`` for numbers that make no sense."""
-    for name in ("num_images", "num_classes", "chunk"):
+    for name in ("num_classes", "chunk"):
         value = getattr(arguments, name)
         if value is not None and value < 1:
             raise ValueError(f"--{name.replace('_', '-')}: expected at least 1, got {value}")
@@ -171,7 +167,7 @@ def read_config(arguments: argparse.Namespace) -> Config:
         raise ValueError(f"--margin-guard: expected at least 0, got {arguments.margin_guard}")
     if arguments.patched is not None and arguments.patched < 0:
         raise ValueError(f"--patched: expected a seed of at least 0, got {arguments.patched}")
-    data.check_name(arguments.dataset)
+    chosen = data_options.read(arguments)
     model = arguments.model
     if model is None:
         if arguments.dataset != "digits" and arguments.from_tables is None:
@@ -181,10 +177,7 @@ def read_config(arguments: argparse.Namespace) -> Config:
             )
         model = models.DEFAULT
     return Config(
-        dataset=arguments.dataset,
-        data_dir=arguments.data_dir,
-        split=arguments.split,
-        num_images=arguments.num_images,
+        data=chosen,
         model=model_options.read(arguments, model=model),
         patch_lives=arguments.patch_lives,
         threat=threat_options.read(arguments),
@@ -200,13 +193,9 @@ def read_config(arguments: argparse.Namespace) -> Config:
         max_minutes=arguments.max_minutes,
         dry_run=arguments.dry_run,
         runtime=runtime.read(arguments),
-        out=_path(arguments.out),
-        from_tables=_path(arguments.from_tables),
+        out=arguments.out,
+        from_tables=arguments.from_tables,
     )
-
-
-def _path(text: str | None) -> storage.AnyPath | None:
-    return None if text is None else storage.any_path(text)
 
 
 def read_shard(text: str) -> tuple[int, int]:

@@ -67,8 +67,8 @@ def run(config: Config, command: str) -> int:
     out = share_folder(run_folder, config.shard)
     check_out(out)
     take_shares(run_folder, out, _say)
-    for defense in job.defenses:
-        _say(str(defense))
+    for line in (*job.notes, *map(str, job.defenses)):
+        _say(line)
     deadline = None if config.max_minutes is None else started + 60 * config.max_minutes
     part, provenance = f"{config.shard[0]}/{config.shard[1]}", job.provenance
     if out != run_folder:
@@ -87,6 +87,8 @@ def run(config: Config, command: str) -> int:
             share=config.shard,
             identity=job.identity,
             provenance=provenance,
+            unreadable=job.unreadable,
+            skip_unreadable=config.data.on_unreadable == "skip",
             chunk=config.chunk,
             hooks=progress.hooks(),
         )

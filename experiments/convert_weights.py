@@ -12,12 +12,11 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import jax
 
 from certmask_jax import weights
-from experiments import model_options
+from experiments import model_options, paths
 
 
 def parser() -> argparse.ArgumentParser:
@@ -26,9 +25,12 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m experiments.convert_weights",
         description="Converts weights between formats, checked against a model.",
     )
-    parse.add_argument("source", type=Path, metavar="IN", help="weights to read")
+    parse.add_argument("source", type=paths.local_path, metavar="IN", help="weights to read")
     parse.add_argument(
-        "out", type=Path, metavar="OUT", help=".safetensors, .npz, or an Orbax folder to write"
+        "out",
+        type=paths.local_path,
+        metavar="OUT",
+        help=".safetensors, .npz, or an Orbax folder to write",
     )
     model_options.add(parse, model=None, about_model="required", weights_for=None, new_head=True)
     parse.add_argument("--seed", type=int, default=0, help="of a new head (default: %(default)s)")
@@ -44,7 +46,7 @@ def run(arguments: argparse.Namespace) -> None:
     weights.check_writable(out)
     options = model_options.read(arguments, model=arguments.model)
     model = options.create()
-    params = options.load(arguments.source, model, seed=arguments.seed)
+    params = options.load(options.read(arguments.source), model, seed=arguments.seed)
     weights.save(out, params)
     entries = len(jax.tree.leaves(params))
     parameters = sum(leaf.size for leaf in jax.tree.leaves(params["params"]))

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
 from certmask_jax import geometry, models, weights
 from certmask_jax.models import Model, Params
 from certmask_jax.models.vit import ATTENTIONS, GELUS, POOLINGS
-from experiments import mask_set_specs
+from certmask_jax.weights import WeightsFile
+from experiments import mask_set_specs, paths
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +26,7 @@ class ModelOptions:
     pooling: str | None
     attention: str | None
     weights: Path | None
+    weights_entry: str | None
     new_head: bool
     resize_positions: bool
 
@@ -38,15 +41,27 @@ class ModelOptions:
             attention=self.attention,
         )
 
-    def load(self, path: Path, model: Model, *, seed: int = 0) -> Params:
+    def read(self, path: Path) -> WeightsFile:
+        """The file of weights, read once for :meth:`load`."""
+        front = self.weights_entry is not None and self.weights_entry.endswith(".")
+        try:
+            return weights.read(path, entry=None if front else self.weights_entry)
+        except ValueError as error:
+            raise ValueError(_in_options(str(error))) from error
+
+    def load(self, file: WeightsFile, model: Model, *, seed: int = 0) -> Params:
         """The weights of a file, made to fit as far as the options ask for it."""
-        return weights.load(
-            path,
-            model,
-            new_head=self.new_head,
-            resize_positions=self.resize_positions,
-            seed=seed,
-        )
+        try:
+            return weights.load(
+                file,
+                model,
+                entry=self.weights_entry,
+                new_head=self.new_head,
+                resize_positions=self.resize_positions,
+                seed=seed,
+            )
+        except ValueError as error:
+            raise ValueError(_in_options(str(error))) from error
 
     def about(self) -> dict[str, Any]:
         """What was asked for beside the model's name and its file, for the provenance."""
@@ -78,9 +93,15 @@ def add(
     if weights_for is not None:
         group.add_argument(
             "--weights",
-            type=Path,
+            type=paths.local_path,
             help=f"{weights_for}: .npz (PyTorch's names, Google's ViT or BiT), .safetensors, an "
-            "Orbax folder, or PyTorch's .pth, .th, .tar where torch is installed",
+            "Orbax folder, or PyTorch's .pth, .th, .tar, .ckpt where torch is installed",
+        )
+        group.add_argument(
+            "--weights-entry",
+            metavar="NAME",
+            help="which set of weights, where a file has several: state_dict_ema, ema_params, or "
+            "what its names begin with (ema_model.)",
         )
     group.add_argument(
         "--num-classes", type=int, help="default: what the data set has, else the model's own"
@@ -120,9 +141,15 @@ def read(arguments: argparse.Namespace, *, model: str) -> ModelOptions:
         pooling=arguments.pooling,
         attention=arguments.attention,
         weights=getattr(arguments, "weights", None),
+        weights_entry=getattr(arguments, "weights_entry", None),
         new_head=getattr(arguments, "new_head", False),
         resize_positions=arguments.resize_positions,
     )
+
+
+def _in_options(text: str) -> str:
+    """What the library says of its arguments, in the words of the command line."""
+    return re.sub(r"\(entry='([^']*)'\)", r"(--weights-entry \1)", text)
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -30,6 +30,12 @@ class PatchedImages:
         """That of the clean images."""
         return getattr(self.clean, "listing", None)
 
+    @property
+    def whole(self) -> PatchedImages | None:
+        """Where the clean images are a subset: all of what it was taken from, patched alike."""
+        whole = getattr(self.clean, "whole", None)
+        return None if whole is None else dataclasses.replace(self, clean=whole)
+
     def read(self, start: int, stop: int) -> Batch:
         """Images ``start`` to ``stop`` with their patches; labels and ids are the clean ones."""
         batch = self.clean.read(start, stop)

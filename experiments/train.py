@@ -158,7 +158,7 @@ def _job(arguments: argparse.Namespace) -> _Job:
 def _first_weights(options: ModelOptions, model: Model, *, seed: int) -> Params | None:
     """What training starts from; None for random weights."""
     if options.weights is not None:
-        return options.load(options.weights, model, seed=seed)
+        return options.load(options.read(options.weights), model, seed=seed)
     if options.new_head or options.resize_positions:
         raise ValueError("--new-head and --resize-positions: expected --weights to change")
     return None

@@ -91,7 +91,7 @@ def test_unreadable_images_are_named_and_count_nowhere(tmp_path, whole, broken, 
 
 def test_known_before_they_are_not_even_read(tmp_path, whole):
     files = Files(broken=(0, 5))
-    saved = evaluate(tmp_path, files, unreadable={0: "no header", 5: "empty"})
+    saved = evaluate(tmp_path, files, unreadable={"file 0": "no header", "file 5": "empty"})
     assert not {0, 5} & set(files.read_now)
     assert saved.left_out == {0: "no header", 5: "empty"}
     assert set(verdicts(saved)) == set(whole) - {"file 0", "file 5"}
@@ -180,7 +180,7 @@ def test_another_image_under_the_same_name_is_noticed_by_its_size(tmp_path, whol
 def test_broken_after_it_was_done_no_longer_counts(tmp_path, whole):
     evaluate(tmp_path, Files())
     files = Files(broken=(4,))
-    saved = evaluate(tmp_path, files, unreadable={4: "no header"})
+    saved = evaluate(tmp_path, files, unreadable={"file 4": "no header"})
     assert files.read_now == [0]
     assert verdicts(saved) == {n: r for n, r in whole.items() if n != "file 4"}
 
@@ -219,7 +219,7 @@ def test_shares_with_images_left_out_make_up_one_table(tmp_path):
         tmp_path / "alone" / tables.IMAGES
     ).read_bytes()
     # What was merged goes on as one run does.
-    evaluate(tmp_path / "merged", Files(without=(7,)), unreadable={1: "cut short"})
+    evaluate(tmp_path / "merged", Files(without=(7,)), unreadable={"file 1": "cut short"})
 
 
 def test_label_flips_are_counted_on_images_that_are_there(tmp_path):

@@ -1,4 +1,4 @@
-"""Where images come from: the embedded digits, a folder of files, a prepared TFDS data set."""
+"""Where images come from: the embedded digits, folders of files, a prepared TFDS data set."""
 
 from __future__ import annotations
 
@@ -10,18 +10,37 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm"})
+from certmask_jax.data import decoding, folders, image_lists
+from certmask_jax.data.listing import ImageFile
+from certmask_jax.storage import local_path
+from certmask_jax.text import encodable
+from certmask_jax.unreadable import UnreadableImage
+
 _DIGITS_TEST = 500
 _DIGITS_SEED = 2026
 
 
 class Found(NamedTuple):
-    """A split of a data set, not decoded yet."""
+    """A split of a data set, not decoded yet.
+
+    Attributes:
+      num_images: T.
+      class_names: of the classes that it has, each once.
+      example: number -> image (``uint8[h, w, c]`` or Pillow's), number of its class, id; raises
+        ``UnreadableImage``.
+      in_order: whether the data set numbers its classes itself.
+      files: of a data set of files, all T.
+      notes: what was left out, in lines.
+      classes_of: the classes of the first n images, without decoding them, ``int[n]``.
+    """
 
     num_images: int
     class_names: tuple[str, ...]
     example: Callable[[int], tuple[Any, int, str]]
-    """Number -> image (``uint8[h, w, c]`` or Pillow's), label, id; ``ValueError`` if unreadable."""
+    in_order: bool = True
+    files: tuple[ImageFile, ...] | None = None
+    notes: tuple[str, ...] = ()
+    classes_of: Callable[[int], NDArray[np.int64]] | None = None
 
 
 def digits_arrays(split: str) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
@@ -54,34 +73,42 @@ def digits(split: str) -> Found:
 
 
 def image_folder(split: str, data_dir: Path | str | None) -> Found:
-    """``DATA_DIR/[SPLIT/]CLASS/*.jpg``; classes in the order of their names, as torchvision's."""
+    """``DATA_DIR/[SPLIT/]CLASS/*.jpg``; see :mod:`certmask_jax.data.folders`."""
     if data_dir is None:
         raise ValueError("--data-dir: expected the folder of image_folder, which has CLASS/*.jpg")
     base, cut = _split_slice(split)
-    folder = Path(data_dir) / base
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: expected a folder with one subfolder a class")
-    classes = sorted(path.name for path in folder.iterdir() if path.is_dir())
-    files = [
-        (path, label)
-        for label, name in enumerate(classes)
-        for path in sorted((folder / name).rglob("*"))
-        if path.suffix.lower() in _SUFFIXES
-    ]
+    found = folders.scan(folders.check_folder(local_path(data_dir), base), without_split=not base)
+    return _of_files(found.class_names, found.files, cut, found.notes)
+
+
+def image_list(split: str, data_dir: Path | str | None, labels: Path | str | None) -> Found:
+    """The images of ``DATA_DIR/[SPLIT/]`` that a list names, see :func:`image_lists.read`."""
+    if data_dir is None or labels is None:
+        raise ValueError(
+            "image_list: expected a folder of images (--data-dir) and a list of labels (--labels)"
+        )
+    base, cut = _split_slice(split)
+    folder = local_path(data_dir) / base if base else local_path(data_dir)
+    found = image_lists.read(folder, local_path(labels))
+    return _of_files(found.class_names, found.files, cut, found.notes)
+
+
+def _of_files(
+    class_names: tuple[str, ...],
+    files: tuple[ImageFile, ...],
+    cut: Callable[[int], slice],
+    notes: tuple[str, ...],
+) -> Found:
     files = files[cut(len(files))]
 
     def example(number: int) -> tuple[Any, int, str]:
-        from PIL import Image
+        file = files[number]
+        return decoding.decode(file.path, file.image_id), file.number, file.image_id
 
-        path, label = files[number]
-        try:
-            with Image.open(path) as image:
-                image.load()
-                return image.copy(), label, str(path.relative_to(folder))
-        except (OSError, SyntaxError, ValueError) as error:
-            raise ValueError(f"{path}: expected an image that can be decoded ({error})") from error
+    def classes_of(count: int) -> NDArray[np.int64]:
+        return np.array([file.number for file in files[:count]], np.int64)
 
-    return Found(len(files), tuple(classes), example)
+    return Found(len(files), class_names, example, False, files, notes, classes_of)
 
 
 def tfds(name: str, split: str, data_dir: Path | str | None) -> Found:
@@ -118,19 +145,34 @@ def tfds(name: str, split: str, data_dir: Path | str | None) -> Found:
         try:
             found = source[number]
             image = np.asarray(found["image"])
+        except MemoryError:
+            raise
         except Exception as error:  # of the decoder, of many kinds
-            raise ValueError(
-                f"{name} {split}:{number}: expected an image that can be decoded ({error})"
-            ) from error
+            where = f"{name} {split}:{number}"
+            why = " ".join(str(error).split())[:200] or type(error).__name__
+            raise UnreadableImage(f"{split}:{number}", why, where=where) from error
         raw = found.get("id", found.get("file_name"))
-        image_id = f"{split}:{number}" if raw is None else _text(raw)
+        image_id = f"{split}:{number}" if raw is None else encodable(_text(raw))
         return image, int(found["label"]), image_id
 
-    return Found(len(source), tuple(features["label"].names), example)
+    def classes_of(count: int) -> NDArray[np.int64]:
+        plain = builder.as_data_source(split=split, decoders={"image": tfds.decode.SkipDecoding()})
+        return np.array([int(plain[number]["label"]) for number in range(count)], np.int64)
+
+    label = features["label"]
+    names = tuple(map(encodable, getattr(label, "names", None) or ()))
+    if not names:
+        count = getattr(label, "num_classes", None)
+        if not count:
+            raise ValueError(
+                f"data set {name!r}: expected a label that is one of some classes, got {label}"
+            )
+        names = tuple(map(str, range(count)))
+    return Found(len(source), names, example, classes_of=classes_of)
 
 
 def _text(raw: Any) -> str:
-    return raw.decode() if isinstance(raw, bytes) else str(raw)
+    return raw.decode("utf-8", "surrogateescape") if isinstance(raw, bytes) else str(raw)
 
 
 def _unprepared(name: str, where: str, why: str) -> str:
@@ -144,7 +186,7 @@ def _unprepared(name: str, where: str, why: str) -> str:
 
 def _split_slice(split: str) -> tuple[str, Callable[[int], slice]]:
     """``"test[10:20]"`` -> ``"test"`` and a function from a count to the slice."""
-    match = re.fullmatch(r"([\w./-]*)(?:\[(-?\d+%?)?:(-?\d+%?)?\])?", split)
+    match = re.fullmatch(r"([^\[\]]*)(?:\[(-?\d+%?)?:(-?\d+%?)?\])?", split)
     if match is None:
         raise ValueError(
             f"split: expected test, test[:100], test[10%:20%] or the like, got {split!r}"

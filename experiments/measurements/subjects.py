@@ -94,7 +94,7 @@ def of_job(options: Sequence[str]) -> Subject:
     config = certification_options.read_config(certification_options.parser().parse_args(options))
     job = opened(config, "")
     return Subject(
-        f"{job.model.name} on {len(job.dataset)} images of {config.dataset}",
+        f"{job.model.name} on {len(job.dataset)} images of {config.data.dataset}",
         job.model.apply_fn,
         job.params,
         job.preprocessing,

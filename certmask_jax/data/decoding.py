@@ -1,0 +1,107 @@
+"""Image files -> Pillow images of 8 bits, and which files cannot be decoded, found out cheaply."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from certmask_jax.unreadable import UnreadableImage
+
+_THREADS = 8
+_TAIL = 1 << 10
+# How whole files end, where the format says so; of others the pixels are decoded to find out.
+_ENDS = {"PNG": b"IEND\xaeB`\x82", "JPEG": b"\xff\xd9", "GIF": b";"}
+_USUAL = ("1", "L", "P", "RGB", "RGBA", "CMYK", "LA", "YCbCr")  # become RGB in any case
+_16_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
+# Formats whose mode "I" (32 bits) holds 16-bit pixels: Pillow spreads a PGM's range over 0..65535,
+# and older releases open 16-bit PNG files so.
+_16_BITS_IN_32 = ("PNG", "PPM")
+
+
+def decode(path: Path, image_id: str) -> Any:
+    """The (first) image in a file, as Pillow's, with 8 bits a channel.
+
+    Grey pixels of 16 bits keep their upper 8, as Pillow itself does with colours of 16 bits.
+
+    Raises:
+      UnreadableImage: for whatever a decoder raises, and for pixels whose range nobody knows.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return eight_bits(image.copy(), image.format)
+    except MemoryError:
+        raise
+    except Exception as error:  # decoders raise anything
+        raise UnreadableImage(image_id, reason(error, path), where=str(path)) from error
+
+
+def eight_bits(image: Any, file_format: str | None = None) -> Any:
+    """A Pillow image whose pixels have 8 bits a channel; others are scaled as their range says.
+
+    Raises:
+      ValueError: for modes whose range the file does not say: 32-bit integers and floats.
+    """
+    from PIL import Image
+
+    mode = image.mode
+    if mode in _16_BITS or (mode == "I" and file_format in _16_BITS_IN_32):
+        pixels = np.asarray(image).astype(np.int64)
+        return Image.fromarray((pixels >> 8).clip(0, 255).astype(np.uint8))
+    if mode == "I" or mode == "F" or ";" in mode:
+        kind = {"I": "32-bit integers", "F": "32-bit floats"}.get(mode, "more than 8 bits")
+        raise ValueError(
+            f"pixels are {kind} (Pillow's mode {mode}), whose range the file does not say; save "
+            "it with 8 bits a channel"
+        )
+    return image
+
+
+def find_unreadable(files: Iterable[tuple[Path, str]]) -> dict[str, str]:
+    """Id -> why, of the files that cannot be decoded as far as headers and ends of files tell.
+
+    Of formats that do not mark their end the pixels are decoded.
+    """
+    with ThreadPoolExecutor(_THREADS, "looks at headers") as pool:
+        asked = [(image_id, pool.submit(_why, path)) for path, image_id in files]
+        found = ((image_id, future.result()) for image_id, future in asked)
+        return {image_id: why for image_id, why in found if why is not None}
+
+
+def reason(error: Exception, path: Path) -> str:
+    """What a decoder says, in one line without the file's name."""
+    text = str(getattr(error, "strerror", None) or error) or type(error).__name__
+    line = " ".join(text.split())
+    for name in (repr(str(path)), str(path)):
+        line = line.replace(name, "it")
+    return line[:200]
+
+
+def _why(path: Path) -> str | None:
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            if image.mode not in _USUAL:
+                eight_bits(Image.new(image.mode, (1, 1)), image.format).convert("RGB")
+            end = _ENDS.get(str(image.format))
+            if end is None or not _tail(path).rstrip(b"\0\r\n ").endswith(end):
+                image.load()
+    except MemoryError:
+        raise
+    except Exception as error:  # decoders raise anything
+        return reason(error, path)
+    return None
+
+
+def _tail(path: Path) -> bytes:
+    with path.open("rb") as file:
+        size = file.seek(0, 2)
+        file.seek(max(0, size - _TAIL))
+        return file.read()

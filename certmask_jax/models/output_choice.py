@@ -1,0 +1,49 @@
+"""Models with some of their outputs only, for data sets that have few of the classes."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import numpy as np
+
+from certmask_jax.local_fields import LocalLogits
+from certmask_jax.models import Model
+
+
+def restricted(model: Model, outputs: tuple[int, ...]) -> Model:
+    """The model whose logits are those of ``outputs`` alone, in that order.
+
+    Its parameters are those of the whole model, whose weights load as ever.
+
+    Args:
+      model: of K outputs.
+      outputs: each once, in ``[0, K)``.
+
+    Raises:
+      ValueError: for outputs that the model does not have, or one twice.
+    """
+    if len(set(outputs)) != len(outputs) or not all(0 <= o < model.num_classes for o in outputs):
+        raise ValueError(
+            f"outputs: expected each once, from 0 to {model.num_classes - 1}, got {outputs}"
+        )
+    local = model.local
+    if local is not None:
+        local = LocalLogits(_chosen(local.apply_fn, outputs), local.field, local.stride)
+    return dataclasses.replace(
+        model,
+        num_classes=len(outputs),
+        apply_fn=_chosen(model.apply_fn, outputs),
+        local=local,
+    )
+
+
+@functools.lru_cache(maxsize=64)  # equal ones are one function, so that JAX compiles once
+def _chosen(apply_fn: Any, outputs: tuple[int, ...]) -> Any:
+    at = np.asarray(outputs, np.int32)
+
+    def chosen(params: Any, images: Any) -> Any:
+        return apply_fn(params, images)[..., at]
+
+    return chosen
