@@ -257,6 +257,46 @@ def of_run(
     return RunImages(test_set, began, places, left_out, skip)
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Readable:
+    """A test set without the images that are known not to be readable; to plan a run with."""
+
+    test_set: TestSet
+    places: NDArray[np.intp]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def read(self, start: int, stop: int) -> Batch:
+        """Images ``start`` to ``stop`` of those that are left, at least one."""
+        places = self.places[start:stop]
+        if len(places) == 1 or (np.diff(places) == 1).all():
+            return self.test_set.read(int(places[0]), int(places[-1]) + 1)
+        parts = [self.test_set.read(int(place), int(place) + 1) for place in places]
+        return _Joined(
+            np.concatenate([part.images for part in parts]),
+            np.concatenate([part.labels for part in parts]),
+            tuple(one for part in parts for one in part.ids),
+        )
+
+
+class _Joined(NamedTuple):
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int32]
+    ids: tuple[str, ...]
+
+
+def readable(test_set: TestSet, unreadable: Mapping[str, str]) -> TestSet:
+    """``test_set``, without images that are known not to be readable (by id)."""
+    listing = _listing(test_set)
+    if listing is None or not unreadable:
+        return test_set
+    kept = [place for place, image_id in enumerate(listing.ids) if image_id not in unreadable]
+    if not kept:
+        raise ValueError(f"expected an image that can be read, got none of {len(listing.ids)}")
+    return Readable(test_set, np.array(kept, np.intp))
+
+
 def places_of(test_set: TestSet, ids: Sequence[str]) -> NDArray[np.intp]:
     """Where images are in a test set now, or -1; without a listing they are where they were."""
     listing = _listing(test_set)

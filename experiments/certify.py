@@ -29,6 +29,7 @@ from certmask_jax import (
     report,
     tables,
 )
+from certmask_jax.run_images import readable
 from certmask_jax.storage import AnyPath
 from experiments import defense_specs, runtime
 from experiments.certification_job import (
@@ -173,7 +174,7 @@ def certify_saved(
 
 def _plan(config: Config, job: Job) -> str:
     found = planning.plan(
-        job.dataset,
+        readable(job.dataset, job.unreadable),
         job.model.apply_fn,
         job.params,
         job.defenses,

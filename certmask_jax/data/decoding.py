@@ -60,7 +60,7 @@ def eight_bits(image: Any, file_format: str | None = None) -> Any:
             f"pixels are {kind} (Pillow's mode {mode}), whose range the file does not say; save "
             "it with 8 bits a channel"
         )
-    return image
+    return image if mode in _USUAL else image.convert("RGB")  # such as LAB, which has no way to L
 
 
 def find_unreadable(files: Iterable[tuple[Path, str]]) -> dict[str, str]:
@@ -89,7 +89,7 @@ def _why(path: Path) -> str | None:
     try:
         with Image.open(path) as image:
             if image.mode not in _USUAL:
-                eight_bits(Image.new(image.mode, (1, 1)), image.format).convert("RGB")
+                eight_bits(Image.new(image.mode, (1, 1)), image.format)
             end = _ENDS.get(str(image.format))
             if end is None or not _tail(path).rstrip(b"\0\r\n ").endswith(end):
                 image.load()

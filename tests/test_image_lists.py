@@ -1,0 +1,294 @@
+"""Lists of labels beside a folder of images, and subsets of data sets."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import small_tfds
+from PIL import Image
+
+from certmask_jax import data
+from certmask_jax.data import subsets
+from certmask_jax.models import DataConfig
+from experiments import certify
+
+CONFIG = DataConfig((8, 8), (0.5,), (0.5,), channels=1)
+
+
+@pytest.fixture
+def flat(tmp_path):
+    """Four images, whose grey levels are their numbers, one of them in a folder."""
+    for number, name in enumerate(("a.png", "b.png", "deep/c.jpg", "d.e.png")):
+        path = tmp_path / "images" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8), 50 * number).save(path)
+    return tmp_path / "images"
+
+
+def _load(folder, text, *, name="l.csv", **options):
+    file = folder.parent / name
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    options = {"num_outputs": 10, **options}
+    return data.load("image_list", data_config=CONFIG, data_dir=folder, labels=file, **options)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "file,label\nb.png,3\na.png,5\ndeep/c.jpg,0\n",
+        "filename,class_index\nb,3\na,5\nc,0\n",
+        "\ufeffImage ID;Label\r\nb.png;3\r\na.png;5\r\n\r\ndeep/c.jpg;0\r\n",
+        "label\tpath\n3\tb.png\n5\t./a.png\n0\tdeep\\c.jpg\n",
+        'file,imagenet_index,author\n"b.png",3,"x, y"\n a.png , 5 ,\nc.jpg,0,z\n',
+        "ImageId,TrueLabel,TargetClass\nb,4,7\na,6,7\nc,1,7\n",
+    ],
+)
+def test_lists_as_people_write_them(flat, text):
+    found = _load(flat, text)
+    batch = found.read(0, 3)
+    assert batch.ids == ("b.png", "a.png", "deep/c.jpg")
+    assert batch.labels.tolist() == [3, 5, 0]
+    assert batch.images[:, 0, 0, 0].tolist() == [50, 0, 100]
+    assert any("1 image is not in l.csv" in note for note in found.notes)
+
+
+def test_names_are_mapped(flat):
+    text = "file,wnid\na.png,n01443537\nb.png,n01440764\n"
+    assert _load(flat, text, num_outputs=1000).read(0, 2).labels.tolist() == [1, 0]
+    kaggle = (
+        "ImageId,PredictionString\na,n01443537 1 2 3 4\nb,n01440764 1 2 3 4 n01440764 5 6 7 8\n"
+    )
+    assert _load(flat, kaggle, num_outputs=1000).read(0, 2).labels.tolist() == [1, 0]
+    named = "file,class\na.png,dog\nb.png,cat\n"
+    assert _load(flat, named, num_outputs=2).read(0, 2).labels.tolist() == [1, 0]
+    index = {"dog": 7, "cat": 8}
+    assert _load(flat, named, class_index=index).read(0, 2).labels.tolist() == [7, 8]
+    few = _load(flat, named, class_index=index, only_classes=True)
+    assert (few.outputs, few.class_names) == ((7, 8), ("dog", "cat"))
+    with pytest.raises(ValueError, match="class index"):
+        _load(flat, named)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "an empty file"),
+        ("\n\n", "an empty file"),
+        ("file,label\n", "at least 1 image in the list"),
+        ("a.png,3\nb.png,5\n", "a column of files .* and one of labels"),
+        ("file,colour\na.png,3\n", "got file, colour"),
+        ("file,label\na.png\n", "row 2: expected a file and a label"),
+        ("file,label\na.png,3\na.png,4\n", r"each image once, got a\.png"),
+        ("file,label\na,3\na.png,3\n", r"each image once, got a\.png"),
+        ("file,label\nx.png,3\na.png,1\n", r"1 are not there \(x\.png\)"),
+        ("file,label\na.png,10\n", "numbers from 0 to 9"),
+        ("file,label\na.png,1\nb.png,10\n", "seem to begin at 1"),
+        ("file,TrueLabel\na.png,0\n", "from 1 in TrueLabel"),
+        (b"file,label\n\xff.png,3\n", "text in UTF-8"),
+    ],
+)
+def test_lists_that_cannot_be_read(flat, text, says):
+    with pytest.raises(ValueError, match=says) as caught:
+        _load(flat, text)
+    assert "\n" not in str(caught.value)
+
+
+def test_two_files_of_one_name(flat):
+    Image.new("L", (8, 8)).save(flat / "deep" / "a.png")
+    with pytest.raises(ValueError, match=r"several files .* meant by a"):
+        _load(flat, "file,label\na,3\n")
+    assert _load(flat, "file,label\na.png,3\ndeep/a.png,4\n").read(0, 2).labels.tolist() == [3, 4]
+
+
+def test_imagenets_own_ground_truth(tmp_path):
+    from scipy.io import savemat
+
+    for number in (1, 3):
+        Image.new("L", (8, 8), number).save(tmp_path / f"ILSVRC2012_val_{number:08}.png")
+    (tmp_path / "kit").mkdir()
+    truth = tmp_path / "kit" / "ILSVRC2012_validation_ground_truth.txt"
+    truth.write_text("2\n1\n3\n")
+
+    def load(**options):
+        return data.load(
+            "image_list", data_config=CONFIG, data_dir=tmp_path, labels=truth, num_outputs=1000,
+            **options,
+        )  # fmt: skip
+
+    with pytest.raises(FileNotFoundError, match=r"expected meta\.mat .* beside it, found neither"):
+        load()
+    synsets = np.array(
+        [(1, "n02119789"), (2, "n02100735"), (3, "n01440764")],
+        dtype=[("ILSVRC2012_ID", "O"), ("WNID", "O")],
+    )
+    savemat(truth.with_name("meta.mat"), {"synsets": synsets})
+    assert load().read(0, 2).labels.tolist() == [212, 0]  # English setter, tench
+    truth.with_name("meta.mat").write_bytes(b"x")
+    with pytest.raises(ValueError, match=r"expected meta\.mat of ImageNet's development kit"):
+        load()
+    truth.with_name("map_clsloc.txt").write_text(
+        "n02119789 1 kit_fox\nn02100735 2 English_setter\nn01440764 3 tench\n"
+    )
+    assert load().read(0, 2).labels.tolist() == [212, 0]
+    Image.new("L", (8, 8)).save(tmp_path / "ILSVRC2012_val_00000004.png")
+    with pytest.raises(ValueError, match="3 lines, and none for ILSVRC2012_val_00000004"):
+        load()
+    truth.write_text("2\n1\n9\n4\n")
+    with pytest.raises(ValueError, match="numbers of classes from 1 to 3, got 4, 9"):
+        load()
+
+
+def test_the_list_of_the_shared_photographs(shared):
+    folder = shared / "data" / "imagenet_compatible"
+    config = DataConfig((32, 32), (0.5,) * 3, (0.5,) * 3)
+    found = data.load(
+        "image_list", data_config=config, data_dir=folder, labels=folder / "labels.csv",
+        num_outputs=1000,
+    )  # fmt: skip
+    batch = found.read(0, 2)
+    assert len(found) == 500
+    assert batch.ids[0] == "000b7d55b6184b08.jpg"
+    assert batch.labels.tolist() == [388, 576]
+    assert found.find_unreadable() == {}
+
+
+# Subsets
+
+
+def test_evenly_over_classes_against_counting():
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        classes = rng.integers(0, rng.integers(1, 8), rng.integers(1, 40))
+        count = int(rng.integers(1, len(classes) + 1))
+        chosen = subsets.evenly(classes, count)
+        assert len(set(chosen.tolist())) == count
+        assert (np.diff(chosen) > 0).all()
+        have = {one: int((classes == one).sum()) for one in classes.tolist()}
+        got = {one: int((classes[chosen] == one).sum()) for one in have}
+        # No class gets two more than one that has any left.
+        for one in have:
+            for other in have:
+                assert got[one] <= got[other] + 1 or got[other] == have[other]
+        for one in have:  # the first of each
+            at = np.flatnonzero(classes == one)[: got[one]]
+            assert set(at) <= set(chosen.tolist())
+
+
+def test_a_part_of_the_classes_is_spread_over_all():
+    chosen = subsets.evenly(np.repeat(np.arange(100), 5), 10)
+    assert chosen.tolist() == [50 * n for n in range(10)]
+
+
+def test_digits_and_shuffled_sets_keep_their_first_images():
+    whole = data.load("digits", data_config=CONFIG)
+    part = data.load("digits", data_config=CONFIG, num_images=9)
+    assert part.read(0, 9).ids == whole.read(0, 9).ids
+    assert part.subset == ("first", 500, None)
+    drawn = data.load("digits", data_config=CONFIG, num_images=9, subset_seed=3)
+    again = data.load("digits", data_config=CONFIG, num_images=9, subset_seed=3)
+    other = data.load("digits", data_config=CONFIG, num_images=9, subset_seed=4)
+    assert drawn.read(0, 9).ids == again.read(0, 9).ids != other.read(0, 9).ids
+    assert drawn.read(0, 9).ids != whole.read(0, 9).ids
+    assert drawn.notes == ("9 of 500 images at random, seed 3",)
+    assert not subsets.come_by_class([0, 1, 2, 3])
+    assert not subsets.come_by_class([5])
+    assert not subsets.come_by_class(list(range(10)) * 2)
+    assert subsets.come_by_class([0] * 8)
+    assert subsets.come_by_class([0] * 6 + [1] * 3)
+
+
+def _classes(root, count=8):
+    for name in ("0", "3", "7"):
+        for number in range(count):
+            path = root / name / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("L", (8, 8), 10 * number).save(path)
+    return root
+
+
+def test_some_images_of_a_folder_are_of_all_classes(tmp_path):
+    options = {"data_config": CONFIG, "data_dir": _classes(tmp_path), "num_outputs": 10}
+    found = data.load("image_folder", num_images=5, **options)
+    assert found.read(0, 5).ids == ("0/0.png", "0/1.png", "3/0.png", "3/1.png", "7/0.png")
+    assert found.read(0, 5).labels.tolist() == [0, 0, 3, 3, 7]
+    assert found.notes[-1].startswith("5 of 24 images, evenly over 3 classes")
+    first = data.load("image_folder", split="[:5]", **options)
+    assert first.read(0, 5).ids == tuple(f"0/{n}.png" for n in range(5))
+
+
+def test_a_sorted_tfds_set_is_sampled_evenly_and_ids_are_mapped(tmp_path):
+    """A prepared imagenette, one class after the other."""
+    names = ["n01440764", "n02102040", "n02979186", "n03000684", "n03028079", "n03394916",
+             "n03417042", "n03425413", "n03445777", "n03888257"]  # fmt: skip
+    outputs = [0, 217, 482, 491, 497, 566, 569, 571, 574, 701]
+    small_tfds.prepare(tmp_path, "sorted_nette", names, [number // 3 for number in range(30)])
+    config = DataConfig((8, 8), (0.5,) * 3, (0.5,) * 3)
+    options = {"data_config": config, "split": "validation", "data_dir": tmp_path}
+    found = data.load("tfds:sorted_nette", num_outputs=1000, **options)
+    batch = found.read(0, 30)
+    assert batch.labels[::3].tolist() == outputs
+    assert batch.images[:, 0, 0, 0].tolist() == list(range(30))
+    assert found.class_names[217] == "n02102040"
+    ten = data.load("tfds:sorted_nette", num_outputs=10, **options)
+    assert ten.read(0, 30).labels[::3].tolist() == list(range(10))
+    few = data.load("tfds:sorted_nette", num_images=12, **options)
+    assert np.bincount(few.read(0, 12).labels).min() == 1
+    assert few.subset.how == "evenly over classes"
+    only = data.load("tfds:sorted_nette", num_outputs=1000, only_classes=True, **options)
+    assert only.outputs == tuple(outputs)
+    assert only.read(0, 30).labels[::3].tolist() == list(range(10))
+    with pytest.raises(ValueError, match="class index"):
+        data.load("tfds:sorted_nette", num_outputs=12, **options)
+
+
+# The program
+
+
+def _certify(root, *options):
+    return certify.main(
+        ["--dataset", "image_folder", "--data-dir", str(root), "--model", "vit_digits", "--patch",
+         "1", "--defense", "minority_reports:masks_per_axis=2", "--chunk", "16", *options]
+    )  # fmt: skip
+
+
+def test_a_folder_that_appears_between_two_runs_is_noticed(tmp_path, capsys):
+    root, out = _classes(tmp_path / "d"), ["--out", str(tmp_path / "r")]
+    assert _certify(root, *out) == 0
+    captured = capsys.readouterr()
+    assert "3 classes of 10 outputs, by names are numbers: 0 is 0, 3 is 3, 7 is 7" in captured.err
+    assert _certify(root, *out) == 0
+    assert "complete already" in capsys.readouterr().out
+    (root / "5").mkdir()
+    assert _certify(root, *out) == 2
+    assert "classes.5 is None there, 5 here" in capsys.readouterr().err
+    (root / "5").rmdir()
+    Image.new("L", (8, 8)).save(root / "3" / "new.png")
+    assert _certify(root, *out) == 2
+    assert "1 are new (3/new.png)" in capsys.readouterr().err
+
+
+def test_a_subset_goes_on_when_an_image_of_it_vanishes(tmp_path, capsys):
+    root, out = _classes(tmp_path / "d"), ["--out", str(tmp_path / "r"), "--num-images", "6"]
+    assert _certify(root, *out) == 0
+    (root / "3" / "0.png").unlink()
+    capsys.readouterr()
+    assert _certify(root, *out) == 0
+    captured = capsys.readouterr()
+    assert "left out: 3/0.png (it is no longer in the data set)" in captured.err
+    assert captured.out.strip().startswith("5 images")
+
+
+def test_unreadable_images_stop_before_the_work_or_are_skipped(tmp_path, capsys):
+    root = _classes(tmp_path / "d")
+    for name in ("0/1.png", "7/7.png"):
+        (root / name).write_bytes((root / name).read_bytes()[:40])
+    assert _certify(root, "--out", str(tmp_path / "r")) == 2
+    error = capsys.readouterr().err
+    assert "2 of 24 cannot: 0/1.png (" in error
+    assert "--on-unreadable skip" in error
+    assert not (tmp_path / "r").exists()
+    assert _certify(root, "--out", str(tmp_path / "r"), "--on-unreadable", "skip") == 0
+    captured = capsys.readouterr()
+    assert captured.out.strip().startswith("22 images")
+    assert _certify(root, "--dry-run", "--on-unreadable", "skip") == 0
+    assert "22 images" in capsys.readouterr().out
