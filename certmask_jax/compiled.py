@@ -153,7 +153,15 @@ def _to_bfloat16(leaf: Any) -> Any:
 def num_classes(apply_fn: ApplyFn, params: Any, image_shape: tuple[int, int, int]) -> int:
     """K of a model of images ``(h, w, c)``; ``ValueError`` if it does not give logits [B, K]."""
     images = jax.ShapeDtypeStruct((2, *image_shape), np.float32)
-    logits = jax.eval_shape(apply_fn, params, images)
+    try:
+        logits = jax.eval_shape(apply_fn, params, images)
+    except Exception as error:  # the model's own, of any kind
+        why = " ".join(str(error).split())[:300] or type(error).__name__
+        raise ValueError(
+            f"apply_fn: expected it to take (params, images float32{list(images.shape)}), but it "
+            f"raised {type(error).__name__}: {why}; do the images have the channels and the size "
+            "that the model is for?"
+        ) from error
     shape = getattr(logits, "shape", None)
     if shape is None or len(shape) != 2 or shape[0] != 2 or not 2 <= shape[1] <= 32767:
         raise ValueError(

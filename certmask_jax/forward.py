@@ -73,6 +73,12 @@ class MaskedForward:
     _params: Any
     ragged: int | None = None
 
+    def __repr__(self) -> str:
+        return (
+            f"MaskedForward(images {list(self.image_shape)} -> {self.num_classes} classes, chunks "
+            f"of {self.chunk} on {self.mesh.size} devices)"
+        )
+
     def images_at_once(self) -> int:
         """How many images one uploaded block holds (uint8, one copy on each device)."""
         size = int(np.prod(self.image_shape))

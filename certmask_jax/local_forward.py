@@ -59,6 +59,13 @@ class LocalForward:
     num_classes: int
     _params: Any
 
+    def __repr__(self) -> str:
+        return (
+            f"LocalForward(images {list(self.image_shape)} -> {self.num_classes} classes, "
+            f"{len(self.masks)} masked images from {len(self.fields)} fields, chunks of "
+            f"{self.chunk} on {self.mesh.size} devices)"
+        )
+
     def images_at_once(self) -> int:
         """How many images are given at once, at most."""
         return _MAX_IMAGES_AT_ONCE

@@ -88,6 +88,9 @@ class MaskSet:
         parts = "" if most == 1 else f"up to {most} boxes of "
         return f"{len(self)} masks of {parts}{self._sizes()} for {self.threat}"
 
+    def __repr__(self) -> str:
+        return f"MaskSet({self})"
+
     @property
     def patch_size(self) -> tuple[int, int]:
         """``(height, width)`` of the patch, for a threat of one patch of one shape.

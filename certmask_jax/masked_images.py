@@ -45,6 +45,10 @@ class MaskedImages:
     def __len__(self) -> int:
         return len(self.boxes)
 
+    def __repr__(self) -> str:
+        height, width = self.image_size
+        return f"MaskedImages({len(self)} unions of masks on {height}x{width})"
+
     def location_groups(self, threat: Threat | Size) -> NDArray[np.bool_]:
         """Which masked image hides the patches at which placement, up to what matters.
 
@@ -110,8 +114,10 @@ def unions_of(mask_sets: Sequence[MaskSet]) -> tuple[MaskedImages, NDArray[np.in
         )
     singles = [distinct(s.boxes, image) for s in mask_sets]
     so_far, index = singles[0]
-    for (single, of_mask), mask_set in zip(singles[1:], mask_sets[1:], strict=True):
-        same = mask_set is mask_sets[0] and len(so_far) == len(single)
+    for number, (single, of_mask) in enumerate(singles[1:], 1):
+        # Only two single masks of one set are the same in either order. As many unions as masks
+        # do not make them the masks, in their order: a set that is closed under union has both.
+        same = number == 1 and mask_sets[1] is mask_sets[0]
         _check_feasible(so_far, single, same)
         so_far, table = _united(so_far.boxes, single.boxes, image, symmetric=same)
         index = table[index][..., of_mask]

@@ -52,6 +52,12 @@ class PredictionTable:
     def __len__(self) -> int:
         return len(self.predictions)
 
+    def __repr__(self) -> str:
+        return (
+            f"PredictionTable({len(self)} images x {len(self.masked_images)} masked images, "
+            f"{self.num_classes} classes)"
+        )
+
     @property
     def known(self) -> NDArray[np.bool_]:
         """``bool[T, V]``: the masked image was evaluated."""

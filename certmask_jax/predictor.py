@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jax.sharding import Mesh
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from certmask_jax import early_exit
 from certmask_jax.compiled import ApplyFn
 from certmask_jax.defenses.defense import ALERT, Defense, Seen
 from certmask_jax.local_fields import LocalLogits
 from certmask_jax.local_forward import AnyForward, LocalForward, any_forward
-from certmask_jax.prediction_table import NO_LABEL, UNKNOWN, PredictionTable
-from certmask_jax.preprocessing import Preprocessing, check_images
+from certmask_jax.prediction_table import UNKNOWN, PredictionTable
+from certmask_jax.preprocessing import Preprocessing, check_images, from_unit
+
+Pixels = Literal["uint8", "unit"]
 
 
 class Answers(NamedTuple):
     """What the defended classifier says of B images."""
 
-    labels: NDArray[np.int32]  # [B]; NO_LABEL (-1) for an alert or where logits were not finite
+    labels: NDArray[np.int32]  # [B]; ALERT (-2), or NO_LABEL (-1) where logits were not finite
     alerts: NDArray[np.bool_]  # [B]; always false for a defense that recovers
     masked_images: NDArray[np.int32]  # [B]; how many were evaluated
 
@@ -31,6 +33,7 @@ class DefendedPredictor:
     """A classifier guarded by a defense; build it with :func:`defended` and call it on images.
 
     Attributes:
+      pixels: ``"uint8"``: images are ``uint8`` in 0..255; ``"unit"``: floating numbers in [0, 1].
       forward: the masked forward pass. Little work, at most the first round of one image, goes
         through a smaller chunk: a single image, and the challenges of several. Its batches have
         another shape, so near ties may break otherwise (soundness, section 7).
@@ -38,21 +41,30 @@ class DefendedPredictor:
 
     defense: Defense
     forward: AnyForward
+    pixels: Pixels = "uint8"
 
-    def __call__(self, images: NDArray[np.uint8]) -> Answers:
-        """Answers for ``uint8[B, h, w, c]``, any B >= 1.
+    def __repr__(self) -> str:
+        height, width, channels = self.forward.image_shape
+        what = "uint8" if self.pixels == "uint8" else "floats in [0, 1]"
+        return (
+            f"DefendedPredictor({self.defense}; images {what} [B, {height}, {width}, {channels}])"
+        )
+
+    def __call__(self, images: ArrayLike) -> Answers:
+        """Answers for images ``[B, h, w, c]``, any B >= 1: ``uint8``, or as ``pixels`` says.
 
         The rule decides which masked images it needs next: of double masking's second round, only
         the rows of masks that disagree with the majority; of challenger masking's, one two-mask
         image a challenge. Work of all images is packed together.
 
         Raises:
-          ValueError: for images of the wrong shape or dtype.
+          ValueError: for images of the wrong shape, channels or dtype, or pixels out of range.
         """
-        check_images(images, self.defense.mask_set.image_size)
+        array = from_unit(images) if self.pixels == "unit" else np.asarray(images)
+        check_images(array, self.defense.mask_set.image_size, self.forward.image_shape[2])
         step = self.forward.images_at_once()
-        starts = range(0, len(images), step)
-        parts = [self._answer(images[start : start + step]) for start in starts]
+        starts = range(0, len(array), step)
+        parts = [self._answer(array[start : start + step]) for start in starts]
         return Answers(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
     def _answer(self, images: NDArray[np.uint8]) -> Answers:
@@ -62,10 +74,9 @@ class DefendedPredictor:
         predictions, margins, confidences = map(np.asarray, found)
         table = PredictionTable(predictions, margins, confidences, masks, self.forward.num_classes)
         answers = defense.rule(table)
-        alerts = answers == ALERT
         return Answers(
-            np.where(alerts, NO_LABEL, answers).astype(np.int32),
-            alerts,
+            answers.astype(np.int32),
+            answers == ALERT,
             (table.predictions != UNKNOWN).sum(axis=1, dtype=np.int32),
         )
 
@@ -76,22 +87,31 @@ def defended(
     defense: Defense,
     *,
     channels: int = 3,
+    pixels: Pixels = "uint8",
     preprocessing: Preprocessing | None = None,
     local: LocalLogits | None = None,
     chunk: int | None = None,
     mesh: Mesh | None = None,
 ) -> DefendedPredictor:
-    """Guards a model with a defense.
+    """Guards a model with a defense: a function from images to labels and alerts.
+
+    It takes images as they are before any normalisation, ``uint8[B, h, w, c]`` with pixels in
+    0..255, h and w those of the masks; with ``pixels="unit"`` floating numbers in [0, 1], which are
+    rounded to the nearest of these levels (what is certified for levels then holds for any pixels).
+    Normalisation is part of ``preprocessing``.
 
     Args:
       apply_fn, params: any model, see :data:`certmask_jax.compiled.ApplyFn`.
       defense: what to guard it with.
-      channels: of the images.
+      channels: of the images, 3 or 1.
+      pixels: ``"uint8"`` or ``"unit"``.
       preprocessing: as in :func:`certmask_jax.prediction.predict`; the same as for
         certification.
       local: the model's local logits, if it has any: see :mod:`certmask_jax.local_forward`.
       chunk, mesh: see :func:`certmask_jax.forward.masked_forward`.
     """
+    if pixels not in ("uint8", "unit"):
+        raise ValueError(f"pixels: expected 'uint8' or 'unit', got {pixels!r}")
     forward = any_forward(
         apply_fn,
         params,
@@ -103,11 +123,11 @@ def defended(
         mesh=mesh,
     )
     if isinstance(forward, LocalForward):
-        return DefendedPredictor(defense, forward)
+        return DefendedPredictor(defense, forward, pixels)
     nothing = Seen(*(np.zeros(len(defense.masked_images), t) for t in (np.int16, np.float16, bool)))
     first_round = len(defense.open_columns(nothing, None))
     devices = forward.mesh.size
     ragged = -(-first_round // devices) * devices
     if ragged >= forward.chunk:
-        return DefendedPredictor(defense, forward)
-    return DefendedPredictor(defense, dataclasses.replace(forward, ragged=ragged))
+        return DefendedPredictor(defense, forward, pixels)
+    return DefendedPredictor(defense, dataclasses.replace(forward, ragged=ragged), pixels)

@@ -7,13 +7,13 @@ left, NaN included.
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 Precision = Literal["highest", "high", "default", "bfloat16"]
 
@@ -42,12 +42,23 @@ class Preprocessing:
     resize_to: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
+        for name in ("mean", "std", "fill"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, _as_tuple(getattr(self, name), name))
         if self.precision not in ("highest", "high", "default", "bfloat16"):
             raise ValueError(
                 f"precision: expected highest, high, default or bfloat16, got {self.precision!r}"
             )
-        if not all(s > 0 for s in self.std):
-            raise ValueError(f"std: expected positive numbers, got {self.std}")
+        if not all(0 <= m <= 1 for m in self.mean):
+            raise ValueError(
+                f"mean: expected numbers in [0, 1], as pixels are scaled to that, got {self.mean}; "
+                "divide means of pixels in 0..255 by 255"
+            )
+        if not all(0 < s <= 1 for s in self.std):
+            raise ValueError(
+                "std: expected numbers above 0 and at most 1, as pixels are scaled to [0, 1], got "
+                f"{self.std}; divide those of pixels in 0..255 by 255"
+            )
         if self.fill is not None and not all(0 <= v <= 255 for v in self.fill):
             raise ValueError(f"fill: expected pixel values in [0, 255], got {self.fill}")
         if self.resize_to is not None and not all(n >= 1 for n in self.resize_to):
@@ -78,9 +89,12 @@ def model_input(image: Array, boxes: Array, preprocessing: Preprocessing) -> Arr
     Returns:
       ``float32[h, w, c]``, or of the size that it is resized to.
     """
-    mean, std = (np.asarray(v, np.float32) for v in (preprocessing.mean, preprocessing.std))
+    # Each [1, 1, channels], or [1, 1, 1]: ranks are equal, whatever JAX is set to allow.
+    mean, std = (
+        np.asarray(v, np.float32).reshape(1, 1, -1) for v in (preprocessing.mean, preprocessing.std)
+    )
     fill = preprocessing.fill
-    filled = np.zeros(1) if fill is None else (np.asarray(fill) / 255 - mean) / std
+    filled = np.zeros((1, 1, 1)) if fill is None else (_pixel(fill) / 255 - mean) / std
     pixels = (image.astype(jnp.float32) / 255 - mean) / std
     hidden = hidden_pixels(boxes, (image.shape[0], image.shape[1]))
     masked = jnp.where(hidden[:, :, None], jnp.asarray(filled, dtype=jnp.float32), pixels)
@@ -98,24 +112,91 @@ def model_input(image: Array, boxes: Array, preprocessing: Preprocessing) -> Arr
 
 def hidden_pixels(boxes: Array, image_size: tuple[int, int]) -> Array:
     """``bool[h, w]``: the pixels that one mask, ``int32[R, 4]``, hides."""
-    rows, cols = (jnp.arange(n, dtype=jnp.int32) for n in image_size)
+    rows, cols = (jnp.arange(n, dtype=jnp.int32)[None] for n in image_size)  # each [1, n]
     top, left, bottom, right = boxes.T[..., None]  # each [R, 1]
     in_rows = (rows >= top) & (rows < bottom)  # [R, h]
     in_cols = (cols >= left) & (cols < right)  # [R, w]
     return (in_rows[:, :, None] & in_cols[:, None, :]).any(axis=0)
 
 
-def check_images(images: NDArray[np.uint8], image_size: tuple[int, int]) -> None:
-    """``ValueError`` unless images are ``uint8[T, h, w, c]`` of ``image_size``, T >= 1."""
+def check_images(
+    images: NDArray[np.uint8], image_size: tuple[int, int], channels: int | None = None
+) -> None:
+    """``ValueError`` unless images are ``uint8[T, h, w, c]`` of ``image_size``, T >= 1.
+
+    ``channels`` is c where it is known.
+    """
     array = np.asarray(images)
-    if array.ndim != 4 or array.shape[1:3] != tuple(image_size) or len(array) < 1:
+    height, width = image_size
+    if array.ndim != 4 or array.shape[1:3] != (height, width) or len(array) < 1:
         raise ValueError(
-            f"images: expected shape [T, {image_size[0]}, {image_size[1]}, channels] with T >= 1 "
-            f"(the size that the masks were built for), got {array.shape}"
+            f"images: expected shape [T, {height}, {width}, {channels or 'channels'}] with T >= 1 "
+            f"(the size that the masks were built for), got {list(array.shape)}"
+            f"{_hint(array.shape, (height, width))}"
+        )
+    if channels is not None and array.shape[3] != channels:
+        hint = "; repeat a grey channel three times" if array.shape[3] == 1 else ""
+        raise ValueError(
+            f"images: expected {channels} channels, as the model was given with, got "
+            f"{array.shape[3]}{hint}"
         )
     if array.dtype != np.uint8:
-        span = f" in [{array.min():g}, {array.max():g}]" if array.size else ""
+        is_number = np.issubdtype(array.dtype, np.number) and array.size
+        span = f" in [{array.min():g}, {array.max():g}]" if is_number else ""
         raise ValueError(
             f"images: expected uint8 pixels in 0..255, got {array.dtype}{span}; do not normalise "
-            "them before, that is what preprocessing is for"
+            "them before, that is what preprocessing is for (pixels='unit' takes floats in [0, 1])"
         )
+
+
+def from_unit(images: ArrayLike) -> NDArray[np.uint8]:
+    """Pixels in [0, 1] as the nearest of the 256 levels, ``uint8``.
+
+    A certificate about levels holds for any pixels in [0, 1] then: each level depends on one pixel
+    alone, so an image with a patch differs from the one without only where the patch is.
+
+    Raises:
+      ValueError: for pixels outside [0, 1], NaN among them, or no floating numbers.
+    """
+    array = np.asarray(images)
+    if not np.issubdtype(array.dtype, np.floating):
+        raise ValueError(
+            f"images: expected floating pixels in [0, 1] (pixels='unit'), got {array.dtype}; uint8 "
+            "images go without it"
+        )
+    if not ((array >= 0) & (array <= 1)).all():
+        outside = array[~((array >= 0) & (array <= 1))]
+        raise ValueError(
+            f"images: expected pixels in [0, 1] (pixels='unit'), got {outside.flat[0]:g} among them"
+        )
+    return np.rint(array.astype(np.float64) * 255).astype(np.uint8)
+
+
+def _hint(shape: tuple[int, ...], image_size: tuple[int, int]) -> str:
+    """What may have been meant by images of another shape."""
+    if len(shape) == 4 and shape[2:] == image_size:
+        return "; channels come last: np.moveaxis(images, 1, -1)"
+    if shape[:2] == image_size and len(shape) == 3:
+        return "; one image is a batch of one: images[None]"
+    if shape == image_size:
+        return "; one grey image is a batch of one with one channel: images[None, :, :, None]"
+    if len(shape) == 3 and shape[1:] == image_size:
+        return "; grey images have one channel: images[..., None]"
+    return ""
+
+
+def _as_tuple(values: Any, name: str) -> tuple[float, ...]:
+    """Numbers, one for all channels or one for each, as a tuple that can be hashed."""
+    try:
+        array = np.asarray(values, np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{name}: expected numbers, one for each channel, got {values!r}"
+        ) from error
+    if array.ndim > 1 or array.size < 1 or isinstance(values, str | bytes):
+        raise ValueError(f"{name}: expected numbers, one for each channel, got {values!r}")
+    return tuple(array.ravel().tolist())
+
+
+def _pixel(values: tuple[float, ...]) -> NDArray[np.float64]:
+    return np.asarray(values, np.float64).reshape(1, 1, -1)

@@ -66,6 +66,12 @@ class DefenseResult:
     intervals: Mapping[str, Interval]
     per_image: Mapping[str, NDArray[Any]] = dataclasses.field(repr=False, default_factory=dict)
 
+    def __repr__(self) -> str:
+        return (
+            f"DefenseResult({self.spec} against {self.threat}: clean "
+            f"{_percent(self.clean_accuracy)}%, worst case {_percent(self.worst_case_accuracy)}%)"
+        )
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SizeCurve:
@@ -107,6 +113,12 @@ class Report:
     left_out: Mapping[str, str] = dataclasses.field(default_factory=dict)
     ids: Sequence[str] = dataclasses.field(repr=False, default=())
     per_image: Mapping[str, NDArray[Any]] = dataclasses.field(repr=False, default_factory=dict)
+
+    def __repr__(self) -> str:
+        return (
+            f"Report({self.num_images} images, undefended {_percent(self.undefended_accuracy)}%, "
+            f"{len(self.defenses)} defenses)"
+        )
 
 
 def wilson_interval(fraction: float, count: int, z: float = 1.959963984540054) -> Interval:

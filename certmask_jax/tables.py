@@ -40,6 +40,10 @@ class SavedTable(NamedTuple):
     about: dict[str, Any]  # table.json
     left_out: Mapping[int, str] = MappingProxyType({})  # row -> why it does not count
 
+    def __repr__(self) -> str:
+        left = f", {len(self.left_out)} left out" if self.left_out else ""
+        return f"SavedTable({self.table!r}{left})"
+
     @property
     def counted(self) -> NDArray[np.bool_]:
         """``bool[T]``: the rows that count; the others could not be read, or are gone."""

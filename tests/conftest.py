@@ -18,6 +18,10 @@ atexit.register(shutil.rmtree, _COMPILED, ignore_errors=True)
 jax.config.update("jax_compilation_cache_dir", _COMPILED)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
+# Stricter than users have it: the library broadcasts and converts only where it says so.
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+
 _SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 
 def prepare(root: Path, name: str, class_names: list[str], labels: list[int]) -> None:
-    """Writes split ``validation`` of 8x8 images whose grey level is their number, in their order."""
+    """Writes split ``validation``: 8x8 images whose grey level is their number, in order."""
     tfds = pytest.importorskip("tensorflow_datasets", reason="needs the extra: data")
     from array_record.python.array_record_module import ArrayRecordWriter
 

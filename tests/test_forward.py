@@ -175,7 +175,7 @@ def test_bad_images(images, message):
     [
         ({"precision": "float8"}, "highest, high, default or bfloat16"),
         ({"fill": (300.0,)}, r"\[0, 255\]"),
-        ({"std": (0.0,)}, "positive"),
+        ({"std": (0.0,)}, "above 0 and at most 1"),
     ],
 )
 def test_bad_preprocessing(options, message):

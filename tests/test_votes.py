@@ -197,7 +197,7 @@ def test_true_votes_are_robust_exactly_on_pair_covers(name):
         is_pair_cover = bool((hides.T @ hides > 0).all())
         defense = getattr(defenses, name)(masks)
         row = jnp.zeros(len(defense.masked_images), int)
-        robust = bool(defense.row_certificate(Row(row, row * 1.0), jnp.array(0), 2))
+        robust = bool(defense.row_certificate(Row(row, row.astype(jnp.float32)), jnp.array(0), 2))
         assert robust == is_pair_cover
         found.add(robust)
     assert found == {True, False}
@@ -287,7 +287,7 @@ def test_mutant_a_score_that_is_not_monotone():
 
     def thresholded(says):  # T = 0.6
         votes = says.sum()
-        window = (says & (jnp.asarray(hidden.T) == 0)).sum(axis=1).max()
+        window = (says[None, :] & (jnp.asarray(hidden.T) == 0)).sum(axis=1).max()
         return jnp.where(5 * window > 3 * votes, votes - window, votes)
 
     with pytest.raises(ValueError, match=r"expected a monotone score, got .* with mask \d added"):
@@ -317,7 +317,7 @@ def test_a_score_of_ones_own_is_exact():
         trust = rng.integers(0, 4, len(images))
 
         def score(says, trust=trust):
-            return jnp.minimum((says * trust).sum(), 5) / 7
+            return jnp.minimum(jnp.where(says, jnp.asarray(trust), 0).sum(), 5) / 7
 
         defense = defenses.votes(masks, score, name="trusted", ties="smallest")
         rows, labels = _rows(rng, 100, len(images), 3)
@@ -342,7 +342,7 @@ def test_scores_that_are_none_are_refused():
         with pytest.raises(ValueError, match="expected a monotone score"):
             defenses.votes(masks, lambda says: -says.sum())
         with pytest.raises(ValueError, match="expected a monotone score"):
-            defenses.votes(masks, lambda says: says.sum() / 0.0 * 0.0)
+            defenses.votes(masks, lambda says: says.sum().astype(jnp.float32) / 0.0 * 0.0)
     for build in (defenses.plurality, defenses.robust_masking, defenses.minimum_explanation):
         with pytest.raises(ValueError, match="largest"):
             build(few, ties="first")

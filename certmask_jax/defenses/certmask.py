@@ -207,10 +207,12 @@ def _attacked(votes: Array, free: Array, label: Array, *, k: int, ties: Ties) ->
 
     rest = free - num_at_k
     total = votes + rest
-    way_2 = (rest >= 0) & ((total == k) | leads(total, votes[None, :] + at_k))
+    way_2 = (rest >= 0) & ((total == k) | leads(total, votes[None, :] + at_k.astype(jnp.int32)))
 
     total = votes + free
-    way_3 = (num_at_k + (total == k) != 1) & leads(total, jnp.broadcast_to(votes, others.shape))
+    way_3 = (num_at_k + (total == k).astype(jnp.int32) != 1) & leads(
+        total, jnp.broadcast_to(votes, others.shape)
+    )
 
     below = jnp.where(others & (votes < k)[None, :], votes[None, :], -1)
     nearest = below.argmax(axis=1)

@@ -128,6 +128,9 @@ class Defense:
             f"{self.guarantee.value}"
         )
 
+    def __repr__(self) -> str:
+        return f"Defense({self})"
+
     @property
     def threat(self) -> Threat:
         """What the proofs are about."""

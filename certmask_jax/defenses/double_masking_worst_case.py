@@ -63,7 +63,7 @@ def good_row_certificate(parts: Layout) -> RowProof:
         true = row.predictions == label
         pairs = true[parts.pair]
         good = true[parts.single] & pairs.all(axis=1)
-        covered = (hiding & good).any(axis=1).all()
+        covered = (hiding & good[None, :]).any(axis=1).all()
         if parts.symmetric:
             return covered
 
@@ -99,7 +99,7 @@ def worst_case(row: Row, label: Array, parts: Layout, *, num_classes: int, ties:
     """
     at_will = (2 * parts.hiding.sum(axis=1) < parts.hiding.shape[1]) & parts.symmetric
     good = (row.predictions[parts.pair] == label).all(axis=1)
-    easy = (jnp.asarray(parts.hiding[at_will]) & good).any(axis=1).all()
+    easy = (jnp.asarray(parts.hiding[at_will]) & good[None, :]).any(axis=1).all()
     if at_will.all():
         return easy
     one_mask, table = row.predictions[parts.single], row.predictions[parts.pair]
@@ -107,8 +107,8 @@ def worst_case(row: Row, label: Array, parts: Layout, *, num_classes: int, ties:
     ones = jnp.ones_like(one_mask)
     stands = (table == one_mask[:, None]).all(axis=1)
     rank = preference(num_classes, ties)
-    classes = jnp.arange(num_classes)
-    position = jnp.arange(num_masks)
+    classes = jnp.arange(num_classes, dtype=jnp.int32)
+    position = jnp.arange(num_masks, dtype=jnp.int32)
     shared = jnp.asarray(parts.shared)
 
     def attacked(group: tuple[Array, Array]) -> Array:
@@ -121,21 +121,23 @@ def worst_case(row: Row, label: Array, parts: Layout, *, num_classes: int, ties:
         def leads(keys: Array, free: Array, own: Array) -> Array:
             """Can m = y lead, or an m that is neither y nor ``own [N1]`` and r still wins?"""
             can = keys + free[:, None] * num_classes >= keys.max(axis=1, keepdims=True)
-            wrong = can & (classes != label) & (classes != own[:, None])
+            wrong = can & (classes != label)[None, :] & (classes[None, :] != own[:, None])
             return can[:, label] | (wrong.any(axis=1) & (position < first_true))
 
         free = num_masks - hiding.sum()
         can_lead = key + free * num_classes >= key.max()
         way_1 = ~true_stands.any() & (can_lead & (classes != label)).any()
 
-        keys = jnp.broadcast_to(key, (num_masks, num_classes))
+        keys = jnp.broadcast_to(key[None, :], (num_masks, num_classes))
         wrong_stands = hiding & stands & (one_mask != label)
         way_2 = wrong_stands & leads(keys, jnp.broadcast_to(free, position.shape), one_mask)
 
         least = jnp.where(fixed, table, num_classes).min(axis=1)
         most = jnp.where(fixed, table, -1).max(axis=1)
-        taken = (shared & ~hiding).sum(axis=1)
-        keys = key + jnp.where(classes == most[:, None], taken[:, None] * num_classes, 0)
+        taken = (shared & ~hiding[None, :]).sum(axis=1)
+        keys = key[None, :] + jnp.where(
+            classes[None, :] == most[:, None], taken[:, None] * num_classes, 0
+        )
         way_3 = ~hiding & (least == most) & (most != label) & leads(keys, free - taken, most)
         return way_1 | (way_2 | way_3).any()
 

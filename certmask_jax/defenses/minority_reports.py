@@ -59,9 +59,9 @@ def minority_reports(masks: MaskSet, *, tau: float = 0.0, against: Threat | None
     def worst_case(row: Row, label: Array, num_classes: int) -> Array:
         """A wrong z passes at a location iff every confident mask that hides it says z."""
         votes = row.predictions[of_mask]
-        heard = hiding & (row.confidences[of_mask] > tau)  # [G, N]
-        most = jnp.where(heard, votes, -1).max(axis=1)
-        least = jnp.where(heard, votes, num_classes).min(axis=1)
+        heard = hiding & (row.confidences[of_mask] > tau)[None, :]  # [G, N]
+        most = jnp.where(heard, votes[None, :], -1).max(axis=1)
+        least = jnp.where(heard, votes[None, :], num_classes).min(axis=1)
         dissenting = heard.any(axis=1) & ((most != least) | (most == label))
         return dissenting.all() & (rule(row, num_classes) == label)
 

@@ -96,7 +96,7 @@ def mrcert(masks: MaskSet, *, patches: int = 1, against: Threat | None = None) -
 
     def worst_case(row: Row, label: Array, num_classes: int) -> Array:
         del num_classes
-        return (hiding & kept(row, label, 2 * patches)).any(axis=1).all()
+        return (hiding & kept(row, label, 2 * patches)[None, :]).any(axis=1).all()
 
     return Defense(
         name="mrcert",

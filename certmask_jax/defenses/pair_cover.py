@@ -76,8 +76,8 @@ def pair_cover(masks: MaskSet, *, ties: Ties = "largest", against: Threat | None
     def certificate(row: Row, label: Array, num_classes: int) -> Array:
         """At every location of the patch the true label is settled, out of the attacker's reach."""
         del num_classes
-        settled = ((row.predictions == label) | ~groups).all(axis=1)
-        return (jnp.asarray(within) & settled).any(axis=1).all()
+        settled = ((row.predictions == label)[None, :] | ~jnp.asarray(groups)).all(axis=1)
+        return (jnp.asarray(within) & settled[None, :]).any(axis=1).all()
 
     def worst_case(row: Row, label: Array, num_classes: int) -> Array:
         return pair_cover_worst_case(
@@ -185,16 +185,17 @@ def _worst_case_elsewhere(
     places, votes_of = jnp.asarray(groups), jnp.asarray(weights)
     wrong = jnp.arange(num_classes) != label
     rank = preference(num_classes, ties)
-    is_right = (~places | (labels == label)).all(axis=1)
+    is_right = (~places | (labels == label)[None, :]).all(axis=1)
 
     def attacked(inside: Array) -> Array:
         votes = count_votes(jnp.where(inside, labels, -1), votes_of, num_classes)
         free = jnp.where(inside, 0, votes_of).sum()
         key = votes * num_classes + rank  # orders classes by votes, then by preference
         can_lead = key + free * num_classes >= key.max()
-        is_settled = (is_right & (~places | inside).all(axis=1)).any()
-        least, most = _range(labels, places & inside, num_classes)
-        none = ~(places & inside).any(axis=1)
+        is_settled = (is_right & (~places | inside[None, :]).all(axis=1)).any()
+        both = places & inside[None, :]
+        least, most = _range(labels, both, num_classes)
+        none = ~both.any(axis=1)
         settles_wrong = (none | ((least == most) & (most != label))).any()
         return ~is_settled & ((can_lead & wrong).any() | settles_wrong)
 
@@ -210,5 +211,6 @@ def _range(
     labels: Array, groups: NDArray[np.bool_] | Array, num_classes: int
 ) -> tuple[Array, Array]:
     """Smallest and largest label among the members of each of ``groups bool[G, V]``."""
-    least = jnp.where(groups, labels, num_classes).min(axis=1)
-    return least, jnp.where(groups, labels, -1).max(axis=1)
+    row = labels[None, :]
+    least = jnp.where(groups, row, num_classes).min(axis=1)
+    return least, jnp.where(groups, row, -1).max(axis=1)

@@ -178,18 +178,20 @@ def _defense(
     groups = groups_of(images, masks, against)
 
     def rule(row: Row, num_classes: int) -> Array:
-        found = scores(row.predictions == jnp.arange(num_classes)[:, None])
+        found = scores(
+            row.predictions[None, :] == jnp.arange(num_classes, dtype=jnp.int32)[:, None]
+        )
         best = jnp.where(found == found.max(), preference(num_classes, ties), -1)
         return jnp.where((row.predictions >= 0).any(), best.argmax().astype(jnp.int32), -1)
 
     def proof(row: Row, label: Array, num_classes: int, wins_tie: Array) -> Array:
-        classes = jnp.arange(num_classes)
-        says = row.predictions == classes[:, None]  # [K, V]
+        classes = jnp.arange(num_classes, dtype=jnp.int32)
+        says = row.predictions[None, :] == classes[:, None]  # [K, V]
 
         def holds(hidden: Array) -> Array:
-            kept = says & hidden
+            kept = says & hidden[None, :]
             least = score(kept[label])
-            most = scores(kept | ~hidden)
+            most = scores(kept | ~hidden[None, :])
             before = (least > most) | ((least == most) & wins_tie)
             return (before | (classes == label)).all()
 

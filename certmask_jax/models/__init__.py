@@ -32,6 +32,10 @@ DEFAULT = "vit_digits"
 
 ApplyFn = Callable[[Params, Array], Array]
 
+FLAX_PROMOTES = functools.partial(jax.numpy_dtype_promotion, "standard")
+"""A context: Flax's layers bring inputs and parameters to one type by JAX's usual rules, whatever
+the user has set for code of their own."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Model:
@@ -55,10 +59,15 @@ class Model:
     apply_fn: ApplyFn = dataclasses.field(repr=False)
     local: LocalLogits | None = None
 
+    def __repr__(self) -> str:
+        height, width = self.data_config.input_size
+        return f"Model({self.name}: {height}x{width} -> {self.num_classes} classes)"
+
     def init(self, key: Array) -> Params:
         """Random variables."""
         size, channels = self.data_config.input_size, self.data_config.channels
-        return self.module.init(key, np.zeros((1, *size, channels), np.float32))
+        with FLAX_PROMOTES():
+            return self.module.init(key, np.zeros((1, *size, channels), np.float32))
 
     def param_shapes(self) -> Params:
         """The tree of ``jax.ShapeDtypeStruct``, without allocating."""
@@ -145,10 +154,12 @@ def _build(
     trained = build(num_classes=num_classes, is_training=True, **dict(options))
 
     def apply_fn(params: Params, images: Array) -> Array:
-        return module.apply(params, images)  # type: ignore[return-value]
+        with FLAX_PROMOTES():
+            return module.apply(params, images)  # type: ignore[return-value]
 
     def local_logits(params: Params, images: Array) -> Array:
-        return module.apply(params, images, method="local_logits")  # type: ignore[return-value]
+        with FLAX_PROMOTES():
+            return module.apply(params, images, method="local_logits")  # type: ignore[return-value]
 
     local = None
     if isinstance(module, BagNet):

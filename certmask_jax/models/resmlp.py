@@ -69,7 +69,7 @@ class Block(nn.Module):
         tokens, width = x.shape[1:]
         init = nn.initializers.constant(self.layer_scale)
         scales = [
-            self.param(name, init, (width,), self.param_dtype).astype(x.dtype)
+            self.param(name, init, (width,), self.param_dtype).astype(x.dtype)[None, None]
             for name in ("ls1", "ls2")
         ]
         y = Affine(self.param_dtype, name="norm1")(x).astype(x.dtype).swapaxes(1, 2)

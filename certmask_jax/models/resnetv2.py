@@ -36,8 +36,8 @@ class StdConv(nn.Module):
         shape = (self.size, self.size, x.shape[-1], self.features)
         init = nn.initializers.lecun_normal()
         kernel = self.param("kernel", init, shape, self.param_dtype).astype(jnp.float32)
-        centred = kernel - kernel.mean(axis=(0, 1, 2))
-        variance = jnp.square(centred).mean(axis=(0, 1, 2))
+        centred = kernel - kernel.mean(axis=(0, 1, 2), keepdims=True)
+        variance = jnp.square(centred).mean(axis=(0, 1, 2), keepdims=True)
         kernel = centred * jax.lax.rsqrt(variance + _WEIGHT_EPSILON)
         margin = (self.size // 2, self.size // 2)
         dtype = self.dtype or x.dtype
@@ -64,6 +64,7 @@ class NormRelu(nn.Module):
         centred = groups - groups.mean(axis=(1, 2, 4), keepdims=True)
         variance = jnp.square(centred).mean(axis=(1, 2, 4), keepdims=True)
         normal = (centred * jax.lax.rsqrt(variance + 1e-5)).reshape(x.shape)
+        scale, bias = (jnp.asarray(one, jnp.float32).reshape(1, 1, 1, -1) for one in (scale, bias))
         return nn.relu(normal * scale + bias).astype(x.dtype)
 
 

@@ -16,7 +16,8 @@ def moved(key: Array, images: Array, *, shift: float, rotate: float, zoom: float
     """Random shift (pixels), rotation (degrees) and zoom (fraction), edges repeated."""
     height, width = images.shape[1:3]
     centre = jnp.array([(height - 1) / 2, (width - 1) / 2])
-    grid = jnp.stack(jnp.meshgrid(jnp.arange(height), jnp.arange(width), indexing="ij"), -1)
+    axes = (jnp.arange(side, dtype=jnp.float32) for side in (height, width))
+    grid = jnp.stack(jnp.meshgrid(*axes, indexing="ij"), -1)
 
     def one(key: Array, image: Array) -> Array:
         keys = jax.random.split(key, 3)
@@ -24,7 +25,9 @@ def moved(key: Array, images: Array, *, shift: float, rotate: float, zoom: float
         scale = 1 + jax.random.uniform(keys[1], minval=-zoom, maxval=zoom)
         offset = jax.random.uniform(keys[2], (2,), minval=-shift, maxval=shift)
         turn = jnp.array([[jnp.cos(angle), -jnp.sin(angle)], [jnp.sin(angle), jnp.cos(angle)]])
-        source = (grid - centre) @ (turn * scale) + centre + offset
+        source = (
+            (grid - centre[None, None]) @ (turn * scale) + centre[None, None] + offset[None, None]
+        )
         sample = functools.partial(
             jax.scipy.ndimage.map_coordinates,
             coordinates=[source[..., 0], source[..., 1]],

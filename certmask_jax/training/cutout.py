@@ -86,7 +86,8 @@ def random_squares(key: Array, images: Array, *, size: int, squares: int) -> Arr
     keys = jax.random.split(key)
     top = jax.random.randint(keys[0], shape, 0, height) - size // 2
     left = jax.random.randint(keys[1], shape, 0, width) - size // 2
-    rows, cols = jnp.arange(height)[:, None], jnp.arange(width)[None, :]
+    rows = jnp.arange(height, dtype=jnp.int32).reshape(1, 1, -1, 1)
+    cols = jnp.arange(width, dtype=jnp.int32).reshape(1, 1, 1, -1)
     hidden = (rows >= top) & (rows < top + size) & (cols >= left) & (cols < left + size)
     return jnp.where(hidden.any(axis=1)[..., None], 0.0, images)
 

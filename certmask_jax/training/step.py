@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from certmask_jax.devices import device_mesh
 from certmask_jax.mask_sets import MaskSet
-from certmask_jax.models import Model, Params
+from certmask_jax.models import FLAX_PROMOTES, Model, Params
 from certmask_jax.training import augmentation, cutout, recipes
 from certmask_jax.training.input_pipeline import Pixels
 from certmask_jax.training.recipes import Recipe
@@ -183,7 +183,7 @@ def _step(
     model: Model, recipe: Recipe, optimizer: optax.GradientTransformation, hide: _Hide
 ) -> Callable[[TrainState, DeviceBatch], tuple[TrainState, Measures]]:
     config = model.data_config
-    mean, std = (np.asarray(v, np.float32) for v in (config.mean, config.std))
+    mean, std = (np.asarray(v, np.float32).reshape(1, 1, 1, -1) for v in (config.mean, config.std))
     training_module = _computing(model.train_module, recipe)
     module = _computing(model.module, recipe)
 
@@ -204,14 +204,16 @@ def _step(
 
         def losses_of(images: Array) -> Array:
             # In eval mode: an image's worst masks must not depend on its neighbours' masks.
-            logits = module.apply(variables, images)
+            with FLAX_PROMOTES():
+                logits = module.apply(variables, images)
             return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
 
         images = hide(jax.random.split(key)[1], images, losses_of)
         rest = {name: value for name, value in variables.items() if name != "params"}
-        (loss, (changed, correct)), grads = jax.value_and_grad(loss_of, has_aux=True)(
-            variables["params"], rest, images, labels
-        )
+        with FLAX_PROMOTES():  # the gradients too
+            (loss, (changed, correct)), grads = jax.value_and_grad(loss_of, has_aux=True)(
+                variables["params"], rest, images, labels
+            )
         updates, moments = optimizer.update(grads, state.optimizer, variables["params"])
         params = optax.apply_updates(variables["params"], updates)
         after = {"params": params, **changed}
