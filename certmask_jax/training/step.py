@@ -88,7 +88,8 @@ class Trainer:
 
     def step(self, state: TrainState, batch: DeviceBatch) -> tuple[TrainState, Measures]:
         """One step; ``state`` is given away and must not be used again."""
-        return self._step(state, batch)
+        with FLAX_PROMOTES():  # traced and lowered under it, gradients too
+            return self._step(state, batch)
 
     def result(self, state: TrainState) -> Params:
         """The variables that training is for: their average if the recipe has one."""
@@ -204,16 +205,14 @@ def _step(
 
         def losses_of(images: Array) -> Array:
             # In eval mode: an image's worst masks must not depend on its neighbours' masks.
-            with FLAX_PROMOTES():
-                logits = module.apply(variables, images)
+            logits = module.apply(variables, images)
             return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
 
         images = hide(jax.random.split(key)[1], images, losses_of)
         rest = {name: value for name, value in variables.items() if name != "params"}
-        with FLAX_PROMOTES():  # the gradients too
-            (loss, (changed, correct)), grads = jax.value_and_grad(loss_of, has_aux=True)(
-                variables["params"], rest, images, labels
-            )
+        (loss, (changed, correct)), grads = jax.value_and_grad(loss_of, has_aux=True)(
+            variables["params"], rest, images, labels
+        )
         updates, moments = optimizer.update(grads, state.optimizer, variables["params"])
         params = optax.apply_updates(variables["params"], updates)
         after = {"params": params, **changed}
