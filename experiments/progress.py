@@ -121,7 +121,7 @@ class Progress:
             self.settled_now += step.settled
             self.passes_now += step.evaluated
             self._recent.append((now, self.settled_now))
-            while len(self._recent) > 2 and self._recent[1][0] < now - _RECENT:
+            while len(self._recent) > 2 and self._recent[1][0] <= now - _RECENT:
                 self._recent.popleft()
         if not self._quiet and now - self._shown_at >= self._every:
             self._show()
