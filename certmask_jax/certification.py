@@ -71,6 +71,16 @@ def certify(
     )
 
 
+def passes_guard(table: PredictionTable, margin_guard: float) -> NDArray[np.bool_]:
+    """``bool[T]``: all masked images that were evaluated have a logit margin above the guard.
+
+    A guard of 0 lets every image pass.
+    """
+    if not margin_guard:
+        return np.ones(len(table), np.bool_)
+    return _margins(table)[0] > margin_guard
+
+
 def _result(defense: Defense, saved: tables.SavedTable, margin_guard: float) -> DefenseResult:
     answers: list[NDArray[np.int32]] = []
     verdicts: list[dict[str, NDArray[np.bool_]]] = []
@@ -96,10 +106,8 @@ def _result(defense: Defense, saved: tables.SavedTable, margin_guard: float) -> 
             }
         )
         margins.append(_margins(part)[0])
-        if margin_guard:  # the papers' conditions stay what they are
-            above = margins[-1] > margin_guard
-            for name in ("worst_case", "certificate"):
-                verdicts[-1][name] &= above
+        for name in ("worst_case", "certificate"):  # the papers' conditions stay what they are
+            verdicts[-1][name] &= passes_guard(part, margin_guard)
     answer = np.concatenate(answers)
     proved = {name: np.concatenate([v[name] for v in verdicts]) for name in verdicts[0]}
     smallest = np.concatenate(margins)

@@ -32,8 +32,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from certmask_jax import report, whole_files
+from certmask_jax import whole_files
 from certmask_jax.report import DefenseResult, Report, SizeCurve
+from certmask_jax.report.size_screen import masks_of, panels
 from certmask_jax.storage import AnyPath
 
 CURVE, FIGURE = "certified_size.csv", "certified_size.png"
@@ -137,18 +138,18 @@ def write_figure(found: Report, folder: AnyPath) -> None:
     """
     from matplotlib.figure import Figure
 
-    panels = _panels(found)
-    figure = Figure(figsize=(1 + 4 * len(panels), 4), layout="constrained")
-    for axes, curves in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+    each = panels(found)
+    figure = Figure(figsize=(1 + 4 * len(each), 4), layout="constrained")
+    for axes, curves in zip(figure.subplots(1, len(each), squeeze=False)[0], each, strict=True):
         square = all(height == width for curve in curves for height, width in curve.sizes)
         for curve in curves:
             at = [height if square else height * width for height, width in curve.sizes]
             proved = 100 * np.array(curve.worst_case_accuracy)
-            (line,) = axes.plot(at, proved, marker=".", label=f"certified, {_masks(curve)}")
+            (line,) = axes.plot(at, proved, marker=".", label=f"certified, {masks_of(curve)}")
             low, high = 100 * np.array(curve.intervals["worst_case_accuracy"]).T
             axes.fill_between(at, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
             clean = 100 * np.array(curve.clean_accuracy)
-            axes.plot(at, clean, ":", color=line.get_color(), label=f"clean, {_masks(curve)}")
+            axes.plot(at, clean, ":", color=line.get_color(), label=f"clean, {masks_of(curve)}")
         axes.set_title(f"{curves[0].defense} ({curves[0].guarantee})", fontsize="small")
         axes.set_xlabel("side of the patch, pixels" if square else "pixels of the patch")
         axes.set_ylim(0, 100)
@@ -159,96 +160,12 @@ def write_figure(found: Report, folder: AnyPath) -> None:
     whole_files.write(folder / FIGURE, picture.getvalue())
 
 
-def as_text(found: Report) -> str:
-    """The table that a program prints: for each defense a row for each size."""
-    accuracy = _percent(found.undefended_accuracy, found.intervals["undefended_accuracy"])
-    lines = [f"{found.num_images} images, undefended accuracy {accuracy}"]
-    for curves in _panels(found):
-        lines += ["", f"{curves[0].defense}, {curves[0].guarantee}", *_table(found, curves)]
-    lines += ["", *_notes(found), *report.warnings(found)]
-    return "\n".join(lines)
-
-
-def passes_of_separate_tables(found: Report) -> int:
-    """Forward passes of a whole table for every size and mask set, none shared."""
-    each = sum(
-        sum(found.defenses[number].masked_images for number in curve.results)
-        if curve.built_for is None
-        else found.defenses[curve.results[0]].masked_images
-        for curve in found.certified_size
-    )
-    return each * found.num_images
-
-
-def _table(found: Report, curves: Sequence[SizeCurve]) -> list[str]:
-    first, *others = curves
-    detects = "false_alert_rate" in first.intervals
-    header = ["masks", "masked", "clean"] + ["false alerts"] * detects
-    rows = [[*header, *(f"worst case, {_masks(curve)}" for curve in curves)]]
-    for number, index in enumerate(first.results):
-        result = found.defenses[index]
-        row = [result.mask_set, str(result.masked_images)]
-        row += [_percent(result.clean_accuracy, result.intervals["clean_accuracy"])]
-        if result.false_alert_rate is not None:
-            row += [_percent(result.false_alert_rate, result.intervals["false_alert_rate"])]
-        row += [_worst(found.defenses[curve.results[number]]) for curve in curves]
-        rows.append(row)
-    lines = report.aligned(rows)
-    for curve in others:
-        result = found.defenses[curve.results[-1]]
-        lines.append(
-            f"{_masks(curve)}: {result.masks} masks, {result.masked_images} masked images, clean "
-            f"{_percent(result.clean_accuracy, result.intervals['clean_accuracy'])} at every size"
-        )
-    if first.not_monotone:
-        lines.append(
-            f"images certified at a size, but not at all smaller ones: {first.not_monotone}"
-        )
-    return lines
-
-
-def _notes(found: Report) -> list[str]:
-    passes, count = found.forward_passes, found.num_images
-    return [
-        "worst case: % of images on which no attacker can win who puts one patch of that size",
-        "  anywhere and chooses every prediction that sees a patch pixel. Brackets: 95% intervals.",
-        "own masks: each row is a classifier of its own. The largest size for which one of them",
-        "  certifies an image is a property of the image and no promise of any classifier.",
-        "built for PATCH: one classifier; what it certifies holds for every smaller patch too.",
-        "each image's certified sizes: per_image.csv",
-        f"forward passes: {passes['made'] / count:.1f} an image, of "
-        f"{passes['full_table'] / count:.0f} distinct masked images; a table for each row and "
-        f"mask set would take {passes_of_separate_tables(found) / count:.0f}",
-    ]
-
-
-def _panels(found: Report) -> list[list[SizeCurve]]:
-    """The curves of each defense (over the same sizes)."""
-    panels: dict[tuple[str, tuple[tuple[int, int], ...]], list[SizeCurve]] = {}
-    for curve in found.certified_size:
-        panels.setdefault((curve.defense, curve.sizes), []).append(curve)
-    return list(panels.values())
-
-
 def _points(found: Report) -> list[tuple[SizeCurve, DefenseResult]]:
     return [(c, found.defenses[number]) for c in found.certified_size for number in c.results]
 
 
-def _masks(curve: SizeCurve) -> str:
-    return "own masks" if curve.built_for is None else f"built for {_by(curve.built_for)}"
-
-
 def _label(curve: SizeCurve) -> str:
-    return curve.defense if curve.built_for is None else f"{curve.defense} {_masks(curve)}"
-
-
-def _worst(result: DefenseResult) -> str:
-    proved = _percent(result.worst_case_accuracy, result.intervals["worst_case_accuracy"])
-    return proved if result.worst_case_exact else f">={proved}"
-
-
-def _percent(fraction: float, interval: report.Interval) -> str:
-    return f"{100 * fraction:.1f} [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]"
+    return curve.defense if curve.built_for is None else f"{curve.defense} {masks_of(curve)}"
 
 
 def _by(size: tuple[int, int]) -> str:

@@ -8,7 +8,7 @@ import math
 import re
 
 from certmask_jax import models, storage
-from experiments import data_options, model_options, paths, runtime, threat_options
+from experiments import data_options, model_options, paths, printing, runtime, threat_options
 from experiments.data_options import DataOptions
 from experiments.model_options import ModelOptions
 from experiments.runtime import Runtime
@@ -39,6 +39,7 @@ class Config:
     runtime: Runtime
     out: storage.AnyPath | None
     from_tables: storage.AnyPath | None
+    format: str
 
 
 def parser() -> argparse.ArgumentParser:
@@ -152,6 +153,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="RUN",
         help="print the defenses again from the tables of a run folder, without a model",
     )
+    printing.add(group)
     return parse
 
 
@@ -165,6 +167,8 @@ def read_config(arguments: argparse.Namespace) -> Config:
         raise ValueError(f"--max-minutes: expected more than 0, got {arguments.max_minutes}")
     if not (math.isfinite(arguments.margin_guard) and arguments.margin_guard >= 0):
         raise ValueError(f"--margin-guard: expected at least 0, got {arguments.margin_guard}")
+    if arguments.dry_run and arguments.format != "table":
+        raise ValueError(f"--format {arguments.format}: --dry-run prints no results; leave one out")
     if arguments.patched is not None and arguments.patched < 0:
         raise ValueError(f"--patched: expected a seed of at least 0, got {arguments.patched}")
     chosen = data_options.read(arguments)
@@ -195,6 +199,7 @@ def read_config(arguments: argparse.Namespace) -> Config:
         runtime=runtime.read(arguments),
         out=arguments.out,
         from_tables=arguments.from_tables,
+        format=arguments.format,
     )
 
 

@@ -31,7 +31,7 @@ from certmask_jax import (
 )
 from certmask_jax.run_images import readable
 from certmask_jax.storage import AnyPath
-from experiments import defense_specs, runtime
+from experiments import defense_specs, printing, runtime
 from experiments.certification_job import (
     Job,
     build_defenses,
@@ -42,7 +42,6 @@ from experiments.certification_job import (
 from experiments.certification_options import Config, parser, read_config
 from experiments.progress import Progress
 from experiments.run_folder import (
-    as_text,
     check_out,
     is_written,
     share_folder,
@@ -75,7 +74,12 @@ def run(config: Config, command: str) -> int:
     if out != run_folder:
         whole = re.sub(r" --shard[ =]\S+", "", command)
         provenance = {**provenance, "shard": part, "command_of_all_shares": whole}
-    with Progress(job.defenses, deadline=deadline, quiet=not processes.is_first()) as progress:
+    with Progress(
+        job.defenses,
+        margin_guard=config.margin_guard,
+        deadline=deadline,
+        quiet=not processes.is_first(),
+    ) as progress:
         saved = evaluation.evaluate(
             job.dataset,
             job.model.apply_fn,
@@ -96,14 +100,17 @@ def run(config: Config, command: str) -> int:
     stopped = processes.any_says(progress.stopped)
     if not processes.is_first():
         return TO_BE_GONE_ON_WITH if stopped else 0
+    words = printing.words_to(config.format)
     if stopped or (saved is None and out == run_folder):
         done, count = tables.images_done(out / "tables")
-        print(f"stopped: {done} of {count} images are in {out}; give the same command again")
+        again = "give the same command again"
+        print(f"stopped: {done} of {count} images are in {out}; {again}", file=words)
         return TO_BE_GONE_ON_WITH
     if saved is None:
         done, count = tables.images_done(out / "tables")
-        print(f"share {part} is done, {done} of {count} images, in {out}")
-        print(f"when all are: python -m experiments.merge {shlex.quote(str(run_folder))}")
+        print(f"share {part} is done, {done} of {count} images, in {out}", file=words)
+        merge = f"python -m experiments.merge {shlex.quote(str(run_folder))}"
+        print(f"when all are: {merge}", file=words)
         return 0
     seconds = {"evaluation": round(time.monotonic() - started, 2)}
     result = certification.certify(saved, job.defenses, margin_guard=config.margin_guard)
@@ -120,12 +127,15 @@ def run(config: Config, command: str) -> int:
         session["label_flips_against_float32"] = flips
     result = dataclasses.replace(result, provenance={**result.provenance, **session})
     files = () if was_complete else write_report(result, out, _say)
-    print(f"\n{as_text(result)}")
+    if words is sys.stdout:
+        print()
+    print(printing.text_of(result, config.format))
     if was_complete:
-        print(f"\nthis run was complete already: printed again from {out}, nothing computed")
+        end = f"this run was complete already: printed again from {out}, nothing computed"
     else:
         names = ", ".join([*files, "tables"])
-        print(f"\nresults in {out}: {names} ({seconds['all']:.0f} s)")
+        end = f"results in {out}: {names} ({seconds['all']:.0f} s)"
+    print(f"\n{end}", file=words)
     return 0
 
 
@@ -141,7 +151,7 @@ def run_from_tables(config: Config) -> None:
         specs=config.defenses,
         margin_guard=config.margin_guard,
     )
-    print(as_text(result))
+    print(printing.text_of(result, config.format))
     if config.out is not None:
         if config.out.exists() and any(config.out.iterdir()):
             raise FileExistsError(f"--out {config.out}: expected a new or empty folder")

@@ -12,8 +12,9 @@ from collections.abc import Sequence
 
 from certmask_jax import merging, tables
 from certmask_jax.storage import AnyPath, any_path
+from experiments import printing
 from experiments.certify import certify_saved, message
-from experiments.run_folder import as_text, check_out, share_tables, write_report
+from experiments.run_folder import check_out, share_tables, write_report
 
 
 def parser() -> argparse.ArgumentParser:
@@ -24,10 +25,13 @@ def parser() -> argparse.ArgumentParser:
     parse.add_argument(
         "--margin-guard", type=float, default=0.0, metavar="E", help="as in experiments.certify"
     )
+    printing.add(parse)
     return parse
 
 
-def run(runs: Sequence[AnyPath], out: AnyPath | None, margin_guard: float) -> None:
+def run(
+    runs: Sequence[AnyPath], out: AnyPath | None, margin_guard: float, style: str = "table"
+) -> None:
     """Merges, writes the run folder and prints the table."""
     shares = share_tables(runs[0]) if len(runs) == 1 else []
     if shares:
@@ -43,7 +47,8 @@ def run(runs: Sequence[AnyPath], out: AnyPath | None, margin_guard: float) -> No
     merging.merge(shares, out / "tables", warn=_say)
     result = certify_saved(tables.load(out / "tables"), out, margin_guard=margin_guard)
     write_report(result, out, _say)
-    print(f"{as_text(result)}\n\nresults of {len(shares)} shares in {out}")
+    print(printing.text_of(result, style))
+    print(f"\nresults of {len(shares)} shares in {out}", file=printing.words_to(style))
 
 
 def _say(line: str) -> None:
@@ -56,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         runs = [any_path(text) for text in arguments.runs]
         out = None if arguments.out is None else any_path(arguments.out)
-        run(runs, out, arguments.margin_guard)
+        run(runs, out, arguments.margin_guard, arguments.format)
     except (ValueError, OSError) as error:
         print(f"error: {message(error)}", file=sys.stderr)
         return 2

@@ -61,19 +61,19 @@ def write_report(
     before = written(out)
     if before is not None and before.get("margin_guard", 0) != result.margin_guard:
         warn(
-            f"{out}: results.json and per_image.csv are now those of --margin-guard "
+            f"{out}: the results are now those of --margin-guard "
             f"{result.margin_guard:g}, before of {before.get('margin_guard', 0):g}"
         )
+    files = files_of(result)
+    if result.certified_size:  # results.json, which says that all are there, is written last
+        certified_size.write_curve(result, out)
+        try:
+            certified_size.write_figure(result, out)
+            files = (*files, certified_size.FIGURE)
+        except ImportError as error:
+            warn(f"no {certified_size.FIGURE} ({error}); pip install 'certmask_jax[plots]'")
     report.write(result, out)
-    if not result.certified_size:
-        return files_of(result)
-    certified_size.write_curve(result, out)
-    try:
-        certified_size.write_figure(result, out)
-    except ImportError as error:
-        warn(f"no {certified_size.FIGURE} ({error}); pip install 'certmask_jax[plots]'")
-        return files_of(result)
-    return (*files_of(result), certified_size.FIGURE)
+    return files
 
 
 def files_of(result: report.Report) -> tuple[str, ...]:
@@ -81,15 +81,10 @@ def files_of(result: report.Report) -> tuple[str, ...]:
     return (*report.FILES, certified_size.CURVE) if result.certified_size else report.FILES
 
 
-def as_text(result: report.Report) -> str:
-    """The table of a report: over patch sizes, if it is about them."""
-    return (certified_size if result.certified_size else report).as_text(result)
-
-
 def written(out: AnyPath) -> dict[str, Any] | None:
     """What ``results.json`` says, if it can be read."""
     try:
-        return dict(json.loads((out / report.FILES[0]).read_bytes()))
+        return dict(json.loads((out / report.RESULTS).read_bytes()))
     except (OSError, ValueError):
         return None
 

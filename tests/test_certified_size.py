@@ -317,13 +317,11 @@ def test_the_curve_is_that_of_separate_runs(tmp_path, capsys, monkeypatch):
                 assert float(row[name]) == pytest.approx(expected[name], abs=1e-5)
                 low = expected["intervals"][name][0]
                 assert float(row[f"{name}_low"]) == pytest.approx(low, abs=1e-5)
-            ours, theirs = (
-                f"{place}:{expected['name']}" for place in (curve["results"][s], number)
-            )
+            ours = f"{specs[number]} {patch}x{patch}"
             for mine, alone in zip(images, _rows(tmp_path / patch), strict=True):
                 for column in ("answer", "worst_case", "certificate"):
-                    assert mine[f"{ours}:{column}"] == alone[f"{theirs}:{column}"]
-                if alone[f"{theirs}:worst_case"] == "1":
+                    assert mine[f"{ours} {column}"] == alone[f"{ours} {column}"]
+                if alone[f"{ours} worst_case"] == "1":
                     size_of[mine["id"]] = f"{patch}x{patch}"
         label = curve["defense"] + ("" if curve["built_for"] is None else " built for 3x3")
         for row in images:

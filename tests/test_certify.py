@@ -70,7 +70,7 @@ def test_default_defenses_write_true_numbers_with_provenance(tmp_path, capsys):
     assert len(rows) == 12
     undefended = np.mean([row["undefended"] == row["label"] for row in rows])
     assert undefended == results["undefended_accuracy"]
-    worst = np.mean([int(row["0:double_masking:worst_case"]) for row in rows])
+    worst = np.mean([int(row["double_masking 1x1 worst_case"]) for row in rows])
     assert worst == by_name["double_masking"]["worst_case_accuracy"]
     assert float(rows[0]["smallest_margin"]) > 0
 

@@ -523,9 +523,9 @@ def test_label_flips_stand_in_the_results_and_stay(tmp_path, capsys, monkeypatch
     before = contents(tmp_path)
     shown, real = [], cm.report.as_text
 
-    def as_text(result):
+    def as_text(result, **options):
         shown.append(result.provenance["label_flips_against_float32"])
-        return real(result)
+        return real(result, **options)
 
     with monkeypatch.context() as patched:
         patched.setattr(cm.report, "as_text", as_text)

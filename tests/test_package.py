@@ -32,7 +32,10 @@ HOUSE = [
     "data.decoding", "data.images", "data.subsets", "data.sources", "data",
     "run_images", "blocks", "tables", "table_writer",
     "training.cutout", "training.recipes", "training.augmentation", "training.input_pipeline",
-    "training.checkpoints", "training.log", "training.step", "training", "report", "certified_size",
+    "training.checkpoints", "training.log", "training.step", "training",
+    "report.records", "report.layout", "report.labels", "report.numbers", "report.notes",
+    "report.size_screen", "report.screen", "report.files", "report.markup", "report",
+    "certified_size",
     "certification",
     "finished_blocks", "evaluation", "planning", "precision_check", "merging",
 ]  # fmt: skip

@@ -20,6 +20,10 @@ IMAGES = RNG.integers(0, 256, (5, 8, 8, 3), np.uint8)
 WEIGHTS = RNG.normal(size=(192, 4)).astype(np.float32)
 
 
+def _zeros(model):
+    return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), model.param_shapes())
+
+
 def linear(params, x):
     return x.reshape(x.shape[0], -1) @ params
 
@@ -132,7 +136,7 @@ def test_images_of_other_kinds_that_it_takes():
 
 def test_grey_images_into_a_model_of_colours_are_our_error():
     model = models.create("cifar_resnet20")
-    params = model.init(jax.random.key(0))
+    params = _zeros(model)
     masks = cm.mask_sets.budgeted_grid(32, 5, masks_per_axis=2)
     grey = np.zeros((1, 32, 32, 1), np.uint8)
     defense = cm.defenses.double_masking(masks)
@@ -172,7 +176,7 @@ def _objects(tmp_path):
     bagnet = models.create("bagnet9", input_size=(16, 16))
     local = cm.defended(
         bagnet.apply_fn,
-        bagnet.init(jax.random.key(0)),
+        _zeros(bagnet),
         cm.defenses.pair_cover(cm.pair_covers.pair_cover(16, 2, budget=10)),
         local=bagnet.local,
     )

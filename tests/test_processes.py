@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from small_runs import contents
 
-from certmask_jax import tables
+from certmask_jax import report, tables
 from experiments import certify
 
 OPTIONS = ["--num-images", "12", "--defense", "double_masking:masks_per_axis=2"]
@@ -129,11 +129,7 @@ def test_the_first_process_alone_reports(two):
     assert "worst case" not in second
     assert "results" not in second
     assert "passes/s" not in second_errors
-    assert sorted(file.name for file in out.iterdir()) == [
-        "per_image.csv",
-        "results.json",
-        "tables",
-    ]
+    assert {file.name for file in out.iterdir()} == {*report.FILES, "tables"}
 
 
 def test_two_processes_go_on_with_what_is_missing(two, tmp_path, cache):
