@@ -235,7 +235,10 @@ class _TestSet:
 
 
 def _evaluate(
-    tmp_path, test_set, apply_fn=lambda p, x: x.sum((1, 2)) * np.arange(4) + p, params=0.0
+    tmp_path,
+    test_set,
+    apply_fn=lambda p, x: x.sum((1, 2)) * np.arange(4, dtype=np.float32)[None] + p,
+    params=0.0,
 ):
     defense = defenses.double_masking(mask_sets.budgeted_grid(8, 1, masks_per_axis=2))
     return evaluation.evaluate(
