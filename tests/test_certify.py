@@ -265,7 +265,8 @@ def test_logits_that_are_all_nan_stop_at_once_and_single_ones_are_named(tmp_path
     assert not (tmp_path / "t").exists()
 
     def some(p, x):  # not finite where a corner is masked
-        return np.arange(4) + p + jax.numpy.where(x[:, 0, 0] == 0, np.nan, 0)
+        corner = jax.numpy.where(x[:, 0, 0] == 0, np.nan, 0.0)  # [B, 1]
+        return np.arange(4, dtype=np.float32)[None] + p + corner
 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
