@@ -49,6 +49,7 @@ def predict(
       RuntimeWarning: naming images whose logits are NaN or infinite; they are never certified.
     """
     preprocessing = Preprocessing() if preprocessing is None else preprocessing
+    images = np.asarray(images)
     check_images(images, masks.image_size)
     forward = any_forward(
         apply_fn,

@@ -15,6 +15,9 @@ import numpy as np
 from jax import Array
 from numpy.typing import ArrayLike, NDArray
 
+from certmask_jax import geometry
+
+_LEAST_STD = 1e-6  # whose inverse float32 still tells pixels apart by
 Precision = Literal["highest", "high", "default", "bfloat16"]
 
 
@@ -54,15 +57,15 @@ class Preprocessing:
                 f"mean: expected numbers in [0, 1], as pixels are scaled to that, got {self.mean}; "
                 "divide means of pixels in 0..255 by 255"
             )
-        if not all(0 < s <= 1 for s in self.std):
+        if not all(_LEAST_STD <= s <= 1 for s in self.std):
             raise ValueError(
                 "std: expected numbers above 0 and at most 1, as pixels are scaled to [0, 1], got "
                 f"{self.std}; divide those of pixels in 0..255 by 255"
             )
         if self.fill is not None and not all(0 <= v <= 255 for v in self.fill):
             raise ValueError(f"fill: expected pixel values in [0, 255], got {self.fill}")
-        if self.resize_to is not None and not all(n >= 1 for n in self.resize_to):
-            raise ValueError(f"resize_to: expected positive pixels, got {self.resize_to}")
+        if self.resize_to is not None:
+            object.__setattr__(self, "resize_to", geometry.as_size(self.resize_to, "resize_to"))
 
     def check_channels(self, channels: int) -> None:
         """``ValueError`` unless mean, std and fill have one value, or one for each channel."""
@@ -159,24 +162,27 @@ def from_unit(images: ArrayLike) -> NDArray[np.uint8]:
       ValueError: for pixels outside [0, 1], NaN among them, or no floating numbers.
     """
     array = np.asarray(images)
-    if not np.issubdtype(array.dtype, np.floating):
+    if not jnp.issubdtype(array.dtype, jnp.floating):  # bfloat16 too
         raise ValueError(
             f"images: expected floating pixels in [0, 1] (pixels='unit'), got {array.dtype}; uint8 "
             "images go without it"
         )
+    array = array.astype(np.float64)
     if not ((array >= 0) & (array <= 1)).all():
         outside = array[~((array >= 0) & (array <= 1))]
         raise ValueError(
             f"images: expected pixels in [0, 1] (pixels='unit'), got {outside.flat[0]:g} among them"
         )
-    return np.rint(array.astype(np.float64) * 255).astype(np.uint8)
+    return np.rint(array * 255).astype(np.uint8)
 
 
 def _hint(shape: tuple[int, ...], image_size: tuple[int, int]) -> str:
     """What may have been meant by images of another shape."""
     if len(shape) == 4 and shape[2:] == image_size:
         return "; channels come last: np.moveaxis(images, 1, -1)"
-    if shape[:2] == image_size and len(shape) == 3:
+    if len(shape) == 3 and shape[0] in (1, 3) and shape[1:] == image_size:
+        return "; one image is a batch of one, channels last: np.moveaxis(images, 0, -1)[None]"
+    if len(shape) == 3 and shape[:2] == image_size and shape[2] in (1, 3):
         return "; one image is a batch of one: images[None]"
     if shape == image_size:
         return "; one grey image is a batch of one with one channel: images[None, :, :, None]"
@@ -188,12 +194,15 @@ def _hint(shape: tuple[int, ...], image_size: tuple[int, int]) -> str:
 def _as_tuple(values: Any, name: str) -> tuple[float, ...]:
     """Numbers, one for all channels or one for each, as a tuple that can be hashed."""
     try:
+        kind = np.asarray(values).dtype
+        if kind == np.bool_ or not np.issubdtype(kind, np.number):
+            raise TypeError("no numbers")
         array = np.asarray(values, np.float64)
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"{name}: expected numbers, one for each channel, got {values!r}"
         ) from error
-    if array.ndim > 1 or array.size < 1 or isinstance(values, str | bytes):
+    if array.ndim > 1 or array.size < 1:
         raise ValueError(f"{name}: expected numbers, one for each channel, got {values!r}")
     return tuple(array.ravel().tolist())
 
