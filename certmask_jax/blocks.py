@@ -13,12 +13,13 @@ import operator
 import re
 import zlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from certmask_jax import storage, whole_files
+from certmask_jax import file_systems, storage, whole_files
 from certmask_jax.compiled import Outputs
 from certmask_jax.run_images import Rows
 from certmask_jax.storage import AnyPath
@@ -157,6 +158,9 @@ class Blocks:
         except ValueError as error:
             _raise_os_error(error, self._folder)
             raise
+        if isinstance(self._folder, Path) and not file_systems.can_sync(self._folder):
+            for file in self.files(number)[:-1]:  # TensorStore was told not to
+                file_systems.sync_file(Path(str(file)))
         self.write_rows(number, block.rows)
 
     def write_rows(self, number: int, rows: Rows) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,10 +33,11 @@ def merge(
     It may be killed and called again.
 
     Args:
-      shares: folders of tables, in any order.
+      shares: folders of tables, in any order. One that is given twice counts once.
       folder: of the table that is made, or gone on with.
       partial: whether blocks may be missing.
-      warn: told of images that several shares hold; they are the same in all, or it is an error.
+      warn: told of folders that are given twice, and of images that several shares hold; they are
+        the same in all, or it is an error.
 
     Raises:
       FileNotFoundError: for a folder without a table, or when images are missing: names them.
@@ -44,7 +47,7 @@ def merge(
     """
     if not shares:
         raise ValueError("expected the folders of at least 1 share, got none")
-    found = [storage.any_path(share) for share in shares]
+    found = shares = distinct([storage.any_path(share) for share in shares], warn)
     about = [_about(share) for share in found]
     for share, facts in zip(found, about, strict=True):
         different = fingerprint.differences(about[0]["fingerprint"], facts["fingerprint"])
@@ -88,7 +91,8 @@ def merge(
                 if not _equal(first, blocks[other].read(number)):
                     raise ValueError(
                         f"expected each image in one share, but images {start} to {stop - 1} are "
-                        f"in {shares[held[0]]} and in {shares[other]}, and differ; remove one"
+                        f"in {shares[held[0]]} and in {shares[other]}, and differ; give one of "
+                        "the two"
                     )
                 doubled.setdefault((held[0], other), []).append((start, stop))
             there = writer.read(number)
@@ -97,13 +101,38 @@ def merge(
             elif not _equal(first, there):
                 raise ValueError(
                     f"expected in {folder} what its shares hold, but images {start} to {stop - 1} "
-                    f"in {shares[held[0]]} differ from those there; remove one of the two"
+                    f"in {shares[held[0]]} differ from those there; choose another name for the "
+                    "result"
                 )
 
     for (one, other), spans in doubled.items():
         warn(
             f"images {_named(spans)} are in {shares[one]} and in {shares[other]}, the same in both"
         )
+
+
+def distinct(
+    folders: Sequence[AnyPath], warn: Callable[[str], None] = lambda line: None
+) -> list[AnyPath]:
+    """The same folders, each once, by whatever name; ``warn`` is told of others."""
+    first: dict[Any, AnyPath] = {}
+    for folder in folders:
+        same = first.setdefault(_place(folder), folder)
+        if same is not folder:
+            warn(f"{folder}: the same folder as {same}, counted once")
+    return list(first.values())
+
+
+def _place(folder: AnyPath) -> Any:
+    """What two names of one folder have in common."""
+    if not isinstance(folder, Path):
+        return folder
+    try:
+        there = folder.stat()
+    except OSError:
+        return folder
+    # Some file systems have no numbers for files.
+    return (there.st_dev, there.st_ino) if there.st_ino else Path(os.path.realpath(folder))
 
 
 def _about(share: AnyPath) -> dict[str, Any]:

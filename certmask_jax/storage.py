@@ -18,6 +18,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from certmask_jax import file_systems
+from certmask_jax.local_paths import in_utf8
+from certmask_jax.local_paths import local_path as local_path
+
 _DRIVERS = {"gs": "gcs", "s3": "s3"}
 _LOG_IN = {
     "gs": "run `gcloud auth application-default login`, or set GOOGLE_APPLICATION_CREDENTIALS",
@@ -98,31 +102,13 @@ class BucketPath:
 AnyPath = Path | BucketPath
 
 
-def local_path(where: str | os.PathLike[str]) -> Path:
-    """A local path, absolute and without ``..``, as the system understands it.
-
-    Where ``..`` follows a link the system goes up from what the link leads to, so such paths are
-    resolved; others keep their links. TensorStore takes no ``..``.
-
-    Raises:
-      ValueError: for no path at all, one with a zero byte, or the address of something elsewhere.
-    """
-    text = os.fspath(where)
-    if not text or "\0" in text:
-        raise ValueError(f"expected a local path, got {text!r}")
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text):
-        raise ValueError(
-            f"{text}: expected a local path, as only local files are read here; copy or download "
-            "it first"
-        )
-    return Path(os.path.realpath(text) if ".." in Path(text).parts else os.path.abspath(text))
-
-
 def any_path(where: str | AnyPath) -> AnyPath:
-    """A local path, or that of a folder in a bucket; asks nothing of the bucket.
+    """A local path (see :func:`local_path`), or a folder in a bucket, of which nothing is asked.
 
     Raises:
-      ValueError: for another scheme, no folder in the bucket, or a URL that ``pathlib`` shortened.
+      ValueError: for another scheme, no folder in the bucket, or a URL that ``pathlib`` shortened;
+        and as :func:`local_path`.
+      OSError: as :func:`local_path`.
     """
     text = str(where)
     expected = f"{text}: expected a local folder, gs://BUCKET/FOLDER or s3://BUCKET/FOLDER"
@@ -190,7 +176,8 @@ def check_writable(folder: AnyPath) -> None:
 def kvstore(folder: AnyPath) -> dict[str, Any]:
     """TensorStore's JSON for the store of what lies in a folder."""
     if isinstance(folder, Path):
-        return {"driver": "file", "path": f"{folder}/"}
+        options = file_systems.tensorstore_options(folder)
+        return {"driver": "file", "path": f"{in_utf8(folder)}/", **options}
     return {**_bucket_spec(folder), "path": f"{folder.path}/"}
 
 

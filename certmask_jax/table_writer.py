@@ -134,6 +134,10 @@ class TableWriter:
         missing = self._blocks.missing(number)
         if len(missing) == FILES_A_BLOCK:
             return None
+        if missing and missing[-1] == self._blocks.files(number)[-1]:
+            # Its mark, which comes last, is not there: a run was stopped while it wrote.
+            self._discard(number, counted=False)
+            return None
         try:
             if missing:
                 raise ValueError(f"{missing[0]}: is missing")

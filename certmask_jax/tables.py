@@ -69,13 +69,13 @@ def recorded(folder: AnyPath) -> dict[str, Any] | None:
         if folder.exists() and (not folder.is_dir() or any(map(_is_other, folder.iterdir()))):
             raise FileExistsError(
                 f"{folder}: expected a new folder, or the prediction table of this run to go on "
-                "with, but it holds other files; choose another --out or remove it"
+                "with, but it holds other files; choose another --out"
             ) from None
         return None
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{file}: expected the facts of a prediction table, but it is damaged ({error!r}); "
-            "remove the folder or choose another --out, and run again"
+            "choose another --out, and run again"
         ) from error
     if about["format"] != FORMAT:
         raise ValueError(

@@ -1,18 +1,24 @@
-"""Files that are whole or not there, whatever happens to the process or the machine."""
+"""Files that are whole or not there, whatever happens to the process or the machine.
+
+Where a file system cannot sync a folder the process may be killed at any moment as everywhere; a
+machine that loses power then may lose the newest names.
+"""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
+from certmask_jax import file_systems
 from certmask_jax.storage import AnyPath
+from certmask_jax.text import encodable
 
 UNFINISHED = ".unfinished"
 """How the names of files end that a killed process was writing: rubbish."""
 
 
 def write(path: AnyPath, content: bytes) -> None:
-    """Writes beside the file and moves it into place, both down to the disk.
+    """Writes beside the file and moves it into place, both down to the disk where it can.
 
     In a bucket one request puts the object there as a whole.
 
@@ -26,11 +32,14 @@ def write(path: AnyPath, content: bytes) -> None:
     with unfinished.open("wb") as file:
         file.write(content)
         file.flush()
-        os.fsync(file.fileno())
+        file_systems.sync_handle(file.fileno())
     os.replace(unfinished, path)
-    if os.name == "posix":  # elsewhere a folder cannot be opened
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+    file_systems.sync_folder(path.parent)
+
+
+def write_text(path: AnyPath, text: str) -> None:
+    """:func:`write` for text, as UTF-8; what that cannot hold becomes escapes.
+
+    A name that cannot be encoded, of an image, say, does not cost the results it stands in.
+    """
+    write(path, encodable(text).encode())

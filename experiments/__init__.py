@@ -1,0 +1,9 @@
+"""The programs: ``python -m experiments.certify`` and the others."""
+
+import sys
+
+# While Python looks for the module that it is to run, this is what it has in place of its name.
+if sys.argv[:1] == ["-m"]:
+    from experiments import program
+
+    program.begin()

@@ -16,8 +16,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from certmask_jax import fingerprint
-from experiments import runtime
+from certmask_jax import fingerprint, whole_files
+from certmask_jax.text import encodable
+from experiments import paths, program, runtime
 from experiments.measurements import children, fields, latency, passes, speed, storage
 from experiments.measurements.subjects import Subject, of_job, of_noise
 
@@ -80,7 +81,7 @@ def parser() -> argparse.ArgumentParser:
         help="; ".join(f"{name}: {about}" for name, about in MEASUREMENTS.items())
         + " (default: all; repeat for several)",
     )
-    parse.add_argument("--out", type=Path, default=Path("runs/benchmark.json"))
+    parse.add_argument("--out", type=paths.local_path, default="runs/benchmark.json")
     runtime.add(parse)
     parse.add_argument("--child", nargs="+", help=argparse.SUPPRESS)
     return parse
@@ -91,7 +92,7 @@ def run(config: Config) -> dict[str, Any]:
     subject, verdicts = _subjects(config)
     record: dict[str, Any] = {
         **fingerprint.environment(),
-        "command": shlex.join(["python", "-m", "experiments.benchmark", *sys.argv[1:]]),
+        "command": encodable(shlex.join(["python", "-m", "experiments.benchmark", *sys.argv[1:]])),
     }
     shared = ["--model", config.model, "--precision", config.precision]
     if config.job is not None:
@@ -160,39 +161,41 @@ def _subjects(config: Config) -> tuple[Callable[[], Subject], Callable[[], Subje
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the program; returns its exit status (2 for bad input)."""
-    arguments = parser().parse_args(argv)
-    try:
-        for name in ("images", "repeat", "most_masks", "most_images"):
-            if getattr(arguments, name) < 1:
-                raise ValueError(f"--{name.replace('_', '-')}: expected at least 1")
-        config = Config(
-            None if arguments.job is None else tuple(shlex.split(arguments.job)),
-            arguments.model,
-            arguments.precision,
-            arguments.images,
-            arguments.repeat,
-            arguments.chunk,
-            arguments.most_masks,
-            arguments.most_images,
-            tuple(arguments.only or MEASUREMENTS),
-            runtime.read(arguments),
-            arguments.out,
-        )
-        runtime.start(config.runtime)
-        if arguments.child:
-            name, *numbers = arguments.child
-            subject = _subjects(config)[0]
-            print(json.dumps(children.answer(subject, name, tuple(map(int, numbers)))))
-            return 0
-        record = run(config)
-        config.out.parent.mkdir(parents=True, exist_ok=True)
-        config.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return program.run(lambda: _run(argv))
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    arguments = program.parsed(parser(), argv)
+    for name in ("images", "repeat", "most_masks", "most_images"):
+        if getattr(arguments, name) < 1:
+            raise ValueError(f"--{name.replace('_', '-')}: expected at least 1")
+    config = Config(
+        None if arguments.job is None else tuple(shlex.split(arguments.job)),
+        arguments.model,
+        arguments.precision,
+        arguments.images,
+        arguments.repeat,
+        arguments.chunk,
+        arguments.most_masks,
+        arguments.most_images,
+        tuple(arguments.only or MEASUREMENTS),
+        runtime.read(arguments),
+        arguments.out,
+    )
+    if config.out.is_dir():
+        raise FileExistsError(f"--out {config.out}: expected a file to write, got a folder")
+    runtime.start(config.runtime)
+    if arguments.child:
+        name, *numbers = arguments.child
+        subject = _subjects(config)[0]
+        print(json.dumps(children.answer(subject, name, tuple(map(int, numbers)))))
+        return 0
+    config.out.parent.mkdir(parents=True, exist_ok=True)
+    record = run(config)
+    whole_files.write_text(config.out, json.dumps(record, indent=1) + "\n")
     print(f"{as_text(record)}\n\nwritten to {config.out}")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program.leave(main)

@@ -31,7 +31,8 @@ from certmask_jax import (
 )
 from certmask_jax.run_images import readable
 from certmask_jax.storage import AnyPath
-from experiments import defense_specs, printing, runtime
+from certmask_jax.text import encodable
+from experiments import defense_specs, printing, program, runtime
 from experiments.certification_job import (
     Job,
     build_defenses,
@@ -260,32 +261,25 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     0: done; 2: bad input; 3: stopped by ``--max-minutes``, to be gone on with; 130: interrupted.
     """
-    arguments = parser().parse_args(argv)
+    return program.run(
+        lambda: _run(argv), interrupted="interrupted; give the same command again to go on"
+    )
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    arguments = program.parsed(parser(), argv)
     words = sys.argv[1:] if argv is None else argv
-    try:
-        if arguments.list:
-            _list()
-            return 0
-        config = read_config(arguments)
-        if config.from_tables is not None:
-            run_from_tables(config)
-            return 0
-        status = run(config, shlex.join(["python", "-m", "experiments.certify", *words]))
-        processes.wait_for_all("end")  # the first one is reporting
-        return status
-    except (ValueError, OSError) as error:
-        _say(f"error: {message(error)}")
-        return 2
-    except KeyboardInterrupt:
-        _say("interrupted; give the same command again to go on")
-        return 130
-
-
-def message(error: Exception) -> str:
-    """The text of an error; of an OSError of ours without its number in front."""
-    is_ours = isinstance(error, OSError) and error.filename is None
-    return str(getattr(error, "strerror", None) or error) if is_ours else str(error)
+    if arguments.list:
+        _list()
+        return 0
+    config = read_config(arguments)
+    if config.from_tables is not None:
+        run_from_tables(config)
+        return 0
+    status = run(config, encodable(shlex.join(["python", "-m", "experiments.certify", *words])))
+    processes.wait_for_all("end")  # the first one is reporting
+    return status
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program.leave(main)

@@ -10,13 +10,12 @@ Orbax folder (.orbax or no suffix).
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 
 import jax
 
 from certmask_jax import weights
-from experiments import model_options, paths
+from experiments import model_options, paths, program
 
 
 def parser() -> argparse.ArgumentParser:
@@ -58,16 +57,13 @@ def run(arguments: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the program; returns its exit status (2 for bad input)."""
-    try:
-        run(parser().parse_args(argv))
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    return program.run(lambda: _run(argv))
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    run(program.parsed(parser(), argv))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program.leave(main)

@@ -11,17 +11,19 @@ import sys
 from collections.abc import Sequence
 
 from certmask_jax import merging, tables
-from certmask_jax.storage import AnyPath, any_path
-from experiments import printing
-from experiments.certify import certify_saved, message
+from certmask_jax.storage import AnyPath
+from experiments import paths, printing, program
+from experiments.certify import certify_saved
 from experiments.run_folder import check_out, share_tables, write_report
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     parse = argparse.ArgumentParser(prog="python -m experiments.merge", description=__doc__)
-    parse.add_argument("runs", nargs="+", metavar="RUN")
-    parse.add_argument("--out", help="the run that is made (default: a lone RUN)")
+    parse.add_argument("runs", type=paths.run_path, nargs="+", metavar="RUN")
+    parse.add_argument(
+        "--out", type=paths.run_path, help="the run that is made (default: a lone RUN)"
+    )
     parse.add_argument(
         "--margin-guard", type=float, default=0.0, metavar="E", help="as in experiments.certify"
     )
@@ -33,6 +35,7 @@ def run(
     runs: Sequence[AnyPath], out: AnyPath | None, margin_guard: float, style: str = "table"
 ) -> None:
     """Merges, writes the run folder and prints the table."""
+    runs = merging.distinct(runs, _say)
     shares = share_tables(runs[0]) if len(runs) == 1 else []
     if shares:
         out = runs[0] if out is None else out
@@ -43,6 +46,7 @@ def run(
         )
     else:
         shares = [folder / "tables" if (folder / "tables").is_dir() else folder for folder in runs]
+        shares = merging.distinct(shares, _say)
     check_out(out)
     merging.merge(shares, out / "tables", warn=_say)
     result = certify_saved(tables.load(out / "tables"), out, margin_guard=margin_guard)
@@ -57,19 +61,16 @@ def _say(line: str) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the program; returns its exit status (2 for bad input)."""
-    arguments = parser().parse_args(argv)
-    try:
-        runs = [any_path(text) for text in arguments.runs]
-        out = None if arguments.out is None else any_path(arguments.out)
-        run(runs, out, arguments.margin_guard, arguments.format)
-    except (ValueError, OSError) as error:
-        print(f"error: {message(error)}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; give the same command again to go on", file=sys.stderr)
-        return 130
+    return program.run(
+        lambda: _run(argv), interrupted="interrupted; give the same command again to go on"
+    )
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    arguments = program.parsed(parser(), argv)
+    run(arguments.runs, arguments.out, arguments.margin_guard, arguments.format)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program.leave(main)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
 from certmask_jax import storage
+from experiments.program import message
 
 
 def local_path(text: str) -> Path:
@@ -16,26 +16,14 @@ def local_path(text: str) -> Path:
       argparse.ArgumentTypeError: for the address of something elsewhere, or no path.
     """
     try:
-        return storage.local_path(_expanded(text))
+        return storage.local_path(text)
     except (ValueError, OSError) as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
+        raise argparse.ArgumentTypeError(message(error)) from error
 
 
 def run_path(text: str) -> storage.AnyPath:
     """The same for the folder of a run, which may lie in a bucket (gs://, s3://)."""
     try:
-        return storage.any_path(_expanded(text))
+        return storage.any_path(text)
     except (ValueError, OSError) as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-
-
-def _expanded(text: str) -> str:
-    if not text.startswith("~"):
-        return text
-    found = os.path.expanduser(text)
-    if found.startswith("~"):
-        raise ValueError(
-            f"{text}: expected a home folder for {text.split('/')[0]}, found none; give the whole "
-            "path"
-        )
-    return found
+        raise argparse.ArgumentTypeError(message(error)) from error

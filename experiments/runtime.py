@@ -10,8 +10,15 @@ import dataclasses
 import inspect
 import os
 import re
+import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
+
+from certmask_jax.local_paths import in_utf8
+from experiments import jax_settings, paths, program
+
+_USUAL = object()  # stands for the folder of this user, which is looked for when it is needed
 
 _MOST_CPU_DEVICES = 8  # each has its own copy of the model
 _SECONDS_TO_END = 30  # all processes end together; if one ends before, it has failed
@@ -24,6 +31,7 @@ class Runtime:
     cpu_devices: int | None
     compilation_cache: Path | None
     distributed: str | None
+    note: str | None = None  # what there is to say of them
 
 
 def add(group: Any) -> None:
@@ -37,10 +45,11 @@ def add(group: Any) -> None:
     )
     group.add_argument(
         "--compilation-cache",
-        type=Path,
+        type=paths.local_path,
         metavar="DIR",
-        default=default_cache(),
-        help="where compiled programs are kept for the next time (default: %(default)s)",
+        default=_USUAL,
+        help="where compiled programs are kept for the next time (default: certmask_jax/compiled "
+        "in $XDG_CACHE_HOME or ~/.cache)",
     )
     group.add_argument(
         "--no-compilation-cache",
@@ -71,20 +80,37 @@ def read(arguments: argparse.Namespace) -> Runtime:
                 "--distributed: expected HOST:PORT,I/N with 0 <= I < N, such as "
                 f"10.0.0.1:1234,0/4, got {text!r}"
             )
-    return Runtime(count, arguments.compilation_cache, text)
+    cache, note = arguments.compilation_cache, None
+    if cache is _USUAL:
+        cache = default_cache()
+        if cache is None:
+            note = "no home folder: compiled programs are not kept (--compilation-cache DIR does)"
+    elif cache is not None and cache.exists() and not cache.is_dir():
+        raise ValueError(f"--compilation-cache {cache}: expected a folder, got a file")
+    return Runtime(count, cache, text, note)
 
 
 def start(runtime: Runtime) -> None:
-    """Configures JAX; before any other use of it, or what concerns the devices has no effect.
+    """Configures JAX and wakes it up; before any other use of it, or the devices are as they are.
 
     Raises:
-      ValueError: when the processes do not find each other.
+      ValueError: when the processes do not find each other; for settings in the environment with
+        which JAX does not start, or nothing could be computed: names them.
     """
     import jax
 
-    if runtime.compilation_cache is not None and not jax.config.values["jax_compilation_cache_dir"]:
-        jax.config.update("jax_compilation_cache_dir", str(runtime.compilation_cache))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    jax_settings.check()
+    if runtime.note is not None:
+        program.say(runtime.note)
+    # A disk that fills up costs time to compile again, and not a warning for each program.
+    warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
+    cache = runtime.compilation_cache
+    if cache is not None and not jax.config.values["jax_compilation_cache_dir"]:
+        if why := _unwritable(cache):
+            program.say(f"{cache}: compiled programs cannot be kept there ({why})")
+        else:
+            jax.config.update("jax_compilation_cache_dir", str(in_utf8(cache)))
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     chosen_elsewhere = "JAX_NUM_CPU_DEVICES" in os.environ or (
         "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
     )
@@ -99,12 +125,31 @@ def start(runtime: Runtime) -> None:
                 ) from error
     if runtime.distributed is not None:
         _meet(jax, runtime.distributed)
+    jax_settings.wake()
 
 
-def default_cache() -> Path:
-    """The folder of this user for compiled programs."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+def default_cache() -> Path | None:
+    """The folder of this user for compiled programs, made or not; None without a home folder.
+
+    As the XDG base directory specification says, a relative ``XDG_CACHE_HOME`` is ignored.
+    """
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    if not os.path.isabs(base):
+        home = os.path.expanduser("~")
+        if not os.path.isabs(home):
+            return None
+        base = os.path.join(home, ".cache")
     return Path(base) / "certmask_jax" / "compiled"
+
+
+def _unwritable(folder: Path) -> str | None:
+    """Why nothing can be written to a folder, which is made if need be; None where it can."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return None
+    except OSError as error:
+        return error.strerror or str(error)
 
 
 def cores() -> int:

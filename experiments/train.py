@@ -42,7 +42,7 @@ from certmask_jax.training.checkpoints import Checkpoints
 from certmask_jax.training.input_pipeline import Source, Streamed
 from certmask_jax.training.log import Row, write_csv, write_picture
 from certmask_jax.training.step import trainer
-from experiments import mask_set_specs, measure_input, model_options
+from experiments import mask_set_specs, measure_input, model_options, program
 from experiments.model_options import ModelOptions
 from experiments.threat_options import read_patch
 from experiments.training_options import parser, read_recipe
@@ -285,16 +285,11 @@ def _say_unreadable(streamed: Streamed) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the program; returns its exit status (2 for bad input, 143 after SIGTERM)."""
-    try:
-        return run(parser().parse_args(argv))
-    except (ValueError, OSError, FloatingPointError) as error:
-        message = error.strerror if isinstance(error, OSError) and error.strerror else error
-        print(f"error: {message}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    return program.run(
+        lambda: run(program.parsed(parser(), argv)),
+        interrupted="interrupted; with a --run-folder, --resume goes on from its last checkpoint",
+    )
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program.leave(main)

@@ -6,13 +6,12 @@ import argparse
 import dataclasses
 import types
 import typing
-from pathlib import Path
 from typing import Any, Literal, Union
 
 from certmask_jax import models
 from certmask_jax.training import cutout
 from certmask_jax.training.recipes import RECIPES, Recipe
-from experiments import model_options
+from experiments import model_options, paths
 
 
 def parser() -> argparse.ArgumentParser:
@@ -24,7 +23,7 @@ def parser() -> argparse.ArgumentParser:
     )
     group = parse.add_argument_group("what is trained on what")
     group.add_argument("--dataset", default="digits", help="name (default: %(default)s)")
-    group.add_argument("--data-dir", type=Path, help="where the data set was prepared")
+    group.add_argument("--data-dir", type=paths.local_path, help="where the data set was prepared")
     group.add_argument("--split", default="train", help="to train on (default: %(default)s)")
     group.add_argument("--test-split", default="test", help="default: %(default)s")
     model_options.add(
@@ -36,11 +35,15 @@ def parser() -> argparse.ArgumentParser:
     )
     group = parse.add_argument_group("what is written")
     group.add_argument(
-        "--out", type=Path, help="weights file (default: RUN_FOLDER or runs, /MODEL.npz)"
+        "--out",
+        type=paths.local_path,
+        help="weights file (default: RUN_FOLDER or runs, /MODEL.npz)",
     )
     group.add_argument("--overwrite", action="store_true", help="replace an existing --out")
     group.add_argument(
-        "--run-folder", type=Path, help="for checkpoints, metrics.csv, curves.png (default: none)"
+        "--run-folder",
+        type=paths.local_path,
+        help="for checkpoints, metrics.csv, curves.png (default: none)",
     )
     group.add_argument(
         "--checkpoint-every", type=int, metavar="STEPS", help="beside one after each epoch"

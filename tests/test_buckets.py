@@ -115,9 +115,12 @@ def test_damage_is_named_and_mended_and_nothing_else_touched(bucket, alone, part
     bucket.fake.requests.clear()
     evaluate(bucket.url, test_set, hooks=Hooks(warn=named.append))
     assert test_set.blocks == [BLOCKS[1]]
-    assert len(named) == 1
-    assert f"{bucket.url}/{file}: is" in named[0]
-    assert "images 3 to 5 are computed again" in named[0]
+    if (part, how) == ("ids", "removed"):  # as a run leaves a block that is stopped while it writes
+        assert named == []
+    else:
+        assert len(named) == 1
+        assert f"{bucket.url}/{file}: is" in named[0]
+        assert "images 3 to 5 are computed again" in named[0]
     assert bucket.below(bucket.url) == alone
     touched = {name for method, name in bucket.fake.requests if method != "GET"}
     assert touched == {f"a run/t/{file_of(Path('t'), p, 1).relative_to('t')}" for p in PARTS}

@@ -102,7 +102,9 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
         if file.is_file():
             file.write_bytes(file.read_bytes()[:5])
     again = Checkpoints(tmp_path, run={}, resume=True)
-    with pytest.raises(ValueError, match=r"3: this checkpoint is damaged .*remove its folder"):
+    with pytest.raises(
+        ValueError, match=r"3: this checkpoint is damaged .*rename its folder, to 3\.bad"
+    ):
         again.latest()
     again.close()
 

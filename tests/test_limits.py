@@ -579,7 +579,7 @@ def test_runtime_options(monkeypatch, tmp_path):
     assert (default.cpu_devices, default.distributed) == (None, None)
     assert default.compilation_cache == tmp_path / "certmask_jax" / "compiled"
     assert _runtime("--no-compilation-cache").compilation_cache is None
-    assert _runtime("--compilation-cache", "here").compilation_cache == Path("here")
+    assert _runtime("--compilation-cache", "here").compilation_cache == Path.cwd() / "here"
     assert _runtime("--distributed").distributed == ""
     assert _runtime("--distributed", "h:1,0/2").distributed == "h:1,0/2"
     assert _runtime("--cpu-devices", "3").cpu_devices == 3

@@ -59,7 +59,7 @@ def test_half_a_block_is_computed_again(tmp_path, number, written):
     before = contents(tmp_path)
     for part in PARTS[written:]:
         file_of(tmp_path, part, number).unlink()
-    _check_mended(tmp_path, number, before, names=file_of(tmp_path, PARTS[written], number))
+    _check_mended(tmp_path, number, before, names=None)
 
 
 def _check_mended(folder, number, before, *, names):
@@ -67,10 +67,13 @@ def _check_mended(folder, number, before, *, names):
     test_set, named = SmallTestSet(), []
     evaluate(folder, test_set, hooks=Hooks(warn=named.append))
     assert test_set.blocks == [BLOCKS[number]]
-    assert len(named) == 1
-    assert str(names) in named[0]
-    start, stop = BLOCKS[number]
-    assert f"images {start} to {stop - 1} are computed again" in named[0]
+    if names is None:  # nothing is wrong with a run that was stopped
+        assert named == []
+    else:
+        assert len(named) == 1
+        assert str(names) in named[0]
+        start, stop = BLOCKS[number]
+        assert f"images {start} to {stop - 1} are computed again" in named[0]
     assert contents(folder) == before
     own = {str(file_of(folder, part, number).relative_to(folder)) for part in PARTS}
     for name in set(times) - own:
@@ -106,7 +109,10 @@ def test_damage_is_named_and_mended_and_nothing_else_touched(tmp_path, part, num
         use()
     assert "give the same command again to" in str(caught.value)
     assert "\n" not in str(caught.value)
-    _check_mended(tmp_path, number, before, names=file)
+    # Without its mark, which comes last, a block was being written when the run was stopped.
+    _check_mended(
+        tmp_path, number, before, names=None if (part, how) == ("ids", "removed") else file
+    )
     use()
 
 

@@ -17,8 +17,9 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from certmask_jax import whole_files
+from certmask_jax import file_systems, whole_files
 from certmask_jax.fingerprint import differences
+from certmask_jax.local_paths import in_utf8, local_path
 from certmask_jax.weights.reading import check_store
 
 _RUN = "run.json"
@@ -56,11 +57,16 @@ class Checkpoints:
     """
 
     def __init__(
-        self, folder: Path, *, run: Mapping[str, Any], keep_best: int = 1, resume: bool = False
+        self,
+        folder: str | Path,
+        *,
+        run: Mapping[str, Any],
+        keep_best: int = 1,
+        resume: bool = False,
     ) -> None:
         if keep_best < 1:
             raise ValueError(f"keep_best: expected at least 1 checkpoint, got {keep_best}")
-        self.folder = folder.absolute()  # Orbax takes no other
+        self.folder = local_path(folder)
         self._keep_best = keep_best
         wanted = json.loads(json.dumps(run))
         there = self._run_there()
@@ -76,7 +82,7 @@ class Checkpoints:
                 "of the run that it holds"
             )
         _claim(self.folder, wanted)
-        self._manager = _manager(self.folder)
+        self._manager = _manager(in_utf8(self.folder))
         self._scores: dict[int, float | None] = {
             step: self._about(step).get("score") for step in self.steps()
         }
@@ -101,15 +107,16 @@ class Checkpoints:
         if step in self._scores:
             return
         try:
-            self._manager.save(
-                step,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(named_arrays(state)),
-                    about=ocp.args.JsonSave({**about, "score": score}),
-                ),
-                force=True,
-            )
-            self._manager.wait_until_finished()
+            with file_systems.orbax_in(self.folder):
+                self._manager.save(
+                    step,
+                    args=ocp.args.Composite(
+                        state=ocp.args.StandardSave(named_arrays(state)),
+                        about=ocp.args.JsonSave({**about, "score": score}),
+                    ),
+                    force=True,
+                )
+                self._manager.wait_until_finished()
         except OSError as error:
             raise OSError(
                 error.errno,
@@ -166,15 +173,23 @@ class Checkpoints:
     def _restore(self, step: int, **what: Any) -> Any:
         import orbax.checkpoint as ocp
 
+        folder = self.folder / str(step)
         try:
             if "state" in what:
-                check_store(self.folder / str(step) / "state")
+                check_store(in_utf8(self.folder) / str(step) / "state")
             return self._manager.restore(step, args=ocp.args.Composite(**what))
         except Exception as error:  # Orbax and tensorstore raise many kinds
-            reason = str(error).split("\n")[0]
+            reason = str(error).split("\n")[0][:200]
+            unreadable = _unreadable(folder)
+            if unreadable is not None:
+                raise OSError(
+                    unreadable.errno,
+                    f"{unreadable.filename}: this checkpoint cannot be read "
+                    f"({unreadable.strerror}); it is left as it is",
+                ) from error
             raise ValueError(
-                f"{self.folder / str(step)}: this checkpoint is damaged ({reason[:200]}); remove "
-                "its folder to go on from the one before"
+                f"{folder}: this checkpoint is damaged ({reason}); rename its folder, to "
+                f"{step}.bad or the like, to go on from the one before"
             ) from error
 
     def _remove_worst(self, latest: int) -> None:
@@ -215,6 +230,22 @@ def restored(arrays: Mapping[str, NDArray[Any]], like: _Tree) -> _Tree:
             f"entries differ: {listed}"
         )
     return jax.tree_util.tree_unflatten(structure, [arrays[name] for name in wanted])
+
+
+def _unreadable(folder: Path) -> OSError | None:
+    """Why the system does not let a folder be read, if that is what is wrong; names the file."""
+
+    def refused(error: OSError) -> None:
+        raise error
+
+    try:
+        for where, _, files in os.walk(folder, onerror=refused):
+            for name in files:
+                with open(os.path.join(where, name), "rb") as file:
+                    file.read(1)
+    except OSError as error:
+        return None if isinstance(error, FileNotFoundError) else error
+    return None
 
 
 def _path(key: Any) -> str:

@@ -111,8 +111,8 @@ class Streamed:
             except (ValueError, OSError) as error:
                 if not self._skips:
                     raise ValueError(
-                        f"image {candidate} of the training set cannot be read: {error}; mend or "
-                        "remove it, or --on-unreadable skip"
+                        f"image {candidate} of the training set cannot be read: {error}; mend "
+                        "it, or --on-unreadable skip"
                     ) from error
                 with self._lock:
                     self.unreadable[candidate] = str(error)

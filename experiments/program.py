@@ -1,0 +1,220 @@
+"""What all programs share: screens that take any text, errors of one line, Ctrl-C, exit statuses.
+
+``python -m experiments.NAME`` passes here three times. :func:`begin` is called before anything
+heavy is imported, :func:`run` does a program's work, and :func:`leave` ends the process. Only the
+standard library is imported here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import signal
+import sys
+import threading
+import unicodedata
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+BAD_INPUT = 2
+INTERRUPTED = 130  # as the shell reports a program that Ctrl-C ended
+
+_UNPRINTED = {"Cc", "Cs", "Zl", "Zp"}  # control characters, lone surrogates, other line ends
+
+
+def begin() -> None:
+    """Before the imports, which take seconds: Ctrl-C ends the process at once and without a trace.
+
+    Also takes care that none of the first three files is closed, or one that is written later would
+    take the place of the screen; and imports JAX, whose settings may be no settings.
+    """
+    _open_the_first_three()
+    _on_interrupt(lambda: _end_now(INTERRUPTED, "interrupted"))
+    try:
+        import jax  # noqa: F401
+    except ImportError as error:
+        _end_now(BAD_INPUT, f"error: expected JAX, got {one_line(str(error))}; pip install jax")
+    except (ValueError, TypeError, AssertionError) as error:  # of a setting in the environment
+        which = _settings_in(str(error)) or "the settings JAX_..."
+        _end_now(BAD_INPUT, f"error: {which}: expected what JAX takes ({one_line(str(error))})")
+
+
+def run(work: Callable[[], int], *, interrupted: str = "interrupted") -> int:
+    """Does a program's work and returns its exit status.
+
+    What may go wrong with what people give ends in one line on stderr and status 2, Ctrl-C in
+    status 130. What cannot be printed is escaped, and a screen that takes no more is left alone:
+    printing never decides the status.
+
+    Args:
+      work: returns the status.
+      interrupted: what is said after Ctrl-C.
+    """
+    streams = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = _Screen.over(sys.stdout), _Screen.over(sys.stderr)
+    try:
+        return work()
+    except (ValueError, OSError, FloatingPointError, MemoryError) as error:
+        say(f"error: {one_line(message(error))}")
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        say(interrupted)
+        return INTERRUPTED
+    finally:
+        for screen in (sys.stdout, sys.stderr):
+            screen.flush()
+        sys.stdout, sys.stderr = streams
+
+
+def parsed(parse: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
+    """The options; ``ValueError``, for :func:`run`, where argparse would end the process."""
+
+    def error(text: str) -> NoReturn:
+        raise ValueError(text.removeprefix("argument "))
+
+    parse.error = error  # type: ignore[method-assign, assignment]
+    return parse.parse_args(argv)
+
+
+def leave(main: Callable[[], int]) -> NoReturn:
+    """Runs a program and ends the process with its status, which nothing after it changes."""
+    _on_interrupt(None)
+    try:
+        status: Any = main()
+    except SystemExit as asked:  # argparse's, for --help
+        status = asked.code
+        if isinstance(status, str):
+            say(status)
+            status = 1
+    status = 0 if status is None else int(status)
+    # Threads are waited for yet; whoever does not want to wait has what the status says.
+    _on_interrupt(lambda: _end_now(status))
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            # As Python would flush it again at the end, and report that.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    sys.exit(status)
+
+
+def say(line: str) -> None:
+    """Prints a line that is no result, to stderr."""
+    print(line, file=sys.stderr)
+
+
+def message(error: BaseException) -> str:
+    """The text of an error; an OSError's without its number."""
+    if isinstance(error, MemoryError):
+        return f"expected more memory ({error or 'there is none left'})"
+    if not isinstance(error, OSError) or error.strerror is None:
+        return str(error)
+    names = [str(name) for name in (error.filename, error.filename2) if name is not None]
+    return f"{' -> '.join(names)}: {error.strerror}" if names else error.strerror
+
+
+def one_line(text: str) -> str:
+    """The same with line ends, control characters and what is no text as escapes."""
+    return "".join(
+        c.encode("unicode_escape").decode() if unicodedata.category(c) in _UNPRINTED else c
+        for c in text.strip("\n")
+    )
+
+
+class _Screen(io.TextIOBase):
+    """A text stream that escapes what it cannot encode, and goes quiet when it cannot be written.
+
+    As after ``| head -1``, or when the disk that it is redirected to is full, of which the other
+    screen is told.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self._is_gone = False
+
+    @classmethod
+    def over(cls, stream: Any) -> Any:
+        """A screen over a stream; None (``pythonw``) takes everything and shows nothing."""
+        return stream if isinstance(stream, cls) else cls(stream)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        self._try(lambda: self._stream.write(self._printable(text)))
+        return len(text)
+
+    def flush(self) -> None:
+        self._try(lambda: self._stream.flush())
+
+    def close(self) -> None:
+        """Nothing: the stream is not its own."""
+
+    def isatty(self) -> bool:
+        return bool(getattr(self._stream, "isatty", lambda: False)())
+
+    def fileno(self) -> int:
+        if self._stream is None:
+            raise io.UnsupportedOperation("fileno")
+        return int(self._stream.fileno())
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return getattr(self._stream, "encoding", None) or "utf-8"
+
+    def _printable(self, text: str) -> str:
+        return text.encode(self.encoding, "backslashreplace").decode(self.encoding, "replace")
+
+    def _try(self, act: Callable[[], Any]) -> None:
+        if self._stream is None or self._is_gone:
+            return
+        try:
+            act()
+        except (BrokenPipeError, ValueError):  # nobody reads on, or it is closed
+            self._is_gone = True
+        except OSError as error:
+            self._is_gone = True
+            if self is not sys.stderr:
+                say(f"warning: the screen cannot be written to ({one_line(message(error))})")
+
+
+def _settings_in(text: str) -> str:
+    """The settings of JAX that an error names, with their values."""
+    known = {name: value for name, value in os.environ.items() if name.startswith("JAX_")}
+    found = [name for name in known if name in text or name.lower() in text]
+    return ", ".join(f"{name}={known[name]}" for name in found)
+
+
+def _on_interrupt(act: Callable[[], Any] | None) -> None:
+    """What Ctrl-C does, None for KeyboardInterrupt; nothing changes where it is ignored."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+    if signal.getsignal(signal.SIGINT) in (signal.SIG_IGN, None):  # as under nohup
+        return
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler if act is None else lambda number, frame: act()
+    )
+
+
+def _end_now(status: int, line: str | None = None) -> NoReturn:
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is sys.stderr and line is not None:
+                print(line, file=stream)
+            stream.flush()
+        except (OSError, ValueError, RuntimeError):
+            pass
+    os._exit(status)
+
+
+def _open_the_first_three() -> None:
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest that is free
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            mode = "r" if name == "stdin" else "w"
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
