@@ -83,7 +83,7 @@ def test_table_of_masks_before_the_resize_equals_the_loop_by_hand():
 
 
 def test_bad_resize():
-    with pytest.raises(ValueError, match="resize_to: expected positive"):
+    with pytest.raises(ValueError, match="resize_to: expected a positive int"):
         Preprocessing(resize_to=(0, 8))
 
 
