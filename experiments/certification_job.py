@@ -131,7 +131,7 @@ def opened(config: Config, command: str) -> Job:
             "labels": _text(config.data.labels),
             "class_names": list(dataset.class_names),
             "class_mapping": dataset.class_mapping,
-            "subset": None if dataset.subset is None else dataset.subset._asdict(),
+            **({} if dataset.subset is None else {"subset": dataset.subset._asdict()}),
             "weights": encodable(path.name),
         },
         name=_name(config, dataset, identity),

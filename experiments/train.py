@@ -255,7 +255,7 @@ def _evaluated(job: _Job, params: Params, count: int) -> str:
 
 
 def _check_same_classes(train_set: data.Dataset, test_set: data.Dataset) -> None:
-    trained, tested = set(train_set.class_names), set(test_set.class_names)
+    trained, tested = set(train_set.classes), set(test_set.classes)
     if trained != tested:
         raise ValueError(
             f"{train_set.name}: expected the same classes in {train_set.split!r} and "

@@ -356,3 +356,21 @@ def test_unique_names_are_unique_and_keep_the_first(names):
 )
 def test_what_patches_are_called(threat, expected):
     assert labels.patch(threat) == expected
+
+
+@pytest.mark.parametrize(
+    ("subset", "says"),
+    [
+        ({"how": "at random", "of": 1234, "seed": 7}, "drawn at random from 1,234, seed 7"),
+        ({"how": "evenly over classes", "of": 50, "seed": None}, "of 50, as many of each class"),
+        ({"how": "first", "of": 50, "seed": None}, "the first images of 50"),
+    ],
+)
+def test_it_says_which_images_and_classes_these_are(subset, says):
+    found = dataclasses.replace(
+        made.usual(), provenance={"subset": subset, "only_classes": [3, 5, 8]}
+    )
+    text = " ".join(report.as_text(found, width=100).split())
+    assert says in text
+    assert "chooses among the 3 classes of the data set only" in text
+    assert says not in report.as_text(made.usual(), width=100)

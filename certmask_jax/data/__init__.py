@@ -230,7 +230,7 @@ def load(
         listing=_listing(found, classes),
         whole=None,
         subset=None,
-        notes=(*found.notes, *_mapping_notes(found, classes, num_outputs)),
+        notes=(*found.notes, *_mapping_notes(found, classes, num_outputs, outputs)),
         _numbers=np.arange(found.num_images),
         _found=found,
         _prepare=prepare,
@@ -301,8 +301,16 @@ def _listing(found: Found, classes: Classes) -> Listing | None:
     )
 
 
-def _mapping_notes(found: Found, classes: Classes, num_outputs: int | None) -> list[str]:
+def _mapping_notes(
+    found: Found, classes: Classes, num_outputs: int | None, kept: tuple[int, ...] | None
+) -> list[str]:
     count = len(found.class_names)
+    if kept is not None and len(kept) != num_outputs:
+        first = ", ".join(map(str, kept[:5])) + ", ..." * (len(kept) > 5)
+        return [
+            f"the model chooses among {len(kept)} of its {num_outputs or count} outputs ({first}), "
+            f"by {classes.how}"
+        ]
     joined = count - len(set(classes.labels))
     notes = [f"{joined} classes share the output of another one"] if joined else []
     trivial = list(classes.labels) == list(range(count)) and count == (num_outputs or count)

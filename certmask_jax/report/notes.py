@@ -20,7 +20,29 @@ def heading(report: Report) -> list[str]:
     if report.left_out:
         named = [f"{printable(one)} ({printable(why)})" for one, why in report.left_out.items()]
         lines.append(f"{len(named):,} left out, which count nowhere: {_some(named)}")
-    return lines
+    return lines + _of_choice(report)
+
+
+def _of_choice(report: Report) -> list[str]:
+    """Which images of a data set these are, and among which classes the model chooses."""
+    found = []
+    subset = report.provenance.get("subset")
+    if subset is not None and subset["seed"] is not None:
+        found.append(
+            f"images drawn at random from {subset['of']:,}, seed {subset['seed']}; intervals are "
+            "about all of them"
+        )
+    elif subset is not None and subset["how"] != "first":
+        found.append(
+            f"images of {subset['of']:,}, as many of each class as can be; intervals are about "
+            "images that are spread so"
+        )
+    elif subset is not None:
+        found.append(f"the first images of {subset['of']:,}")
+    only = report.provenance.get("only_classes")
+    if only is not None:
+        found.append(f"the model chooses among the {len(only):,} classes of the data set only")
+    return found
 
 
 def of_columns(report: Report, *, short: bool) -> list[str]:
