@@ -16,11 +16,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from certmask_jax import fingerprint, whole_files
+from certmask_jax import fingerprint, models, whole_files
 from certmask_jax.text import encodable
 from experiments import paths, program, runtime
+from experiments.certification_options import MOST_MASKED_IMAGES, PRECISIONS
+from experiments.command_line import CommandLine, check_uses, named
 from experiments.measurements import children, fields, latency, passes, speed, storage
-from experiments.measurements.subjects import Subject, of_job, of_noise
+from experiments.measurements.subjects import Subject, check_job, of_job, of_noise
+from experiments.number_options import whole
 
 MEASUREMENTS = {
     "speed": "plain and masked forward pass, whole job, share of the peak, PyTorch",
@@ -33,6 +36,21 @@ MEASUREMENTS = {
     "start_up": "of a process, with and without compiled programs on disk",
     "memory": "peak, by number of masks and of images",
 }
+
+_USES = {
+    "speed": ("job", "model", "precision", "images", "repeat", "chunk"),
+    "passes": ("job", "precision", "images", "chunk"),
+    "fields": ("job", "model", "precision", "repeat"),
+    "latency": ("job", "precision", "repeat", "chunk"),
+    "invariance": ("job", "precision"),
+    "scaling": ("job", "model", "precision", "repeat"),
+    "storage": ("repeat",),
+    "start_up": ("job", "model", "precision"),
+    "memory": ("job", "model", "precision", "most_masks", "most_images"),
+}
+_LEAST_MASKS, _LEAST_IMAGES = 36, 1000  # of the least case of memory
+_MOST_IMAGES, _MOST_ROUNDS = 1_000_000, 1000
+_ALWAYS = ("only", "out", "cpu_devices", "compilation_cache", "distributed", "child")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,39 +70,108 @@ class Config:
     out: Path
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> CommandLine:
     """The command line."""
-    parse = argparse.ArgumentParser(prog="python -m experiments.benchmark", description=__doc__)
+    parse = CommandLine(prog="python -m experiments.benchmark", description=__doc__)
     parse.add_argument(
         "--job",
+        metavar="OPTIONS",
         help="options of experiments.certify, in quotes: its model, images and first defense are "
         "measured (default: --model with random weights on random images; passes, latency and "
         "invariance of the embedded default)",
     )
-    parse.add_argument("--model", default="cifar_resnet20", help="default: %(default)s")
-    parse.add_argument("--precision", default="highest", help="of --model (default: %(default)s)")
     parse.add_argument(
-        "--images", type=int, default=32, help="of which all masked ones (default: %(default)s)"
-    )
-    parse.add_argument("--repeat", type=int, default=5, help="rounds (default: %(default)s)")
-    parse.add_argument("--chunk", type=int, help="masked images at once (default: chosen)")
-    parse.add_argument(
-        "--most-masks", type=int, default=1176, help="of memory, to 3750 (default: %(default)s)"
+        "--model",
+        metavar="NAME",
+        default="cifar_resnet20",
+        help="what is measured without --job (default: %(default)s)",
     )
     parse.add_argument(
-        "--most-images", type=int, default=10_000, help="of memory, to 50000 (default: %(default)s)"
+        "--precision",
+        choices=PRECISIONS,
+        default="highest",
+        help="of products, without --job (default: %(default)s)",
+    )
+    parse.add_argument(
+        "--images",
+        type=whole(1, _MOST_IMAGES),
+        default=32,
+        metavar="N",
+        help="images, of which all masked ones (default: %(default)s)",
+    )
+    parse.add_argument(
+        "--repeat",
+        type=whole(1, _MOST_ROUNDS),
+        default=5,
+        metavar="N",
+        help="rounds of each measurement (default: %(default)s)",
+    )
+    parse.add_argument(
+        "--chunk",
+        type=whole(1, MOST_MASKED_IMAGES),
+        metavar="N",
+        help="masked images at once (default: chosen)",
+    )
+    parse.add_argument(
+        "--most-masks",
+        type=whole(_LEAST_MASKS),
+        default=1176,
+        metavar="N",
+        help="of memory, in masks, to 3750 (default: %(default)s)",
+    )
+    parse.add_argument(
+        "--most-images",
+        type=whole(_LEAST_IMAGES),
+        default=10_000,
+        metavar="N",
+        help="of memory, in images, to 50000 (default: %(default)s)",
     )
     parse.add_argument(
         "--only",
         action="append",
         choices=MEASUREMENTS,
+        metavar="MEASUREMENT",
         help="; ".join(f"{name}: {about}" for name, about in MEASUREMENTS.items())
         + " (default: all; repeat for several)",
     )
-    parse.add_argument("--out", type=paths.local_path, default="runs/benchmark.json")
+    parse.add_argument(
+        "--out",
+        type=paths.local_path,
+        default="runs/benchmark.json",
+        metavar="FILE",
+        help="JSON file to write (default: %(default)s)",
+    )
     runtime.add(parse)
     parse.add_argument("--child", nargs="+", help=argparse.SUPPRESS)
     return parse
+
+
+def read_config(arguments: argparse.Namespace) -> Config:
+    """Arguments -> config; ``ValueError`` for options without use, or a job that is none."""
+    names = tuple(dict.fromkeys(arguments.only or MEASUREMENTS))
+    if not arguments.child:
+        used = {option for name in names for option in _USES[name]}
+        check_uses(arguments, {*used, *_ALWAYS}, f"in {', '.join(names)}")
+    job = arguments.job
+    if job is not None:
+        others = set(arguments.typed) - {"model", "precision"}
+        check_uses(arguments, others, "with --job, which has its own")
+        with named("--job"):
+            job = tuple(shlex.split(job))
+            check_job(job)
+    return Config(
+        job,
+        arguments.model,
+        arguments.precision,
+        arguments.images,
+        arguments.repeat,
+        arguments.chunk,
+        arguments.most_masks,
+        arguments.most_images,
+        names,
+        runtime.read(arguments),
+        arguments.out,
+    )
 
 
 def run(config: Config) -> dict[str, Any]:
@@ -94,18 +181,19 @@ def run(config: Config) -> dict[str, Any]:
         **fingerprint.environment(),
         "command": encodable(shlex.join(["python", "-m", "experiments.benchmark", *sys.argv[1:]])),
     }
-    shared = ["--model", config.model, "--precision", config.precision]
     if config.job is not None:
-        shared += ["--job", shlex.join(config.job)]
-    wide = [*shared, "--cpu-devices", "8"]
-    of_verdicts = [] if config.job is not None else ["--job", ""]
+        shared = of_verdicts = ["--job", shlex.join(config.job)]
+    else:
+        shared = ["--model", config.model, "--precision", config.precision]
+        of_verdicts = ["--job", shlex.join(_embedded(config))]
+    wide = ["--cpu-devices", "8"]
     how: dict[str, Callable[[], Any]] = {
         "speed": lambda: speed.measure(subject(), config.images, config.repeat, config.chunk),
         "passes": lambda: passes.measure(verdicts(), config.images, config.chunk),
         "fields": lambda: fields.measure(subject(), config.repeat),
         "latency": lambda: latency.measure(verdicts(), max(20, 20 * config.repeat), config.chunk),
-        "invariance": lambda: children.run([*wide, *of_verdicts], "invariance", 1000),
-        "scaling": lambda: children.run(wide, "scaling", config.repeat),
+        "invariance": lambda: children.run([*of_verdicts, *wide], "invariance", 1000),
+        "scaling": lambda: children.run([*shared, *wide], "scaling", config.repeat),
         "storage": lambda: storage.measure(config.repeat),
         "start_up": lambda: children.start_up(shared),
         "memory": lambda: children.memory(shared, config.most_masks, config.most_images),
@@ -155,8 +243,13 @@ def _subjects(config: Config) -> tuple[Callable[[], Subject], Callable[[], Subje
         return (lambda: of_job(job)), (lambda: of_job(job))
     return (
         lambda: of_noise(config.model, config.precision, config.images),
-        lambda: of_job(("--precision", config.precision)),
+        lambda: of_job(_embedded(config)),
     )
+
+
+def _embedded(config: Config) -> tuple[str, ...]:
+    """The job of the measurements that need verdicts, if no other is given."""
+    return ("--precision", config.precision)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -165,23 +258,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str] | None) -> int:
-    arguments = program.parsed(parser(), argv)
-    for name in ("images", "repeat", "most_masks", "most_images"):
-        if getattr(arguments, name) < 1:
-            raise ValueError(f"--{name.replace('_', '-')}: expected at least 1")
-    config = Config(
-        None if arguments.job is None else tuple(shlex.split(arguments.job)),
-        arguments.model,
-        arguments.precision,
-        arguments.images,
-        arguments.repeat,
-        arguments.chunk,
-        arguments.most_masks,
-        arguments.most_images,
-        tuple(arguments.only or MEASUREMENTS),
-        runtime.read(arguments),
-        arguments.out,
-    )
+    arguments = parser().parse_args(argv)
+    config = read_config(arguments)
+    if config.job is None and "model" in {o for m in config.measurements for o in _USES[m]}:
+        with named("--model"):
+            models.create(config.model)
     if config.out.is_dir():
         raise FileExistsError(f"--out {config.out}: expected a file to write, got a folder")
     runtime.start(config.runtime)

@@ -72,10 +72,22 @@ def opened(config: Config, command: str) -> Job:
     specs = tuple(config.defenses or DEFAULT_DEFENSES)
     if config.threat.sizes:
         specs = specs_over_sizes(specs, attacks)
-    defenses = build_defenses(specs, attacks)
+    try:
+        defenses = build_defenses(specs, attacks)
+    except ValueError as error:
+        if config.defenses:
+            raise
+        raise ValueError(
+            f"{str(error).replace('--defense', 'the default defense', 1)} (see --defense)"
+        ) from error
     params = config.model.load(file, model)
     if dataset.outputs is not None:
         model = restricted(model, dataset.outputs)
+    if config.whole_images and model.local is None:
+        raise ValueError(
+            "--whole-images: expected a model with local logits (BagNet), which can do otherwise, "
+            f"got {model.name}; leave it out"
+        )
     unreadable = _unreadable(config, dataset)
     resized = None if dataset.image_size == input_size else input_size
     uses_fields = model.local is not None and not config.whole_images and resized is None

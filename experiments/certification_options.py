@@ -4,16 +4,30 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import math
 import re
 
 from certmask_jax import models, storage
-from experiments import data_options, model_options, paths, printing, runtime, threat_options
+from experiments import (
+    data_options,
+    defense_specs,
+    model_options,
+    paths,
+    printing,
+    runtime,
+    threat_options,
+)
+from experiments.command_line import CommandLine, check_not_typed, check_uses, hint
 from experiments.data_options import DataOptions
 from experiments.model_options import ModelOptions
+from experiments.number_options import number, seed, whole
 from experiments.runtime import Runtime
 from experiments.threat_options import ThreatOptions
 
+_OF_THREAT = ("patch", "patch_area", "sizes", "patches", "patch_region")
+_OF_TABLES = (*_OF_THREAT, "from_tables", "defense", "margin_guard", "format", "out")
+_OF_WRITING = ("margin_guard", "max_minutes", "format", "out")
+MOST_MASKED_IMAGES = 1 << 20  # at once: more than any device holds
+PRECISIONS = ("highest", "high", "default", "bfloat16")
 _NAMED_FILLS = {"black": (0.0,), "gray": (127.5,), "white": (255.0,)}
 
 
@@ -42,16 +56,18 @@ class Config:
     format: str
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> CommandLine:
     """The command line."""
-    parse = argparse.ArgumentParser(
+    parse = CommandLine(
         prog="python -m experiments.certify",
         description="Certifies an image classifier against adversarial patches: runs the model on "
         "every masked image once, and reports what each defense answers and what is proved.",
         epilog="Example: --dataset cifar10 --data-dir DIR --model cifar_resnet20 --weights FILE "
         "--patch 5 --defense double_masking:masks_per_axis=6",
     )
-    parse.add_argument("--list", action="store_true", help="name data sets, models and defenses")
+    parse.add_argument(
+        "--list", action="store_true", help="name data sets, models and defenses, and no more"
+    )
     group = parse.add_argument_group("what is classified")
     data_options.add(group, certifies=True)
     group = parse.add_argument_group("what classifies")
@@ -72,10 +88,10 @@ def parser() -> argparse.ArgumentParser:
     threat_options.add(group)
     group.add_argument(
         "--patched",
-        type=int,
+        type=seed,
         metavar="SEED",
         help="certify images that are patched already: on each a patch (of --patch, one size) of "
-        "random noise at a random location",
+        "random noise at a random location, which SEED decides (default: images as they are)",
     )
     group.add_argument(
         "--patch-lives",
@@ -89,8 +105,9 @@ def parser() -> argparse.ArgumentParser:
         "--defense",
         action="append",
         metavar="NAME[:key=value,...]",
-        help="repeat for several; --list names them and their options (default: all of them); "
-        "built_for=SIZE builds the masks for a patch larger than --patch",
+        help="repeat for several; --list names them and their options; built_for=SIZE builds the "
+        "masks for a patch larger than --patch (default: double_masking, challenger_masking, "
+        "minority_reports, certmask and certmask_detection)",
     )
     group.add_argument(
         "--fill",
@@ -100,7 +117,7 @@ def parser() -> argparse.ArgumentParser:
     )
     group.add_argument(
         "--margin-guard",
-        type=float,
+        type=number(least=0),
         default=0.0,
         metavar="E",
         help="certify only images whose logit margins are all above E (default: %(default)s)",
@@ -117,9 +134,16 @@ def parser() -> argparse.ArgumentParser:
         "--whole-images",
         action="store_true",
         help="evaluate every masked image whole, also where a model's logits are local (BagNet): "
-        "its distinct fields, each evaluated once, are the same for less",
+        "its distinct fields, each evaluated once, are the same for less (default: by fields where "
+        "a model has them)",
     )
-    group.add_argument("--chunk", type=int, help="masked images at once (default: chosen)")
+    group.add_argument(
+        "--chunk",
+        type=whole(1, MOST_MASKED_IMAGES),
+        metavar="N",
+        help="masked images that all devices evaluate at once (default: chosen by the model and "
+        "the devices)",
+    )
     group.add_argument(
         "--dry-run",
         action="store_true",
@@ -127,17 +151,17 @@ def parser() -> argparse.ArgumentParser:
     )
     group.add_argument(
         "--max-minutes",
-        type=float,
+        type=number(above=0),
         metavar="M",
         help="end cleanly before M minutes are over, with exit status 3 if there is more to do; "
-        "the same command goes on",
+        "the same command goes on (default: no end)",
     )
     group.add_argument(
         "--shard",
         default="0/1",
         metavar="I/N",
         help="one of N jobs, 0 to N-1, each of which does every N-th block of images; then "
-        "python -m experiments.merge puts them together",
+        "python -m experiments.merge puts them together (default: %(default)s, all of it)",
     )
     runtime.add(group)
     group.add_argument(
@@ -151,26 +175,56 @@ def parser() -> argparse.ArgumentParser:
         "--from-tables",
         type=paths.run_path,
         metavar="RUN",
-        help="print the defenses again from the tables of a run folder, without a model",
+        help="print the defenses again from the tables of a run folder, without a model, or others "
+        "(--patch, --defense) that its tables suffice for (default: a run with a model)",
     )
     printing.add(group)
     return parse
 
 
+def check_modes(arguments: argparse.Namespace) -> None:
+    """Refuses options that what is asked for has no use for.
+
+    Raises:
+      ValueError: naming them.
+    """
+    if arguments.list:
+        check_uses(arguments, ("list",), "with --list, which names what there is and does no more")
+    if arguments.dry_run:
+        check_not_typed(
+            arguments, _OF_WRITING, "with --dry-run, which writes nothing and certifies nothing"
+        )
+
+
+def check_from_tables(arguments: argparse.Namespace) -> None:
+    """The same for ``--from-tables``."""
+    check_uses(
+        arguments,
+        _OF_TABLES,
+        "with --from-tables, which prints what the tables of a run hold (another data set, model "
+        "or fill is another run)",
+    )
+    placed = [arguments.typed[d] for d in ("patches", "patch_region") if d in arguments.typed]
+    if placed and not (arguments.patch or arguments.patch_area or arguments.sizes):
+        raise ValueError(
+            f"{', '.join(placed)}: expected the whole threat with --from-tables, --patch (or "
+            "--patch-area, --sizes) too; without any of them it is that of the run"
+        )
+
+
 def read_config(arguments: argparse.Namespace) -> Config:
-    """Arguments -> config; ``ValueError`` for numbers that make no sense."""
-    for name in ("num_classes", "chunk"):
-        value = getattr(arguments, name)
-        if value is not None and value < 1:
-            raise ValueError(f"--{name.replace('_', '-')}: expected at least 1, got {value}")
-    if arguments.max_minutes is not None and not arguments.max_minutes > 0:
-        raise ValueError(f"--max-minutes: expected more than 0, got {arguments.max_minutes}")
-    if not (math.isfinite(arguments.margin_guard) and arguments.margin_guard >= 0):
-        raise ValueError(f"--margin-guard: expected at least 0, got {arguments.margin_guard}")
-    if arguments.dry_run and arguments.format != "table":
-        raise ValueError(f"--format {arguments.format}: --dry-run prints no results; leave one out")
-    if arguments.patched is not None and arguments.patched < 0:
-        raise ValueError(f"--patched: expected a seed of at least 0, got {arguments.patched}")
+    """Arguments -> config, after :func:`check_modes`; ``ValueError`` for what is not possible."""
+    if arguments.precision not in PRECISIONS:
+        like = hint(arguments.precision, PRECISIONS[:-1])  # float32 is not like bfloat16
+        raise ValueError(
+            f"--precision: expected {', '.join(PRECISIONS[:-1])} or {PRECISIONS[-1]}, got "
+            f"{arguments.precision!r}{like or ' (highest is float32)'}"
+        )
+    read_fill(arguments.fill)
+    for place, spec in enumerate(arguments.defense or ()):
+        defense_specs.check(spec)
+        if spec in arguments.defense[:place]:
+            raise ValueError(f"--defense: expected each one once, got {spec} twice")
     chosen = data_options.read(arguments)
     model = arguments.model
     if model is None:
@@ -180,6 +234,8 @@ def read_config(arguments: argparse.Namespace) -> Config:
                 "them); only digits has a default"
             )
         model = models.DEFAULT
+    if arguments.weights is None and arguments.weights_entry is not None:
+        raise ValueError("--weights-entry: expected --weights, a file to find it in, beside it")
     return Config(
         data=chosen,
         model=model_options.read(arguments, model=model),
@@ -205,7 +261,7 @@ def read_config(arguments: argparse.Namespace) -> Config:
 
 def read_shard(text: str) -> tuple[int, int]:
     """``"0/4"`` -> (0, 4)."""
-    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
     if not found or int(found[1]) >= int(found[2]):
         raise ValueError(
             f"--shard: expected I/N with I from 0 to N-1, such as 0/4 to 3/4, got {text!r}"
@@ -220,9 +276,15 @@ def read_fill(text: str) -> tuple[float, ...] | None:
     if text in _NAMED_FILLS:
         return _NAMED_FILLS[text]
     try:
-        return tuple(float(value) for value in text.split(","))
+        values = tuple(float(value) for value in text.split(","))
     except ValueError as error:
         raise ValueError(
             f"--fill: expected mean, {', '.join(_NAMED_FILLS)}, or pixel values such as 128 or "
-            f"124,116,104, got {text!r}"
+            f"124,116,104, got {text!r}{hint(text, ('mean', *_NAMED_FILLS))}"
         ) from error
+    if len(values) not in (1, 3) or not all(0 <= value <= 255 for value in values):
+        raise ValueError(
+            f"--fill: expected one pixel value in [0, 255], or one for each of three channels, got "
+            f"{text!r}"
+        )
+    return values

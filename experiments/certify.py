@@ -40,7 +40,13 @@ from experiments.certification_job import (
     over_sizes,
     specs_over_sizes,
 )
-from experiments.certification_options import Config, parser, read_config
+from experiments.certification_options import (
+    Config,
+    check_from_tables,
+    check_modes,
+    parser,
+    read_config,
+)
 from experiments.progress import Progress
 from experiments.run_folder import (
     check_out,
@@ -140,11 +146,8 @@ def run(config: Config, command: str) -> int:
     return 0
 
 
-def run_from_tables(config: Config) -> None:
+def run_from_tables(config: Config, folder: AnyPath, saved: tables.SavedTable) -> None:
     """Prints the defenses of an earlier run again, or others that its tables suffice for."""
-    assert config.from_tables is not None
-    folder = config.from_tables
-    saved = tables.load(folder / "tables" if (folder / "tables").is_dir() else folder)
     result = certify_saved(
         saved,
         folder,
@@ -267,14 +270,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str] | None) -> int:
-    arguments = program.parsed(parser(), argv)
     words = sys.argv[1:] if argv is None else argv
+    arguments = parser().parse_args(argv)
+    check_modes(arguments)
     if arguments.list:
         _list()
         return 0
     config = read_config(arguments)
     if config.from_tables is not None:
-        run_from_tables(config)
+        folder = config.from_tables
+        saved = tables.load(folder / "tables" if (folder / "tables").is_dir() else folder)
+        check_from_tables(arguments)
+        run_from_tables(config, folder, saved)
         return 0
     status = run(config, encodable(shlex.join(["python", "-m", "experiments.certify", *words])))
     processes.wait_for_all("end")  # the first one is reporting

@@ -16,11 +16,13 @@ import jax
 
 from certmask_jax import weights
 from experiments import model_options, paths, program
+from experiments.command_line import CommandLine, check_not_typed
+from experiments.number_options import seed
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> CommandLine:
     """The command line."""
-    parse = argparse.ArgumentParser(
+    parse = CommandLine(
         prog="python -m experiments.convert_weights",
         description="Converts weights between formats, checked against a model.",
     )
@@ -32,13 +34,19 @@ def parser() -> argparse.ArgumentParser:
         help=".safetensors, .npz, or an Orbax folder to write",
     )
     model_options.add(parse, model=None, about_model="required", weights_for=None, new_head=True)
-    parse.add_argument("--seed", type=int, default=0, help="of a new head (default: %(default)s)")
-    parse.add_argument("--overwrite", action="store_true", help="replace an existing OUT")
+    parse.add_argument(
+        "--seed", type=seed, default=0, metavar="S", help="of --new-head (default: %(default)s)"
+    )
+    parse.add_argument(
+        "--overwrite", action="store_true", help="replace an existing OUT (default: refuse)"
+    )
     return parse
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Reads, checks, writes; prints one line."""
+    if not arguments.new_head:
+        check_not_typed(arguments, ("seed",), "without --new-head, which it draws")
     out = arguments.out
     if out.exists() and not arguments.overwrite:
         raise FileExistsError(f"OUT {out}: exists already; --overwrite replaces it")
@@ -61,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str] | None) -> int:
-    run(program.parsed(parser(), argv))
+    run(parser().parse_args(argv))
     return 0
 
 

@@ -12,6 +12,7 @@ from certmask_jax.data.class_index import read_class_index
 from certmask_jax.data.class_mapping import ClassIndex
 from certmask_jax.models import DataConfig
 from experiments import paths
+from experiments.command_line import as_options, named
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,19 +45,20 @@ class DataOptions:
             that help.
         """
         try:
-            return data.load(
-                self.dataset,
-                data_config=data_config,
-                split=self.split,
-                data_dir=self.data_dir,
-                labels=self.labels,
-                num_images=self.num_images,
-                subset_seed=self.subset_seed,
-                num_outputs=num_outputs,
-                class_index=self.index(),
-                only_classes=self.only_classes,
-                native=native,
-            )
+            with as_options("split", "num_images", "subset_seed", "class_index"):
+                return data.load(
+                    self.dataset,
+                    data_config=data_config,
+                    split=self.split,
+                    data_dir=self.data_dir,
+                    labels=self.labels,
+                    num_images=self.num_images,
+                    subset_seed=self.subset_seed,
+                    num_outputs=num_outputs,
+                    class_index=self.index(),
+                    only_classes=self.only_classes,
+                    native=native,
+                )
         except ValueError as error:
             if "class index" not in str(error):
                 raise
@@ -142,7 +144,8 @@ def read(arguments: argparse.Namespace) -> DataOptions:
         raise ValueError(f"--subset-seed: expected a seed of at least 0, got {seed}")
     if seed is not None and count is None:
         raise ValueError("--subset-seed: expected --num-images, how many to draw, beside it")
-    data.check_name(arguments.dataset)
+    with named("--dataset", "data set"):
+        data.check_name(arguments.dataset)
     takes_labels = arguments.dataset == "image_list"
     if takes_labels != (given.get("labels") is not None) and "labels" in given:
         raise ValueError(

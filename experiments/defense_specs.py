@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
+import re
 from typing import Any
 
 from certmask_jax import defenses
@@ -11,6 +11,7 @@ from certmask_jax.defenses import Defense
 from certmask_jax.mask_sets import MaskSet
 from certmask_jax.threats import Threat, as_threat
 from experiments import mask_set_specs
+from experiments.command_line import hint
 from experiments.mask_set_specs import mask_set, parsed, size, taken
 
 DESCRIPTIONS = {
@@ -41,6 +42,7 @@ MASKS = {
 
 _BUILT_FOR = "built_for"
 _SECOND = "second_"
+_OWN_KEYS = ("ties", "tau", "tolerance")
 _VOTES = {
     "plurality": defenses.plurality,
     "minimum_explanation": defenses.minimum_explanation,
@@ -55,14 +57,7 @@ def build(spec: str, image_size: tuple[int, int], threat: Threat | tuple[int, in
       ValueError: for an unknown name, key or value, listing what there is, or a mask set that
         does not cover, or has more unions than would be done.
     """
-    name, _, rest = spec.partition(":")
-    if name not in DESCRIPTIONS:
-        close = difflib.get_close_matches(name, DESCRIPTIONS, n=1)
-        hint = f" (did you mean {close[0]}?)" if close else ""
-        raise ValueError(
-            f"--defense: expected one of {', '.join(DESCRIPTIONS)}, got {name!r}{hint}"
-        )
-    options = parsed(rest, f"--defense {spec}")
+    name, options = check(spec)
     attack = as_threat(threat, image_size)
     try:
         hidden, against = _built_for(attack, options)
@@ -98,15 +93,48 @@ def build(spec: str, image_size: tuple[int, int], threat: Threat | tuple[int, in
         raise ValueError(f"--defense {spec}: {error}") from error
     if options:
         own = DESCRIPTIONS[name].partition("[")[2].partition(";")[0].rstrip("]")
+        key = next(iter(options))
         raise ValueError(
-            f"--defense {spec}: unknown option {next(iter(options))!r} here; expected "
-            f"{own + ', and ' if own else ''}keys of one kind of masks (--list)"
+            f"--defense {spec}: unknown option {key!r} here{hint(key, set(_keys(name)) - {key})}; "
+            f"expected {own + ', and ' if own else ''}keys of one kind of masks (--list)"
         )
     found = dataclasses.replace(found, spec=spec)
     if not against:
         return found
     built_for = [list(shape) for shape in hidden.shapes]
     return dataclasses.replace(found, options={**found.options, _BUILT_FOR: built_for})
+
+
+def check(spec: str) -> tuple[str, dict[str, str]]:
+    """Name and keys of a defense, before there is an image to build it for.
+
+    Raises:
+      ValueError: for an unknown name or key, or what is not ``NAME:key=value,...``.
+    """
+    name, colon, rest = spec.partition(":")
+    if name not in DESCRIPTIONS:
+        like = hint(re.split("[,= ]", name)[0], DESCRIPTIONS)
+        raise ValueError(
+            f"--defense: expected one of {', '.join(DESCRIPTIONS)}, got {name!r}{like}"
+        )
+    options = parsed(rest, f"--defense {spec}")
+    if colon and not options:
+        raise ValueError(f"--defense {spec}: expected key=value after the colon, got none")
+    known = _keys(name)
+    for key in options:
+        if key not in known:
+            raise ValueError(
+                f"--defense {spec}: unknown option {key!r}{hint(key, known)}; expected keys of "
+                f"{name} and of its masks (--list): {', '.join(known)}"
+            )
+    return name, options
+
+
+def _keys(name: str) -> tuple[str, ...]:
+    """The keys that a defense may have, its own first."""
+    own = tuple(key for key in _OWN_KEYS if key in DESCRIPTIONS[name].partition("[")[2])
+    second = tuple(map(_SECOND.__add__, mask_set_specs.KEYS)) if name == "double_masking" else ()
+    return (*own, *mask_set_specs.KEYS, *second, _BUILT_FOR)
 
 
 def split_built_for(spec: str) -> tuple[str, str | None]:

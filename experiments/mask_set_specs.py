@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ from certmask_jax import combined_sets, mask_sets, pair_covers
 from certmask_jax.geometry import as_size
 from certmask_jax.mask_sets import MaskSet
 from certmask_jax.threats import Threat
+from experiments.command_line import hint
 
 DESCRIPTIONS = {
     "masks_per_axis=6": "PatchCleanser's grid; or by mask_stride; split=even for equal stretches",
@@ -27,6 +29,13 @@ _GRID_KEYS = ("masks_per_axis", "mask_stride", "mask_size")
 _PAIR_KEYS = ("budget", "partition", "plane")
 OTHER_KEYS = ("masks_per_axis", "mask_stride", *_PAIR_KEYS)
 """Keys that no tiling has."""
+
+KEYS = (
+    *("masks_per_axis", "mask_stride", "split", "mask_size"),
+    *("tiling", "coverage", "spread", "wrap", "rounded_stride"),
+    *("partition", "transposed", "budget", "plane"),
+)
+"""All keys of masks."""
 
 _TILINGS = ("tight", "replicated", "offset", "exact")
 
@@ -76,7 +85,7 @@ def _pair_cover(options: dict[str, str]) -> Callable[..., MaskSet]:
     if given.get("plane", "").lower() == "fano":
         return pair_covers.fano_plane
     if "plane" in given:
-        if not given["plane"].isdecimal():
+        if not is_number(given["plane"]):
             raise ValueError(f"plane: expected fano or an order such as 3, got {given['plane']!r}")
         return functools.partial(pair_covers.affine_plane, order=int(given["plane"]))
     return functools.partial(pair_covers.pair_cover, **given)
@@ -86,7 +95,9 @@ def _tiling(options: dict[str, str]) -> Callable[..., MaskSet]:
     """CertMask's mask sets; masks of 1.5 patches a side unless told otherwise, as in its paper."""
     tiling = options.pop("tiling")
     if tiling not in _TILINGS:
-        raise ValueError(f"tiling: expected one of {', '.join(_TILINGS)}, got {tiling!r}")
+        raise ValueError(
+            f"tiling: expected one of {', '.join(_TILINGS)}, got {tiling!r}{hint(tiling, _TILINGS)}"
+        )
     given = taken(options, mask_size=size)
     coverage = taken(options, coverage=_coverage).get("coverage", 1 if tiling == "tight" else 6)
     if tiling == "offset":
@@ -127,14 +138,18 @@ def read(text: str, threat: Threat, option: str) -> MaskSet:
     except ValueError as error:
         raise ValueError(f"{option} {text}: {error}") from error
     if options:
-        raise ValueError(f"{option} {text}: unknown key {next(iter(options))!r}")
+        key = next(iter(options))
+        like = hint(key, set(KEYS) - {key})
+        raise ValueError(
+            f"{option} {text}: unknown key {key!r} here{like}; certify --list has them"
+        )
     return masks
 
 
 def parsed(text: str, where: str) -> dict[str, str]:
     """``"key=value,..."`` as keys and values."""
     options: dict[str, str] = {}
-    for item in filter(None, text.split(",")):
+    for item in text.split(",") if text else ():
         key, equals, value = item.partition("=")
         if not equals or not key or not value or key in options:
             raise ValueError(f"{where}: expected key=value,key=value (each key once), got {item!r}")
@@ -158,17 +173,22 @@ def taken(options: dict[str, str], **readers: Callable[[str], Any]) -> dict[str,
 def size(text: str) -> int | tuple[int, int]:
     """``"5"`` -> 5, ``"5x9"`` -> (5, 9): height x width in pixels."""
     parts = text.lower().split("x")
-    if len(parts) > 2 or not all(part.strip().isdecimal() for part in parts):
+    if len(parts) > 2 or not all(is_number(part) and int(part) > 0 for part in parts):
         raise ValueError(f"expected pixels such as 5 or 5x9 (height x width), got {text!r}")
     numbers = tuple(int(part) for part in parts)
     return as_size(numbers[0] if len(numbers) == 1 else (numbers[0], numbers[1]))
+
+
+def is_number(text: str) -> bool:
+    """Whether it is a whole number in plain digits, of a size that can be a number of pixels."""
+    return re.fullmatch(r"\s*[0-9]{1,9}\s*", text) is not None
 
 
 def _partition(text: str) -> tuple[int, ...]:
     """``"2/3"`` -> (2, 3), rows of 2 and 3 blocks; ``"2x3"`` -> (3, 3), 2 rows of 3 blocks."""
     rows, by, cols = text.lower().partition("x")
     parts = [rows, cols] if by else text.split("/")
-    if not all(part.strip().isdecimal() for part in parts):
+    if not all(map(is_number, parts)):
         raise ValueError(
             f"expected rows x columns of blocks such as 2x3, or the blocks in each row such as "
             f"2/3, got {text!r}"
@@ -179,7 +199,7 @@ def _partition(text: str) -> tuple[int, ...]:
 
 def _coverage(text: str) -> int | tuple[int, int]:
     parts = text.lower().split("x")
-    if len(parts) > 2 or not all(part.strip().isdecimal() for part in parts):
+    if len(parts) > 2 or not all(map(is_number, parts)):
         raise ValueError(f"expected k such as 6, or m x n such as 3x2, got {text!r}")
     numbers = [int(part) for part in parts]
     return numbers[0] if len(numbers) == 1 else (numbers[0], numbers[1])

@@ -6,7 +6,6 @@ folders of the shares, wherever they are, and ``--out``. The result is that of o
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 
@@ -14,18 +13,33 @@ from certmask_jax import merging, tables
 from certmask_jax.storage import AnyPath
 from experiments import paths, printing, program
 from experiments.certify import certify_saved
+from experiments.command_line import CommandLine
+from experiments.number_options import number
 from experiments.run_folder import check_out, share_tables, write_report
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> CommandLine:
     """The command line."""
-    parse = argparse.ArgumentParser(prog="python -m experiments.merge", description=__doc__)
-    parse.add_argument("runs", type=paths.run_path, nargs="+", metavar="RUN")
+    parse = CommandLine(prog="python -m experiments.merge", description=__doc__)
     parse.add_argument(
-        "--out", type=paths.run_path, help="the run that is made (default: a lone RUN)"
+        "runs",
+        nargs="+",
+        type=paths.run_path,
+        metavar="RUN",
+        help="folder of a run with its shares in it, or the folders of all shares",
     )
     parse.add_argument(
-        "--margin-guard", type=float, default=0.0, metavar="E", help="as in experiments.certify"
+        "--out",
+        type=paths.run_path,
+        metavar="RUN",
+        help="the run that is made (default: a lone RUN)",
+    )
+    parse.add_argument(
+        "--margin-guard",
+        type=number(least=0),
+        default=0.0,
+        metavar="E",
+        help="certify only images whose logit margins are all above E (default: %(default)s)",
     )
     printing.add(parse)
     return parse
@@ -67,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str] | None) -> int:
-    arguments = program.parsed(parser(), argv)
+    arguments = parser().parse_args(argv)
     run(arguments.runs, arguments.out, arguments.margin_guard, arguments.format)
     return 0
 

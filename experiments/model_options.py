@@ -13,6 +13,11 @@ from certmask_jax.models import Model, Params
 from certmask_jax.models.vit import ATTENTIONS, GELUS, POOLINGS
 from certmask_jax.weights import WeightsFile
 from experiments import mask_set_specs, paths
+from experiments.command_line import as_options
+from experiments.number_options import whole
+
+_MOST_CLASSES = 32767  # labels are int16 in tables
+_MOST_PIXELS = 8192  # a side
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,15 +36,26 @@ class ModelOptions:
     resize_positions: bool
 
     def create(self, *, num_classes: int | None = None) -> Model:
-        """The model, with ``num_classes`` unless ``--num-classes`` says otherwise."""
-        return models.create(
-            self.model,
-            num_classes=num_classes if self.num_classes is None else self.num_classes,
-            input_size=self.input_size,
-            gelu=self.gelu,
-            pooling=self.pooling,
-            attention=self.attention,
-        )
+        """The model, with ``num_classes`` unless ``--num-classes`` says otherwise.
+
+        Raises:
+          ValueError: for what the model does not have or cannot take, naming the option.
+        """
+        chosen = ("gelu", "pooling", "attention", "input_size")
+        with as_options("model", "num_classes", *chosen):
+            model = models.create(
+                self.model,
+                num_classes=num_classes if self.num_classes is None else self.num_classes,
+                **{name: getattr(self, name) for name in chosen},
+            )
+            if self.input_size is not None:
+                _check_input_size(model)
+        if self.resize_positions and not hasattr(model.module, "pooling"):
+            raise ValueError(
+                "--resize-positions: expected only for ViTs, which have position embeddings, got "
+                f"it for {model.name}"
+            )
+        return model
 
     def read(self, path: Path) -> WeightsFile:
         """The file of weights, read once for :meth:`load`."""
@@ -85,6 +101,7 @@ def add(
     """
     group.add_argument(
         "--model",
+        metavar="NAME",
         default=model,
         required=model is None and weights_for is None,
         help="name, timm's too, or a PatchCleanser checkpoint's; experiments.certify --list names "
@@ -94,26 +111,39 @@ def add(
         group.add_argument(
             "--weights",
             type=paths.local_path,
+            metavar="FILE",
             help=f"{weights_for}: .npz (PyTorch's names, Google's ViT or BiT), .safetensors, an "
-            "Orbax folder, or PyTorch's .pth, .th, .tar, .ckpt where torch is installed",
+            "Orbax folder, or PyTorch's .pth, .th, .tar, .ckpt where torch is installed"
+            + ("" if model is not None else " (default: those that ship with the model)"),
         )
         group.add_argument(
             "--weights-entry",
             metavar="NAME",
             help="which set of weights, where a file has several: state_dict_ema, ema_params, or "
-            "what its names begin with (ema_model.)",
+            "what its names begin with (ema_model.) (default: a lone one, else the run says which)",
         )
     group.add_argument(
-        "--num-classes", type=int, help="default: what the data set has, else the model's own"
+        "--num-classes",
+        type=whole(1, _MOST_CLASSES),
+        metavar="K",
+        help="outputs of the model (default: what its weights or the data set have, else the "
+        "model's own)",
     )
-    group.add_argument("--input-size", type=_size, help="pixels that the model sees, N or HxW")
+    group.add_argument(
+        "--input-size",
+        type=_size,
+        metavar="N|HxW",
+        help="pixels that the model sees, height x width (default: the model's own)",
+    )
     group.add_argument(
         "--gelu",
         choices=GELUS,
         help="of a ViT: tanh is what Google's own weights were trained with (default: exact, as "
         "timm runs them)",
     )
-    group.add_argument("--pooling", choices=POOLINGS, help="of a ViT (default: token)")
+    group.add_argument(
+        "--pooling", choices=POOLINGS, help="of a ViT: what the head looks at (default: token)"
+    )
     group.add_argument(
         "--attention",
         choices=ATTENTIONS,
@@ -123,11 +153,14 @@ def add(
     group.add_argument(
         "--resize-positions",
         action="store_true",
-        help="resize a ViT's position embeddings to the input size",
+        help="resize a ViT's position embeddings to the input size (default: weights of another "
+        "are refused)",
     )
     if new_head:
         group.add_argument(
-            "--new-head", action="store_true", help="start a fresh head, whatever the weights have"
+            "--new-head",
+            action="store_true",
+            help="start a fresh head, whatever the weights have (default: theirs)",
         )
 
 
@@ -154,6 +187,29 @@ def _in_options(text: str) -> str:
 
 def _size(text: str) -> tuple[int, int]:
     try:
-        return geometry.as_size(mask_set_specs.size(text))
+        size = geometry.as_size(mask_set_specs.size(text))
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
+    if max(size) > _MOST_PIXELS:
+        raise argparse.ArgumentTypeError(f"expected at most {_MOST_PIXELS} pixels, got {text!r}")
+    return size
+
+
+def _check_input_size(model: Model) -> None:
+    """``ValueError`` unless the model can take images of its input size."""
+    try:
+        model.param_shapes()
+    except ValueError as error:
+        if str(error).startswith("input_size: "):
+            raise
+        raise _too_small(model, error) from error
+    except (TypeError, ZeroDivisionError) as error:  # what layers say of sides of 0 pixels
+        raise _too_small(model, error) from error
+
+
+def _too_small(model: Model, error: Exception) -> ValueError:
+    height, width = model.data_config.input_size
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return ValueError(
+        f"input_size: expected one that {model.name} can take, got {height}x{width} ({reason})"
+    )

@@ -7,14 +7,13 @@ standard library is imported here.
 
 from __future__ import annotations
 
-import argparse
 import io
 import os
 import signal
 import sys
 import threading
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 BAD_INPUT = 2
@@ -65,16 +64,6 @@ def run(work: Callable[[], int], *, interrupted: str = "interrupted") -> int:
         for screen in (sys.stdout, sys.stderr):
             screen.flush()
         sys.stdout, sys.stderr = streams
-
-
-def parsed(parse: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
-    """The options; ``ValueError``, for :func:`run`, where argparse would end the process."""
-
-    def error(text: str) -> NoReturn:
-        raise ValueError(text.removeprefix("argument "))
-
-    parse.error = error  # type: ignore[method-assign, assignment]
-    return parse.parse_args(argv)
 
 
 def leave(main: Callable[[], int]) -> NoReturn:

@@ -17,6 +17,7 @@ from typing import Any
 
 from certmask_jax.local_paths import in_utf8
 from experiments import jax_settings, paths, program
+from experiments.number_options import whole
 
 _USUAL = object()  # stands for the folder of this user, which is looked for when it is needed
 
@@ -38,7 +39,7 @@ def add(group: Any) -> None:
     """Adds the options to a group of a command line."""
     group.add_argument(
         "--cpu-devices",
-        type=int,
+        type=whole(1),
         metavar="N",
         help="on a CPU, share the work out among N devices of JAX, which is faster than one that "
         f"uses all cores (default: one a core, at most {_MOST_CPU_DEVICES})",
@@ -56,7 +57,7 @@ def add(group: Any) -> None:
         dest="compilation_cache",
         action="store_const",
         const=None,
-        help="compile anew",
+        help="compile anew (default: --compilation-cache)",
     )
     group.add_argument(
         "--distributed",
@@ -64,18 +65,23 @@ def add(group: Any) -> None:
         const="",
         metavar="HOST:PORT,I/N",
         help="this is one of several processes of one run: on TPU pod slices and under Slurm "
-        "without more, elsewhere process I of N, where the first one's address is HOST:PORT",
+        "without more, elsewhere process I of N, where the first one's address is HOST:PORT "
+        "(default: the only process)",
     )
 
 
 def read(arguments: argparse.Namespace) -> Runtime:
     """Arguments -> options; ``ValueError`` for what makes no sense."""
     count, text = arguments.cpu_devices, arguments.distributed
-    if count is not None and count < 1:
-        raise ValueError(f"--cpu-devices: expected at least 1, got {count}")
+    most = max(_MOST_CPU_DEVICES, _all_cores())
+    if count is not None and count > most:
+        raise ValueError(
+            f"--cpu-devices: expected at most {most} on this machine of {_all_cores()} cores, got "
+            f"{count}"
+        )
     if text:
-        found = re.fullmatch(r"\S+:\d+,(\d+)/(\d+)", text)
-        if not found or int(found[1]) >= int(found[2]):
+        found = re.fullmatch(r"\S+:([0-9]{1,5}),([0-9]{1,6})/([0-9]{1,6})", text)
+        if not found or int(found[2]) >= int(found[3]) or not 0 < int(found[1]) < 65536:
             raise ValueError(
                 "--distributed: expected HOST:PORT,I/N with 0 <= I < N, such as "
                 f"10.0.0.1:1234,0/4, got {text!r}"
@@ -154,9 +160,12 @@ def _unwritable(folder: Path) -> str | None:
 
 def cores() -> int:
     """How many devices a CPU is seen as: one for each core that this process may use."""
+    return min(_all_cores(), _MOST_CPU_DEVICES)
+
+
+def _all_cores() -> int:
     may = getattr(os, "sched_getaffinity", None)
-    count = len(may(0)) if may else os.cpu_count() or 1
-    return min(count, _MOST_CPU_DEVICES)
+    return len(may(0)) if may else os.cpu_count() or 1
 
 
 def _meet(jax: Any, text: str) -> None:

@@ -13,9 +13,13 @@ from certmask_jax import geometry
 from certmask_jax.rectangles import rectangles_of_area
 from certmask_jax.threats import Box, Threat
 from experiments import mask_set_specs
+from experiments.command_line import named
+from experiments.number_options import whole
 
 _DEFAULT = "1%"
+_BY_DEFAULT = f"--patch (the default of {_DEFAULT})"
 _MOST_SIZES = 1000
+_MOST_PATCHES = 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +59,7 @@ def add(group: argparse._ArgumentGroup) -> None:
         "--patch-area",
         metavar="AREA[,AREA...]",
         help="instead of --patch: a patch of any shape (upright rectangles) with at most that many "
-        "pixels, or percent of the pixels (1%%)",
+        "pixels, or percent of the pixels (1%%) (default: --patch)",
     )
     group.add_argument(
         "--sizes",
@@ -63,11 +67,11 @@ def add(group: argparse._ArgumentGroup) -> None:
         help="the largest patch for which each defense certifies an image, and the curve of "
         "accuracy against patch size: patches from A to B pixels a side, or those listed (as for "
         "--patch), each inside the next. Every defense is there with masks built for each size, "
-        "and as one classifier, with masks built for the largest",
+        "and as one classifier, with masks built for the largest (default: --patch)",
     )
     group.add_argument(
         "--patches",
-        type=int,
+        type=whole(1, _MOST_PATCHES),
         default=1,
         metavar="K",
         help="how many patches there may be at once (default: %(default)s)",
@@ -86,8 +90,6 @@ def read(arguments: argparse.Namespace) -> ThreatOptions:
         raise ValueError("--patch-area: expected it or --patch, got both")
     if arguments.sizes is not None and (arguments.patch or arguments.patch_area):
         raise ValueError("--sizes: expected either --patch or --sizes, got both")
-    if arguments.patches < 1:
-        raise ValueError(f"--patches: expected at least 1, got {arguments.patches}")
     options = ThreatOptions(
         tuple(arguments.patch or ()),
         arguments.patch_area,
@@ -95,6 +97,11 @@ def read(arguments: argparse.Namespace) -> ThreatOptions:
         arguments.patch_region,
         () if arguments.sizes is None else read_sizes(arguments.sizes),
     )
+    for text in options.patch:
+        if not all(part.strip() for part in re.split("[,+]", text)):
+            raise ValueError(
+                f"--patch: expected sizes such as 5, 5x9 or 2%, with commas between, got {text!r}"
+            )
     if len({text.count(",") for text in options.patch}) > 1:
         raise ValueError(
             "--patch: expected as many sizes with commas each time (the shapes of the first threat "
@@ -120,44 +127,67 @@ def threats(options: ThreatOptions, image_size: tuple[int, int]) -> list[Threat]
     """What the options mean on an image.
 
     Raises:
-      ValueError: for sizes, areas and regions that cannot be read or do not fit.
+      ValueError: for sizes, areas and regions that cannot be read or do not fit, naming the option.
     """
-    region = None if options.patch_region is None else _box(options.patch_region)
+    region = None
+    if options.patch_region is not None:
+        region = _box(options.patch_region)
+        with named(f"--patch-region {options.patch_region}"):
+            Threat.of(image_size, 1, region=region)  # its own errors first: any patch fits an image
     if options.patch_area is not None:
         areas = [read_area(text, image_size) for text in options.patch_area.split(",")]
         size = image_size
-        if region is not None:  # its own errors first: any patch fits an image
-            Threat.of(image_size, 1, region=region)
+        if region is not None:
             size = (region[2] - region[0], region[3] - region[1])
         shapes: list[tuple[tuple[int, int], ...]] = [rectangles_of_area(size, a) for a in areas]
+        words = [f"--patch-area {options.patch_area}"] * len(areas)
     else:
-        given = [",".join(options.sizes)] if options.sizes else options.patch or (_DEFAULT,)
-        columns = [text.split(",") for text in given]
-        each = list(zip(*columns, strict=True))
+        option, given = _given(options)
+        each = list(zip(*[text.split(",") for text in given], strict=True))
         if any("+" in text for one in each for text in one):
             return [_at_once(one, options, image_size, region) for one in each]
-        shapes = [tuple(read_patch(text, image_size) for text in one) for one in each]
-    return [Threat.of(image_size, *s, patches=options.patches, region=region) for s in shapes]
+        words = [f"{option} {' '.join(one)}" if option else _BY_DEFAULT for one in each]
+        shapes = [
+            tuple(read_patch(text, image_size, option or _BY_DEFAULT) for text in one)
+            for one in each
+        ]
+    found = []
+    for what, of_one in zip(words, shapes, strict=True):
+        with named(what, "patch_size"):
+            found.append(Threat.of(image_size, *of_one, patches=options.patches, region=region))
+    return found
+
+
+def _given(options: ThreatOptions) -> tuple[str, tuple[str, ...]]:
+    """The option that says the sizes, empty for the default, and what it says."""
+    if options.sizes:
+        return "--sizes", (",".join(options.sizes),)
+    return ("--patch", options.patch) if options.patch else ("", (_DEFAULT,))
 
 
 def _at_once(
     one: tuple[str, ...], options: ThreatOptions, image_size: tuple[int, int], region: Box | None
 ) -> Threat:
     """``"5+3"``: patches of different sizes at once."""
+    option, _ = _given(options)
+    what = f"{option} {' '.join(one)}"
     if len(one) > 1 or options.patches > 1:
         raise ValueError(
-            f"--patch {' '.join(one)}: expected sizes joined by + (patches at once) without other "
-            "shapes or --patches"
+            f"{what}: expected sizes joined by + (patches at once) without other shapes or "
+            "--patches"
         )
-    sizes = [read_patch(text, image_size) for text in one[0].split("+")]
-    return Threat(image_size, tuple((size,) for size in sizes), () if region is None else (region,))
+    sizes = [read_patch(text, image_size, option) for text in one[0].split("+")]
+    with named(what, "patch_size"):
+        return Threat(
+            image_size, tuple((size,) for size in sizes), () if region is None else (region,)
+        )
 
 
 def read_sizes(text: str) -> tuple[str, ...]:
     """``"1-3,5x9,2%"`` -> ("1", "2", "3", "5x9", "2%"): patches as ``--patch`` takes them."""
     found: list[str] = []
     for item in text.split(","):
-        ends = re.fullmatch(r"\s*(\d+)\s*-\s*(\d+)\s*", item)
+        ends = re.fullmatch(r"\s*([0-9]{1,99})\s*-\s*([0-9]{1,99})\s*", item)
         if not item.strip() or (ends and not 1 <= int(ends[1]) <= int(ends[2])):
             raise ValueError(
                 "--sizes: expected patch sizes from the smallest to the largest, such as 1-12, or "
@@ -169,13 +199,18 @@ def read_sizes(text: str) -> tuple[str, ...]:
     return tuple(found)
 
 
-def read_patch(text: str, image_size: tuple[int, int]) -> tuple[int, int]:
-    """``"5"``, ``"5x9"`` (height x width) or ``"2.4%"`` of the pixels -> pixels."""
-    if text.endswith("%"):
-        return geometry.patch_size_from_percent(_percent(text, "--patch"), image_size)
-    patch = geometry.as_size(mask_set_specs.size(text), "--patch")
-    geometry.check_patch_fits(image_size, patch)
-    return patch
+def read_patch(text: str, image_size: tuple[int, int], option: str = "--patch") -> tuple[int, int]:
+    """``"5"``, ``"5x9"`` (height x width) or ``"2.4%"`` of the pixels -> pixels.
+
+    Raises:
+      ValueError: beginning with ``option``, for what cannot be read or does not fit.
+    """
+    with named(option, "patch_size", "patch percent"):
+        if text.endswith("%"):
+            return geometry.patch_size_from_percent(_percent(text, option), image_size)
+        patch = geometry.as_size(mask_set_specs.size(text))
+        geometry.check_patch_fits(image_size, patch)
+        return patch
 
 
 def read_area(text: str, image_size: tuple[int, int]) -> int:
@@ -185,7 +220,7 @@ def read_area(text: str, image_size: tuple[int, int]) -> int:
         percent = _percent(text, "--patch-area")
         area = math.floor(percent * everything / 100) if math.isfinite(percent) else 0
     else:
-        area = int(text) if text.strip().isdecimal() else 0
+        area = int(text) if mask_set_specs.is_number(text) else 0
     if not 1 <= area <= everything:
         raise ValueError(
             f"--patch-area: expected 1 to {everything} pixels, or a percent of them such as 1%, "
@@ -196,14 +231,16 @@ def read_area(text: str, image_size: tuple[int, int]) -> int:
 
 def _percent(text: str, option: str) -> float:
     try:
-        return float(text[:-1])
-    except ValueError as error:
-        raise ValueError(f"{option}: expected a percent such as 2.4%, got {text!r}") from error
+        if text.isascii() and "_" not in text:
+            return float(text[:-1])
+    except ValueError:
+        pass
+    raise ValueError(f"{option}: expected a percent such as 2.4%, got {text!r}")
 
 
 def _box(text: str) -> Box:
     parts = text.split(",")
-    if len(parts) != 4 or not all(part.strip().isdecimal() for part in parts):
+    if len(parts) != 4 or not all(map(mask_set_specs.is_number, parts)):
         raise ValueError(f"--patch-region: expected TOP,LEFT,BOTTOM,RIGHT in pixels, got {text!r}")
     top, left, bottom, right = map(int, parts)
     return top, left, bottom, right

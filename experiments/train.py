@@ -43,9 +43,10 @@ from certmask_jax.training.input_pipeline import Source, Streamed
 from certmask_jax.training.log import Row, write_csv, write_picture
 from certmask_jax.training.step import trainer
 from experiments import mask_set_specs, measure_input, model_options, program
+from experiments.command_line import as_options, named
 from experiments.model_options import ModelOptions
 from experiments.threat_options import read_patch
-from experiments.training_options import parser, read_recipe
+from experiments.training_options import check_uses, parser, read_recipe
 
 _STOPPED = 143  # as the shell reports a program that SIGTERM ended
 
@@ -67,9 +68,8 @@ class _Job:
 
 def run(arguments: argparse.Namespace) -> int:
     """Trains, writes, evaluates on the test split; returns the exit status."""
+    check_uses(arguments, read_recipe(arguments))
     folder = arguments.run_folder
-    if folder is None and (arguments.resume or arguments.checkpoint_every is not None):
-        raise ValueError("--resume and --checkpoint-every: expected a --run-folder to keep them in")
     out = arguments.out or (folder or Path("runs")) / f"{arguments.model}.npz"
     if out.exists() and not (arguments.overwrite or arguments.resume or arguments.measure_input):
         raise FileExistsError(f"--out {out}: exists already; --overwrite replaces it")
@@ -87,13 +87,17 @@ def run(arguments: argparse.Namespace) -> int:
             keep_best=arguments.keep_best,
             resume=arguments.resume,
         )
-    trained = _train(job, saved, folder, arguments.checkpoint_every)
+    trained = _train(job, saved, folder, arguments)
     _say_unreadable(job.streamed)
     if folder is not None:
         _write_log(folder, trained.rows, title=f"{job.model.name} on {arguments.dataset}")
+    tried = arguments.max_steps is not None and trained.step >= arguments.max_steps
     if not trained.finished:
-        print(f"stopped after step {trained.step}; --resume goes on from there", file=sys.stderr)
-        return _STOPPED
+        tail = " (--max-steps)" if tried else ""
+        on = "; --resume goes on from there" if folder is not None else ""
+        print(f"stopped after step {trained.step}{tail}{on}", file=sys.stderr)
+        if not tried:
+            return _STOPPED
     weights.save(out, trained.params)
     print(f"{out}: {_evaluated(job, trained.params, arguments.test_images)}")
     return 0
@@ -101,14 +105,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _job(arguments: argparse.Namespace) -> _Job:
     """Opens everything, so that whatever is wrong is said before the long work."""
+    with named("--dataset", "data set"):
+        data.check_name(arguments.dataset)
     options = model_options.read(arguments, model=arguments.model)
     model = options.create()
-    train_set, test_set = (
-        data.load(
-            arguments.dataset, data_config=model.data_config, split=s, data_dir=arguments.data_dir
-        )
-        for s in (arguments.split, arguments.test_split)
-    )
+    train_set = _data_set(arguments, model, "split")
+    test_set = _data_set(arguments, model, "test_split")
     _check_same_classes(train_set, test_set)
     if train_set.num_classes != model.num_classes:
         model = options.create(num_classes=train_set.num_classes)
@@ -119,16 +121,20 @@ def _job(arguments: argparse.Namespace) -> _Job:
     if recipe.cutout in ("mask_set", "two_masks", "greedy"):
         masks = tuple(
             mask_set_specs.read(
-                arguments.cutout_masks, Threat.of(size, read_patch(text, size)), "--cutout-masks"
+                arguments.cutout_masks,
+                Threat.of(size, read_patch(text, size, "--cutout-patch")),
+                "--cutout-masks",
             )
             for text in arguments.cutout_patch or ["2%"]
         )
-    elif arguments.cutout_patch:
-        raise ValueError(f"--cutout-patch: has no use with --cutout {recipe.cutout}")
     streamed = Streamed(train_set, workers=arguments.workers, on_unreadable=arguments.on_unreadable)
     # For their errors, before all images are read.
-    kept, _ = input_pipeline.split_off(streamed, arguments.held_out, seed=recipe.seed)
-    trainer(model, recipe, num_images=len(kept), cutout_masks=masks)
+    try:
+        kept, _ = input_pipeline.split_off(streamed, arguments.held_out, seed=recipe.seed)
+    except ValueError as error:
+        raise ValueError(f"--held-out {arguments.held_out}: {error}") from error
+    with as_options(*(field.name for field in dataclasses.fields(recipe))):
+        trainer(model, recipe, num_images=len(kept), cutout_masks=masks)
     source, held_out = input_pipeline.split_off(
         _fitting(streamed, arguments.input, arguments.memory_mb, model),
         arguments.held_out,
@@ -155,12 +161,26 @@ def _job(arguments: argparse.Namespace) -> _Job:
     return _Job(model, params, recipe, masks, source, held_out, streamed, test_set, identity)
 
 
+def _data_set(arguments: argparse.Namespace, model: Model, option: str) -> data.Dataset:
+    """The images of a split; errors about the split name the option that chose it."""
+    try:
+        return data.load(
+            arguments.dataset,
+            data_config=model.data_config,
+            split=getattr(arguments, option),
+            data_dir=arguments.data_dir,
+        )
+    except ValueError as error:
+        text = str(error)
+        if text.startswith("split: "):
+            text = f"--{option.replace('_', '-')}: {text.removeprefix('split: ')}"
+        raise ValueError(text) from error
+
+
 def _first_weights(options: ModelOptions, model: Model, *, seed: int) -> Params | None:
     """What training starts from; None for random weights."""
     if options.weights is not None:
         return options.load(options.read(options.weights), model, seed=seed)
-    if options.new_head or options.resize_positions:
-        raise ValueError("--new-head and --resize-positions: expected --weights to change")
     return None
 
 
@@ -175,7 +195,7 @@ def _fitting(streamed: Streamed, how: str, limit_mb: int, model: Model) -> Sourc
 
 
 def _train(
-    job: _Job, saved: Checkpoints | None, folder: Path | None, checkpoint_every: int | None
+    job: _Job, saved: Checkpoints | None, folder: Path | None, arguments: argparse.Namespace
 ) -> training.Trained:
     """The run with its progress bar, its CSV, and SIGTERM as a request to stop."""
     written = -1
@@ -206,7 +226,8 @@ def _train(
                 cutout_masks=job.masks,
                 held_out=job.held_out,
                 saved=saved,
-                checkpoint_every=checkpoint_every,
+                checkpoint_every=arguments.checkpoint_every,
+                max_steps=arguments.max_steps,
                 should_stop=should_stop,
                 progress=advance,
             )
@@ -286,7 +307,7 @@ def _say_unreadable(streamed: Streamed) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the program; returns its exit status (2 for bad input, 143 after SIGTERM)."""
     return program.run(
-        lambda: run(program.parsed(parser(), argv)),
+        lambda: run(parser().parse_args(argv)),
         interrupted="interrupted; with a --run-folder, --resume goes on from its last checkpoint",
     )
 

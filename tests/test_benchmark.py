@@ -76,7 +76,7 @@ def test_in_turn_leaves_out_the_first_round_and_pairs_the_others():
 
 def test_the_program_writes_json_and_prints_a_table(tmp_path, capsys):
     out = tmp_path / "b.json"
-    options = ["--images", "1", "--repeat", "1", "--model", "vit_tiny_patch8_32", "--chunk", "64"]
+    options = ["--images", "1", "--repeat", "1", "--chunk", "64"]
     job = "--num-images 4 --defense double_masking:masks_per_axis=2"
     only = ["--only", "speed", "--only", "storage", "--only", "latency"]
     assert benchmark.main([*options, "--job", job, *only, "--out", str(out)]) == 0

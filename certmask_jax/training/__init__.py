@@ -7,6 +7,7 @@ was left alone.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -41,14 +42,14 @@ class Trained(NamedTuple):
     params: Params
     rows: tuple[Row, ...]  # one an epoch
     step: int  # steps done
-    finished: bool  # False when it was asked to stop before the end
+    finished: bool  # False when it stopped before the recipe's end
 
 
 class Progress(NamedTuple):
     """Where a run stands; told after every step."""
 
     step: int  # steps done
-    steps: int  # all of them
+    steps: int  # all that it is to do
     loss: float  # of a step a few steps ago; NaN before any is known
     rows: tuple[Row, ...]
 
@@ -64,6 +65,7 @@ def train(
     mesh: Mesh | None = None,
     saved: Checkpoints | None = None,
     checkpoint_every: int | None = None,
+    max_steps: int | None = None,
     should_stop: Callable[[], bool] | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> Trained:
@@ -80,6 +82,9 @@ def train(
       mesh: 1-D mesh; all devices by default.
       saved: where checkpoints go and come from.
       checkpoint_every: steps between checkpoints, beside one after each epoch.
+      max_steps: the run stops after so many steps, counted from its very beginning, or at its end
+        if that comes first. What was done is the beginning of the whole run, learning rates and
+        all, and may be gone on with.
       should_stop: asked after each step; True writes a checkpoint and returns.
       progress: called after each step.
 
@@ -90,22 +95,27 @@ def train(
     check_images(source.gather(np.arange(1)).images, model.data_config.input_size)
     if checkpoint_every is not None and checkpoint_every < 1:
         raise ValueError(f"checkpoint_every: expected at least 1 step, got {checkpoint_every}")
+    if max_steps is not None and max_steps < 1:
+        raise ValueError(f"max_steps: expected at least 1 step, got {max_steps}")
     made = trainer(model, recipe, num_images=len(source), cutout_masks=cutout_masks, mesh=mesh)
     run = _Run(made, saved, params, held_out)
     total = made.steps_per_epoch * recipe.epochs
+    last = total if max_steps is None else min(total, max_steps)
     batches = input_pipeline.prefetched(
-        _work(made, run.step, len(source)), lambda item: _put(made, source, *item)
+        itertools.islice(_work(made, run.step, len(source)), max(0, last - run.step)),
+        lambda item: _put(made, source, *item),
     )
     for batch in batches:
         run.advance(batch)
         ends_epoch = run.step % made.steps_per_epoch == 0
         if ends_epoch:
             run.finish_epoch()
-        stops = should_stop is not None and should_stop() and run.step < total
+        asked = should_stop is not None and should_stop()
+        stops = run.step < total and (asked or run.step == last)
         if ends_epoch or stops or (checkpoint_every and run.step % checkpoint_every == 0):
             run.save(scored=ends_epoch)
         if progress is not None:
-            progress(Progress(run.step, total, run.last_loss, tuple(run.rows)))
+            progress(Progress(run.step, last, run.last_loss, tuple(run.rows)))
         if stops:
             batches.close()
             break

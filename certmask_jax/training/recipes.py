@@ -24,25 +24,32 @@ class Recipe:
     """How to train. The defaults are PatchCleanser's fine-tuning (its section 4.1 and program).
 
     Attributes:
-      epochs, batch_size, seed: passes over the data, images a step, of all randomness.
+      epochs: passes over the training images.
+      batch_size: images a step.
       optimizer: ``"sgd"`` with ``momentum``, or ``"adamw"``.
-      learning_rate: the highest; None chooses by family (:func:`learning_rate`).
-      weight_decay: added to the gradient (sgd) or decoupled (adamw); all parameters.
+      learning_rate: the highest, a factor of the gradient; None for 0.01 with ResNets and 0.001
+        with all others (:func:`learning_rate`).
+      momentum: of sgd, the fraction of the step before that is taken again.
+      weight_decay: fraction of the parameters that is added to the gradient (sgd) or taken off
+        them, times the learning rate (adamw); all parameters.
       schedule: ``"step"``, times 0.1 every 5 epochs, or ``"cosine"`` down to 0.
-      warmup: fraction of the steps in which the learning rate grows from 0.
+      warmup: fraction of all steps in which the learning rate grows from 0.
       cutout: what an image loses, see :data:`certmask_jax.training.cutout.ABOUT`.
       cutout_size: side of the random squares in pixels; None for 128 at 224, scaled to the input.
-      cutout_squares: how many an image.
+      cutout_squares: how many random squares an image loses.
       flip: mirror every other image.
       crop: random crops after padding by so many pixels.
-      shift, rotate, zoom: random moves, up to so many pixels, degrees, and this fraction.
-      label_smoothing: towards the uniform distribution.
+      shift: random moves, up to so many pixels.
+      rotate: random turns, up to so many degrees.
+      zoom: random zoom, up to this fraction of the size.
+      label_smoothing: fraction of the label that is spread over all classes alike.
       compute: ``"bfloat16"`` computes in it; parameters, norms, loss and optimiser stay float32.
-      ema: decay of an exponential moving average of the variables, which is then the result; 0 for
-        none.
+      ema: decay a step of an exponential moving average of the variables, which is then the
+        result; 0 for none.
       looped: compile the step as the body of a loop of one. It then rounds as whole epochs in one
         loop do, which is how the shipped digits model was made. XLA's convolutions are very slow
         inside loops on CPU.
+      seed: of all randomness: first weights, order of the images, moves and Cutout.
 
     Raises:
       ValueError: for a value out of range.
@@ -81,7 +88,7 @@ class Recipe:
                 raise ValueError(
                     f"{name}: expected one of {', '.join(choices)}, got {getattr(self, name)!r}"
                 )
-        for name, least in (("epochs", 1), ("batch_size", 1), ("cutout_squares", 1), ("crop", 0)):
+        for name, least in (("epochs", 1), ("batch_size", 1), ("cutout_squares", 1), ("seed", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name}: expected at least {least}, got {getattr(self, name)}")
         if self.cutout_size is not None and self.cutout_size < 1:
@@ -89,9 +96,31 @@ class Recipe:
                 f"cutout_size: expected at least 1 pixel, got {self.cutout_size}; cutout none "
                 "trains without squares"
             )
-        for name in ("momentum", "warmup", "label_smoothing", "ema"):
+        for name in ("momentum", "warmup", "label_smoothing", "ema", "zoom"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected 0 <= {name} < 1, got {getattr(self, name)}")
+        for name in ("weight_decay", "crop", "shift", "rotate"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"{name}: expected a finite number of at least 0, got {value}")
+        if self.learning_rate is not None and self.learning_rate <= 0:
+            raise ValueError(f"learning_rate: expected more than 0, got {self.learning_rate}")
+
+    def check_input_size(self, input_size: tuple[int, int]) -> None:
+        """``ValueError`` where squares, padding or moves are larger than the images."""
+        side = min(input_size)
+        for name, applies in (
+            ("cutout_size", self.cutout == "random"),
+            ("crop", True),
+            ("shift", True),
+        ):
+            value = getattr(self, name)
+            most = max(input_size) if name == "cutout_size" else side
+            if applies and value is not None and value > most:
+                raise ValueError(
+                    f"{name}: expected at most {most} on images of {input_size[0]}x{input_size[1]} "
+                    f"pixels, got {value:g}"
+                )
 
 
 RECIPES: dict[str, tuple[str, Recipe]] = {

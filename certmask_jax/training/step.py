@@ -113,10 +113,12 @@ def trainer(
       mesh: 1-D mesh; all devices by default.
 
     Raises:
-      ValueError: for fewer images than a batch, a batch that the devices cannot share evenly,
+      ValueError: for a recipe whose squares, padding or moves are larger than the images, fewer
+        images than a batch, a batch that the devices cannot share evenly,
         masks that are missing or not wanted or of another image size, or a model that cannot
         compute in bfloat16.
     """
+    recipe.check_input_size(model.data_config.input_size)
     mesh = device_mesh() if mesh is None else mesh
     steps = num_images // recipe.batch_size
     if steps < 1:

@@ -17,6 +17,13 @@ from certmask_jax.models import ApplyFn
 from certmask_jax.preprocessing import Preprocessing
 from experiments import certification_options
 from experiments.certification_job import opened
+from experiments.command_line import check_not_typed
+
+_OTHERWISE = (
+    *("list", "from_tables", "dry_run", "out", "max_minutes", "margin_guard", "shard", "chunk"),
+    *("decide", "cpu_devices", "compilation_cache", "distributed", "format"),
+)
+"""Options of certify that say nothing about what is measured."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,9 +96,17 @@ def of_noise(name: str, precision: str, images: int) -> Subject:
     )
 
 
+def check_job(options: Sequence[str]) -> certification_options.Config:
+    """The config of a job; ``ValueError`` for what is none of a run with a model."""
+    arguments = certification_options.parser().parse_args(options)
+    check_not_typed(arguments, _OTHERWISE, "in a job that is measured")
+    certification_options.check_modes(arguments)
+    return certification_options.read_config(arguments)
+
+
 def of_job(options: Sequence[str]) -> Subject:
     """What ``experiments.certify`` would certify with these options."""
-    config = certification_options.read_config(certification_options.parser().parse_args(options))
+    config = check_job(options)
     job = opened(config, "")
     return Subject(
         f"{job.model.name} on {len(job.dataset)} images of {config.data.dataset}",
