@@ -158,7 +158,10 @@ def _job(arguments: argparse.Namespace) -> _Job:
 def _first_weights(options: ModelOptions, model: Model, *, seed: int) -> Params | None:
     """What training starts from; None for random weights."""
     if options.weights is not None:
-        return options.load(options.read(options.weights), model, seed=seed)
+        file = options.read(options.weights)
+        for note in options.taken(file, model)[1]:
+            print(note, file=sys.stderr)
+        return options.load(file, model, seed=seed)
     if options.new_head or options.resize_positions:
         raise ValueError("--new-head and --resize-positions: expected --weights to change")
     return None
