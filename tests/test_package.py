@@ -31,7 +31,7 @@ HOUSE = [
     "weights.writing", "weights.families", "weights.places", "weights.adaptation", "weights",
     "data.class_index", "data.class_mapping", "data.listing", "data.folders", "data.image_lists",
     "data.decoding", "data.images", "data.subsets", "data.sources", "data",
-    "run_images", "blocks", "tables", "table_writer",
+    "loading", "run_images", "blocks", "tables", "table_writer",
     "training.cutout", "training.recipes", "training.augmentation", "training.input_pipeline",
     "training.checkpoints", "training.log", "training.step", "training",
     "report.records", "report.layout", "report.labels", "report.numbers", "report.notes",
