@@ -5,6 +5,10 @@ all masked images (one table) -> a rule that turns the table into a prediction, 
 that rule.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from certmask_jax import (
     adversary,
     combined_sets,
@@ -26,12 +30,16 @@ from certmask_jax.predictor import defended
 from certmask_jax.preprocessing import Preprocessing
 from certmask_jax.threats import Threat
 
+if TYPE_CHECKING:
+    from certmask_jax.loading import LoadedModel, load_model
+
 __all__ = [
     "ALERT",
     "NO_LABEL",
     "CoverageError",
     "Defense",
     "Guarantee",
+    "LoadedModel",
     "MaskSet",
     "MaskedImages",
     "PredictionTable",
@@ -43,6 +51,7 @@ __all__ = [
     "defended",
     "defenses",
     "geometry",
+    "load_model",
     "mask_sets",
     "masked_forward",
     "masked_images",
@@ -50,3 +59,18 @@ __all__ = [
     "predict",
     "rectangles",
 ]
+
+# What needs Flax is imported when it is asked for.
+_LOADING = ("LoadedModel", "load_model")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LOADING:
+        from certmask_jax import loading
+
+        return getattr(loading, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LOADING})

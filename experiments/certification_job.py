@@ -80,6 +80,7 @@ def opened(config: Config, command: str) -> Job:
         raise ValueError(
             f"{str(error).replace('--defense', 'the default defense', 1)} (see --defense)"
         ) from error
+    entry, weights_notes = config.model.taken(file, model)
     params = config.model.load(file, model)
     if dataset.outputs is not None:
         model = restricted(model, dataset.outputs)
@@ -118,8 +119,8 @@ def opened(config: Config, command: str) -> Job:
         "distinct_fields": uses_fields,
         **patched,
     }
-    if file.entry is not None or config.model.weights_entry is not None:
-        identity["weights_entry"] = config.model.weights_entry or file.entry
+    if entry is not None:
+        identity["weights_entry"] = entry
     return Job(
         dataset=test_set,
         model=model,
@@ -148,7 +149,7 @@ def opened(config: Config, command: str) -> Job:
         },
         name=_name(config, dataset, identity),
         unreadable=unreadable,
-        notes=(*dataset.notes, *file.notes),
+        notes=(*dataset.notes, *weights_notes),
     )
 
 

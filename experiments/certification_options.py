@@ -69,7 +69,7 @@ def parser() -> CommandLine:
         "--list", action="store_true", help="name data sets, models and defenses, and no more"
     )
     group = parse.add_argument_group("what is classified")
-    data_options.add(group, certifies=True)
+    data_options.add(group)
     group = parse.add_argument_group("what classifies")
     model_options.add(
         group,

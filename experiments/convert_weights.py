@@ -10,6 +10,7 @@ Orbax folder (.orbax or no suffix).
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 
 import jax
@@ -53,7 +54,10 @@ def run(arguments: argparse.Namespace) -> None:
     weights.check_writable(out)
     options = model_options.read(arguments, model=arguments.model)
     model = options.create()
-    params = options.load(options.read(arguments.source), model, seed=arguments.seed)
+    file = options.read(arguments.source)
+    for note in options.taken(file, model)[1]:
+        print(note, file=sys.stderr)
+    params = options.load(file, model, seed=arguments.seed)
     weights.save(out, params)
     entries = len(jax.tree.leaves(params))
     parameters = sum(leaf.size for leaf in jax.tree.leaves(params["params"]))

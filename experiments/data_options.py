@@ -29,12 +29,6 @@ class DataOptions:
     only_classes: bool
     on_unreadable: str
 
-    def index(self) -> ClassIndex | None:
-        """Which output each class is, as far as it is given."""
-        if self.class_index is None or self.class_index == "sorted":
-            return None if self.class_index is None else "sorted"
-        return read_class_index(Path(self.class_index))
-
     def load(
         self, data_config: DataConfig, *, num_outputs: int | None, native: bool = False
     ) -> data.Dataset:
@@ -55,7 +49,7 @@ class DataOptions:
                     num_images=self.num_images,
                     subset_seed=self.subset_seed,
                     num_outputs=num_outputs,
-                    class_index=self.index(),
+                    class_index=index_of(self.class_index),
                     only_classes=self.only_classes,
                     native=native,
                 )
@@ -78,14 +72,15 @@ class DataOptions:
         return facts
 
 
-def add(group: Any, *, certifies: bool) -> None:
-    """Adds the options to an argument group; those that only certification has if ``certifies``."""
-    group.add_argument("--dataset", default="digits", help="name (default: %(default)s)")
-    group.add_argument(
-        "--data-dir",
-        type=paths.local_path,
-        help="where the data set was prepared; of image_folder and image_list the folder of images",
-    )
+def index_of(given: Path | str | None) -> ClassIndex | None:
+    """Which output each class is, as ``--class-index`` gives it; raises as its reader does."""
+    if isinstance(given, Path):
+        return read_class_index(given)
+    return None if given is None else "sorted"
+
+
+def add_class_index(group: Any) -> None:
+    """Adds ``--class-index``."""
     group.add_argument(
         "--class-index",
         type=_class_index,
@@ -95,17 +90,32 @@ def add(group: Any, *, certifies: bool) -> None:
         "ImageFolder numbers them (default: ImageNet ids and numbers are known, else sorted where "
         "there are as many classes as outputs)",
     )
-    if not certifies:
-        return
+
+
+def add(group: Any) -> None:
+    """Adds the options to an argument group."""
+    group.add_argument("--dataset", default="digits", help="name (default: %(default)s)")
+    group.add_argument(
+        "--data-dir",
+        type=paths.local_path,
+        metavar="DIR",
+        help="where the data set was prepared; of image_folder and image_list the folder of images "
+        "(default: none, for digits alone)",
+    )
+    add_class_index(group)
     group.add_argument(
         "--labels",
         type=paths.local_path,
         metavar="FILE",
         help="of image_list: a CSV file with a column of files and one of labels (numbers of "
         "outputs, or names such as ImageNet ids), or ILSVRC2012_validation_ground_truth.txt in "
-        "ImageNet's development kit",
+        "ImageNet's development kit (default: none; needed for image_list)",
     )
-    group.add_argument("--split", help="such as test, validation or test[300:400]")
+    group.add_argument(
+        "--split",
+        help="such as test, validation or test[300:400] (default: the one that results are "
+        "reported on; of folders DATA_DIR itself)",
+    )
     group.add_argument(
         "--num-images",
         type=int,
@@ -117,13 +127,14 @@ def add(group: Any, *, certifies: bool) -> None:
         "--subset-seed",
         type=int,
         metavar="S",
-        help="draw the N images of --num-images at random, the same ones for each S",
+        help="draw the N images of --num-images at random, the same ones for each S (default: "
+        "not at random)",
     )
     group.add_argument(
         "--only-classes",
         action="store_true",
         help="let the model choose among the classes of the data set only (1,000 outputs on the "
-        "ten classes of ImageNette); part of the result",
+        "ten classes of ImageNette); part of the result (default: among all)",
     )
     group.add_argument(
         "--on-unreadable",

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import re
+import shlex
 from pathlib import Path
 from typing import Any
 
 from certmask_jax import geometry, models, weights
 from certmask_jax.models import Model, Params
 from certmask_jax.models.vit import ATTENTIONS, GELUS, POOLINGS
-from certmask_jax.weights import WeightsFile
+from certmask_jax.text import encodable
+from certmask_jax.weights import SettingError, WeightsFile
 from experiments import mask_set_specs, paths
 from experiments.command_line import as_options
 from experiments.number_options import whole
@@ -34,6 +35,7 @@ class ModelOptions:
     weights_entry: str | None
     new_head: bool
     resize_positions: bool
+    can_start_head: bool
 
     def create(self, *, num_classes: int | None = None) -> Model:
         """The model, with ``num_classes`` unless ``--num-classes`` says otherwise.
@@ -58,12 +60,20 @@ class ModelOptions:
         return model
 
     def read(self, path: Path) -> WeightsFile:
-        """The file of weights, read once for :meth:`load`."""
-        front = self.weights_entry is not None and self.weights_entry.endswith(".")
+        """The file of weights, opened once for :meth:`load`."""
+        return weights.read(path, entry=self.weights_entry)
+
+    def taken(self, file: WeightsFile, model: Model) -> tuple[str | None, tuple[str, ...]]:
+        """Which of a file's sets of weights :meth:`load` takes, and what to show of the choice."""
         try:
-            return weights.read(path, entry=None if front else self.weights_entry)
-        except ValueError as error:
-            raise ValueError(_in_options(str(error))) from error
+            found = weights.taken(file, model)
+        except SettingError as error:
+            raise ValueError(error.said_with(self._option)) from error
+        if self.weights_entry is not None or not found.others:
+            return found.entry, ()
+        others = " or ".join(self._option("entry", name) for name in found.others)
+        name = encodable(file.path.name)
+        return found.entry, (f"{name}: took {found.entry!r} of several; {others} takes another",)
 
     def load(self, file: WeightsFile, model: Model, *, seed: int = 0) -> Params:
         """The weights of a file, made to fit as far as the options ask for it."""
@@ -71,13 +81,21 @@ class ModelOptions:
             return weights.load(
                 file,
                 model,
-                entry=self.weights_entry,
                 new_head=self.new_head,
                 resize_positions=self.resize_positions,
                 seed=seed,
             )
-        except ValueError as error:
-            raise ValueError(_in_options(str(error))) from error
+        except SettingError as error:
+            raise ValueError(error.said_with(self._option)) from error
+
+    def _option(self, keyword: str, value: Any) -> str:
+        """What the library calls ``keyword=value``, as this program has it or another one."""
+        if keyword == "entry":
+            return f"--weights-entry {shlex.quote(value)}"
+        if keyword == "new_head" and not self.can_start_head:
+            return "experiments.train --new-head"
+        option = f"--{keyword.replace('_', '-')}"
+        return option if value is True else f"{option} {value}"
 
     def about(self) -> dict[str, Any]:
         """What was asked for beside the model's name and its file, for the provenance."""
@@ -116,12 +134,12 @@ def add(
             "Orbax folder, or PyTorch's .pth, .th, .tar, .ckpt where torch is installed"
             + ("" if model is not None else " (default: those that ship with the model)"),
         )
-        group.add_argument(
-            "--weights-entry",
-            metavar="NAME",
-            help="which set of weights, where a file has several: state_dict_ema, ema_params, or "
-            "what its names begin with (ema_model.) (default: a lone one, else the run says which)",
-        )
+    group.add_argument(
+        "--weights-entry",
+        metavar="NAME",
+        help="which set of weights, where a file has several: state_dict_ema, ema_params, or "
+        "what its names begin with (ema_model.) (default: a lone one, else the run says which)",
+    )
     group.add_argument(
         "--num-classes",
         type=whole(1, _MOST_CLASSES),
@@ -177,12 +195,8 @@ def read(arguments: argparse.Namespace, *, model: str) -> ModelOptions:
         weights_entry=getattr(arguments, "weights_entry", None),
         new_head=getattr(arguments, "new_head", False),
         resize_positions=arguments.resize_positions,
+        can_start_head=hasattr(arguments, "new_head"),
     )
-
-
-def _in_options(text: str) -> str:
-    """What the library says of its arguments, in the words of the command line."""
-    return re.sub(r"\(entry='([^']*)'\)", r"(--weights-entry \1)", text)
 
 
 def _size(text: str) -> tuple[int, int]:

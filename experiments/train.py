@@ -42,7 +42,7 @@ from certmask_jax.training.checkpoints import Checkpoints
 from certmask_jax.training.input_pipeline import Source, Streamed
 from certmask_jax.training.log import Row, write_csv, write_picture
 from certmask_jax.training.step import trainer
-from experiments import mask_set_specs, measure_input, model_options, program
+from experiments import data_options, mask_set_specs, measure_input, model_options, program
 from experiments.command_line import as_options, named
 from experiments.model_options import ModelOptions
 from experiments.threat_options import read_patch
@@ -127,6 +127,8 @@ def _job(arguments: argparse.Namespace) -> _Job:
             )
             for text in arguments.cutout_patch or ["2%"]
         )
+    for note in train_set.notes:
+        print(note, file=sys.stderr)
     streamed = Streamed(train_set, workers=arguments.workers, on_unreadable=arguments.on_unreadable)
     # For their errors, before all images are read.
     try:
@@ -152,7 +154,7 @@ def _job(arguments: argparse.Namespace) -> _Job:
             "name": arguments.dataset,
             "split": train_set.split,
             "images": len(train_set),
-            "classes": list(train_set.class_names),
+            "classes": dict(train_set.classes),
             "first_image": hashlib.sha256(first.tobytes()).hexdigest()[:16],
         },
         "held_out": arguments.held_out,
@@ -169,6 +171,8 @@ def _data_set(arguments: argparse.Namespace, model: Model, option: str) -> data.
             data_config=model.data_config,
             split=getattr(arguments, option),
             data_dir=arguments.data_dir,
+            num_outputs=arguments.num_classes,
+            class_index=data_options.index_of(arguments.class_index),
         )
     except ValueError as error:
         text = str(error)
@@ -180,7 +184,10 @@ def _data_set(arguments: argparse.Namespace, model: Model, option: str) -> data.
 def _first_weights(options: ModelOptions, model: Model, *, seed: int) -> Params | None:
     """What training starts from; None for random weights."""
     if options.weights is not None:
-        return options.load(options.read(options.weights), model, seed=seed)
+        file = options.read(options.weights)
+        for note in options.taken(file, model)[1]:
+            print(note, file=sys.stderr)
+        return options.load(file, model, seed=seed)
     return None
 
 

@@ -13,7 +13,7 @@ from typing import Any, Literal, Union
 from certmask_jax import models
 from certmask_jax.training import cutout
 from certmask_jax.training.recipes import RECIPES, Recipe
-from experiments import model_options, paths
+from experiments import data_options, model_options, paths
 from experiments.command_line import CommandLine, as_options, check_not_typed
 from experiments.number_options import number, seed, whole
 
@@ -51,6 +51,7 @@ def parser() -> CommandLine:
         metavar="DIR",
         help="where the data set was prepared (default: none, for digits alone)",
     )
+    data_options.add_class_index(group)
     group.add_argument("--split", default="train", help="images to train on (default: %(default)s)")
     group.add_argument(
         "--test-split",

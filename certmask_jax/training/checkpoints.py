@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from certmask_jax import file_systems, whole_files
 from certmask_jax.fingerprint import differences
 from certmask_jax.local_paths import in_utf8, local_path
-from certmask_jax.weights.reading import check_store
+from certmask_jax.weights.orbax_folders import check_store
 
 _RUN = "run.json"
 _REMOVED = ".removed-"

@@ -12,89 +12,88 @@ import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from certmask_jax.local_paths import local_path
 from certmask_jax.models import Model, Params
-from certmask_jax.storage import local_path
-from certmask_jax.weights import families, google, reading, writing
+from certmask_jax.weights import gate, google, places, reading, torch_files, writing
 from certmask_jax.weights.adaptation import can_resize_positions, resized_positions, with_new_head
 from certmask_jax.weights.families import Shapes, likely_causes
-from certmask_jax.weights.gate import as_float32, listed
-from certmask_jax.weights.names import (
-    Arrays,
-    common_word,
-    complete_prefixes,
-    from_torch,
-    torch_name,
-    torch_shape,
-    without_wrappers,
-)
+from certmask_jax.weights.gate import listed
+from certmask_jax.weights.names import from_torch, torch_name, torch_shape
+from certmask_jax.weights.places import Place, Taken
+from certmask_jax.weights.settings import Naming, SettingError
+from certmask_jax.weights.stored import Entry, WeightsFile
 from certmask_jax.weights.writing import check_writable
 
-__all__ = ["WeightsFile", "check_writable", "digest", "load", "num_classes", "read", "save",
-           "torch_name"]  # fmt: skip
+__all__ = [
+    "Naming",
+    "SettingError",
+    "Taken",
+    "WeightsFile",
+    "check_writable",
+    "digest",
+    "load",
+    "num_classes",
+    "read",
+    "save",
+    "taken",
+    "torch_name",
+]
+
 
 AnyFile = str | os.PathLike[str]
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class WeightsFile:
-    """A file of weights that was read once.
-
-    Attributes:
-      path: absolute.
-      arrays: name -> array, Google's names translated to PyTorch's.
-      entry: the set of weights that was taken of several, else None; ``others`` were not.
-      asked: whether the caller said which.
-    """
-
-    path: Path
-    arrays: Mapping[str, Any] = dataclasses.field(repr=False)
-    entry: str | None = None
-    others: tuple[str, ...] = ()
-    asked: str | None = None
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What was decided about the file, in lines to show."""
-        if self.entry is None or self.entry == self.asked:
-            return ()
-        return (f"{self.path.name}: took {self.entry!r}, not {', '.join(map(repr, self.others))}",)
-
-
 def read(path: AnyFile, *, entry: str | None = None) -> WeightsFile:
-    """Reads a file, or an Orbax folder, for :func:`num_classes` and :func:`load`.
+    """Opens a file or an Orbax folder: names and shapes; numbers where the format asks for it.
+
+    To use a file more than once, open it once and give it to :func:`num_classes`, :func:`taken` and
+    :func:`load` in place of the path.
 
     Args:
       path: see :func:`load`.
-      entry: which set of weights, where the file has several.
+      entry: which set of weights is wanted, where the file has several.
 
     Raises:
-      FileNotFoundError, ValueError, OSError: see :func:`load`.
+      FileNotFoundError: when there is no such file.
+      OSError: when the system cannot read it.
+      ValueError: when it is of another kind, damaged, or holds more than weights.
     """
-    where = local_path(path)
-    found = reading.read(where, entry)
-    return WeightsFile(where, google.translate(found.arrays), found.entry, found.others, entry)
+    return dataclasses.replace(reading.read(local_path(path)), asked=entry)
 
 
-def num_classes(file: WeightsFile) -> int | None:
-    """How many outputs the head in a file has, or None where no head is known."""
-    arrays: Mapping[str, Any] = without_wrappers(file.arrays)
-    while arrays:
-        found = families.num_classes({n: tuple(np.shape(a)) for n, a in arrays.items()})
-        word = common_word(arrays)
-        if found is not None or word is None:
-            return found
-        arrays = {name[len(word) + 1 :]: array for name, array in arrays.items()}
-    return None
+def num_classes(file: AnyFile | WeightsFile, *, entry: str | None = None) -> int | None:
+    """How many outputs the head in a file has; None without a head, or with heads that differ.
+
+    Cheap: no numbers are read of ``.npz``, ``.safetensors`` and PyTorch's files of today.
+
+    Args:
+      file: as in :func:`load`.
+      entry: as in :func:`load`.
+
+    Raises:
+      OSError, ValueError: as :func:`read`.
+    """
+    opened = _opened(file)
+    return places.num_classes(opened, entry or opened.asked)
+
+
+def taken(file: AnyFile | WeightsFile, model: Model, *, entry: str | None = None) -> Taken:
+    """Which of a file's sets of weights :func:`load` takes, and which are left.
+
+    Raises:
+      OSError, ValueError: as :func:`load`, for the file and the choice.
+    """
+    opened = _opened(file)
+    return places.choose(opened, _shapes(model), entry or opened.asked)[1]
 
 
 def load(
-    path: AnyFile | WeightsFile,
+    file: AnyFile | WeightsFile,
     model: Model,
     *,
     entry: str | None = None,
@@ -104,16 +103,18 @@ def load(
 ) -> Params:
     """Reads a model's variables, ``float32``.
 
-    What wrappers put in front of all names (``module.``, ``_orig_mod.``, ``model.``) is taken off;
-    ``num_batches_tracked`` and ``n_averaged`` are ignored; Google's names are translated.
+    What wrappers put in front of all names (``module.``, ``_orig_mod.``, Lightning's ``model.``) is
+    taken off where the model's own names come out; the counters ``num_batches_tracked`` and
+    ``n_averaged`` are ignored; Google's names are translated.
 
     Args:
-      path: ``.npz``, ``.safetensors``, an Orbax folder, ``.pth``, ``.pt``, ``.th``, ``.tar``,
-        ``.bin`` or ``.ckpt``; or one that was read (:func:`read`).
+      file: ``.npz``, ``.safetensors``, an Orbax folder, ``.pth``, ``.pt``, ``.th``, ``.tar``,
+        ``.bin`` or ``.ckpt``; or what :func:`read` gave.
       model: what the weights are for.
-      entry: which set of weights, where the file has several: its name there (``state_dict_ema``),
-        or what stands in front of its names (``ema_model.``). Without it several are an error
-        unless they are equal; of this package's own training states the average is taken.
+      entry: which of several sets of weights in the file, by the name that it has there
+        (``"state_dict_ema"``, ``"state_dict/model"``); what lies elsewhere in the file is left.
+        None takes the only one, or one of several that hold the same numbers. Of a checkpoint of
+        :mod:`certmask_jax.training` it takes the average, where there is one.
       new_head: start a fresh head, whatever head the file has: for another task.
       resize_positions: resize a ViT's position embeddings to the model's input size, bicubically,
         the class token apart (Dosovitskiy et al., 2021, section 3.2). As many positions as the
@@ -122,31 +123,34 @@ def load(
 
     Raises:
       FileNotFoundError: when there is no such file.
+      OSError: when the system cannot read it.
       ValueError: when the file is of another kind, damaged, of another model (lists the missing,
-        unexpected and misshapen entries), holds several sets of weights, or what is not finite
-        floating numbers.
-      OSError: when it cannot be read.
+        unexpected and misshapen entries), holds sets of weights that differ, or numbers that are
+        no weights: of a type that is not floating, quantised, sparse, not finite as float32. A
+        remedy that is a setting makes it a :class:`SettingError`.
     """
-    prefix = entry if entry is not None and entry.endswith(".") else None
-    file = path
-    if not isinstance(file, WeightsFile):
-        file = read(file, entry=None if prefix else entry)
+    opened = _opened(file)
+    path = opened.path
     leaves, tree = jax.tree_util.tree_flatten_with_path(model.param_shapes())
     keys = {torch_name(key): key for key, _ in leaves}
-    shapes: Shapes = {torch_name(key): torch_shape(key, leaf.shape) for key, leaf in leaves}
+    shapes = _shapes(model)
     if resize_positions and "pos_embed" not in shapes:
-        raise ValueError(
-            f"resize_positions: expected a model with position embeddings, got {model.name}, which "
-            "has none; leave it out"
+        raise SettingError(
+            lambda say: (
+                f"{say('resize_positions', True)}: expected a model with position "
+                f"embeddings, got {model.name}, which has none; leave it out"
+            )
         )
-    arrays = _of_model(file, shapes, new_head=new_head, prefix=prefix)
+    place, _ = places.choose(opened, shapes, entry or opened.asked)
+    entries = _entries(path, place)
     if new_head:
-        arrays = with_new_head(arrays, model, seed=seed)
+        entries = with_new_head(entries, model, seed=seed)
+    gate.check_kinds(path, {name: entries[name] for name in shapes if name in entries})
     if resize_positions:
-        arrays = _with_resized_positions(arrays, shapes, model)
-    _check(file.path, arrays, shapes, model)
-    numbers = as_float32(file.path, arrays, list(shapes))
-    loaded = [jnp.asarray(from_torch(keys[n], numbers[n])) for n in shapes]
+        entries = _with_resized_positions(path, entries, shapes, model)
+    _check(path, entries, place, shapes, model)
+    arrays = gate.read_floats(path, {name: entries[name] for name in shapes})
+    loaded = [jnp.asarray(from_torch(keys[n], arrays[n]), dtype=jnp.float32) for n in shapes]
     return jax.tree_util.tree_unflatten(tree, loaded)
 
 
@@ -180,60 +184,79 @@ def digest(params: Params) -> str:
     return found.hexdigest()
 
 
-def _with_resized_positions(arrays: Arrays, shapes: Shapes, model: Model) -> Arrays:
-    table, wanted = arrays.get("pos_embed"), shapes["pos_embed"]
+def _opened(file: AnyFile | WeightsFile) -> WeightsFile:
+    return file if isinstance(file, WeightsFile) else read(file)
+
+
+def _shapes(model: Model) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree_util.tree_flatten_with_path(model.param_shapes())[0]
+    return {torch_name(key): torch_shape(key, leaf.shape) for key, leaf in leaves}
+
+
+def _entries(path: Path, place: Place) -> dict[str, Entry]:
+    """A place's entries under PyTorch's names; Google's are read for that."""
+    if place.others:
+        scope, _, front = place.prefix.rpartition("/")
+        among = ", ".join(f"{name} is a {kind}" for name, kind in list(place.others.items())[:8])
+        names = ", ".join([*(f"{front}{n}" for n in list(place.entries)[:1]), *place.others][:8])
+        raise torch_files.no_tensors(path, f"{scope} (with {names})" if scope else names, among)
+    if not place.is_googles:
+        return dict(place.entries)
+    gate.check_kinds(path, place.entries)
+    arrays = google.translate({name: entry.read() for name, entry in place.entries.items()})
+    return {name: Entry.of(array) for name, array in arrays.items()}
+
+
+def _with_resized_positions(
+    path: Path, entries: Mapping[str, Entry], shapes: Shapes, model: Model
+) -> dict[str, Entry]:
+    table, wanted = entries.get("pos_embed"), shapes["pos_embed"]
     if table is None or table.shape == wanted:
-        return arrays
+        return dict(entries)
     patch = shapes["patch_embed.proj.weight"][2:]
     height, width = model.data_config.input_size
     grid = (height // patch[0], width // patch[1])
     prefix = wanted[1] - grid[0] * grid[1]
-    resized = resized_positions(table, grid=grid, prefix_tokens=prefix)
-    return {**arrays, "pos_embed": resized}
+    read_in = gate.read_floats(path, {"pos_embed": table})["pos_embed"]
+    try:
+        resized = resized_positions(read_in, grid=grid, prefix_tokens=prefix)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return {**entries, "pos_embed": Entry.of(resized)}
 
 
-def _check(path: Path, arrays: Arrays, shapes: Shapes, model: Model) -> None:
-    """Raises unless ``arrays`` are the model's, by name and shape, and finite numbers."""
-    missing = sorted(set(shapes) - set(arrays))
-    unexpected = sorted(set(arrays) - set(shapes))
+def _check(
+    path: Path, entries: Mapping[str, Entry], place: Place, shapes: Shapes, model: Model
+) -> None:
+    """Raises unless ``entries`` are the model's, by name and shape, and nothing is beside them."""
+    missing = sorted(set(shapes) - set(entries))
+    unexpected = sorted({*set(entries) - set(shapes), *place.unexpected})
     misshapen = [
-        f"{name} {arrays[name].shape} instead of {shape}"
+        f"{name} {entries[name].shape} instead of {shape}"
         for name, shape in sorted(shapes.items())
-        if name in arrays and arrays[name].shape != shape
+        if name in entries and entries[name].shape != shape
     ]
-    if missing or unexpected or misshapen:
-        found = {name: array.shape for name, array in arrays.items()}
-        raise ValueError(
+    if not (missing or unexpected or misshapen):
+        return
+    found = {name: entry.shape for name, entry in entries.items()}
+    resizable = _resizable(found, shapes)
+    beside = place.unexpected and not set(entries) - set(shapes) and not misshapen
+
+    def text(say: Naming) -> str:
+        if beside:
+            cause = (
+                f"The weights are those under {place.entry!r}: {say('entry', place.entry)} takes "
+                "them and leaves the rest"
+            )
+        else:
+            cause = likely_causes(found, shapes, resizable, say)
+        return (
             f"{path}: expected the weights of {model.name} with {model.num_classes} classes, got "
             f"others. {listed('missing', missing)}{listed('unexpected', unexpected)}"
-            f"{listed('misshapen', misshapen)}"
-            f"{likely_causes(found, shapes, _resizable(found, shapes))}"
+            f"{listed('misshapen', misshapen)}{cause}"
         )
 
-
-def _of_model(
-    file: WeightsFile, shapes: Shapes, *, new_head: bool, prefix: str | None
-) -> dict[str, Any]:
-    """The entries of a file under the model's names, if only words in front differ."""
-    wanted = [name for name in shapes if not (new_head and families.is_head(name))]
-    if prefix is not None:
-        chosen = {n[len(prefix) :]: a for n, a in file.arrays.items() if n.startswith(prefix)}
-        if not chosen:
-            raise ValueError(f"{file.path}: expected names that begin with {prefix}, found none")
-        return without_wrappers(chosen, wanted)
-    arrays = without_wrappers(file.arrays, wanted)
-    if set(wanted) <= set(arrays):
-        return arrays
-    fronts = complete_prefixes(arrays, wanted)
-    if len(fronts) > 1:
-        raise ValueError(
-            f"{file.path}: expected one set of weights, got {len(fronts)}, whose names begin with "
-            f"{', '.join(fronts)}. Say which one is meant (entry={fronts[0]!r})"
-        )
-    if fronts:  # others beside them are then named as unexpected
-        front = fronts[0]
-        return {name.removeprefix(front): array for name, array in arrays.items()}
-    return arrays
+    raise SettingError(text)
 
 
 def _resizable(found: Shapes, shapes: Shapes) -> bool:

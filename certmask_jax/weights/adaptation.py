@@ -7,6 +7,7 @@ section 3.3), and only on request.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -16,10 +17,11 @@ from numpy.typing import NDArray
 
 from certmask_jax.models import Model
 from certmask_jax.weights.families import is_before_head, is_head
-from certmask_jax.weights.names import Arrays, to_torch, torch_name
+from certmask_jax.weights.names import to_torch, torch_name
+from certmask_jax.weights.stored import Entry
 
 
-def with_new_head(arrays: Arrays, model: Model, *, seed: int) -> Arrays:
+def with_new_head(entries: Mapping[str, Entry], model: Model, *, seed: int) -> dict[str, Entry]:
     """The head of a file replaced by a fresh one of ``model``, drawn as ``model.init`` draws it.
 
     A hidden layer before the head (``pre_logits``, ImageNet-21k) goes with it.
@@ -34,10 +36,10 @@ def with_new_head(arrays: Arrays, model: Model, *, seed: int) -> Arrays:
     # Compiled, so that the rest of the model is not even drawn.
     leaves = jax.jit(head)(jax.random.key(seed))
     fresh = {
-        torch_name(path): to_torch(path, np.asarray(leaf))
+        torch_name(path): Entry.of(to_torch(path, np.asarray(leaf)))
         for path, leaf in zip(heads, leaves, strict=True)
     }
-    kept = {n: a for n, a in arrays.items() if not (is_head(n) or is_before_head(n))}
+    kept = {n: e for n, e in entries.items() if not (is_head(n) or is_before_head(n))}
     return {**kept, **fresh}
 
 

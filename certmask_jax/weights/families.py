@@ -7,7 +7,9 @@ described in the same words.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
+
+from certmask_jax.weights.settings import Naming
 
 Shapes = Mapping[str, tuple[int, ...]]
 """PyTorch name -> shape in PyTorch's layout."""
@@ -22,6 +24,27 @@ _FAMILIES = (
     ("BagNet", "conv2.weight"),  # its stem has two convolutions
     ("ResNet", "layer4.0.conv1.weight"),
     ("CIFAR ResNet", "layer3.0.conv1.weight"),
+)
+# Families that are no models here, for errors that say so.
+_FOREIGN = (
+    ("EfficientNet", "_conv_stem.weight"),
+    ("EfficientNet or MobileNet", "conv_stem.weight"),
+    ("Swin transformer", "layers.0.blocks.0.attn.qkv.weight"),
+    ("ConvNeXt", "stages.0.blocks.0.conv_dw.weight"),
+    ("DenseNet", "features.denseblock1.denselayer1.conv1.weight"),
+    ("torchvision's VGG, AlexNet or ConvNeXt", "features.0.weight"),
+    ("torchvision's ViT", "encoder.layers.encoder_layer_0.ln_1.weight"),
+    ("Hugging Face's ViT", "encoder.layer.0.layernorm_before.weight"),
+    ("OpenAI's CLIP", "visual.conv1.weight"),
+)
+# Parts that some ViTs have and those here have not.
+_PARTS = (
+    ("LayerScale", "blocks.0.ls1.gamma"),
+    ("register tokens", "reg_token"),
+    ("register tokens", "register_tokens"),
+    ("a distillation token", "dist_token"),
+    ("a norm after pooling", "fc_norm.weight"),
+    ("norms of queries and keys", "blocks.0.attn.q_norm.weight"),
 )
 
 
@@ -40,6 +63,19 @@ def num_classes(shapes: Shapes) -> int | None:
     return next((shape[0] for name, shape in shapes.items() if is_head(name) and shape), None)
 
 
+def prefixes(names: Set[str]) -> list[str]:
+    """What stands in front of the names by which a family is known; ``""`` where nothing does."""
+    ends = [mark for _, mark in _FAMILIES if mark != "conv2.weight"]  # blocks have that one too
+    return list(
+        dict.fromkeys(
+            name[: len(name) - len(mark)]
+            for mark in ends
+            for name in sorted(names)
+            if _ends(name, mark)
+        )
+    )
+
+
 def family(shapes: Shapes) -> str | None:
     """Such as ``"ViT"``; None when it is not known."""
     return next((found for found, name in _FAMILIES if name in shapes), None)
@@ -49,44 +85,49 @@ def describe(shapes: Shapes) -> str:
     """Such as ``"a ViT (12 blocks, width 192, 4x4 tokens, 10 classes)"``."""
     kind = family(shapes)
     if kind is None:
+        foreign = next((f for f, n in _FOREIGN if any(_ends(name, n) for name in shapes)), None)
+        if foreign is not None:
+            return f"{foreign}, which is no model here"
         return "a family that is not known here"
     facts = [f"{_blocks(shapes)} blocks"]
     tokens = shapes.get("patch_embed.proj.weight", shapes.get("stem.proj.weight", ()))
     if len(tokens) == 4:
         facts += [f"width {tokens[0]}", f"{tokens[2]}x{tokens[3]} tokens"]
+    facts += [f"with {part}" for part, name in _PARTS if name in shapes]
     classes = num_classes(shapes)
     facts.append("no head" if classes is None else f"{classes} classes")
     return f"a {kind} ({', '.join(facts)})"
 
 
-def likely_causes(file: Shapes, model: Shapes, resizable: bool) -> str:
+def likely_causes(file: Shapes, model: Shapes, resizable: bool, say: Naming) -> str:
     """Why a file does not fit a model, and what to do; both as shapes under PyTorch's names.
 
     Args:
       resizable: whether resizing the position embeddings would make them fit.
+      say: how the reader names settings.
     """
     wrong = {name for name in {*file, *model} if file.get(name) != model.get(name)}
     heads = {name for name in wrong if is_head(name)}
     before = {name for name in wrong if is_before_head(name)}
     positions = {"pos_embed"} & wrong & set(file) if resizable else set()
     got, wanted = num_classes(file), num_classes(model)
+    fresh = say("new_head", True)
     causes = []
     if before:
         causes.append(
-            "a hidden layer before the head, as ImageNet-21k files have; "
-            f"{_request('new_head')} replaces both"
+            f"a hidden layer before the head, as ImageNet-21k files have; {fresh} replaces both"
         )
     elif heads and got is None:
-        causes.append(f"no head in the file; {_request('new_head')} starts one")
+        causes.append(f"no head in the file; {fresh} starts one, which has to be trained")
     elif heads and got != wanted:
         causes.append(
-            f"another number of classes: try --num-classes {got} (num_classes={got}), or "
-            f"{_request('new_head')} for a fresh head"
+            f"another number of classes: {say('num_classes', got)} takes the file's head, {fresh} "
+            "starts a fresh one, which has to be trained"
         )
     if positions:
         causes.append(
             f"another input size ({file['pos_embed'][1]} positions instead of "
-            f"{model['pos_embed'][1]}): {_request('resize_positions')} resizes them"
+            f"{model['pos_embed'][1]}): {say('resize_positions', True)} resizes them"
         )
     if not wrong - heads - before - positions and causes:
         return f"Likely {', and '.join(causes)}"
@@ -98,9 +139,8 @@ def likely_causes(file: Shapes, model: Shapes, resizable: bool) -> str:
     return "Likely another variant, or a file that is cut short"
 
 
-def _request(keyword: str) -> str:
-    # Not every program that reads weights has the option; the converter has.
-    return f"{keyword}=True (--{keyword.replace('_', '-')} of experiments.train, convert_weights)"
+def _ends(name: str, end: str) -> bool:
+    return name == end or name.endswith((f".{end}", f"/{end}"))
 
 
 def _blocks(shapes: Shapes) -> int:

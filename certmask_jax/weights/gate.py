@@ -2,60 +2,57 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-import ml_dtypes
 import numpy as np
-from numpy.typing import NDArray
+
+from certmask_jax.weights.names import Arrays
+from certmask_jax.weights.stored import Entry
+
+FLOATING = ("float16", "bfloat16", "float32", "float64")
+"""Kinds of numbers that weights are stored in here."""
 
 _SHOWN = 8
 
 
-@dataclasses.dataclass(frozen=True)
-class NotNumbers:
-    """Stands for an entry of a file that is no array of plain numbers: sparse, quantised, ...
+def check_kinds(path: Path, entries: Mapping[str, Entry]) -> None:
+    """``ValueError`` naming every entry that is not stored in one of :data:`FLOATING`.
 
-    Attributes:
-      dtype: what it is, in the words of its format.
-      shape: as far as it has one.
+    Whole numbers, truth values, dates, quantised and 8-bit floating numbers mean something that
+    only the program that wrote them knows (a scale, an offset); a cast would make other weights.
     """
-
-    dtype: str
-    shape: tuple[int, ...] = ()
-
-
-def as_float32(path: Path, arrays: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    """The entries that a model uses, as ``float32``.
-
-    Args:
-      path: of the file, for the error.
-      arrays: entry -> array of any dtype, or :class:`NotNumbers`.
-      names: of the entries that are used.
-
-    Raises:
-      ValueError: for entries that are not floating numbers of 16, 32 or 64 bits (integers,
-        booleans, 8-bit floats, quantised or sparse tensors are none), or that are NaN or infinite
-        as float32: names them.
-    """
-    other = [f"{name} ({arrays[name].dtype})" for name in names if not _is_floating(arrays[name])]
+    other = [f"{name} ({e.kind})" for name, e in entries.items() if e.kind not in FLOATING]
     if other:
         raise ValueError(
-            f"{path}: expected weights of floating numbers (float16, bfloat16, float32, float64), "
-            f"got others. {listed('other kinds', other)}Save the weights as they were before they "
-            "were quantised or converted"
+            f"{path}: expected weights of floating numbers ({', '.join(FLOATING)}), got others. "
+            f"{listed('other kinds', other)}Save the weights as they were before they were "
+            "quantised or converted"
         )
-    with np.errstate(over="ignore"):
-        found = {name: np.asarray(arrays[name]).astype(np.float32) for name in names}
-    broken = [name for name in names if not np.isfinite(found[name]).all()]
-    if broken:
-        too_large = [name for name in broken if _is_finite(arrays[name])]
-        why = listed("too large for float32", too_large) if too_large else ""
-        broken = [name for name in broken if name not in set(too_large)]
+
+
+def read_floats(path: Path, entries: Mapping[str, Entry]) -> Arrays:
+    """The arrays of entries that have passed :func:`check_kinds`, as ``float32``.
+
+    Raises:
+      ValueError: naming those with a NaN, an infinity, or a number that is infinite as float32.
+    """
+    found: Arrays = {}
+    broken: list[str] = []
+    too_large: list[str] = []
+    for name, entry in entries.items():
+        array = np.asarray(entry.read())
+        with np.errstate(over="ignore"):
+            found[name] = array.astype(np.float32)
+        if not np.isfinite(found[name]).all():
+            lost = array.dtype.kind == "f" and bool(np.isfinite(array).all())
+            (too_large if lost else broken).append(name)
+    if broken or too_large:
+        half = any(entries[name].kind == "float16" for name in broken)
         raise ValueError(
-            f"{path}: expected finite weights. {listed('NaN or infinite', broken)}{why}".rstrip()
+            f"{path}: expected finite weights. {listed('NaN or infinite', broken)}"
+            f"{listed('too large for float32', too_large)}"
+            f"{'float16 ends at 65504: save the weights in float32' if half else ''}".rstrip()
         )
     return found
 
@@ -66,14 +63,3 @@ def listed(what: str, names: Sequence[str]) -> str:
         return ""
     more = f", ... ({len(names)} in all)" if len(names) > _SHOWN else ""
     return f"{what}: {', '.join(names[:_SHOWN])}{more}. "
-
-
-def _is_floating(array: Any) -> bool:
-    dtype = getattr(array, "dtype", None)
-    return dtype == ml_dtypes.bfloat16 or (
-        isinstance(dtype, np.dtype) and np.issubdtype(dtype, np.floating)
-    )
-
-
-def _is_finite(array: NDArray[Any]) -> bool:
-    return bool(np.isfinite(array.astype(np.longdouble)).all())

@@ -8,7 +8,7 @@ also written by big_vision) and of github.com/google-research/big_transfer (Kole
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,10 @@ from certmask_jax.weights.names import Arrays
 
 Layout = Callable[[NDArray[Any]], NDArray[Any]]
 
-_VIT_PREFIXES = ("", "opt/target/", "params/", "params/img/")
+_VIT_MARK, _BIT_MARK = "embedding/kernel", "resnet/root_block/standardized_conv2d/kernel"
+MARKS = (_VIT_MARK, _BIT_MARK)
+"""A name that Google's files have and others have not, ViT's and BiT's."""
+
 _VIT_BLOCK = re.compile(r"Transformer/encoderblock_(\d+)/(.+)")
 _PROJECTIONS = ("query", "key", "value")
 
@@ -28,12 +31,17 @@ def translate(arrays: Arrays) -> Arrays:
 
     Names that are not known are kept, so that the check of names lists them.
     """
-    for prefix in _VIT_PREFIXES:
-        if f"{prefix}embedding/kernel" in arrays:
-            return _vit({name.removeprefix(prefix): array for name, array in arrays.items()})
-    if "resnet/root_block/standardized_conv2d/kernel" in arrays:
-        return _bit(arrays)
-    return arrays
+    marks = [name for name in arrays if name == _VIT_MARK or name.endswith(f"/{_VIT_MARK}")]
+    if len(marks) == 1:
+        prefix = marks[0].removesuffix(_VIT_MARK)  # opt/target/, params/
+        return _vit({name.removeprefix(prefix): array for name, array in arrays.items()})
+    return _bit(arrays) if _BIT_MARK in arrays else arrays
+
+
+def num_classes(shapes: Mapping[str, tuple[int, ...]], prefix: str) -> int | None:
+    """K of a file with these names behind a prefix; None without a head."""
+    head = shapes.get(f"{prefix}head/kernel", shapes.get(f"{prefix}resnet/head/conv2d/kernel"))
+    return head[-1] if head else None
 
 
 def _same(array: NDArray[Any]) -> NDArray[Any]:

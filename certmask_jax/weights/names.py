@@ -8,7 +8,6 @@ four leaves have other words. Layouts differ for kernels only.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
@@ -25,12 +24,6 @@ _LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var":
 # Flax module names that stand for two of PyTorch's; the models that have them keep them, since
 # parameter trees were saved under them.
 _NESTED = {"patch_embed_proj": "patch_embed.proj", "mlp_fc1": "mlp.fc1", "mlp_fc2": "mlp.fc2"}
-# What torch's wrappers for several devices, compilation and recomputation put into names, anywhere.
-_ANYWHERE = re.compile(r"(^|\.)(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
-# What others put in front of all names: DataParallel, Lightning, training programs.
-_IN_FRONT = ("module", "model", "net", "network")
-# Counters that stand beside weights: batch normalisation's, and those of averages.
-_COUNTERS = ("num_batches_tracked", "n_averaged")
 
 
 def torch_name(key: KeyPath) -> str:
@@ -44,9 +37,12 @@ def torch_name(key: KeyPath) -> str:
     - ``kernel`` and ``scale`` are ``weight``, ``mean`` is ``running_mean``, ``var`` is
       ``running_var``; other leaves (``bias``, ``alpha``, ``cls_token``) keep their names.
     """
-    _, *modules, leaf = (entry.key for entry in key)
-    named = [_NESTED.get(module, re.sub(r"_(\d+)$", r".\1", module)) for module in modules]
-    return ".".join([*named, _LEAVES.get(leaf, leaf)])
+    return from_path(flax_path(key), 0)[0]
+
+
+def flax_path(key: KeyPath) -> str:
+    """A leaf's path below its collection, such as ``blocks_0/attn/qkv/kernel``."""
+    return "/".join(entry.key for entry in key[1:])
 
 
 def torch_shape(key: KeyPath, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -72,51 +68,23 @@ def to_arrays(variables: Any) -> Arrays:
     }
 
 
-def without_wrappers(arrays: Mapping[str, Any], wanted: Collection[str] = ()) -> dict[str, Any]:
-    """Takes off what wrappers put in front of all names, in any order and number.
+def from_path(path: str, rank: int) -> tuple[str, tuple[int, ...]]:
+    """PyTorch's name of a leaf of a Flax tree, and the axes that ``transpose`` puts in its order.
 
-    ``_orig_mod.`` (torch.compile) and the like go wherever they are; counters
-    (``num_batches_tracked``, ``n_averaged``) are dropped: no forward pass in eval mode uses them.
-    A word that all names begin with goes if the rest are then the names that are wanted, whatever
-    the word, or if it is one that wrappers are known to use (``module.``, Lightning's ``model.``)
-    and no wanted name begins with it.
+    Args:
+      path: from below the collection, as ``blocks_0/attn/qkv/kernel``.
+      rank: of the leaf.
     """
-    plain = {
-        _ANYWHERE.sub(r"\1", name): array
-        for name, array in arrays.items()
-        if name.rpartition(".")[2] not in _COUNTERS
-    }
-    needed = set(wanted)
-    first_words = {name.split(".", 1)[0] for name in needed}
-    known = stripped = plain
-    are_known = True
-    while stripped:
-        if needed and needed <= set(stripped):
-            return stripped
-        word = common_word(stripped)
-        if word is None:
-            break
-        stripped = {name[len(word) + 1 :]: array for name, array in stripped.items()}
-        are_known = are_known and word in _IN_FRONT and word not in first_words
-        if are_known:
-            known = stripped
-    return known
-
-
-def complete_prefixes(names: Collection[str], wanted: Collection[str]) -> list[str]:
-    """What stands in front of all wanted names, with a dot at its end: one for each whole set."""
-    there, one = set(names), min(wanted, default="")
-    ends = [name[: -len(one)] for name in there if name.endswith(f".{one}")]
-    return sorted(front for front in ends if all(front + name in there for name in wanted))
-
-
-def common_word(names: Collection[str]) -> str | None:
-    """The first word of all names, before a dot, if they share one."""
-    words = {name.split(".", 1)[0] if "." in name else "" for name in names}
-    return words.pop() if len(words) == 1 and "" not in words else None
+    *modules, leaf = path.split("/")
+    named = [_NESTED.get(module, re.sub(r"_(\d+)$", r".\1", module)) for module in modules]
+    return ".".join([*named, _LEAVES.get(leaf, leaf)]), _axes(leaf, rank)
 
 
 def _torch_axes(key: KeyPath, rank: int) -> tuple[int, ...]:
-    if key[-1].key != "kernel":
+    return _axes(key[-1].key, rank)
+
+
+def _axes(leaf: str, rank: int) -> tuple[int, ...]:
+    if leaf != "kernel":
         return tuple(range(rank))
     return (3, 2, 0, 1) if rank == 4 else tuple(range(rank))[::-1]

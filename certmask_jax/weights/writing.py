@@ -11,8 +11,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from certmask_jax.local_paths import in_utf8
+from certmask_jax.weights.kinds import ORBAX_MARK
 from certmask_jax.weights.names import to_arrays
-from certmask_jax.weights.reading import ORBAX_MARK
 
 
 def check_writable(path: Path) -> None:
@@ -95,7 +96,7 @@ def _write_orbax(path: Path, unfinished: Path, variables: Any) -> None:
     try:
         with ocp.StandardCheckpointer() as checkpointer:
             # NumPy leaves restore on any devices.
-            checkpointer.save(unfinished.absolute(), jax.tree.map(np.asarray, variables))
+            checkpointer.save(in_utf8(unfinished.absolute()), jax.tree.map(np.asarray, variables))
         if path.exists():
             path.rename(replaced)
         unfinished.rename(path)
