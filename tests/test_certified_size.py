@@ -60,7 +60,7 @@ class SmallTestSet:
 
 
 def _linear(params, x):
-    return jnp.dot(x.reshape(len(x), -1), params, precision="highest") + BIAS
+    return jnp.dot(x.reshape(len(x), -1), params, precision="highest") + BIAS[None]
 
 
 SPECS = ("double_masking:masks_per_axis=1x3", "certmask_detection:tiling=tight,mask_size=1x6")

@@ -275,7 +275,7 @@ def test_a_subset_goes_on_when_an_image_of_it_vanishes(tmp_path, capsys):
     assert _certify(root, *out) == 0
     captured = capsys.readouterr()
     assert "left out: 3/0.png (it is no longer in the data set)" in captured.err
-    assert captured.out.strip().startswith("5 images")
+    assert captured.out.strip().startswith("5 of 6 images")
 
 
 def test_unreadable_images_stop_before_the_work_or_are_skipped(tmp_path, capsys):
@@ -289,6 +289,6 @@ def test_unreadable_images_stop_before_the_work_or_are_skipped(tmp_path, capsys)
     assert not (tmp_path / "r").exists()
     assert _certify(root, "--out", str(tmp_path / "r"), "--on-unreadable", "skip") == 0
     captured = capsys.readouterr()
-    assert captured.out.strip().startswith("22 images")
+    assert captured.out.strip().startswith("22 of 24 images")
     assert _certify(root, "--dry-run", "--on-unreadable", "skip") == 0
     assert "22 images" in capsys.readouterr().out

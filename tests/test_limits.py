@@ -444,9 +444,8 @@ def tied(params, x):
     small = jnp.asarray(2**-12, x.dtype)
     first = jnp.where(seen, one, one + one)
     second = jnp.where(seen, one + small, one)
-    return jnp.stack([first, second, 0 * one * x[:, 0, 0, 0] - one], axis=1) + params.astype(
-        x.dtype
-    )
+    third = 0 * one * x[:, 0, 0, 0] - one
+    return jnp.stack([first, second, third], axis=1) + params.astype(x.dtype)[None]
 
 
 class _Bright(SmallTestSet):

@@ -96,9 +96,9 @@ def test_a_search_that_would_not_finish_is_refused_before_any_work(capsys):
 def test_runs_of_stronger_threats(tmp_path, capsys):
     """One shape of two, two patches and a region, printed, written, and printed again."""
     cases = {
-        "shapes": (["--patch", "1x3", "--patch", "3x1"], "for 1x3 or 3x1 patches on 8x8", 36),
-        "two": (["--patches", "2"], "10 masks of up to 2 boxes of 4x4 for 2 patches of 1x1", 15),
-        "region": (["--patch-region", "2,2,6,6"], "4 masks of 2x2 for 1x1 patches within 2,2", 10),
+        "shapes": (["--patch", "1x3", "--patch", "3x1"], "1x3 or 3x1 patches on 8x8", 36),
+        "two": (["--patches", "2"], "2 patches of 1x1", 15),
+        "region": (["--patch-region", "2,2,6,6"], "1x1 patches within 2,2", 10),
     }  # fmt: skip
     for name, (words, line, images) in cases.items():
         out = tmp_path / name
