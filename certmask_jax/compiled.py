@@ -73,6 +73,10 @@ def _compiled(
     boxes_per_mask: int,
     items: int,
 ) -> Any:
+    if jax.config.values["jax_disable_jit"]:
+        raise ValueError(
+            "expected that JAX may compile, but jax_disable_jit (JAX_DISABLE_JIT) is set; unset it"
+        )
     everywhere, split = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), (AXIS,)))
 
     array: Any = jax.ShapeDtypeStruct

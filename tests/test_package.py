@@ -14,7 +14,7 @@ PACKAGE = Path(certmask_jax.__file__).parent
 # From the bottom up: a module may import only what stands before it.
 HOUSE = [
     "_version", "text", "unreadable",
-    "file_systems", "local_paths", "storage", "whole_files",
+    "own_settings", "file_systems", "local_paths", "storage", "whole_files",
     "geometry", "threats", "placements", "mask_sets",
     "masked_images", "all_unions", "combined_sets", "rectangles", "finite_planes", "partitions",
     "pair_covers", "local_fields", "prediction_table",

@@ -122,7 +122,7 @@ def certmask_detection(
         )
     images, weights = masked_images.one_round(masks)
     groups = groups_of(images, masks, against)
-    covered = jnp.asarray(groups.astype(np.int64) @ weights, dtype=jnp.int32)
+    covered = jax.device_put((groups.astype(np.int64) @ weights).astype(np.int32))
 
     def rule(row: Row, num_classes: int) -> Array:
         votes = count_votes(row.predictions, jnp.asarray(weights), num_classes)

@@ -56,7 +56,7 @@ def good_row_certificate(parts: Layout) -> RowProof:
     of every mask holds the pair with the good mask of (1). With two sets good rows alone prove
     nothing, as a mask that does not hide the patch may have kept entries of one wrong label only.
     """
-    hiding, groups = jnp.asarray(parts.hiding), jnp.asarray(parts.groups)
+    hiding, groups = jax.device_put((parts.hiding, parts.groups))
 
     def certificate(row: Row, label: Array, num_classes: int) -> Array:
         del num_classes

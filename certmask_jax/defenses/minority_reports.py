@@ -10,6 +10,7 @@ least* tau. At equality no alert would be raised, so the certificate here asks f
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -39,7 +40,7 @@ def minority_reports(masks: MaskSet, *, tau: float = 0.0, against: Threat | None
         [singles, masked_images.unmasked(masks.image_size)]
     )
     groups = groups_of(images, masks, against)
-    hiding = jnp.asarray(groups[:, of_mask])
+    hiding = jax.device_put(groups[:, of_mask])
 
     def rule(row: Row, num_classes: int) -> Array:
         del num_classes

@@ -33,6 +33,7 @@ with P patches then are recovered and have c_r, and versions with 2P patches are
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -75,8 +76,8 @@ def mrcert(masks: MaskSet, *, patches: int = 1, against: Threat | None = None) -
         raise CoverageError(
             f"mrcert: expected masks that hide {against}, but some placement is not"
         )
-    hiding = jnp.asarray(groups[:, : unions.up_to[2 * patches]])
-    adding = jnp.asarray(unions.adding)
+    hiding = jax.device_put(groups[:, : unions.up_to[2 * patches]])
+    adding = jax.device_put(unions.adding)
 
     def kept(row: Row, label: Array, further: int) -> Array:
         """Which unions have ``label`` whatever ``further`` masks are added."""

@@ -52,6 +52,7 @@ from certmask_jax.defenses.defense import (
     preference,
 )
 from certmask_jax.mask_sets import MaskSet
+from certmask_jax.own_settings import unguarded
 from certmask_jax.threats import Threat
 
 Score = Callable[[Array], Array]
@@ -117,7 +118,7 @@ def minimum_explanation(
     check_ties(ties)
     images, weights = masked_images.one_round(masks)
     groups = groups_of(images, masks)
-    covered = jnp.asarray(groups @ weights)
+    covered = jax.device_put(groups @ weights)
 
     def score(says: Array) -> Array:
         errors = covered - _count_hiding(says, weights, groups)
@@ -224,6 +225,7 @@ def _defense(
     )
 
 
+@unguarded()
 def _check_monotone(score: Score, num_masks: int) -> None:
     """``ValueError`` if a mask that is added to a set lowers its score, in any set tried here."""
     if num_masks <= _ALL_SETS_UP_TO:

@@ -71,7 +71,7 @@ class Model:
 
     def param_shapes(self) -> Params:
         """The tree of ``jax.ShapeDtypeStruct``, without allocating."""
-        return jax.eval_shape(self.init, jax.random.key(0))
+        return jax.eval_shape(lambda: self.init(jax.random.key(0)))
 
 
 def names() -> dict[str, str]:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from certmask_jax import masked_images
 from certmask_jax.mask_sets import MaskSet
 from certmask_jax.models import Model, Params
+from certmask_jax.own_settings import reproducible
 from certmask_jax.prediction import predict
 from certmask_jax.prediction_table import check_labels
 from certmask_jax.preprocessing import Preprocessing, check_images
@@ -166,7 +167,7 @@ class _Run:
             loss=self._loss_sum / self._images,
             accuracy=self._correct / self._images,
             held_out_accuracy=None if self._held_out is None else self._accuracy(),
-            learning_rate=float(self._made.rate(self.step - 1)),
+            learning_rate=self._rate(),
             images_per_second=round(speed, 1),
         )
         self.rows.append(row)
@@ -186,6 +187,11 @@ class _Run:
         score = self.rows[-1].held_out_accuracy if scored else None
         self._saved.save(self.step, state, about, score=score)
 
+    @reproducible()
+    def _rate(self) -> float:
+        """Of the last step."""
+        return float(self._made.rate(self.step - 1))
+
     def _drain(self) -> None:
         while self._in_flight:
             self._collect()
@@ -193,6 +199,7 @@ class _Run:
     def _collect(self) -> None:
         step, measures = self._in_flight.popleft()
         batch = self._made.recipe.batch_size
+        measures = jax.device_get(measures)
         self.last_loss = float(measures.loss)
         if not np.isfinite(self.last_loss):
             raise self._broken(f"the loss is {self.last_loss} at step {step}")
@@ -235,7 +242,7 @@ def _work(
         plan = input_pipeline.epoch_plan(
             recipe.seed, epoch, images=images, batch_size=recipe.batch_size
         )
-        keys = np.asarray(jax.random.key_data(plan.keys))
+        keys = jax.device_get(jax.random.key_data(plan.keys))
         skipped = max(0, first - epoch * made.steps_per_epoch)
         yield from list(zip(plan.numbers, keys, strict=True))[skipped:]
 

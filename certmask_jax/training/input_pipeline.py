@@ -17,6 +17,8 @@ import numpy as np
 from jax import Array
 from numpy.typing import ArrayLike, NDArray
 
+from certmask_jax.own_settings import reproducible
+
 OnUnreadable = Literal["stop", "skip"]
 
 _T = TypeVar("_T")
@@ -172,6 +174,7 @@ class EpochPlan(NamedTuple):
     keys: Array  # [steps], of augmentation and Cutout
 
 
+@reproducible()
 def epoch_plan(seed: int, epoch: int, *, images: int, batch_size: int) -> EpochPlan:
     """A pure function of seed and epoch: a shuffle of all images, cut to whole batches."""
     steps = images // batch_size

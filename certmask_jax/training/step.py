@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from certmask_jax.devices import device_mesh
 from certmask_jax.mask_sets import MaskSet
 from certmask_jax.models import FLAX_PROMOTES, Model, Params
+from certmask_jax.own_settings import reproducible
 from certmask_jax.training import augmentation, cutout, recipes
 from certmask_jax.training.input_pipeline import Pixels
 from certmask_jax.training.recipes import Recipe
@@ -65,6 +66,7 @@ class Trainer:
     _optimizer: optax.GradientTransformation
     _step: Callable[[TrainState, DeviceBatch], tuple[TrainState, Measures]]
 
+    @reproducible()
     def start(self, params: Params | None = None) -> TrainState:
         """The state before the first step; random variables by default."""
         if params is None:
@@ -88,7 +90,7 @@ class Trainer:
 
     def step(self, state: TrainState, batch: DeviceBatch) -> tuple[TrainState, Measures]:
         """One step; ``state`` is given away and must not be used again."""
-        with FLAX_PROMOTES():  # traced and lowered under it, gradients too
+        with FLAX_PROMOTES(), reproducible():  # traced and lowered under it, gradients too
             return self._step(state, batch)
 
     def result(self, state: TrainState) -> Params:

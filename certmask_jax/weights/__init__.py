@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from certmask_jax.local_paths import local_path
@@ -150,7 +149,7 @@ def load(
         entries = _with_resized_positions(path, entries, shapes, model)
     _check(path, entries, place, shapes, model)
     arrays = gate.read_floats(path, {name: entries[name] for name in shapes})
-    loaded = [jnp.asarray(from_torch(keys[n], arrays[n]), dtype=jnp.float32) for n in shapes]
+    loaded = [jax.device_put(from_torch(keys[n], arrays[n]).astype(np.float32)) for n in shapes]
     return jax.tree_util.tree_unflatten(tree, loaded)
 
 

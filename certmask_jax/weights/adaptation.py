@@ -16,11 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from certmask_jax.models import Model
+from certmask_jax.own_settings import reproducible
 from certmask_jax.weights.families import is_before_head, is_head
 from certmask_jax.weights.names import to_torch, torch_name
 from certmask_jax.weights.stored import Entry
 
 
+@reproducible()
 def with_new_head(entries: Mapping[str, Entry], model: Model, *, seed: int) -> dict[str, Entry]:
     """The head of a file replaced by a fresh one of ``model``, drawn as ``model.init`` draws it.
 
@@ -49,6 +51,7 @@ def can_resize_positions(old: int, prefix_tokens: int) -> bool:
     return grid > 0 and math.isqrt(grid) ** 2 == grid
 
 
+@reproducible()
 def resized_positions(
     table: NDArray[Any], *, grid: tuple[int, int], prefix_tokens: int
 ) -> NDArray[np.float32]:

@@ -11,7 +11,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from certmask_jax import file_systems
 from certmask_jax.local_paths import in_utf8
+from certmask_jax.text import encodable
 from certmask_jax.weights.kinds import ORBAX_MARK
 from certmask_jax.weights.names import to_arrays
 
@@ -56,7 +58,7 @@ def write(path: Path, variables: Any) -> None:
         nothing is left behind then.
     """
     check_writable(path)
-    unfinished = path.with_name(f"{path.name}.unfinished")
+    unfinished = path.with_name(encodable(f"{path.name}.unfinished"))  # Orbax takes only UTF-8
     try:
         if path.suffix in ("", ".orbax"):
             _write_orbax(path, unfinished, variables)
@@ -82,7 +84,9 @@ def _write_file(path: Path, unfinished: Path, variables: Any) -> None:
 
                 file.write(save(arrays, metadata={"format": "pt"}))
             file.flush()
-            os.fsync(file.fileno())  # else a power cut may leave the new name without the bytes
+            file_systems.sync_handle(
+                file.fileno()
+            )  # else a power cut may leave the new name without the bytes
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
@@ -94,7 +98,7 @@ def _write_orbax(path: Path, unfinished: Path, variables: Any) -> None:
     replaced = path.with_name(f"{path.name}.replaced")
     shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was killed
     try:
-        with ocp.StandardCheckpointer() as checkpointer:
+        with file_systems.orbax_in(path.parent), ocp.StandardCheckpointer() as checkpointer:
             # NumPy leaves restore on any devices.
             checkpointer.save(in_utf8(unfinished.absolute()), jax.tree.map(np.asarray, variables))
         if path.exists():
