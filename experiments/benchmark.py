@@ -156,9 +156,11 @@ def read_config(arguments: argparse.Namespace) -> Config:
     if job is not None:
         others = set(arguments.typed) - {"model", "precision"}
         check_uses(arguments, others, "with --job, which has its own")
-        with named("--job"):
+        try:
             job = tuple(shlex.split(job))
             check_job(job)
+        except ValueError as error:
+            raise ValueError(f"--job: {error}") from error
     return Config(
         job,
         arguments.model,

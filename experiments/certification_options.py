@@ -191,9 +191,7 @@ def check_modes(arguments: argparse.Namespace) -> None:
     if arguments.list:
         check_uses(arguments, ("list",), "with --list, which names what there is and does no more")
     if arguments.dry_run:
-        check_not_typed(
-            arguments, _OF_WRITING, "with --dry-run, which writes nothing and certifies nothing"
-        )
+        check_not_typed(arguments, _OF_WRITING, "as --dry-run prints no results and writes none")
 
 
 def check_from_tables(arguments: argparse.Namespace) -> None:
@@ -215,7 +213,7 @@ def check_from_tables(arguments: argparse.Namespace) -> None:
 def read_config(arguments: argparse.Namespace) -> Config:
     """Arguments -> config, after :func:`check_modes`; ``ValueError`` for what is not possible."""
     if arguments.precision not in PRECISIONS:
-        like = hint(arguments.precision, PRECISIONS[:-1])  # float32 is not like bfloat16
+        like = hint(arguments.precision, PRECISIONS)
         raise ValueError(
             f"--precision: expected {', '.join(PRECISIONS[:-1])} or {PRECISIONS[-1]}, got "
             f"{arguments.precision!r}{like or ' (highest is float32)'}"

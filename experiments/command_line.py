@@ -138,11 +138,16 @@ class Help(argparse.HelpFormatter):
 
 def hint(word: object, names: Iterable[str]) -> str:
     """``" (did you mean ...?)"``, or nothing if no name is like it."""
-    known = list(names)
-    text = str(word)
-    begun = [name for name in known if len(text) > 3 and name.startswith(text)]
+    text = str(word).lstrip("-")
+    # bfloat16 is in no word's place: what is like it, float16 or float32, means more digits.
+    known = {
+        name.lstrip("-"): name
+        for name in names
+        if not name.startswith("bfloat") or text.startswith("b")
+    }
+    begun = [name for name in known if len(text) > 2 and name.startswith(text)]
     close = begun[:1] or difflib.get_close_matches(text, known, n=1)
-    return f" (did you mean {close[0]}?)" if close else ""
+    return f" (did you mean {known[close[0]]}?)" if close else ""
 
 
 @contextlib.contextmanager

@@ -49,7 +49,8 @@ def number(
             and (below is None or value < below)
         )
         if not good:
-            raise argparse.ArgumentTypeError(f"expected {bounds or 'a finite number'}, got {text}")
+            more = "" if math.isfinite(value) else " and finite"
+            raise argparse.ArgumentTypeError(f"expected {bounds}{more}, got {text!r}")
         return value
 
     return read
