@@ -88,9 +88,9 @@ def test_errors_are_one_line_that_names_the_option(words, message):
 def test_options_without_use_are_named_as_they_were_typed():
     arguments = _small().parse_args(["--no-keep", "--size", "5", "--count", "3"])
     check_uses(arguments, ("keep", "size", "count"), "here")
-    with pytest.raises(ValueError, match="^--count: has no use here; leave it out$"):
+    with pytest.raises(ValueError, match=r"^--count: has no use here; leave it out$"):
         check_uses(arguments, ("keep", "size"), "here")
-    with pytest.raises(ValueError, match="^--no-keep, --size: have no use here; leave them out$"):
+    with pytest.raises(ValueError, match=r"^--no-keep, --size: have no use here; leave them out$"):
         check_uses(arguments, ("count",), "here")
 
 
@@ -103,9 +103,9 @@ def test_errors_of_the_library_begin_with_the_option():
     ):
         with pytest.raises(ValueError, match=f"^{begins}$"), named("--held-out", "n"):
             raise ValueError(text)
-    with pytest.raises(ValueError, match="^--input-size: odd$"), as_options("input_size"):
+    with pytest.raises(ValueError, match=r"^--input-size: odd$"), as_options("input_size"):
         raise ValueError("input_size: odd")
-    with pytest.raises(ValueError, match="^size: odd$"), as_options("input_size"):
+    with pytest.raises(ValueError, match=r"^size: odd$"), as_options("input_size"):
         raise ValueError("size: odd")
 
 
