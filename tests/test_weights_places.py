@@ -341,6 +341,22 @@ def test_a_file_of_an_orbax_folder_that_may_not_be_read(tmp_path, params, monkey
         weights.load(tmp_path / "w", MODEL)
 
 
+@pytest.mark.parametrize("suffix", [".npz", ".safetensors", ".pth", ""])
+def test_a_folder_whose_name_is_not_utf8(tmp_path, source, params, suffix):
+    folder = tmp_path / os.fsdecode(b"\xff")
+    try:
+        folder.mkdir()
+    except OSError as error:
+        pytest.skip(f"this file system takes no such name: {error.strerror}")
+    path = folder / f"w{suffix}"
+    if suffix == ".pth":
+        _torch(tmp_path / "w.pth", source)
+        shutil.move(tmp_path / "w.pth", path)
+    else:
+        weights.save(path, params)
+    assert _digest(path) == weights.digest(params)
+
+
 def test_places_in_an_orbax_folder(tmp_path, params):
     weights.save(tmp_path / "run" / "3" / "model", params)
     assert _digest(tmp_path / "run" / "3") == weights.digest(params)  # one item, whatever its name

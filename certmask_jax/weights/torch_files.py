@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from certmask_jax.text import encodable
 from certmask_jax.weights import kinds
 from certmask_jax.weights.stored import Entry, WeightsFile
 
@@ -66,10 +67,13 @@ def _described(name: Any, value: Any) -> str:
 
 
 def _loaded(torch: Any, path: Path) -> Any:
-    # A file of today is mapped, so that only what is used is read.
-    how = {"mmap": True} if zipfile.is_zipfile(path) else {}
+    how: dict[str, Any] = {"map_location": "cpu", "weights_only": True}
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, **how)
+        if encodable(str(path)) != str(path):  # PyTorch takes names in UTF-8 only
+            with open(path, "rb") as file:
+                return torch.load(file, **how)
+        # A file of today is mapped, so that only what is used is read.
+        return torch.load(path, **how, mmap=zipfile.is_zipfile(path))
     except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
         forbidden = re.search(r"GLOBAL ([\w.]+)|(TorchScript)", str(error))
         forbidden = forbidden or re.search(r"Unsupported (?:class|type) ([\w.]+)", str(error))
