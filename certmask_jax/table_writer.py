@@ -240,6 +240,45 @@ def check_room(folder: Path, num_images: int, num_columns: int, num_blocks: int)
         )
 
 
+def check_before(
+    folder: AnyPath,
+    *,
+    num_images: int,
+    num_columns: int,
+    num_blocks: int,
+    known: Mapping[str, Any],
+) -> None:
+    """Finds what :class:`TableWriter` would refuse as far as it can be known without a model.
+
+    Args:
+      folder: of the table.
+      num_images, num_columns, num_blocks: what is to be written, of an empty table.
+      known: some facts of the run's fingerprint.
+
+    Raises:
+      FileExistsError: for another run, or other files.
+      ValueError: for a table that is damaged or of another format.
+      OSError: for a disk without room, or a folder that cannot be written to.
+    """
+    there = tables.recorded(folder)
+    if there is not None:
+        begun = there["fingerprint"]
+        facts = fingerprint.plain({**begun, **known})
+        _check_same(folder, there, {"fingerprint": facts})
+    if not isinstance(folder, Path):
+        return
+    if there is None:
+        check_room(folder, num_images, num_columns, num_blocks)
+    for nearest in (folder, *folder.absolute().parents):
+        if nearest.exists():
+            break
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        why = "it may not be written to" if nearest.is_dir() else "it is a file"
+        raise OSError(
+            errno.EACCES, f"{folder}: expected a folder for results, but of {nearest}: {why}"
+        )
+
+
 def _check_same(
     folder: AnyPath, there: Mapping[str, Any] | None, wanted: Mapping[str, Any]
 ) -> None:

@@ -27,6 +27,7 @@ from certmask_jax import (
     precision_check,
     processes,
     report,
+    table_writer,
     tables,
 )
 from certmask_jax.run_images import readable
@@ -76,6 +77,7 @@ def run(config: Config, command: str) -> int:
     take_shares(run_folder, out, _say)
     for line in (*job.notes, *map(str, job.defenses)):
         _say(line)
+    _check_before(config, job, out)
     deadline = None if config.max_minutes is None else started + 60 * config.max_minutes
     part, provenance = f"{config.shard[0]}/{config.shard[1]}", job.provenance
     if out != run_folder:
@@ -144,6 +146,23 @@ def run(config: Config, command: str) -> int:
         end = f"results in {out}: {names} ({seconds['all']:.0f} s)"
     print(f"\n{end}", file=words)
     return 0
+
+
+def _check_before(config: Config, job: Job, out: AnyPath) -> None:
+    """Finds what can be found without the model before anything is compiled."""
+    try:
+        job.preprocessing.check_channels(job.model.data_config.channels)
+    except ValueError as error:
+        name = str(error).split(":")[0]
+        raise ValueError(f"--{error}" if name == "fill" else str(error)) from error
+    columns, _ = evaluation.merged(job.defenses)
+    table_writer.check_before(
+        out / "tables",
+        num_images=len(job.dataset) // config.shard[1],
+        num_columns=len(columns),
+        num_blocks=1,
+        known={**job.identity, "image_size": columns.image_size, "masked_images": len(columns)},
+    )
 
 
 def run_from_tables(config: Config, folder: AnyPath, saved: tables.SavedTable) -> None:
