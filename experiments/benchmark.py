@@ -90,7 +90,9 @@ def parser() -> CommandLine:
         "--precision",
         choices=PRECISIONS,
         default="highest",
-        help="of products, without --job (default: %(default)s)",
+        metavar="NAME",
+        help="of products, without --job: highest (float32), high, default (the backend's), "
+        "bfloat16 (default: %(default)s)",
     )
     parse.add_argument(
         "--images",

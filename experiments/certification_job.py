@@ -21,6 +21,7 @@ from certmask_jax.text import encodable
 from certmask_jax.threats import Threat
 from experiments import defense_specs, mask_set_specs
 from experiments.certification_options import Config, read_fill
+from experiments.command_line import as_options
 from experiments.patched_images import PatchedImages
 from experiments.threat_options import threats
 
@@ -121,17 +122,20 @@ def opened(config: Config, command: str) -> Job:
     }
     if entry is not None:
         identity["weights_entry"] = entry
+    preprocessing = Preprocessing(
+        mean=model.data_config.mean,
+        std=model.data_config.std,
+        fill=read_fill(config.fill),
+        precision=config.precision,  # type: ignore[arg-type]  # checked there
+        resize_to=resized,
+    )
+    with as_options("fill"):
+        preprocessing.check_channels(model.data_config.channels)
     return Job(
         dataset=test_set,
         model=model,
         params=params,
-        preprocessing=Preprocessing(
-            mean=model.data_config.mean,
-            std=model.data_config.std,
-            fill=read_fill(config.fill),
-            precision=config.precision,  # type: ignore[arg-type]  # checked there
-            resize_to=resized,
-        ),
+        preprocessing=preprocessing,
         local=model.local if uses_fields else None,
         defenses=defenses,
         identity=identity,

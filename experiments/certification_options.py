@@ -147,7 +147,8 @@ def parser() -> CommandLine:
     group.add_argument(
         "--dry-run",
         action="store_true",
-        help="say what the run would take (passes, operations, disk, time), from ten seconds of it",
+        help="say what the run would take (passes, operations, disk, time), from ten seconds of "
+        "it, and no more (default: the run itself)",
     )
     group.add_argument(
         "--max-minutes",

@@ -15,6 +15,7 @@ from small_models import first_params, small_resnet, small_vit
 from certmask_jax import data, mask_sets, training
 from certmask_jax.devices import device_mesh
 from certmask_jax.training import augmentation, cutout, input_pipeline, recipes, step
+from certmask_jax.training.checkpoints import Checkpoints
 from certmask_jax.training.input_pipeline import InMemory, Streamed
 from certmask_jax.training.recipes import Recipe
 from experiments import train as program
@@ -520,3 +521,41 @@ def test_training_takes_the_masks_of_any_defense(tmp_path, capsys):
     ):
         with pytest.raises(ValueError, match=message):
             job("--cutout-masks", keys)
+
+
+def test_a_run_of_so_many_steps_is_the_beginning_of_the_whole_run(tmp_path):
+    """Three steps of six, gone on with, end in the same bits as six at once."""
+    source, start = _digits(160), first_params(small_vit())
+    recipe = dataclasses.replace(TINY, epochs=2, batch_size=48)
+
+    def trained(folder, **options):
+        saved = Checkpoints(tmp_path / folder, run={}, resume=True)
+        try:
+            return training.train(
+                small_vit(), source, recipe=recipe, params=start, saved=saved, **options
+            )
+        finally:
+            saved.close()
+
+    whole = trained("a")
+    assert (whole.step, whole.finished, len(whole.rows)) == (6, True, 2)
+    begun = trained("b", max_steps=4)
+    assert (begun.step, begun.finished, len(begun.rows)) == (4, False, 1)
+    again = trained("b", max_steps=4)  # nothing is left to do
+    assert again.step == 4
+    jax.tree.map(np.testing.assert_array_equal, again.params, begun.params)
+    rest = trained("b", max_steps=100)
+    assert (rest.step, rest.finished) == (6, True)
+    jax.tree.map(np.testing.assert_array_equal, rest.params, whole.params)
+    with pytest.raises(ValueError, match="max_steps: expected at least 1 step, got 0"):
+        trained("c", max_steps=0)
+
+
+def test_a_try_of_a_few_steps_writes_and_says_so(tmp_path, capsys):
+    out = tmp_path / "w.npz"
+    options = ["--max-steps", "2", "--test-images", "8", "--out", str(out)]
+    assert program.main([*options, "--run-folder", str(tmp_path / "r")]) == 0
+    captured = capsys.readouterr()
+    assert "stopped after step 2 (--max-steps); --resume goes on from there" in captured.err
+    assert "on 8 test images" in captured.out
+    assert out.is_file()
