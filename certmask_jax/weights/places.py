@@ -290,6 +290,8 @@ def _google(names: Mapping[str, Entry]) -> list[str]:
 
 def _likeliest(file: WeightsFile, names: Mapping[str, Entry]) -> str:
     """The prefix of what looks most like weights, in a file that is not the model."""
+    if not names:
+        raise ValueError(f"{file.path}: expected weights, got a file without a single array")
     kept = {n: e for n, e in names.items() if not _OPTIMISER.search(n) and not _is_counter(n, e)}
     kept = kept or dict(names)
     if file.nested and not any("." in name for name in kept):  # a Flax tree
