@@ -137,6 +137,9 @@ def test_these_classes_only():
     classes, kept = restricted(mapped(["8", "3", "5"], 10))
     assert (kept, classes.labels) == ((3, 5, 8), (2, 0, 1))
     assert classes.output_names == ("3", "5", "8")
+    for one in (mapped(["3"], 10), mapped(["a", "b"], 10, {"a": 3, "b": 3})):
+        with pytest.raises(ValueError, match="only_classes: expected at least 2 outputs"):
+            restricted(one)
     model = models.create("cifar_resnet20", num_classes=12)
     few = with_outputs(model, (3, 5, 8))
     assert few.num_classes == 3

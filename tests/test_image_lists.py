@@ -340,6 +340,24 @@ def _certify(root, *options):
     )  # fmt: skip
 
 
+def test_a_split_whose_labels_were_not_published_is_refused(tmp_path):
+    """TFDS gives -1 there, which is also how Python counts from the end."""
+    small_tfds.prepare(tmp_path, "unlabelled", ["cat", "dog"], [-1, -1])
+    found = data.load(
+        "tfds:unlabelled", data_config=CONFIG, split="validation", data_dir=tmp_path
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="labels from 0 to 1, got -1 for image validation:0"):
+        found.read(0, 1)
+
+
+def test_few_images_of_a_sorted_set_are_of_all_classes(tmp_path):
+    small_tfds.prepare(tmp_path, "by_class", ["cat", "dog"], [1] * 10 + [0] * 10)
+    found = data.load(
+        "tfds:by_class", data_config=CONFIG, split="validation", data_dir=tmp_path, num_images=4
+    )
+    assert found.read(0, 4).labels.tolist() == [1, 1, 0, 0]
+
+
 def test_a_folder_that_appears_between_two_runs_is_noticed(tmp_path, capsys):
     root, out = _classes(tmp_path / "d"), ["--out", str(tmp_path / "r")]
     assert _certify(root, *out) == 0

@@ -123,14 +123,23 @@ def mapped(
     )
     raise ValueError(
         f"expected to know which of the model's {outputs} outputs each class is, got {len(names)} "
-        f"classes named {_some(names)}. {kind}Give a class index, a file that says so (name, "
+        f"classes named {_some(names)}. {kind}give a class index, a file that says so (name, "
         f"output), or a model with {len(names)} outputs trained on these classes"
     )
 
 
 def restricted(classes: Classes) -> tuple[Classes, tuple[int, ...]]:
-    """The same classes for a model that has no other outputs, and which outputs it keeps."""
+    """The same classes for a model that has no other outputs, and which outputs it keeps.
+
+    Raises:
+      ValueError: for classes that are one output only.
+    """
     kept = tuple(sorted(set(classes.labels)))
+    if len(kept) < 2:
+        raise ValueError(
+            f"only_classes: expected at least 2 outputs of the model to choose among, got "
+            f"{len(kept)} ({classes.output_names[kept[0]]})"
+        )
     place = {output: number for number, output in enumerate(kept)}
     labels = tuple(place[label] for label in classes.labels)
     names = tuple(classes.output_names[output] for output in kept)
