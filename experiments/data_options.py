@@ -54,6 +54,10 @@ class DataOptions:
                     native=native,
                 )
         except ValueError as error:
+            if str(error).startswith("only_classes:"):
+                raise ValueError(
+                    f"--only-classes{str(error).removeprefix('only_classes')}"
+                ) from error
             if "class index" not in str(error):
                 raise
             ways = "a class index is given by --class-index FILE"

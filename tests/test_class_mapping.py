@@ -10,7 +10,9 @@ import pytest
 from certmask_jax import models
 from certmask_jax.data.class_index import read_class_index
 from certmask_jax.data.class_mapping import imagenet_wnids, mapped, restricted
+from certmask_jax.data.imagenet_devkit import devkit_wnids
 from certmask_jax.models.output_choice import restricted as with_outputs
+from certmask_jax.text import encodable
 
 IMAGENETTE = {
     "n01440764": 0, "n02102040": 217, "n02979186": 482, "n03000684": 491, "n03028079": 497,
@@ -92,6 +94,29 @@ def test_a_data_set_that_numbers_its_classes_is_taken_at_its_word():
         mapped(names, 10, in_order=True)
 
 
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [
+        (sorted(map(str, range(12))), r"numbers, .* \(0, 1, 10, \.\.\.\) than their own"),
+        (list("210"), "read in two ways"),
+        (list(devkit_wnids()), r"ImageNet ids, .* \(n02119789, n02100735, .* own \(n01440764"),
+    ],
+)
+def test_a_data_set_whose_own_order_is_not_that_of_its_names_is_refused(names, says):
+    """TFDS's imagenet_resized is in the order of the development kit; models are not."""
+    with pytest.raises(ValueError, match=says):
+        mapped(names, len(names), in_order=True)
+    given = {name: number for number, name in enumerate(names)}
+    assert mapped(names, len(names), given, in_order=True).labels == tuple(range(len(names)))
+
+
+def test_letters_behind_which_bytes_stand_that_are_no_text():
+    """torchvision sorts the names of folders as Python reads them: \xe9 as a lone surrogate."""
+    raw = ["a\udce9", "ab", "a~", "z"]
+    written = [encodable(name) for name in raw]
+    assert mapped(written, 4).labels == tuple(sorted(raw).index(name) for name in raw)
+
+
 def test_an_index_wins_over_all():
     found = mapped(["8", "cat"], 10, {"8": 1, "cat": 1, "other": 99})
     assert (found.labels, found.output_names[1]) == ((1, 1), "8/cat")
@@ -112,6 +137,9 @@ def test_these_classes_only():
     classes, kept = restricted(mapped(["8", "3", "5"], 10))
     assert (kept, classes.labels) == ((3, 5, 8), (2, 0, 1))
     assert classes.output_names == ("3", "5", "8")
+    for one in (mapped(["3"], 10), mapped(["a", "b"], 10, {"a": 3, "b": 3})):
+        with pytest.raises(ValueError, match="only_classes: expected at least 2 outputs"):
+            restricted(one)
     model = models.create("cifar_resnet20", num_classes=12)
     few = with_outputs(model, (3, 5, 8))
     assert few.num_classes == 3
@@ -139,6 +167,12 @@ def test_these_classes_only():
         ("i.csv", "cat,3\ndog,5\n"),
         ("i.csv", "name,output\r\ncat,3\r\ndog,5\r\n"),
         ("i.csv", "\ufeffclass;index\ncat;3\ndog;5\n\n"),
+        (
+            "i.json",
+            json.dumps(
+                {"3": ["n1", "cat"], "5": ["n2", "dog"], "4": ["n3", "crane"], "7": ["n4", "crane"]}
+            ),
+        ),
         ("i.tsv", "3\tcat\n5\tdog"),
         ("i.txt", "a\nb\nc\ncat\nd\ndog\n"),
     ],
@@ -149,6 +183,23 @@ def test_files_that_say_so(tmp_path, name, text):
     assert (index["cat"], index["dog"]) == (3, 5)
 
 
+def test_kerass_own_index_has_names_that_are_two_classes(tmp_path):
+    """crane is a bird and a machine there, maillot two garments: such a name is none."""
+    found = {"134": ["n02012849", "crane"], "517": ["n03126707", "crane"], "0": ["n1", "tench"]}
+    (tmp_path / "i.json").write_text(json.dumps(found))
+    index = read_class_index(tmp_path / "i.json")
+    assert index == {"n02012849": 134, "n03126707": 517, "n1": 0, "tench": 0}
+    with pytest.raises(ValueError, match=r"1 of 1 are not in it \(crane\)"):
+        mapped(["crane"], 1000, index)
+
+
+def test_titles_say_which_of_two_numbers_is_the_name(tmp_path):
+    file = tmp_path / "i.csv"
+    for text in ("index,name\n0,3\n1,5\n2,8\n", "name,index\n3,0\n5,1\n8,2\n", "3,0\n5,1\n8,2\n"):
+        file.write_text(text)
+        assert read_class_index(file) == {"3": 0, "5": 1, "8": 2}
+
+
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
@@ -156,6 +207,9 @@ def test_files_that_say_so(tmp_path, name, text):
         ("i.json", b"3", "got a int"),
         ("i.json", b'{"cat": 3.5}', "got 'cat': 3.5"),
         ("i.json", b'{"cat": true}', "got 'cat': True"),
+        ("i.json", b'{"cat": 3, "cat": 4}', "got 'cat' twice"),
+        ("i.json", b'{"3": ["n1", "a"], "4": ["n1", "b"]}', "got 3 and 4 for n1"),
+        ("i.csv", b'cat,"' + b"x" * 200_000 + b'"\n', "expected name,output in every line"),
         ("i.csv", b"cat,3\ncat,4\n", "one output for each name, got 3 and 4 for cat"),
         ("i.csv", b"cat,3,4\n", "row 1: expected name,output"),
         ("i.csv", b"cat,x\ndog,5\nant,y\n", "expected name,output"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,14 @@ def test_hidden_and_system_folders_are_no_classes_and_hold_no_images(tmp_path, n
     assert any("3 hidden or of the system" in note for note in found.notes)
 
 
+def test_names_that_only_look_like_the_systems_are_classes(tmp_path):
+    names = ("$1", "$10", "@home", "recycle", "tmp")
+    for name in names:
+        _image(tmp_path / name / "1.png")
+    found = _load(tmp_path)
+    assert (found.class_names, found.notes) == (names, ())
+
+
 def test_what_is_left_out_is_counted_in_one_line(tmp_path):
     for name in ("a/1.png", "a/._1.png", "a/.hidden.png", "b/2.JPG"):
         _image(tmp_path / name, file_format="PNG")
@@ -85,10 +94,41 @@ def test_links_are_followed_and_circles_end(tmp_path):
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("up", ["..", "../..", "../../.."])
+def test_a_link_that_leads_up_brings_no_images_of_other_classes(tmp_path, up):
+    root = tmp_path / "data" / "val"
+    for name in ("cat", "dog"):
+        _image(root / name / "1.png")
+    _image(tmp_path / "data" / "train" / "cat" / "1.png")
+    (root / "cat" / "up").symlink_to(up)
+    found = _load(root)
+    assert found.read(0, 9).ids == ("cat/1.png", "dog/1.png")
+    assert found.notes == (
+        f"left out of {root}: 1 links to folders that lead up or were read already",
+    )
+
+
+def test_links_that_lead_to_themselves(tmp_path):
+    _image(tmp_path / "cat" / "1.png")
+    for place in ("me", "cat/me", "cat/me.png"):
+        (tmp_path / place).symlink_to(Path(place).name)
+    found = _load(tmp_path)
+    assert found.read(0, 9).ids == ("cat/1.png",)
+    assert found.notes == (f"left out of {tmp_path}: 3 links that lead nowhere",)
+
+
+def test_a_folder_and_a_link_to_it_are_read_once_under_the_folders_name(tmp_path):
+    """Whatever order the disk lists them in."""
+    _image(tmp_path / "cat" / "z" / "1.png")
+    (tmp_path / "cat" / "a").symlink_to("z")
+    assert _load(tmp_path).read(0, 9).ids == ("cat/z/1.png",)
+
+
 READ = {".png": "PNG", ".PNG": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".JPEG": "JPEG",
         ".jfif": "JPEG", ".jpe": "JPEG", ".tif": "TIFF", ".tiff": "TIFF", ".gif": "GIF",
         ".pgm": "PPM", ".ppm": "PPM", ".pnm": "PPM", ".bmp": "BMP", ".webp": "WEBP",
-        ".tga": "TGA", ".jp2": "JPEG2000", ".avif": "AVIF", ".ico": "ICO"}  # fmt: skip
+        ".tga": "TGA", ".jp2": "JPEG2000", ".avif": "AVIF", ".ico": "ICO",
+        ".mpo": "JPEG"}  # fmt: skip
 
 
 @pytest.mark.parametrize("suffix", READ)
@@ -119,10 +159,61 @@ def test_a_root_of_splits_is_refused_with_the_hint(tmp_path, names):
         _load(tmp_path, split=names[0][:-1] + "x" if len(names[0]) > 3 else "vall")
 
 
+@pytest.mark.parametrize(
+    ("files", "says"),
+    [
+        # A test set without labels beside a training set.
+        (("train/cat/1.png", "train/dog/1.png", "test/1.png"), r"\(--split train\), or say"),
+        (("train/1.png", "test/2.png"), "hold images in no class folders; .* image_list"),
+        (("train/cat/1.png", "train/dog/1.png", "extra/1.png"), r"\(--split train\), or say"),
+        # Office-31: the images of a domain lie one folder deeper.
+        (
+            ("amazon/images/bag/1.png", "amazon/images/pen/1.png", "dslr/images/bag/1.png",
+             "dslr/images/pen/2.png"),
+            "--split amazon or --split dslr",
+        ),
+        # Tiny ImageNet: only the training set has class folders.
+        (
+            ("train/n01443537/images/1.png", "train/n01629819/images/1.png", "val/images/1.png",
+             "test/images/1.png"),
+            r"\(--split train\), or say",
+        ),
+    ],
+)  # fmt: skip
+def test_other_roots_of_splits(tmp_path, files, says):
+    for file in files:
+        _image(tmp_path / file)
+    with pytest.raises(ValueError, match=says):
+        _load(tmp_path)
+    assert len(_load(tmp_path, split=".")) == len(files)
+
+
+def test_a_hint_is_looked_at_as_the_root_was(tmp_path):
+    """One folder down there may be splits again: ILSVRC/Data/CLS-LOC/train."""
+    for split in ("train", "val"):
+        for kind in ("a", "b"):
+            _image(tmp_path / "CLS-LOC" / split / kind / "1.png")
+    with pytest.raises(ValueError, match=r"--split CLS-LOC\)"):
+        _load(tmp_path)
+    with pytest.raises(ValueError, match=r"--split CLS-LOC/train or --split CLS-LOC/val\)"):
+        _load(tmp_path, split="CLS-LOC")
+    assert _load(tmp_path, split="CLS-LOC/val").class_names == ("a", "b")
+    assert _load(tmp_path, split="CLS-LOC/.").class_names == ("train", "val")
+
+
+def test_classes_of_classes_are_said_to_be_taken_as_one(tmp_path):
+    for name in ("animals/cat", "animals/dog", "cars/bmw", "cars/vw"):
+        _image(tmp_path / name / "1.png")
+    found = _load(tmp_path)
+    assert found.class_names == ("animals", "cars")
+    assert "lie only in folders inside them (bmw, cat, dog, vw)" in found.notes[0]
+
+
 def test_class_folders_whose_images_lie_deeper_are_classes(tmp_path):
     for name in ("n01443537", "n01629819"):
         _image(tmp_path / name / "images" / "1.png")  # as Tiny ImageNet has them
-    assert _load(tmp_path).class_names == ("n01443537", "n01629819")
+    found = _load(tmp_path)
+    assert (found.class_names, found.notes) == (("n01443537", "n01629819"), ())
 
 
 def test_images_in_no_class_folder(tmp_path):
@@ -144,6 +235,24 @@ def test_names_that_are_no_text(tmp_path):
     for text in (*batch.ids, *found.class_names):
         text.encode()
     assert (batch.images == 7).all()
+
+
+def test_names_that_are_written_alike_stay_apart(tmp_path):
+    """A byte that is no text, and the six characters that it is written as."""
+    for level, name in enumerate((b"\xe9", rb"\udce9", b"z"), 1):
+        folder = os.fsencode(tmp_path) + b"/" + name
+        os.makedirs(folder)
+        Image.new("L", (8, 8), level).save(os.fsdecode(folder + b"/1.png"), "PNG")
+    found = _load(tmp_path)
+    batch = found.read(0, 3)
+    assert len(set(batch.ids)) == len(set(found.class_names)) == 3
+    by_level = dict(zip(batch.images[:, 0, 0, 0].tolist(), batch.labels.tolist(), strict=True))
+    assert sorted(by_level.values()) == [0, 1, 2]
+    assert by_level[3] == 0  # torchvision sorts the byte behind z
+    assert folders.unique_names(["a", "b"]) == ["a", "b"]
+    assert folders.unique_names(["\udce9", r"\udce9", r"\udce9 (2)"]) == [
+        r"\udce9 (3)", r"\udce9", r"\udce9 (2)",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", ["cut", "empty", "text", "cut jpeg", "cut webp", "gone"])
@@ -213,6 +322,34 @@ def test_a_pgm_of_12_bits_has_its_own_range(tmp_path):
     levels = np.full((8, 8), 4095, ">u2")
     (tmp_path / "a" / "x.pgm").write_bytes(b"P5 8 8 4095\n" + levels.tobytes())
     assert _load(tmp_path).read(0, 1).images.max() == 255
+
+
+def _write_tiff(path: Path, bits: int, photometric: int, level: int) -> None:
+    """A grey TIFF of 8x8 pixels of one level, by hand: Pillow writes neither kind."""
+    raw = sum(level << bits * place for place in range(64)).to_bytes(8 * bits, "big")
+    if bits == 16:
+        raw = struct.pack("<64H", *[level] * 64)
+    tags = [(256, 8), (257, 8), (258, bits), (259, 1), (262, photometric), (273, 8), (277, 1),
+            (278, 8), (279, len(raw))]  # fmt: skip
+    entries = b"".join(struct.pack("<HHIHH", tag, 3, 1, value, 0) for tag, value in tags)
+    head = b"II*\0" + struct.pack("<I", 8 + len(raw)) + raw
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(head + struct.pack("<H", len(tags)) + entries + struct.pack("<I", 0))
+
+
+@pytest.mark.parametrize(
+    ("bits", "photometric", "level", "grey"),
+    [
+        (12, 1, 4095, 255), (12, 1, 2048, 128), (12, 1, 0, 0),
+        (16, 1, 65535, 255), (16, 1, 32768, 128),
+        (16, 0, 0, 255), (16, 0, 65535, 0), (16, 0, 16384, 191),  # counts from white
+    ],
+)  # fmt: skip
+def test_tiffs_of_their_own_range(tmp_path, bits, photometric, level, grey):
+    _write_tiff(tmp_path / "a" / "1.tif", bits, photometric, level)
+    found = _load(tmp_path)
+    assert (found.read(0, 1).images == grey).all()
+    assert found.find_unreadable() == {}
 
 
 @pytest.mark.parametrize("mode", ["I", "F"])

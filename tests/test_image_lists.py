@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import small_tfds
 from PIL import Image
 
 from certmask_jax import data
-from certmask_jax.data import subsets
+from certmask_jax.data import imagenet_devkit, subsets
+from certmask_jax.data.class_mapping import imagenet_wnids
 from certmask_jax.models import DataConfig
 from experiments import certify
 
@@ -107,7 +110,7 @@ def test_imagenets_own_ground_truth(tmp_path):
         Image.new("L", (8, 8), number).save(tmp_path / f"ILSVRC2012_val_{number:08}.png")
     (tmp_path / "kit").mkdir()
     truth = tmp_path / "kit" / "ILSVRC2012_validation_ground_truth.txt"
-    truth.write_text("2\n1\n3\n")
+    truth.write_text("490\n361\n171\n822\n297\n")  # as it begins
 
     def load(**options):
         return data.load(
@@ -115,27 +118,111 @@ def test_imagenets_own_ground_truth(tmp_path):
             **options,
         )  # fmt: skip
 
-    with pytest.raises(FileNotFoundError, match=r"expected meta\.mat .* beside it, found neither"):
-        load()
+    assert load().read(0, 2).labels.tolist() == [65, 230]  # sea snake, Shetland sheepdog
     synsets = np.array(
         [(1, "n02119789"), (2, "n02100735"), (3, "n01440764")],
         dtype=[("ILSVRC2012_ID", "O"), ("WNID", "O")],
     )
-    savemat(truth.with_name("meta.mat"), {"synsets": synsets})
+    meta = truth.with_name("meta.mat")
+    savemat(meta, {"synsets": synsets})  # what lies beside the list is taken at its word
+    truth.write_text("2\n1\n3\n")
     assert load().read(0, 2).labels.tolist() == [212, 0]  # English setter, tench
-    truth.with_name("meta.mat").write_bytes(b"x")
-    with pytest.raises(ValueError, match=r"expected meta\.mat of ImageNet's development kit"):
-        load()
-    truth.with_name("map_clsloc.txt").write_text(
-        "n02119789 1 kit_fox\nn02100735 2 English_setter\nn01440764 3 tench\n"
-    )
-    assert load().read(0, 2).labels.tolist() == [212, 0]
     Image.new("L", (8, 8)).save(tmp_path / "ILSVRC2012_val_00000004.png")
     with pytest.raises(ValueError, match="3 lines, and none for ILSVRC2012_val_00000004"):
         load()
     truth.write_text("2\n1\n9\n4\n")
     with pytest.raises(ValueError, match="numbers of classes from 1 to 3, got 4, 9"):
         load()
+    meta.write_bytes(b"x")
+    with pytest.raises(ValueError, match=r"expected meta\.mat of ImageNet's development kit"):
+        load()
+    meta.unlink()
+    truth.write_text("0\n1001\n")
+    with pytest.raises(ValueError, match="numbers of classes from 1 to 1000, got 0, 1001"):
+        load()
+    (tmp_path / "cat.png").write_bytes(b"")
+    truth.write_text("1\n2\n3\n4\n")
+    with pytest.raises(ValueError, match=r"expected images named ILSVRC2012_val_.* got cat\.png"):
+        load()
+
+
+def test_the_order_of_the_development_kit():
+    """Held against the numbers and, from elsewhere, the ids of validation images.
+
+    The numbers: the first and last five lines of ILSVRC2012_validation_ground_truth.txt. The ids:
+    the same lines of imagenet_2012_validation_synset_labels.txt in tensorflow/models.
+    """
+    ids = imagenet_devkit.devkit_wnids()
+    assert sorted(ids) == list(imagenet_wnids())
+    known = {
+        490: "n01751748", 361: "n09193705", 171: "n02105855", 822: "n04263257", 297: "n03125729",
+        10: "n02123394", 495: "n01630670", 128: "n02106166", 848: "n10148035", 186: "n02437616",
+    }  # fmt: skip
+    assert {number: ids[number - 1] for number in known} == known
+
+
+def test_the_order_of_the_development_kit_is_that_of_another_list():
+    tfds = pytest.importorskip("tensorflow_datasets", reason="needs the extra: data")
+    name = "image_classification/imagenet_resized_labels.txt"
+    other = (Path(tfds.__file__).parent / name).read_text().split()
+    assert list(imagenet_devkit.devkit_wnids()) == other
+
+
+@pytest.mark.parametrize(
+    ("text", "labels"),
+    [
+        ("file,label\na.png,3.0\nb.png,11.\n", [3, 11]),  # as pandas writes numbers with gaps
+        ("file,label\na.png,03\nb.png,+3\n", [3, 3]),
+        ("file,label,class\na.png,3,3\nb.png,5,5\n", [3, 5]),
+        ("index,file,class_index\n0,a.png,7\n1,b.png,9\n", [7, 9]),
+        (",file,label\n0,a.png,7\n1,b.png,9\n", [7, 9]),
+        ("label,imagenet_index,file\ncat,7,a.png\ndog,9,b.png\n", [7, 9]),
+        ("file,TrueLabel,imagenet_index\na.png,8,7\nb.png,10,9\n", [7, 9]),
+    ],
+)
+def test_the_column_that_says_what_it_is(flat, text, labels):
+    assert _load(flat, text, num_outputs=12).read(0, 2).labels.tolist() == labels
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("index,file,label\n0,a.png,3\n1,b.png,5\n", "label and index both may be and differ"),
+        ("file,label,class\na.png,3,cat\n", "label and class both may be and differ"),
+        ("file,target,category\na.png,3,4\n", "category and target both"),
+        ("file,imagenet_index,class_index\na.png,3,4\n", "both may be and differ"),
+        ("file,wnid,imagenet_index\na.png,n01440764,5\n", "wnid and imagenet_index both"),
+        ("file,label\na.png,-1\nb.png,3\n", "labels from 0, got -1"),
+        ("file,TrueLabel\na.png,x\n", "from 1 in TrueLabel, got 'x'"),
+        (b"file,label\na.png,\0 1\n", "zero bytes"),
+        ('file,label\na.png,"' + "x" * 200_000 + '"\n', "expected a CSV file"),
+        ("file,label\nx.heic,3\n", r"a suffix that Pillow reads here.*x\.heic"),
+        ("file,label\n" + "x" * 5000 + ",3\n", "1 are not there"),
+    ],
+)
+def test_lists_that_can_be_read_in_two_ways_or_not_at_all(flat, text, says):
+    (flat / "x.heic").write_bytes(b"x")
+    with pytest.raises(ValueError, match=says):
+        _load(flat, text, num_outputs=1000)
+
+
+def test_numbers_of_a_list_are_outputs_whatever_their_count(flat):
+    """As many numbers as outputs, or a number of outputs that nobody names, change nothing."""
+    text = "file,label\na.png,1\nb.png,7\n"
+    assert _load(flat, text, num_outputs=None).read(0, 2).labels.tolist() == [1, 7]
+    twelve = [f"{number}.png" for number in range(12)]
+    for name in twelve:
+        Image.new("L", (8, 8)).save(flat / name)
+    rows = "".join(f"{name},{number}.0\n" for number, name in enumerate(twelve))
+    found = _load(flat, f"file,label\n{rows}", num_outputs=12)
+    assert found.read(0, 12).labels.tolist() == list(range(12))
+
+
+def test_a_path_from_the_root_is_one_in_the_folder(flat):
+    text = f"file,label\n{flat.absolute() / 'deep' / 'c.jpg'},3\n/nowhere/a.png,1\n"
+    with pytest.raises(ValueError, match=r"1 are not there \(/nowhere/a\.png\)"):
+        _load(flat, text)
+    assert _load(flat, text.rsplit("/nowhere", 1)[0]).read(0, 1).ids == ("deep/c.jpg",)
 
 
 def test_the_list_of_the_shared_photographs(shared):
@@ -195,6 +282,8 @@ def test_digits_and_shuffled_sets_keep_their_first_images():
     assert not subsets.come_by_class(list(range(10)) * 2)
     assert subsets.come_by_class([0] * 8)
     assert subsets.come_by_class([0] * 6 + [1] * 3)
+    assert subsets.come_by_class([7] * 4 + [2] * 4)  # whatever order the classes are in
+    assert not subsets.come_by_class([7] * 3 + [2] * 4 + [7])
 
 
 def _classes(root, count=8):
@@ -249,6 +338,24 @@ def _certify(root, *options):
         ["--dataset", "image_folder", "--data-dir", str(root), "--model", "vit_digits", "--patch",
          "1", "--defense", "minority_reports:masks_per_axis=2", "--chunk", "16", *options]
     )  # fmt: skip
+
+
+def test_a_split_whose_labels_were_not_published_is_refused(tmp_path):
+    """TFDS gives -1 there, which is also how Python counts from the end."""
+    small_tfds.prepare(tmp_path, "unlabelled", ["cat", "dog"], [-1, -1])
+    found = data.load(
+        "tfds:unlabelled", data_config=CONFIG, split="validation", data_dir=tmp_path
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="labels from 0 to 1, got -1 for image validation:0"):
+        found.read(0, 1)
+
+
+def test_few_images_of_a_sorted_set_are_of_all_classes(tmp_path):
+    small_tfds.prepare(tmp_path, "by_class", ["cat", "dog"], [1] * 10 + [0] * 10)
+    found = data.load(
+        "tfds:by_class", data_config=CONFIG, split="validation", data_dir=tmp_path, num_images=4
+    )
+    assert found.read(0, 4).labels.tolist() == [1, 1, 0, 0]
 
 
 def test_a_folder_that_appears_between_two_runs_is_noticed(tmp_path, capsys):

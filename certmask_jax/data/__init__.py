@@ -38,6 +38,8 @@ _KNOWN: dict[str, tuple[str, str, str | None]] = {
     "imagenet2012": ("1,000 classes (TFDS, prepared)", "validation", "imagenet2012"),
 }
 _TFDS = "tfds:"
+# Labels that tell whether images come class after class, however few images are asked for.
+_LOOKED_AT = 100
 
 
 class Batch(NamedTuple):
@@ -250,8 +252,10 @@ def load(
 def _classes(name: str, found: Found, num_outputs: int | None, index: ClassIndex | None) -> Classes:
     """The outputs that the classes are; numbers in a list of labels are outputs, or an error."""
     numbered = name == "image_list" and image_lists.is_numbered(found.class_names)
-    if numbered and index is None and num_outputs is not None:
+    if numbered and index is None:
         numbers = list(map(int, found.class_names))
+        if num_outputs is None:
+            num_outputs = max(numbers) + 1
         if max(numbers) >= num_outputs:
             from_one = min(numbers) >= 1 and max(numbers) == num_outputs
             raise ValueError(
@@ -282,7 +286,8 @@ def _chosen(
     if seed is not None:
         return subsets.at_random(total, num_images, seed), Subset("at random", total, seed)
     if found.classes_of is not None and (
-        found.files is not None or subsets.come_by_class(found.classes_of(num_images).tolist())
+        found.files is not None
+        or subsets.come_by_class(found.classes_of(min(total, max(num_images, _LOOKED_AT))).tolist())
     ):
         return (
             subsets.evenly(found.classes_of(total), num_images),

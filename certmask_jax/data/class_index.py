@@ -5,18 +5,27 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 from certmask_jax.text import encodable
 
+# Titles of the column of outputs, in small letters without anything else.
+_OUTPUTS = frozenset(
+    {"output", "index", "idx", "number", "label", "labelindex", "classindex", "classid", "id",
+     "target", "imagenetindex"}
+)  # fmt: skip
+
 
 def read_class_index(path: Path) -> dict[str, int]:
     """Name -> output, from a file.
 
-    JSON: ``{"name": 3}``; ``{"3": "name"}`` or ``{"3": ["n02085620", "Chihuahua"]}`` (Keras's,
-    all names); or ``["name 0", "name 1", ...]``. Else text: ``name,3`` in every line (also ; or
-    tabs, a first line of titles may be there), or a name in every line, the first of which is 0.
+    JSON: ``{"name": 3}``; ``{"3": "name"}`` or ``{"3": ["n02085620", "Chihuahua"]}`` (Keras's:
+    all of its names, except those that stand under several numbers, as ``crane`` does); or
+    ``["name 0", "name 1", ...]``. Else text: ``name,3`` in every line (also ; or tabs; a first line
+    of titles may be there, and says which is which), or a name in every line, the first of which
+    is 0.
 
     Raises:
       FileNotFoundError: when it is not there.
@@ -30,7 +39,7 @@ def read_class_index(path: Path) -> dict[str, int]:
         raise ValueError(f"{path}: expected text in UTF-8, got other bytes ({error})") from error
     if path.suffix.lower() == ".json" or text.lstrip().startswith(("{", "[")):
         try:
-            pairs = _of_json(json.loads(text))
+            pairs = _of_json(json.loads(text, object_pairs_hook=_each_once))
         except ValueError as error:
             raise ValueError(f"{path}: expected JSON of names and outputs ({error})") from error
     else:
@@ -52,7 +61,8 @@ def _of_json(found: Any) -> list[tuple[str, int]]:
         return [(name, number) for number, name in enumerate(found)]
     if not isinstance(found, dict):
         raise ValueError(f"got a {type(found).__name__}")
-    pairs = []
+    pairs: list[tuple[str, int]] = []
+    others: list[tuple[str, int]] = []
     for key, value in found.items():
         if isinstance(value, int) and not isinstance(value, bool):
             pairs.append((key, value))
@@ -60,8 +70,21 @@ def _of_json(found: Any) -> list[tuple[str, int]]:
         names = [value] if isinstance(value, str) else value
         if not (key.isdecimal() and isinstance(names, list) and all(map(_is_text, names))):
             raise ValueError(f"got {key!r}: {value!r}")
-        pairs += [(name, int(key)) for name in names]
-    return pairs
+        pairs += [(name, int(key)) for name in names[:1]]
+        others += [(name, int(key)) for name in names[1:]]
+    outputs: dict[str, set[int]] = {}
+    for name, output in (*pairs, *others):
+        outputs.setdefault(name, set()).add(output)
+    return pairs + [(name, output) for name, output in others if len(outputs[name]) == 1]
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:  # of which the reader of JSON would keep the last
+            raise ValueError(f"got {key!r} twice")
+        found[key] = value
+    return found
 
 
 def _of_lines(path: Path, text: str) -> list[tuple[str, int]]:
@@ -71,17 +94,26 @@ def _of_lines(path: Path, text: str) -> list[tuple[str, int]]:
     delimiter = max(",;\t", key=lines[-1].count)
     if delimiter not in lines[-1]:
         return [(line.strip(), number) for number, line in enumerate(lines)]
-    rows = [
-        [cell.strip() for cell in row]
-        for row in csv.reader(io.StringIO("\n".join(lines)), delimiter=delimiter)
-    ]
+    try:
+        rows = [
+            [cell.strip() for cell in row]
+            for row in csv.reader(io.StringIO("\n".join(lines)), delimiter=delimiter)
+        ]
+    except csv.Error as error:
+        raise ValueError(f"{path}: expected name,output in every line ({error})") from error
+    titles: list[str] = []
     if len(rows) > 1 and not any(cell.isdecimal() for cell in rows[0]):
+        titles = [re.sub("[^a-z]", "", cell.lower()) for cell in rows[0]]
         rows = rows[1:]
+    # Two numbers in a row: the titles say which is the name; without titles the first is.
+    output_first = len(titles) == 2 and titles[0] in _OUTPUTS and titles[1] not in _OUTPUTS
     pairs = []
-    for number, row in enumerate(rows, 1):
-        if len(row) != 2 or (row[0].isdecimal() == row[1].isdecimal() and not row[1].isdecimal()):
+    for number, row in enumerate(rows, 1 + bool(titles)):
+        numbers = [cell.isascii() and cell.isdecimal() for cell in row]
+        if len(row) != 2 or not any(numbers):
             raise ValueError(f"{path}, row {number}: expected name,output, got {row}")
-        name, output = row if row[1].isdecimal() else (row[1], row[0])
+        first = output_first if all(numbers) else numbers[0]
+        name, output = (row[1], row[0]) if first else (row[0], row[1])
         pairs.append((name, int(output)))
     return pairs
 

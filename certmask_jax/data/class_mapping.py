@@ -65,7 +65,7 @@ def mapped(
       num_outputs: K; None for as many as there are classes.
       index: what is given beside the data set; it wins over all that the names say.
       in_order: whether the data set itself numbers its classes, in this order (TFDS does; a folder
-        does not).
+        does not). That is taken for the order of the outputs, unless the names say another.
 
     Returns:
       The mapping. With an index it is that. Else, where K is n, the order, except that names
@@ -90,15 +90,16 @@ def mapped(
                 f"class index sorted: expected as many classes as the model has outputs, "
                 f"{outputs}, got {len(names)}; give a file that says which output each is"
             )
-        order = sorted(names)
+        order = _by_letters(names)
         return _classes(names, [order.index(name) for name in names], outputs, "sorted names")
     numbers = _numbers(names)
     if numbers is not None and max(numbers) < outputs and not in_order:
         return _classes(names, numbers, outputs, "names are numbers")
     if len(names) == outputs:
         if in_order:
+            _check_not_in_two_orders(names, numbers)
             return _classes(names, range(outputs), outputs, "as the data set numbers them")
-        order = sorted(names)
+        order = _by_letters(names)
         if numbers is not None and sorted(names, key=int) != order:
             raise ValueError(
                 f"the class names are numbers, {min(numbers)} to {max(numbers)}, but the model's "
@@ -122,18 +123,48 @@ def mapped(
     )
     raise ValueError(
         f"expected to know which of the model's {outputs} outputs each class is, got {len(names)} "
-        f"classes named {_some(names)}. {kind}Give a class index, a file that says so (name, "
+        f"classes named {_some(names)}. {kind}give a class index, a file that says so (name, "
         f"output), or a model with {len(names)} outputs trained on these classes"
     )
 
 
 def restricted(classes: Classes) -> tuple[Classes, tuple[int, ...]]:
-    """The same classes for a model that has no other outputs, and which outputs it keeps."""
+    """The same classes for a model that has no other outputs, and which outputs it keeps.
+
+    Raises:
+      ValueError: for classes that are one output only.
+    """
     kept = tuple(sorted(set(classes.labels)))
+    if len(kept) < 2:
+        raise ValueError(
+            f"only_classes: expected at least 2 outputs of the model to choose among, got "
+            f"{len(kept)} ({classes.output_names[kept[0]]})"
+        )
     place = {output: number for number, output in enumerate(kept)}
     labels = tuple(place[label] for label in classes.labels)
     names = tuple(classes.output_names[output] for output in kept)
     return Classes(labels, names, f"{classes.how}, of these classes only"), kept
+
+
+def _check_not_in_two_orders(names: Sequence[str], numbers: Sequence[int] | None) -> None:
+    """``ValueError`` for names that number the outputs otherwise than the data set does.
+
+    TFDS has such: ``imagenet_resized`` is in the order of ImageNet's development kit.
+    """
+    if numbers is not None and sorted(numbers) == list(range(len(names))):
+        said, what = [str(number) for number in sorted(numbers)], "numbers"
+        differ = list(numbers) != list(range(len(names)))
+    else:
+        ids = [wnid(name) for name in names]
+        said, what = list(imagenet_wnids()), "ImageNet ids"
+        differ = None not in ids and set(ids) == set(said) and ids != said
+    if differ:
+        raise ValueError(
+            f"the classes are {what}, but the data set has them in another order "
+            f"({', '.join(names[:3])}, ...) than their own ({', '.join(said[:3])}, ...): that can "
+            "be read in two ways. Give a class index: a file that says which output each name is "
+            "(a line for each output, with its name, will do)"
+        )
 
 
 def _by_index(names: Sequence[str], outputs: int, index: Mapping[str, int]) -> Classes:
@@ -169,6 +200,15 @@ def _classes(names: Sequence[str], labels: Sequence[int], outputs: int, how: str
         named.setdefault(label, []).append(name)
     output_names = tuple("/".join(named.get(output, [])) for output in range(outputs))
     return Classes(tuple(labels), output_names, how)
+
+
+def _by_letters(names: Sequence[str]) -> list[str]:
+    """As torchvision sorts the names of folders: bytes that are no text come after letters."""
+
+    def raw(name: str) -> str:
+        return re.sub(r"\\u(dc[89a-f][0-9a-f])", lambda found: chr(int(found[1], 16)), name)
+
+    return sorted(names, key=raw)
 
 
 def _numbers(names: Sequence[str]) -> list[int] | None:

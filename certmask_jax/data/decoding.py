@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ _16_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
 # Formats whose mode "I" (32 bits) holds 16-bit pixels: Pillow spreads a PGM's range over 0..65535,
 # and older releases open 16-bit PNG files so.
 _16_BITS_IN_32 = ("PNG", "PPM")
+_BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # tags of TIFF
 
 
 def decode(path: Path, image_id: str) -> Any:
@@ -35,15 +36,20 @@ def decode(path: Path, image_id: str) -> Any:
     try:
         with Image.open(path) as image:
             image.load()
-            return eight_bits(image.copy(), image.format)
+            return eight_bits(image.copy(), image.format, getattr(image, "tag_v2", None))
     except MemoryError:
         raise
     except Exception as error:  # decoders raise anything
         raise UnreadableImage(image_id, reason(error, path), where=str(path)) from error
 
 
-def eight_bits(image: Any, file_format: str | None = None) -> Any:
+def eight_bits(
+    image: Any, file_format: str | None = None, tags: Mapping[int, Any] | None = None
+) -> Any:
     """A Pillow image whose pixels have 8 bits a channel; others are scaled as their range says.
+
+    ``tags`` are those of a TIFF file, whose grey pixels may have 12 bits of the 16 that Pillow
+    gives, and may count from white.
 
     Raises:
       ValueError: for modes whose range the file does not say: 32-bit integers and floats.
@@ -53,7 +59,12 @@ def eight_bits(image: Any, file_format: str | None = None) -> Any:
     mode = image.mode
     if mode in _16_BITS or (mode == "I" and file_format in _16_BITS_IN_32):
         pixels = np.asarray(image).astype(np.int64)
-        return Image.fromarray((pixels >> 8).clip(0, 255).astype(np.uint8))
+        tags = tags or {}
+        bits = max(np.atleast_1d(tags.get(_BITS_PER_SAMPLE, 16)).tolist())
+        pixels = (pixels >> (int(bits) - 8)).clip(0, 255)
+        if tags.get(_PHOTOMETRIC, 1) == 0:
+            pixels = 255 - pixels  # Pillow does so itself up to 8 bits
+        return Image.fromarray(pixels.astype(np.uint8))
     if mode == "I" or mode == "F" or ";" in mode:
         kind = {"I": "32-bit integers", "F": "32-bit floats"}.get(mode, "more than 8 bits")
         raise ValueError(

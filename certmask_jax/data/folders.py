@@ -11,20 +11,25 @@ import difflib
 import functools
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from certmask_jax.data.listing import ImageFile
 from certmask_jax.text import encodable
 
-# What systems leave beside users' files; whatever begins with a dot, @ or $ is left out anyway.
+# What systems leave beside users' files, by its whole name: a class may well be called $5 or @home.
+# Whatever begins with a dot is left out anyway.
 _SYSTEM = frozenset(
-    {"__macosx", "__pycache__", "system volume information", "lost+found", "#recycle",
-     "#snapshot", "thumbs.db", "desktop.ini", "icon\r"}
+    {"__macosx", "__pycache__", "system volume information", "lost+found", "$recycle.bin",
+     "#recycle", "#snapshot", "~snapshot", "@eadir", "@recycle", "@recently-snapshot", "@tmp",
+     "@sharebin", "@__thumb", "network trash folder", "temporary items", "found.000", "thumbs.db",
+     "desktop.ini", "icon\r"}
 )  # fmt: skip
 # Formats of which Pillow knows the name only, or that need other programs.
 _NO_IMAGES = frozenset({"BUFR", "EPS", "FITS", "GRIB", "HDF5", "IPTC", "MPEG", "PCD", "WMF"})
+# A JPEG of several pictures, as telephones write them: Pillow opens it as JPEG.
+_MORE_SUFFIXES = frozenset({".mpo"})
 _SPLITS = frozenset(
     {"train", "training", "val", "valid", "validation", "test", "testing", "dev", "eval",
      "holdout", "held_out"}
@@ -46,26 +51,28 @@ def suffixes() -> frozenset[str]:
     from PIL import Image
 
     known = Image.registered_extensions()
-    return frozenset(
+    read = {
         suffix for suffix, name in known.items() if name in Image.OPEN and name not in _NO_IMAGES
-    )
+    }
+    return _MORE_SUFFIXES | read
 
 
 def is_hidden(name: str) -> bool:
     """Whether a file or folder is the system's, or meant not to be seen."""
-    return name.startswith((".", "@", "$")) or name.lower() in _SYSTEM
+    return name.startswith(".") or name.lower() in _SYSTEM
 
 
-def scan(folder: Path, *, without_split: bool) -> Folder:
+def scan(folder: Path, *, split: str = "") -> Folder:
     """The classes and images of a folder.
 
     Args:
       folder: that holds a folder for each class.
-      without_split: whether no split was asked for, so that ``folder`` may be the root of several.
+      split: as ``folder`` was chosen, for hints. If it ends in ``.``, what ``folder`` holds are
+        classes, even if they look like splits or like folders of classes.
 
     Raises:
       FileNotFoundError: when it is not there, or no folder.
-      ValueError: for a root of splits, or images that lie in no class folder.
+      ValueError: for a folder of splits, or images that lie in no class folder.
       OSError: for what cannot be read.
     """
     left_out: Counter[str] = Counter()
@@ -73,34 +80,41 @@ def scan(folder: Path, *, without_split: bool) -> Folder:
     for entry in sorted(os.scandir(folder), key=lambda one: one.name):
         if is_hidden(entry.name):
             left_out["hidden or of the system"] += 1
-        elif entry.is_dir():
+        elif is_folder(entry):
             names.append(entry.name)
         else:
-            left_out[_kind(entry) if not _is_image(entry.name) else "in no class folder"] += 1
+            left_out[_kind(entry) if not is_image(entry.name) else "in no class folder"] += 1
     if left_out["in no class folder"] and not names:
         raise ValueError(
             f"{folder}: expected a folder for each class, got {left_out['in no class folder']} "
             "images in none; images with a list of labels are the data set image_list"
         )
-    files: list[ImageFile] = []
-    empty: list[str] = []
-    folders_of: dict[str, set[str]] = {}
-    for number, name in enumerate(names):
-        found, inner = _images_below(folder / name, left_out)
-        if found:
-            folders_of[name] = inner
-        empty += [name] * (not found)
-        files += _as_files(folder, found, number)
-    if without_split:
-        _check_no_root_of_splits(folder, folders_of)
+    found = {name: images_below(folder / name, left_out, above=folder) for name in names}
+    empty = [name for name in names if not found[name]]
+    inner = {n: _inner_folders(folder / n, images) for n, images in found.items() if images}
+    if split.rstrip("/").rpartition("/")[2] != ".":
+        _check_no_folder_of_splits(folder, inner, split)
     notes = []
-    if empty and files:
+    deep = sorted({name for names in inner.values() for name in names})
+    if deep:
+        notes.append(
+            f"images of the classes {_some([n for n in inner if inner[n]])} lie only in folders "
+            f"inside them ({_some(deep)}), which are taken for parts of a class"
+        )
+    if empty and any(found.values()):
         what = "1 class folder has" if len(empty) == 1 else f"{len(empty)} class folders have"
         notes.append(f"{what} no images: {_some(empty)}")
     if left_out:
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(left_out.items()))
         notes.append(f"left out of {folder}: {kinds}")
-    return Folder(tuple(map(encodable, names)), tuple(files), tuple(map(encodable, notes)))
+    paths = [path.relative_to(folder).as_posix() for name in names for path, _ in found[name]]
+    ids = iter(unique_names(paths))
+    files = tuple(
+        ImageFile(path, next(ids), number, size)
+        for number, name in enumerate(names)
+        for path, size in found[name]
+    )
+    return Folder(tuple(unique_names(names)), files, tuple(map(encodable, notes)))
 
 
 def check_folder(root: Path, split: str) -> Path:
@@ -120,71 +134,125 @@ def check_folder(root: Path, split: str) -> Path:
     )
 
 
-def unique_ids(names: Sequence[str]) -> list[str]:
-    """The names as text that can be written, each once."""
-    seen: Counter[str] = Counter()
-    ids = []
-    for name in map(encodable, names):
-        seen[name] += 1
-        ids.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
-    return ids
+def unique_names(names: Sequence[str]) -> list[str]:
+    """The names, which differ, as text that can be written and still differs."""
+    written = list(map(encodable, names))
+    taken = {text for text, name in zip(written, names, strict=True) if text == name}
+    for place, (text, name) in enumerate(zip(written, names, strict=True)):
+        if text == name:
+            continue
+        number = 2
+        while written[place] in taken:
+            written[place] = f"{text} ({number})"
+            number += 1
+        taken.add(written[place])
+    return written
 
 
-def _images_below(folder: Path, left_out: Counter[str]) -> tuple[list[tuple[Path, int]], set[str]]:
-    """Image files at any depth with their bytes, and the names of folders if images lie only there.
+def images_below(
+    folder: Path, left_out: Counter[str], *, above: Path | None = None
+) -> list[tuple[Path, int]]:
+    """Image files at any depth with their bytes, in the order of their paths.
 
-    Every real folder is looked at once, so that links in a circle end.
+    Every real folder is looked at once, and those that ``above`` lies in are not, so that links in
+    a circle end, and none that leads up brings the images of other classes.
+
+    Args:
+      folder: where to look.
+      left_out: counts what is no image, by kind; added to.
+      above: the data set's own folder, if ``folder`` is a class of it.
     """
+    seen: set[str] = set()
+    if above is not None:
+        real = Path(os.path.realpath(above))
+        seen = {str(real), *map(str, real.parents)}
     found: list[tuple[Path, int]] = []
-    waiting, seen = [folder], set()
-    direct, folders = 0, set()
+    waiting = [folder]
     while waiting:
         here = waiting.pop()
-        real = os.path.realpath(here)
-        if real in seen:
-            left_out["links to folders that were read already"] += 1
+        real_path = os.path.realpath(here)
+        if real_path in seen:
+            left_out["links to folders that lead up or were read already"] += 1
             continue
-        seen.add(real)
-        for entry in os.scandir(here):
+        seen.add(real_path)
+        inside = []
+        for entry in sorted(os.scandir(here), key=lambda one: one.name):
             if is_hidden(entry.name):
                 left_out["hidden or of the system"] += 1
-            elif entry.is_dir():
-                waiting.append(here / entry.name)
-                if here == folder:
-                    folders.add(entry.name)
-            elif _is_image(entry.name) and entry.is_file():
+            elif is_folder(entry):
+                inside.append((entry.is_symlink(), entry.name))
+            elif is_image(entry.name) and _is_file(entry):
                 found.append((here / entry.name, entry.stat().st_size))
-                direct += here == folder
             else:
                 left_out[_kind(entry)] += 1
-    found.sort(key=lambda one: one[0].parts)
-    return found, set() if direct or not found else folders
+        # Real folders before links to them, whatever order the disk has them in.
+        waiting += [here / name for _, name in sorted(inside, reverse=True)]
+    return sorted(found, key=lambda one: one[0].parts)
 
 
-def _as_files(folder: Path, found: list[tuple[Path, int]], number: int) -> list[ImageFile]:
-    ids = unique_ids([path.relative_to(folder).as_posix() for path, _ in found])
-    return [
-        ImageFile(path, image_id, number, size)
-        for (path, size), image_id in zip(found, ids, strict=True)
-    ]
+def _inner_folders(folder: Path, found: list[tuple[Path, int]]) -> frozenset[str]:
+    """The folders in a class folder that part its images; none if some lie beside them.
+
+    A folder that holds nothing but another is passed over: Tiny ImageNet's ``CLASS/images``.
+    """
+    places = {path.relative_to(folder).parts[:-1] for path, _ in found}
+    shared = 0
+    while all(len(place) > shared for place in places) and len({p[shared] for p in places}) == 1:
+        shared += 1
+    if any(len(place) == shared for place in places):
+        return frozenset()
+    return frozenset(place[shared] for place in places)
 
 
-def _check_no_root_of_splits(folder: Path, folders_of: dict[str, set[str]]) -> None:
-    """``ValueError`` where all folders with images hold only folders, and look like splits."""
-    if not folders_of or not all(folders_of.values()):
-        return  # some class folder has images of its own
-    shared = set.intersection(*folders_of.values())
-    if len(shared) > 1 or all(name.lower() in _SPLITS for name in folders_of):
-        names = list(folders_of)
+def _check_no_folder_of_splits(
+    folder: Path, inner: Mapping[str, frozenset[str]], split: str
+) -> None:
+    """``ValueError`` where what holds images looks like splits, or like folders of classes.
+
+    That is: all of them, or two, are called as splits are; one is, and holds folders; or all hold
+    the same folders.
+    """
+    named = [name for name in inner if name.lower() in _SPLITS]
+    deep = [name for name in inner if inner[name]]
+    if not inner:
+        return
+    alike = len(frozenset.intersection(*inner.values())) > 1
+    if not (len(named) == len(inner) or len(named) > 1 or set(named) & set(deep) or alike):
+        return
+    base = f"{split.rstrip('/')}/" if split else ""
+    way_out = f"or say --split {base}. if these are the classes"
+    if not deep:
         raise ValueError(
-            f"{folder}: expected a folder for each class with its images, but "
-            f"{_some(names)} hold only folders ({_some(sorted(folders_of[names[0]]))}); choose one "
-            f"as the split (--split {names[0]}), or say --split . if these are the classes"
+            f"{folder}: expected a folder for each class, but {_some(list(inner))} are called as "
+            "splits are, and hold images in no class folders; images with a list of labels are "
+            f"the data set image_list, {way_out}"
         )
+    offered = [name for name in deep if name in named] or deep
+    choices = " or ".join(f"--split {base}{name}" for name in offered[:_SHOWN])
+    raise ValueError(
+        f"{folder}: expected a folder for each class with its images, but {_some(deep)} hold only "
+        f"folders ({_some(sorted(inner[deep[0]]))}); choose one as the split ({choices}), {way_out}"
+    )
 
 
-def _is_image(name: str) -> bool:
+def is_image(name: str) -> bool:
+    """Whether a file's suffix is that of an image which Pillow reads here."""
     return os.path.splitext(name)[1].lower() in suffixes()
+
+
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder or leads to one; false for links that lead to themselves."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:
+        return False
 
 
 def _kind(entry: os.DirEntry[str]) -> str:

@@ -77,7 +77,7 @@ def image_folder(split: str, data_dir: Path | str | None) -> Found:
     if data_dir is None:
         raise ValueError("--data-dir: expected the folder of image_folder, which has CLASS/*.jpg")
     base, cut = _split_slice(split)
-    found = folders.scan(folders.check_folder(local_path(data_dir), base), without_split=not base)
+    found = folders.scan(folders.check_folder(local_path(data_dir), base), split=base)
     return _of_files(found.class_names, found.files, cut, found.notes)
 
 
@@ -153,7 +153,13 @@ def tfds(name: str, split: str, data_dir: Path | str | None) -> Found:
             raise UnreadableImage(f"{split}:{number}", why, where=where) from error
         raw = found.get("id", found.get("file_name"))
         image_id = f"{split}:{number}" if raw is None else encodable(_text(raw))
-        return image, int(found["label"]), image_id
+        number_of_class = int(found["label"])
+        if not 0 <= number_of_class < len(names):  # -1 in splits whose labels were not published
+            raise ValueError(
+                f"{name} {split}: expected labels from 0 to {len(names) - 1}, got "
+                f"{number_of_class} for image {image_id}; choose a split that has labels"
+            )
+        return image, number_of_class, image_id
 
     def classes_of(count: int) -> NDArray[np.int64]:
         plain = builder.as_data_source(split=split, decoders={"image": tfds.decode.SkipDecoding()})
