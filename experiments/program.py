@@ -188,7 +188,7 @@ def _on_interrupt(act: Callable[[], Any] | None) -> None:
 
 
 def _interrupt_again(lost: sys.UnraisableHookArgs) -> None:
-    """Ctrl-C that comes in a callback (JAX has one of the garbage collector) would be lost there."""
+    """Ctrl-C in a callback, such as JAX has of the garbage collector, would be lost there."""
     if lost.exc_type is not KeyboardInterrupt:
         sys.__unraisablehook__(lost)
         return
