@@ -73,10 +73,10 @@ def _with_home(text: str) -> str:
     found = os.path.expanduser(text)
     if found.startswith("~"):
         user = text.split("/")[0]
-        who = "nobody's (HOME is not set, and this user has no entry)" if user == "~" else "no"
+        why = "HOME is not set, and this user has no entry" if user == "~" else "no such user"
         raise ValueError(
-            f"{text}: expected a home folder, but {user} is {who} home folder here; give the whole "
-            "path (./~ is a file that is called so)"
+            f"{text}: expected a home folder for {user}, found none ({why}); give the whole path "
+            "(./~ is a file that is called so)"
         )
     return found
 

@@ -69,6 +69,7 @@ def run(work: Callable[[], int], *, interrupted: str = "interrupted") -> int:
 def leave(main: Callable[[], int]) -> NoReturn:
     """Runs a program and ends the process with its status, which nothing after it changes."""
     _on_interrupt(None)
+    sys.unraisablehook = _interrupt_again
     try:
         status: Any = main()
     except SystemExit as asked:  # argparse's, for --help
@@ -184,6 +185,14 @@ def _on_interrupt(act: Callable[[], Any] | None) -> None:
     signal.signal(
         signal.SIGINT, signal.default_int_handler if act is None else lambda number, frame: act()
     )
+
+
+def _interrupt_again(lost: sys.UnraisableHookArgs) -> None:
+    """Ctrl-C in a callback, such as JAX has of the garbage collector, would be lost there."""
+    if lost.exc_type is not KeyboardInterrupt:
+        sys.__unraisablehook__(lost)
+        return
+    threading.Timer(0.01, signal.raise_signal, [signal.SIGINT]).start()
 
 
 def _end_now(status: int, line: str | None = None) -> NoReturn:
