@@ -127,7 +127,11 @@ class Dataset:
         if files is None:
             return {}
         chosen = (files[int(number)] for number in self._numbers)
-        return decoding.find_unreadable((file.path, file.image_id) for file in chosen)
+        found = decoding.find_unreadable((file.path, file.image_id) for file in chosen)
+        return {
+            **dict.fromkeys(self._found.missing, "it is in the list, not in the folder"),
+            **found,
+        }
 
 
 def names() -> dict[str, str]:

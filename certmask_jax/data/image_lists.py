@@ -22,6 +22,7 @@ class Labelled(NamedTuple):
     class_names: tuple[str, ...]  # each once, in order of letters; numbers in their own order
     files: tuple[ImageFile, ...]
     notes: tuple[str, ...]
+    missing: tuple[str, ...] = ()  # named in the list, and not there
 
 
 def read(folder: Path, labels: Path) -> Labelled:
@@ -93,11 +94,14 @@ def _joined(
             f"{labels}: expected images with a suffix that Pillow reads here, and none hidden, but "
             f"{len(unread)} are otherwise ({_some(unread)})"
         )
-    if missing:
+    if missing and not paths:
         raise ValueError(
-            f"{labels}: expected its {len(rows)} images in {folder}, but {len(missing)} are not "
-            f"there ({_some(missing)})"
+            f"{labels}: expected its {len(rows)} images in {folder}, but none is there "
+            f"({_some(missing)})"
         )
+    names = _class_names([label for _, label in rows])  # also of images that are not there
+    gone = set(missing)
+    rows = [row for row in rows if row[0] not in gone]
     twice = [path for path, count in Counter(paths).items() if count > 1]
     if twice:
         raise ValueError(f"{labels}: expected each image once, got {_some(twice)} more often")
@@ -105,13 +109,12 @@ def _joined(
     if unlisted:
         what = "1 image is" if unlisted == 1 else f"{unlisted} images are"
         notes = [*notes, f"left out of {folder}: {what} not in {labels.name}"]
-    names = _class_names([label for _, label in rows])
     number = {name: place for place, name in enumerate(names)}
     files = [
         ImageFile(there[path][0], image_id, number[label], there[path][1])
         for path, image_id, (_, label) in zip(paths, unique_names(paths), rows, strict=True)
     ]
-    return Labelled(names, tuple(files), tuple(notes))
+    return Labelled(names, tuple(files), tuple(notes), tuple(unique_names(missing)))
 
 
 def _class_names(labels: Sequence[str]) -> tuple[str, ...]:

@@ -31,6 +31,7 @@ class Found(NamedTuple):
       in_order: whether the data set numbers its classes itself.
       files: of a data set of files, all T.
       notes: what was left out, in lines.
+      missing: images that a list names and that are not there.
       classes_of: the classes of the first n images, without decoding them, ``int[n]``.
     """
 
@@ -41,6 +42,7 @@ class Found(NamedTuple):
     files: tuple[ImageFile, ...] | None = None
     notes: tuple[str, ...] = ()
     classes_of: Callable[[int], NDArray[np.int64]] | None = None
+    missing: tuple[str, ...] = ()
 
 
 def digits_arrays(split: str) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
@@ -90,7 +92,8 @@ def image_list(split: str, data_dir: Path | str | None, labels: Path | str | Non
     base, cut = _split_slice(split)
     folder = local_path(data_dir) / base if base else local_path(data_dir)
     found = image_lists.read(folder, local_path(labels))
-    return _of_files(found.class_names, found.files, cut, found.notes)
+    files = _of_files(found.class_names, found.files, cut, found.notes)
+    return files._replace(missing=found.missing)
 
 
 def _of_files(
