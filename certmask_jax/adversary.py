@@ -19,7 +19,7 @@ from jax import Array
 from numpy.typing import ArrayLike, NDArray
 
 from certmask_jax.defenses.defense import ALERT, Guarantee, Row, RowRule
-from certmask_jax.own_settings import unguarded
+from certmask_jax.own_settings import reproducible
 from certmask_jax.prediction_table import check_labels
 
 _MAX_CHOICES = 1 << 22
@@ -32,7 +32,7 @@ def _compiled(rule: RowRule, num_classes: int) -> Callable[[Array, Array], Array
     return jax.jit(jax.vmap(lambda p, c: rule(Row(p, c), num_classes)))
 
 
-@unguarded()
+@reproducible()
 def worst_case(
     rule: RowRule,
     predictions: ArrayLike,

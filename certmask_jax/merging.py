@@ -117,9 +117,11 @@ def distinct(
     """The same folders, each once, by whatever name; ``warn`` is told of others."""
     first: dict[Any, AnyPath] = {}
     for folder in folders:
-        same = first.setdefault(_place(folder), folder)
-        if same is not folder:
-            warn(f"{folder}: the same folder as {same}, counted once")
+        place = _place(folder)
+        if place in first:
+            warn(f"{folder}: the same folder as {first[place]}, counted once")
+        else:
+            first[place] = folder
     return list(first.values())
 
 

@@ -19,7 +19,7 @@ _enable_x64: Any = getattr(jax if hasattr(jax, "enable_x64") else jax.experiment
 
 @contextlib.contextmanager
 def unguarded() -> Iterator[None]:
-    """Lets arrays be moved and numbers be NaN; around what no user's function runs in."""
+    """Lets arrays be moved and numbers be NaN."""
     with jax.transfer_guard("allow"), jax.debug_nans(False), jax.debug_infs(False):
         yield
 

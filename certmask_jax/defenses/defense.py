@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from certmask_jax.mask_sets import MaskSet
 from certmask_jax.masked_images import MaskedImages
-from certmask_jax.own_settings import unguarded
+from certmask_jax.own_settings import reproducible
 from certmask_jax.prediction_table import NO_LABEL, UNKNOWN, PredictionTable, check_labels
 from certmask_jax.threats import Threat
 
@@ -209,7 +209,7 @@ class Defense:
         found = self._over_rows(_proof_over_rows, proof, own, true)
         return found.astype(np.bool_) & sure.all(axis=1)
 
-    @unguarded()
+    @reproducible()
     def _over_rows(
         self,
         compiled: Callable[[Any, int], Callable[..., Array]],

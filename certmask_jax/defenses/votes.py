@@ -52,7 +52,7 @@ from certmask_jax.defenses.defense import (
     preference,
 )
 from certmask_jax.mask_sets import MaskSet
-from certmask_jax.own_settings import unguarded
+from certmask_jax.own_settings import reproducible
 from certmask_jax.threats import Threat
 
 Score = Callable[[Array], Array]
@@ -225,7 +225,7 @@ def _defense(
     )
 
 
-@unguarded()
+@reproducible()
 def _check_monotone(score: Score, num_masks: int) -> None:
     """``ValueError`` if a mask that is added to a set lowers its score, in any set tried here."""
     if num_masks <= _ALL_SETS_UP_TO:
