@@ -306,8 +306,10 @@ def test_paths_come_back_as_they_were_given():
         "gs://bucket/a b/c%20?#",
     )
     assert ((path / "d").name, storage.any_path(path)) == ("d", path)
-    for local in ("runs/x", "./ab://x", "C:/x", ""):
-        assert storage.any_path(local) == storage.any_path(Path(local)) == Path(local)
+    for local in ("runs/x", "./ab://x", "C:/x", "."):  # those of this machine become absolute
+        assert storage.any_path(local) == storage.any_path(Path(local)) == Path(local).absolute()
+    with pytest.raises(ValueError, match="expected a local path, got ''"):
+        storage.any_path("")
 
 
 def test_a_bucket_name_that_none_has_is_refused(server):

@@ -140,7 +140,10 @@ class _FirstImages:
 def _plain(subject: Subject, forward: MaskedForward) -> Callable[[int], None]:
     """The same model, chunk and precision on ordinary images: normalise, classify, argmax."""
     preprocessing = subject.preprocessing
-    mean, std = (np.asarray(v, np.float32) for v in (preprocessing.mean, preprocessing.std))
+    mean, std = (
+        np.asarray(v, np.float32).reshape(1, 1, 1, -1)
+        for v in (preprocessing.mean, preprocessing.std)
+    )
     is_bfloat16 = preprocessing.precision == "bfloat16"
     precision = "default" if is_bfloat16 else preprocessing.precision
     shape = preprocessing.model_shape(subject.image_shape)
