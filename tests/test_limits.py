@@ -555,9 +555,9 @@ def test_label_flips_stand_in_the_results_and_stay(tmp_path, capsys, monkeypatch
         (["--distributed", "host:1,0/0"], "expected HOST:PORT,I/N with 0 <= I < N"),
         (["--distributed", "host,0/2"], "got 'host,0/2'"),
         (["--distributed", "x"], "got 'x'"),
-        (["--max-minutes", "0"], "--max-minutes: expected more than 0, got 0"),
-        (["--max-minutes", "nan"], "--max-minutes: expected more than 0, got nan"),
-        (["--max-minutes=-1"], "--max-minutes: expected more than 0, got -1"),
+        (["--max-minutes", "0"], "--max-minutes: expected more than 0, got '0'"),
+        (["--max-minutes", "nan"], "--max-minutes: expected more than 0 and finite, got 'nan'"),
+        (["--max-minutes=-1"], "--max-minutes: expected more than 0, got '-1'"),
     ],
 )
 def test_bad_options_are_one_line(tmp_path, capsys, options, message):
