@@ -138,14 +138,14 @@ def test_two_processes_go_on_with_what_is_missing(two, tmp_path, cache):
     for name, content in contents(whole).items():
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         (out / name).write_bytes(content)
-    (out / "tables" / "ids" / "000006.json").unlink()
+    (out / "tables" / "labels" / "c" / "6").unlink()
     (out / "tables" / "margins" / "c" / "3" / "0").write_bytes(b"damaged")
     (out / "results.json").unlink()
     (status, printed, errors), (other_status, _, other_errors) = _two(
         out, "--chunk", "8", cache=cache
     )
     assert (status, other_status) == (0, 0), errors + other_errors
-    assert "000006.json: is missing; images 6 to 6 are computed again" in errors
+    assert "labels/c/6: is missing; images 6 to 6 are computed again" in errors
     assert "margins/c/3/0: is damaged" in other_errors
     assert contents(out).keys() == contents(whole).keys()
     assert _arrays(out) == _arrays(whole)
