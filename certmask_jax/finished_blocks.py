@@ -11,6 +11,7 @@ from certmask_jax.compiled import Outputs
 from certmask_jax.prediction_table import UNKNOWN
 from certmask_jax.run_images import LEFT_OUT, Part, Rows, RunImages
 from certmask_jax.table_writer import TableWriter
+from certmask_jax.text import some
 
 _SHOWN = 3  # images that a warning names
 
@@ -32,8 +33,7 @@ def still_of_use(
     start, stop = writer.spans()[number]
     again, out = run_images.changed(block.rows, start)
     if again:
-        names = ", ".join(block.rows.ids[row] for row in again[:_SHOWN])
-        names += ", ..." * (len(again) > _SHOWN)
+        names = some([block.rows.ids[row] for row in again], _SHOWN)
         warn(
             f"{names}: another image than before, or readable now; images {start} to {stop - 1} "
             "are computed again"
@@ -72,5 +72,4 @@ def block_of(outputs: Outputs | None, part: Part, num_columns: int) -> Block:
 def says_left_out(rows: Rows) -> str:
     """The line of a warning."""
     named = [f"{rows.ids[row]} ({why})" for row, why in sorted(rows.left_out.items())]
-    more = f", ... ({len(named)} in all)" if len(named) > _SHOWN else ""
-    return f"left out: {', '.join(named[:_SHOWN])}{more}"
+    return f"left out: {some(named, _SHOWN)}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
@@ -39,3 +40,8 @@ def reproducible() -> Iterator[None]:
         jax.default_matmul_precision("default"),
     ):
         yield
+
+
+def usual_promotion() -> AbstractContextManager[None]:
+    """Flax's layers bring inputs and parameters to one type by JAX's usual rules."""
+    return jax.numpy_dtype_promotion("standard")

@@ -243,7 +243,7 @@ def of_run(
     ]
     if new or relabelled:
         gone = [began.ids[row] for row in np.flatnonzero(places < 0)]
-        what = [_some("new", new), _some("gone", gone), _some("with another label", relabelled)]
+        what = [_said("new", new), _said("gone", gone), _said("with another label", relabelled)]
         raise ValueError(
             f"expected the {len(began.ids)} images that the run began with, but of those that are "
             f"there now {'; '.join(filter(None, what))}"
@@ -310,7 +310,7 @@ def _listing(test_set: TestSet) -> Listing | None:
     return getattr(test_set, "listing", None)
 
 
-def _some(what: str, names: Sequence[str]) -> str:
+def _said(what: str, names: Sequence[str]) -> str:
     if not names:
         return ""
     more = ", ..." if len(names) > _SHOWN else ""

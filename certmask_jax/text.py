@@ -1,6 +1,8 @@
-"""Text that can be written anywhere: names of files may hold bytes that are no text."""
+"""Text that can be written anywhere, and lists of names that stay short."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 
 def encodable(text: str) -> str:
@@ -10,3 +12,9 @@ def encodable(text: str) -> str:
     like, six characters that can be written, so that files, tables and screens take the result.
     """
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def some(names: Sequence[str], shown: int = 5) -> str:
+    """``"a, b, ... (9 in all)"``: the first names, and how many there are if that is more."""
+    more = f", ... ({len(names)} in all)" if len(names) > shown else ""
+    return f"{', '.join(names[:shown])}{more}"

@@ -17,7 +17,7 @@ from certmask_jax.models.output_choice import restricted
 from certmask_jax.preprocessing import Preprocessing
 from certmask_jax.report import Report
 from certmask_jax.run_images import TestSet
-from certmask_jax.text import encodable
+from certmask_jax.text import encodable, some
 from certmask_jax.threats import Threat
 from experiments import defense_specs, mask_set_specs
 from experiments.certification_options import Config, read_fill
@@ -33,7 +33,6 @@ DEFAULT_DEFENSES = (
     "certmask_detection:tiling=exact,coverage=2x2,tolerance=3",
 )
 
-_SHOWN = 5  # unreadable images
 _PATCH_LIVES = {
     "input": "in the image that the model sees, after any resize",
     "native": "in the data set's own pixels; masked images are resized",
@@ -148,6 +147,7 @@ def opened(config: Config, command: str) -> Job:
             "labels": _text(config.data.labels),
             "class_names": list(dataset.class_names),
             "class_mapping": dataset.class_mapping,
+            **({"missing_images": list(dataset.missing)} if dataset.missing else {}),
             **({} if dataset.subset is None else {"subset": dataset.subset._asdict()}),
             "weights": encodable(path.name),
         },
@@ -243,12 +243,11 @@ def _unreadable(config: Config, dataset: data.Dataset) -> dict[str, str]:
     """Images that are known not to be readable; an error unless they are skipped."""
     found = dataset.find_unreadable()
     if found and config.data.on_unreadable == "stop":
-        named = [f"{image_id} ({why})" for image_id, why in list(found.items())[:_SHOWN]]
-        more = f", ... ({len(found)} in all)" if len(found) > _SHOWN else ""
+        named = some([f"{image_id} ({why})" for image_id, why in found.items()])
         raise ValueError(
             f"--data-dir {config.data.data_dir}: expected images that can be decoded, but "
-            f"{len(found)} of {len(dataset)} cannot: {', '.join(named)}{more}; mend them, or leave "
-            "them out with --on-unreadable skip"
+            f"{len(found)} of {len(dataset) + len(dataset.missing)} cannot: {named}; mend them, or "
+            "leave them out with --on-unreadable skip"
         )
     return found
 

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from certmask_jax.text import encodable
+from certmask_jax.text import encodable, some
 from certmask_jax.unreadable import UnreadableImage
 
 
@@ -25,3 +25,9 @@ def test_an_unreadable_image_is_named():
     error = UnreadableImage("3/x.png", "cut short", where="/data/3/x.png")
     assert str(error) == "/data/3/x.png: expected an image that can be decoded (cut short)"
     assert (error.image_id, error.why) == ("3/x.png", "cut short")
+
+
+def test_some_names_and_how_many_there_are():
+    assert some([]) == ""
+    assert some(["a", "b"], 2) == "a, b"
+    assert some(["a", "b", "c"], 2) == "a, b, ... (3 in all)"

@@ -95,14 +95,19 @@ class Dataset:
     def __repr__(self) -> str:
         height, width = self.image_size
         return (
-            f"Dataset({self.name} {self.split}: {len(self)} images of {height}x{width}, "
-            f"{len(self.classes)} classes)"
+            f"Dataset({f'{self.name} {self.split}'.strip()}: {len(self)} images of "
+            f"{height}x{width}, {len(self.classes)} classes)"
         )
 
     @property
     def num_classes(self) -> int:
         """How many outputs the model has whose labels these are."""
         return len(self.class_names)
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Images that a list of labels names and that are not in the folder; they are no part."""
+        return self._found.missing
 
     def read(self, start: int, stop: int) -> Batch:
         """Images ``start`` to ``stop`` (cut to the end), decoded now.
@@ -129,7 +134,7 @@ class Dataset:
         chosen = (files[int(number)] for number in self._numbers)
         found = decoding.find_unreadable((file.path, file.image_id) for file in chosen)
         return {
-            **dict.fromkeys(self._found.missing, "it is in the list, not in the folder"),
+            **dict.fromkeys(self.missing, "it is in the list, not in the folder"),
             **found,
         }
 

@@ -13,12 +13,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from certmask_jax.text import some
+
 ClassIndex = Mapping[str, int] | Literal["sorted"]
 """Name -> output; or ``"sorted"``: the names in the order of their letters, as torchvision does."""
 
 _WNID = re.compile(r"([nN]\d{8})(?:[^0-9A-Za-z].*)?", re.DOTALL)
 _IMAGENET = 1000
-_SHOWN = 5
 
 
 class Classes(NamedTuple):
@@ -81,7 +82,7 @@ def mapped(
     if len(names) > outputs:
         raise ValueError(
             f"expected at least {len(names)} outputs of the model, as many as the data set has "
-            f"classes ({_some(names)}), got {outputs}; give weights with a head for them, or a "
+            f"classes ({some(names)}), got {outputs}; give weights with a head for them, or a "
             "class index that joins classes"
         )
     if index == "sorted":
@@ -123,7 +124,7 @@ def mapped(
     )
     raise ValueError(
         f"expected to know which of the model's {outputs} outputs each class is, got {len(names)} "
-        f"classes named {_some(names)}. {kind}give a class index, a file that says so (name, "
+        f"classes named {some(names)}. {kind}give a class index, a file that says so (name, "
         f"output), or a model with {len(names)} outputs trained on these classes"
     )
 
@@ -172,12 +173,12 @@ def _by_index(names: Sequence[str], outputs: int, index: Mapping[str, int]) -> C
     if missing:
         raise ValueError(
             f"class index: expected every class of the data set, but {len(missing)} of "
-            f"{len(names)} are not in it ({_some(missing)})"
+            f"{len(names)} are not in it ({some(missing)})"
         )
     outside = [f"{name}: {index[name]}" for name in names if not 0 <= index[name] < outputs]
     if outside:
         raise ValueError(
-            f"class index: expected outputs from 0 to {outputs - 1}, got {_some(outside)}"
+            f"class index: expected outputs from 0 to {outputs - 1}, got {some(outside)}"
         )
     return _classes(names, [index[name] for name in names], outputs, "class index")
 
@@ -188,7 +189,7 @@ def _by_wnid(names: Sequence[str], ids: Sequence[str]) -> Classes:
     if unknown:
         raise ValueError(
             f"expected ids of ImageNet's 1,000 classes, but {len(unknown)} of {len(names)} are "
-            f"others ({_some(unknown)}); give a class index, a file that says which output each is"
+            f"others ({some(unknown)}); give a class index, a file that says which output each is"
         )
     labels = tuple(place[one] for one in ids)
     return Classes(labels, imagenet_wnids(), "ImageNet ids")
@@ -217,8 +218,3 @@ def _numbers(names: Sequence[str]) -> list[int] | None:
         return None
     numbers = [int(name) for name in names]
     return numbers if len(set(numbers)) == len(numbers) else None
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f", ... ({len(names)} in all)" if len(names) > _SHOWN else ""
-    return f"{', '.join(names[:_SHOWN])}{more}"

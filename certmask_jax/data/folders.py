@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from certmask_jax.data.listing import ImageFile
-from certmask_jax.text import encodable
+from certmask_jax.text import encodable, some
 
 # What systems leave beside users' files, by its whole name: a class may well be called $5 or @home.
 # Whatever begins with a dot is left out anyway.
@@ -98,12 +98,12 @@ def scan(folder: Path, *, split: str = "") -> Folder:
     deep = sorted({name for names in inner.values() for name in names})
     if deep:
         notes.append(
-            f"images of the classes {_some([n for n in inner if inner[n]])} lie only in folders "
-            f"inside them ({_some(deep)}), which are taken for parts of a class"
+            f"images of the classes {some([n for n in inner if inner[n]])} lie only in folders "
+            f"inside them ({some(deep)}), which are taken for parts of a class"
         )
     if empty and any(found.values()):
         what = "1 class folder has" if len(empty) == 1 else f"{len(empty)} class folders have"
-        notes.append(f"{what} no images: {_some(empty)}")
+        notes.append(f"{what} no images: {some(empty)}")
     if left_out:
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(left_out.items()))
         notes.append(f"left out of {folder}: {kinds}")
@@ -130,7 +130,7 @@ def check_folder(root: Path, split: str) -> Path:
     hint = f" (did you mean {close[0]}?)" if close else ""
     raise FileNotFoundError(
         f"{folder}: expected a folder with one subfolder a class, found none{hint}; "
-        f"{root} holds {_some(there) or 'no folders'}"
+        f"{root} holds {some(there) or 'no folders'}"
     )
 
 
@@ -223,15 +223,15 @@ def _check_no_folder_of_splits(
     way_out = f"or say --split {base}. if these are the classes"
     if not deep:
         raise ValueError(
-            f"{folder}: expected a folder for each class, but {_some(list(inner))} are called as "
+            f"{folder}: expected a folder for each class, but {some(list(inner))} are called as "
             "splits are, and hold images in no class folders; images with a list of labels are "
             f"the data set image_list, {way_out}"
         )
     offered = [name for name in deep if name in named] or deep
     choices = " or ".join(f"--split {base}{name}" for name in offered[:_SHOWN])
     raise ValueError(
-        f"{folder}: expected a folder for each class with its images, but {_some(deep)} hold only "
-        f"folders ({_some(sorted(inner[deep[0]]))}); choose one as the split ({choices}), {way_out}"
+        f"{folder}: expected a folder for each class with its images, but {some(deep)} hold only "
+        f"folders ({some(sorted(inner[deep[0]]))}); choose one as the split ({choices}), {way_out}"
     )
 
 
@@ -260,8 +260,3 @@ def _kind(entry: os.DirEntry[str]) -> str:
     if entry.is_symlink() and not os.path.exists(entry.path):
         return "links that lead nowhere"
     return os.path.splitext(entry.name)[1].lower() or "without a suffix"
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f", ... ({len(names)} in all)" if len(names) > _SHOWN else ""
-    return f"{', '.join(names[:_SHOWN])}{more}"

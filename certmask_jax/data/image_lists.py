@@ -12,8 +12,7 @@ from certmask_jax.data.folders import images_below, unique_names
 from certmask_jax.data.imagenet_devkit import is_ground_truth, read_ground_truth
 from certmask_jax.data.label_tables import Row, read_table
 from certmask_jax.data.listing import ImageFile
-
-_SHOWN = 5
+from certmask_jax.text import some
 
 
 class Labelled(NamedTuple):
@@ -87,24 +86,24 @@ def _joined(
         else:
             (unclear if found else missing).append(wanted)
     if unclear:
-        raise ValueError(f"{labels}: several files in {folder} may be meant by {_some(unclear)}")
+        raise ValueError(f"{labels}: several files in {folder} may be meant by {some(unclear)}")
     unread = [wanted for wanted in missing if os.path.exists(folder / wanted)]
     if unread:
         raise ValueError(
             f"{labels}: expected images with a suffix that Pillow reads here, and none hidden, but "
-            f"{len(unread)} are otherwise ({_some(unread)})"
+            f"{len(unread)} are otherwise ({some(unread)})"
         )
     if missing and not paths:
         raise ValueError(
             f"{labels}: expected its {len(rows)} images in {folder}, but none is there "
-            f"({_some(missing)})"
+            f"({some(missing)})"
         )
     names = _class_names([label for _, label in rows])  # also of images that are not there
     gone = set(missing)
     rows = [row for row in rows if row[0] not in gone]
     twice = [path for path, count in Counter(paths).items() if count > 1]
     if twice:
-        raise ValueError(f"{labels}: expected each image once, got {_some(twice)} more often")
+        raise ValueError(f"{labels}: expected each image once, got {some(twice)} more often")
     unlisted = len(there) - len(paths)
     if unlisted:
         what = "1 image is" if unlisted == 1 else f"{unlisted} images are"
@@ -135,8 +134,3 @@ def _relative(wanted: str, folder: Path) -> str:
     if plain.is_absolute() and plain.is_relative_to(folder.absolute().as_posix()):
         plain = plain.relative_to(folder.absolute().as_posix())
     return str(plain)
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f", ... ({len(names)} in all)" if len(names) > _SHOWN else ""
-    return f"{', '.join(names[:_SHOWN])}{more}"

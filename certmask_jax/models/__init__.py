@@ -21,6 +21,7 @@ from certmask_jax.local_fields import LocalLogits
 from certmask_jax.models.bagnet import BagNet
 from certmask_jax.models.published import MODELS, DataConfig
 from certmask_jax.models.spellings import resolve
+from certmask_jax.own_settings import usual_promotion
 
 __all__ = ["DEFAULT", "DataConfig", "Model", "Params", "create", "default_weights", "names"]
 
@@ -31,10 +32,6 @@ DEFAULT = "vit_digits"
 """The model that ships with weights."""
 
 ApplyFn = Callable[[Params, Array], Array]
-
-FLAX_PROMOTES = functools.partial(jax.numpy_dtype_promotion, "standard")
-"""A context: Flax's layers bring inputs and parameters to one type by JAX's usual rules, whatever
-the user has set for code of their own."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +63,7 @@ class Model:
     def init(self, key: Array) -> Params:
         """Random variables."""
         size, channels = self.data_config.input_size, self.data_config.channels
-        with FLAX_PROMOTES():
+        with usual_promotion():
             return self.module.init(key, np.zeros((1, *size, channels), np.float32))
 
     def param_shapes(self) -> Params:
@@ -154,11 +151,11 @@ def _build(
     trained = build(num_classes=num_classes, is_training=True, **dict(options))
 
     def apply_fn(params: Params, images: Array) -> Array:
-        with FLAX_PROMOTES():
+        with usual_promotion():
             return module.apply(params, images)  # type: ignore[return-value]
 
     def local_logits(params: Params, images: Array) -> Array:
-        with FLAX_PROMOTES():
+        with usual_promotion():
             return module.apply(params, images, method="local_logits")  # type: ignore[return-value]
 
     local = None

@@ -39,6 +39,12 @@ def _of_choice(report: Report) -> list[str]:
         )
     elif subset is not None:
         found.append(f"the first images of {subset['of']:,}")
+    missing = report.provenance.get("missing_images")
+    if missing:
+        found.append(
+            f"{len(missing):,} more stand in the list of labels, are not in the folder, and count "
+            f"nowhere: {_some(list(map(printable, missing)))}"
+        )
     only = report.provenance.get("only_classes")
     if only is not None:
         found.append(f"the model chooses among the {len(only):,} classes of the data set only")

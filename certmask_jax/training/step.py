@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 
 from certmask_jax.devices import device_mesh
 from certmask_jax.mask_sets import MaskSet
-from certmask_jax.models import FLAX_PROMOTES, Model, Params
-from certmask_jax.own_settings import reproducible
+from certmask_jax.models import Model, Params
+from certmask_jax.own_settings import reproducible, usual_promotion
 from certmask_jax.training import augmentation, cutout, recipes
 from certmask_jax.training.input_pipeline import Pixels
 from certmask_jax.training.recipes import Recipe
@@ -90,7 +90,7 @@ class Trainer:
 
     def step(self, state: TrainState, batch: DeviceBatch) -> tuple[TrainState, Measures]:
         """One step; ``state`` is given away and must not be used again."""
-        with FLAX_PROMOTES(), reproducible():  # traced and lowered under it, gradients too
+        with usual_promotion(), reproducible():  # traced and lowered under it, gradients too
             return self._step(state, batch)
 
     def result(self, state: TrainState) -> Params:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from certmask_jax.text import some
 from certmask_jax.weights.names import Arrays
 from certmask_jax.weights.stored import Entry
 
@@ -61,5 +62,4 @@ def listed(what: str, names: Sequence[str]) -> str:
     """``"what: a, b, ... (9 in all). "``; nothing for no names."""
     if not names:
         return ""
-    more = f", ... ({len(names)} in all)" if len(names) > _SHOWN else ""
-    return f"{what}: {', '.join(names[:_SHOWN])}{more}. "
+    return f"{what}: {some(names, _SHOWN)}. "
