@@ -327,8 +327,10 @@ def _mapping_notes(
         ]
     joined = count - len(set(classes.labels))
     notes = [f"{joined} classes share the output of another one"] if joined else []
-    trivial = list(classes.labels) == list(range(count)) and count == (num_outputs or count)
-    if not trivial:
+    # Names in the order of their letters is a reading, of a folder that could mean another.
+    is_read = classes.how == "sorted names" and not found.in_order
+    in_order = list(classes.labels) == list(range(count)) and count == (num_outputs or count)
+    if is_read or not in_order:
         first = ", ".join(
             f"{name} is {label}"
             for name, label in list(zip(found.class_names, classes.labels, strict=True))[:3]
