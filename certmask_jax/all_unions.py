@@ -47,7 +47,7 @@ def all_unions(mask_set: MaskSet, order: int) -> Unions:
     """All unions of at most ``order`` masks, 1 or more, of a set.
 
     Raises:
-      ValueError: for an order below 1; for more than :data:`MOST` unions, before long work.
+      ValueError: for an order below 1; for more than ``MOST`` unions, before long work.
     """
     if order < 1:
         raise ValueError(f"unions: expected an order of at least 1, got {order}")

@@ -119,7 +119,7 @@ class Blocks:
         return Block(Outputs(*parts[:-1]), parts[-1], self.rows([number]))  # type: ignore[arg-type]
 
     def rows(self, numbers: Sequence[int] | None = None) -> Rows:
-        """What is known of the images of some blocks, or of all; raises as :meth:`read`."""
+        """What is known of the images of some blocks, or of all; raises as ``read``."""
         numbers = range(len(self)) if numbers is None else numbers
         read = storage.contents([self._ids(number) for number in numbers])
         ids: list[str] = []
@@ -261,11 +261,11 @@ class StoredColumn(np.lib.mixins.NDArrayOperatorsMixin):
         return getattr(ufunc, method)(*loaded, **options)
 
     def start(self, rows: slice) -> Any:
-        """Begins to read rows; :meth:`finish` gives them."""
+        """Begins to read rows; ``finish`` gives them."""
         return self._store[rows].read()
 
     def finish(self, started: Any) -> NDArray[Any]:
-        """The rows that :meth:`start` began to read; raises as reading does."""
+        """The rows that ``start`` began to read; raises as reading does."""
         try:
             return np.asarray(started.result())
         except ValueError as error:
@@ -288,7 +288,7 @@ def _raise_os_error(error: Exception, folder: AnyPath) -> None:
 
 
 def _read_rows(content: bytes) -> Rows:
-    """What :meth:`Blocks.write_rows` wrote; ``ValueError`` or the like where it is damaged."""
+    """What ``Blocks.write_rows`` wrote; ``ValueError`` or the like where it is damaged."""
     facts = json.loads(content)
     left_out = {int(row): str(why) for row, why in facts.get("left_out", {}).items()}
     rows = Rows(tuple(facts["ids"]), left_out, tuple(facts.get("bytes", ())))

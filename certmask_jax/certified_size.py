@@ -38,7 +38,7 @@ from certmask_jax.report.size_screen import masks_of, panels
 from certmask_jax.storage import AnyPath
 
 CURVE, FIGURE = "certified_size.csv", "certified_size.png"
-"""What :func:`write_curve` and :func:`write_figure` write."""
+"""What ``write_curve`` and ``write_figure`` write."""
 
 
 class Family(NamedTuple):

@@ -26,8 +26,8 @@ def for_threat(threat: Threat, one_shape: Callable[[tuple[int, int], Shape], Mas
     """The mask set for any threat, from a builder for one patch of one shape.
 
     Every shape gets a set of its own, over the region alone (its bounding box), so that masks are
-    no larger than the region needs; the shapes of a patch are put together (:func:`any_shape`), the
-    patches united (:func:`several_patches`). For one patch of one shape anywhere it is the
+    no larger than the region needs; the shapes of a patch are put together (``any_shape``), the
+    patches united (``several_patches``). For one patch of one shape anywhere it is the
     builder's own set.
 
     Args:

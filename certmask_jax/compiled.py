@@ -94,7 +94,7 @@ def _compiled(
 
 
 def step(apply_fn: ApplyFn, preprocessing: Preprocessing, mesh: Mesh) -> Any:
-    """The jitted function that :func:`compiled` compiles for its shapes."""
+    """The jitted function that ``compiled`` compiles for its shapes."""
 
     def chunk(params: Any, images: Array, boxes: Array, image_of: Array) -> Outputs:
         return read(masked_logits(apply_fn, preprocessing, params, images, boxes, image_of))

@@ -102,24 +102,24 @@ def evaluate(
 
     Args:
       test_set: T images of one size, T >= 1.
-      apply_fn, params, preprocessing, chunk, mesh: see :func:`certmask_jax.prediction.predict`.
+      apply_fn, params, preprocessing, chunk, mesh: see ``predict``.
       defenses: their masked images are merged; equal ones are evaluated once.
-      folder: where the table goes; local or in a bucket (:func:`certmask_jax.storage.any_path`).
+      folder: where the table goes; local or in a bucket (``any_path``).
         One of the same fingerprint that it holds is gone on with, after its checksums were
         verified.
       decide: evaluate of each image only what can still change an answer or a verdict of these
-        defenses (:mod:`certmask_jax.early_exit`); the verdicts are those of the whole table.
+        defenses (``early_exit``); the verdicts are those of the whole table.
       local: the model's local logits, if it has any: all masked images from their distinct fields
-        (:mod:`certmask_jax.local_forward`), where that is less work than ``decide`` would leave.
+        (``local_forward``), where that is less work than ``decide`` would leave.
       share: ``(i, n)``: only every n-th block, from block i on. Tables of the n shares make up one
-        (:mod:`certmask_jax.merging`).
+        (``merging``).
       identity: JSON-able facts that decide the numbers and that only the caller knows (data set,
         model); in the fingerprint. With ``weights_sha256``, ``params`` is not hashed again.
       provenance: JSON-able facts about the run, kept with the table.
       unreadable: id of an image -> why it cannot be read, where that is known before (of a test
         set with a listing); such images are left out, named, and count nowhere.
       skip_unreadable: leave those out too that turn out not to be readable.
-      hooks: see :class:`Hooks`.
+      hooks: see ``Hooks``.
 
     Returns:
       The whole table; None where blocks are missing, which are others' share, or were not begun.

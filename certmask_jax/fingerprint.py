@@ -40,7 +40,7 @@ def environment() -> dict[str, Any]:
 
 
 def of_environment() -> dict[str, Any]:
-    """What of :func:`environment` may change the last bit of a logit."""
+    """What of ``environment`` may change the last bit of a logit."""
     found = environment()
     return {
         "versions": {name: found["versions"][name] for name in ("certmask_jax", *_PACKAGES)},

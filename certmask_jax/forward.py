@@ -37,7 +37,7 @@ class Uploaded:
     """Images on every device, for several calls; ``len`` is how many.
 
     Attributes:
-      on_devices: ``uint8[N, h, w, c]``, filled up to the N of :meth:`MaskedForward.images_at_once`.
+      on_devices: ``uint8[N, h, w, c]``, filled up to the N of ``MaskedForward.images_at_once``.
     """
 
     on_devices: Array
@@ -51,7 +51,7 @@ class Uploaded:
 class MaskedForward:
     """A compiled masked forward pass, ready to stream work items through.
 
-    Build it with :func:`masked_forward`.
+    Build it with ``masked_forward``.
 
     Attributes:
       apply_fn, preprocessing: the model and what its images go through.
@@ -115,7 +115,7 @@ class MaskedForward:
         return None if analysis is None else int(analysis.temp_size_in_bytes)
 
     def upload(self, images: NDArray[np.uint8]) -> Uploaded:
-        """Puts ``uint8[B, h, w, c]`` on every device, B at most :meth:`images_at_once`."""
+        """Puts ``uint8[B, h, w, c]`` on every device, B at most ``images_at_once``."""
         spare = np.zeros((self.images_at_once() - len(images), *self.image_shape), np.uint8)
         whole = np.concatenate([images, spare])  # one shape, one compilation
         everywhere = NamedSharding(self.mesh, PartitionSpec())
@@ -141,7 +141,7 @@ class MaskedForward:
         """Evaluates a list of work items.
 
         Args:
-          images: ``uint8[B, h, w, c]``, B at most :meth:`images_at_once`; or as :meth:`upload`
+          images: ``uint8[B, h, w, c]``, B at most ``images_at_once``; or as ``upload``
             left them.
           boxes: ``int32[W, R, 4]``, the union of boxes that each item masks.
           image_of: ``int[W]``, the image that each item masks.
@@ -202,7 +202,7 @@ class MaskedForward:
 
     @unguarded()
     def executable(self, items: int) -> Any:
-        """The compiled function for that many work items, see :func:`compiled.compiled`."""
+        """The compiled function for that many work items, see ``compiled.compiled``."""
         images_shape = (self.images_at_once(), *self.image_shape)
         return compiled(
             self.apply_fn,
@@ -218,7 +218,7 @@ class MaskedForward:
 class Flight:
     """Chunks on their way through the devices: what is sent first comes back first.
 
-    Build it with :meth:`MaskedForward.flight`. The host waits for the devices in :meth:`receive`
+    Build it with ``MaskedForward.flight``. The host waits for the devices in ``receive``
     alone, so whoever has more work sends it before.
     """
 

@@ -1,4 +1,4 @@
-"""From a model's name and a file of weights to all that :func:`predict` and ``defended`` take."""
+"""From a model's name and a file of weights to all that ``predict`` and ``defended`` take."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ AnyFile = str | os.PathLike[str]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LoadedModel:
-    """A model with its weights and its preprocessing; :func:`load_model` makes it.
+    """A model with its weights and its preprocessing; ``load_model`` makes it.
 
     Attributes:
       model: the architecture, its data config and number of classes.
       params: its variables, ``float32``.
-      preprocessing: from ``uint8`` pixels of :attr:`image_size` to what the model sees.
+      preprocessing: from ``uint8`` pixels of ``image_size`` to what the model sees.
       weights_entry: which of several sets of weights in the file these are; None where it has one.
     """
 
@@ -115,23 +115,23 @@ def load_model(
     """A model by name with the weights of a file.
 
     Args:
-      name: as in :func:`certmask_jax.models.create`: ``"vit_b16"``, timm's name, PatchCleanser's.
-      file: as in :func:`certmask_jax.weights.load`; None for the weights that ship with a model.
+      name: as in ``create``: ``"vit_b16"``, timm's name, PatchCleanser's.
+      file: as in ``load``; None for the weights that ship with a model.
       num_classes: K; by default what the name says, else as many as the head in the file has.
       input_size: side, or ``(height, width)``, in pixels, other than the model's own.
       entry: which set of weights, where the file has several.
       resize_positions: resize a ViT's position embeddings to ``input_size``.
-      gelu, pooling, attention: of a ViT, as in :func:`certmask_jax.models.create`; Google's own
+      gelu, pooling, attention: of a ViT, as in ``create``; Google's own
         weights were trained with ``gelu="tanh"``.
       fill: pixel value in [0, 255], one or one a channel, that masked pixels take; None for the
         model's mean colour.
-      precision: of the products, as in :class:`certmask_jax.preprocessing.Preprocessing`.
+      precision: of the products, as in ``Preprocessing``.
 
     Raises:
       FileNotFoundError: when there is no such file.
       OSError: when the system cannot read it.
       ValueError: for a name or an option that there is not, a model that ships without weights, or
-        a file that is not the model (see :func:`certmask_jax.weights.load`).
+        a file that is not the model (see ``load``).
     """
     if file is None:
         file = models.default_weights(name)
@@ -170,6 +170,6 @@ def load_model(
 
 
 def _named(keyword: str, value: Any) -> str:
-    """A setting as :func:`load_model` has it; an untrained head is no model to load."""
+    """A setting as ``load_model`` has it; an untrained head is no model to load."""
     said = as_keyword(keyword, value)
     return f"weights.load(..., {said})" if keyword == "new_head" else said

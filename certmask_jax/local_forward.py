@@ -1,6 +1,6 @@
 """The masked forward pass of a model with local logits: every distinct field once, then means.
 
-The whole table of an image for the work of a few images (:mod:`certmask_jax.local_fields`), so
+The whole table of an image for the work of a few images (``local_fields``), so
 there is nothing that early exit could save. Sums over fields are made in the same order for all
 masked images. Against the whole forward pass the logits differ by rounding alone.
 """
@@ -36,7 +36,7 @@ _MAX_IMAGES_AT_ONCE = 256
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LocalForward:
-    """The compiled tables of a model with local logits; build it with :func:`local_forward`.
+    """The compiled tables of a model with local logits; build it with ``local_forward``.
 
     Each device has an image at a time, and all of its fields.
 
@@ -109,7 +109,7 @@ class LocalForward:
         masks: MaskedImages,
         progress: Callable[[int], None] | None = None,
     ) -> Outputs:
-        """All ``masks``, which have to be :attr:`masks`, on all images: NumPy ``[B, V]``."""
+        """All ``masks``, which have to be ``masks``, on all images: NumPy ``[B, V]``."""
         if masks is not self.masks:
             raise ValueError("masks: expected those that the forward pass was built for")
         table = _compiled(self.local, self.preprocessing, self.mesh)
@@ -211,7 +211,7 @@ def any_forward(
     chunk: int | None = None,
     mesh: Mesh | None = None,
 ) -> AnyForward:
-    """:func:`local_forward` where ``local`` is given, :func:`masked_forward` where it is None."""
+    """``local_forward`` where ``local`` is given, ``masked_forward`` where it is None."""
     given: dict[str, Any] = {"preprocessing": preprocessing, "chunk": chunk, "mesh": mesh}
     if local is not None:
         return local_forward(local, params, image_shape, masks, **given)

@@ -1,6 +1,6 @@
 """Mask sets: pure functions from sizes to mask index arrays, verified on pixels when built.
 
-Every builder returns a :class:`MaskSet`, which carries the threat that it was built for and a
+Every builder returns a ``MaskSet``, which carries the threat that it was built for and a
 promise: each location of the patch is hidden by at least ``promise`` masks (a ``promise``-fold
 cover). A set that does not keep its promise cannot be built; the error names a placement that is
 left open.
@@ -140,7 +140,7 @@ class MaskSet:
     def coverage(self) -> NDArray[np.int32]:
         """How many masks hide the patch at each location: ``int32[h - ph + 1, w - pw + 1]``.
 
-        For one patch of one shape (see :attr:`patch_size`), allowed or not.
+        For one patch of one shape (see ``patch_size``), allowed or not.
         """
         return geometry.coverage(self.boxes, self.image_size, self.patch_size)
 
@@ -282,7 +282,7 @@ def offset(
     Coverage is m or m + 1 on an axis (never "exactly k" in all).
 
     Args:
-      coverage: ``(m, n)``, or k, factored by :func:`factor_coverage`.
+      coverage: ``(m, n)``, or k, factored by ``factor_coverage``.
       rounded_stride: rounds the stride ``(q - p) / m`` to whole pixels before it is multiplied, a
         literal reading of the paper that loses the promise at many sizes and is refused there
         (224 pixels, patch 39, mask 56, m = 3, floor: nothing hides the last location).
@@ -330,7 +330,7 @@ def exact_k_fold(
 
     Args:
       coverage: ``(m, n)`` for the rows and the columns, or k, factored by
-        :func:`factor_coverage`; m and n may not exceed e on their axis.
+        ``factor_coverage``; m and n may not exceed e on their axis.
       spread: ``"fewest"`` takes the fewest masks, as evenly spread as that allows; ``"even"`` takes
         ``R = {floor(j * e / m)}`` whatever it costs.
 

@@ -91,7 +91,7 @@ def one_round(mask_set: MaskSet) -> tuple[MaskedImages, NDArray[np.int32]]:
 
 
 def unions_of(mask_sets: Sequence[MaskSet]) -> tuple[MaskedImages, NDArray[np.int32]]:
-    """All unions of one mask from each of ``mask_sets`` (equal image sizes); see :func:`unions`.
+    """All unions of one mask from each of ``mask_sets`` (equal image sizes); see ``unions``.
 
     Raises:
       ValueError: for no mask set, or for different image sizes; with the estimate, for more unions

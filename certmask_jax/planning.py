@@ -76,7 +76,7 @@ def plan(
 
     Args:
       test_set, apply_fn, params, defenses, preprocessing, decide, local, share, chunk,
-        mesh: as for :func:`certmask_jax.evaluation.evaluate`.
+        mesh: as for ``evaluate``.
       seconds: of the calibration, which ends with the turn of images that it is in.
 
     Raises:

@@ -33,13 +33,13 @@ def predict(
     """The whole prediction table of a model: every masked image of every image.
 
     Args:
-      apply_fn, params: any model, see :data:`certmask_jax.compiled.ApplyFn`.
+      apply_fn, params: any model, see ``ApplyFn``.
       images: ``uint8[T, h, w, c]`` of the size that ``masks`` were built for.
       masks: V masked images, as ``defense.masked_images``.
       preprocessing: by default pixels scaled to [0, 1], masked ones black.
       local: the model's local logits, if it has any (``Model.local``): all masked images from
-        their distinct fields, see :mod:`certmask_jax.local_forward`.
-      chunk, mesh: see :func:`certmask_jax.forward.masked_forward`.
+        their distinct fields, see ``local_forward``.
+      chunk, mesh: see ``masked_forward``.
       progress: called with the number of masked images finished since the last call.
 
     Raises:

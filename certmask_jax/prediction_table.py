@@ -22,7 +22,7 @@ class PredictionTable:
     """Predictions for T images under V masks each.
 
     Attributes:
-      predictions: ``int16[T, V]``, the top-1 label, :data:`NO_LABEL`, or :data:`UNKNOWN`.
+      predictions: ``int16[T, V]``, the top-1 label, ``NO_LABEL``, or ``UNKNOWN``.
       margins: ``float16[T, V]``, top-1 minus top-2 logit; 0 is a tie. Infinite where unknown.
       confidences: ``float16[T, V]``, softmax of the top-1 label, in [0, 1].
       masked_images: the V masked images, in the order of the columns.

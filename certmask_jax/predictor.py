@@ -30,7 +30,7 @@ class Answers(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class DefendedPredictor:
-    """A classifier guarded by a defense; build it with :func:`defended` and call it on images.
+    """A classifier guarded by a defense; build it with ``defended`` and call it on images.
 
     Attributes:
       pixels: ``"uint8"``: images are ``uint8`` in 0..255; ``"unit"``: floating numbers in [0, 1].
@@ -101,14 +101,14 @@ def defended(
     Normalisation is part of ``preprocessing``.
 
     Args:
-      apply_fn, params: any model, see :data:`certmask_jax.compiled.ApplyFn`.
+      apply_fn, params: any model, see ``ApplyFn``.
       defense: what to guard it with.
       channels: of the images, 3 or 1.
       pixels: ``"uint8"`` or ``"unit"``.
-      preprocessing: as in :func:`certmask_jax.prediction.predict`; the same as for
+      preprocessing: as in ``predict``; the same as for
         certification.
-      local: the model's local logits, if it has any: see :mod:`certmask_jax.local_forward`.
-      chunk, mesh: see :func:`certmask_jax.forward.masked_forward`.
+      local: the model's local logits, if it has any: see ``local_forward``.
+      chunk, mesh: see ``masked_forward``.
     """
     if pixels not in ("uint8", "unit"):
         raise ValueError(f"pixels: expected 'uint8' or 'unit', got {pixels!r}")

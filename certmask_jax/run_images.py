@@ -40,8 +40,8 @@ class Batch(Protocol):
 class TestSet(Protocol):
     """A test set that is read a few images at a time (``data.Dataset`` is one), by one thread.
 
-    ``read`` raises :class:`~certmask_jax.unreadable.UnreadableImage` for an image that it cannot
-    give. One that knows its images without decoding them has a ``listing`` (see :class:`Listing`).
+    ``read`` raises ``UnreadableImage`` for an image that it cannot
+    give. One that knows its images without decoding them has a ``listing`` (see ``Listing``).
     """
 
     def __len__(self) -> int: ...
@@ -85,7 +85,7 @@ class Part(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class RunImages:
-    """The images of one run; :func:`of_run` makes it.
+    """The images of one run; ``of_run`` makes it.
 
     Attributes:
       test_set: as it is now.
@@ -130,7 +130,7 @@ class RunImages:
 
         Raises:
           ValueError: when there is none.
-          UnreadableImage: as :meth:`read`.
+          UnreadableImage: as ``read``.
         """
         for row in range(len(self)):
             images = self.read(row, row + 1).images
@@ -219,7 +219,7 @@ def of_run(
         keeps the images with which it began.
       began: as the run began, if it did, of a test set with a listing.
       unreadable: id -> why, of images that are known not to be readable; they are left out.
-      skip: see :class:`RunImages`.
+      skip: see ``RunImages``.
 
     Raises:
       ValueError: for images that were not there when the run began, or have other labels now.

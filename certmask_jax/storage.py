@@ -2,7 +2,7 @@
 
 A local one is a ``pathlib.Path``. One in a bucket (``gs://BUCKET/FOLDER`` of Google Cloud Storage,
 ``s3://BUCKET/FOLDER`` of Amazon S3 or what speaks its language: ``AWS_ENDPOINT_URL``) is a
-:class:`BucketPath`, used alike. TensorStore talks to it, which finds the credentials as the
+``BucketPath``, used alike. TensorStore talks to it, which finds the credentials as the
 providers' own programs do. An object of a bucket is whole or not there, as one request puts it.
 There is no lock in a bucket: nothing keeps two processes from writing the same table at a time.
 """
@@ -103,12 +103,12 @@ AnyPath = Path | BucketPath
 
 
 def any_path(where: str | AnyPath) -> AnyPath:
-    """A local path (see :func:`local_path`), or a folder in a bucket, of which nothing is asked.
+    """A local path (see ``local_path``), or a folder in a bucket, of which nothing is asked.
 
     Raises:
       ValueError: for another scheme, no folder in the bucket, or a URL that ``pathlib`` shortened;
-        and as :func:`local_path`.
-      OSError: as :func:`local_path`.
+        and as ``local_path``.
+      OSError: as ``local_path``.
     """
     text = str(where)
     expected = f"{text}: expected a local folder, gs://BUCKET/FOLDER or s3://BUCKET/FOLDER"

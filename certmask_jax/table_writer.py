@@ -150,11 +150,11 @@ class TableWriter:
         return None
 
     def discard(self, number: int) -> None:
-        """Removes a finished block, which is to be computed again; raises as :meth:`write`."""
+        """Removes a finished block, which is to be computed again; raises as ``write``."""
         self._discard(number, counted=True)
 
     def write_rows(self, number: int, rows: Rows) -> None:
-        """What is known of a finished block's images, anew; raises as :meth:`write`."""
+        """What is known of a finished block's images, anew; raises as ``write``."""
         try:
             self._blocks.write_rows(number, rows)
         except OSError as error:
@@ -248,7 +248,7 @@ def check_before(
     num_blocks: int,
     known: Mapping[str, Any],
 ) -> None:
-    """Finds what :class:`TableWriter` would refuse as far as it can be known without a model.
+    """Finds what ``TableWriter`` would refuse as far as it can be known without a model.
 
     Args:
       folder: of the table.

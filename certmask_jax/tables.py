@@ -91,7 +91,7 @@ def load(folder: str | AnyPath) -> SavedTable:
     Reading predictions raises ``ValueError`` where a chunk is missing or damaged, naming its file.
 
     Args:
-      folder: local, or in a bucket (:func:`certmask_jax.storage.any_path`).
+      folder: local, or in a bucket (``any_path``).
 
     Raises:
       FileNotFoundError: when there is no table, or it is not complete: says how many images are.

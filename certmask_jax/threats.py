@@ -26,7 +26,7 @@ Box = tuple[int, int, int, int]
 
 @dataclasses.dataclass(frozen=True)
 class Threat:
-    """What an attacker may do; :meth:`of` builds the usual ones. Equal threats compare equal.
+    """What an attacker may do; ``of`` builds the usual ones. Equal threats compare equal.
 
     Attributes:
       image_size: ``(height, width)`` in pixels.

@@ -38,7 +38,7 @@ def write(path: AnyPath, content: bytes) -> None:
 
 
 def write_text(path: AnyPath, text: str) -> None:
-    """:func:`write` for text, as UTF-8; what that cannot hold becomes escapes.
+    """``write`` for text, as UTF-8; what that cannot hold becomes escapes.
 
     A name that cannot be encoded, of an image, say, does not cost the results it stands in.
     """

@@ -194,7 +194,7 @@ def specs_over_sizes(specs: Sequence[str], attacks: Sequence[Threat]) -> tuple[s
 
 
 def over_sizes(result: Report, specs: Sequence[str]) -> Report:
-    """A report of :func:`build_defenses` with what it says over patch sizes."""
+    """A report of ``build_defenses`` with what it says over patch sizes."""
     families = []
     for number, spec in enumerate(specs):
         base, built_for = defense_specs.split_built_for(spec)

@@ -212,7 +212,7 @@ def check_from_tables(arguments: argparse.Namespace) -> None:
 
 
 def read_config(arguments: argparse.Namespace) -> Config:
-    """Arguments -> config, after :func:`check_modes`; ``ValueError`` for what is not possible."""
+    """Arguments -> config, after ``check_modes``; ``ValueError`` for what is not possible."""
     if arguments.precision not in PRECISIONS:
         like = hint(arguments.precision, PRECISIONS)
         raise ValueError(

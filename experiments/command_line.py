@@ -1,6 +1,6 @@
 """A stricter argparse: errors of one line, nothing guessed, and a record of what was typed.
 
-A program whose modes use different options says so with :func:`check_uses`; an option that would
+A program whose modes use different options says so with ``check_uses``; an option that would
 be ignored is refused by name, also when its default was typed.
 """
 
@@ -189,7 +189,7 @@ def check_uses(arguments: argparse.Namespace, used: Collection[str], mode: str) 
     """Refuses options that were typed and that what is to be done has no use for.
 
     Args:
-      arguments: of :meth:`CommandLine.parse_args`.
+      arguments: of ``CommandLine.parse_args``.
       used: destinations.
       mode: what is to be done, to say why: ``"--list, which ..."``.
 

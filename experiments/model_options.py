@@ -60,11 +60,11 @@ class ModelOptions:
         return model
 
     def read(self, path: Path) -> WeightsFile:
-        """The file of weights, opened once for :meth:`load`."""
+        """The file of weights, opened once for ``load``."""
         return weights.read(path, entry=self.weights_entry)
 
     def taken(self, file: WeightsFile, model: Model) -> tuple[str | None, tuple[str, ...]]:
-        """Which of a file's sets of weights :meth:`load` takes, and what to show of the choice."""
+        """Which of a file's sets of weights ``load`` takes, and what to show of the choice."""
         try:
             found = weights.taken(file, model)
         except SettingError as error:

@@ -1,7 +1,7 @@
 """What all programs share: screens that take any text, errors of one line, Ctrl-C, exit statuses.
 
-``python -m experiments.NAME`` passes here three times. :func:`begin` is called before anything
-heavy is imported, :func:`run` does a program's work, and :func:`leave` ends the process. Only the
+``python -m experiments.NAME`` passes here three times. ``begin`` is called before anything
+heavy is imported, ``run`` does a program's work, and ``leave`` ends the process. Only the
 standard library is imported here.
 """
 

@@ -1,6 +1,6 @@
 """How a program meets JAX: devices on a CPU, compiled programs kept on disk, other processes.
 
-The library leaves jax.config alone; programs call :func:`start` before JAX wakes up.
+The library leaves jax.config alone; programs call ``start`` before JAX wakes up.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _SECONDS_TO_END = 30  # all processes end together; if one ends before, it has f
 
 @dataclasses.dataclass(frozen=True)
 class Runtime:
-    """One field for each option of :func:`add`."""
+    """One field for each option of ``add``."""
 
     cpu_devices: int | None
     compilation_cache: Path | None

@@ -111,7 +111,7 @@ def read(arguments: argparse.Namespace) -> ThreatOptions:
 
 
 def recorded(known: Mapping[str, Any]) -> ThreatOptions | None:
-    """From what :meth:`ThreatOptions.about` said; None if it did not."""
+    """From what ``ThreatOptions.about`` said; None if it did not."""
     if not known.get("patch") and "patch_area" not in known and "sizes" not in known:
         return None
     return ThreatOptions(

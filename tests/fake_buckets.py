@@ -126,7 +126,7 @@ def _page(names, token):
 
 @contextlib.contextmanager
 def serving():
-    """Serves; gives the server's URL and its :class:`FakeBuckets`."""
+    """Serves; gives the server's URL and its ``FakeBuckets``."""
     fake = FakeBuckets()
     handler = type("Handler", (_Handler,), {"fake": fake, "lock": threading.Lock()})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)

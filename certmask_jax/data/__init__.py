@@ -60,7 +60,7 @@ class Subset(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-    """A data set split; :func:`load` makes it, ``read`` gives images as the model sees them.
+    """A data set split; ``load`` makes it, ``read`` gives images as the model sees them.
 
     Attributes:
       class_names: of the outputs of the model; "" where the data set does not name one.
@@ -146,7 +146,7 @@ def names() -> dict[str, str]:
 
 
 def check_name(name: str) -> None:
-    """``ValueError`` for a name that :func:`load` does not know, listing those that it does."""
+    """``ValueError`` for a name that ``load`` does not know, listing those that it does."""
     if name not in _KNOWN and not name.startswith(_TFDS):
         close = difflib.get_close_matches(name, _KNOWN, n=1)
         hint = f" (did you mean {close[0]}?)" if close else ""
@@ -170,7 +170,7 @@ def load(
     """A data set by name.
 
     Args:
-      name: one of :func:`names`.
+      name: one of ``names``.
       data_config: how the model wants its images.
       split: such as ``test``, ``test[300:400]`` or ``validation[:10%]``; by default the one that
         results are reported on.
@@ -180,7 +180,7 @@ def load(
         and sorted TFDS sets), as many of each class as can be.
       subset_seed: draw them at random instead.
       num_outputs: K of the model; by default as many as the data set has classes.
-      class_index: which output each class is (:mod:`certmask_jax.data.class_mapping`).
+      class_index: which output each class is (``data.class_mapping``).
       only_classes: the model is to have the classes of the data set only; ``outputs`` says which.
       native: leave images at their own size, which has to be the same for all, for a forward pass
         that resizes after masking.

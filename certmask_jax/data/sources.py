@@ -75,7 +75,7 @@ def digits(split: str) -> Found:
 
 
 def image_folder(split: str, data_dir: Path | str | None) -> Found:
-    """``DATA_DIR/[SPLIT/]CLASS/*.jpg``; see :mod:`certmask_jax.data.folders`."""
+    """``DATA_DIR/[SPLIT/]CLASS/*.jpg``; see ``data.folders``."""
     if data_dir is None:
         raise ValueError("--data-dir: expected the folder of image_folder, which has CLASS/*.jpg")
     base, cut = _split_slice(split)
@@ -84,7 +84,7 @@ def image_folder(split: str, data_dir: Path | str | None) -> Found:
 
 
 def image_list(split: str, data_dir: Path | str | None, labels: Path | str | None) -> Found:
-    """The images of ``DATA_DIR/[SPLIT/]`` that a list names, see :func:`image_lists.read`."""
+    """The images of ``DATA_DIR/[SPLIT/]`` that a list names, see ``image_lists.read``."""
     if data_dir is None or labels is None:
         raise ValueError(
             "image_list: expected a folder of images (--data-dir) and a list of labels (--labels)"

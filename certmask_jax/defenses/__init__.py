@@ -1,4 +1,4 @@
-"""Defenses: one paper a file, each a function from a mask set to a :class:`Defense` value."""
+"""Defenses: one paper a file, each a function from a mask set to a ``Defense`` value."""
 
 from certmask_jax.defenses.certmask import certmask, certmask_detection
 from certmask_jax.defenses.defense import ALERT, Defense, Guarantee, Row

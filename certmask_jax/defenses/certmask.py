@@ -8,7 +8,7 @@ masks smaller than the image satisfies. Four masks of six vote y, the attacker's
 z has exactly k votes, and wins.
 
 What k-fold correctness does prove is *detection*: if the labels of a patched image are unanimous,
-they are the true label. :func:`certmask_detection` is that detector, tolerant of t dissenting
+they are the true label. ``certmask_detection`` is that detector, tolerant of t dissenting
 votes.
 """
 

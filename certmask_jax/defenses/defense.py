@@ -84,7 +84,7 @@ def all_columns(seen: Seen, label: int | None) -> NDArray[np.intp]:
 class Defense:
     """A masking defense: which masked images it needs, what it answers, and what is proved.
 
-    The four methods take a :class:`PredictionTable` of T images with at least the defense's masked
+    The four methods take a ``PredictionTable`` of T images with at least the defense's masked
     images among its columns (and the true labels ``int[T]``), and are jitted over the whole test
     set. The ``row_*`` functions are the same for one image; write your own defense from them.
 
@@ -97,7 +97,7 @@ class Defense:
       exact: whether ``worst_case`` is exact, or (false) a proved lower bound.
       second_set: the masks of the second round, where they are others.
       needs_all_sure: whether one tie, or logits that are not finite, under any mask cost the image
-        every verdict. False: to the proofs they are :data:`NO_LABEL`, and cost what rests on them.
+        every verdict. False: to the proofs they are ``NO_LABEL``, and cost what rests on them.
       options: the hyper-parameters, for reports.
       open_columns: which masked images still matter; steers what is evaluated.
       row_cost: numbers held for one row while it is reduced.
@@ -147,12 +147,12 @@ class Defense:
         return text if self.threat == self.mask_set.threat else f"{text}, against {self.threat}"
 
     def rule(self, table: PredictionTable) -> NDArray[np.int32]:
-        """What the defended classifier answers: ``int32[T]``, labels or :data:`ALERT`."""
+        """What the defended classifier answers: ``int32[T]``, labels or ``ALERT``."""
 
         return self._over_rows(_rule_over_rows, self.row_rule, table, None).astype(np.int32)
 
     def certificate(self, table: PredictionTable, labels: ArrayLike) -> NDArray[np.bool_]:
-        """The defense's sound certificate, ``bool[T]``; it implies :meth:`worst_case`.
+        """The defense's sound certificate, ``bool[T]``; it implies ``worst_case``.
 
         Images with a tie or without finite logits under one of the masks are never certified.
         """
@@ -177,7 +177,7 @@ class Defense:
     def certified_labels(self, table: PredictionTable) -> NDArray[np.int32]:
         """Labels that are certified without a true label, of images that may be patched already.
 
-        The rule's answer where :meth:`certificate` holds with it, else :data:`NO_LABEL`: for a
+        The rule's answer where ``certificate`` holds with it, else ``NO_LABEL``: for a
         defense that recovers, every image that differs from this one in one patch gets the same
         answer. If this one is patched, the clean image is among them, so the patch has changed
         nothing. Whether the clean answer is *true* no certificate can know.
@@ -281,7 +281,7 @@ def check_ties(ties: str) -> None:
 
 
 def count_votes(labels: Array, weights: Array, num_classes: int) -> Array:
-    """``int32[K]`` votes for each class; :data:`NO_LABEL` votes for none.
+    """``int32[K]`` votes for each class; ``NO_LABEL`` votes for none.
 
     ``labels int32[V]``, ``weights int32[V]``.
     """

@@ -49,7 +49,7 @@ def mrcert(masks: MaskSet, *, patches: int = 1, against: Threat | None = None) -
     """MRCert over all unions of up to four masks (``4 * patches``).
 
     ``certificate`` is c_r with the true label, ``conditions`` are ``c_r`` and ``round_trip``. Label
-    and certificate of an image that may be patched: :meth:`Defense.certified_labels`. A tie
+    and certificate of an image that may be patched: ``Defense.certified_labels``. A tie
     or logits that are not finite are no label to the proofs, and cost only what rests on them.
 
     Args:
@@ -59,7 +59,7 @@ def mrcert(masks: MaskSet, *, patches: int = 1, against: Threat | None = None) -
 
     Raises:
       ValueError: for fewer patches than 1, masks for several patches, or more unions than fit
-        (:data:`all_unions.MOST`).
+        (``all_unions.MOST``).
     """
     if patches < 1:
         raise ValueError(f"patches: expected at least 1, got {patches!r}")

@@ -51,7 +51,7 @@ def pair_cover(masks: MaskSet, *, ties: Ties = "largest", against: Threat | None
     """Single-round recovery with N masks, and no second round.
 
     Args:
-      masks: a pair cover, from :mod:`certmask_jax.pair_covers` or made by hand.
+      masks: a pair cover, from ``pair_covers`` or made by hand.
       ties: which label wins when several have most votes (no location settles the label then).
       against: what is proved against, if not all that the masks were built for. The rule stays what
         it is.

@@ -9,7 +9,7 @@ different labels challenge each other, at one two-mask image a round.
 order and the ties. *Good rows*, masks with T[i, j] = y for all j, do so if every location is
 hidden by one of them; on the paper's own sets that is the same thing, on redundant covers more.
 
-The second round may have other masks than the first (:func:`double_masking`). Both sets must
+The second round may have other masks than the first (``double_masking``). Both sets must
 cover, and two-mask correctness is then about all unions of a first and a second mask *and* the
 first masks alone, which the paper's table has on its diagonal.
 """
@@ -108,7 +108,7 @@ def challenger_masking(masks: MaskSet, *, against: Threat | None = None) -> Defe
 
     Args:
       masks: N masks that cover every location at least once.
-      against: what is proved against, as in :func:`double_masking`.
+      against: what is proved against, as in ``double_masking``.
     """
     layout, defense_parts = _two_rounds(masks, against)
 

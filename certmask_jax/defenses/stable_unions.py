@@ -30,7 +30,7 @@ _STANDING = 32
 
 
 class Plan(NamedTuple):
-    """What :func:`open_unions` needs of V unions of up to 4P masks; the *bases* have up to 2P."""
+    """What ``open_unions`` needs of V unions of up to 4P masks; the *bases* have up to 2P."""
 
     unions: Unions
     adding: Columns  # [N, up_to[-2]], transposed: the faster way round

@@ -12,15 +12,15 @@ Equal scores go to the largest (or smallest) label: ``worst_case`` knows the ord
 ``certificate`` asks for more than equality and holds in any order. Three scores, where n_z(l) of
 the c(l) masks that hide the patch at l say z, counted as often as they are listed:
 
-* :func:`plurality`: how many masks say z. As in (De)randomized smoothing (Levine and Feizi, 2020),
+* ``plurality``: how many masks say z. As in (De)randomized smoothing (Levine and Feizi, 2020),
   whose certificate counts the votes that a patch reaches; this one knows which they are. It needs
   c(l) > N / 2 everywhere, which no set of single rectangles has that are smaller than the image:
   one that hides the patch in two opposite corners is the image.
-* :func:`minimum_explanation`: max over l of n_z(l) - c(l). If z is true and the patch is at l, the
+* ``minimum_explanation``: max over l of n_z(l) - c(l). If z is true and the patch is at l, the
   masks of C(l) that do not say z are errors of the model, as the patch cannot have made them; the
   score is the least number of errors (negated) that explain all votes. It is nearest-codeword
   decoding; 0 means that a patch alone explains all dissent. We know of no paper that has it.
-* :func:`robust_masking`: min over l of n_z(l), the votes that are left once the largest window of
+* ``robust_masking``: min over l of n_z(l), the votes that are left once the largest window of
   support is taken away: all votes that a patch at one location reaches. PatchGuard's robust masking
   (Xiang et al., USENIX Security 2021, Algorithm 1) on votes, for each class as it has to be
   (section 5), and for its threshold T = 0: with T > 0 the score is not monotone.

@@ -90,8 +90,8 @@ def create(
     """A model by name.
 
     Args:
-      name: one of :func:`names`, or timm's or a PatchCleanser checkpoint's name for one of them
-        (see :mod:`certmask_jax.models.spellings`).
+      name: one of ``names``, or timm's or a PatchCleanser checkpoint's name for one of them
+        (see ``models.spellings``).
       num_classes: by default what the name says (``..._imagenette``: 10), else what the published
         weights have.
       input_size: ``(height, width)`` other than the model's own; resizes straight to it.

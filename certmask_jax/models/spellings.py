@@ -1,4 +1,4 @@
-"""Other people's names for the models of :mod:`certmask_jax.models.published`.
+"""Other people's names for the models of ``models.published``.
 
 Accepted as they are written there: timm's, with or without the tag of the weights
 (``vit_base_patch16_224.augreg_in21k_ft_in1k``), old ones too (``resnetv2_50x1_bitm``), and those of

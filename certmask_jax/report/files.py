@@ -22,7 +22,7 @@ from certmask_jax.text import encodable
 RESULTS, ROWS, IMAGES, EXPLAINED = "results.json", "results.csv", "per_image.csv", "README.txt"
 
 FILES = (RESULTS, EXPLAINED, ROWS, IMAGES)
-"""What :func:`write` writes."""
+"""What ``write`` writes."""
 
 _WORDS = {ALERT: "alert", NO_LABEL: "none"}
 _ARE_LABELS = ("label", "undefended", "answer")  # columns of labels; names stand beside them

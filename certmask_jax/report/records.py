@@ -31,7 +31,7 @@ class DefenseResult:
       certified_accuracy: the defense's own sound certificate, at most the worst case.
       conditions: the papers' conditions by name. They are *not* all certificates.
       false_alert_rate: clean images that raise an alert; None for a defense that recovers.
-      near_ties: certified images whose smallest margin is below each of :data:`MARGINS`.
+      near_ties: certified images whose smallest margin is below each of ``MARGINS``.
       per_image: column name -> ``[T]``, for the rows of ``per_image.csv``.
     """
 

@@ -77,7 +77,7 @@ def train(
       source: images ``uint8[h, w, c]`` of the model's input size, and labels.
       recipe: how.
       params: variables to start from; random ones by default.
-      cutout_masks: see :func:`certmask_jax.training.step.trainer`.
+      cutout_masks: see ``trainer``.
       held_out: images whose accuracy (unmasked, one prediction each) is measured after each epoch;
         it scores the checkpoints.
       mesh: 1-D mesh; all devices by default.

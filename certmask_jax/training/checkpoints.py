@@ -141,7 +141,7 @@ class Checkpoints:
         return max(scored)[1] if scored else None
 
     def read(self, step: int) -> Saved:
-        """One checkpoint; see :meth:`latest`."""
+        """One checkpoint; see ``latest``."""
         import orbax.checkpoint as ocp
 
         found = self._restore(
@@ -214,7 +214,7 @@ def named_arrays(tree: Any) -> dict[str, NDArray[Any]]:
 
 
 def restored(arrays: Mapping[str, NDArray[Any]], like: _Tree) -> _Tree:
-    """The inverse of :func:`named_arrays`, for a tree of the same structure.
+    """The inverse of ``named_arrays``, for a tree of the same structure.
 
     Raises:
       ValueError: naming the entries that are missing, unexpected, or of another shape or dtype.

@@ -20,7 +20,7 @@ from certmask_jax.mask_sets import MaskSet
 from certmask_jax.preprocessing import hidden_pixels
 
 Cutout = Literal["none", "random", "mask_set", "two_masks", "greedy"]
-"""What a training image loses; see :data:`ABOUT`."""
+"""What a training image loses; see ``ABOUT``."""
 
 ABOUT: dict[str, str] = {
     "none": "nothing",

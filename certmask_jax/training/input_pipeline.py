@@ -1,6 +1,6 @@
 """Training images ahead of the step: decoded in threads, in an order that only the seed decides.
 
-A source gives images by number. :func:`prefetched` asks it for batches a few steps ahead, in
+A source gives images by number. ``prefetched`` asks it for batches a few steps ahead, in
 order. Sets that fit are decoded once into memory; both kinds give the same images, bit by bit.
 """
 

@@ -28,13 +28,13 @@ class Recipe:
       batch_size: images a step.
       optimizer: ``"sgd"`` with ``momentum``, or ``"adamw"``.
       learning_rate: the highest, a factor of the gradient; None for 0.01 with ResNets and 0.001
-        with all others (:func:`learning_rate`).
+        with all others (``learning_rate``).
       momentum: of sgd, the fraction of the step before that is taken again.
       weight_decay: fraction of the parameters that is added to the gradient (sgd) or taken off
         them, times the learning rate (adamw); all parameters.
       schedule: ``"step"``, times 0.1 every 5 epochs, or ``"cosine"`` down to 0.
       warmup: fraction of all steps in which the learning rate grows from 0.
-      cutout: what an image loses, see :data:`certmask_jax.training.cutout.ABOUT`.
+      cutout: what an image loses, see ``ABOUT``.
       cutout_size: side of the random squares in pixels; None for 128 at 224, scaled to the input.
       cutout_squares: how many random squares an image loses.
       flip: mirror every other image.
@@ -170,7 +170,7 @@ def learning_rate(recipe: Recipe, model_name: str) -> float:
 
 
 def schedule(recipe: Recipe, peak: float, *, steps_per_epoch: int) -> Callable[[Any], Any]:
-    """Learning rate of a step, counted from 0; ``peak`` as of :func:`learning_rate`."""
+    """Learning rate of a step, counted from 0; ``peak`` as of ``learning_rate``."""
     total = steps_per_epoch * recipe.epochs
     warmup = max(1, math.floor(total * recipe.warmup + 1e-9)) if recipe.warmup else 0
     if recipe.schedule == "cosine":

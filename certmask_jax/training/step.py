@@ -55,7 +55,7 @@ class DeviceBatch(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Trainer:
-    """A model and a recipe made ready to step; build it with :func:`trainer`."""
+    """A model and a recipe made ready to step; build it with ``trainer``."""
 
     model: Model
     recipe: Recipe

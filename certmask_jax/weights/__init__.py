@@ -50,11 +50,11 @@ AnyFile = str | os.PathLike[str]
 def read(path: AnyFile, *, entry: str | None = None) -> WeightsFile:
     """Opens a file or an Orbax folder: names and shapes; numbers where the format asks for it.
 
-    To use a file more than once, open it once and give it to :func:`num_classes`, :func:`taken` and
-    :func:`load` in place of the path.
+    To use a file more than once, open it once and give it to ``num_classes``, ``taken`` and
+    ``load`` in place of the path.
 
     Args:
-      path: see :func:`load`.
+      path: see ``load``.
       entry: which set of weights is wanted, where the file has several.
 
     Raises:
@@ -71,21 +71,21 @@ def num_classes(file: AnyFile | WeightsFile, *, entry: str | None = None) -> int
     Cheap: no numbers are read of ``.npz``, ``.safetensors`` and PyTorch's files of today.
 
     Args:
-      file: as in :func:`load`.
-      entry: as in :func:`load`.
+      file: as in ``load``.
+      entry: as in ``load``.
 
     Raises:
-      OSError, ValueError: as :func:`read`.
+      OSError, ValueError: as ``read``.
     """
     opened = _opened(file)
     return places.num_classes(opened, entry or opened.asked)
 
 
 def taken(file: AnyFile | WeightsFile, model: Model, *, entry: str | None = None) -> Taken:
-    """Which of a file's sets of weights :func:`load` takes, and which are left.
+    """Which of a file's sets of weights ``load`` takes, and which are left.
 
     Raises:
-      OSError, ValueError: as :func:`load`, for the file and the choice.
+      OSError, ValueError: as ``load``, for the file and the choice.
     """
     opened = _opened(file)
     return places.choose(opened, _shapes(model), entry or opened.asked)[1]
@@ -108,12 +108,12 @@ def load(
 
     Args:
       file: ``.npz``, ``.safetensors``, an Orbax folder, ``.pth``, ``.pt``, ``.th``, ``.tar``,
-        ``.bin`` or ``.ckpt``; or what :func:`read` gave.
+        ``.bin`` or ``.ckpt``; or what ``read`` gave.
       model: what the weights are for.
       entry: which of several sets of weights in the file, by the name that it has there
         (``"state_dict_ema"``, ``"state_dict/model"``); what lies elsewhere in the file is left.
         None takes the only one, or one of several that hold the same numbers. Of a checkpoint of
-        :mod:`certmask_jax.training` it takes the average, where there is one.
+        ``training`` it takes the average, where there is one.
       new_head: start a fresh head, whatever head the file has: for another task.
       resize_positions: resize a ViT's position embeddings to the model's input size, bicubically,
         the class token apart (Dosovitskiy et al., 2021, section 3.2). As many positions as the
@@ -126,7 +126,7 @@ def load(
       ValueError: when the file is of another kind, damaged, of another model (lists the missing,
         unexpected and misshapen entries), holds sets of weights that differ, or numbers that are
         no weights: of a type that is not floating, quantised, sparse, not finite as float32. A
-        remedy that is a setting makes it a :class:`SettingError`.
+        remedy that is a setting makes it a ``SettingError``.
     """
     opened = _opened(file)
     path = opened.path

@@ -18,7 +18,7 @@ _SHOWN = 8
 
 
 def check_kinds(path: Path, entries: Mapping[str, Entry]) -> None:
-    """``ValueError`` naming every entry that is not stored in one of :data:`FLOATING`.
+    """``ValueError`` naming every entry that is not stored in one of ``FLOATING``.
 
     Whole numbers, truth values, dates, quantised and 8-bit floating numbers mean something that
     only the program that wrote them knows (a scale, an offset); a cast would make other weights.
@@ -33,7 +33,7 @@ def check_kinds(path: Path, entries: Mapping[str, Entry]) -> None:
 
 
 def read_floats(path: Path, entries: Mapping[str, Entry]) -> Arrays:
-    """The arrays of entries that have passed :func:`check_kinds`, as ``float32``.
+    """The arrays of entries that have passed ``check_kinds``, as ``float32``.
 
     Raises:
       ValueError: naming those with a NaN, an infinity, or a number that is infinite as float32.

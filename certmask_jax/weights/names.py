@@ -56,7 +56,7 @@ def to_torch(key: KeyPath, array: NDArray[Any]) -> NDArray[Any]:
 
 
 def from_torch(key: KeyPath, array: NDArray[Any]) -> NDArray[Any]:
-    """The inverse of :func:`to_torch`."""
+    """The inverse of ``to_torch``."""
     return array.transpose(np.argsort(_torch_axes(key, array.ndim)))
 
 

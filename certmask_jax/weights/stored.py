@@ -39,7 +39,7 @@ class Entry:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class WeightsFile:
-    """A weights file that was opened by :func:`certmask_jax.weights.read`.
+    """A weights file that was opened by ``read``.
 
     Attributes:
       path: where it is.
@@ -62,5 +62,5 @@ class WeightsFile:
 
 
 def kind_of(dtype: np.dtype[Any]) -> str:
-    """What numbers of a NumPy dtype are, whatever their byte order; see :class:`Entry`."""
+    """What numbers of a NumPy dtype are, whatever their byte order; see ``Entry``."""
     return dtype.name if dtype.kind == "f" else str(dtype)

@@ -19,7 +19,7 @@ from certmask_jax.weights.names import to_arrays
 
 
 def check_writable(path: Path) -> None:
-    """Finds out what :func:`write` would refuse, before the work whose result it is to write.
+    """Finds out what ``write`` would refuse, before the work whose result it is to write.
 
     Raises:
       ValueError: for a suffix.
@@ -49,12 +49,12 @@ def check_writable(path: Path) -> None:
 
 
 def write(path: Path, variables: Any) -> None:
-    """Writes Flax's variables; the suffix chooses the format, as :func:`check_writable` says.
+    """Writes Flax's variables; the suffix chooses the format, as ``check_writable`` says.
 
     Files get PyTorch's names and layouts, Orbax folders the tree. Missing parents are made.
 
     Raises:
-      ValueError, FileExistsError, OSError: as :func:`check_writable`, or when the disk fills up;
+      ValueError, FileExistsError, OSError: as ``check_writable``, or when the disk fills up;
         nothing is left behind then.
     """
     check_writable(path)

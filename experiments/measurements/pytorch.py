@@ -32,7 +32,7 @@ def counts(subject: Subject, masks: MaskedImages) -> dict[str, int]:
 
 
 def seconds(file: Path, name: str) -> float:
-    """What a loop takes in a process of its own; ``file`` is of :func:`write`."""
+    """What a loop takes in a process of its own; ``file`` is of ``write``."""
     program = [sys.executable, "-m", "experiments.measurements.pytorch_loops", str(file), name]
     result = subprocess.run(program, capture_output=True, text=True, check=False)
     if result.returncode:
@@ -50,7 +50,7 @@ def write(
 def arrays(
     subject: Subject, images: NDArray[np.uint8], boxes: NDArray[np.int32]
 ) -> dict[str, NDArray[Any]]:
-    """The content of the file, see :func:`pytorch_loops.loop`."""
+    """The content of the file, see ``pytorch_loops.loop``."""
     leaves = jax.tree_util.tree_flatten_with_path(subject.params)[0]
     mean, std = (
         np.asarray(v, np.float32) for v in (subject.preprocessing.mean, subject.preprocessing.std)

@@ -29,7 +29,7 @@ def loop(arrays: Mapping[str, Any], name: str) -> Callable[[], list[Any]]:
     Args:
       arrays: ``images float32[B, 3, h, w]``, repeated up to the batch; ``hidden bool[V, 1, h, w]``;
         and the weights.
-      name: of :data:`BATCHES`.
+      name: of ``BATCHES``.
     """
     import torch
 
