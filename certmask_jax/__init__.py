@@ -3,35 +3,32 @@
 A patch that may be anywhere -> a set of masks that hides it wherever it is -> the predictions on
 all masked images (one table) -> a rule that turns the table into a prediction, and proofs about
 that rule.
+
+Rooms, from the bottom up: ``files``, ``masks``, ``tables``, ``defenses``, ``inference``,
+``models``, ``data``, ``weights``, ``training``, ``certification``, ``programs``. What is used most
+stands here.
 """
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
-from certmask_jax import (
-    adversary,
-    combined_sets,
-    defenses,
-    geometry,
-    mask_sets,
-    masked_images,
-    pair_covers,
-    rectangles,
-)
 from certmask_jax._version import __version__
-from certmask_jax.defenses import ALERT, Defense, Guarantee
-from certmask_jax.forward import masked_forward
-from certmask_jax.mask_sets import CoverageError, MaskSet
-from certmask_jax.masked_images import MaskedImages
-from certmask_jax.prediction import predict
-from certmask_jax.prediction_table import NO_LABEL, PredictionTable
-from certmask_jax.predictor import defended
-from certmask_jax.preprocessing import Preprocessing
-from certmask_jax.threats import Threat
 
 if TYPE_CHECKING:
-    from certmask_jax.loading import LoadedModel, load_model
+    from certmask_jax import defenses, mask_sets
+    from certmask_jax.defenses import ALERT, Defense, Guarantee, adversary
+    from certmask_jax.inference.forward import masked_forward
+    from certmask_jax.inference.prediction import predict
+    from certmask_jax.inference.predictor import defended
+    from certmask_jax.inference.preprocessing import Preprocessing
+    from certmask_jax.masks import combined_sets, distinct_unions, geometry, pair_covers, rectangles
+    from certmask_jax.masks.distinct_unions import MaskedImages
+    from certmask_jax.masks.mask_sets import CoverageError, MaskSet
+    from certmask_jax.masks.threats import Threat
+    from certmask_jax.tables.prediction_table import NO_LABEL, PredictionTable
+    from certmask_jax.weights.loaded_model import LoadedModel, load_model
 
 __all__ = [
     "ALERT",
@@ -50,27 +47,53 @@ __all__ = [
     "combined_sets",
     "defended",
     "defenses",
+    "distinct_unions",
     "geometry",
     "load_model",
     "mask_sets",
     "masked_forward",
-    "masked_images",
     "pair_covers",
     "predict",
     "rectangles",
 ]
 
-# What needs Flax is imported when it is asked for.
-_LOADING = ("LoadedModel", "load_model")
+# Imported when they are asked for: a program that starts, or a mistyped option, waits for no JAX.
+_MODULES = {
+    "adversary": "defenses.adversary",
+    "combined_sets": "masks.combined_sets",
+    "defenses": "defenses",
+    "distinct_unions": "masks.distinct_unions",
+    "geometry": "masks.geometry",
+    "mask_sets": "mask_sets",
+    "pair_covers": "masks.pair_covers",
+    "rectangles": "masks.rectangles",
+}
+_NAMES = {
+    "ALERT": "defenses",
+    "CoverageError": "masks.mask_sets",
+    "Defense": "defenses",
+    "Guarantee": "defenses",
+    "LoadedModel": "weights.loaded_model",
+    "MaskSet": "masks.mask_sets",
+    "MaskedImages": "masks.distinct_unions",
+    "NO_LABEL": "tables.prediction_table",
+    "PredictionTable": "tables.prediction_table",
+    "Preprocessing": "inference.preprocessing",
+    "Threat": "masks.threats",
+    "defended": "inference.predictor",
+    "load_model": "weights.loaded_model",
+    "masked_forward": "inference.forward",
+    "predict": "inference.prediction",
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name in _LOADING:
-        from certmask_jax import loading
-
-        return getattr(loading, name)
+    if name in _MODULES:
+        return importlib.import_module(f"{__name__}.{_MODULES[name]}")
+    if name in _NAMES:
+        return getattr(importlib.import_module(f"{__name__}.{_NAMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LOADING})
+    return sorted({*globals(), *__all__})

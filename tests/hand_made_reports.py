@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from certmask_jax.report import DefenseResult, Report, wilson_interval
-from certmask_jax.threats import Threat
+from certmask_jax.certification.report import DefenseResult, Report, wilson_interval
+from certmask_jax.masks.threats import Threat
 
 COUNT = 8
 ON_8 = Threat.of(8, 1)

@@ -10,10 +10,10 @@ import os
 import signal
 import sys
 
-from certmask_jax import evaluation
-from certmask_jax.blocks import Block
-from certmask_jax.table_writer import TableWriter
-from experiments import certify
+from certmask_jax.certification import evaluation
+from certmask_jax.programs import certify
+from certmask_jax.tables.blocks import Block
+from certmask_jax.tables.table_writer import TableWriter
 
 BLOCKS, IMAGES_PER_BLOCK = 20, 2
 _OPTIONS = [

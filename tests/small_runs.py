@@ -10,11 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 
 import certmask_jax as cm
-from certmask_jax import evaluation, models
+from certmask_jax import models
+from certmask_jax.certification import evaluation
 from certmask_jax.data import Batch
-from certmask_jax.preprocessing import Preprocessing
-from certmask_jax.table_writer import TableWriter
-from experiments import certification_job, certify
+from certmask_jax.inference.preprocessing import Preprocessing
+from certmask_jax.programs import certification_job, certify
+from certmask_jax.tables.table_writer import TableWriter
 
 DEFENSE = cm.defenses.double_masking(cm.mask_sets.budgeted_grid(8, 1, masks_per_axis=2))
 
@@ -91,7 +92,9 @@ def file_of(folder: Path, part: str, number: int) -> Path:
 
 
 def writer_of(folder, *, num_images=COUNT, **options):
-    masks = cm.masked_images.merge([cm.masked_images.unmasked((8, 8)), DEFENSE.masked_images])[0]
+    masks = cm.distinct_unions.merge([cm.distinct_unions.unmasked((8, 8)), DEFENSE.masked_images])[
+        0
+    ]
     options = {"run": {}, "about": {}, "num_classes": 4, **options}
     return TableWriter(
         folder, num_images=num_images, masked_images=masks, images_per_block=3, **options

@@ -20,8 +20,8 @@ from certmask_jax.data.class_mapping import Classes, ClassIndex, mapped, restric
 from certmask_jax.data.images import image_size, preprocess
 from certmask_jax.data.listing import Listing
 from certmask_jax.data.sources import Found, digits_arrays
+from certmask_jax.files.unreadable import UnreadableImage
 from certmask_jax.models import DataConfig
-from certmask_jax.unreadable import UnreadableImage
 
 __all__ = [
     "Batch", "Dataset", "Listing", "check_name", "digits_arrays", "load", "names", "preprocess",

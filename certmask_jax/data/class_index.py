@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from certmask_jax.text import encodable
+from certmask_jax._text import encodable
 
 # Titles of the column of outputs, in small letters without anything else.
 _OUTPUTS = frozenset(

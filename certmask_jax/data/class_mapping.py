@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from certmask_jax.text import some
+from certmask_jax._text import some
 
 ClassIndex = Mapping[str, int] | Literal["sorted"]
 """Name -> output; or ``"sorted"``: the names in the order of their letters, as torchvision does."""

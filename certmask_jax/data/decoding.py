@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from certmask_jax.unreadable import UnreadableImage
+from certmask_jax.files.unreadable import UnreadableImage
 
 _THREADS = 8
 _TAIL = 1 << 10

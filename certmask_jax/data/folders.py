@@ -15,8 +15,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from certmask_jax._text import encodable, some
 from certmask_jax.data.listing import ImageFile
-from certmask_jax.text import encodable, some
 
 # What systems leave beside users' files, by its whole name: a class may well be called $5 or @home.
 # Whatever begins with a dot is left out anyway.

@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from certmask_jax._text import some
 from certmask_jax.data.folders import images_below, unique_names
 from certmask_jax.data.imagenet_devkit import is_ground_truth, read_ground_truth
 from certmask_jax.data.label_tables import Row, read_table
 from certmask_jax.data.listing import ImageFile
-from certmask_jax.text import some
 
 
 class Labelled(NamedTuple):

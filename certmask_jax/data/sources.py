@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from certmask_jax._text import encodable
 from certmask_jax.data import decoding, folders, image_lists
 from certmask_jax.data.listing import ImageFile
-from certmask_jax.storage import local_path
-from certmask_jax.text import encodable
-from certmask_jax.unreadable import UnreadableImage
+from certmask_jax.files.storage import local_path
+from certmask_jax.files.unreadable import UnreadableImage
 
 _DIGITS_TEST = 500
 _DIGITS_SEED = 2026

@@ -19,7 +19,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from certmask_jax import masked_images
 from certmask_jax.defenses.defense import (
     ALERT,
     Defense,
@@ -33,8 +32,9 @@ from certmask_jax.defenses.defense import (
     preference,
 )
 from certmask_jax.defenses.first_round import agreement_open
-from certmask_jax.mask_sets import MaskSet
-from certmask_jax.threats import Threat
+from certmask_jax.masks import distinct_unions
+from certmask_jax.masks.mask_sets import MaskSet
+from certmask_jax.masks.threats import Threat
 
 
 def certmask(masks: MaskSet, *, ties: Ties = "largest", against: Threat | None = None) -> Defense:
@@ -51,7 +51,7 @@ def certmask(masks: MaskSet, *, ties: Ties = "largest", against: Threat | None =
       against: what is proved against, if not all that the masks were built for.
     """
     check_ties(ties)
-    images, weights = masked_images.one_round(masks)
+    images, weights = distinct_unions.one_round(masks)
     groups = groups_of(images, masks, against)
     k = masks.promise
     # Equally repeated masks vote as one: count in units of their common weight. If k is no
@@ -120,7 +120,7 @@ def certmask_detection(
         raise ValueError(
             f"tolerance: expected 0 <= t < N / 2 with N = {len(masks)} masks, got {tolerance!r}"
         )
-    images, weights = masked_images.one_round(masks)
+    images, weights = distinct_unions.one_round(masks)
     groups = groups_of(images, masks, against)
     covered = jax.device_put((groups.astype(np.int64) @ weights).astype(np.int32))
 

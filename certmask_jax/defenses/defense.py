@@ -14,11 +14,11 @@ import numpy as np
 from jax import Array
 from numpy.typing import ArrayLike, NDArray
 
-from certmask_jax.mask_sets import MaskSet
-from certmask_jax.masked_images import MaskedImages
-from certmask_jax.own_settings import reproducible
-from certmask_jax.prediction_table import NO_LABEL, UNKNOWN, PredictionTable, check_labels
-from certmask_jax.threats import Threat
+from certmask_jax._own_settings import reproducible
+from certmask_jax.masks.distinct_unions import MaskedImages
+from certmask_jax.masks.mask_sets import MaskSet
+from certmask_jax.masks.threats import Threat
+from certmask_jax.tables.prediction_table import NO_LABEL, UNKNOWN, PredictionTable, check_labels
 
 Ties = Literal["largest", "smallest"]
 """Which label wins when several have most votes."""

@@ -15,10 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from certmask_jax import masked_images
 from certmask_jax.defenses.defense import ALERT, Defense, Guarantee, Row, groups_of
-from certmask_jax.mask_sets import MaskSet
-from certmask_jax.threats import Threat
+from certmask_jax.masks import distinct_unions
+from certmask_jax.masks.mask_sets import MaskSet
+from certmask_jax.masks.threats import Threat
 
 
 def minority_reports(masks: MaskSet, *, tau: float = 0.0, against: Threat | None = None) -> Defense:
@@ -35,9 +35,9 @@ def minority_reports(masks: MaskSet, *, tau: float = 0.0, against: Threat | None
     """
     if not 0 <= tau < 1:
         raise ValueError(f"tau: expected a confidence in [0, 1), got {tau!r}")
-    singles, _ = masked_images.unions(masks, 1)
-    images, (of_mask, (unmasked,)) = masked_images.merge(
-        [singles, masked_images.unmasked(masks.image_size)]
+    singles, _ = distinct_unions.unions(masks, 1)
+    images, (of_mask, (unmasked,)) = distinct_unions.merge(
+        [singles, distinct_unions.unmasked(masks.image_size)]
     )
     groups = groups_of(images, masks, against)
     hiding = jax.device_put(groups[:, of_mask])

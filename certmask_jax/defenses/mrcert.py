@@ -38,11 +38,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from certmask_jax.all_unions import Unions, all_unions
 from certmask_jax.defenses.defense import Defense, Guarantee, Row
 from certmask_jax.defenses.stable_unions import open_unions
-from certmask_jax.mask_sets import CoverageError, MaskSet
-from certmask_jax.threats import Threat
+from certmask_jax.masks.mask_sets import CoverageError, MaskSet
+from certmask_jax.masks.threats import Threat
+from certmask_jax.masks.union_lattice import Unions, all_unions
 
 
 def mrcert(masks: MaskSet, *, patches: int = 1, against: Threat | None = None) -> Defense:

@@ -30,7 +30,6 @@ import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
-from certmask_jax import masked_images, pair_covers
 from certmask_jax.defenses.defense import (
     Defense,
     Guarantee,
@@ -43,8 +42,9 @@ from certmask_jax.defenses.defense import (
     preference,
 )
 from certmask_jax.defenses.settled_locations import layout, open_columns
-from certmask_jax.mask_sets import MaskSet
-from certmask_jax.threats import Threat
+from certmask_jax.masks import distinct_unions, pair_covers
+from certmask_jax.masks.mask_sets import MaskSet
+from certmask_jax.masks.threats import Threat
 
 
 def pair_cover(masks: MaskSet, *, ties: Ties = "largest", against: Threat | None = None) -> Defense:
@@ -60,7 +60,7 @@ def pair_cover(masks: MaskSet, *, ties: Ties = "largest", against: Threat | None
       CoverageError: naming two locations that no mask hides together.
     """
     check_ties(ties)
-    images, weights = masked_images.one_round(masks)
+    images, weights = distinct_unions.one_round(masks)
     groups = groups_of(images, masks)
     pair_covers.check_groups(masks, groups)
     attacks = groups if against is None else groups_of(images, masks, against)

@@ -25,7 +25,6 @@ import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
-from certmask_jax import masked_images
 from certmask_jax.defenses import double_masking_worst_case
 from certmask_jax.defenses.defense import (
     Defense,
@@ -43,8 +42,9 @@ from certmask_jax.defenses.second_round import (
     double_masking_open,
     second_round,
 )
-from certmask_jax.mask_sets import MaskSet
-from certmask_jax.threats import Threat
+from certmask_jax.masks import distinct_unions
+from certmask_jax.masks.mask_sets import MaskSet
+from certmask_jax.masks.threats import Threat
 
 
 def double_masking(
@@ -174,7 +174,7 @@ def _two_rounds(
     masks: MaskSet, against: Threat | None, second: MaskSet | None = None
 ) -> tuple[Layout, dict[str, Any]]:
     if second is None:
-        images, pair = masked_images.unions(masks, 2)
+        images, pair = distinct_unions.unions(masks, 2)
         single = pair.diagonal()
     else:
         if masks.threat != second.threat:
@@ -184,9 +184,9 @@ def _two_rounds(
             )
         if against is not None:
             second.check(against)
-        singles, of_mask = masked_images.unions(masks, 1)
-        pairs, of_pair = masked_images.unions_of([masks, second])
-        images, (of_single, of_union) = masked_images.merge([singles, pairs])
+        singles, of_mask = distinct_unions.unions(masks, 1)
+        pairs, of_pair = distinct_unions.unions_of([masks, second])
+        images, (of_single, of_union) = distinct_unions.merge([singles, pairs])
         single, pair = of_single[of_mask], of_union[of_pair]
     groups = groups_of(images, masks, against)
 

@@ -19,9 +19,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from certmask_jax.all_unions import Unions
 from certmask_jax.defenses.defense import OpenColumns, Seen
 from certmask_jax.defenses.second_round import each_once
+from certmask_jax.masks.union_lattice import Unions
 
 Columns = NDArray[np.intp]
 

@@ -41,7 +41,7 @@ import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
-from certmask_jax import masked_images
+from certmask_jax._own_settings import reproducible
 from certmask_jax.defenses.defense import (
     Defense,
     Guarantee,
@@ -51,9 +51,9 @@ from certmask_jax.defenses.defense import (
     groups_of,
     preference,
 )
-from certmask_jax.mask_sets import MaskSet
-from certmask_jax.own_settings import reproducible
-from certmask_jax.threats import Threat
+from certmask_jax.masks import distinct_unions
+from certmask_jax.masks.mask_sets import MaskSet
+from certmask_jax.masks.threats import Threat
 
 Score = Callable[[Array], Array]
 """``bool[V]``, which of the distinct masks say a label -> its score, a number; monotone.
@@ -93,7 +93,7 @@ def votes(
         tried, of more, random chains from no mask to all, so there it is yours to prove.
     """
     check_ties(ties)
-    images, _ = masked_images.one_round(masks)
+    images, _ = distinct_unions.one_round(masks)
     _check_monotone(score, len(images))
     return _defense(
         masks, images, score, against=against, name=name, ties=ties, options=options or {}
@@ -103,7 +103,7 @@ def votes(
 def plurality(masks: MaskSet, *, ties: Ties = "largest", against: Threat | None = None) -> Defense:
     """The label of most masks; robust iff n_y(C(l)) - n_z(C(l)) > N - c(l) everywhere."""
     check_ties(ties)
-    images, weights = masked_images.one_round(masks)
+    images, weights = distinct_unions.one_round(masks)
 
     def score(says: Array) -> Array:
         return _count(says, weights)
@@ -116,7 +116,7 @@ def minimum_explanation(
 ) -> Defense:
     """The label under which the votes need the fewest errors of the model; see the module."""
     check_ties(ties)
-    images, weights = masked_images.one_round(masks)
+    images, weights = distinct_unions.one_round(masks)
     groups = groups_of(images, masks)
     covered = jax.device_put(groups @ weights)
 
@@ -132,7 +132,7 @@ def robust_masking(
 ) -> Defense:
     """The label with most votes out of reach of one patch, wherever it is; see the module."""
     check_ties(ties)
-    images, weights = masked_images.one_round(masks)
+    images, weights = distinct_unions.one_round(masks)
     groups = groups_of(images, masks)
 
     def score(says: Array) -> Array:
@@ -167,7 +167,7 @@ def _settled_by_votes(score: Array, says: Array, weights: NDArray[np.int32]) -> 
 
 def _defense(
     masks: MaskSet,
-    images: masked_images.MaskedImages,
+    images: distinct_unions.MaskedImages,
     score: Score,
     *,
     name: str,

@@ -17,11 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from certmask_jax.local_fields import LocalLogits
+from certmask_jax._own_settings import usual_promotion
+from certmask_jax.inference.local_fields import LocalLogits
 from certmask_jax.models.bagnet import BagNet
 from certmask_jax.models.published import MODELS, DataConfig
 from certmask_jax.models.spellings import resolve
-from certmask_jax.own_settings import usual_promotion
 
 __all__ = ["DEFAULT", "DataConfig", "Model", "Params", "create", "default_weights", "names"]
 

@@ -18,13 +18,13 @@ import numpy as np
 from jax.sharding import Mesh
 from numpy.typing import NDArray
 
-from certmask_jax import masked_images
-from certmask_jax.mask_sets import MaskSet
+from certmask_jax._own_settings import reproducible
+from certmask_jax.inference.prediction import predict
+from certmask_jax.inference.preprocessing import Preprocessing, check_images
+from certmask_jax.masks import distinct_unions
+from certmask_jax.masks.mask_sets import MaskSet
 from certmask_jax.models import Model, Params
-from certmask_jax.own_settings import reproducible
-from certmask_jax.prediction import predict
-from certmask_jax.prediction_table import check_labels
-from certmask_jax.preprocessing import Preprocessing, check_images
+from certmask_jax.tables.prediction_table import check_labels
 from certmask_jax.training import checkpoints, input_pipeline
 from certmask_jax.training.checkpoints import Checkpoints
 from certmask_jax.training.input_pipeline import Source
@@ -219,7 +219,7 @@ class _Run:
                 model.apply_fn,
                 self._made.result(self.state),
                 pixels.images,
-                masked_images.unmasked(config.input_size),
+                distinct_unions.unmasked(config.input_size),
                 preprocessing=Preprocessing(mean=config.mean, std=config.std),
                 chunk=_HELD_OUT_AT_ONCE,
                 mesh=self._made.mesh,

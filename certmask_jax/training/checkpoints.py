@@ -17,9 +17,9 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from certmask_jax import file_systems, whole_files
-from certmask_jax.fingerprint import differences
-from certmask_jax.local_paths import in_utf8, local_path
+from certmask_jax.files import file_systems, whole_files
+from certmask_jax.files.fingerprint import differences
+from certmask_jax.files.local_paths import in_utf8, local_path
 from certmask_jax.weights.orbax_folders import check_store
 
 _RUN = "run.json"

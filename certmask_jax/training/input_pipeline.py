@@ -17,7 +17,7 @@ import numpy as np
 from jax import Array
 from numpy.typing import ArrayLike, NDArray
 
-from certmask_jax.own_settings import reproducible
+from certmask_jax._own_settings import reproducible
 
 OnUnreadable = Literal["stop", "skip"]
 

@@ -20,10 +20,10 @@ from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from numpy.typing import NDArray
 
-from certmask_jax.devices import device_mesh
-from certmask_jax.mask_sets import MaskSet
+from certmask_jax._own_settings import reproducible, usual_promotion
+from certmask_jax.inference.devices import device_mesh
+from certmask_jax.masks.mask_sets import MaskSet
 from certmask_jax.models import Model, Params
-from certmask_jax.own_settings import reproducible, usual_promotion
 from certmask_jax.training import augmentation, cutout, recipes
 from certmask_jax.training.input_pipeline import Pixels
 from certmask_jax.training.recipes import Recipe

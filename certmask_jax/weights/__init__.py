@@ -16,7 +16,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from certmask_jax.local_paths import local_path
+from certmask_jax.files.local_paths import local_path
 from certmask_jax.models import Model, Params
 from certmask_jax.weights import gate, google, places, reading, torch_files, writing
 from certmask_jax.weights.adaptation import can_resize_positions, resized_positions, with_new_head

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
+from certmask_jax._own_settings import reproducible
 from certmask_jax.models import Model
-from certmask_jax.own_settings import reproducible
 from certmask_jax.weights.families import is_before_head, is_head
 from certmask_jax.weights.names import to_torch, torch_name
 from certmask_jax.weights.stored import Entry

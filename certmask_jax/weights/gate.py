@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from certmask_jax.text import some
+from certmask_jax._text import some
 from certmask_jax.weights.names import Arrays
 from certmask_jax.weights.stored import Entry
 

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from certmask_jax.local_paths import in_utf8, local_path
+from certmask_jax.files.local_paths import in_utf8, local_path
 from certmask_jax.weights import kinds
 from certmask_jax.weights.kinds import ORBAX_MARK
 from certmask_jax.weights.stored import Entry, WeightsFile, kind_of

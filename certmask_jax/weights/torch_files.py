@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from certmask_jax.text import encodable
+from certmask_jax._text import encodable
 from certmask_jax.weights import kinds
 from certmask_jax.weights.stored import Entry, WeightsFile
 

@@ -11,9 +11,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from certmask_jax import file_systems
-from certmask_jax.local_paths import in_utf8
-from certmask_jax.text import encodable
+from certmask_jax._text import encodable
+from certmask_jax.files import file_systems
+from certmask_jax.files.local_paths import in_utf8
 from certmask_jax.weights.kinds import ORBAX_MARK
 from certmask_jax.weights.names import to_arrays
 

@@ -1,0 +1,75 @@
+"""Blocks that are done, and what the data set is now: what of them stays of use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from certmask_jax._text import some
+from certmask_jax.tables.blocks import Block
+from certmask_jax.tables.outputs import Outputs
+from certmask_jax.tables.prediction_table import UNKNOWN
+from certmask_jax.tables.run_images import LEFT_OUT, Part, Rows, RunImages
+from certmask_jax.tables.table_writer import TableWriter
+
+_SHOWN = 3  # images that a warning names
+
+
+def still_of_use(
+    writer: TableWriter, number: int, run_images: RunImages, warn: Callable[[str], None]
+) -> Block | None:
+    """A finished block, brought up to what the data set is now; None if it is to be done (again).
+
+    Rows whose image is gone, or cannot be read any more, are left out from now on, on the disk too.
+    A row whose image is another one now, or was left out and can be read, voids its block alone.
+
+    Raises:
+      OSError: when the block cannot be read or written.
+    """
+    block = writer.read(number)
+    if block is None:
+        return None
+    start, stop = writer.spans()[number]
+    again, out = run_images.changed(block.rows, start)
+    if again:
+        names = some([block.rows.ids[row] for row in again], _SHOWN)
+        warn(
+            f"{names}: another image than before, or readable now; images {start} to {stop - 1} "
+            "are computed again"
+        )
+        writer.discard(number)
+        return None
+    if out:
+        rows = block.rows._replace(left_out={**block.rows.left_out, **out})
+        warn(says_left_out(rows._replace(left_out=out)))
+        writer.write_rows(number, rows)
+        block = block._replace(rows=rows)
+    return block
+
+
+def block_of(outputs: Outputs | None, part: Part, num_columns: int) -> Block:
+    """What the model says of the images that are there, as rows of all.
+
+    Args:
+      outputs: ``[b, V]`` of the b images of ``part``; None where b is 0.
+      part: B rows.
+      num_columns: V.
+    """
+    count = len(part.rows.ids)
+    predictions = np.full((count, num_columns), UNKNOWN, np.int16)
+    margins = np.full((count, num_columns), np.inf, np.float16)
+    confidences = np.zeros((count, num_columns), np.float16)
+    labels = np.full(count, LEFT_OUT, np.int32)
+    if outputs is not None:
+        predictions[part.present] = outputs.predictions
+        margins[part.present] = outputs.margins
+        confidences[part.present] = outputs.confidences
+        labels[part.present] = part.labels
+    return Block(Outputs(predictions, margins, confidences), labels, part.rows)
+
+
+def says_left_out(rows: Rows) -> str:
+    """The line of a warning."""
+    named = [f"{rows.ids[row]} ({why})" for row, why in sorted(rows.left_out.items())]
+    return f"left out: {some(named, _SHOWN)}"

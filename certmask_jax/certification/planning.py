@@ -1,0 +1,132 @@
+"""What a run will take, before it is begun: counts, and some seconds of it as calibration."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jax.sharding import Mesh
+
+from certmask_jax.certification.evaluation import block_length, images_in_seconds, merged
+from certmask_jax.defenses.defense import Defense
+from certmask_jax.inference import early_exit
+from certmask_jax.inference.compiled import ApplyFn
+from certmask_jax.inference.local_fields import LocalLogits
+from certmask_jax.inference.local_forward import any_forward
+from certmask_jax.inference.preprocessing import Preprocessing, check_images
+from certmask_jax.tables.blocks import BYTES_A_PREDICTION, Blocks
+from certmask_jax.tables.prediction_table import UNKNOWN, check_labels
+from certmask_jax.tables.run_images import TestSet
+from certmask_jax.tables.table_writer import share_of
+
+_IMAGES_A_TURN = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a run is, and what it will take.
+
+    Attributes:
+      num_images: T, of the share.
+      masked_images: V, distinct ones of an image: the passes of an image at most.
+      chunk: masked images at once.
+      images_per_block: what is lost at most when the run is killed.
+      passes_most, passes_expected: forward passes of the whole run; expected is what the images of
+        the calibration took.
+      flops_a_pass: floating-point operations, None if unknown; a masked image's share of those for
+        the distinct fields of a model with local logits.
+      table_bytes: on the disk, before compression.
+      passes_per_second: measured.
+      seconds_expected: of the evaluation, without start-up and compilation.
+      calibrated_on: how many images the calibration finished.
+    """
+
+    num_images: int
+    masked_images: int
+    chunk: int
+    images_per_block: int
+    passes_most: int
+    passes_expected: float
+    flops_a_pass: float | None
+    table_bytes: int
+    passes_per_second: float
+    seconds_expected: float
+    calibrated_on: int
+
+
+def plan(
+    test_set: TestSet,
+    apply_fn: ApplyFn,
+    params: Any,
+    defenses: Sequence[Defense],
+    *,
+    preprocessing: Preprocessing,
+    decide: bool = False,
+    local: LocalLogits | None = None,
+    share: tuple[int, int] = (0, 1),
+    chunk: int | None = None,
+    mesh: Mesh | None = None,
+    seconds: float = 10.0,
+) -> Plan:
+    """Counts, compiles, and evaluates images from all over the test set for some seconds.
+
+    Args:
+      test_set, apply_fn, params, defenses, preprocessing, decide, local, share, chunk,
+        mesh: as for ``evaluate``.
+      seconds: of the calibration, which ends with the turn of images that it is in.
+
+    Raises:
+      ValueError: as ``evaluate``, for what cannot be.
+    """
+    columns, questions = merged(defenses)
+    first = test_set.read(0, 1).images
+    check_images(first, columns.image_size)
+    image_shape = first.shape[1:]
+    forward = any_forward(
+        apply_fn,
+        params,
+        image_shape,
+        columns,
+        preprocessing=preprocessing,
+        local=local,
+        chunk=chunk,
+        mesh=mesh,
+    )
+    images_per_block = block_length(len(test_set), len(columns), forward, decide=decide)
+    blocks = Blocks(Path(), (len(test_set), len(columns)), images_per_block)
+    num_images = sum(map(blocks.length, share_of(len(blocks), share)))
+    forward.tried(first)  # compiled and warm
+    turn = max(1, min(_IMAGES_A_TURN, images_in_seconds(len(columns), forward)))
+    order = np.random.default_rng(0).permutation(len(test_set))
+    finished, passes, spent = 0, 0, 0.0
+    while finished < len(test_set) and spent < seconds:
+        batches = [test_set.read(int(i), int(i) + 1) for i in order[finished : finished + turn]]
+        images = np.concatenate([batch.images for batch in batches])
+        labels = np.concatenate([batch.labels for batch in batches])
+        started = time.monotonic()
+        if decide:
+            true = check_labels(labels, len(images), forward.num_classes)
+            outputs = early_exit.evaluate(forward, images, columns, questions, true, always=[0])
+        else:
+            outputs = forward.table_block(images, columns)
+        spent += time.monotonic() - started
+        passes += int((np.asarray(outputs.predictions) != UNKNOWN).sum())
+        finished += len(images)
+    expected = num_images * passes / finished
+    return Plan(
+        num_images=num_images,
+        masked_images=len(columns),
+        chunk=forward.chunk,
+        images_per_block=images_per_block,
+        passes_most=num_images * len(columns),
+        passes_expected=expected,
+        flops_a_pass=forward.flops_an_image(1),
+        table_bytes=num_images * len(columns) * BYTES_A_PREDICTION,
+        passes_per_second=passes / spent,
+        seconds_expected=expected / (passes / spent),
+        calibrated_on=finished,
+    )

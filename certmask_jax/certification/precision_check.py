@@ -1,0 +1,83 @@
+"""What a lower precision changes: labels of some masked images again, in float32."""
+
+from __future__ import annotations
+
+import dataclasses
+import operator
+from typing import Any
+
+import numpy as np
+from jax.sharding import Mesh
+
+from certmask_jax.inference.compiled import ApplyFn
+from certmask_jax.inference.forward import masked_forward
+from certmask_jax.inference.out_of_memory import Guarded
+from certmask_jax.inference.preprocessing import Preprocessing
+from certmask_jax.tables.prediction_table import UNKNOWN
+from certmask_jax.tables.run_images import TestSet, places_of
+from certmask_jax.tables.saved_table import SavedTable
+
+_IMAGES = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelFlips:
+    """How many labels of ``compared`` masked images are others in float32.
+
+    ``largest_margin`` is the largest logit margin (as the table holds it) of those ``flips``.
+    """
+
+    compared: int
+    flips: int
+    largest_margin: float
+
+
+def label_flips(
+    saved: SavedTable,
+    test_set: TestSet,
+    apply_fn: ApplyFn,
+    params: Any,
+    *,
+    preprocessing: Preprocessing,
+    count: int = 4096,
+    chunk: int | None = None,
+    mesh: Mesh | None = None,
+) -> LabelFlips:
+    """Compares a table with float32 on a random sample of what it holds, the same every time.
+
+    Args:
+      saved: the table of ``test_set`` in ``preprocessing.precision``.
+      test_set, apply_fn, params, preprocessing, chunk, mesh: those that it was evaluated with.
+      count: masked images to compare, of at most 64 images.
+    """
+    masks = saved.table.masked_images
+    rng = np.random.default_rng(0)
+    order = rng.permutation(len(saved.table))
+    places = places_of(test_set, saved.ids)
+    images = np.sort(order[(saved.counted & (places >= 0))[order]][:_IMAGES])
+    rows = [np.asarray(saved.table.predictions[int(i)]) for i in images]
+    margins = [np.asarray(saved.table.margins[int(i)]) for i in images]
+    known = np.argwhere(np.stack(rows) != UNKNOWN)
+    chosen = known[np.sort(rng.permutation(len(known))[:count])]
+    pixels = np.concatenate([test_set.read(int(i), int(i) + 1).images for i in places[images]])
+    forward = masked_forward(
+        apply_fn,
+        params,
+        pixels.shape[1:],
+        preprocessing=dataclasses.replace(preprocessing, precision="highest"),
+        boxes_per_mask=masks.boxes.shape[1],
+        chunk=chunk,
+        mesh=mesh,
+    )
+    guarded = Guarded(forward, lambda line: None)  # float32 takes more memory
+    step = forward.images_at_once()
+    flipped = []
+    for start in range(0, len(images), step):
+        part = chosen[(chosen[:, 0] >= start) & (chosen[:, 0] < start + step)]
+        work = pixels[start : start + step], masks.boxes[part[:, 1]], part[:, 0] - start
+        found = guarded.run(operator.methodcaller("labels", *work))
+        there = np.stack(rows)[part[:, 0], part[:, 1]]
+        other = np.asarray(found.predictions) != there
+        flipped.append(np.stack(margins)[part[other, 0], part[other, 1]])
+    flips = np.concatenate(flipped).astype(np.float64)
+    return LabelFlips(len(chosen), len(flips), float(np.nan_to_num(flips).max(initial=0.0)))

@@ -1,0 +1,137 @@
+"""What was measured and proved, as records."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from numpy.typing import NDArray
+
+from certmask_jax.masks.threats import Threat
+
+Interval = tuple[float, float]
+
+MARGINS = (1e-3, 1e-2, 1e-1)
+"""Certified images whose smallest margin lies below these are counted (soundness, section 7)."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class DefenseResult:
+    """What one defense does on the whole test set; accuracies are fractions of all its images.
+
+    Attributes:
+      threat: what is proved against.
+      mask_set: the masks, and what they are for, in one line.
+      spec: what a table calls it: as on the command line, or its name.
+      clean_accuracy: the rule gives the true label (an alert is not the true label).
+      worst_case_accuracy: proved against the table adversary; ``worst_case_exact`` says whether it
+        is exact or a proved lower bound.
+      certified_accuracy: the defense's own sound certificate, at most the worst case.
+      conditions: the papers' conditions by name. They are *not* all certificates.
+      false_alert_rate: clean images that raise an alert; None for a defense that recovers.
+      near_ties: certified images whose smallest margin is below each of ``MARGINS``.
+      per_image: column name -> ``[T]``, for the rows of ``per_image.csv``.
+    """
+
+    name: str
+    spec: str
+    options: Mapping[str, Any]
+    guarantee: str
+    threat: Threat
+    mask_set: str
+    masks: int
+    masked_images: int
+    clean_accuracy: float
+    worst_case_accuracy: float
+    worst_case_exact: bool
+    certified_accuracy: float
+    conditions: Mapping[str, float]
+    false_alert_rate: float | None
+    near_ties: Mapping[str, int]
+    intervals: Mapping[str, Interval]
+    per_image: Mapping[str, NDArray[Any]] = dataclasses.field(repr=False, default_factory=dict)
+
+    def __repr__(self) -> str:
+        return (
+            f"DefenseResult({self.spec} against {self.threat}: clean "
+            f"{100 * self.clean_accuracy:.1f}%, worst case {100 * self.worst_case_accuracy:.1f}%)"
+        )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SizeCurve:
+    """One defense over S patch sizes, each inside the next (see ``certified_size``).
+
+    Attributes:
+      defense: as on the command line.
+      built_for: the patch that the masks of all sizes are built for: the accuracies are those of
+        one classifier. None: each size has masks, and so a classifier, of its own.
+      results: where the S defenses stand in the report.
+      not_monotone: images certified at some size and not at every smaller one.
+    """
+
+    defense: str
+    built_for: tuple[int, int] | None
+    guarantee: str
+    sizes: tuple[tuple[int, int], ...]
+    results: tuple[int, ...]
+    clean_accuracy: tuple[float, ...]
+    worst_case_accuracy: tuple[float, ...]
+    intervals: Mapping[str, tuple[Interval, ...]]
+    not_monotone: int
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Report:
+    """A run: its accuracies, its defenses, and where every number comes from."""
+
+    num_images: int
+    forward_passes: Mapping[str, int]  # "made", and how many the "full_table" has
+    undefended_accuracy: float
+    intervals: Mapping[str, Interval]
+    defenses: tuple[DefenseResult, ...]
+    non_finite_images: tuple[str, ...]
+    provenance: Mapping[str, Any]
+    margin_guard: float = 0.0  # images with a smaller logit margin are not certified
+    certified_size: tuple[SizeCurve, ...] = ()  # of a run over patch sizes
+    # Images that could not be read, or are gone, by id, with why; they count nowhere.
+    left_out: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    ids: Sequence[str] = dataclasses.field(repr=False, default=())
+    per_image: Mapping[str, NDArray[Any]] = dataclasses.field(repr=False, default_factory=dict)
+
+    def __repr__(self) -> str:
+        return (
+            f"Report({self.num_images} images, undefended {100 * self.undefended_accuracy:.1f}%, "
+            f"{len(self.defenses)} defenses)"
+        )
+
+
+def wilson_interval(fraction: float, count: int, z: float = 1.959963984540054) -> Interval:
+    """Wilson's 95% score interval of a fraction of ``count`` images (Wilson, 1927)."""
+    if count < 1:
+        raise ValueError(f"count: expected at least 1 image, got {count}")
+    spread = z * z / count
+    centre = (fraction + spread / 2) / (1 + spread)
+    half = z / (1 + spread) * math.sqrt(fraction * (1 - fraction) / count + spread / count / 4)
+    # At the ends the formula is exact; floating point is not.
+    low = 0.0 if fraction <= 0 else max(0.0, centre - half)
+    return low, 1.0 if fraction >= 1 else min(1.0, centre + half)
+
+
+def to_json(report: Report) -> dict[str, Any]:
+    """The content of ``results.json``: plain fractions, intervals beside them by the same names."""
+    result = dataclasses.asdict(
+        dataclasses.replace(
+            report,
+            ids=(),
+            per_image={},
+            left_out=dict(report.left_out),
+            defenses=tuple(dataclasses.replace(d, per_image={}) for d in report.defenses),
+        )
+    )
+    del result["ids"], result["per_image"]
+    for defense in result["defenses"]:
+        del defense["per_image"]
+    return result

@@ -1,0 +1,180 @@
+"""From a prediction table to what it proves: answers, verdicts, accuracies. Needs no model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from certmask_jax.certification import report
+from certmask_jax.certification.report import DefenseResult, Report, wilson_interval
+from certmask_jax.defenses.defense import ALERT, Defense, Guarantee, Seen
+from certmask_jax.masks import distinct_unions
+from certmask_jax.tables import saved_table
+from certmask_jax.tables.prediction_table import NO_LABEL, UNKNOWN, PredictionTable
+
+# Rows of a table on disk are looked at in blocks, so that memory does not grow with the test set.
+_ENTRIES_AT_ONCE = 1 << 19
+
+
+def certify(
+    saved: saved_table.SavedTable, defenses: Sequence[Defense], *, margin_guard: float = 0.0
+) -> Report:
+    """Everything that a table proves about ``defenses``.
+
+    Rows that are left out (images that could not be read, or are gone) count nowhere.
+
+    Args:
+      saved: T images, at least one of which counts.
+      defenses: whose masked images the table holds.
+      margin_guard: an image is certified only if the logit margin of every masked image that was
+        evaluated for the defense is larger. What another device or batch rounds otherwise, by less
+        than half of that, then changes nothing (soundness, section 7).
+
+    Raises:
+      ValueError: when the table lacks a defense's masked images, or was not evaluated for it; for a
+        guard that is not a number of at least 0; when no image counts.
+    """
+    if not (np.isfinite(margin_guard) and margin_guard >= 0):
+        raise ValueError(f"margin guard: expected a number of at least 0, got {margin_guard}")
+    table, counted = saved.table, saved.counted
+    labels = saved.labels[counted]
+    ids = tuple(one for one, counts in zip(saved.ids, counted, strict=True) if counts)
+    count = len(labels)
+    if not count:
+        raise ValueError(f"expected an image that counts, but all {len(counted)} are left out")
+    unmasked = distinct_unions.unmasked(table.masked_images.image_size)
+    column = int(table.columns(unmasked)[0])
+    undefended = np.concatenate(
+        [np.asarray(table.predictions[rows])[:, column] for rows in _row_blocks(table)]
+    ).astype(np.int32)[counted]
+    accuracy = float((undefended == labels).mean())
+    smallest, no_label = _margins(table)
+    return Report(
+        num_images=count,
+        forward_passes={
+            "made": _known(table, counted),
+            "full_table": count * table.predictions.shape[1],
+        },
+        undefended_accuracy=accuracy,
+        intervals={"undefended_accuracy": wilson_interval(accuracy, count)},
+        defenses=tuple(_result(defense, saved, margin_guard) for defense in defenses),
+        margin_guard=margin_guard,
+        non_finite_images=tuple(ids[i] for i in np.flatnonzero(no_label[counted])),
+        provenance=saved.about.get("provenance", {}),
+        left_out={saved.ids[row]: why for row, why in saved.left_out.items()},
+        ids=ids,
+        per_image={
+            "label": labels,
+            "undefended": undefended,
+            "smallest_margin": smallest[counted],
+        },
+    )
+
+
+def passes_guard(table: PredictionTable, margin_guard: float) -> NDArray[np.bool_]:
+    """``bool[T]``: all masked images that were evaluated have a logit margin above the guard.
+
+    A guard of 0 lets every image pass.
+    """
+    if not margin_guard:
+        return np.ones(len(table), np.bool_)
+    return _margins(table)[0] > margin_guard
+
+
+def _result(defense: Defense, saved: saved_table.SavedTable, margin_guard: float) -> DefenseResult:
+    answers: list[NDArray[np.int32]] = []
+    verdicts: list[dict[str, NDArray[np.bool_]]] = []
+    margins: list[NDArray[np.float32]] = []
+    # Columns are matched once; rows then come from the disk a block at a time.
+    chosen = saved.table.columns(defense.masked_images)
+    rows = max(1, _ENTRIES_AT_ONCE // max(1, len(chosen)))
+    counted = saved.counted
+    labels = saved.labels[counted]
+    for start in range(0, len(saved.table), rows):
+        at = slice(start, start + rows)
+        if not counted[at].any():
+            continue
+        part = saved.table.take(at, chosen, defense.masked_images).rows(counted[at])
+        true = saved.labels[at][counted[at]]
+        _check_decided(defense, part, true)
+        answers.append(defense.rule(part))
+        verdicts.append(
+            {
+                "worst_case": defense.worst_case(part, true),
+                "certificate": defense.certificate(part, true),
+                **defense.conditions(part, true),
+            }
+        )
+        margins.append(_margins(part)[0])
+        for name in ("worst_case", "certificate"):  # the papers' conditions stay what they are
+            verdicts[-1][name] &= passes_guard(part, margin_guard)
+    answer = np.concatenate(answers)
+    proved = {name: np.concatenate([v[name] for v in verdicts]) for name in verdicts[0]}
+    smallest = np.concatenate(margins)
+    count = len(answer)
+    fractions = {
+        "clean_accuracy": float((answer == labels).mean()),
+        "worst_case_accuracy": float(proved["worst_case"].mean()),
+        "certified_accuracy": float(proved["certificate"].mean()),
+        **{name: float(proved[name].mean()) for name in defense.row_conditions},
+    }
+    detects = defense.guarantee == Guarantee.DETECTION
+    if detects:
+        fractions["false_alert_rate"] = float((answer == ALERT).mean())
+    return DefenseResult(
+        name=defense.name,
+        spec=defense.spec or defense.name,
+        options=dict(defense.options),
+        guarantee=defense.guarantee.value,
+        threat=defense.threat,
+        mask_set=defense.masks_and_threat,
+        masks=len(defense.mask_set),
+        masked_images=len(defense.masked_images),
+        clean_accuracy=fractions["clean_accuracy"],
+        worst_case_accuracy=fractions["worst_case_accuracy"],
+        worst_case_exact=defense.exact,
+        certified_accuracy=fractions["certified_accuracy"],
+        conditions={name: fractions[name] for name in defense.row_conditions},
+        false_alert_rate=fractions.get("false_alert_rate"),
+        near_ties={
+            f"{m:g}": int((proved["worst_case"] & (smallest < m)).sum()) for m in report.MARGINS
+        },
+        intervals={name: wilson_interval(value, count) for name, value in fractions.items()},
+        per_image={"answer": answer, **proved, "smallest_margin": smallest},
+    )
+
+
+def _check_decided(defense: Defense, table: PredictionTable, labels: NDArray[np.int32]) -> None:
+    """``ValueError`` if the defense depends on masked images that were not evaluated."""
+    known = table.known
+    for i in np.flatnonzero(~known.all(axis=1)):
+        seen = Seen(table.predictions[i], table.margins[i], known[i])
+        if len(defense.open_columns(seen, int(labels[i]))):
+            raise ValueError(
+                f"{defense.name}: expected tables that decide it, but they hold only what other "
+                "defenses needed; evaluate with it (--defense), or the whole table (--no-decide)"
+            )
+
+
+def _margins(table: PredictionTable) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Smallest margin of each image ``float32[T]`` (NaN if any is), and which lack some label."""
+    smallest, broken = [], []
+    for part in _row_blocks(table):
+        smallest.append(np.asarray(table.margins[part]).min(axis=1).astype(np.float32))
+        broken.append((np.asarray(table.predictions[part]) == NO_LABEL).any(axis=1))
+    return np.concatenate(smallest), np.concatenate(broken)
+
+
+def _known(table: PredictionTable, counted: NDArray[np.bool_]) -> int:
+    """How many entries were evaluated, of the rows that count."""
+    return sum(
+        int((np.asarray(table.predictions[rows])[counted[rows]] != UNKNOWN).sum())
+        for rows in _row_blocks(table)
+    )
+
+
+def _row_blocks(table: PredictionTable) -> list[slice]:
+    rows = max(1, _ENTRIES_AT_ONCE // max(1, table.predictions.shape[1]))
+    return [slice(start, start + rows) for start in range(0, len(table), rows)]

@@ -1,0 +1,1 @@
+"""Files and folders, here and in buckets: paths, whole files, fingerprints, processes."""

@@ -1,0 +1,165 @@
+"""Early exit: of many images, only the masked images that can still change an answer or a verdict.
+
+Every image advances in waves of its own: it names what matters most to it, waits for that, and
+names more. The work of all images is packed into full chunks of one fixed shape, and the next chunk
+is sent while one runs. What is evaluated for an image depends on that image alone (not on its
+neighbours, the block or the devices), and how it is packed on the block alone, so a run that is
+stopped and resumed does the same work.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from certmask_jax.defenses.defense import Defense, Seen
+from certmask_jax.defenses.second_round import each_once
+from certmask_jax.inference.forward import Uploaded
+from certmask_jax.inference.local_forward import AnyForward, LocalForward
+from certmask_jax.masks.distinct_unions import MaskedImages
+from certmask_jax.tables.outputs import Outputs
+from certmask_jax.tables.prediction_table import UNKNOWN
+
+# For each defense an image asks for a quarter of what it knows already: more would look at what the
+# ones before may make needless; fewer would end in many small waves, as one that is certified needs
+# all. What it knows for other defenses does not count, or with many of them each would ask for all.
+_LEAST_A_WAVE = 8
+_SHARE_A_WAVE = 4
+
+
+class Question(NamedTuple):
+    """A defense, and where its masked images stand among all that are there: ``int[V_defense]``."""
+
+    defense: Defense
+    columns: NDArray[np.integer[Any]]
+
+
+def evaluate(
+    forward: AnyForward,
+    images: NDArray[np.uint8] | Uploaded,
+    masks: MaskedImages,
+    questions: Sequence[Question],
+    labels: NDArray[np.int32] | None,
+    *,
+    always: Sequence[int] = (),
+    progress: Callable[[int, int], None] | None = None,
+) -> Outputs:
+    """Evaluates what decides the questions, image by image.
+
+    Args:
+      forward: the compiled model. One with local logits evaluates everything: that takes less.
+      images: ``uint8[B, h, w, c]``, B at most ``forward.images_at_once()``, or as uploaded.
+      masks: V masked images.
+      questions: the defenses to decide.
+      labels: true labels ``int32[B]``: answers and verdicts are decided. None: the answers alone,
+        and all that may matter to them is evaluated at once, in the fewest rounds.
+      always: columns that are evaluated in any case.
+      progress: called with the number of entries settled (evaluated, or found needless) and of
+        those evaluated since the last call.
+
+    Returns:
+      NumPy arrays ``[B, V]``; ``UNKNOWN``, an infinite margin and confidence 0 where nothing was
+      evaluated.
+    """
+    if isinstance(forward, LocalForward):
+        told = None if progress is None else (lambda count: progress(count, count))
+        return forward.table_block(images, masks, told)  # type: ignore[arg-type]  # as it uploads
+    shape = (len(images), len(masks))
+    predictions = np.full(shape, UNKNOWN, np.int16)
+    margins = np.full(shape, np.inf, np.float16)
+    confidences = np.zeros(shape, np.float16)
+    known = np.zeros(shape, np.bool_)
+    queue = _Queue(forward.chunk)
+    awaited = np.zeros(shape[0], np.int64)  # how much of its wave each image waits for
+
+    def asks_more(image: int) -> bool:
+        label = None if labels is None else int(labels[image])
+        seen = Seen(predictions[image], margins[image], known[image])
+        wanted = _wave(seen, questions, label, always)
+        queue.add(image, wanted)
+        awaited[image] = len(wanted)
+        return len(wanted) > 0
+
+    finished = sum(not asks_more(image) for image in range(shape[0]))
+    if progress is not None and finished:
+        progress(finished * shape[1], 0)
+    flight = forward.flight(images)
+    sent: deque[_Work] = deque()
+    while queue.length or len(flight):
+        # Whole chunks while there is work for them; a ragged one only rather than none.
+        while flight.has_room and (queue.has_chunk or (queue.length and not len(flight))):
+            sent.append(queue.next_chunk())
+            flight.send(masks.boxes[sent[-1].columns], sent[-1].image_of)
+        outputs = flight.receive()
+        image_of, columns = sent.popleft()
+        predictions[image_of, columns] = outputs.predictions
+        margins[image_of, columns] = outputs.margins
+        confidences[image_of, columns] = outputs.confidences
+        known[image_of, columns] = True
+        settled = len(image_of)
+        served, counts = np.unique(image_of, return_counts=True)
+        awaited[served] -= counts
+        for image in served[awaited[served] == 0]:
+            if not asks_more(int(image)):
+                settled += int((~known[image]).sum())
+        if progress is not None:
+            progress(settled, len(image_of))
+    return Outputs(predictions, margins, confidences)
+
+
+class _Work(NamedTuple):
+    """Work items, one chunk at most."""
+
+    image_of: NDArray[np.integer[Any]]  # [W]
+    columns: NDArray[np.integer[Any]]  # [W]
+
+
+class _Queue:
+    """Work that waits for a chunk, in the order in which images asked for it."""
+
+    def __init__(self, chunk: int) -> None:
+        self.length = 0
+        self._chunk = chunk
+        self._waves: deque[tuple[int, NDArray[np.integer[Any]]]] = deque()
+
+    @property
+    def has_chunk(self) -> bool:
+        return self.length >= self._chunk
+
+    def add(self, image: int, columns: NDArray[np.integer[Any]]) -> None:
+        if len(columns):
+            self._waves.append((image, columns))
+            self.length += len(columns)
+
+    def next_chunk(self) -> _Work:
+        parts: list[tuple[int, NDArray[np.integer[Any]]]] = []
+        room = self._chunk
+        while room and self._waves:
+            image, columns = self._waves.popleft()
+            if len(columns) > room:
+                self._waves.appendleft((image, columns[room:]))
+            parts.append((image, columns[:room]))
+            room -= len(parts[-1][1])
+        self.length -= self._chunk - room
+        counts = [len(columns) for _, columns in parts]
+        image_of = np.repeat([image for image, _ in parts], counts)
+        return _Work(image_of, np.concatenate([columns for _, columns in parts]))
+
+
+def _wave(
+    seen: Seen, questions: Sequence[Question], label: int | None, always: Sequence[int]
+) -> NDArray[np.integer[Any]]:
+    """What one image asks for next: columns, none twice."""
+    begun = bool(seen.known.any())
+    found: list[NDArray[np.integer[Any]]] = [np.array(() if begun else always, np.intp)]
+    for defense, columns in questions:
+        own = Seen(seen.predictions[columns], seen.margins[columns], seen.known[columns])
+        open_columns = columns[defense.open_columns(own, label)]
+        # All of a first round matters; later ones tell which of the rest do.
+        most = max(_LEAST_A_WAVE, int(own.known.sum()) // _SHARE_A_WAVE)
+        found.append(open_columns[:most] if begun and label is not None else open_columns)
+    return each_once(np.concatenate(found))

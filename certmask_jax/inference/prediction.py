@@ -1,0 +1,81 @@
+"""A model on every masked image: the whole prediction table, in memory."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from jax.sharding import Mesh
+from numpy.typing import NDArray
+
+from certmask_jax.inference.compiled import ApplyFn
+from certmask_jax.inference.local_fields import LocalLogits
+from certmask_jax.inference.local_forward import any_forward
+from certmask_jax.inference.preprocessing import Preprocessing, check_images
+from certmask_jax.masks.distinct_unions import MaskedImages
+from certmask_jax.tables.prediction_table import PredictionTable
+
+
+def predict(
+    apply_fn: ApplyFn,
+    params: Any,
+    images: NDArray[np.uint8],
+    masks: MaskedImages,
+    *,
+    preprocessing: Preprocessing | None = None,
+    local: LocalLogits | None = None,
+    chunk: int | None = None,
+    mesh: Mesh | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> PredictionTable:
+    """The whole prediction table of a model: every masked image of every image.
+
+    Args:
+      apply_fn, params: any model, see ``ApplyFn``.
+      images: ``uint8[T, h, w, c]`` of the size that ``masks`` were built for.
+      masks: V masked images, as ``defense.masked_images``.
+      preprocessing: by default pixels scaled to [0, 1], masked ones black.
+      local: the model's local logits, if it has any (``Model.local``): all masked images from
+        their distinct fields, see ``local_forward``.
+      chunk, mesh: see ``masked_forward``.
+      progress: called with the number of masked images finished since the last call.
+
+    Raises:
+      ValueError: for images of the wrong shape or dtype.
+
+    Warns:
+      RuntimeWarning: naming images whose logits are NaN or infinite; they are never certified.
+    """
+    preprocessing = Preprocessing() if preprocessing is None else preprocessing
+    images = np.asarray(images)
+    check_images(images, masks.image_size)
+    forward = any_forward(
+        apply_fn,
+        params,
+        images.shape[1:],
+        masks,
+        preprocessing=preprocessing,
+        local=local,
+        chunk=chunk,
+        mesh=mesh,
+    )
+    blocks = [
+        forward.table_block(images[start : start + forward.images_at_once()], masks, progress)
+        for start in range(0, len(images), forward.images_at_once())
+    ]
+    predictions, margins, confidences = (
+        np.concatenate([np.asarray(a) for a in column]) for column in zip(*blocks, strict=True)
+    )
+    table = PredictionTable(predictions, margins, confidences, masks, forward.num_classes)
+    broken = table.non_finite_images()
+    if len(broken):
+        warnings.warn(
+            f"the model gives NaN or infinite logits for {len(broken)} image(s): "
+            f"{', '.join(map(str, broken[:10]))}{', ...' if len(broken) > 10 else ''}; they are "
+            "never certified",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return table

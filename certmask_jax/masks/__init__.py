@@ -1,0 +1,1 @@
+"""Who may attack where, and what hides it: exact integer work in NumPy, done once, without JAX."""

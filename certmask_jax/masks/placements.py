@@ -1,0 +1,199 @@
+"""Placements: which masks hide what an attacker may place, up to what matters for a proof.
+
+Placements that the same masks hide are one *group*, and only minimal groups are kept: whatever an
+attacker can do where a set of masks hides the patches, they can do where a strict subset hides
+them. Several patches are hidden by the masks that hide each of them, so their groups are the
+intersections of groups of one patch, and minimal ones come from minimal ones alone.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from certmask_jax.masks import geometry
+from certmask_jax.masks.threats import Shape, Threat
+
+# Intersections are made and compared in blocks of about this many bytes.
+_BYTES_AT_ONCE = 1 << 26
+_MOST_ENTRIES = 1 << 31
+
+
+class Groups(NamedTuple):
+    """Minimal groups of placements, and for each the first placement that was met of it."""
+
+    hidden: NDArray[np.bool_]  # [G, N] by which masks
+    example: NDArray[np.int64]  # [G, K, 4] of each patch: height, width, row, column
+
+
+def groups(boxes: NDArray[np.int32], threat: Threat) -> Groups:
+    """The minimal groups of all placements of ``threat`` under masks ``boxes int32[N, R, 4]``.
+
+    Raises:
+      ValueError: with the estimate, where the groups of several patches would not fit memory.
+    """
+    alone = {shapes: _of_one_patch(boxes, threat, shapes) for shapes in set(threat.patches)}
+    found, *others = (alone[shapes] for shapes in threat.patches)
+    for other in others:
+        found = _together(found, other)
+    return found
+
+
+def least_hidden(boxes: NDArray[np.int32], threat: Threat) -> tuple[int, NDArray[np.int64]]:
+    """How many masks hide the placement that fewest hide, and that placement.
+
+    Args:
+      boxes: ``int32[N, R, 4]``; a mask that is listed twice counts twice.
+      threat: on the image of the masks.
+
+    Returns:
+      The count, and ``int64[K, 4]``: height, width, row and column of each patch.
+    """
+    if len(threat) > 1:
+        alone = {shapes: _of_one_patch(boxes, threat, shapes) for shapes in set(threat.patches)}
+        first, *middle, last = (alone[shapes] for shapes in threat.patches)
+        for other in middle:
+            first = _together(first, other)
+        counts = first.hidden.astype(np.float32) @ last.hidden.T.astype(np.float32)  # exact
+        i, j = np.unravel_index(counts.argmin(), counts.shape)
+        return int(counts[i, j]), np.concatenate([first.example[i], last.example[j]])
+    worst: tuple[int, list[int]] | None = None
+    for shape in threat.patches[0]:
+        covered = geometry.coverage(boxes, threat.image_size, shape)
+        covered = np.where(threat.allowed(shape), covered, len(boxes) + 1)
+        row, col = np.unravel_index(covered.argmin(), covered.shape)
+        if worst is None or covered[row, col] < worst[0]:
+            worst = int(covered[row, col]), [*shape, int(row), int(col)]
+    assert worst is not None
+    return worst[0], np.array([worst[1]], dtype=np.int64)
+
+
+def any_hidden(boxes: NDArray[np.int32], threat: Threat) -> NDArray[np.bool_]:
+    """``bool[N]``: which masks hide some placement of ``threat``.
+
+    A mask that can hide one patch of each kind can hide them together, wherever that is.
+    """
+    found = np.ones(len(boxes), dtype=np.bool_)
+    for shapes in set(threat.patches):
+        some = np.zeros(len(boxes), dtype=np.bool_)
+        for shape in shapes:
+            hidden, _, allowed = _on_grid(boxes, threat, shape)
+            some |= hidden[:, allowed].any(axis=1)
+        found &= some
+    return found
+
+
+def described(example: NDArray[np.int64]) -> str:
+    """``"5x5 patch at row 3, column 0"``, for each patch of a placement ``int[K, 4]``."""
+    return " with the ".join(f"{h}x{w} patch at row {r}, column {c}" for h, w, r, c in example)
+
+
+def _of_one_patch(boxes: NDArray[np.int32], threat: Threat, shapes: tuple[Shape, ...]) -> Groups:
+    hidden, examples = [], []
+    for shape in shapes:
+        found, places = _hidden_at(boxes, threat, shape)
+        packed, first = _distinct(np.packbits(found, axis=1))
+        hidden.append(packed)
+        examples.append(np.column_stack([np.tile(shape, (len(first), 1)), places[first]]))
+    return _minimal(np.concatenate(hidden), np.concatenate(examples)[:, None], len(boxes))
+
+
+def _hidden_at(
+    boxes: NDArray[np.int32], threat: Threat, shape: Shape
+) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    """The masks at allowed locations, ``bool[L, N]``, and these locations, ``int64[L, 2]``.
+
+    One of each stretch, within which neither what is hidden nor what is allowed changes, and only
+    of stretches that may be minimal.
+    """
+    hidden, grid, allowed = _on_grid(boxes, threat, shape)
+    wanted = _locally_minimal(hidden, allowed)
+    rows, cols = np.nonzero(wanted)
+    return hidden[:, wanted].T, np.column_stack([grid.rows[rows], grid.cols[cols]])
+
+
+def _on_grid(
+    boxes: NDArray[np.int32], threat: Threat, shape: Shape
+) -> tuple[NDArray[np.bool_], geometry.LocationGrid, NDArray[np.bool_]]:
+    """``hidden bool[N, rows, cols]`` at every stretch of locations, and which are allowed."""
+    image, region = threat.image_size, np.array([threat.region], np.int32).reshape(1, -1, 4)
+    edges = np.concatenate([boxes.reshape(-1, 1, 4), region.reshape(-1, 1, 4)])
+    grid = geometry.location_grid(edges, image, shape)
+    hidden = geometry.hides_on_grid(boxes, image, shape, grid)
+    if not threat.region:
+        return hidden, grid, np.ones(hidden.shape[1:], dtype=np.bool_)
+    return hidden, grid, geometry.hides_on_grid(region, image, shape, grid)[0]
+
+
+def _locally_minimal(hidden: NDArray[np.bool_], allowed: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Allowed locations of which no allowed neighbour is hidden by a strict subset of the masks.
+
+    ``hidden bool[N, rows, cols]``, ``allowed bool[rows, cols]``. A location that is left out has a
+    neighbour hidden by fewer masks, and that one is kept or has such a neighbour in turn.
+    """
+    packed = np.ascontiguousarray(np.moveaxis(np.packbits(hidden, axis=0), 0, -1))
+    keep = allowed.copy()
+    for axis in (0, 1):
+        cells, kept, may = (np.moveaxis(x, axis, 0) for x in (packed, keep, allowed))
+        for at in range(len(cells) - 1):
+            here, there = cells[at], cells[at + 1]
+            both = may[at] & may[at + 1] & (here != there).any(axis=1)
+            kept[at] &= ~(both & ~(there & ~here).any(axis=1))
+            kept[at + 1] &= ~(both & ~(here & ~there).any(axis=1))
+    return keep
+
+
+def _together(first: Groups, second: Groups) -> Groups:
+    """Groups of the patches of both."""
+    count = first.hidden.shape[1]
+    entries = len(first.hidden) * len(second.hidden) * count
+    if entries > _MOST_ENTRIES:
+        raise ValueError(
+            f"threat: expected at most {_MOST_ENTRIES:.1e} pairs of location groups and masked "
+            f"images, got {len(first.hidden):,} x {len(second.hidden):,} x {count:,} = "
+            f"{entries:.1e}; use fewer masks or fewer patches"
+        )
+    one, two = (np.packbits(g.hidden, axis=1) for g in (first, second))
+    block = max(1, _BYTES_AT_ONCE // two.size)
+    hidden, examples = [], []
+    for start in range(0, len(one), block):
+        both = one[start : start + block, None] & two[None]
+        packed, at = _distinct(both.reshape(-1, one.shape[1]))
+        i, j = np.divmod(at, len(two))
+        hidden.append(packed)
+        examples.append(np.concatenate([first.example[start + i], second.example[j]], axis=1))
+    return _minimal(np.concatenate(hidden), np.concatenate(examples), count)
+
+
+def _distinct(packed: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.intp]]:
+    """Each row ``uint8[., bytes]`` once, in order, and where it is first."""
+    rows = np.ascontiguousarray(packed)
+    # As one item a row: fields of their own are hundreds of times slower.
+    items = rows.view(np.dtype((np.void, rows.shape[1]))).ravel()
+    _, first = np.unique(items, return_index=True)
+    return rows[first], first
+
+
+def _minimal(packed: NDArray[np.uint8], example: NDArray[np.int64], count: int) -> Groups:
+    """Drops repeated rows, and rows that are a strict superset of another one, fewest first."""
+    packed, first = _distinct(packed)
+    hidden = np.unpackbits(packed, axis=1, count=count).astype(np.bool_)
+    sizes = hidden.sum(axis=1)
+    order = np.argsort(sizes, kind="stable")
+    hidden, example, sizes = hidden[order], example[first[order]], sizes[order]
+    keep = np.ones(len(hidden), dtype=np.bool_)
+    block = max(1, _BYTES_AT_ONCE // (4 * len(hidden)))
+    for start in range(0, len(hidden), block):
+        part = hidden[start : start + block]
+        smaller = hidden[: np.searchsorted(sizes, sizes[start : start + block].max())]
+        # lacking[g, o] = members of o that g lacks; o is inside g when there are none.
+        lacking = np.zeros((len(part), len(smaller)), dtype=np.float32)
+        for at in range(0, count, block):
+            lacks = ~part[:, at : at + block]
+            lacking += lacks.astype(np.float32) @ smaller[:, at : at + block].T.astype(np.float32)
+        inside = lacking == 0  # exact: counts below 2**24
+        inside[np.arange(len(part))[:, None] + start == np.arange(len(smaller))] = False
+        keep[start : start + len(part)] = ~inside.any(axis=1)
+    return Groups(hidden[keep], example[keep])

@@ -1,0 +1,1 @@
+"""The bodies of the commands; ``experiments`` and the installed command begin them."""

@@ -1,0 +1,258 @@
+"""From a config to all that a certification needs, opened and checked."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from certmask_jax import data, models, weights
+from certmask_jax._text import encodable, some
+from certmask_jax.certification import certified_size
+from certmask_jax.certification.report import Report
+from certmask_jax.defenses import Defense
+from certmask_jax.files import fingerprint
+from certmask_jax.inference.local_fields import LocalLogits
+from certmask_jax.inference.preprocessing import Preprocessing
+from certmask_jax.masks.geometry import as_size
+from certmask_jax.masks.threats import Threat
+from certmask_jax.models import Model
+from certmask_jax.models.output_choice import restricted
+from certmask_jax.programs import defense_specs, mask_set_specs
+from certmask_jax.programs.certification_options import Config, read_fill
+from certmask_jax.programs.command_line import as_options
+from certmask_jax.programs.patched_images import PatchedImages
+from certmask_jax.programs.threat_options import threats
+from certmask_jax.tables.run_images import TestSet
+
+DEFAULT_DEFENSES = (
+    "double_masking",
+    "challenger_masking",
+    "minority_reports",
+    "certmask:tiling=exact,coverage=2x2",
+    "certmask_detection:tiling=exact,coverage=2x2,tolerance=3",
+)
+
+_PATCH_LIVES = {
+    "input": "in the image that the model sees, after any resize",
+    "native": "in the data set's own pixels; masked images are resized",
+}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Job:
+    """A data set, a model and defenses, and the facts that tell this run from others."""
+
+    dataset: TestSet
+    model: Model
+    params: Any
+    preprocessing: Preprocessing
+    local: LocalLogits | None  # where masked images are evaluated by their distinct fields
+    defenses: Sequence[Defense]
+    identity: dict[str, Any]
+    provenance: dict[str, Any]
+    name: str  # the same for the same command on the same machine
+    unreadable: Mapping[str, str]  # images that cannot be read, by id, and why
+    notes: tuple[str, ...]  # what was decided on the way, in lines to show
+
+
+def opened(config: Config, command: str) -> Job:
+    """Opens everything; ``ValueError`` or ``OSError`` for what is not there or does not fit."""
+    path = config.model.weights or models.default_weights(config.model.model)
+    if path is None:
+        name = config.model.create().name
+        raise ValueError(
+            f"--weights: expected a file for model {name!r}; only {models.DEFAULT} ships with "
+            "weights"
+        )
+    file = config.model.read(path)
+    dataset, model = _dataset_and_model(config, weights.num_classes(file))
+    input_size = model.data_config.input_size
+    attacks = threats(config.threat, dataset.image_size)
+    specs = tuple(config.defenses or DEFAULT_DEFENSES)
+    if config.threat.sizes:
+        specs = specs_over_sizes(specs, attacks)
+    try:
+        defenses = build_defenses(specs, attacks)
+    except ValueError as error:
+        if config.defenses:
+            raise
+        raise ValueError(
+            f"{str(error).replace('--defense', 'the default defense', 1)} (see --defense)"
+        ) from error
+    entry, weights_notes = config.model.taken(file, model)
+    params = config.model.load(file, model)
+    if dataset.outputs is not None:
+        model = restricted(model, dataset.outputs)
+    if config.whole_images and model.local is None:
+        raise ValueError(
+            "--whole-images: expected a model with local logits (BagNet), which can do otherwise, "
+            f"got {model.name}; leave it out"
+        )
+    unreadable = _unreadable(config, dataset)
+    resized = None if dataset.image_size == input_size else input_size
+    uses_fields = model.local is not None and not config.whole_images and resized is None
+    test_set: TestSet = dataset
+    patched: dict[str, Any] = {}
+    if config.patched is not None:
+        if len(attacks) != 1 or len(attacks[0].shapes) != 1:
+            raise ValueError(
+                "--patched: expected one --patch of one size, which the patches on the images "
+                f"have, got {'; '.join(map(str, attacks))}"
+            )
+        test_set = PatchedImages(dataset, attacks[0].shapes[0], config.patched)
+        patched = {"patched_with_noise_of_seed": config.patched}
+    identity = {
+        "dataset": config.data.dataset,
+        "split": dataset.split,
+        **config.data.about(dataset),
+        "model": model.name,
+        "model_options": config.model.about(),
+        "weights_sha256": weights.digest(params),
+        "data_config": dataclasses.asdict(model.data_config),
+        "precision": config.precision,
+        "fill": config.fill,
+        **config.threat.about(),
+        "patch_lives": _PATCH_LIVES[config.patch_lives],
+        "defense": list(specs),
+        "decide": config.decide,
+        "distinct_fields": uses_fields,
+        **patched,
+    }
+    if entry is not None:
+        identity["weights_entry"] = entry
+    preprocessing = Preprocessing(
+        mean=model.data_config.mean,
+        std=model.data_config.std,
+        fill=read_fill(config.fill),
+        precision=config.precision,  # type: ignore[arg-type]  # checked there
+        resize_to=resized,
+    )
+    with as_options("fill"):
+        preprocessing.check_channels(model.data_config.channels)
+    return Job(
+        dataset=test_set,
+        model=model,
+        params=params,
+        preprocessing=preprocessing,
+        local=model.local if uses_fields else None,
+        defenses=defenses,
+        identity=identity,
+        provenance={
+            **identity,
+            "threats": list(map(str, attacks)),
+            "command": command,
+            "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "data_dir": _text(config.data.data_dir),
+            "labels": _text(config.data.labels),
+            "class_names": list(dataset.class_names),
+            "class_mapping": dataset.class_mapping,
+            **({"missing_images": list(dataset.missing)} if dataset.missing else {}),
+            **({} if dataset.subset is None else {"subset": dataset.subset._asdict()}),
+            "weights": encodable(path.name),
+        },
+        name=_name(config, dataset, identity),
+        unreadable=unreadable,
+        notes=(*dataset.notes, *weights_notes),
+    )
+
+
+def build_defenses(specs: Sequence[str], attacks: Sequence[Threat]) -> list[Defense]:
+    """Every defense for every threat; an error names the threat that one cannot be built for."""
+
+    def built(threat: Threat) -> list[Defense]:
+        try:
+            return [defense_specs.build(spec, threat.image_size, threat) for spec in specs]
+        except ValueError as error:
+            at = f" ({threat}, one of {len(attacks)} threats)" if len(attacks) > 1 else ""
+            raise ValueError(f"{error}{at}") from error
+
+    # The last first: over sizes it is what masks of all the others are built for.
+    found = [built(threat) for threat in reversed(attacks)]
+    return [defense for each in reversed(found) for defense in each]
+
+
+def specs_over_sizes(specs: Sequence[str], attacks: Sequence[Threat]) -> tuple[str, ...]:
+    """Adds to each defense its one classifier for all sizes, with masks built for the largest.
+
+    Raises:
+      ValueError: for sizes that do not fit into each other in turn.
+    """
+    patches = [threat.shapes[0] for threat in attacks]
+    try:
+        certified_size.check_sizes(patches)
+    except ValueError as error:
+        raise ValueError(f"--sizes: {error}") from error
+    given = [defense_specs.split_built_for(spec) for spec in specs]
+    asked = {base for base, built_for in given if built_for is not None}
+    found = []
+    for spec, (base, built_for) in zip(specs, given, strict=True):
+        found.append(spec)
+        if built_for is None and base not in asked:
+            found.append(defense_specs.with_built_for(spec, patches[-1]))
+    return tuple(dict.fromkeys(found))
+
+
+def over_sizes(result: Report, specs: Sequence[str]) -> Report:
+    """A report of ``build_defenses`` with what it says over patch sizes."""
+    families = []
+    for number, spec in enumerate(specs):
+        base, built_for = defense_specs.split_built_for(spec)
+        largest = None if built_for is None else as_size(mask_set_specs.size(built_for))
+        numbers = tuple(range(number, len(result.defenses), len(specs)))
+        families.append(certified_size.Family(base, largest, numbers))
+    return certified_size.with_curves(result, families)
+
+
+def _name(config: Config, dataset: data.Dataset, identity: dict[str, Any]) -> str:
+    facts = {**identity, **fingerprint.of_environment(), "chunk": config.chunk}
+    if dataset.listing is None:
+        facts["num_images"] = len(dataset)
+        facts["first_image_sha256"] = fingerprint.of_arrays(dataset.read(0, 1).images)
+    else:  # whatever becomes of a file between two runs
+        facts["num_images"] = config.data.num_images
+        facts["data_dir"] = _text(config.data.data_dir)
+    return f"{config.data.dataset}-{identity['model']}-{fingerprint.of_facts(facts)[:8]}"
+
+
+def _dataset_and_model(config: Config, head: int | None) -> tuple[data.Dataset, Model]:
+    """The data set and the model; the model's data config prepares the images.
+
+    The model has the outputs that are asked for, else those of the head in the file of weights.
+    """
+    model = config.model.create()
+    given = config.model.num_classes
+    outputs = given or head
+    if outputs is None and config.data.dataset == "image_list":
+        outputs = model.num_classes
+    try:
+        dataset = config.data.load(
+            model.data_config, num_outputs=outputs, native=config.patch_lives == "native"
+        )
+    except ValueError as error:
+        if given is not None and "outputs" in str(error):
+            raise ValueError(f"--num-classes: {error}") from error
+        raise
+    outputs = outputs or dataset.num_classes
+    if outputs != model.num_classes:
+        model = config.model.create(num_classes=outputs)
+    return dataset, model
+
+
+def _unreadable(config: Config, dataset: data.Dataset) -> dict[str, str]:
+    """Images that are known not to be readable; an error unless they are skipped."""
+    found = dataset.find_unreadable()
+    if found and config.data.on_unreadable == "stop":
+        named = some([f"{image_id} ({why})" for image_id, why in found.items()])
+        raise ValueError(
+            f"--data-dir {config.data.data_dir}: expected images that can be decoded, but "
+            f"{len(found)} of {len(dataset) + len(dataset.missing)} cannot: {named}; mend them, or "
+            "leave them out with --on-unreadable skip"
+        )
+    return found
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else encodable(str(path))

@@ -1,0 +1,299 @@
+"""Certifies a test set: one command in, one table out.
+
+    python -m experiments.certify
+
+runs the embedded default (real handwritten digits, the shipped model, a few defenses) in
+seconds on two cores. Everything else is an option; ``--help`` explains them, ``--list`` names what
+there is. A run that was stopped, however, goes on when the same command is given again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from certmask_jax import data, models
+from certmask_jax._text import encodable
+from certmask_jax.certification import evaluation, planning, precision_check, report, verdicts
+from certmask_jax.files import processes
+from certmask_jax.files.storage import AnyPath
+from certmask_jax.programs import defense_specs, printing, program, runtime
+from certmask_jax.programs.certification_job import (
+    Job,
+    build_defenses,
+    opened,
+    over_sizes,
+    specs_over_sizes,
+)
+from certmask_jax.programs.certification_options import (
+    Config,
+    check_from_tables,
+    check_modes,
+    parser,
+    read_config,
+)
+from certmask_jax.programs.progress import Progress
+from certmask_jax.programs.run_folder import (
+    check_out,
+    is_written,
+    share_folder,
+    take_shares,
+    write_report,
+    written,
+)
+from certmask_jax.programs.threat_options import ThreatOptions, recorded, threats
+from certmask_jax.tables import saved_table, table_writer
+from certmask_jax.tables.run_images import readable
+
+TO_BE_GONE_ON_WITH = 3
+"""Exit status of a run that ended as it had no more time."""
+
+
+def run(config: Config, command: str) -> int:
+    """Certifies, writes the run folder and prints the table; returns the exit status."""
+    started = time.monotonic()
+    runtime.start(config.runtime)
+    job = opened(config, command)
+    if config.dry_run:
+        print(_plan(config, job))
+        return 0
+    run_folder: AnyPath = config.out or Path("runs") / job.name
+    out = share_folder(run_folder, config.shard)
+    check_out(out)
+    take_shares(run_folder, out, _say)
+    for line in (*job.notes, *map(str, job.defenses)):
+        _say(line)
+    _check_before(config, job, out)
+    deadline = None if config.max_minutes is None else started + 60 * config.max_minutes
+    part, provenance = f"{config.shard[0]}/{config.shard[1]}", job.provenance
+    if out != run_folder:
+        whole = re.sub(r" --shard[ =]\S+", "", command)
+        provenance = {**provenance, "shard": part, "command_of_all_shares": whole}
+    with Progress(
+        job.defenses,
+        margin_guard=config.margin_guard,
+        deadline=deadline,
+        quiet=not processes.is_first(),
+    ) as progress:
+        saved = evaluation.evaluate(
+            job.dataset,
+            job.model.apply_fn,
+            job.params,
+            job.defenses,
+            out / "tables",
+            preprocessing=job.preprocessing,
+            decide=config.decide,
+            local=job.local,
+            share=config.shard,
+            identity=job.identity,
+            provenance=provenance,
+            unreadable=job.unreadable,
+            skip_unreadable=config.data.on_unreadable == "skip",
+            chunk=config.chunk,
+            hooks=progress.hooks(),
+        )
+    stopped = processes.any_says(progress.stopped)
+    if not processes.is_first():
+        return TO_BE_GONE_ON_WITH if stopped else 0
+    words = printing.words_to(config.format)
+    if stopped or (saved is None and out == run_folder):
+        done, count = saved_table.images_done(out / "tables")
+        again = "give the same command again"
+        print(f"stopped: {done} of {count} images are in {out}; {again}", file=words)
+        return TO_BE_GONE_ON_WITH
+    if saved is None:
+        done, count = saved_table.images_done(out / "tables")
+        print(f"share {part} is done, {done} of {count} images, in {out}", file=words)
+        merge = f"python -m experiments.merge {shlex.quote(str(run_folder))}"
+        print(f"when all are: {merge}", file=words)
+        return 0
+    seconds = {"evaluation": round(time.monotonic() - started, 2)}
+    result = verdicts.certify(saved, job.defenses, margin_guard=config.margin_guard)
+    if config.threat.sizes:
+        result = over_sizes(result, job.identity["defense"])
+    was_complete = not progress.settled_now and is_written(result, out, config.precision)
+    flips = _flips(config, job, saved, out if was_complete else None)
+    seconds["all"] = round(time.monotonic() - started, 2)
+    session = {
+        "seconds": seconds,
+        "masked_images_settled": progress.settled_now,  # evaluated or needless
+    }
+    if flips is not None:
+        session["label_flips_against_float32"] = flips
+    result = dataclasses.replace(result, provenance={**result.provenance, **session})
+    files = () if was_complete else write_report(result, out, _say)
+    if words is sys.stdout:
+        print()
+    print(printing.text_of(result, config.format))
+    if was_complete:
+        end = f"this run was complete already: printed again from {out}, nothing computed"
+    else:
+        names = ", ".join([*files, "tables"])
+        end = f"results in {out}: {names} ({seconds['all']:.0f} s)"
+    print(f"\n{end}", file=words)
+    return 0
+
+
+def _check_before(config: Config, job: Job, out: AnyPath) -> None:
+    """Finds what can be found without the model before anything is compiled."""
+    try:
+        job.preprocessing.check_channels(job.model.data_config.channels)
+    except ValueError as error:
+        name = str(error).split(":")[0]
+        raise ValueError(f"--{error}" if name == "fill" else str(error)) from error
+    columns, _ = evaluation.merged(job.defenses)
+    table_writer.check_before(
+        out / "tables",
+        num_images=len(job.dataset) // config.shard[1],
+        num_columns=len(columns),
+        num_blocks=1,
+        known={**job.identity, "image_size": columns.image_size, "masked_images": len(columns)},
+    )
+
+
+def run_from_tables(config: Config, folder: AnyPath, saved: saved_table.SavedTable) -> None:
+    """Prints the defenses of an earlier run again, or others that its tables suffice for."""
+    result = certify_saved(
+        saved,
+        folder,
+        threat=config.threat,
+        specs=config.defenses,
+        margin_guard=config.margin_guard,
+    )
+    print(printing.text_of(result, config.format))
+    if config.out is not None:
+        if config.out.exists() and any(config.out.iterdir()):
+            raise FileExistsError(f"--out {config.out}: expected a new or empty folder")
+        config.out.mkdir(parents=True, exist_ok=True)
+        write_report(result, config.out, _say)
+
+
+def certify_saved(
+    saved: saved_table.SavedTable,
+    folder: AnyPath,
+    *,
+    threat: ThreatOptions | None = None,
+    specs: Sequence[str] = (),
+    margin_guard: float = 0.0,
+) -> report.Report:
+    """What a table proves about defenses, by default those that it was made for."""
+    known = saved.about.get("provenance", {})
+    if threat is None or threat == ThreatOptions():
+        threat = recorded(known)
+    specs = specs or tuple(known.get("defense", ()))
+    if threat is None or not specs:
+        raise ValueError(f"{folder}: its tables name no defenses; give --patch and --defense")
+    attacks = threats(threat, saved.table.masked_images.image_size)
+    if threat.sizes:
+        specs = specs_over_sizes(specs, attacks)
+    defenses = build_defenses(specs, attacks)
+    result = verdicts.certify(saved, defenses, margin_guard=margin_guard)
+    return over_sizes(result, specs) if threat.sizes else result
+
+
+def _plan(config: Config, job: Job) -> str:
+    found = planning.plan(
+        readable(job.dataset, job.unreadable),
+        job.model.apply_fn,
+        job.params,
+        job.defenses,
+        preprocessing=job.preprocessing,
+        decide=config.decide,
+        local=job.local,
+        share=config.shard,
+        chunk=config.chunk,
+    )
+    each = found.flops_a_pass
+    share = "" if config.shard[1] == 1 else f" (share {config.shard[0]} of {config.shard[1]})"
+    lines = [
+        f"{found.num_images:,} images{share}, {found.masked_images:,} masked images each",
+        f"forward passes: at most {found.passes_most:,}, expected {found.passes_expected:,.0f} "
+        f"({found.passes_expected / found.num_images:.1f} an image)",
+        "operations: unknown"
+        if each is None
+        else f"operations: {each * found.passes_expected:.3g} FLOP expected ({each:.3g} a pass)",
+        f"table on disk: at most {found.table_bytes / 1e6:,.1f} MB, in blocks of "
+        f"{found.images_per_block} images",
+        f"time: {_duration(found.seconds_expected)} expected, at {found.passes_per_second:,.0f} "
+        f"passes/s in chunks of {found.chunk} (measured on {found.calibrated_on} images), and "
+        "start-up",
+    ]
+    return "\n".join(lines)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
+def _flips(
+    config: Config, job: Job, saved: saved_table.SavedTable, complete: AnyPath | None
+) -> dict[str, Any] | None:
+    """What a lower precision changed: as it was written, or computed."""
+    if config.precision == "highest":
+        return None
+    if complete is not None:
+        found = (written(complete) or {}).get("provenance", {}).get("label_flips_against_float32")
+        return None if found is None else dict(found)
+    compared = precision_check.label_flips(
+        saved,
+        job.dataset,
+        job.model.apply_fn,
+        job.params,
+        preprocessing=job.preprocessing,
+        chunk=config.chunk,
+    )
+    return dataclasses.asdict(compared)
+
+
+def _list() -> None:
+    for title, names in (
+        ("data sets", data.names()),
+        ("models", models.names()),
+        ("defenses", defense_specs.DESCRIPTIONS),
+        ("masks of any defense", defense_specs.MASKS),
+    ):
+        print(f"{title}:")
+        width = max(map(len, names))
+        for name, line in names.items():
+            print(f"  {name.ljust(width)}  {line}")
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the program; returns its exit status.
+
+    0: done; 2: bad input; 3: stopped by ``--max-minutes``, to be gone on with; 130: interrupted.
+    """
+    return program.run(
+        lambda: _run(argv), interrupted="interrupted; give the same command again to go on"
+    )
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    words = sys.argv[1:] if argv is None else argv
+    arguments = parser().parse_args(argv)
+    check_modes(arguments)
+    if arguments.list:
+        _list()
+        return 0
+    config = read_config(arguments)
+    if config.from_tables is not None:
+        folder = config.from_tables
+        saved = saved_table.load(folder / "tables" if (folder / "tables").is_dir() else folder)
+        check_from_tables(arguments)
+        run_from_tables(config, folder, saved)
+        return 0
+    status = run(config, encodable(shlex.join(["python", "-m", "experiments.certify", *words])))
+    processes.wait_for_all("end")  # the first one is reporting
+    return status

@@ -1,0 +1,230 @@
+"""The options that choose a model and its weights, alike in every program."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import shlex
+from pathlib import Path
+from typing import Any
+
+from certmask_jax import models, weights
+from certmask_jax._text import encodable
+from certmask_jax.masks import geometry
+from certmask_jax.models import Model, Params
+from certmask_jax.models.vit import ATTENTIONS, GELUS, POOLINGS
+from certmask_jax.programs import mask_set_specs, paths
+from certmask_jax.programs.command_line import as_options
+from certmask_jax.programs.number_options import whole
+from certmask_jax.weights import SettingError, WeightsFile
+
+_MOST_CLASSES = 32767  # labels are int16 in tables
+_MOST_PIXELS = 8192  # a side
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelOptions:
+    """One field for each option; None where it was not given."""
+
+    model: str
+    num_classes: int | None
+    input_size: tuple[int, int] | None
+    gelu: str | None
+    pooling: str | None
+    attention: str | None
+    weights: Path | None
+    weights_entry: str | None
+    new_head: bool
+    resize_positions: bool
+    can_start_head: bool
+
+    def create(self, *, num_classes: int | None = None) -> Model:
+        """The model, with ``num_classes`` unless ``--num-classes`` says otherwise.
+
+        Raises:
+          ValueError: for what the model does not have or cannot take, naming the option.
+        """
+        chosen = ("gelu", "pooling", "attention", "input_size")
+        with as_options("model", "num_classes", *chosen):
+            model = models.create(
+                self.model,
+                num_classes=num_classes if self.num_classes is None else self.num_classes,
+                **{name: getattr(self, name) for name in chosen},
+            )
+            if self.input_size is not None:
+                _check_input_size(model)
+        if self.resize_positions and not hasattr(model.module, "pooling"):
+            raise ValueError(
+                "--resize-positions: expected only for ViTs, which have position embeddings, got "
+                f"it for {model.name}"
+            )
+        return model
+
+    def read(self, path: Path) -> WeightsFile:
+        """The file of weights, opened once for ``load``."""
+        return weights.read(path, entry=self.weights_entry)
+
+    def taken(self, file: WeightsFile, model: Model) -> tuple[str | None, tuple[str, ...]]:
+        """Which of a file's sets of weights ``load`` takes, and what to show of the choice."""
+        try:
+            found = weights.taken(file, model)
+        except SettingError as error:
+            raise ValueError(error.said_with(self._option)) from error
+        if self.weights_entry is not None or not found.others:
+            return found.entry, ()
+        others = " or ".join(self._option("entry", name) for name in found.others)
+        name = encodable(file.path.name)
+        return found.entry, (f"{name}: took {found.entry!r} of several; {others} takes another",)
+
+    def load(self, file: WeightsFile, model: Model, *, seed: int = 0) -> Params:
+        """The weights of a file, made to fit as far as the options ask for it."""
+        try:
+            return weights.load(
+                file,
+                model,
+                new_head=self.new_head,
+                resize_positions=self.resize_positions,
+                seed=seed,
+            )
+        except SettingError as error:
+            raise ValueError(error.said_with(self._option)) from error
+
+    def _option(self, keyword: str, value: Any) -> str:
+        """What the library calls ``keyword=value``, as this program has it or another one."""
+        if keyword == "entry":
+            return f"--weights-entry {shlex.quote(value)}"
+        if keyword == "new_head" and not self.can_start_head:
+            return "experiments.train --new-head"
+        option = f"--{keyword.replace('_', '-')}"
+        return option if value is True else f"{option} {value}"
+
+    def about(self) -> dict[str, Any]:
+        """What was asked for beside the model's name and its file, for the provenance."""
+        chosen = dataclasses.asdict(self)
+        return {
+            name: chosen[name]
+            for name in ("gelu", "pooling", "attention", "new_head", "resize_positions")
+        }
+
+
+def add(
+    group: Any, *, model: str | None, about_model: str, weights_for: str | None, new_head: bool
+) -> None:
+    """Adds the options to an argument group.
+
+    Args:
+      group: argparse's.
+      model: name of the default model, if there is one; ``about_model`` describes it.
+      weights_for: what ``--weights`` does; None where weights are given otherwise.
+      new_head: whether a fresh head makes sense.
+    """
+    group.add_argument(
+        "--model",
+        metavar="NAME",
+        default=model,
+        required=model is None and weights_for is None,
+        help="name, timm's too, or a PatchCleanser checkpoint's; experiments.certify --list names "
+        f"them ({about_model})",
+    )
+    if weights_for is not None:
+        group.add_argument(
+            "--weights",
+            type=paths.local_path,
+            metavar="FILE",
+            help=f"{weights_for}: .npz (PyTorch's names, Google's ViT or BiT), .safetensors, an "
+            "Orbax folder, or PyTorch's .pth, .th, .tar, .ckpt where torch is installed"
+            + ("" if model is not None else " (default: those that ship with the model)"),
+        )
+    group.add_argument(
+        "--weights-entry",
+        metavar="NAME",
+        help="which set of weights, where a file has several: state_dict_ema, ema_params, or "
+        "what its names begin with (ema_model.) (default: a lone one, else the run says which)",
+    )
+    group.add_argument(
+        "--num-classes",
+        type=whole(1, _MOST_CLASSES),
+        metavar="K",
+        help="outputs of the model (default: what its weights or the data set have, else the "
+        "model's own)",
+    )
+    group.add_argument(
+        "--input-size",
+        type=_size,
+        metavar="N|HxW",
+        help="pixels that the model sees, height x width (default: the model's own)",
+    )
+    group.add_argument(
+        "--gelu",
+        choices=GELUS,
+        help="of a ViT: tanh is what Google's own weights were trained with (default: exact, as "
+        "timm runs them)",
+    )
+    group.add_argument(
+        "--pooling", choices=POOLINGS, help="of a ViT: what the head looks at (default: token)"
+    )
+    group.add_argument(
+        "--attention",
+        choices=ATTENTIONS,
+        help="of a ViT: cudnn is cuDNN's flash attention, on NVIDIA GPUs with --precision bfloat16 "
+        "(default: xla, which runs anywhere)",
+    )
+    group.add_argument(
+        "--resize-positions",
+        action="store_true",
+        help="resize a ViT's position embeddings to the input size (default: weights of another "
+        "are refused)",
+    )
+    if new_head:
+        group.add_argument(
+            "--new-head",
+            action="store_true",
+            help="start a fresh head, whatever the weights have (default: theirs)",
+        )
+
+
+def read(arguments: argparse.Namespace, *, model: str) -> ModelOptions:
+    """Arguments -> options; ``model`` is the name that they come down to."""
+    return ModelOptions(
+        model=model,
+        num_classes=arguments.num_classes,
+        input_size=arguments.input_size,
+        gelu=arguments.gelu,
+        pooling=arguments.pooling,
+        attention=arguments.attention,
+        weights=getattr(arguments, "weights", None),
+        weights_entry=getattr(arguments, "weights_entry", None),
+        new_head=getattr(arguments, "new_head", False),
+        resize_positions=arguments.resize_positions,
+        can_start_head=hasattr(arguments, "new_head"),
+    )
+
+
+def _size(text: str) -> tuple[int, int]:
+    try:
+        size = geometry.as_size(mask_set_specs.size(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    if max(size) > _MOST_PIXELS:
+        raise argparse.ArgumentTypeError(f"expected at most {_MOST_PIXELS} pixels, got {text!r}")
+    return size
+
+
+def _check_input_size(model: Model) -> None:
+    """``ValueError`` unless the model can take images of its input size."""
+    try:
+        model.param_shapes()
+    except ValueError as error:
+        if str(error).startswith("input_size: "):
+            raise
+        raise _too_small(model, error) from error
+    except (TypeError, ZeroDivisionError) as error:  # what layers say of sides of 0 pixels
+        raise _too_small(model, error) from error
+
+
+def _too_small(model: Model, error: Exception) -> ValueError:
+    height, width = model.data_config.input_size
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return ValueError(
+        f"input_size: expected one that {model.name} can take, got {height}x{width} ({reason})"
+    )

@@ -1,0 +1,105 @@
+"""What the folder of a run holds: tables, the shares of other jobs, and the files of the report."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+from certmask_jax.certification import certified_size, report
+from certmask_jax.files import processes
+from certmask_jax.files.storage import AnyPath
+from certmask_jax.tables import merging, saved_table
+
+
+def share_folder(run_folder: AnyPath, shard: tuple[int, int]) -> AnyPath:
+    """Where a share of a run goes."""
+    return run_folder if shard[1] == 1 else run_folder / f"shard-{shard[0]}-of-{shard[1]}"
+
+
+def share_tables(run_folder: AnyPath) -> list[AnyPath]:
+    """The tables of the shares in the folder of a run that were begun."""
+    if not run_folder.is_dir():
+        return []
+    shares = [folder for folder in run_folder.iterdir() if _is_share(folder)]
+    shares.sort(key=lambda folder: folder.name)
+    return [f / "tables" for f in shares if (f / "tables" / saved_table.ABOUT).is_file()]
+
+
+def _is_share(folder: AnyPath) -> bool:
+    return re.fullmatch(r"shard-\d+-of-\d+", folder.name) is not None
+
+
+def check_out(out: AnyPath) -> None:
+    """Refuses a folder with files and without a table; whose table it is, ``evaluate`` checks."""
+    if not out.exists() or (out / "tables").is_dir():
+        return
+    if not out.is_dir() or not all(map(_is_share, out.iterdir())):
+        raise FileExistsError(
+            f"--out {out}: expected a new or empty folder, or this same run to go on with, but it "
+            "holds files, perhaps of another run; choose another name"
+        )
+
+
+def take_shares(run_folder: AnyPath, out: AnyPath, warn: Callable[[str], None]) -> None:
+    """Puts what shares have done into the whole table, if it is not complete."""
+    shares = share_tables(run_folder)
+    folder = out / "tables"
+    if out != run_folder or not shares or not processes.is_first():
+        return
+    if saved_table.recorded(folder) is None or not saved_table.is_complete(folder):
+        warn(f"going on with what {len(shares)} shares have done")
+        merging.merge(shares, folder, partial=True, warn=warn)
+
+
+def write_report(
+    result: report.Report, out: AnyPath, warn: Callable[[str], None]
+) -> tuple[str, ...]:
+    """Writes the files of a report, and says so if they replace those of another margin guard.
+
+    Returns their names.
+    """
+    before = written(out)
+    if before is not None and before.get("margin_guard", 0) != result.margin_guard:
+        warn(
+            f"{out}: the results are now those of --margin-guard "
+            f"{result.margin_guard:g}, before of {before.get('margin_guard', 0):g}"
+        )
+    files = files_of(result)
+    if result.certified_size:  # results.json, which says that all are there, is written last
+        certified_size.write_curve(result, out)
+        try:
+            certified_size.write_figure(result, out)
+            files = (*files, certified_size.FIGURE)
+        except ImportError as error:
+            warn(f"no {certified_size.FIGURE} ({error}); pip install 'certmask_jax[plots]'")
+    report.write(result, out)
+    return files
+
+
+def files_of(result: report.Report) -> tuple[str, ...]:
+    """The files of a report that must be there (a figure needs matplotlib)."""
+    return (*report.FILES, certified_size.CURVE) if result.certified_size else report.FILES
+
+
+def written(out: AnyPath) -> dict[str, Any] | None:
+    """What ``results.json`` says, if it can be read."""
+    try:
+        return dict(json.loads((out / report.RESULTS).read_bytes()))
+    except (OSError, ValueError):
+        return None
+
+
+def is_written(result: report.Report, out: AnyPath, precision: str) -> bool:
+    """Whether the files of a report are there, with the same margin guard and all that it says."""
+    before = written(out)
+    if before is None or not all((out / name).is_file() for name in files_of(result)):
+        return False
+    if bool(before.get("certified_size")) != bool(result.certified_size):
+        return False
+    # experiments.merge has no model to count label flips with.
+    is_whole = precision == "highest" or "label_flips_against_float32" in before.get(
+        "provenance", {}
+    )
+    return is_whole and before.get("margin_guard") == result.margin_guard

@@ -1,0 +1,319 @@
+"""Trains a model with Cutout, or fine-tunes one, and writes its weights.
+
+    python -m experiments.train
+
+remakes the checkpoint that ships with the package (digits, a small ViT) in a few minutes on two
+cores, as runs/vit_digits.npz. Fine-tuning that can be killed and resumed:
+
+    python -m experiments.train --dataset cifar10 --data-dir DIR --model cifar_resnet20 \
+        --weights FILE --epochs 2 --run-folder runs/x --checkpoint-every 200 --resume
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import hashlib
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from certmask_jax import data, defenses, predict, training, weights
+from certmask_jax.files import fingerprint
+from certmask_jax.inference.preprocessing import Preprocessing
+from certmask_jax.masks import mask_sets
+from certmask_jax.masks.mask_sets import MaskSet
+from certmask_jax.masks.threats import Threat
+from certmask_jax.models import Model, Params
+from certmask_jax.programs import (
+    data_options,
+    mask_set_specs,
+    measure_input,
+    model_options,
+    program,
+)
+from certmask_jax.programs.command_line import as_options, named
+from certmask_jax.programs.model_options import ModelOptions
+from certmask_jax.programs.threat_options import read_patch
+from certmask_jax.programs.training_options import check_uses, parser, read_recipe
+from certmask_jax.training import input_pipeline
+from certmask_jax.training.checkpoints import Checkpoints
+from certmask_jax.training.input_pipeline import Source, Streamed
+from certmask_jax.training.log import Row, write_csv, write_picture
+from certmask_jax.training.step import trainer
+
+_STOPPED = 143  # as the shell reports a program that SIGTERM ended
+
+
+@dataclasses.dataclass(frozen=True)
+class _Job:
+    """What the options come down to."""
+
+    model: Model
+    params: Params | None
+    recipe: training.Recipe
+    masks: tuple[MaskSet, ...]
+    source: Source
+    held_out: Source | None
+    streamed: Streamed
+    test_set: data.Dataset
+    identity: dict[str, Any]
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Trains, writes, evaluates on the test split; returns the exit status."""
+    check_uses(arguments, read_recipe(arguments))
+    folder = arguments.run_folder
+    out = arguments.out or (folder or Path("runs")) / f"{arguments.model}.npz"
+    if out.exists() and not (arguments.overwrite or arguments.resume or arguments.measure_input):
+        raise FileExistsError(f"--out {out}: exists already; --overwrite replaces it")
+    weights.check_writable(out)
+    job = _job(arguments)
+    if arguments.measure_input:
+        made = trainer(job.model, job.recipe, num_images=len(job.source), cutout_masks=job.masks)
+        print(measure_input.measure(made, job.source, job.params, steps=arguments.measure_input))
+        return 0
+    saved = None
+    if folder is not None:
+        saved = Checkpoints(
+            folder / "checkpoints",
+            run=job.identity,
+            keep_best=arguments.keep_best,
+            resume=arguments.resume,
+        )
+    trained = _train(job, saved, folder, arguments)
+    _say_unreadable(job.streamed)
+    if folder is not None:
+        _write_log(folder, trained.rows, title=f"{job.model.name} on {arguments.dataset}")
+    tried = arguments.max_steps is not None and trained.step >= arguments.max_steps
+    if not trained.finished:
+        tail = " (--max-steps)" if tried else ""
+        on = "; --resume goes on from there" if folder is not None else ""
+        print(f"stopped after step {trained.step}{tail}{on}", file=sys.stderr)
+        if not tried:
+            return _STOPPED
+    weights.save(out, trained.params)
+    print(f"{out}: {_evaluated(job, trained.params, arguments.test_images)}")
+    return 0
+
+
+def _job(arguments: argparse.Namespace) -> _Job:
+    """Opens everything, so that whatever is wrong is said before the long work."""
+    with named("--dataset", "data set"):
+        data.check_name(arguments.dataset)
+    options = model_options.read(arguments, model=arguments.model)
+    model = options.create()
+    train_set = _data_set(arguments, model, "split")
+    test_set = _data_set(arguments, model, "test_split")
+    _check_same_classes(train_set, test_set)
+    if train_set.num_classes != model.num_classes:
+        model = options.create(num_classes=train_set.num_classes)
+    recipe = read_recipe(arguments)
+    params = _first_weights(options, model, seed=recipe.seed)
+    size = model.data_config.input_size
+    masks: tuple[MaskSet, ...] = ()
+    if recipe.cutout in ("mask_set", "two_masks", "greedy"):
+        masks = tuple(
+            mask_set_specs.read(
+                arguments.cutout_masks,
+                Threat.of(size, read_patch(text, size, "--cutout-patch")),
+                "--cutout-masks",
+            )
+            for text in arguments.cutout_patch or ["2%"]
+        )
+    for note in train_set.notes:
+        print(note, file=sys.stderr)
+    streamed = Streamed(train_set, workers=arguments.workers, on_unreadable=arguments.on_unreadable)
+    # For their errors, before all images are read.
+    try:
+        kept, _ = input_pipeline.split_off(streamed, arguments.held_out, seed=recipe.seed)
+    except ValueError as error:
+        raise ValueError(f"--held-out {arguments.held_out}: {error}") from error
+    with as_options(*(field.name for field in dataclasses.fields(recipe))):
+        trainer(model, recipe, num_images=len(kept), cutout_masks=masks)
+    source, held_out = input_pipeline.split_off(
+        _fitting(streamed, arguments.input, arguments.memory_mb, model),
+        arguments.held_out,
+        seed=recipe.seed,
+    )
+    first = streamed.gather(np.arange(1)).images
+    identity = {
+        "model": model.name,
+        "model_options": options.about(),
+        "num_classes": model.num_classes,
+        "input_size": list(size),
+        "recipe": dataclasses.asdict(recipe),
+        "cutout_masks": [[str(one), fingerprint.of_arrays(one.boxes)[:16]] for one in masks],
+        "data": {
+            "name": arguments.dataset,
+            "split": train_set.split,
+            "images": len(train_set),
+            "classes": dict(train_set.classes),
+            "first_image": hashlib.sha256(first.tobytes()).hexdigest()[:16],
+        },
+        "held_out": arguments.held_out,
+        "first_weights": None if params is None else weights.digest(params),
+    }
+    return _Job(model, params, recipe, masks, source, held_out, streamed, test_set, identity)
+
+
+def _data_set(arguments: argparse.Namespace, model: Model, option: str) -> data.Dataset:
+    """The images of a split; errors about the split name the option that chose it."""
+    try:
+        return data.load(
+            arguments.dataset,
+            data_config=model.data_config,
+            split=getattr(arguments, option),
+            data_dir=arguments.data_dir,
+            num_outputs=arguments.num_classes,
+            class_index=data_options.index_of(arguments.class_index),
+        )
+    except ValueError as error:
+        text = str(error)
+        if text.startswith("split: "):
+            text = f"--{option.replace('_', '-')}: {text.removeprefix('split: ')}"
+        raise ValueError(text) from error
+
+
+def _first_weights(options: ModelOptions, model: Model, *, seed: int) -> Params | None:
+    """What training starts from; None for random weights."""
+    if options.weights is not None:
+        file = options.read(options.weights)
+        for note in options.taken(file, model)[1]:
+            print(note, file=sys.stderr)
+        return options.load(file, model, seed=seed)
+    return None
+
+
+def _fitting(streamed: Streamed, how: str, limit_mb: int, model: Model) -> Source:
+    """The training set in memory if it fits or is asked for there, else as it streams."""
+    height, width = model.data_config.input_size
+    size = len(streamed) * height * width * model.data_config.channels
+    if how == "stream" or (how == "auto" and size > limit_mb * 1_000_000):
+        return streamed
+    with tqdm(total=len(streamed), unit="image", desc="reading", mininterval=1) as bar:
+        return input_pipeline.in_memory(streamed, progress=bar.update)
+
+
+def _train(
+    job: _Job, saved: Checkpoints | None, folder: Path | None, arguments: argparse.Namespace
+) -> training.Trained:
+    """The run with its progress bar, its CSV, and SIGTERM as a request to stop."""
+    written = -1
+    with (
+        _asked_to_stop(listens=saved is not None) as should_stop,
+        tqdm(unit="step", desc="training", mininterval=1) as bar,
+    ):
+
+        def advance(now: training.Progress) -> None:
+            nonlocal written
+            if bar.total is None:
+                bar.total = now.steps
+                bar.initial = now.step - 1  # of a resumed run, so that the time left is true
+                bar.n = now.step - 1
+            if now.loss == now.loss:  # NaN before the first is known
+                bar.set_postfix(loss=f"{now.loss:.3f}", refresh=False)
+            bar.update(now.step - bar.n)
+            if folder is not None and len(now.rows) != written:
+                write_csv(folder / "metrics.csv", now.rows)
+                written = len(now.rows)
+
+        try:
+            return training.train(
+                job.model,
+                job.source,
+                recipe=job.recipe,
+                params=job.params,
+                cutout_masks=job.masks,
+                held_out=job.held_out,
+                saved=saved,
+                checkpoint_every=arguments.checkpoint_every,
+                max_steps=arguments.max_steps,
+                should_stop=should_stop,
+                progress=advance,
+            )
+        finally:
+            if saved is not None:
+                saved.close()
+
+
+@contextlib.contextmanager
+def _asked_to_stop(*, listens: bool) -> Iterator[Callable[[], bool]]:
+    """A function that says whether SIGTERM has come; without a run folder SIGTERM just ends."""
+    asked: list[int] = []
+    if not listens:
+        yield lambda: False
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, _: asked.append(number))
+    try:
+        yield lambda: bool(asked)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _evaluated(job: _Job, params: Params, count: int) -> str:
+    """Clean and certified accuracy on test images that are spread evenly over the split."""
+    config = job.model.data_config
+    chosen = np.linspace(0, len(job.test_set) - 1, min(count, len(job.test_set))).round()
+    held_out = [job.test_set.read(int(i), int(i) + 1) for i in chosen]
+    labels = np.concatenate([one.labels for one in held_out])
+    patch = max(1, round(config.input_size[0] / 10))
+    defense = defenses.double_masking(
+        mask_sets.budgeted_grid(config.input_size, patch, masks_per_axis=4)
+    )
+    table = predict(
+        job.model.apply_fn,
+        params,
+        np.concatenate([one.images for one in held_out]),
+        defense.masked_images,
+        preprocessing=Preprocessing(mean=config.mean, std=config.std),
+    )
+    clean = np.mean(defense.rule(table) == labels)
+    robust = np.mean(defense.worst_case(table, labels))
+    return (
+        f"on {len(labels)} test images, {patch} px patch, double masking 4x4: clean {clean:.3f}, "
+        f"certified {robust:.3f}"
+    )
+
+
+def _check_same_classes(train_set: data.Dataset, test_set: data.Dataset) -> None:
+    trained, tested = set(train_set.classes), set(test_set.classes)
+    if trained != tested:
+        raise ValueError(
+            f"{train_set.name}: expected the same classes in {train_set.split!r} and "
+            f"{test_set.split!r}, but only the former has {sorted(trained - tested) or 'none more'}"
+            f" and only the latter has {sorted(tested - trained) or 'none more'}"
+        )
+
+
+def _write_log(folder: Path, rows: Sequence[Row], *, title: str) -> None:
+    write_csv(folder / "metrics.csv", rows)
+    try:
+        write_picture(folder / "curves.png", rows, title=title)
+    except ImportError as error:
+        print(f"no picture of the curves ({error}); pip install 'certmask_jax[plots]'")
+
+
+def _say_unreadable(streamed: Streamed) -> None:
+    for number, why in sorted(streamed.unreadable.items())[:10]:
+        print(f"unreadable image {number}: {why}", file=sys.stderr)
+    if streamed.unreadable:
+        print(
+            f"{len(streamed.unreadable)} image(s) could not be read and were replaced by the next "
+            "ones of the set",
+            file=sys.stderr,
+        )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the program; returns its exit status (2 for bad input, 143 after SIGTERM)."""
+    return program.run(
+        lambda: run(parser().parse_args(argv)),
+        interrupted="interrupted; with a --run-folder, --resume goes on from its last checkpoint",
+    )

@@ -1,0 +1,171 @@
+"""Tables of shares -> one table, the same as if one run had made it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from certmask_jax.files import fingerprint, storage
+from certmask_jax.files.storage import AnyPath
+from certmask_jax.tables import saved_table
+from certmask_jax.tables.blocks import Block, Blocks
+from certmask_jax.tables.table_writer import TableWriter
+
+_NAMED = 5  # missing spans of images
+_GIVEN_BY_NAME = {
+    "num_images", "masked_images", "masked_images_sha256", "image_size", "num_classes",
+    "images_per_block",
+}  # fmt: skip
+
+
+def merge(
+    shares: Sequence[str | AnyPath],
+    folder: str | AnyPath,
+    *,
+    partial: bool = False,
+    warn: Callable[[str], None] = lambda line: None,
+) -> None:
+    """Copies the blocks of several tables of one run into one table, their checksums verified.
+
+    It may be killed and called again.
+
+    Args:
+      shares: folders of tables, in any order. One that is given twice counts once.
+      folder: of the table that is made, or gone on with.
+      partial: whether blocks may be missing.
+      warn: told of folders that are given twice, and of images that several shares hold; they are
+        the same in all, or it is an error.
+
+    Raises:
+      FileNotFoundError: for a folder without a table, or when images are missing: names them.
+      ValueError: when a share is of another run (names what differs), when a file is damaged, or
+        when two shares, or a share and ``folder``, differ in what both hold.
+      FileExistsError: when ``folder`` holds another run, or other files.
+    """
+    if not shares:
+        raise ValueError("expected the folders of at least 1 share, got none")
+    found = shares = distinct([storage.any_path(share) for share in shares], warn)
+    about = [_about(share) for share in found]
+    for share, facts in zip(found, about, strict=True):
+        different = fingerprint.differences(about[0]["fingerprint"], facts["fingerprint"])
+        if different:
+            raise ValueError(
+                f"{share}: expected a share of the same run as {shares[0]}, but "
+                f"{'; '.join(different)}"
+            )
+    blocks = [saved_table.layout(share, facts) for share, facts in zip(found, about, strict=True)]
+    lacking = [there.unfinished() for there in blocks]
+    holders = [
+        [which for which, without in enumerate(lacking) if number not in without]
+        for number in range(len(blocks[0]))
+    ]
+    missing = [number for number, which in enumerate(holders) if not which]
+    if missing and not partial:
+        raise FileNotFoundError(_says_missing(missing, blocks[0], about))
+    facts = about[0]["fingerprint"]
+    provenance = dict(about[0].get("provenance", {}))
+    provenance.pop("shard", None)
+    if "command_of_all_shares" in provenance:
+        provenance["command"] = provenance.pop("command_of_all_shares")
+    doubled: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    with TableWriter(
+        storage.any_path(folder),
+        num_images=facts["num_images"],
+        masked_images=saved_table.read_masks(found[0], about[0]),
+        num_classes=facts["num_classes"],
+        images_per_block=facts["images_per_block"],
+        run={name: value for name, value in facts.items() if name not in _GIVEN_BY_NAME},
+        about={"provenance": {**provenance, "shares": len(shares)}},
+        began=saved_table.read_images(found[0]),
+        damaged=warn,
+    ) as writer:
+        for number, (start, stop) in writer.spans().items():
+            held = holders[number]
+            if not held:
+                continue
+            first = blocks[held[0]].read(number)
+            for other in held[1:]:
+                if not _equal(first, blocks[other].read(number)):
+                    raise ValueError(
+                        f"expected each image in one share, but images {start} to {stop - 1} are "
+                        f"in {shares[held[0]]} and in {shares[other]}, and differ; give one of "
+                        "the two"
+                    )
+                doubled.setdefault((held[0], other), []).append((start, stop))
+            there = writer.read(number)
+            if there is None:
+                writer.write(number, first)
+            elif not _equal(first, there):
+                raise ValueError(
+                    f"expected in {folder} what its shares hold, but images {start} to {stop - 1} "
+                    f"in {shares[held[0]]} differ from those there; choose another name for the "
+                    "result"
+                )
+
+    for (one, other), spans in doubled.items():
+        warn(
+            f"images {_named(spans)} are in {shares[one]} and in {shares[other]}, the same in both"
+        )
+
+
+def distinct(
+    folders: Sequence[AnyPath], warn: Callable[[str], None] = lambda line: None
+) -> list[AnyPath]:
+    """The same folders, each once, by whatever name; ``warn`` is told of others."""
+    first: dict[Any, AnyPath] = {}
+    for folder in folders:
+        place = _place(folder)
+        if place in first:
+            warn(f"{folder}: the same folder as {first[place]}, counted once")
+        else:
+            first[place] = folder
+    return list(first.values())
+
+
+def _place(folder: AnyPath) -> Any:
+    """What two names of one folder have in common."""
+    if not isinstance(folder, Path):
+        return folder
+    try:
+        there = folder.stat()
+    except OSError:
+        return folder
+    # Some file systems have no numbers for files.
+    return (there.st_dev, there.st_ino) if there.st_ino else Path(os.path.realpath(folder))
+
+
+def _about(share: AnyPath) -> dict[str, Any]:
+    about = saved_table.recorded(share) if share.is_dir() else None
+    if about is None:
+        raise FileNotFoundError(f"{share}: expected a folder with a share of a table, found none")
+    return about
+
+
+def _equal(one: Block, other: Block) -> bool:
+    arrays = zip((*one.outputs, one.labels), (*other.outputs, other.labels), strict=True)
+    # Bit by bit: a NaN is the same as itself.
+    return one.rows == other.rows and all(
+        np.asarray(a).tobytes() == np.asarray(b).tobytes() for a, b in arrays
+    )
+
+
+def _says_missing(missing: Sequence[int], blocks: Blocks, about: Sequence[dict[str, Any]]) -> str:
+    spans = [blocks.span(number) for number in missing]
+    counts = {facts.get("provenance", {}).get("shard", "0/1").split("/")[1] for facts in about}
+    if len(counts) == 1:
+        (count,) = counts
+        which = ", ".join(f"{i}/{count}" for i in sorted({n % int(count) for n in missing}))
+        remedy = f"run, or go on with, share {which}"
+    else:
+        remedy = "run the shares that are missing"
+    return f"expected every image in some share, but images {_named(spans)} are in none; {remedy}"
+
+
+def _named(spans: Sequence[tuple[int, int]]) -> str:
+    """``0 to 9, 30 to 39``, and how many blocks more."""
+    more = f" and {len(spans) - _NAMED} more blocks" if len(spans) > _NAMED else ""
+    return ", ".join(f"{start} to {stop - 1}" for start, stop in spans[:_NAMED]) + more

@@ -1,0 +1,317 @@
+"""The images of a run: in the order in which it began, whatever becomes of the data set since.
+
+A run keeps its rows. The row of a file that is removed, or cannot be decoded, is left out: it is
+named and counts nowhere, and the finished work on the other images stays of use. A file that was
+mended is looked at again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from certmask_jax.files.unreadable import UnreadableImage
+
+LEFT_OUT = -1
+"""The label of a row that is left out."""
+
+GONE = "it is no longer in the data set"
+_NOTHING: Mapping[int, str] = MappingProxyType({})
+_ALL_FINE: Mapping[str, str] = MappingProxyType({})
+_SHOWN = 3
+
+
+class Batch(Protocol):
+    """Some images of a test set."""
+
+    @property
+    def images(self) -> NDArray[np.uint8]: ...  # [B, h, w, c]
+    @property
+    def labels(self) -> NDArray[np.int32]: ...  # [B]
+    @property
+    def ids(self) -> tuple[str, ...]: ...  # [B]
+
+
+class TestSet(Protocol):
+    """A test set that is read a few images at a time (``data.Dataset`` is one), by one thread.
+
+    ``read`` raises ``UnreadableImage`` for an image that it cannot
+    give. One that knows its images without decoding them has a ``listing`` (see ``Listing``).
+    """
+
+    def __len__(self) -> int: ...
+    def read(self, start: int, stop: int) -> Batch: ...
+
+
+class Listing(Protocol):
+    """What is known of T images before any is decoded."""
+
+    @property
+    def ids(self) -> tuple[str, ...]: ...  # [T], each once
+    @property
+    def labels(self) -> NDArray[np.int32]: ...  # [T]
+    @property
+    def sizes(self) -> NDArray[np.int64]: ...  # [T], bytes of each file
+
+
+class Began(NamedTuple):
+    """The images of a run as it began."""
+
+    ids: tuple[str, ...]  # [T]
+    labels: tuple[int, ...]  # [T]
+
+
+class Rows(NamedTuple):
+    """What is known of the images of a block beside their predictions."""
+
+    ids: tuple[str, ...]  # [B]
+    left_out: Mapping[int, str] = _NOTHING  # row, from 0 -> why
+    sizes: tuple[int, ...] = ()  # [B], bytes; -1 for what is gone; () where there are no files
+
+
+class Part(NamedTuple):
+    """Some images that were read: those that are there, and the rows of all."""
+
+    images: NDArray[np.uint8]  # [b, h, w, c]
+    labels: NDArray[np.int32]  # [b]
+    present: NDArray[np.intp]  # [b]: their rows, from 0
+    rows: Rows  # [B]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class RunImages:
+    """The images of one run; ``of_run`` makes it.
+
+    Attributes:
+      test_set: as it is now.
+      began: as the run began; None for a test set without a listing.
+      places: ``int[T]``, where each image is in ``test_set`` now, or -1.
+      left_out: row -> why, as far as it is known before it is read.
+      skip: whether an image that turns out to be unreadable is left out too.
+    """
+
+    test_set: TestSet
+    began: Began | None
+    places: NDArray[np.intp]
+    left_out: Mapping[int, str]
+    skip: bool
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def read(self, start: int, stop: int) -> Part:
+        """Rows ``start`` to ``stop``.
+
+        Raises:
+          UnreadableImage: for an image that cannot be given, unless they are skipped.
+        """
+        stop = min(stop, len(self))
+        left_out = {row: self.left_out[row] for row in range(start, stop) if row in self.left_out}
+        wanted = [row for row in range(start, stop) if row not in left_out]
+        batches = self._batches(wanted, left_out)
+        present = [row for row in wanted if row not in left_out]
+        found = dict(zip(present, (one for b in batches for one in b.ids), strict=True))
+        ids = tuple(found[row] if row in found else self._id(row) for row in range(start, stop))
+        sizes = self.sizes(start, stop)
+        return Part(
+            np.concatenate([b.images for b in batches]) if batches else np.zeros((0,), np.uint8),
+            np.concatenate([b.labels for b in batches]) if batches else np.zeros(0, np.int32),
+            np.array(present, np.intp) - start,
+            Rows(ids, {row - start: why for row, why in left_out.items()}, sizes),
+        )
+
+    def first(self) -> NDArray[np.uint8]:
+        """The first image that can be read, ``uint8[1, h, w, c]``.
+
+        Raises:
+          ValueError: when there is none.
+          UnreadableImage: as ``read``.
+        """
+        for row in range(len(self)):
+            images = self.read(row, row + 1).images
+            if len(images):
+                return images
+        raise ValueError(f"expected at least 1 image that can be read, got none of {len(self)}")
+
+    def sizes(self, start: int, stop: int) -> tuple[int, ...]:
+        """Bytes of each file now, -1 for what is gone; () where there are no files."""
+        listing = _listing(self.test_set)
+        if listing is None:
+            return ()
+        places = self.places[start:stop]
+        return tuple(int(listing.sizes[place]) if place >= 0 else -1 for place in places)
+
+    def changed(self, there: Rows, start: int) -> tuple[list[int], dict[int, str]]:
+        """What became of the rows of a finished block that begins at image ``start``.
+
+        Returns:
+          Rows whose image is another now, or can be read now, so that the block is to be done
+          again; and rows that no longer count, with why.
+        """
+        if self.began is None:
+            return [], {}
+        now = self.sizes(start, start + len(there.ids))
+        out = {
+            row: self.left_out[start + row]
+            for row in range(len(there.ids))
+            if start + row in self.left_out and row not in there.left_out
+        }
+        again = []
+        for row, (before, size) in enumerate(zip(there.sizes, now, strict=True)):
+            if start + row in self.left_out:
+                continue
+            if row in there.left_out:
+                if before != size or self._can_be_read(start + row):
+                    again.append(row)
+            elif before != size:
+                again.append(row)
+        return again, out
+
+    def _can_be_read(self, row: int) -> bool:
+        place = int(self.places[row])
+        try:
+            self.test_set.read(place, place + 1)
+        except UnreadableImage:
+            return False
+        return True
+
+    def _batches(self, rows: Sequence[int], left_out: dict[int, str]) -> list[Batch]:
+        """Of these rows what can be read; what cannot is added to ``left_out``, or raised."""
+        places = [int(self.places[row]) for row in rows]
+        if not places:
+            return []
+        if places == list(range(places[0], places[0] + len(places))):
+            try:
+                return [self.test_set.read(places[0], places[-1] + 1)]
+            except UnreadableImage:
+                if not self.skip:
+                    raise
+        found = []
+        for row, place in zip(rows, places, strict=True):
+            try:
+                found.append(self.test_set.read(place, place + 1))
+            except UnreadableImage as error:
+                if not self.skip:
+                    raise
+                left_out[row] = error.why
+        return found
+
+    def _id(self, row: int) -> str:
+        return str(row) if self.began is None else self.began.ids[row]
+
+
+def of_run(
+    test_set: TestSet,
+    began: Began | None = None,
+    *,
+    unreadable: Mapping[str, str] = _ALL_FINE,
+    skip: bool = False,
+) -> RunImages:
+    """The images of a run that begins now, or that began with other files there.
+
+    Args:
+      test_set: as it is now. Of one that is a subset (``whole`` is what it was taken from) the run
+        keeps the images with which it began.
+      began: as the run began, if it did, of a test set with a listing.
+      unreadable: id -> why, of images that are known not to be readable; they are left out.
+      skip: see ``RunImages``.
+
+    Raises:
+      ValueError: for images that were not there when the run began, or have other labels now.
+    """
+    listing = _listing(test_set)
+    if listing is None:
+        return RunImages(test_set, None, np.arange(len(test_set)), {}, skip)
+    whole: TestSet | None = getattr(test_set, "whole", None)
+    is_subset = False
+    if began is not None and whole is not None:
+        is_subset, test_set, listing = True, whole, _listing(whole) or listing
+    now = Began(tuple(listing.ids), tuple(map(int, listing.labels)))
+    began = now if began is None else began
+    places = places_of(test_set, began.ids)
+    known = set(began.ids)
+    new = [] if is_subset else [image_id for image_id in now.ids if image_id not in known]
+    relabelled = [
+        f"{began.ids[row]} is of class {now.labels[place]}, was of {began.labels[row]}"
+        for row, place in enumerate(places)
+        if place >= 0 and now.labels[place] != began.labels[row]
+    ]
+    if new or relabelled:
+        gone = [began.ids[row] for row in np.flatnonzero(places < 0)]
+        what = [_said("new", new), _said("gone", gone), _said("with another label", relabelled)]
+        raise ValueError(
+            f"expected the {len(began.ids)} images that the run began with, but of those that are "
+            f"there now {'; '.join(filter(None, what))}"
+        )
+    left_out = {int(row): GONE for row in np.flatnonzero(places < 0)}
+    left_out |= {
+        row: unreadable[image_id]
+        for row, image_id in enumerate(began.ids)
+        if image_id in unreadable and places[row] >= 0
+    }
+    return RunImages(test_set, began, places, left_out, skip)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Readable:
+    """A test set without the images that are known not to be readable; to plan a run with."""
+
+    test_set: TestSet
+    places: NDArray[np.intp]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def read(self, start: int, stop: int) -> Batch:
+        """Images ``start`` to ``stop`` of those that are left, at least one."""
+        places = self.places[start:stop]
+        if len(places) == 1 or (np.diff(places) == 1).all():
+            return self.test_set.read(int(places[0]), int(places[-1]) + 1)
+        parts = [self.test_set.read(int(place), int(place) + 1) for place in places]
+        return _Joined(
+            np.concatenate([part.images for part in parts]),
+            np.concatenate([part.labels for part in parts]),
+            tuple(one for part in parts for one in part.ids),
+        )
+
+
+class _Joined(NamedTuple):
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int32]
+    ids: tuple[str, ...]
+
+
+def readable(test_set: TestSet, unreadable: Mapping[str, str]) -> TestSet:
+    """``test_set``, without images that are known not to be readable (by id)."""
+    listing = _listing(test_set)
+    if listing is None or not unreadable:
+        return test_set
+    kept = [place for place, image_id in enumerate(listing.ids) if image_id not in unreadable]
+    if not kept:
+        raise ValueError(f"expected an image that can be read, got none of {len(listing.ids)}")
+    return Readable(test_set, np.array(kept, np.intp))
+
+
+def places_of(test_set: TestSet, ids: Sequence[str]) -> NDArray[np.intp]:
+    """Where images are in a test set now, or -1; without a listing they are where they were."""
+    listing = _listing(test_set)
+    if listing is None:
+        return np.arange(len(ids))
+    place_of = {image_id: place for place, image_id in enumerate(listing.ids)}
+    return np.array([place_of.get(image_id, -1) for image_id in ids], np.intp)
+
+
+def _listing(test_set: TestSet) -> Listing | None:
+    return getattr(test_set, "listing", None)
+
+
+def _said(what: str, names: Sequence[str]) -> str:
+    if not names:
+        return ""
+    more = ", ..." if len(names) > _SHOWN else ""
+    return f"{len(names)} are {what} ({', '.join(names[:_SHOWN])}{more})"

@@ -1,0 +1,182 @@
+"""Two real processes of one run: what they make is what one makes, and errors end both."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from small_runs import contents
+
+from certmask_jax.certification import report
+from certmask_jax.programs import certify
+from certmask_jax.tables import saved_table
+
+OPTIONS = ["--num-images", "12", "--defense", "double_masking:masks_per_axis=2"]
+OPTIONS += ["--defense", "certmask:tiling=tight"]
+SECONDS = 100  # then it hangs
+
+
+def _start(out, *options, cache, devices=4):
+    return subprocess.Popen(
+        [sys.executable, "-m", "experiments.certify", *OPTIONS, "--out", str(out), *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={
+            **os.environ,
+            "PYTHONPATH": str(Path(__file__).parents[2]),
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+            "JAX_COMPILATION_CACHE_DIR": str(cache),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        },
+    )
+
+
+def _ends(*started):
+    """Exit status, output and errors of each."""
+    try:
+        said = [process.communicate(timeout=SECONDS) for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    return [(process.returncode, *text) for process, text in zip(started, said, strict=True)]
+
+
+def _two(out, *options, cache):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    return _ends(
+        *(_start(out, *options, "--distributed", f"{address},{i}/2", cache=cache) for i in range(2))
+    )
+
+
+def _fingerprint(run):
+    return saved_table.recorded(run / "tables")["fingerprint"]
+
+
+def _arrays(run):
+    found = contents(run / "tables")
+    del found[saved_table.ABOUT]
+    return found
+
+
+def _results(run):
+    results = json.loads((run / "results.json").read_text())
+    for name in ("command", "started", "seconds", "masked_images_settled"):
+        del results["provenance"][name]
+    return results
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory, cache):
+    """A run of two processes with four devices each."""
+    out = tmp_path_factory.mktemp("two") / "run"
+    said = _two(out, "--chunk", "8", cache=cache)
+    for status, _, errors in said:
+        assert status == 0, errors
+    return out, said
+
+
+def test_two_processes_make_the_run_of_one(two, tmp_path, cache):
+    """Each with four devices: then even the fingerprint is the same, and so may be gone on with."""
+    out, _ = two
+    ((status, printed, errors),) = _ends(_start(tmp_path / "one", "--chunk", "8", cache=cache))
+    assert status == 0, errors
+    assert _fingerprint(out) == _fingerprint(tmp_path / "one")
+    assert _arrays(out) == _arrays(tmp_path / "one")
+    assert (out / "per_image.csv").read_bytes() == (tmp_path / "one/per_image.csv").read_bytes()
+    ours, alone = _results(out), _results(tmp_path / "one")
+    assert (ours["provenance"]["devices"]["processes"], ours["provenance"]["devices"]["count"]) == (
+        (2, 4)
+    )
+    ours["provenance"]["devices"]["processes"] = 1
+    assert ours == alone
+    assert two[1][0][1].split("\n\nresults in")[0].endswith(printed.split("\n\nresults in")[0])
+
+
+def test_eight_devices_of_one_process_find_the_same(two, tmp_path):
+    """As many masked images on each device at once: the same bits. The fingerprints say so."""
+    out = tmp_path / "eight"
+    assert certify.main([*OPTIONS, "--out", str(out), "--chunk", "16"]) == 0
+    assert _arrays(out) == _arrays(two[0])
+    ours, theirs = _fingerprint(two[0]), _fingerprint(out)
+    assert (ours.pop("chunk"), theirs.pop("chunk")) == (8, 16)
+    assert (ours["devices"].pop("count"), theirs["devices"].pop("count")) == (4, 8)
+    assert ours == theirs
+    # With the same --chunk half as many are on each: labels are the same, the last bit need not be.
+    other = tmp_path / "other"
+    assert certify.main([*OPTIONS, "--out", str(other), "--chunk", "8"]) == 0
+    parts = [{k: v for k, v in _arrays(run).items() if "predictions" in k} for run in (other, out)]
+    assert parts[0] == parts[1]
+    assert len(parts[0]) == 13  # 12 blocks and zarr.json
+
+
+def test_the_first_process_alone_reports(two):
+    out, ((_, first, _), (_, second, second_errors)) = two
+    assert "worst case" in first
+    assert f"results in {out}" in first
+    assert "worst case" not in second
+    assert "results" not in second
+    assert "passes/s" not in second_errors
+    assert {file.name for file in out.iterdir()} == {*report.FILES, "tables"}
+
+
+def test_two_processes_go_on_with_what_is_missing(two, tmp_path, cache):
+    """Blocks of both: one is missing, one is damaged."""
+    whole, out = two[0], tmp_path / "run"
+    for name, content in contents(whole).items():
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).write_bytes(content)
+    (out / "tables" / "labels" / "c" / "6").unlink()
+    (out / "tables" / "margins" / "c" / "3" / "0").write_bytes(b"damaged")
+    (out / "results.json").unlink()
+    (status, printed, errors), (other_status, _, other_errors) = _two(
+        out, "--chunk", "8", cache=cache
+    )
+    assert (status, other_status) == (0, 0), errors + other_errors
+    assert "labels/c/6: is missing; images 6 to 6 are computed again" in errors
+    assert "margins/c/3/0: is damaged" in other_errors
+    assert contents(out).keys() == contents(whole).keys()
+    assert _arrays(out) == _arrays(whole)
+    assert _results(out) == _results(whole)
+    settled = json.loads((out / "results.json").read_text())["provenance"]["masked_images_settled"]
+    assert settled == 27  # of this process
+    assert "worst case" in printed
+
+
+def test_a_folder_with_other_files_ends_both(tmp_path, cache):
+    (tmp_path / "notes.txt").write_text("mine")
+    for status, printed, errors in _two(tmp_path, cache=cache):
+        assert status == 2
+        assert f"error: --out {tmp_path}: expected a new or empty folder" in errors
+        assert "worst case" not in printed
+    assert contents(tmp_path) == {"notes.txt": b"mine"}
+
+
+def test_what_only_the_first_process_finds_ends_both(tmp_path, cache):
+    """A lock of another run: the other process would have been let in."""
+    (tmp_path / "tables").mkdir()
+    handle = os.open(tmp_path / "tables", os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        first, second = _two(tmp_path, cache=cache)
+    finally:
+        os.close(handle)
+    assert first[0] == second[0] == 2
+    assert "error: " in first[2]
+    assert "another process is writing this table" in first[2]
+    assert "error: the first process of this run could not begin; its error says why" in second[2]
+    assert "Traceback" not in first[2] + second[2]
+    assert contents(tmp_path) == {}

@@ -1,0 +1,33 @@
+"""Text that can be written anywhere."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from certmask_jax._text import encodable, some
+from certmask_jax.files.unreadable import UnreadableImage
+
+
+@pytest.mark.parametrize("text", ["", "plain", "Bild \u00e4\n\u7d50\u679c", "\U0001f600"])
+def test_what_can_be_written_stays(text):
+    assert encodable(text) == text
+
+
+def test_bytes_that_are_no_text_become_escapes():
+    name = os.fsdecode(b"caf\xe9.png")
+    assert encodable(name) == "caf\\udce9.png"
+    encodable(name).encode()
+
+
+def test_an_unreadable_image_is_named():
+    error = UnreadableImage("3/x.png", "cut short", where="/data/3/x.png")
+    assert str(error) == "/data/3/x.png: expected an image that can be decoded (cut short)"
+    assert (error.image_id, error.why) == ("3/x.png", "cut short")
+
+
+def test_some_names_and_how_many_there_are():
+    assert some([]) == ""
+    assert some(["a", "b"], 2) == "a, b"
+    assert some(["a", "b", "c"], 2) == "a, b, ... (3 in all)"

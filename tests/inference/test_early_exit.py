@@ -1,0 +1,234 @@
+"""Early exit: what is left out could not have changed an answer or a verdict."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import pytest
+from covers import random_cover, with_random_promise
+from early_exit_cases import CLASSES, evaluated, facts, filled_in, random_table
+
+from certmask_jax import data, defenses, models, predict, weights
+from certmask_jax.defenses.defense import Seen
+from certmask_jax.inference import early_exit
+from certmask_jax.inference.forward import masked_forward
+from certmask_jax.inference.preprocessing import Preprocessing
+from certmask_jax.masks import mask_sets
+from certmask_jax.masks.distinct_unions import MaskedImages, unions
+from certmask_jax.masks.mask_sets import MaskSet
+from certmask_jax.tables.outputs import Outputs
+from certmask_jax.tables.prediction_table import UNKNOWN, PredictionTable, from_labels
+
+BUILDERS = {
+    "double_masking largest": defenses.double_masking,
+    "double_masking smallest": functools.partial(defenses.double_masking, ties="smallest"),
+    "challenger_masking": defenses.challenger_masking,
+    "minority_reports": functools.partial(defenses.minority_reports, tau=0.4),
+    "certmask": defenses.certmask,
+    "certmask_detection": defenses.certmask_detection,
+    "mrcert": defenses.mrcert,
+}
+
+
+def _cover(rng, kind):
+    if kind == "grid":  # every location that matters is hidden by one mask alone
+        size = (int(rng.integers(4, 9)), int(rng.integers(4, 9)))
+        return mask_sets.budgeted_grid(size, 2, masks_per_axis=int(rng.integers(1, 4)))
+    if kind == "redundant":  # several masks hide every location, but for none are they the most
+        return random_cover(rng, 7, 4, 1)
+    masks = random_cover(rng, int(rng.integers(1, 6)), int(rng.integers(2, 7)), 2)
+    return with_random_promise(rng, masks)
+
+
+@pytest.mark.parametrize("kind", ["grid", "random", "redundant"])
+@pytest.mark.parametrize("name", BUILDERS)
+def test_verdicts_are_those_of_the_whole_table(name, kind):
+    rng = np.random.default_rng(sum(map(ord, name + kind)))
+    left_out = 0
+    for _ in range(7):
+        defense = BUILDERS[name](_cover(rng, kind))
+        table, labels = random_table(rng, defense, 64)
+        known = evaluated(rng, defense, table, labels)
+        left_out += (~known).sum()
+        shape = known.shape
+        whole = facts(defense, table, labels)
+        fillings = [filled_in(table, known, UNKNOWN, np.inf, 0)]
+        for _ in range(4):
+            anything = rng.integers(0, CLASSES, shape)
+            fillings.append(filled_in(table, known, anything, 1, rng.random(shape)))
+        for filled in fillings:
+            for fact, values in facts(defense, filled, labels).items():
+                np.testing.assert_array_equal(values, whole[fact], err_msg=fact)
+    if name.split()[0] in ("double_masking", "challenger_masking") and kind == "grid":
+        assert left_out > 0
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_answers_alone_need_no_label_and_less(name):
+    rng = np.random.default_rng(3)
+    for kind in ("grid", "random"):
+        defense = BUILDERS[name](_cover(rng, kind))
+        table, labels = random_table(rng, defense, 40)
+        known = evaluated(rng, defense, table, [None] * len(labels))
+        anything = rng.integers(0, CLASSES, known.shape)
+        filled = filled_in(table, known, anything, 1, rng.random(known.shape))
+        np.testing.assert_array_equal(defense.rule(filled), defense.rule(table))
+
+
+def test_a_hand_made_image():
+    masks = mask_sets.budgeted_grid((1, 6), (1, 1), masks_per_axis=(1, 3))
+    defense = defenses.double_masking(masks)  # masks 0, 1, 2; pairs 00 01 02 11 12 22
+    assert len(defense.masked_images) == 6
+    margins = np.array([3, 0, 0, 1, 0, 2], np.float16)
+
+    def ask(labels, label):
+        predictions = np.array([9 if x is None else x for x in labels], np.int32)
+        known = np.array([x is not None for x in labels])
+        return defense.open_columns(
+            Seen(predictions, np.where(known, margins + 1, 1), known), label
+        )
+
+    unseen = [None] * 6
+    assert ask(unseen, 1).tolist() == [0, 3, 5]  # the first round
+    assert ask([1, None, None, 1, None, 1], None).tolist() == []  # unanimous
+    # Pair 12 has the smallest sum of margins, then 01, then 02.
+    assert ask([1, None, None, 1, None, 1], 1).tolist() == [4, 1, 2]
+    assert ask([1, None, None, 1, 0, 1], 1).tolist() == []  # one wrong label: lost
+    assert ask([1, None, None, 1, None, 1], 0).tolist() == []  # wrong, whatever else
+    # Mask 2 disagrees: its row, first with mask 0, whose margin is larger.
+    assert ask([1, None, None, 1, None, 0], 1).tolist() == [2, 4]
+    assert ask([1, None, None, 1, 1, 0], 1).tolist() == []  # and does not stand
+
+
+def test_a_location_with_several_masks_is_not_lost_with_their_rows():
+    # Pixels 0 to 3; mask a hides 0 and 2, b 0 and 3, c 1 to 3. Only the pair ab is wrong.
+    hidden = {"a": [0, 2], "b": [0, 3], "c": [1, 2, 3]}
+    boxes = np.zeros((3, 3, 4), int)
+    for mask, pixels in zip(boxes, hidden.values(), strict=True):
+        mask[: len(pixels)] = [[0, pixel, 1, pixel + 1] for pixel in pixels]
+    masks = MaskSet(boxes, (1, 4), (1, 1))
+    pair = unions(masks, 2)[1]
+    labels = np.ones(pair.max() + 1, np.int16)
+    labels[pair[0, 1]] = 0
+    double = defenses.double_masking(masks)
+    table = from_labels([labels], double.masked_images, num_classes=2)
+    # At pixel 0 both masks have a wrong label in their row, yet a and b have the majority, and c,
+    # which the attacker may change, cannot stand.
+    assert double.worst_case(table, [1]).all()
+    assert not double.certificate(table, [1]).any()
+    known = np.zeros(len(labels), bool)
+    known[[*pair.diagonal(), pair[0, 1]]] = True
+    seen = Seen(labels, np.ones(len(labels), np.float16), known)
+    assert double.open_columns(seen, 1).tolist() == [pair[0, 2]]
+    # Challenger masking's worst case is the good-row condition, and that is lost.
+    assert not len(defenses.challenger_masking(masks).open_columns(seen, 1))
+
+
+# --- with a model ---
+
+MASKS = mask_sets.budgeted_grid(8, 1, masks_per_axis=4)
+
+
+@pytest.fixture(scope="module")
+def found():
+    """The shipped model on real digits: its table, and their labels."""
+    model = models.create("vit_digits")
+    params = weights.load(models.default_weights("vit_digits"), model)
+    images, labels = (array[:40] for array in data.digits_arrays("test"))
+    defense = defenses.double_masking(MASKS)
+    table = predict(
+        model.apply_fn, params, images, defense.masked_images,
+        preprocessing=_preprocessing(model), chunk=16,
+    )  # fmt: skip
+    return model, params, images, table, labels
+
+
+def _preprocessing(model):
+    return Preprocessing(model.data_config.mean, model.data_config.std)
+
+
+def _decided(found, chunk, images=slice(None), progress=None):
+    model, params, all_images, _, labels = found
+    defense = defenses.double_masking(MASKS)
+    forward = masked_forward(
+        model.apply_fn, params, (8, 8, 1), preprocessing=_preprocessing(model),
+        boxes_per_mask=defense.masked_images.boxes.shape[1], chunk=chunk,
+    )  # fmt: skip
+    question = early_exit.Question(defense, np.arange(len(defense.masked_images)))
+    return early_exit.evaluate(
+        forward, all_images[images], defense.masked_images, [question], labels[images],
+        always=[0], progress=progress,
+    )  # fmt: skip
+
+
+def test_what_is_evaluated_is_what_the_whole_table_holds(found):
+    table, labels = found[3], found[4]
+    steps = []
+    outputs = _decided(found, chunk=16, progress=lambda *step: steps.append(step))
+    known = outputs.predictions != UNKNOWN
+    assert known[:, 0].all()
+    assert (~known).sum() > 0
+    np.testing.assert_array_equal(outputs.predictions[known], table.predictions[known])
+    np.testing.assert_array_equal(outputs.margins[known], table.margins[known])
+    assert np.isinf(outputs.margins[~known]).all()
+    assert np.sum(steps, axis=0).tolist() == [known.size, known.sum()]
+    assert np.min(steps) >= 0
+    defense = defenses.double_masking(MASKS)
+    part = PredictionTable(*map(np.asarray, outputs), table.masked_images, table.num_classes)
+    for fact, values in facts(defense, table, labels).items():
+        np.testing.assert_array_equal(facts(defense, part, labels)[fact], values, err_msg=fact)
+
+
+class _Scripted:
+    """A forward pass that reads its outputs from a table; images are row numbers."""
+
+    def __init__(self, table, chunk):
+        self.table, self.chunk = table, chunk
+
+    def flight(self, rows):
+        self.rows, self.sent, self.sizes = rows, [], []
+        return self
+
+    def __len__(self):
+        return len(self.sent)
+
+    @property
+    def has_room(self):
+        return len(self.sent) < 2
+
+    def send(self, boxes, image_of):
+        self.sizes.append(len(boxes))
+        assert 0 < len(boxes) <= self.chunk
+        self.sent.append((self.rows[image_of], boxes[:, 0, 0]))
+
+    def receive(self):
+        at = self.sent.pop(0)
+        return Outputs(
+            self.table.predictions[at], self.table.margins[at], self.table.confidences[at]
+        )
+
+
+def test_what_is_evaluated_depends_on_the_image_alone():
+    rng = np.random.default_rng(0)
+    defense = defenses.double_masking(MASKS)
+    table, labels = random_table(rng, defense, 60)
+    columns = np.arange(len(defense.masked_images))
+    # The boxes carry the number of the column.
+    numbered = MaskedImages(np.repeat(columns, 4).reshape(-1, 1, 4).astype(np.int32), (8, 8))
+
+    def decided(rows, chunk):
+        question = early_exit.Question(defense, columns)
+        forward = _Scripted(table, chunk)
+        found = early_exit.evaluate(forward, rows, numbered, [question], labels[rows]).predictions
+        ragged = [size for size in forward.sizes if size < chunk]
+        if len(rows) >= 40 and chunk <= 30:  # there is always work for whole chunks but at the end
+            assert len(ragged) <= 3
+        return found
+
+    whole = decided(np.arange(60), 1000)
+    assert 0 < (whole == UNKNOWN).sum() < whole.size
+    for chunk, size in ((16, 1), (13, 5), (29, 50), (21, 6), (30, 7), (64, 40), (100, 60)):
+        for start in range(0, 60, size):
+            rows = np.arange(60)[start : start + size]
+            np.testing.assert_array_equal(decided(rows, chunk), whole[rows])

@@ -1,0 +1,95 @@
+"""The benchmark: what it compares is comparable, and what it writes is there."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from certmask_jax import predict
+from certmask_jax.masks import distinct_unions
+from certmask_jax.programs import benchmark
+from certmask_jax.programs.measurements import passes, pytorch, pytorch_loops, subjects, timing
+
+
+def test_the_pytorch_model_is_the_same_model(shared):
+    pytest.importorskip("torch")
+    job = ["--dataset", "cifar10", "--data-dir", str(shared / "data" / "tfds")]
+    job += ["--num-images", "2", "--model", "cifar_resnet20", "--patch", "5"]
+    job += ["--weights", str(shared / "weights" / "cifar10_resnet20_cutout.npz")]
+    subject = subjects.of_job([*job, "--defense", "double_masking:masks_per_axis=3"])
+    images = subject.test_set.read(0, 2).images
+    masks = subject.defenses[0].masked_images
+    ours = predict(
+        subject.apply_fn, subject.params, images, masks, preprocessing=subject.preprocessing
+    )
+    assert len(np.unique(ours.predictions)) > 1
+    arrays = pytorch.arrays(subject, images, masks.boxes)
+    for name in pytorch_loops.BATCHES:
+        theirs = np.stack(pytorch_loops.loop(arrays, name)(), axis=1)
+        np.testing.assert_array_equal(theirs[:2], ours.predictions)
+
+
+def test_the_pytorch_loops_count_what_they_evaluate(tmp_path):
+    pytest.importorskip("torch")
+    subject = subjects.of_noise("cifar_resnet20", "highest", 3)
+    masks = distinct_unions.unmasked((32, 32))
+    assert pytorch.counts(subject, masks) == {"pytorch_as_shipped": 16, "pytorch_tuned": 64}
+    many = subject.defenses[0].masked_images
+    assert set(pytorch.counts(subject, many).values()) == {8192}
+    images = subject.test_set.read(0, 3).images
+    for name, batch in pytorch_loops.BATCHES.items():
+        pytorch.write(tmp_path / "arrays.npz", subject, images, masks, name)
+        assert pytorch.seconds(tmp_path / "arrays.npz", name) > 0
+        with np.load(tmp_path / "arrays.npz") as arrays:
+            (labels,) = pytorch_loops.loop(dict(arrays), name)()
+        assert labels.shape == (batch,)
+    assert pytorch.counts(subjects.of_job(()), masks) == {}
+
+
+def test_passes_are_counted_by_mode():
+    job = ["--num-images", "6", "--defense", "double_masking:masks_per_axis=2"]
+    subject = subjects.of_job([*job, "--defense", "certmask:tiling=tight"])
+    found = passes.measure(subject, 6, None)
+    double, certmask = (found[str(defense)] for defense in subject.defenses)
+    assert double["full_table"] == 1 + 4 + 6
+    assert 4 <= double["answers_alone"] <= double["early_exit"] <= 11
+    count = len(subject.defenses[1].mask_set)
+    assert certmask == {
+        "full_table": 1 + count, "early_exit": 1 + count, "answers_alone": count,
+    }  # fmt: skip
+
+
+def test_in_turn_leaves_out_the_first_round_and_pairs_the_others():
+    calls = []
+    runs = {
+        "a": lambda: calls.append("a"),
+        "b": lambda: calls.append("b"),
+        "c": lambda: len(calls),  # has taken its own time
+    }
+    seconds = timing.in_turn(runs, 2)
+    assert calls == ["a", "b"] * 3
+    assert [len(seconds[name]) for name in "abc"] == [2, 2, 2]
+    assert seconds["c"] == [4, 6]
+    assert timing.ratio([1, 4, 9], [1, 2, 3]) == {"median": 2, "least": 1, "most": 3}
+
+
+def test_the_program_writes_json_and_prints_a_table(tmp_path, capsys):
+    out = tmp_path / "b.json"
+    options = ["--images", "1", "--repeat", "1", "--chunk", "64"]
+    job = "--num-images 4 --defense double_masking:masks_per_axis=2"
+    only = ["--only", "speed", "--only", "storage", "--only", "latency"]
+    assert benchmark.main([*options, "--job", job, *only, "--out", str(out)]) == 0
+    record = json.loads(out.read_text())
+    text = capsys.readouterr().out
+    assert record["speed"]["masked_images"] == 10
+    assert record["speed"]["masked_over_plain"]["median"] > 0
+    assert record["versions"]["jax"] in text
+    assert "masked over plain" in text
+    (latency,) = (v for v in record["latency"].values() if isinstance(v, dict))
+    assert latency["passes_most"] <= 10
+    assert latency["ragged_chunk"] == 8  # of four masks, on eight devices
+    assert benchmark.main([*options, "--images", "0", "--out", str(out)]) == 2
+    assert "--images: expected at least 1" in capsys.readouterr().err
+    assert benchmark.main([*options, "--model", "nothing", *only, "--out", str(out)]) == 2
