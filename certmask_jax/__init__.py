@@ -17,8 +17,16 @@ from typing import TYPE_CHECKING, Any
 from certmask_jax._version import __version__
 
 if TYPE_CHECKING:
-    from certmask_jax import defenses, mask_sets
-    from certmask_jax.defenses import ALERT, Defense, Guarantee, adversary
+    from certmask_jax import defenses, mask_sets, rules
+    from certmask_jax.defenses import (
+        ALERT,
+        Defense,
+        Guarantee,
+        adversary,
+        certificate,
+        rule,
+        worst_case,
+    )
     from certmask_jax.inference.forward import masked_forward
     from certmask_jax.inference.prediction import predict
     from certmask_jax.inference.predictor import defended
@@ -44,6 +52,7 @@ __all__ = [
     "Threat",
     "__version__",
     "adversary",
+    "certificate",
     "combined_sets",
     "defended",
     "defenses",
@@ -55,6 +64,9 @@ __all__ = [
     "pair_covers",
     "predict",
     "rectangles",
+    "rule",
+    "rules",
+    "worst_case",
 ]
 
 # Imported when they are asked for: a program that starts, or a mistyped option, waits for no JAX.
@@ -67,6 +79,7 @@ _MODULES = {
     "mask_sets": "mask_sets",
     "pair_covers": "masks.pair_covers",
     "rectangles": "masks.rectangles",
+    "rules": "rules",
 }
 _NAMES = {
     "ALERT": "defenses",
@@ -80,10 +93,13 @@ _NAMES = {
     "PredictionTable": "tables.prediction_table",
     "Preprocessing": "inference.preprocessing",
     "Threat": "masks.threats",
+    "certificate": "defenses",
     "defended": "inference.predictor",
     "load_model": "weights.loaded_model",
     "masked_forward": "inference.forward",
     "predict": "inference.prediction",
+    "rule": "defenses",
+    "worst_case": "defenses",
 }
 
 

@@ -151,7 +151,7 @@ def _check_decided(defense: Defense, table: PredictionTable, labels: NDArray[np.
     known = table.known
     for i in np.flatnonzero(~known.all(axis=1)):
         seen = Seen(table.predictions[i], table.margins[i], known[i])
-        if len(defense.open_columns(seen, int(labels[i]))):
+        if defense.undecided(seen, int(labels[i])).any():
             raise ValueError(
                 f"{defense.name}: expected tables that decide it, but they hold only what other "
                 "defenses needed; evaluate with it (--defense), or the whole table (--no-decide)"

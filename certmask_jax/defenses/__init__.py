@@ -1,18 +1,62 @@
-"""Defenses: one paper a file, each a function from a mask set to a ``Defense`` value."""
+"""Defenses: frozen values, from a mask set and the hyper-parameters of a paper.
 
-from certmask_jax.defenses.certmask import certmask, certmask_detection
-from certmask_jax.defenses.defense import ALERT, Defense, Guarantee, Row
-from certmask_jax.defenses.minority_reports import minority_reports
-from certmask_jax.defenses.mrcert import mrcert
-from certmask_jax.defenses.pair_cover import pair_cover
-from certmask_jax.defenses.patchcleanser import challenger_masking, double_masking
-from certmask_jax.defenses.votes import minimum_explanation, plurality, robust_masking, votes
+Each has a class, and by its paper's name in small letters a constructor, which is the class.
+"""
+
+from certmask_jax.defenses.certmask_votes import CertMask, CertMaskDetection
+from certmask_jax.defenses.defense import (
+    ALERT,
+    Defense,
+    Guarantee,
+    Seen,
+    certificate,
+    rule,
+    worst_case,
+)
+from certmask_jax.defenses.minority_reports_detector import MinorityReports
+from certmask_jax.defenses.mrcert_recovery import MRCert
+from certmask_jax.defenses.over_tables import Row
+from certmask_jax.defenses.pair_cover_recovery import PairCover
+from certmask_jax.defenses.patchcleanser_masking import ChallengerMasking, DoubleMasking
+from certmask_jax.defenses.vote_scores import (
+    MinimumExplanation,
+    Plurality,
+    RobustMasking,
+    Scored,
+    Votes,
+    votes,
+)
+
+double_masking = DoubleMasking
+challenger_masking = ChallengerMasking
+minority_reports = MinorityReports
+certmask = CertMask
+certmask_detection = CertMaskDetection
+pair_cover = PairCover
+mrcert = MRCert
+plurality = Plurality
+minimum_explanation = MinimumExplanation
+robust_masking = RobustMasking
 
 __all__ = [
     "ALERT",
+    "CertMask",
+    "CertMaskDetection",
+    "ChallengerMasking",
     "Defense",
+    "DoubleMasking",
     "Guarantee",
+    "MRCert",
+    "MinimumExplanation",
+    "MinorityReports",
+    "PairCover",
+    "Plurality",
+    "RobustMasking",
     "Row",
+    "Scored",
+    "Seen",
+    "Votes",
+    "certificate",
     "certmask",
     "certmask_detection",
     "challenger_masking",
@@ -23,5 +67,7 @@ __all__ = [
     "pair_cover",
     "plurality",
     "robust_masking",
+    "rule",
     "votes",
+    "worst_case",
 ]

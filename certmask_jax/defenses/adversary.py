@@ -19,7 +19,8 @@ from jax import Array
 from numpy.typing import ArrayLike, NDArray
 
 from certmask_jax._own_settings import reproducible
-from certmask_jax.defenses.defense import ALERT, Guarantee, Row, RowRule
+from certmask_jax.defenses.defense import ALERT, Guarantee
+from certmask_jax.defenses.over_tables import Row, RowRule
 from certmask_jax.tables.prediction_table import check_labels
 
 _MAX_CHOICES = 1 << 22

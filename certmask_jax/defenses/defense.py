@@ -1,34 +1,27 @@
-"""What every defense is: a value that holds its masked images, its rule and its proofs."""
+"""What every defense is: a small frozen value, with a rule, proofs, and what is still undecided."""
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import enum
-import functools
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from numpy.typing import ArrayLike, NDArray
 
-from certmask_jax._own_settings import reproducible
+from certmask_jax.defenses import over_tables
+from certmask_jax.defenses.over_tables import Row, RowProof
 from certmask_jax.masks.distinct_unions import MaskedImages
 from certmask_jax.masks.mask_sets import MaskSet
 from certmask_jax.masks.threats import Threat
-from certmask_jax.tables.prediction_table import NO_LABEL, UNKNOWN, PredictionTable, check_labels
-
-Ties = Literal["largest", "smallest"]
-"""Which label wins when several have most votes."""
+from certmask_jax.tables.outputs import NO_LABEL
+from certmask_jax.tables.prediction_table import PredictionTable
 
 ALERT = -2
 """What a detecting rule answers instead of a label."""
-
-# Rows are reduced in blocks whose intermediate arrays hold about this many numbers.
-_NUMBERS_AT_ONCE = 1 << 25
-_MAX_ROWS_AT_ONCE = 1024
 
 
 class Guarantee(enum.StrEnum):
@@ -38,20 +31,6 @@ class Guarantee(enum.StrEnum):
     DETECTION = "detection"  # the true label or an alert, never a wrong label
 
 
-class Row(NamedTuple):
-    """One image's row of the prediction table, restricted to a defense's masked images."""
-
-    predictions: Array  # int32[V]; NO_LABEL (-1) where logits were not finite
-    confidences: Array  # float32[V]
-
-
-RowRule = Callable[[Row, int], Array]
-"""(row, num_classes) -> int32 label, or ALERT."""
-
-RowProof = Callable[[Row, Array, int], Array]
-"""(row, true label, num_classes) -> bool."""
-
-
 class Seen(NamedTuple):
     """What is known of one image while its masked images are being evaluated."""
 
@@ -59,69 +38,47 @@ class Seen(NamedTuple):
     margins: NDArray[np.float16]  # [V]
     known: NDArray[np.bool_]  # [V]; entries that are not known hold anything
 
+    @classmethod
+    def nothing(cls, count: int) -> Seen:
+        """Of ``count`` masked images none is known."""
+        return cls(np.zeros(count, np.int16), np.zeros(count, np.float16), np.zeros(count, bool))
+
     @property
     def sure(self) -> NDArray[np.bool_]:
         """``bool[V]``: neither a tie nor without finite logits, where known."""
         return (self.margins > 0) & (self.predictions != NO_LABEL)
 
 
-OpenColumns = Callable[[Seen, int | None], NDArray[np.intp]]
-"""(what is known of an image, its true label or None) -> the masked images that still matter.
-
-To the rule's answer, and with a label to every verdict too; the most telling first. Empty once all
-is decided: whatever the entries that are not known turn out to be, nothing changes. Any of them may
-be evaluated before it is asked again. On the host, in NumPy.
-"""
-
-
-def all_columns(seen: Seen, label: int | None) -> NDArray[np.intp]:
-    """Of a defense of one round: every masked image matters."""
-    del label
-    return np.flatnonzero(~seen.known)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Defense:
+@dataclasses.dataclass(frozen=True, repr=False)
+class Defense(abc.ABC):
     """A masking defense: which masked images it needs, what it answers, and what is proved.
 
-    The four methods take a ``PredictionTable`` of T images with at least the defense's masked
-    images among its columns (and the true labels ``int[T]``), and are jitted over the whole test
-    set. The ``row_*`` functions are the same for one image; write your own defense from them.
+    A value: two of one class with equal fields are equal, so a defense may be a static argument of
+    ``jit``, the key of a cache, or pickled, and one that is built again compiles nothing anew. A
+    subclass is a dataclass (``frozen=True, repr=False``) whose further fields are the paper's
+    hyper-parameters. It says ``name`` and ``guarantee``, gives ``masked_images`` and ``groups``,
+    and for one image ``row_rule``, ``row_certificate`` and ``row_worst_case``, traceable by JAX;
+    the methods about tables follow from these.
 
     Attributes:
-      name: as on the command line.
-      guarantee: what ``certificate`` and ``worst_case`` are about.
-      mask_set: the masks.
-      masked_images: the V distinct masked images.
-      groups: ``bool[G, V]``, which masked images hide the patches, for every group of placements.
-      exact: whether ``worst_case`` is exact, or (false) a proved lower bound.
-      second_set: the masks of the second round, where they are others.
-      needs_all_sure: whether one tie, or logits that are not finite, under any mask cost the image
-        every verdict. False: to the proofs they are ``NO_LABEL``, and cost what rests on them.
-      options: the hyper-parameters, for reports.
-      open_columns: which masked images still matter; steers what is evaluated.
-      row_cost: numbers held for one row while it is reduced.
-      against: what the proofs are about, if not what the masks were built for.
-      spec: as on the command line, for reports; empty: by its name.
+      masks: the mask set of the (first) round.
+      against: what the proofs are about, if not all that the masks were built for: fewer, smaller
+        or otherwise placed patches. The rule stays what it is.
+      spec: what a report calls it; its ``name`` if empty. No part of the value.
     """
 
-    name: str
-    guarantee: Guarantee
-    mask_set: MaskSet
-    masked_images: MaskedImages
-    groups: NDArray[np.bool_]
-    row_rule: RowRule
-    row_certificate: RowProof
-    row_worst_case: RowProof
-    row_conditions: Mapping[str, RowProof]
-    exact: bool = True
-    second_set: MaskSet | None = None
-    needs_all_sure: bool = True
-    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    open_columns: OpenColumns = all_columns
-    row_cost: int = 1
+    masks: MaskSet
+    _: dataclasses.KW_ONLY
     against: Threat | None = None
-    spec: str = ""
+    spec: str = dataclasses.field(default="", compare=False)
+
+    name: ClassVar[str]
+    guarantee: ClassVar[Guarantee] = Guarantee.RECOVERY
+    needs_all_sure: ClassVar[bool] = True
+    """Whether one tie, or logits that are not finite, under any mask cost the image every verdict.
+
+    If false they are ``NO_LABEL`` to the proofs, and cost only what rests on them.
+    """
 
     def __str__(self) -> str:
         return (
@@ -130,33 +87,114 @@ class Defense:
         )
 
     def __repr__(self) -> str:
-        return f"Defense({self})"
+        given = [str(self.masks)]
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name not in ("masks", "spec") and value != field.default:
+                given.append(f"{field.name}={value if isinstance(value, MaskSet) else repr(value)}")
+        return f"{type(self).__name__}({', '.join(given)})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+    @property
+    @abc.abstractmethod
+    def masked_images(self) -> MaskedImages:
+        """The V distinct masked images that the rule and the proofs look at."""
+
+    @property
+    @abc.abstractmethod
+    def groups(self) -> NDArray[np.bool_]:
+        """``bool[G, V]``: which masked images hide the patches, for every group of placements."""
+
+    @abc.abstractmethod
+    def row_rule(self, row: Row, num_classes: int) -> Array:
+        """What the rule answers for one image: an ``int32`` label, or ``ALERT``."""
+
+    @abc.abstractmethod
+    def row_certificate(self, row: Row, label: Array, num_classes: int) -> Array:
+        """The sound certificate of one image, ``bool``; it implies ``row_worst_case``."""
+
+    @abc.abstractmethod
+    def row_worst_case(self, row: Row, label: Array, num_classes: int) -> Array:
+        """Whether one image withstands the table adversary, ``bool``."""
+
+    @property
+    def row_conditions(self) -> Mapping[str, RowProof]:
+        """The paper's conditions by name, of one image: what it prints as certified."""
+        return {}
+
+    def undecided(self, seen: Seen, label: int | None) -> NDArray[np.bool_]:
+        """``bool[V]``: which masked images can still change an answer or a verdict.
+
+        Whatever the entries turn out to be that are neither known nor in here, the rule's answer
+        stays the same, and with the true ``label`` so does every verdict. It may name too many,
+        never too few: certificates of tables that were not evaluated whole rest on it. On the host,
+        in NumPy; by default all that is not known.
+        """
+        return ~seen.known
+
+    def most_telling(self, seen: Seen, label: int | None) -> NDArray[np.intp]:
+        """Masked images that are best evaluated next, the most telling first; none twice.
+
+        A guess: it decides what an answer costs, never what it is. By default all undecided ones.
+        """
+        return np.flatnonzero(self.undecided(seen, label))
+
+    def open_columns(self, seen: Seen, label: int | None) -> NDArray[np.intp]:
+        """What is to be evaluated next, the most telling first; empty once all is decided."""
+        guessed = self.most_telling(seen, label)
+        return guessed if len(guessed) else np.flatnonzero(self.undecided(seen, label))
+
+    @property
+    def mask_set(self) -> MaskSet:
+        """The masks of the (first) round."""
+        return self.masks
+
+    @property
+    def second_set(self) -> MaskSet | None:
+        """The masks of the second round, where they are others."""
+        return None
+
+    @property
+    def exact(self) -> bool:
+        """Whether the worst case is exact; else it is a proved lower bound."""
+        return True
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The hyper-parameters, for reports: JSON-able."""
+        return dict(self._own_options()) | self._built_for()
+
+    @property
+    def row_cost(self) -> int:
+        """About how many numbers are held for one row while it is reduced."""
+        return len(self.masked_images)
 
     @property
     def threat(self) -> Threat:
         """What the proofs are about."""
-        return self.mask_set.threat if self.against is None else self.against
+        return self.masks.threat if self.against is None else self.against
 
     @property
     def masks_and_threat(self) -> str:
         """The masks of every round, and what the proofs are about, in one line."""
-        text = str(self.mask_set)
+        text = str(self.masks)
         if self.second_set is not None:
             height, width = self.second_set.mask_size
             text += f", then {len(self.second_set)} of {height}x{width}"
-        return text if self.threat == self.mask_set.threat else f"{text}, against {self.threat}"
+        return text if self.threat == self.masks.threat else f"{text}, against {self.threat}"
 
     def rule(self, table: PredictionTable) -> NDArray[np.int32]:
         """What the defended classifier answers: ``int32[T]``, labels or ``ALERT``."""
-
-        return self._over_rows(_rule_over_rows, self.row_rule, table, None).astype(np.int32)
+        return over_tables.reduced(self, "rule", table, None).astype(np.int32)
 
     def certificate(self, table: PredictionTable, labels: ArrayLike) -> NDArray[np.bool_]:
         """The defense's sound certificate, ``bool[T]``; it implies ``worst_case``.
 
         Images with a tie or without finite logits under one of the masks are never certified.
         """
-        return self._proved(self.row_certificate, table, labels)
+        return over_tables.reduced(self, "certificate", table, labels)
 
     def worst_case(self, table: PredictionTable, labels: ArrayLike) -> NDArray[np.bool_]:
         """Robustness against the table adversary, ``bool[T]``.
@@ -166,21 +204,21 @@ class Defense:
         choose. Detection: it answers the true label or an alert, and the true label when there is
         no patch. Ties and logits that are not finite are never certified.
         """
-        return self._proved(self.row_worst_case, table, labels)
+        return over_tables.reduced(self, "worst_case", table, labels)
 
     def conditions(self, table: PredictionTable, labels: ArrayLike) -> dict[str, NDArray[np.bool_]]:
         """The papers' conditions by name, ``bool[T]`` each: what they print as certified."""
         return {
-            name: self._proved(proof, table, labels) for name, proof in self.row_conditions.items()
+            name: over_tables.reduced(self, name, table, labels) for name in self.row_conditions
         }
 
     def certified_labels(self, table: PredictionTable) -> NDArray[np.int32]:
         """Labels that are certified without a true label, of images that may be patched already.
 
-        The rule's answer where ``certificate`` holds with it, else ``NO_LABEL``: for a
-        defense that recovers, every image that differs from this one in one patch gets the same
-        answer. If this one is patched, the clean image is among them, so the patch has changed
-        nothing. Whether the clean answer is *true* no certificate can know.
+        The rule's answer where ``certificate`` holds with it, else ``NO_LABEL``: for a defense that
+        recovers, every image that differs from this one in one patch gets the same answer. If this
+        one is patched, the clean image is among them, so the patch has changed nothing. Whether the
+        clean answer is *true* no certificate can know.
 
         Raises:
           ValueError: for a table that holds only what other questions needed.
@@ -190,65 +228,43 @@ class Defense:
         asked = np.maximum(answers, 0)
         for i in np.flatnonzero(~own.known.all(axis=1)):
             seen = Seen(own.predictions[i], own.margins[i], own.known[i])
-            if len(self.open_columns(seen, int(asked[i]))):
+            if self.undecided(seen, int(asked[i])).any():
                 raise ValueError(
                     f"{self.name}: expected a table that decides the certificate of its own "
                     "answers, but masked images are missing from it; evaluate the whole table"
                 )
         return np.where((answers >= 0) & self.certificate(own, asked), answers, NO_LABEL)
 
-    def _proved(
-        self, proof: RowProof, table: PredictionTable, labels: ArrayLike
-    ) -> NDArray[np.bool_]:
-        true = check_labels(labels, len(table), table.num_classes)
-        own = table.select(self.masked_images)
-        sure = own.sure
-        if not self.needs_all_sure:
-            labelled = np.where(sure, own.predictions, np.int16(NO_LABEL))
-            own, sure = dataclasses.replace(own, predictions=labelled), np.ones_like(sure)
-        found = self._over_rows(_proof_over_rows, proof, own, true)
-        return found.astype(np.bool_) & sure.all(axis=1)
+    def _own_options(self) -> Mapping[str, Any]:
+        fields = dataclasses.fields(self)
+        return {f.name: getattr(self, f.name) for f in fields if f.name not in _NO_OPTIONS}
 
-    @reproducible()
-    def _over_rows(
-        self,
-        compiled: Callable[[Any, int], Callable[..., Array]],
-        function: RowRule | RowProof,
-        table: PredictionTable,
-        labels: NDArray[np.int32] | None,
-    ) -> NDArray[Any]:
-        own = table.select(self.masked_images)
-        predictions = np.asarray(own.predictions)
-        # What was not evaluated does not matter (open_columns), so it may be any label.
-        predictions = np.where(predictions == UNKNOWN, 0, predictions).astype(np.int32)
-        if labels is None:
-            labels = np.zeros(len(own), dtype=np.int32)
-        reduce = compiled(function, table.num_classes)
-        cost = max(self.row_cost, own.predictions.shape[1])
-        rows = int(np.clip(_NUMBERS_AT_ONCE // cost, 1, _MAX_ROWS_AT_ONCE))
-        rows = min(rows, 1 << max(0, len(own) - 1).bit_length())  # few shapes for small batches
-        results = []
-        for start in range(0, len(own), rows):
-            part = slice(start, start + rows)
-            pad = (0, max(0, start + rows - len(own)))  # one shape, one compilation
-            found = reduce(
-                jnp.asarray(np.pad(predictions[part], (pad, (0, 0)))),
-                jnp.asarray(np.pad(own.confidences[part].astype(np.float32), (pad, (0, 0)))),
-                jnp.asarray(np.pad(labels[part], pad)),
-            )
-            results.append(np.asarray(found)[: rows - pad[1]])
-        return np.concatenate(results) if results else np.zeros(0, dtype=np.int32)
+    def _built_for(self) -> dict[str, Any]:
+        if self.against is None:
+            return {}
+        return {"built_for": [list(shape) for shape in self.masks.threat.shapes]}
 
 
-@functools.lru_cache(maxsize=256)
-def _rule_over_rows(rule: RowRule, num_classes: int) -> Callable[..., Array]:
-    """The jitted, vmapped rule; cached by function, so that every table shares it."""
-    return jax.jit(jax.vmap(lambda p, c, _: rule(Row(p, c), num_classes)))
+_NO_OPTIONS = ("masks", "against", "spec")
 
 
-@functools.lru_cache(maxsize=256)
-def _proof_over_rows(proof: RowProof, num_classes: int) -> Callable[..., Array]:
-    return jax.jit(jax.vmap(lambda p, c, y: proof(Row(p, c), y, num_classes)))
+def rule(defense: Defense, table: PredictionTable) -> Array:
+    """What ``defense`` answers: ``int32[T]``, labels or ``ALERT``, as a pure function of JAX.
+
+    As ``defense.rule``, but to be traced: ``jax.jit(rule, static_argnums=0)(defense, table)``. Of a
+    table of one image, whose columns are ``[V]`` (under ``vmap``), a scalar.
+    """
+    return over_tables.traced(defense, "rule", table, None)
+
+
+def certificate(defense: Defense, table: PredictionTable, labels: ArrayLike) -> Array:
+    """``defense.certificate``, ``bool[T]``, as a pure function of JAX; see ``rule``."""
+    return over_tables.traced(defense, "certificate", table, labels)
+
+
+def worst_case(defense: Defense, table: PredictionTable, labels: ArrayLike) -> Array:
+    """``defense.worst_case``, ``bool[T]``, as a pure function of JAX; see ``rule``."""
+    return over_tables.traced(defense, "worst_case", table, labels)
 
 
 def groups_of(
@@ -268,30 +284,5 @@ def groups_of(
     return images.location_groups(masks.threat if against is None else against)
 
 
-def preference(num_classes: int, ties: str) -> Array:
-    """``int32[K]``: which label wins a tie, the highest preference first."""
-    order = jnp.arange(num_classes, dtype=jnp.int32)
-    return order if ties == "largest" else order[::-1]
-
-
-def check_ties(ties: str) -> None:
-    """``ValueError`` unless ``ties`` is one of the two orders that rules can break ties in."""
-    if ties not in ("largest", "smallest"):
-        raise ValueError(f"ties: expected 'largest' or 'smallest' (label), got {ties!r}")
-
-
-def count_votes(labels: Array, weights: Array, num_classes: int) -> Array:
-    """``int32[K]`` votes for each class; ``NO_LABEL`` votes for none.
-
-    ``labels int32[V]``, ``weights int32[V]``.
-    """
-    classes = jnp.where(labels < 0, num_classes, labels)
-    empty = jnp.zeros(num_classes, dtype=jnp.int32)
-    return empty.at[classes].add(weights, mode="drop")
-
-
-def majority(counts: Array, ties: str) -> Array:
-    """The class with most of ``counts int32[K]``; -1 when nobody voted."""
-    num_classes = counts.shape[0]
-    key = counts * num_classes + preference(num_classes, ties)
-    return jnp.where(counts.max() > 0, key.argmax().astype(jnp.int32), -1)
+Build = Callable[..., Defense]
+"""A defense from a mask set: any subclass."""

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from certmask_jax.defenses.defense import Defense, Seen
-from certmask_jax.defenses.second_round import each_once
+from certmask_jax.defenses.patchcleanser_early_exit import each_once
 from certmask_jax.inference.forward import Uploaded
 from certmask_jax.inference.local_forward import AnyForward, LocalForward
 from certmask_jax.masks.distinct_unions import MaskedImages

@@ -124,7 +124,7 @@ def defended(
     )
     if isinstance(forward, LocalForward):
         return DefendedPredictor(defense, forward, pixels)
-    nothing = Seen(*(np.zeros(len(defense.masked_images), t) for t in (np.int16, np.float16, bool)))
+    nothing = Seen.nothing(len(defense.masked_images))
     first_round = len(defense.open_columns(nothing, None))
     devices = forward.mesh.size
     ragged = -(-first_round // devices) * devices

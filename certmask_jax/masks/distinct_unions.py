@@ -8,6 +8,7 @@ nothing are all one masked image. Index arrays lead from ``(i, j, ...)`` back to
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import math
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from certmask_jax.masks import geometry, placements
+from certmask_jax.masks.by_content import ByContent
 from certmask_jax.masks.geometry import Size
 from certmask_jax.masks.mask_sets import MaskSet
 from certmask_jax.masks.threats import Threat, as_threat
@@ -31,16 +33,22 @@ _BYTES_AT_ONCE = 1 << 26
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class MaskedImages:
-    """Distinct unions of masks on one image size.
+class MaskedImages(ByContent):
+    """Distinct unions of masks on one image size; equal and hashable by content.
 
     Attributes:
-      boxes: ``int32[V, R, 4]``, one union of boxes for each distinct masked image.
+      boxes: ``int32[V, R, 4]``, one union of boxes for each distinct masked image; not to be
+        written to.
       image_size: ``(height, width)`` in pixels.
     """
 
     boxes: NDArray[np.int32]
     image_size: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        boxes = np.asarray(self.boxes).view()
+        boxes.setflags(write=False)
+        object.__setattr__(self, "boxes", boxes)
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -67,6 +75,27 @@ class MaskedImages:
           ValueError: for a threat on another image size, or one whose groups would not fit memory.
         """
         return placements.groups(self.boxes, as_threat(threat, self.image_size)).hidden
+
+    def places(self, wanted: MaskedImages) -> NDArray[np.intp]:
+        """Where ``wanted`` stand among these, ``int[V_wanted]``, by the pixels that they hide.
+
+        Computed once for each ``wanted`` and kept with these, so that asking again costs nothing.
+
+        Returns:
+          -1 for those that are not among these.
+        """
+        if wanted is self or wanted == self:
+            return np.arange(len(self))
+        if wanted not in self._known_places:
+            _, (own, theirs) = merge([self, wanted])
+            place_of = np.full(max(own.max(), theirs.max()) + 1, -1)
+            place_of[own] = np.arange(len(own))
+            self._known_places[wanted] = place_of[theirs]
+        return self._known_places[wanted]
+
+    @functools.cached_property
+    def _known_places(self) -> dict[MaskedImages, NDArray[np.intp]]:
+        return {}
 
 
 def unions(mask_set: MaskSet, order: int) -> tuple[MaskedImages, NDArray[np.int32]]:
@@ -169,7 +198,9 @@ def merge(parts: Sequence[MaskedImages]) -> tuple[MaskedImages, list[NDArray[np.
     boxes = np.concatenate([_widened(part.boxes, width) for part in parts])
     merged, index = distinct(boxes, image)
     stops = list(itertools.accumulate(len(part) for part in parts))
-    return merged, list(np.split(index, stops[:-1]))
+    places = list(np.split(index, stops[:-1]))
+    merged._known_places.update(zip(parts, (one.astype(np.intp) for one in places), strict=True))
+    return merged, places
 
 
 def unmasked(image_size: tuple[int, int]) -> MaskedImages:

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from certmask_jax.masks import geometry, placements
+from certmask_jax.masks.by_content import ByContent
 from certmask_jax.masks.geometry import Size
 from certmask_jax.masks.threats import Threat, as_threat
 
@@ -37,8 +38,8 @@ class CoverageError(ValueError):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class MaskSet:
-    """Masks that hide the patches of a threat wherever they are.
+class MaskSet(ByContent):
+    """Masks that hide the patches of a threat wherever they are; equal and hashable by content.
 
     Attributes:
       boxes: ``int32[N, R, 4]``, top, left, bottom, right, half-open; a mask is the union of its R

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Callable
 from typing import Any
 
 from certmask_jax import defenses
@@ -43,7 +44,7 @@ MASKS = {
 _BUILT_FOR = "built_for"
 _SECOND = "second_"
 _OWN_KEYS = ("ties", "tau", "tolerance")
-_VOTES = {
+_VOTES: dict[str, Callable[..., Defense]] = {
     "plurality": defenses.plurality,
     "minimum_explanation": defenses.minimum_explanation,
     "robust_masking": defenses.robust_masking,
@@ -59,6 +60,7 @@ def build(spec: str, image_size: tuple[int, int], threat: Threat | tuple[int, in
     """
     name, options = check(spec)
     attack = as_threat(threat, image_size)
+    found: Defense
     try:
         hidden, against = _built_for(attack, options)
         match name:
@@ -98,11 +100,7 @@ def build(spec: str, image_size: tuple[int, int], threat: Threat | tuple[int, in
             f"--defense {spec}: unknown option {key!r} here{hint(key, set(_keys(name)) - {key})}; "
             f"expected {own + ', and ' if own else ''}keys of one kind of masks (--list)"
         )
-    found = dataclasses.replace(found, spec=spec)
-    if not against:
-        return found
-    built_for = [list(shape) for shape in hidden.shapes]
-    return dataclasses.replace(found, options={**found.options, _BUILT_FOR: built_for})
+    return dataclasses.replace(found, spec=spec)
 
 
 def check(spec: str) -> tuple[str, dict[str, str]]:

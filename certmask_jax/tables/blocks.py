@@ -21,20 +21,14 @@ from numpy.typing import DTypeLike, NDArray
 
 from certmask_jax.files import file_systems, storage, whole_files
 from certmask_jax.files.storage import AnyPath
-from certmask_jax.tables.outputs import Outputs
+from certmask_jax.tables.outputs import SCHEMA, Column, Outputs
 from certmask_jax.tables.run_images import Rows
 
-# Fill values that no block holds, for readers of zarr that are content with missing chunks.
-_COLUMNS = {
-    "predictions": (np.int16, -32768),
-    "margins": (np.float16, "NaN"),
-    "confidences": (np.float16, "NaN"),
-}
-_LABELS = (np.int32, -2147483648)
+_LABELS = Column(np.int32, unknown=-1, missing=-2147483648)
 _IDS = "ids"
 
-BYTES_A_PREDICTION = sum(np.dtype(dtype).itemsize for dtype, _ in _COLUMNS.values())
-FILES_A_BLOCK = len(_COLUMNS) + 2
+BYTES_A_PREDICTION = sum(np.dtype(column.dtype).itemsize for column in SCHEMA.values())
+FILES_A_BLOCK = len(SCHEMA) + 2
 
 
 class Block(NamedTuple):
@@ -74,7 +68,7 @@ class Blocks:
 
     def files(self, number: int) -> list[AnyPath]:
         """All files of a block, in the order in which they are written."""
-        chunks = [self._folder / name / "c" / str(number) / "0" for name in _COLUMNS]
+        chunks = [self._folder / name / "c" / str(number) / "0" for name in SCHEMA]
         return [*chunks, self._folder / "labels" / "c" / str(number), self._ids(number)]
 
     def missing(self, number: int) -> list[AnyPath]:
@@ -96,7 +90,7 @@ class Blocks:
           OSError: when they cannot be written.
         """
         (self._folder / _IDS).mkdir(parents=True, exist_ok=True)
-        for name in (*_COLUMNS, "labels"):
+        for name in (*SCHEMA, "labels"):
             try:
                 self._open(name, create=True)
             except ValueError as error:
@@ -113,7 +107,7 @@ class Blocks:
           OSError: when a file is there and cannot be read.
         """
         rows = slice(*self.span(number))
-        columns = [self.column(name) for name in (*_COLUMNS, "labels")]
+        columns = [self.column(name) for name in (*SCHEMA, "labels")]
         started = [column.start(rows) for column in columns]  # at once: buckets are slow to answer
         parts = [column.finish(one) for column, one in zip(columns, started, strict=True)]
         return Block(Outputs(*parts[:-1]), parts[-1], self.rows([number]))
@@ -147,7 +141,7 @@ class Blocks:
           OSError: when it cannot be written.
         """
         rows = slice(*self.span(number))
-        parts = dict(zip((*_COLUMNS, "labels"), (*block.outputs, block.labels), strict=True))
+        parts = dict(zip((*SCHEMA, "labels"), (*block.outputs, block.labels), strict=True))
         try:
             started = [
                 self._store(name)[rows].write(np.ascontiguousarray(part))
@@ -178,7 +172,7 @@ class Blocks:
             file.unlink(missing_ok=True)
 
     def column(self, name: str, *, remedy: str = "") -> StoredColumn:
-        """``predictions``, ``margins``, ``confidences`` (``[T, V]``) or ``labels`` (``[T]``)."""
+        """A column of ``Outputs`` (``[T, V]``), or ``labels`` (``[T]``)."""
         return StoredColumn(self._store(name), self._folder / name, remedy)
 
     def _ids(self, number: int) -> AnyPath:
@@ -197,15 +191,15 @@ class Blocks:
         return tensorstore.open(self._spec(name), open=True, context=context, **how).result()
 
     def _spec(self, name: str) -> dict[str, Any]:
-        dtype, fill = _LABELS if name == "labels" else _COLUMNS[name]
+        column = _LABELS if name == "labels" else SCHEMA[name]
         inner = () if name == "labels" else self._shape[1:]
         return {
             "driver": "zarr3",
             "kvstore": storage.kvstore(self._folder / name),
             "metadata": {
                 "shape": [self._shape[0], *inner],
-                "data_type": np.dtype(dtype).name,
-                "fill_value": fill,
+                "data_type": np.dtype(column.dtype).name,
+                "fill_value": column.missing,
                 "chunk_grid": {
                     "name": "regular",
                     "configuration": {"chunk_shape": [self._size, *inner]},

@@ -1,16 +1,74 @@
-"""What a model says of masked images: the columns of every table, in memory and on the disk."""
+"""What a model says of masked images: the one list of the columns that tables have.
+
+In memory, under ``jit``, in the masked forward pass and on the disk they are these, in this order.
+Another column is another line here, and what computes it in ``inference``.
+"""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
+from typing import Annotated, Any, NamedTuple, get_type_hints
+
+import jax
+import numpy as np
+from numpy.typing import DTypeLike
+
+NO_LABEL = -1
+"""Stands in ``predictions`` where the logits were NaN or infinite: no label at all."""
+
+UNKNOWN = -3
+"""Stands in ``predictions`` where a masked image was not evaluated, as nothing depends on it."""
 
 
-class Outputs(NamedTuple):
-    """What a model says of W masked images, or of V of each of B images.
+class Column(NamedTuple):
+    """What a column of a table is made of."""
 
-    NumPy arrays of one shape, ``[W]`` or ``[B, V]``, or JAX's where they are traced.
+    dtype: DTypeLike
+    unknown: float  # what stands where a masked image was not evaluated
+    missing: float | str  # fill value that no block holds, for readers content with missing chunks
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class Outputs:
+    """What a model says of W masked images (``[W]``), or of V of each of B images (``[B, V]``).
+
+    Arrays of one shape, of NumPy or of JAX; it passes through ``jit``, ``vmap`` and ``shard_map``.
+
+    Attributes:
+      predictions: top-1 label; ``NO_LABEL`` where a logit is NaN or infinite.
+      margins: top-1 minus top-2 logit; 0 is a tie, NaN where a logit is not finite.
+      confidences: softmax of the top-1 label, in [0, 1].
     """
 
-    predictions: Any  # int16; NO_LABEL where a logit is NaN or infinite
-    margins: Any  # float16; top-1 minus top-2 logit, NaN where a logit is not finite
-    confidences: Any  # float16; softmax of the top-1 label
+    predictions: Annotated[Any, Column(np.int16, unknown=UNKNOWN, missing=-32768)]
+    margins: Annotated[Any, Column(np.float16, unknown=np.inf, missing="NaN")]
+    confidences: Annotated[Any, Column(np.float16, unknown=0, missing="NaN")]
+
+    def __iter__(self) -> Iterator[Any]:
+        return (getattr(self, name) for name in SCHEMA)
+
+    def map(self, function: Callable[[Any], Any]) -> Outputs:
+        """The same columns, each through ``function``."""
+        return Outputs(*map(function, self))
+
+    @classmethod
+    def unknown(cls, shape: tuple[int, ...]) -> Outputs:
+        """NumPy arrays of that shape of which nothing is known yet."""
+        return cls(*(np.full(shape, one.unknown, one.dtype) for one in SCHEMA.values()))
+
+    @property
+    def known(self) -> Any:
+        """``bool``, of the same shape: the masked image was evaluated."""
+        return self.predictions != UNKNOWN
+
+
+SCHEMA: Mapping[str, Column] = MappingProxyType(
+    {
+        name: hint.__metadata__[0]
+        for name, hint in get_type_hints(Outputs, include_extras=True).items()
+    }
+)
+"""The columns by name, in the order in which they are given and stored."""

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
+import jax
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from certmask_jax.masks import distinct_unions
 from certmask_jax.masks.distinct_unions import MaskedImages
+from certmask_jax.tables.outputs import NO_LABEL, SCHEMA, UNKNOWN, Outputs
 
-NO_LABEL = -1
-"""Stands in ``predictions`` where the logits were NaN or infinite: no label at all."""
-
-UNKNOWN = -3
-"""Stands in ``predictions`` where a masked image was not evaluated, as nothing depends on it."""
+__all__ = ["NO_LABEL", "UNKNOWN", "PredictionTable", "check_labels", "from_labels"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class PredictionTable:
-    """Predictions for T images under V masks each.
+class PredictionTable(Outputs):
+    """Predictions for T images under V masks each; the columns are those of ``Outputs``.
+
+    A pytree: the columns are its leaves, ``masked_images`` and ``num_classes`` are static. Under
+    ``vmap`` it is a table of one image, whose columns are ``[V]``.
 
     Attributes:
       predictions: ``int16[T, V]``, the top-1 label, ``NO_LABEL``, or ``UNKNOWN``.
@@ -29,9 +31,6 @@ class PredictionTable:
       num_classes: K; labels lie in ``[0, K)``.
     """
 
-    predictions: NDArray[np.int16]
-    margins: NDArray[np.float16]
-    confidences: NDArray[np.float16]
     masked_images: MaskedImages
     num_classes: int
 
@@ -42,7 +41,7 @@ class PredictionTable:
                 "predictions: expected shape [images, masked images] = "
                 f"[T, {len(self.masked_images)}], got {shape}"
             )
-        for name in ("margins", "confidences"):
+        for name in SCHEMA:
             if np.shape(getattr(self, name)) != shape:
                 raise ValueError(
                     f"{name}: expected the shape of predictions {shape}, got "
@@ -66,7 +65,7 @@ class PredictionTable:
     @property
     def sure(self) -> NDArray[np.bool_]:
         """``bool[T, V]``: the label is neither a tie nor without finite logits (or not known)."""
-        return (self.margins > 0) & (self.predictions != NO_LABEL)
+        return np.asarray((self.margins > 0) & (self.predictions != NO_LABEL))
 
     def non_finite_images(self) -> NDArray[np.int64]:
         """Indices of the images that have NaN or infinite logits under some mask."""
@@ -78,46 +77,50 @@ class PredictionTable:
         Raises:
           ValueError: when the table lacks some of them.
         """
-        if wanted is self.masked_images:
-            return np.arange(len(wanted))
-        _, (own, theirs) = distinct_unions.merge([self.masked_images, wanted])
-        column_of = np.full(max(own.max(), theirs.max()) + 1, -1)
-        column_of[own] = np.arange(len(own))
-        found = column_of[theirs]
-        if (found < 0).any():
+        places = self.masked_images.places(wanted)
+        if (places < 0).any():
             raise ValueError(
                 f"expected a table with all {len(wanted)} masked images of this defense, but "
-                f"{int((found < 0).sum())} are missing from its {len(own)} columns; evaluate "
-                "the model for this defense first"
+                f"{int((places < 0).sum())} are missing from its {len(self.masked_images)} "
+                "columns; evaluate the model for this defense first"
             )
-        return found
+        return places
 
     def take(self, rows: slice, columns: NDArray[np.intp], images: MaskedImages) -> PredictionTable:
         """Some rows and columns, in memory; ``images`` are the masked images of the columns."""
-        return PredictionTable(
-            np.asarray(self.predictions[rows])[:, columns],
-            np.asarray(self.margins[rows])[:, columns],
-            np.asarray(self.confidences[rows])[:, columns],
-            images,
-            self.num_classes,
-        )
+        return self._with(lambda column: np.asarray(column[rows])[:, columns], images)
 
     def rows(self, chosen: NDArray[np.bool_]) -> PredictionTable:
         """Some rows, ``bool[T]``, in memory."""
         if chosen.all():
             return self
-        return dataclasses.replace(
-            self,
-            predictions=np.asarray(self.predictions)[chosen],
-            margins=np.asarray(self.margins)[chosen],
-            confidences=np.asarray(self.confidences)[chosen],
-        )
+        return self._with(lambda column: np.asarray(column)[chosen], self.masked_images)
 
     def select(self, wanted: MaskedImages) -> PredictionTable:
         """All rows of the columns of ``wanted``; ``ValueError`` when some are missing."""
-        if wanted is self.masked_images:
+        if wanted is self.masked_images or wanted == self.masked_images:
             return self
         return self.take(slice(None), self.columns(wanted), wanted)
+
+    def _with(self, function: Callable[[Any], Any], images: MaskedImages) -> PredictionTable:
+        columns = {name: function(getattr(self, name)) for name in SCHEMA}
+        return PredictionTable(**columns, masked_images=images, num_classes=self.num_classes)
+
+
+def _leaves(table: PredictionTable) -> tuple[tuple[Any, ...], tuple[MaskedImages, int]]:
+    return tuple(table), (table.masked_images, table.num_classes)
+
+
+def _of_leaves(static: tuple[MaskedImages, int], leaves: tuple[Any, ...]) -> PredictionTable:
+    """Without checks: JAX puts in what is no array, and ``vmap`` arrays of one axis less."""
+    table = object.__new__(PredictionTable)
+    names = (*SCHEMA, "masked_images", "num_classes")
+    for name, value in zip(names, (*leaves, *static), strict=True):
+        object.__setattr__(table, name, value)
+    return table
+
+
+jax.tree_util.register_pytree_node(PredictionTable, _leaves, _of_leaves)
 
 
 def from_labels(labels: ArrayLike, images: MaskedImages, *, num_classes: int) -> PredictionTable:

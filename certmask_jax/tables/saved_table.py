@@ -21,7 +21,7 @@ from certmask_jax.files import fingerprint, storage, whole_files
 from certmask_jax.files.storage import AnyPath
 from certmask_jax.masks.distinct_unions import MaskedImages
 from certmask_jax.tables.blocks import Blocks
-from certmask_jax.tables.outputs import Outputs
+from certmask_jax.tables.outputs import SCHEMA
 from certmask_jax.tables.prediction_table import PredictionTable
 from certmask_jax.tables.run_images import LEFT_OUT, Began
 
@@ -127,7 +127,7 @@ def load(folder: str | AnyPath) -> SavedTable:
     except ValueError as error:
         raise ValueError(f"{error}; {again} to mend it") from error
     columns: dict[str, Any] = {
-        name: blocks.column(name, remedy=f"; {again} to mend it") for name in Outputs._fields
+        name: blocks.column(name, remedy=f"; {again} to mend it") for name in SCHEMA
     }
     table = PredictionTable(**columns, masked_images=masks, num_classes=facts["num_classes"])
     labels[list(rows.left_out)] = LEFT_OUT

@@ -203,7 +203,5 @@ def test_every_object_is_one_line(tmp_path):
         assert " at 0x" not in text
         assert "array(" not in text
         assert type(one).__name__ in text
-    assert repr(DEFENSE) == (
-        "Defense(double_masking: 4 masks of 5x5 for 1x1 patches on 8x8, 10 masked images, recovery)"
-    ) or "4 masks of" in repr(DEFENSE)
+    assert repr(DEFENSE) == ("DoubleMasking(4 masks of 5x5 for 1x1 patches on 8x8)")
     assert "images uint8 [B, 8, 8, 3]" in repr(cm.defended(linear, WEIGHTS, DEFENSE))

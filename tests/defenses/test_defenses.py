@@ -14,7 +14,7 @@ from covers import random_cover, with_random_promise
 
 from certmask_jax import defenses
 from certmask_jax.defenses import ALERT, Defense, Guarantee, adversary
-from certmask_jax.defenses.certmask import _attacked
+from certmask_jax.defenses.certmask_votes import certmask_attacked
 from certmask_jax.masks import mask_sets
 from certmask_jax.masks.distinct_unions import merge, unions, unmasked
 from certmask_jax.masks.mask_sets import MaskSet
@@ -281,7 +281,7 @@ def test_certmask_closed_form_on_all_small_vote_counts(ties, num_classes, k):
             for y in range(num_classes):
                 cases.append((votes, free, y))
                 expected.append(bool(outcomes - {y}))
-    attacked = jax.jit(jax.vmap(functools.partial(_attacked, k=k, ties=ties)))
+    attacked = jax.jit(jax.vmap(functools.partial(certmask_attacked, k=k, ties=ties)))
     found = attacked(*(jnp.array(column) for column in zip(*cases, strict=True)))
     np.testing.assert_array_equal(found, expected)
 

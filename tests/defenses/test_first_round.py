@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pytest
 from covers import random_cover
 from early_exit_cases import CLASSES, evaluated, facts, filled_in, random_table
 
 from certmask_jax import defenses
+from certmask_jax.defenses.certmask_early_exit import most_telling, undecided
 from certmask_jax.defenses.defense import Seen
-from certmask_jax.defenses.first_round import agreement_open
 from certmask_jax.masks import mask_sets
 from certmask_jax.tables.prediction_table import NO_LABEL, UNKNOWN
 
@@ -27,11 +25,18 @@ def _detectors(rng, count):
         yield defenses.certmask_detection(masks, tolerance=tolerance)
 
 
+def _steer(weights, tolerance):
+    def ask(seen, label):
+        is_open = undecided(weights, tolerance, seen).any()
+        return most_telling(seen, label) if is_open else np.zeros(0, np.intp)
+
+    return ask
+
+
 def _differs(rng, defense, steer):
     """Whether steering by ``steer`` changes an answer or a verdict; and how much it leaves out."""
     table, labels = random_table(rng, defense, 64)
-    steered = dataclasses.replace(defense, open_columns=steer)
-    known = evaluated(rng, steered, table, labels)
+    known = evaluated(rng, defense, table, labels, ask=steer)
     whole = facts(defense, table, labels)
     fillings = [filled_in(table, known, UNKNOWN, np.inf, 0)]
     fillings += [filled_in(table, known, rng.integers(0, CLASSES, known.shape), 1, 0)]
@@ -57,13 +62,13 @@ def test_mutant_that_stops_a_vote_too_early_is_caught(off):
     for defense in _detectors(rng, 8):
         votes = len(defense.mask_set) // len(defense.masked_images)
         weights = np.full(len(defense.masked_images), votes, np.int32)
-        steer = agreement_open(weights, defense.options["tolerance"] + off)
+        steer = _steer(weights, defense.options["tolerance"] + off)
         caught += _differs(rng, defense, steer)[0]
     assert caught > 0
 
 
 def test_by_hand():
-    steer = agreement_open(np.array([1, 2, 1, 1], np.int32), 2)
+    steer = _steer(np.array([1, 2, 1, 1], np.int32), 2)
     margins = np.array([4, 1, 2, 3], np.float16)
 
     def ask(labels, label=0):
@@ -79,6 +84,6 @@ def test_by_hand():
     assert ask([0, 1, 2, None]) == [3]  # two dissent from 1, no more than may
     assert ask([0, 1, 2, NO_LABEL]) == []
     assert ask([0, None, 2, NO_LABEL]) == [1]
-    steer = agreement_open(np.array([1, 2, 1, 1], np.int32), 1)
+    steer = _steer(np.array([1, 2, 1, 1], np.int32), 1)
     assert ask([0, None, 2, None]) == [3, 1]
     assert ask([0, None, 2, NO_LABEL]) == []  # two dissent from any label

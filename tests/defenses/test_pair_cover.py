@@ -16,7 +16,7 @@ from covers import random_cover
 from certmask_jax import CoverageError, data, defenses, models, predict, weights
 from certmask_jax.defenses import adversary
 from certmask_jax.defenses.defense import Seen
-from certmask_jax.defenses.pair_cover import pair_cover_worst_case
+from certmask_jax.defenses.pair_cover_recovery import pair_cover_worst_case
 from certmask_jax.inference import predictor
 from certmask_jax.inference.preprocessing import Preprocessing
 from certmask_jax.masks import finite_planes, geometry, mask_sets, pair_covers, partitions

@@ -17,10 +17,10 @@ from early_exit_cases import CLASSES, evaluated, facts, filled_in, random_table
 from certmask_jax import defenses
 from certmask_jax.defenses import Row, adversary
 from certmask_jax.defenses.defense import Seen
-from certmask_jax.defenses.double_masking_worst_case import (
-    good_row_certificate,
-    layout,
-    worst_case,
+from certmask_jax.defenses.patchcleanser_proofs import (
+    TwoRounds,
+    double_masking_worst_case,
+    good_rows,
 )
 from certmask_jax.masks import mask_sets
 from certmask_jax.masks.distinct_unions import merge, unions, unions_of
@@ -183,7 +183,7 @@ def test_one_location_at_a_time(ties):
         hidden[pair[hidden[single]]] = True
         hidden[pair[:, 0]] = True  # the second round's first mask hides the patch
         hidden[pair[hidden[single]]] = True
-        one_location = layout(single, pair, hidden[None], symmetric=False)
+        one_location = TwoRounds(single, pair, hidden[None], symmetric=False)
         labels = rng.integers(0, 3, 600)
         rows = np.where(rng.random((600, 15)) < 0.4, labels[:, None], rng.integers(0, 3, (600, 15)))
         stands = rng.random((600, 5)) < 0.6
@@ -191,8 +191,7 @@ def test_one_location_at_a_time(ties):
         rows[::2, pair[:, 1]] = rows[::2, pair[:, 0]]
 
         def of_row(predictions, label, parts=one_location):
-            row = Row(predictions, jnp.ones(15))
-            return worst_case(row, label, parts, num_classes=3, ties=ties)
+            return double_masking_worst_case(predictions, label, parts, num_classes=3, ties=ties)
 
         def rule(rows, single=single):
             return literal.two_rounds_of_rows(rows[:, single], rows[:, pair], 3, ties)
@@ -283,18 +282,12 @@ def test_mutant_good_rows_of_the_first_round_only():
     assert (row[pair[:4]] == 0).all()
     hiding = _hidden(defense)[single]
     assert hiding[:4].any(axis=0).all()  # the good rows 0 to 3 cover
-    weakened = good_row_certificate(layout(single, pair, defense.groups, symmetric=True))
-    found = _proof(defense, weakened, row, 0)
-    assert found
+    as_one_set = TwoRounds(single, pair, defense.groups, symmetric=True)
+    assert good_rows(jnp.asarray(row), jnp.asarray(0), as_one_set)
     assert _attacked(defense, row, 0)
     facts = _one(defense, row, 0)
     assert not facts["certificate"]
     assert not facts["worst_case"]
-
-
-def _proof(defense, proof, row, y, num_classes=2):
-    table = from_labels([row], defense.masked_images, num_classes=num_classes)
-    return bool(defense._proved(proof, table, [y])[0])
 
 
 def test_a_row_with_only_wrong_labels_need_not_win():

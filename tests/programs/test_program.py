@@ -150,7 +150,7 @@ def test_ctrl_c_while_modules_are_imported():
 
 def test_ctrl_c_while_threads_end_leaves_the_status():
     code = (
-        "import threading, time; from experiments import program; "
+        "import threading, time; from certmask_jax.programs import program; "
         "threading.Thread(target=time.sleep, args=(60,)).start(); "
         "program.leave(lambda: program.run(lambda: print('results', flush=True) or 0))"
     )
@@ -164,7 +164,7 @@ def test_ctrl_c_while_threads_end_leaves_the_status():
 
 def test_ctrl_c_in_a_callback_is_not_lost():
     code = (
-        "import signal, time, weakref; from experiments import program\n"
+        "import signal, time, weakref; from certmask_jax.programs import program\n"
         "class A: pass\n"
         "def work():\n"
         "    a = A(); kept = weakref.ref(a, lambda _: signal.raise_signal(signal.SIGINT)); del a\n"
@@ -179,7 +179,7 @@ def test_ctrl_c_in_a_callback_is_not_lost():
 
 def test_nobody_reads_on_and_no_screen():
     code = (
-        "import sys; from experiments import program; program._open_the_first_three(); "
+        "import sys; from certmask_jax.programs import program; program._open_the_first_three(); "
         "program.leave(lambda: program.run(lambda: print('x' * 200_000) or 0))"
     )
     for how in ("| head -c 1; exit ${PIPESTATUS[0]}", ">&-", ">&- 2>&- <&-"):

@@ -1,26 +1,27 @@
-"""Which unions of masks still matter to MRCert, given what is known of an image.
+"""Which unions of masks are still undecided for MRCert, and which are looked at first.
 
-On the host, in NumPy, one image at a time. Three things keep MRCert far from its whole table:
+On the host, in NumPy, one image at a time.
 
-- The fallback is the image's own label f. So a union matters to the answer only while it may be
-  stable with *another* label: one label f among those that rest on it, or two different ones,
-  settle it. One union of four masks settles six pairs at once.
-- A verdict that fails fails by one label: the round trip by any wrong one, c_r by one above each of
-  its candidates, the worst case by one above each union that hides a location.
-- What may fail is looked at first. What a union will say is foretold from smaller ones: its margin
-  is theirs, less what the further mask alone takes away from the image's own.
+*Undecided* (``undecided``, provable). The fallback is the image's own label f, so a union matters
+to the answer only while it may be stable with *another* label: one label f among those that rest
+on it, or two different ones, settle it. A verdict that fails fails by one label: the round trip by
+any wrong one, c_r by one above each of its candidates, the worst case by one above each union that
+hides a location.
+
+*Most telling* (``most_telling``, a guess that costs passes only). What may fail is looked at first;
+one union of four masks settles six pairs at once. What a union will say is foretold from smaller
+ones: its margin is theirs, less what the further mask alone takes away from the image's own.
 """
 
 from __future__ import annotations
 
-import functools
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from certmask_jax.defenses.defense import OpenColumns, Seen
-from certmask_jax.defenses.second_round import each_once
+from certmask_jax.defenses.defense import Seen
+from certmask_jax.defenses.patchcleanser_early_exit import each_once
 from certmask_jax.masks.union_lattice import Unions
 
 Columns = NDArray[np.intp]
@@ -30,7 +31,7 @@ _STANDING = 32
 
 
 class Plan(NamedTuple):
-    """What ``open_unions`` needs of V unions of up to 4P masks; the *bases* have up to 2P."""
+    """What is needed of V unions of up to 4P masks; the *bases* have up to 2P."""
 
     unions: Unions
     adding: Columns  # [N, up_to[-2]], transposed: the faster way round
@@ -40,14 +41,26 @@ class Plan(NamedTuple):
     cover: Columns  # [bases] one of these each, few different ones in all
 
 
-def open_unions(unions: Unions, hiding: NDArray[np.bool_]) -> OpenColumns:
-    """The unions that matter, for ``hiding bool[G, bases]``: which bases hide each location."""
-    # Made when first asked for: the rule and the proofs do without.
-    plan = functools.cache(lambda: _plan(unions, hiding))
-    return lambda seen, label: _open(plan(), seen, label)
+def plan_of(unions: Unions, hiding: NDArray[np.bool_]) -> Plan:
+    """For ``hiding bool[G, bases]``: which bases hide the patches at each group of placements."""
+    adding = np.ascontiguousarray(unions.adding.T).astype(np.intp)
+    bases = unions.up_to[unions.order // 2]
+    above = tuple(_above(unions, base, unions.order // 2) for base in range(bases))
+    return Plan(unions, adding, hiding, _parents(unions), above, _cover(above, len(unions.images)))
 
 
-def _open(plan: Plan, seen: Seen, label: int | None) -> Columns:
+def undecided(plan: Plan, seen: Seen, label: int | None) -> NDArray[np.bool_]:
+    """``bool[V]``: what may still change the answer and, with a label, a verdict."""
+    if not seen.known[: plan.unions.up_to[1]].all():
+        return ~seen.known
+    matters = _above_any(plan, _may_win(plan, seen), plan.unions.order // 2)
+    if label is not None:
+        matters |= _verdicts_open(plan, seen, label)
+    return matters & ~seen.known
+
+
+def most_telling(plan: Plan, seen: Seen, label: int | None) -> Columns:
+    """The first round; then what tests the verdicts, one after the other; then the answer."""
     first_round = np.flatnonzero(~seen.known[: plan.unions.up_to[1]])
     if len(first_round):
         return first_round
@@ -58,15 +71,57 @@ def _open(plan: Plan, seen: Seen, label: int | None) -> Columns:
     return _for_answer(plan, seen)
 
 
-def _for_answer(plan: Plan, seen: Seen) -> Columns:
-    """Tests of the smallest unions that may be stable with a label other than the image's own."""
+def _may_win(plan: Plan, seen: Seen) -> NDArray[np.bool_]:
+    """``bool[bases]``: those that may be stable with a label other than the image's own.
+
+    None once one of them is known to be stable: every other that is has the same label.
+    """
     own = int(seen.predictions[0])
     labels = seen.predictions.astype(np.int32)
     none = np.iinfo(np.int32).max
     least = _over(np.minimum, np.where(seen.known, labels, none), plan)
     most = _over(np.maximum, np.where(seen.known, labels, -none), plan)
-    may_win = (least > most) | ((least == most) & (least != own))
-    bases = np.flatnonzero(may_win)
+    may_win: NDArray[np.bool_] = (least > most) | ((least == most) & (least != own))
+    if (may_win & _over(np.logical_and, seen.known, plan)).any():
+        return np.zeros_like(may_win)
+    return may_win
+
+
+def _verdicts_open(plan: Plan, seen: Seen, label: int) -> NDArray[np.bool_]:
+    """``bool[V]``: what may still change the worst case, c_r or the round trip."""
+    up_to, further = plan.unions.up_to, 3 * (plan.unions.order // 4)
+    good = seen.known & seen.sure & (seen.predictions == label)
+    bad = seen.known & ~good
+    if not bad[: up_to[further]].any():
+        # The image itself may be the candidate of c_r, from which the worst case follows.
+        if good[: up_to[further]].all() and bad.any():
+            return np.zeros(len(seen.known), np.bool_)
+        return ~seen.known
+    alive = ~_over(np.logical_or, bad, plan)
+    at = plan.hiding & alive
+    if not at.any(axis=1).all():
+        return np.zeros(len(seen.known), np.bool_)  # a location is lost, and with it all
+    proved = alive & _over(np.logical_and, seen.known, plan)
+    left = at[~(plan.hiding & proved).any(axis=1)]
+    matters = _above_any(plan, left.any(axis=0), plan.unions.order // 2)
+    candidates = ~_over(np.logical_or, bad, plan, further)
+    if not (candidates & _over(np.logical_and, seen.known, plan, further)).any():
+        matters |= _above_any(plan, candidates, further)
+    return matters
+
+
+def _above_any(plan: Plan, bases: NDArray[np.bool_], further: int) -> NDArray[np.bool_]:
+    """``bool[V]``: all unions of some of ``bases`` with up to ``further`` more masks."""
+    found = np.zeros(len(plan.unions.images), np.bool_)
+    found[: len(bases)] = bases
+    for _ in range(further):
+        found[plan.adding[:, np.flatnonzero(found[: plan.adding.shape[1]])]] = True
+    return found
+
+
+def _for_answer(plan: Plan, seen: Seen) -> Columns:
+    """Tests of the smallest unions that may be stable with a label other than the image's own."""
+    bases = np.flatnonzero(_may_win(plan, seen))
     if len(bases) == 0:
         return bases
     up_to = plan.unions.up_to
@@ -78,12 +133,10 @@ def _for_answer(plan: Plan, seen: Seen) -> Columns:
         bases, tested = bases[[tested.argmax()]], tested[[tested.argmax()]]
     elif not tested.any():
         return each_once(untested).astype(np.intp)
-    outlook = _outlook(plan, seen, own)
+    outlook = _outlook(plan, seen, int(seen.predictions[0]))
     found = [untested]
     for base, most in zip(bases[tested > 0], tested[tested > 0], strict=True):
         unseen = plan.above[base][~seen.known[plan.above[base]]]
-        if len(unseen) == 0:
-            return unseen  # it is stable, and every other that is has the same label
         found.append(_lowest(-outlook, unseen)[:most])
     return each_once(np.concatenate(found)).astype(np.intp)
 
@@ -194,13 +247,6 @@ def _above(unions: Unions, base: int, further: int) -> Columns:
     for _ in range(further):
         found = np.unique(np.append(found, unions.adding[found]))
     return found.astype(np.intp)
-
-
-def _plan(unions: Unions, hiding: NDArray[np.bool_]) -> Plan:
-    adding = np.ascontiguousarray(unions.adding.T).astype(np.intp)
-    bases = unions.up_to[unions.order // 2]
-    above = tuple(_above(unions, base, unions.order // 2) for base in range(bases))
-    return Plan(unions, adding, hiding, _parents(unions), above, _cover(above, len(unions.images)))
 
 
 def _parents(unions: Unions) -> Columns:

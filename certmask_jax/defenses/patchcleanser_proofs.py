@@ -8,7 +8,8 @@ PatchCleanser has M1 = M2, where T is symmetric and v its diagonal; here neither
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -16,38 +17,64 @@ import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
-from certmask_jax.defenses.defense import Row, RowProof, count_votes, preference
+from certmask_jax.defenses.defense import groups_of
+from certmask_jax.defenses.voting import count_votes, preference
+from certmask_jax.masks import distinct_unions
+from certmask_jax.masks.distinct_unions import MaskedImages
+from certmask_jax.masks.mask_sets import MaskSet
+from certmask_jax.masks.threats import Threat
 
 
-class Layout(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False)
+class TwoRounds:
     """Where the masked images of both rounds are in a row, and what the attacker cannot touch."""
 
     single: NDArray[np.int32]  # [N1] -> masked image of a mask of M1 alone
     pair: NDArray[np.int32]  # [N1, N2] -> masked image
-    hiding: NDArray[np.bool_]  # [G, N1] mask i hides the patch alone
-    groups: NDArray[np.bool_]  # [G, V] the masked image hides it
+    groups: NDArray[np.bool_]  # [G, V] the masked image hides the patch
     symmetric: bool  # one mask set in both rounds
+    images: MaskedImages | None = None  # the V masked images
 
-    @property
+    @functools.cached_property
+    def hiding(self) -> NDArray[np.bool_]:
+        """``bool[G, N1]``: mask i hides the patch alone."""
+        return self.groups[:, self.single]
+
+    @functools.cached_property
     def shared(self) -> NDArray[np.bool_]:
         """``bool[N1, N1]``: mask s alone is one of the masked images of row r (r's own: always)."""
         rows = np.concatenate([self.single[:, None], self.pair], axis=1)
         return (rows[:, None, :] == self.single[None, :, None]).any(axis=2)
 
 
-def layout(
-    single: NDArray[np.int32],
-    pair: NDArray[np.int32],
-    groups: NDArray[np.bool_],
-    *,
-    symmetric: bool,
-) -> Layout:
-    """From the index arrays and ``groups bool[G, V]``."""
-    return Layout(single, pair, groups[:, single], groups, symmetric)
+@functools.lru_cache(maxsize=32)
+def two_rounds(masks: MaskSet, second: MaskSet | None, against: Threat | None) -> TwoRounds:
+    """All unions of a first and a second mask, and which of them hide which placements.
+
+    Raises:
+      ValueError: for two sets that were built for different threats.
+      CoverageError: where fewer masks than promised hide a placement of ``against``.
+    """
+    if second is None:
+        images, pair = distinct_unions.unions(masks, 2)
+        return TwoRounds(pair.diagonal(), pair, groups_of(images, masks, against), True, images)
+    if masks.threat != second.threat:
+        raise ValueError(
+            f"double_masking: expected a second mask set for {masks.threat}, as the first one, "
+            f"got one for {second.threat}; build both for the same threat"
+        )
+    if against is not None:
+        second.check(against)
+    singles, of_mask = distinct_unions.unions(masks, 1)
+    pairs, of_pair = distinct_unions.unions_of([masks, second])
+    images, (of_single, of_union) = distinct_unions.merge([singles, pairs])
+    groups = groups_of(images, masks, against)
+    single, pair = (of.astype(np.int32) for of in (of_single[of_mask], of_union[of_pair]))
+    return TwoRounds(single, pair, groups, False, images)
 
 
-def good_row_certificate(parts: Layout) -> RowProof:
-    """Good rows (v_i and all T[i, j] true) that no other row can outvoice.
+def good_rows(labels: Array, label: Array, rounds: TwoRounds) -> Array:
+    """Good rows (v_i and all T[i, j] true) that no other row can outvoice: ``bool``.
 
     At every location, (1) some mask that hides the patch has a good row, so it stands by the true
     label y whatever the attacker does, and (2) every row keeps an entry that says y, so no mask
@@ -55,27 +82,29 @@ def good_row_certificate(parts: Layout) -> RowProof:
     mask that disagrees and stands. One set in both rounds (``symmetric``) needs only (1): the row
     of every mask holds the pair with the good mask of (1). With two sets good rows alone prove
     nothing, as a mask that does not hide the patch may have kept entries of one wrong label only.
+
+    Args:
+      labels: ``int32[V]`` of the masked images.
+      label: y.
+      rounds: where they stand.
     """
-    hiding, groups = jax.device_put((parts.hiding, parts.groups))
+    hiding, groups = jnp.asarray(rounds.hiding), jnp.asarray(rounds.groups)
+    true = labels == label
+    pairs = true[rounds.pair]
+    good = true[rounds.single] & pairs.all(axis=1)
+    covered = (hiding & good[None, :]).any(axis=1).all()
+    if rounds.symmetric:
+        return covered
 
-    def certificate(row: Row, label: Array, num_classes: int) -> Array:
-        del num_classes
-        true = row.predictions == label
-        pairs = true[parts.pair]
-        good = true[parts.single] & pairs.all(axis=1)
-        covered = (hiding & good[None, :]).any(axis=1).all()
-        if parts.symmetric:
-            return covered
+    def keeps(kept: Array) -> Array:
+        return (kept[rounds.pair] & pairs).any(axis=1).all()
 
-        def keeps(kept: Array) -> Array:
-            return (kept[parts.pair] & pairs).any(axis=1).all()
-
-        return covered & jax.lax.map(keeps, groups).all()
-
-    return certificate
+    return covered & jax.lax.map(keeps, groups).all()
 
 
-def worst_case(row: Row, label: Array, parts: Layout, *, num_classes: int, ties: str) -> Array:
+def double_masking_worst_case(
+    labels: Array, label: Array, rounds: TwoRounds, *, num_classes: int, ties: str = "largest"
+) -> Array:
     """Exact: can the table adversary make double masking answer anything but ``label``?
 
     C is the set of masks of M1 that hide the location; v and rows of C are out of the attacker's
@@ -97,22 +126,22 @@ def worst_case(row: Row, label: Array, parts: Layout, *, num_classes: int, ties:
     it shares an entry with every row. Only the other groups need the long form; sets for several
     patches have hardly any.
     """
-    at_will = (2 * parts.hiding.sum(axis=1) < parts.hiding.shape[1]) & parts.symmetric
-    good = (row.predictions[parts.pair] == label).all(axis=1)
-    easy = (jnp.asarray(parts.hiding[at_will]) & good[None, :]).any(axis=1).all()
+    at_will = (2 * rounds.hiding.sum(axis=1) < rounds.hiding.shape[1]) & rounds.symmetric
+    good = (labels[rounds.pair] == label).all(axis=1)
+    easy = (jnp.asarray(rounds.hiding[at_will]) & good[None, :]).any(axis=1).all()
     if at_will.all():
         return easy
-    one_mask, table = row.predictions[parts.single], row.predictions[parts.pair]
+    one_mask, table = labels[rounds.single], labels[rounds.pair]
     num_masks = one_mask.shape[0]
     ones = jnp.ones_like(one_mask)
     stands = (table == one_mask[:, None]).all(axis=1)
     rank = preference(num_classes, ties)
     classes = jnp.arange(num_classes, dtype=jnp.int32)
     position = jnp.arange(num_masks, dtype=jnp.int32)
-    shared = jnp.asarray(parts.shared)
+    shared = jnp.asarray(rounds.shared)
 
     def attacked(group: tuple[Array, Array]) -> Array:
-        hiding, fixed = group[0], group[1][parts.pair]
+        hiding, fixed = group[0], group[1][rounds.pair]
         votes = count_votes(jnp.where(hiding, one_mask, -1), ones, num_classes)
         key = votes * num_classes + rank  # orders classes by votes, then by preference
         true_stands = hiding & stands & (one_mask == label)
@@ -141,5 +170,5 @@ def worst_case(row: Row, label: Array, parts: Layout, *, num_classes: int, ties:
         way_3 = ~hiding & (least == most) & (most != label) & leads(keys, free - taken, most)
         return way_1 | (way_2 | way_3).any()
 
-    groups = (jnp.asarray(parts.hiding[~at_will]), jnp.asarray(parts.groups[~at_will]))
+    groups = (jnp.asarray(rounds.hiding[~at_will]), jnp.asarray(rounds.groups[~at_will]))
     return easy & ~jax.lax.map(attacked, groups).any()

@@ -22,7 +22,10 @@ exact worst case holds for more images.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -30,28 +33,32 @@ import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
-from certmask_jax.defenses.defense import (
-    Defense,
-    Guarantee,
-    Row,
-    Ties,
-    check_ties,
-    count_votes,
-    groups_of,
-    majority,
-    preference,
-)
-from certmask_jax.defenses.settled_locations import layout, open_columns
+from certmask_jax.defenses import pair_cover_early_exit
+from certmask_jax.defenses.defense import Defense, Seen, groups_of
+from certmask_jax.defenses.over_tables import Row, RowProof
+from certmask_jax.defenses.pair_cover_early_exit import Locations
+from certmask_jax.defenses.voting import Ties, check_ties, count_votes, majority, preference
 from certmask_jax.masks import distinct_unions, pair_covers
+from certmask_jax.masks.distinct_unions import MaskedImages
 from certmask_jax.masks.mask_sets import MaskSet
 from certmask_jax.masks.threats import Threat
 
 
-def pair_cover(masks: MaskSet, *, ties: Ties = "largest", against: Threat | None = None) -> Defense:
+@functools.lru_cache(maxsize=32)
+def _locations(masks: MaskSet, against: Threat | None) -> tuple[MaskedImages, Locations]:
+    images, weights = distinct_unions.one_round(masks)
+    groups = groups_of(images, masks)
+    pair_covers.check_groups(masks, groups)
+    attacks = groups if against is None else groups_of(images, masks, against)
+    return images, pair_cover_early_exit.locations(groups, attacks, weights)
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class PairCover(Defense):
     """Single-round recovery with N masks, and no second round.
 
-    Args:
-      masks: a pair cover, from ``pair_covers`` or made by hand.
+    Attributes:
+      masks: a pair cover, from ``masks.pair_covers`` or made by hand.
       ties: which label wins when several have most votes (no location settles the label then).
       against: what is proved against, if not all that the masks were built for. The rule stays what
         it is.
@@ -59,52 +66,70 @@ def pair_cover(masks: MaskSet, *, ties: Ties = "largest", against: Threat | None
     Raises:
       CoverageError: naming two locations that no mask hides together.
     """
-    check_ties(ties)
-    images, weights = distinct_unions.one_round(masks)
-    groups = groups_of(images, masks)
-    pair_covers.check_groups(masks, groups)
-    attacks = groups if against is None else groups_of(images, masks, against)
-    within = _within(groups, attacks)
 
-    def rule(row: Row, num_classes: int) -> Array:
-        return pair_cover_rule(row.predictions, groups, weights, num_classes=num_classes, ties=ties)
+    _: dataclasses.KW_ONLY
+    ties: Ties = "largest"
 
-    def all_masks_correct(row: Row, label: Array, num_classes: int) -> Array:
-        del num_classes
-        return (row.predictions == label).all()
+    name: ClassVar[str] = "pair_cover"
 
-    def certificate(row: Row, label: Array, num_classes: int) -> Array:
+    def __post_init__(self) -> None:
+        check_ties(self.ties)
+        _locations(self.masks, self.against)
+
+    @property
+    def masked_images(self) -> MaskedImages:
+        return _locations(self.masks, self.against)[0]
+
+    @property
+    def groups(self) -> NDArray[np.bool_]:
+        return self._at.attacks
+
+    @property
+    def row_cost(self) -> int:
+        return int(self._at.groups.size) * (1 if self.against is None else len(self._at.attacks))
+
+    @property
+    def row_conditions(self) -> Mapping[str, RowProof]:
+        return {"all_masks_correct": lambda row, label, _: (row.predictions == label).all()}
+
+    def row_rule(self, row: Row, num_classes: int) -> Array:
+        return pair_cover_rule(
+            row.predictions,
+            self._at.groups,
+            self._at.weights,
+            num_classes=num_classes,
+            ties=self.ties,
+        )
+
+    def row_certificate(self, row: Row, label: Array, num_classes: int) -> Array:
         """At every location of the patch the true label is settled, out of the attacker's reach."""
-        del num_classes
-        settled = ((row.predictions == label)[None, :] | ~jnp.asarray(groups)).all(axis=1)
-        return (jnp.asarray(within) & settled[None, :]).any(axis=1).all()
+        groups, within = jnp.asarray(self._at.groups), jnp.asarray(self._at.within)
+        settled = ((row.predictions == label)[None, :] | ~groups).all(axis=1)
+        return (within & settled[None, :]).any(axis=1).all()
 
-    def worst_case(row: Row, label: Array, num_classes: int) -> Array:
+    def row_worst_case(self, row: Row, label: Array, num_classes: int) -> Array:
         return pair_cover_worst_case(
             row.predictions,
             label,
-            groups,
-            weights,
-            attacks=None if against is None else attacks,
+            self._at.groups,
+            self._at.weights,
+            attacks=None if self.against is None else self._at.attacks,
             num_classes=num_classes,
-            ties=ties,
+            ties=self.ties,
         )
 
-    return Defense(
-        name="pair_cover",
-        guarantee=Guarantee.RECOVERY,
-        mask_set=masks,
-        masked_images=images,
-        groups=attacks,
-        row_rule=rule,
-        row_certificate=certificate,
-        row_worst_case=worst_case,
-        row_conditions={"all_masks_correct": all_masks_correct},
-        options={"masks": masks.name, "ties": ties},
-        open_columns=functools.partial(open_columns, layout(groups, attacks, within, weights)),
-        row_cost=int(groups.size) * (1 if against is None else len(attacks)),
-        against=against,
-    )
+    def undecided(self, seen: Seen, label: int | None) -> NDArray[np.bool_]:
+        return pair_cover_early_exit.undecided(self._at, seen, label)
+
+    def most_telling(self, seen: Seen, label: int | None) -> NDArray[np.intp]:
+        return pair_cover_early_exit.most_telling(self._at, seen, label)
+
+    @property
+    def _at(self) -> Locations:
+        return _locations(self.masks, self.against)[1]
+
+    def _own_options(self) -> dict[str, Any]:
+        return {"masks": self.masks.name, "ties": self.ties}
 
 
 def pair_cover_rule(
@@ -200,11 +225,6 @@ def _worst_case_elsewhere(
         return ~is_settled & ((can_lead & wrong).any() | settles_wrong)
 
     return ~jax.lax.map(attacked, jnp.asarray(attacks)).any()
-
-
-def _within(groups: NDArray[np.bool_], attacks: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """``bool[A, G]``: all masks that hide the location also hide the patch."""
-    return (groups.astype(np.float32) @ (1 - attacks.astype(np.float32)).T == 0).T
 
 
 def _range(
