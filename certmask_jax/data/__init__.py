@@ -4,10 +4,12 @@ Preprocessing (resize, crop; Pillow, on uint8) is the model's data config; norma
 the device, after masking's place has been decided.
 """
 
+from certmask_jax.data.dataset import Batch, Dataset
 from certmask_jax.data.images import preprocess
 from certmask_jax.data.listing import Listing
-from certmask_jax.data.named_datasets import Batch, Dataset, Subset, check_name, load, names
+from certmask_jax.data.named_datasets import check_name, load, names
 from certmask_jax.data.sources import digits_arrays
+from certmask_jax.data.subsets import Subset
 
 __all__ = [
     "Batch",
