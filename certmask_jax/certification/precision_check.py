@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
+from certmask_jax.certification.report.notices import LabelFlips
 from certmask_jax.inference.compiled import ApplyFn
 from certmask_jax.inference.forward import masked_forward
 from certmask_jax.inference.out_of_memory import Guarded
@@ -18,18 +19,6 @@ from certmask_jax.tables.run_images import TestSet, places_of
 from certmask_jax.tables.saved_table import SavedTable
 
 _IMAGES = 64
-
-
-@dataclasses.dataclass(frozen=True)
-class LabelFlips:
-    """How many labels of ``compared`` masked images are others in float32.
-
-    ``largest_margin`` is the largest logit margin (as the table holds it) of those ``flips``.
-    """
-
-    compared: int
-    flips: int
-    largest_margin: float
 
 
 def label_flips(

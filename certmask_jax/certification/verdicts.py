@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from certmask_jax.certification import report
-from certmask_jax.certification.report import DefenseResult, Report, wilson_interval
+from certmask_jax.certification.report import DefenseResult, Report, notices, wilson_interval
 from certmask_jax.defenses.defense import ALERT, Defense, Guarantee, Seen
 from certmask_jax.masks import distinct_unions
 from certmask_jax.tables import saved_table
@@ -51,6 +51,7 @@ def certify(
     ).astype(np.int32)[counted]
     accuracy = float((undefended == labels).mean())
     smallest, no_label = _margins(table)
+    provenance = saved.about.get("provenance", {})
     return Report(
         num_images=count,
         forward_passes={
@@ -62,7 +63,9 @@ def certify(
         defenses=tuple(_result(defense, saved, margin_guard) for defense in defenses),
         margin_guard=margin_guard,
         non_finite_images=tuple(ids[i] for i in np.flatnonzero(no_label[counted])),
-        provenance=saved.about.get("provenance", {}),
+        provenance=provenance,
+        notices=notices.recorded(provenance),
+        class_names=tuple(provenance.get("class_names") or ()),
         left_out={saved.ids[row]: why for row, why in saved.left_out.items()},
         ids=ids,
         per_image={

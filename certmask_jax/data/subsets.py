@@ -3,9 +3,63 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from certmask_jax.data.sources import Found
+
+# Labels that tell whether images come class after class, however few images are asked for.
+_LOOKED_AT = 100
+
+
+class Subset(NamedTuple):
+    """Which images of a data set were taken, where not all were."""
+
+    how: str  # "first", "evenly over classes" or "at random"
+    of: int  # how many there are
+    seed: int | None = None
+
+
+def chosen(
+    name: str, split: str, found: Found, num_images: int | None, seed: int | None
+) -> tuple[NDArray[np.intp], Subset | None]:
+    """The numbers ``int[T]`` of the images that are taken, and how they were chosen.
+
+    Args:
+      name, split: what a user calls the data set, for errors.
+      found: the data set.
+      num_images: how many to take; None takes all.
+      seed: draw them at random; None takes the first, or as many of each class as can be where
+        images come class after class.
+
+    Raises:
+      ValueError: for more images than there are, or a seed without a number of images.
+    """
+    total = found.num_images
+    if num_images is None:
+        if seed is not None:
+            raise ValueError("subset_seed: expected num_images, the number to draw, beside it")
+        return np.arange(total), None
+    if num_images > total:
+        raise ValueError(
+            f"num_images: expected at most {total}, as many as {name!r}, split {split!r} has, "
+            f"got {num_images}"
+        )
+    if num_images == total:
+        return np.arange(total), None
+    if seed is not None:
+        return at_random(total, num_images, seed), Subset("at random", total, seed)
+    if found.classes_of is not None and (
+        found.files is not None
+        or come_by_class(found.classes_of(min(total, max(num_images, _LOOKED_AT))).tolist())
+    ):
+        return (
+            evenly(found.classes_of(total), num_images),
+            Subset("evenly over classes", total),
+        )
+    return np.arange(num_images), Subset("first", total)
 
 
 def evenly(classes: ArrayLike, count: int) -> NDArray[np.intp]:

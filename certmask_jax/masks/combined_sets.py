@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from certmask_jax.masks import distinct_unions, geometry, placements
+from certmask_jax.masks import distinct_unions, edge_grids, placements
 from certmask_jax.masks.geometry import Size
 from certmask_jax.masks.mask_sets import MaskSet
 from certmask_jax.masks.threats import Shape, Threat
@@ -171,8 +171,8 @@ def _stacked(parts: Sequence[NDArray[np.int32]]) -> NDArray[np.int32]:
 
 def _not_contained(boxes: NDArray[np.int32], image_size: tuple[int, int]) -> NDArray[np.bool_]:
     """``bool[N]``: distinct masks that lie inside no other one."""
-    grid = geometry.edge_grid(boxes, image_size)
-    cells = geometry.paint(boxes, grid).reshape(len(boxes), -1).astype(np.float32)
+    grid = edge_grids.edge_grid(boxes, image_size)
+    cells = edge_grids.paint(boxes, grid).reshape(len(boxes), -1).astype(np.float32)
     sizes = cells.sum(axis=1)
     keep = np.ones(len(boxes), dtype=np.bool_)
     block = max(1, _BYTES_AT_ONCE // (4 * len(boxes)))

@@ -5,29 +5,26 @@ image; a *mask* is a union of up to R boxes, ``int32[R, 4]``, unused boxes all z
 *location* is the top-left corner of a patch that lies inside the image, so there are
 ``(h - ph + 1) * (w - pw + 1)`` of them.
 
-Everything here is decided on pixels, but not pixel by pixel: between two neighbouring box edges
-all pixel rows are alike, so the work grows with the number of distinct edges and not with the
-size of the image. That makes 3,750 masks on 40,000 locations a matter of milliseconds.
+Everything here is decided on pixels, but not pixel by pixel: the work grows with the number of
+distinct edges (``edge_grids``): 3,750 masks on 40,000 locations are a matter of milliseconds.
 """
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from certmask_jax.masks.edge_grids import edge_grid as edge_grid
+from certmask_jax.masks.edge_grids import hides_on_grid, location_grid
+from certmask_jax.masks.edge_grids import paint as paint
+
 Size = int | tuple[int, int]
 """A size in pixels: an int (square) or ``(height, width)``."""
 
-# Masks are looked at in blocks of about this many grid cells, so that memory stays flat.
-_CELLS_AT_ONCE = 1 << 24
 # Few masks have few distinct edges, hence a small grid of their own.
 _UNIONS_AT_ONCE = 64
-# A grid of so few cells is looked at 64 cells at a time: 70 times as fast for 66,000 unions.
-_FEW_CELLS = 2048
-
 # The papers print rounded percentages ("0.4%" is 2 px of 32, which is 0.39%), so a patch may fall
 # short of the printed share by this factor and still be the one that is meant.
 _PRINTED_SHARE_TOLERANCE = 0.025
@@ -121,110 +118,6 @@ def as_boxes(boxes: ArrayLike, image_size: Size) -> NDArray[np.int32]:
     return np.ascontiguousarray(array, dtype=np.int32)
 
 
-class EdgeGrid(NamedTuple):
-    """The grid that the box edges cut an image into; all pixels of a cell are masked alike."""
-
-    rows: NDArray[np.int64]  # first pixel row of each cell, ascending, starts with 0
-    cols: NDArray[np.int64]
-
-
-def edge_grid(boxes: NDArray[np.int32], image_size: tuple[int, int]) -> EdgeGrid:
-    """The coarsest grid on which every one of ``boxes int32[N, R, 4]`` is a union of cells."""
-    rows = np.unique(np.append(boxes[..., [0, 2]], 0))
-    cols = np.unique(np.append(boxes[..., [1, 3]], 0))
-    return EdgeGrid(rows[rows < image_size[0]], cols[cols < image_size[1]])
-
-
-def paint(boxes: NDArray[np.int32], grid: EdgeGrid) -> NDArray[np.bool_]:
-    """Which cells of ``grid`` each mask hides: ``bool[N, len(rows), len(cols)]``."""
-    hidden = np.zeros((len(boxes), len(grid.rows), len(grid.cols)), dtype=np.bool_)
-    for top, left, bottom, right in np.moveaxis(boxes, (1, 2), (0, 1)):  # one box slot at a time
-        in_rows = (grid.rows >= top[:, None]) & (grid.rows < bottom[:, None])
-        in_cols = (grid.cols >= left[:, None]) & (grid.cols < right[:, None])
-        hidden |= in_rows[:, :, None] & in_cols[:, None, :]
-    return hidden
-
-
-class LocationGrid(NamedTuple):
-    """Locations that the masks cannot tell apart share one entry.
-
-    ``rows`` and ``cols`` are the first location of each stretch of locations, ascending.
-    """
-
-    rows: NDArray[np.int64]
-    cols: NDArray[np.int64]
-
-
-def location_grid(
-    boxes: NDArray[np.int32], image_size: tuple[int, int], patch_size: tuple[int, int]
-) -> LocationGrid:
-    """The stretches of locations on each axis within which ``hides`` cannot change.
-
-    Moving a patch down by one pixel changes which cells it meets only where its first row leaves a
-    cell or its last row enters one, that is at ``edge`` and at ``edge - ph + 1``.
-    """
-    stretches = []
-    for axis in (0, 1):
-        edges = np.unique(boxes[..., [axis, axis + 2]])
-        first = np.unique(np.concatenate([[0], edges, edges - patch_size[axis] + 1]))
-        count = image_size[axis] - patch_size[axis] + 1
-        stretches.append(first[(first >= 0) & (first < count)])
-    return LocationGrid(*stretches)
-
-
-def hides_on_grid(
-    boxes: NDArray[np.int32],
-    image_size: tuple[int, int],
-    patch_size: tuple[int, int],
-    locations: LocationGrid,
-) -> NDArray[np.bool_]:
-    """Whether each mask hides a patch at each given row and column of locations.
-
-    Returns ``bool[N, len(locations.rows), len(locations.cols)]``: true where *every* pixel of the
-    patch is masked, by one box or by several together.
-    """
-    grid = edge_grid(boxes, image_size)
-    row_from, row_to = _cells_met(grid.rows, locations.rows, patch_size[0])
-    col_from, col_to = _cells_met(grid.cols, locations.cols, patch_size[1])
-    if len(grid.rows) * len(grid.cols) <= _FEW_CELLS:
-        in_rows = _within(row_from, row_to, len(grid.rows))
-        in_cols = _within(col_from, col_to, len(grid.cols))
-        found = _holds(paint(boxes, grid), in_rows[:, None, :, None] & in_cols[:, None, :])
-        return found.T.reshape(len(boxes), len(row_from), len(col_from))
-    met = (row_to - row_from)[:, None] * (col_to - col_from)[None, :]
-    hidden = np.empty((len(boxes), len(row_from), len(col_from)), dtype=np.bool_)
-    per_mask = (len(grid.rows) + 1) * (len(grid.cols) + 1) + met.size
-    block = max(1, _CELLS_AT_ONCE // per_mask)
-    for start in range(0, len(boxes), block):
-        painted = paint(boxes[start : start + block], grid)
-        total = np.pad(painted.cumsum(1, dtype=np.int32).cumsum(2), ((0, 0), (1, 0), (1, 0)))
-        below, above = total[:, row_to], total[:, row_from]
-        found = below[:, :, col_to] - below[:, :, col_from]
-        found -= above[:, :, col_to] - above[:, :, col_from]
-        hidden[start : start + block] = found == met
-    return hidden
-
-
-def _within(first: NDArray[np.int64], last: NDArray[np.int64], count: int) -> NDArray[np.bool_]:
-    """``bool[L, count]``: ``first <= cell < last``."""
-    cells = np.arange(count)
-    return (cells >= first[:, None]) & (cells < last[:, None])
-
-
-def _holds(have: NDArray[np.bool_], need: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """``bool[L, N]``: of cells ``need [.., .., rows, cols]`` (L in all), ``have [N, ...]`` all."""
-    cells = have[0].size
-    words = [
-        np.packbits(np.pad(part.reshape(-1, cells), ((0, 0), (0, -cells % 64))), axis=1).view("<u8")
-        for part in (need, ~have)
-    ]
-    found = np.ones((len(words[0]), len(have)), dtype=np.bool_)
-    lacking = np.ascontiguousarray(words[1].T)
-    for location, word in np.argwhere(words[0]):
-        found[location] &= words[0][location, word] & lacking[word] == 0
-    return found
-
-
 def hides(boxes: ArrayLike, image_size: Size, patch_size: Size) -> NDArray[np.bool_]:
     """Whether each mask hides the patch at each location.
 
@@ -284,15 +177,6 @@ def _coverage_of_boxes(
     np.add.at(corners, (top, right), -1)
     np.add.at(corners, (bottom, left), -1)
     return corners.cumsum(0, dtype=np.int32).cumsum(1, dtype=np.int32)[:-1, :-1]
-
-
-def _cells_met(
-    cells: NDArray[np.int64], locations: NDArray[np.int64], patch: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """First and one-past-last cell that a patch at each location meets, on one axis."""
-    first = np.searchsorted(cells, locations, side="right") - 1
-    last = np.searchsorted(cells, locations + patch - 1, side="right")
-    return first, last
 
 
 def _stretch_of(firsts: NDArray[np.int64], count: int) -> NDArray[np.int64]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from certmask_jax.masks import geometry
+from certmask_jax.masks import edge_grids, geometry
 from certmask_jax.masks.mask_sets import stretches
 
 Blocks = NDArray[np.int32]
@@ -74,10 +74,10 @@ def pair_areas(blocks: Blocks) -> NDArray[np.int64]:
 
 def hidden_areas(boxes: NDArray[np.int32], image_size: tuple[int, int]) -> NDArray[np.int64]:
     """Pixels that each of ``boxes int32[N, R, 4]`` hides: ``int64[N]``."""
-    grid = geometry.edge_grid(boxes, image_size)
+    grid = edge_grids.edge_grid(boxes, image_size)
     heights = np.diff(np.append(grid.rows, image_size[0]))
     widths = np.diff(np.append(grid.cols, image_size[1]))
-    return np.einsum("nrc,r,c->n", geometry.paint(boxes, grid), heights, widths)
+    return np.einsum("nrc,r,c->n", edge_grids.paint(boxes, grid), heights, widths)
 
 
 def rank(areas: NDArray[np.int64]) -> tuple[int, ...]:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from certmask_jax.masks import geometry
+from certmask_jax.masks import edge_grids, geometry
 from certmask_jax.masks.threats import Shape, Threat
 
 # Intersections are made and compared in blocks of about this many bytes.
@@ -116,15 +116,15 @@ def _hidden_at(
 
 def _on_grid(
     boxes: NDArray[np.int32], threat: Threat, shape: Shape
-) -> tuple[NDArray[np.bool_], geometry.LocationGrid, NDArray[np.bool_]]:
+) -> tuple[NDArray[np.bool_], edge_grids.LocationGrid, NDArray[np.bool_]]:
     """``hidden bool[N, rows, cols]`` at every stretch of locations, and which are allowed."""
     image, region = threat.image_size, np.array([threat.region], np.int32).reshape(1, -1, 4)
     edges = np.concatenate([boxes.reshape(-1, 1, 4), region.reshape(-1, 1, 4)])
-    grid = geometry.location_grid(edges, image, shape)
-    hidden = geometry.hides_on_grid(boxes, image, shape, grid)
+    grid = edge_grids.location_grid(edges, image, shape)
+    hidden = edge_grids.hides_on_grid(boxes, image, shape, grid)
     if not threat.region:
         return hidden, grid, np.ones(hidden.shape[1:], dtype=np.bool_)
-    return hidden, grid, geometry.hides_on_grid(region, image, shape, grid)[0]
+    return hidden, grid, edge_grids.hides_on_grid(region, image, shape, grid)[0]
 
 
 def _locally_minimal(hidden: NDArray[np.bool_], allowed: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from certmask_jax.masks import distinct_unions, geometry
+from certmask_jax.masks import distinct_unions, edge_grids
 from certmask_jax.masks.distinct_unions import MaskedImages
 from certmask_jax.masks.mask_sets import MaskSet
 
@@ -52,8 +52,8 @@ def all_unions(mask_set: MaskSet, order: int) -> Unions:
     if order < 1:
         raise ValueError(f"unions: expected an order of at least 1, got {order}")
     singles = distinct_unions.distinct(mask_set.boxes, mask_set.image_size)[0].boxes
-    grid = geometry.edge_grid(singles, mask_set.image_size)
-    cells = np.packbits(geometry.paint(singles, grid).reshape(len(singles), -1), axis=1)
+    grid = edge_grids.edge_grid(singles, mask_set.image_size)
+    cells = np.packbits(edge_grids.paint(singles, grid).reshape(len(singles), -1), axis=1)
 
     found = np.zeros((1, cells.shape[1]), np.uint8)
     masks_of = np.full((1, order), -1, np.int32)

@@ -3,173 +3,24 @@
 A model here is an example of ``apply_fn(params, images) -> logits``; any other will do.
 """
 
-from __future__ import annotations
+from certmask_jax.models.named_models import (
+    DEFAULT,
+    ApplyFn,
+    Model,
+    Params,
+    create,
+    default_weights,
+    names,
+)
+from certmask_jax.models.published import DataConfig
 
-import dataclasses
-import functools
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
-
-import flax.linen as nn
-import jax
-import jax.numpy as jnp
-import numpy as np
-from jax import Array
-
-from certmask_jax._own_settings import usual_promotion
-from certmask_jax.inference.local_fields import LocalLogits
-from certmask_jax.models.bagnet import BagNet
-from certmask_jax.models.published import MODELS, DataConfig
-from certmask_jax.models.spellings import resolve
-
-__all__ = ["DEFAULT", "DataConfig", "Model", "Params", "create", "default_weights", "names"]
-
-Params = Any
-"""A model's variables: ``{"params": ..., "batch_stats": ...}``."""
-
-DEFAULT = "vit_digits"
-"""The model that ships with weights."""
-
-ApplyFn = Callable[[Params, Array], Array]
-
-
-@dataclasses.dataclass(frozen=True)
-class Model:
-    """A named model.
-
-    Attributes:
-      name: as it was asked for.
-      num_classes: K.
-      module: the Linen module, in eval mode; ``train_module`` in training mode.
-      data_config: preprocessing that it was trained with.
-      apply_fn: ``(params, normalised images float32[B, h, w, c]) -> logits float32[B, K]``. Equal
-        models share it, so that JAX compiles once.
-      local: its local logits, where the logits are their mean (BagNet); else None.
-    """
-
-    name: str
-    num_classes: int
-    module: nn.Module
-    train_module: nn.Module
-    data_config: DataConfig
-    apply_fn: ApplyFn = dataclasses.field(repr=False)
-    local: LocalLogits | None = None
-
-    def __repr__(self) -> str:
-        height, width = self.data_config.input_size
-        return f"Model({self.name}: {height}x{width} -> {self.num_classes} classes)"
-
-    def init(self, key: Array) -> Params:
-        """Random variables."""
-        size, channels = self.data_config.input_size, self.data_config.channels
-        with usual_promotion():
-            return self.module.init(key, np.zeros((1, *size, channels), np.float32))
-
-    def param_shapes(self) -> Params:
-        """The tree of ``jax.ShapeDtypeStruct``, without allocating."""
-        return jax.eval_shape(lambda: self.init(jax.random.key(0)))
-
-
-def names() -> dict[str, str]:
-    """Short name -> one line about it."""
-    return {name: entry.about for name, entry in MODELS.items()}
-
-
-def create(
-    name: str,
-    *,
-    num_classes: int | None = None,
-    input_size: tuple[int, int] | None = None,
-    dtype: Any = None,
-    param_dtype: Any = None,
-    pooling: str | None = None,
-    gelu: str | None = None,
-    attention: str | None = None,
-) -> Model:
-    """A model by name.
-
-    Args:
-      name: one of ``names``, or timm's or a PatchCleanser checkpoint's name for one of them
-        (see ``models.spellings``).
-      num_classes: by default what the name says (``..._imagenette``: 10), else what the published
-        weights have.
-      input_size: ``(height, width)`` other than the model's own; resizes straight to it.
-      dtype: of the computation, such as ``"bfloat16"``; float32 by default. Norms, softmax and
-        logits are in float32 in any case.
-      param_dtype: of the parameters; float32 by default.
-      pooling: ViTs only: ``"token"`` (default) or ``"mean"``.
-      gelu: ViTs only: ``"exact"`` (default, timm's) or ``"tanh"`` (Google's own weights).
-      attention: ViTs only: ``"xla"`` (default) or ``"cudnn"``, on NVIDIA GPUs in 16 bits.
-
-    Raises:
-      ValueError: for an unknown name, listing what there is, or an option that the model lacks.
-    """
-    spelling = resolve(name)
-    entry = MODELS[spelling.model]
-    options = {
-        "dtype": dtype,
-        "param_dtype": param_dtype,
-        "pooling": pooling,
-        "gelu": gelu,
-        "attention": attention,
-    }
-    chosen = {option: value for option, value in options.items() if value is not None}
-    for option in ("dtype", "param_dtype"):
-        if option in chosen:
-            chosen[option] = _as_dtype(chosen[option], option)
-    classes = spelling.num_classes or entry.num_classes if num_classes is None else num_classes
-    if classes < 1:
-        raise ValueError(f"num_classes: expected at least 1, got {classes}")
-    module, trained, apply_fn, local = _build(
-        spelling.model, classes, tuple(sorted(chosen.items()))
-    )
-    config = entry.data_config
-    if input_size is not None or spelling.resizes_whole:
-        size = config.input_size if input_size is None else input_size
-        config = dataclasses.replace(config, input_size=size, resize=None)
-    return Model(name, classes, module, trained, config, apply_fn, local)
-
-
-def default_weights(name: str) -> Path | None:
-    """The weights that ship with a model, or None."""
-    path = Path(__file__).parent.parent / "pretrained" / f"{name}.npz"
-    return path if path.is_file() else None
-
-
-@functools.lru_cache(maxsize=64)
-def _build(
-    model: str, num_classes: int, options: tuple[tuple[str, Any], ...]
-) -> tuple[nn.Module, nn.Module, ApplyFn, LocalLogits | None]:
-    """The modules in eval and training mode, and what applies them, one for equal arguments."""
-    build = MODELS[model].build
-    module = build(num_classes=num_classes, is_training=False)
-    for option, _ in options:
-        if not hasattr(module, option):
-            raise ValueError(f"{option}: expected only for ViTs, got it for {model}")
-    module = module.clone(**dict(options))
-    trained = build(num_classes=num_classes, is_training=True, **dict(options))
-
-    def apply_fn(params: Params, images: Array) -> Array:
-        with usual_promotion():
-            return module.apply(params, images)  # type: ignore[return-value]
-
-    def local_logits(params: Params, images: Array) -> Array:
-        with usual_promotion():
-            return module.apply(params, images, method="local_logits")  # type: ignore[return-value]
-
-    local = None
-    if isinstance(module, BagNet):
-        local = LocalLogits(local_logits, module.receptive_field, module.stride)
-    return module, trained, apply_fn, local
-
-
-def _as_dtype(dtype: Any, option: str) -> Any:
-    """A hashable dtype, so that equal ones are one model."""
-    try:
-        found = jnp.dtype(dtype)
-    except TypeError as error:
-        raise ValueError(f"{option}: expected a dtype such as bfloat16, got {dtype!r}") from error
-    if not jnp.issubdtype(found, jnp.floating):
-        raise ValueError(f"{option}: expected a floating dtype such as bfloat16, got {found}")
-    return found
+__all__ = [
+    "DEFAULT",
+    "ApplyFn",
+    "DataConfig",
+    "Model",
+    "Params",
+    "create",
+    "default_weights",
+    "names",
+]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from certmask_jax.inference.local_fields import LocalLogits
-from certmask_jax.models import Model
+from certmask_jax.models.named_models import Model
 
 
 def restricted(model: Model, outputs: tuple[int, ...]) -> Model:

@@ -126,7 +126,7 @@ def run(config: Config, command: str) -> int:
     }
     if flips is not None:
         session["label_flips_against_float32"] = flips
-    result = dataclasses.replace(result, provenance={**result.provenance, **session})
+    result = result.with_facts(session)
     files = () if was_complete else write_report(result, out, _say)
     if words is sys.stdout:
         print()

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from certmask_jax import models, weights
+from certmask_jax import models
 from certmask_jax.data import preprocess
 from certmask_jax.data.decoding import decode
 from certmask_jax.inference.compiled import ApplyFn
@@ -19,8 +19,9 @@ from certmask_jax.inference.local_fields import LocalLogits
 from certmask_jax.inference.preprocessing import Precision, Preprocessing
 from certmask_jax.models import DataConfig, Model, Params
 from certmask_jax.models.spellings import resolve
-from certmask_jax.weights import SettingError, WeightsFile
-from certmask_jax.weights.settings import as_keyword
+from certmask_jax.weights import loading
+from certmask_jax.weights.settings import SettingError, as_keyword
+from certmask_jax.weights.stored import WeightsFile
 
 AnyFile = str | os.PathLike[str]
 
@@ -150,8 +151,8 @@ def load_model(
     }
     said = resolve(name).num_classes if num_classes is None else num_classes
     models.create(name, num_classes=said, **options)  # its errors come before the file is opened
-    opened = file if isinstance(file, WeightsFile) else weights.read(file)
-    classes = weights.num_classes(opened, entry=entry) if said is None else said
+    opened = file if isinstance(file, WeightsFile) else loading.read(file)
+    classes = loading.num_classes(opened, entry=entry) if said is None else said
     model = models.create(name, num_classes=classes, **options)
     config = model.data_config
     preprocessing = Preprocessing(
@@ -162,8 +163,8 @@ def load_model(
     )
     preprocessing.check_channels(config.channels)
     try:
-        taken = weights.taken(opened, model, entry=entry)
-        params = weights.load(opened, model, entry=entry, resize_positions=resize_positions)
+        taken = loading.taken(opened, model, entry=entry)
+        params = loading.load(opened, model, entry=entry, resize_positions=resize_positions)
     except SettingError as error:
         raise ValueError(error.said_with(_named)) from error
     return LoadedModel(model, params, preprocessing, taken.entry)

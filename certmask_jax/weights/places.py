@@ -1,45 +1,29 @@
 """Where in a file a model's weights are: under wrappers' names, nested, perhaps more than once.
 
-What a wrapper puts in front of all names (DataParallel ``module.``, torch.compile ``_orig_mod.``,
-Lightning ``model.``, any attribute that held the model) is found by comparing with the names that
-the model has, so that nothing is taken off that the model needs. A file may hold two sets of
-weights, the last ones and their average: which one is meant is asked, not guessed.
+A file may hold two sets of weights, the last ones and their average: which one is meant is asked,
+not guessed. What stands in front of the names of a set is found in ``wrappers``.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from certmask_jax.weights import families, google, orbax_folders
+from certmask_jax.weights import families, google, wrappers
 from certmask_jax.weights.families import Shapes
 from certmask_jax.weights.gate import FLOATING
-from certmask_jax.weights.names import from_path
 from certmask_jax.weights.settings import SettingError
 from certmask_jax.weights.stored import Entry, WeightsFile
 
 TOP = "."
 """The name of the top level of a file, where another set of weights is nested beside it."""
 
-# Names inside of names that torch's wrappers of single layers leave.
-_INNER = re.compile(r"(?<![^./])(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
-# Counters beside weights, of one number each: batch normalisation's, torch's AveragedModel's.
-_COUNTERS = ("num_batches_tracked", "n_averaged")
-# What optimisers keep has the names of the weights too.
-_OPTIMISER = re.compile(
-    r"(?<![^./])(?:opt_state|optimi[sz]er\w*|optim\w*|opt/state|moments|momentum\w*|mu|nu|trace|"
-    r"exp_avg\w*|grads?|gradients)[./]"
-)
-_ENDS = re.compile(r"[./](?=[^./]*$)")
 _WRAPPERS = ("module", "params", "variables")  # left out of the name of a set, but for the first
 # What certmask_jax's own training writes: the average is the result, where there is one.
 _OWN = ("average", "variables")
-# Where training programs put the weights, for errors about a file that does not fit.
-_USUAL = ("state_dict", "model_state_dict", "model", "net", "params", "average", "variables")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,31 +71,36 @@ def choose(file: WeightsFile, shapes: Shapes, entry: str | None) -> tuple[Place,
     Raises:
       SettingError: when there are several that differ and none was named, or none of that name.
     """
-    names = _without_inner(file.entries)
-    prefixes = _prefixes(names, shapes)
+    names = wrappers.without_inner(file.entries)
+    prefixes = wrappers.prefixes_of_model(names, shapes)
     if entry is not None:
         return _named(file, names, shapes, prefixes, entry)
     if len(prefixes) > 1:
         return _of_several(file, names, shapes, prefixes)
-    prefix = prefixes[0] if prefixes else _likeliest(file, names)
+    prefix = prefixes[0] if prefixes else wrappers.likeliest(file, names)
     place = _place(file, names, prefix, _scope(file, prefix), shapes)
     return place, Taken(None)
 
 
 def num_classes(file: WeightsFile, entry: str | None) -> int | None:
     """How many outputs the head has, of one set or of all alike; None without a head."""
-    names = {n: e for n, e in _without_inner(file.entries).items() if not _OPTIMISER.search(n)}
+    names = {
+        n: e
+        for n, e in wrappers.without_inner(file.entries).items()
+        if not wrappers.OPTIMISER.search(n)
+    }
     if entry is not None:
         names = {n: e for n, e in names.items() if _under(n, entry)}
     googles = [
-        google.num_classes({n: e.shape for n, e in names.items()}, p) for p in _google(names)
+        google.num_classes({n: e.shape for n, e in names.items()}, p)
+        for p in wrappers.prefixes_of_google(names)
     ]
     if googles:
         return googles[0] if len(set(googles)) == 1 else None
-    shapes = _dotted(names)
+    shapes = wrappers.dotted(names)
     found = {
         families.num_classes({n[len(p) :]: s for n, s in shapes.items() if n.startswith(p)})
-        for p in families.prefixes(set(shapes)) or [_common(list(shapes))]
+        for p in families.prefixes(set(shapes)) or [wrappers.common(list(shapes))]
     } - {None}
     return found.pop() if len(found) == 1 else None
 
@@ -142,7 +131,7 @@ def _named(
                 )
             )
         below = {n[len(at) + 1 :]: e for n, e in names.items() if _under(n, at)}
-        prefix = f"{at}{min(seps)}{_likeliest(file, below)}"
+        prefix = f"{at}{min(seps)}{wrappers.likeliest(file, below)}"
     scope = max(_scope(file, prefix), f"{at}{prefix[len(at) : len(at) + 1]}" if at else "", key=len)
     away = [p for p in prefixes if not prefix.startswith(p)]
     names = {n: e for n, e in names.items() if not n.startswith(tuple(away))}
@@ -191,15 +180,15 @@ def _place(
     Args:
       away: prefixes of other sets of weights, which are accounted for.
     """
-    is_googles = prefix in _google(names)
+    is_googles = prefix in wrappers.prefixes_of_google(names)
     entries: dict[str, Entry] = {}
     unexpected = []
     for name, entry in names.items():
-        if _is_counter(name, entry) or not name.startswith(scope):
+        if wrappers.is_counter(name, entry) or not name.startswith(scope):
             continue
         if name.startswith(prefix):
             rest = name[len(prefix) :]
-            found, laid_out = (rest, entry) if is_googles else _in_torch(rest, entry)
+            found, laid_out = (rest, entry) if is_googles else wrappers.in_torch(rest, entry)
             entries[found] = laid_out
         else:
             unexpected.append(name[len(scope) :])
@@ -221,7 +210,7 @@ def _averages(
     names: Mapping[str, Entry], prefix: str, shapes: Shapes, entries: Mapping[str, Entry]
 ) -> dict[str, Entry]:
     """Running averages, which Flax keeps in a collection of their own beside ``prefix``."""
-    wanted = set(filter(_is_running, shapes)) - set(entries)
+    wanted = set(filter(wrappers.is_running, shapes)) - set(entries)
     if not wanted or not prefix.endswith("/"):
         return {}
     parent, _, name = prefix.rstrip("/").rpartition("/")
@@ -230,7 +219,7 @@ def _averages(
         found
         for path in names
         if (match := re.match(r"(.*?)(?<![^/])([^/]*batch_stats/)", path))
-        and not _OPTIMISER.search(path)
+        and not wrappers.OPTIMISER.search(path)
         for found in [match[1] + match[2]]
     }
     own = f"{parent}{name.replace('params', 'batch_stats')}/"
@@ -238,118 +227,17 @@ def _averages(
     at = next((place for place in tried if place in beside), None)
     if at is None:
         return {}
-    return dict(_in_torch(n[len(at) :], e) for n, e in names.items() if n.startswith(at))
+    return dict(wrappers.in_torch(n[len(at) :], e) for n, e in names.items() if n.startswith(at))
 
 
 def _is_average(entry: Entry, name: str, entries: Mapping[str, Entry]) -> bool:
     _, _, path = name.partition("batch_stats/")
-    return bool(path) and _in_torch(path, entry)[0] in entries
-
-
-def _in_torch(name: str, entry: Entry) -> tuple[str, Entry]:
-    """A name below a set's prefix as PyTorch spells it, and the array in PyTorch's layout."""
-    if "/" not in name:
-        return name, entry
-    found, axes = from_path(name, len(entry.shape))
-    return found, entry.laid_out(axes)
-
-
-def _prefixes(names: Mapping[str, Entry], shapes: Shapes) -> list[str]:
-    """Prefixes under which most of a model's names are: with its shapes, else with any."""
-    fits: Counter[str] = Counter()
-    like: Counter[str] = Counter()
-    half = sum(not _is_running(name) for name in shapes) / 2
-    for name, entry in names.items():
-        if _OPTIMISER.search(name):
-            continue
-        starts = [0, *(match.end() for match in re.finditer(r"[./]", name))]
-        for start in starts:
-            found, axes = name[start:], tuple(range(len(entry.shape)))
-            if "/" in found:
-                found, axes = from_path(found, len(entry.shape))
-            if found in shapes and not _is_running(found):
-                like[name[:start]] += 1
-                fits[name[:start]] += shapes[found] == tuple(entry.shape[a] for a in axes)
-    googles = _google(names)
-    for counted in (fits, like):
-        enough = [prefix for prefix, count in counted.items() if count >= half]
-        if enough or googles:
-            return list(dict.fromkeys([*googles, *enough]))
-    return []
-
-
-def _google(names: Mapping[str, Entry]) -> list[str]:
-    """Prefixes under which Google's own names are."""
-    return [
-        name[: len(name) - len(mark)]
-        for mark in google.MARKS
-        for name in names
-        if (name == mark or name.endswith(f"/{mark}")) and not _OPTIMISER.search(name)
-    ]
-
-
-def _likeliest(file: WeightsFile, names: Mapping[str, Entry]) -> str:
-    """The prefix of what looks most like weights, in a file that is not the model."""
-    if not names:
-        raise ValueError(f"{file.path}: expected weights, got a file without a single array")
-    kept = {n: e for n, e in names.items() if not _OPTIMISER.search(n) and not _is_counter(n, e)}
-    kept = kept or dict(names)
-    if file.nested and not any("." in name for name in kept):  # a Flax tree
-        found = {match[0] for name in kept if (match := re.match(r"(?:.*/)?\w*params/", name))}
-        if not found:
-            tops = dict.fromkeys(name.split("/")[0] for name in names)
-            raise orbax_folders.no_variables(file.path, ", ".join(tops))
-        return min(found, key=len)
-    places = Counter(name[: name.rfind("/") + 1] for name in kept)
-    usual = [f"{name}/" for name in _USUAL if f"{name}/" in places]
-    scope = usual[0] if usual else max(places, key=lambda place: places[place])
-    below = {n[len(scope) :]: e for n, e in kept.items() if n.startswith(scope)}
-    prefix = _common(list(below))
-    marked = families.prefixes({n[len(prefix) :] for n in below})
-    return scope + prefix + (marked[0] if marked else "")
-
-
-def _common(names: Sequence[str]) -> str:
-    """What stands in front of all names, whole words; nothing of a family's own names."""
-    prefix = ""
-    while names and "" not in families.prefixes({name[len(prefix) :] for name in names}):
-        heads = {re.split(r"(?<=[./])", name[len(prefix) :], maxsplit=1)[0] for name in names}
-        head = heads.pop()
-        if heads or not head.endswith((".", "/")):
-            break
-        prefix += head
-    return prefix
-
-
-def _dotted(names: Mapping[str, Entry]) -> dict[str, tuple[int, ...]]:
-    """Shapes by names with dots throughout, whatever their spelling."""
-    found = {}
-    for name, entry in names.items():
-        if "/" in name and "." not in name:
-            spelled, axes = from_path(name, len(entry.shape))
-            found[spelled] = tuple(entry.shape[a] for a in axes)
-        else:
-            found[name.replace("/", ".")] = entry.shape
-    return found
-
-
-def _without_inner(entries: Mapping[str, Entry]) -> Mapping[str, Entry]:
-    """Names without what wrappers put in the middle, unless two become the same."""
-    shorter = {_INNER.sub("", name): entry for name, entry in entries.items()}
-    return shorter if len(shorter) == len(entries) else entries
+    return bool(path) and wrappers.in_torch(path, entry)[0] in entries
 
 
 def _scope(file: WeightsFile, prefix: str) -> str:
     """What has to be the model's and nothing else: a flat file, else the place of ``prefix``."""
     return prefix[: prefix.rfind("/") + 1] if file.nested else ""
-
-
-def _is_counter(name: str, entry: Entry) -> bool:
-    return _ENDS.split(name)[-1] in _COUNTERS and int(np.prod(entry.shape)) == 1
-
-
-def _is_running(name: str) -> bool:
-    return name.rpartition(".")[2].startswith("running_")
 
 
 def _labels(prefixes: Sequence[str]) -> dict[str, str]:

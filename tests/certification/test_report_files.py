@@ -84,7 +84,7 @@ def test_columns_are_unique_whatever_is_given_twice():
 def test_names_of_classes_stand_beside_their_numbers(tmp_path, names, expected):
     found = made.report(
         made.result("votes", guarantee="detection", clean=7, alerts=1),
-        provenance={"class_names": names},
+        class_names=names,
     )
     rows = _written(found, tmp_path, "per_image.csv")
     assert [(row["label"], row["label_name"]) for row in rows] == [("1", expected)] * 8
@@ -93,9 +93,9 @@ def test_names_of_classes_stand_beside_their_numbers(tmp_path, names, expected):
     assert (rows[7]["votes 1x1 answer"], rows[7]["votes 1x1 answer_name"]) == ("alert", "")
 
 
-@pytest.mark.parametrize("names", [None, [], ["0", "1", "2"], ["", ""]])
+@pytest.mark.parametrize("names", [[], ["0", "1", "2"], ["", ""]])
 def test_names_that_say_nothing_more_are_left_out(names):
-    found = made.report(made.result(), provenance={"class_names": names})
+    found = made.report(made.result(), class_names=names)
     (row, *_) = _read(report.files.per_image_csv(found))
     assert "label_name" not in row
 

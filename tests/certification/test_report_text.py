@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from certmask_jax.certification import certified_size, report
-from certmask_jax.certification.report import labels, layout
+from certmask_jax.certification.report import labels, layout, notices
 from certmask_jax.masks.threats import Threat
 
 AT_80 = """\
@@ -367,10 +367,82 @@ def test_what_patches_are_called(threat, expected):
     ],
 )
 def test_it_says_which_images_and_classes_these_are(subset, says):
-    found = dataclasses.replace(
-        made.usual(), provenance={"subset": subset, "only_classes": [3, 5, 8]}
-    )
+    facts = {"subset": subset, "only_classes": [3, 5, 8]}
+    found = made.usual().with_facts(facts)
+    assert found.provenance == facts
     text = " ".join(report.as_text(found, width=100).split())
     assert says in text
     assert "chooses among the 3 classes of the data set only" in text
     assert says not in report.as_text(made.usual(), width=100)
+
+
+def test_no_fact_but_a_notice_steers_what_is_printed():
+    facts = {"subset": {"how": "first", "of": 50, "seed": None}, "fields": 9, "class_names": ["a"]}
+    bare, told = made.usual(), dataclasses.replace(made.usual(), provenance=facts)
+    assert report.as_text(told) == report.as_text(bare)
+    assert report.files.per_image_csv(told) == report.files.per_image_csv(bare)
+
+
+def test_notices_stand_in_their_order_whatever_order_they_came_in():
+    given = (
+        notices.LabelFlips(4096, 3, 0.25),
+        notices.DistinctFields(81, 2.5),
+        notices.PatchedAlready(7),
+        notices.OnlyClasses(10),
+        notices.MissingImages(("c\x1b.png",)),
+        notices.Subset("first", 50),
+    )
+    found = dataclasses.replace(
+        made.usual(),
+        notices=given,
+        left_out={"a": "gone"},
+        margin_guard=0.5,
+        non_finite_images=("b",),
+    )
+    text = " ".join(report.as_text(found, width=1000).split())
+    places = [
+        text.index(words)
+        for words in (
+            "1 left out, which count nowhere: a (gone)",
+            "the first images of 50",
+            r"1 more stand in the list of labels, are not in the folder, and count nowhere: c\x1b.",
+            "the model chooses among the 10 classes",
+            "the images are patched already",
+            "forward passes: 40.0 an image of 137",
+            "from 81 distinct fields, as many as 2.5 whole images have",
+            "precision: 3 of 4096 masked images have another label in float32",
+            "margin guard: no image is certified with a logit margin of 0.5 or less",
+            "WARNING: NaN or infinite logits on 1 image(s), never certified: b",
+        )
+    ]
+    assert places == sorted(places)
+    assert len(report.notes.notices_of(found)) == len(notices.IN_ORDER)
+
+
+def test_what_is_stored_is_read_back_as_notices():
+    """Under the names that tables and results.json have had from the beginning."""
+    assert notices.recorded({"command": "x", "missing_images": []}) == ()
+    flips = {"compared": 12, "flips": 0, "largest_margin": 0.0}
+    stored = {
+        "label_flips_against_float32": flips,
+        "subset": {"how": "at random", "of": 9, "seed": 0},
+        "missing_images": ["m"],
+        "only_classes": [1, 2],
+        "patched_with_noise_of_seed": 0,
+        "fields": 4,
+        "fields_as_whole_images": 0.5,
+    }
+    assert set(notices.recorded(stored)) == {
+        notices.LabelFlips(**flips),
+        notices.Subset("at random", 9, 0),
+        notices.MissingImages(("m",)),
+        notices.OnlyClasses(2),
+        notices.PatchedAlready(0),
+        notices.DistinctFields(4, 0.5),
+    }
+    written = report.to_json(made.usual().with_facts(stored))
+    assert written["provenance"] == stored
+    twice = made.usual().with_facts(stored).with_facts({"only_classes": [1, 2, 3]})
+    assert notices.OnlyClasses(3) in twice.notices
+    assert len(twice.notices) == 6
+    assert not {"notices", "class_names"} & {*written}

@@ -10,7 +10,7 @@ import oracle
 import pytest
 from covers import random_cover
 
-from certmask_jax.masks import distinct_unions, geometry, mask_sets
+from certmask_jax.masks import distinct_unions, edge_grids, geometry, mask_sets
 from certmask_jax.masks.mask_sets import MaskSet
 from certmask_jax.masks.union_lattice import all_unions
 
@@ -81,23 +81,30 @@ def test_too_many_unions_are_refused_with_their_number():
         all_unions(masks, 0)
 
 
-def test_grids_of_few_cells_are_looked_at_as_all_others(monkeypatch):
+def _on_grid(boxes, image, patch, few_cells):
+    """What each mask hides at every stretch of locations, and which locations these begin at."""
+    grid = edge_grids.location_grid(boxes, image, patch)
+    found = edge_grids.hides_on_grid(boxes, image, patch, grid, few_cells=few_cells)
+    return found, np.ix_(np.arange(len(boxes)), grid.rows, grid.cols)
+
+
+@pytest.mark.parametrize("few_cells", [0, 1 << 20])
+def test_grids_of_few_cells_are_looked_at_as_all_others(few_cells):
     """64 cells at a time, or by sums over rectangles: one and the same."""
     rng = np.random.default_rng(0)
     for patch in ((2, 3), (1, 1), (4, 2)):
         corners = np.sort(rng.integers(0, 10, (30, 2, 2, 2)), axis=2)  # mask, box, end, axis
         boxes = corners.reshape(30, 2, 4).astype(np.int32)
         expected = oracle.hides(boxes, (9, 9), patch)
-        for few in (0, 1 << 20):
-            monkeypatch.setattr(geometry, "_FEW_CELLS", few)
-            np.testing.assert_array_equal(geometry.hides(boxes, (9, 9), patch), expected)
+        found, at = _on_grid(boxes, (9, 9), patch, few_cells)
+        np.testing.assert_array_equal(found, expected[at])
+        np.testing.assert_array_equal(geometry.hides(boxes, (9, 9), patch), expected)
     masks = mask_sets.budgeted_grid(32, 5, masks_per_axis=4)
     unions = all_unions(masks, 3).images
-    found = []
-    for few in (0, 1 << 20):
-        monkeypatch.setattr(geometry, "_FEW_CELLS", few)
-        found.append(unions.location_groups((5, 5)))
-    np.testing.assert_array_equal(*found)
-    hidden = oracle.hides(unions.boxes, (32, 32), (5, 5)).reshape(len(unions), -1).T
-    assert {row.tobytes() for row in found[0]} <= {row.tobytes() for row in hidden}
-    assert all((found[0] <= row).all(axis=1).any() for row in np.unique(hidden, axis=0)[:50])
+    expected = oracle.hides(unions.boxes, (32, 32), (5, 5))
+    found, at = _on_grid(unions.boxes, (32, 32), (5, 5), few_cells)
+    np.testing.assert_array_equal(found, expected[at])
+    groups = unions.location_groups((5, 5))
+    hidden = expected.reshape(len(unions), -1).T
+    assert {row.tobytes() for row in groups} <= {row.tobytes() for row in hidden}
+    assert all((groups <= row).all(axis=1).any() for row in np.unique(hidden, axis=0)[:50])

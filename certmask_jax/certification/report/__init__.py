@@ -3,6 +3,7 @@
 from certmask_jax.certification.report.files import FILES, RESULTS, results_csv, write
 from certmask_jax.certification.report.markup import as_latex, as_markdown
 from certmask_jax.certification.report.notes import warnings
+from certmask_jax.certification.report.notices import Notice
 from certmask_jax.certification.report.records import (
     MARGINS,
     DefenseResult,
@@ -20,6 +21,7 @@ __all__ = [
     "RESULTS",
     "DefenseResult",
     "Interval",
+    "Notice",
     "Report",
     "SizeCurve",
     "as_latex",

@@ -79,9 +79,9 @@ def per_image_csv(report: Report) -> str:
     Its id, label, undefended label and smallest margin over all masked images; then for each
     defense and threat its answer (a class, ``alert`` or ``none``), verdicts and smallest margin,
     under names such as ``double_masking 5x5 worst_case``. Names of classes stand beside their
-    numbers where the provenance has ``class_names`` that say more.
+    numbers where the report has names that say more.
     """
-    names = report.provenance.get("class_names") or ()
+    names = report.class_names
     columns: dict[str, Sequence[Any]] = {"id": report.ids}
     columns |= _columns(report.per_image, names)
     prefixes = labels.unique([f"{_spec(d)} {labels.patch(d.threat)}" for d in report.defenses])

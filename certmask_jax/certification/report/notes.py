@@ -4,11 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from certmask_jax.certification.report import numbers
-from certmask_jax.certification.report.layout import printable
+from certmask_jax.certification.report import notices, numbers
+from certmask_jax.certification.report.notices import Notice, Place
 from certmask_jax.certification.report.records import MARGINS, Report
 
-_SHOWN = 5  # images
+
+def notices_of(report: Report) -> list[Notice]:
+    """All notices of a report in their order: those that it holds, and those that numbers tell."""
+    found = list(report.notices)
+    if report.left_out:
+        found.append(notices.LeftOut(report.left_out))
+    made, whole = report.forward_passes["made"], report.forward_passes["full_table"]
+    if made < whole:
+        found.append(notices.FewerPasses(made, whole, report.num_images))
+    if report.margin_guard:
+        found.append(notices.MarginGuard(report.margin_guard))
+    if report.non_finite_images:
+        found.append(notices.NonFinite(report.non_finite_images))
+    order = {kind: number for number, kind in enumerate(notices.IN_ORDER)}
+    return sorted(found, key=lambda notice: order.get(type(notice), len(order)))
 
 
 def heading(report: Report) -> list[str]:
@@ -16,39 +30,10 @@ def heading(report: Report) -> list[str]:
     count = f"{report.num_images:,}"
     if report.left_out:
         count += f" of {report.num_images + len(report.left_out):,}"
-    lines = [f"{count} images, undefended accuracy {numbers.undefended(report)}"]
-    if report.left_out:
-        named = [f"{printable(one)} ({printable(why)})" for one, why in report.left_out.items()]
-        lines.append(f"{len(named):,} left out, which count nowhere: {_some(named)}")
-    return lines + _of_choice(report)
-
-
-def _of_choice(report: Report) -> list[str]:
-    """Which images of a data set these are, and among which classes the model chooses."""
-    found = []
-    subset = report.provenance.get("subset")
-    if subset is not None and subset["seed"] is not None:
-        found.append(
-            f"images drawn at random from {subset['of']:,}, seed {subset['seed']}; intervals are "
-            "about all of them"
-        )
-    elif subset is not None and subset["how"] != "first":
-        found.append(
-            f"images of {subset['of']:,}, as many of each class as can be; intervals are about "
-            "images that are spread so"
-        )
-    elif subset is not None:
-        found.append(f"the first images of {subset['of']:,}")
-    missing = report.provenance.get("missing_images")
-    if missing:
-        found.append(
-            f"{len(missing):,} more stand in the list of labels, are not in the folder, and count "
-            f"nowhere: {_some(list(map(printable, missing)))}"
-        )
-    only = report.provenance.get("only_classes")
-    if only is not None:
-        found.append(f"the model chooses among the {len(only):,} classes of the data set only")
-    return found
+    return [
+        f"{count} images, undefended accuracy {numbers.undefended(report)}",
+        *_at(report, Place.HEADING),
+    ]
 
 
 def of_columns(report: Report, *, short: bool) -> list[str]:
@@ -100,25 +85,7 @@ def of_conditions(report: Report) -> list[str]:
 
 def of_work(report: Report) -> list[str]:
     """What was evaluated, and of which images."""
-    found = []
-    if "patched_with_noise_of_seed" in report.provenance:
-        found.append(
-            "the images are patched already, each with random noise of the size of the patch; the "
-            "worst case is over other contents of it (the clean image too), or one patch more"
-        )
-    made, whole = report.forward_passes["made"], report.forward_passes["full_table"]
-    if made < whole:
-        found.append(
-            f"forward passes: {made / report.num_images:.1f} an image of "
-            f"{whole / report.num_images:.0f}; the others could not change a verdict"
-        )
-    if "fields" in report.provenance:
-        found.append(
-            f"local logits: all masked images of an image from {report.provenance['fields']} "
-            f"distinct fields, as many as {report.provenance['fields_as_whole_images']:g} whole "
-            "images have"
-        )
-    return found
+    return _at(report, Place.WORK)
 
 
 def of_near_ties(report: Report, names: Sequence[str]) -> list[str]:
@@ -139,29 +106,11 @@ def of_near_ties(report: Report, names: Sequence[str]) -> list[str]:
 
 def warnings(report: Report) -> list[str]:
     """What may make certificates differ from those of exact arithmetic, in lines."""
-    found = []
-    flips = report.provenance.get("label_flips_against_float32")
-    if flips:
-        found.append(
-            f"precision: {flips['flips']} of {flips['compared']} masked images have another label "
-            f"in float32 (largest margin {flips['largest_margin']:.3g})"
-        )
-    if report.margin_guard:
-        found.append(
-            f"margin guard: no image is certified with a logit margin of {report.margin_guard:g} "
-            "or less"
-        )
-    if report.non_finite_images:
-        shown = list(map(printable, report.non_finite_images))
-        found.append(
-            f"WARNING: NaN or infinite logits on {len(shown)} image(s), never certified: "
-            f"{_some(shown)}"
-        )
-    return found
+    return _at(report, Place.WARNING)
 
 
-def _some(names: Sequence[str]) -> str:
-    return f"{', '.join(names[:_SHOWN])}{', ...' if len(names) > _SHOWN else ''}"
+def _at(report: Report, place: Place) -> list[str]:
+    return [notice.text() for notice in notices_of(report) if notice.place is place]
 
 
 def _and(names: Sequence[str]) -> str:

@@ -9,6 +9,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from certmask_jax.certification.report import notices
+from certmask_jax.certification.report.notices import Notice
 from certmask_jax.masks.threats import Threat
 
 Interval = tuple[float, float]
@@ -85,21 +87,41 @@ class SizeCurve:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Report:
-    """A run: its accuracies, its defenses, and where every number comes from."""
+    """A run: its accuracies, its defenses, and where every number comes from.
+
+    Attributes:
+      forward_passes: how many were ``"made"``, and how many the ``"full_table"`` takes.
+      provenance: facts about the run, as they are stored; nothing here depends on what they say.
+      notices: what to know about the run that its numbers do not tell.
+      margin_guard: images with a logit margin of at most this are not certified.
+      certified_size: the curves of a run over patch sizes.
+      left_out: images that could not be read, or are gone, by id, with why; they count nowhere.
+      class_names: of the outputs of the model; "" or none where nobody named them.
+      ids, per_image: the rows of ``per_image.csv``, column name -> ``[T]``.
+    """
 
     num_images: int
-    forward_passes: Mapping[str, int]  # "made", and how many the "full_table" has
+    forward_passes: Mapping[str, int]
     undefended_accuracy: float
     intervals: Mapping[str, Interval]
     defenses: tuple[DefenseResult, ...]
     non_finite_images: tuple[str, ...]
     provenance: Mapping[str, Any]
-    margin_guard: float = 0.0  # images with a smaller logit margin are not certified
-    certified_size: tuple[SizeCurve, ...] = ()  # of a run over patch sizes
-    # Images that could not be read, or are gone, by id, with why; they count nowhere.
+    margin_guard: float = 0.0
+    certified_size: tuple[SizeCurve, ...] = ()
     left_out: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    notices: tuple[Notice, ...] = ()
+    class_names: Sequence[str] = dataclasses.field(repr=False, default=())
     ids: Sequence[str] = dataclasses.field(repr=False, default=())
     per_image: Mapping[str, NDArray[Any]] = dataclasses.field(repr=False, default_factory=dict)
+
+    def with_facts(self, facts: Mapping[str, Any]) -> Report:
+        """The report with more facts about the run, and the notices that they call for."""
+        new = notices.recorded(facts)
+        kept = [one for one in self.notices if type(one) not in map(type, new)]
+        return dataclasses.replace(
+            self, provenance={**self.provenance, **facts}, notices=(*kept, *new)
+        )
 
     def __repr__(self) -> str:
         return (
@@ -127,11 +149,14 @@ def to_json(report: Report) -> dict[str, Any]:
             report,
             ids=(),
             per_image={},
+            notices=(),  # the provenance holds their facts
+            class_names=(),
             left_out=dict(report.left_out),
             defenses=tuple(dataclasses.replace(d, per_image={}) for d in report.defenses),
         )
     )
-    del result["ids"], result["per_image"]
+    for name in ("ids", "per_image", "notices", "class_names"):
+        del result[name]
     for defense in result["defenses"]:
         del defense["per_image"]
     return result
