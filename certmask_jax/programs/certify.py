@@ -1,6 +1,6 @@
 """Certifies a test set: one command in, one table out.
 
-    python -m experiments.certify
+    certmask certify
 
 runs the embedded default (real handwritten digits, the shipped model, a few defenses) in
 seconds on two cores. Everything else is an option; ``--help`` explains them, ``--list`` names what
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -19,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from certmask_jax import data, models
-from certmask_jax._text import encodable
 from certmask_jax.certification import evaluation, planning, precision_check, report, verdicts
 from certmask_jax.files import processes
 from certmask_jax.files.storage import AnyPath
@@ -110,7 +108,7 @@ def run(config: Config, command: str) -> int:
     if saved is None:
         done, count = saved_table.images_done(out / "tables")
         print(f"share {part} is done, {done} of {count} images, in {out}", file=words)
-        merge = f"python -m experiments.merge {shlex.quote(str(run_folder))}"
+        merge = program.typed("merge", [str(run_folder)])
         print(f"when all are: {merge}", file=words)
         return 0
     seconds = {"evaluation": round(time.monotonic() - started, 2)}
@@ -294,6 +292,6 @@ def _run(argv: Sequence[str] | None) -> int:
         check_from_tables(arguments)
         run_from_tables(config, folder, saved)
         return 0
-    status = run(config, encodable(shlex.join(["python", "-m", "experiments.certify", *words])))
+    status = run(config, program.typed("certify", words))
     processes.wait_for_all("end")  # the first one is reporting
     return status

@@ -13,10 +13,11 @@ from certmask_jax._text import encodable
 from certmask_jax.masks import geometry
 from certmask_jax.models import Model, Params
 from certmask_jax.models.vit import ATTENTIONS, GELUS, POOLINGS
-from certmask_jax.programs import mask_set_specs, paths
+from certmask_jax.programs import mask_set_specs, paths, program
 from certmask_jax.programs.command_line import as_options
 from certmask_jax.programs.number_options import whole
 from certmask_jax.weights import SettingError, WeightsFile
+from certmask_jax.weights.torch_files import TorchMissingError
 
 _MOST_CLASSES = 32767  # labels are int16 in tables
 _MOST_PIXELS = 8192  # a side
@@ -62,7 +63,11 @@ class ModelOptions:
 
     def read(self, path: Path) -> WeightsFile:
         """The file of weights, opened once for ``load``."""
-        return weights.read(path, entry=self.weights_entry)
+        try:
+            return weights.read(path, entry=self.weights_entry)
+        except TorchMissingError as error:
+            command = program.command("convert_weights")
+            raise ValueError(f"{error}: {command} IN OUT.safetensors --model NAME") from error
 
     def taken(self, file: WeightsFile, model: Model) -> tuple[str | None, tuple[str, ...]]:
         """Which of a file's sets of weights ``load`` takes, and what to show of the choice."""
@@ -94,9 +99,8 @@ class ModelOptions:
         if keyword == "entry":
             return f"--weights-entry {shlex.quote(value)}"
         if keyword == "new_head" and not self.can_start_head:
-            return "experiments.train --new-head"
-        option = f"--{keyword.replace('_', '-')}"
-        return option if value is True else f"{option} {value}"
+            return f"{program.command('train')} --new-head"
+        return program.as_option(keyword, value)
 
     def about(self) -> dict[str, Any]:
         """What was asked for beside the model's name and its file, for the provenance."""
@@ -123,7 +127,7 @@ def add(
         metavar="NAME",
         default=model,
         required=model is None and weights_for is None,
-        help="name, timm's too, or a PatchCleanser checkpoint's; experiments.certify --list names "
+        help="name, timm's too, or a PatchCleanser checkpoint's; certify --list names "
         f"them ({about_model})",
     )
     if weights_for is not None:

@@ -1,11 +1,11 @@
 """Trains a model with Cutout, or fine-tunes one, and writes its weights.
 
-    python -m experiments.train
+    certmask train
 
 remakes the checkpoint that ships with the package (digits, a small ViT) in a few minutes on two
 cores, as runs/vit_digits.npz. Fine-tuning that can be killed and resumed:
 
-    python -m experiments.train --dataset cifar10 --data-dir DIR --model cifar_resnet20 \
+    certmask train --dataset cifar10 --data-dir DIR --model cifar_resnet20 \
         --weights FILE --epochs 2 --run-folder runs/x --checkpoint-every 200 --resume
 """
 
@@ -175,10 +175,10 @@ def _data_set(arguments: argparse.Namespace, model: Model, option: str) -> data.
             class_index=data_options.index_of(arguments.class_index),
         )
     except ValueError as error:
-        text = str(error)
-        if text.startswith("split: "):
-            text = f"--{option.replace('_', '-')}: {text.removeprefix('split: ')}"
-        raise ValueError(text) from error
+        name, colon, text = str(error).partition(": ")
+        if not colon or name != "split":
+            raise
+        raise ValueError(f"--{option.replace('_', '-')}: {text}") from error
 
 
 def _first_weights(options: ModelOptions, model: Model, *, seed: int) -> Params | None:

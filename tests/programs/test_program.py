@@ -14,6 +14,12 @@ from pathlib import Path
 
 import pytest
 
+from certmask_jax._settings import (
+    FolderTakenError,
+    NotPreparedError,
+    SettingError,
+    WritingError,
+)
 from certmask_jax.programs import certify, jax_settings, program, runtime
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -97,6 +103,13 @@ def test_no_screen_at_all(monkeypatch):
         (MemoryError("no room"), "expected more memory (no room)"),
         (UnicodeDecodeError("utf-8", b"\xe9", 0, 1, "bad"),
          "'utf-8' codec can't decode byte 0xe9 in position 0: bad"),
+        # The library's own words are settings; a program's are its options.
+        (SettingError(lambda say: f"d: no folders; {say('split', 'a b')}, {say('chunk', None)}"),
+         "d: no folders; --split 'a b', --chunk"),
+        (FolderTakenError(lambda say: f"r: taken; another {say('folder', None)}"),
+         "r: taken; another --out"),
+        (NotPreparedError(lambda say: f"give {say('data_dir', 'DIR')}"), "give --data-dir DIR"),
+        (WritingError(errno.ENOSPC, lambda say: f"full; {say('resume', True)}"), "full; --resume"),
     ],
 )  # fmt: skip
 def test_an_error_is_one_line(capsys, error, line):
@@ -150,7 +163,7 @@ def test_ctrl_c_while_modules_are_imported():
 
 def test_ctrl_c_while_threads_end_leaves_the_status():
     code = (
-        "import threading, time; from experiments import program; "
+        "import threading, time; from certmask_jax.programs import program; "
         "threading.Thread(target=time.sleep, args=(60,)).start(); "
         "program.leave(lambda: program.run(lambda: print('results', flush=True) or 0))"
     )
@@ -164,7 +177,7 @@ def test_ctrl_c_while_threads_end_leaves_the_status():
 
 def test_ctrl_c_in_a_callback_is_not_lost():
     code = (
-        "import signal, time, weakref; from experiments import program\n"
+        "import signal, time, weakref; from certmask_jax.programs import program\n"
         "class A: pass\n"
         "def work():\n"
         "    a = A(); kept = weakref.ref(a, lambda _: signal.raise_signal(signal.SIGINT)); del a\n"
@@ -179,7 +192,7 @@ def test_ctrl_c_in_a_callback_is_not_lost():
 
 def test_nobody_reads_on_and_no_screen():
     code = (
-        "import sys; from experiments import program; program._open_the_first_three(); "
+        "import sys; from certmask_jax.programs import program; program._open_the_first_three(); "
         "program.leave(lambda: program.run(lambda: print('x' * 200_000) or 0))"
     )
     for how in ("| head -c 1; exit ${PIPESTATUS[0]}", ">&-", ">&- 2>&- <&-"):

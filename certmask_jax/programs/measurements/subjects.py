@@ -106,7 +106,7 @@ def check_job(options: Sequence[str]) -> certification_options.Config:
 
 
 def of_job(options: Sequence[str]) -> Subject:
-    """What ``experiments.certify`` would certify with these options."""
+    """What ``certify`` would certify with these options."""
     config = check_job(options)
     job = opened(config, "")
     return Subject(
