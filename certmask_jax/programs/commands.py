@@ -16,7 +16,7 @@ from certmask_jax.programs import program
 from certmask_jax.programs.command_line import hint
 
 PROGRAMS = {
-    "certify": "certify a test set: each defense's answers, and what is proved",
+    "certify": "certify a test set: what is answered, and what is proved",
     "merge": "put the shares of a run on many machines together",
     "train": "train a model with masks, or fine-tune one",
     "convert-weights": "convert weights between formats, checked against a model",
