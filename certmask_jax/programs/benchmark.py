@@ -16,9 +16,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from certmask_jax import models
 from certmask_jax.files import fingerprint, whole_files
-from certmask_jax.programs import paths, program, runtime
+from certmask_jax.programs import model_options, paths, program, runtime
 from certmask_jax.programs.certification_options import MOST_MASKED_IMAGES, PRECISIONS
 from certmask_jax.programs.command_line import CommandLine, check_uses, named
 from certmask_jax.programs.measurements import children, fields, latency, passes, speed, storage
@@ -266,7 +265,7 @@ def _run(argv: Sequence[str] | None) -> int:
     config = read_config(arguments)
     if config.job is None and "model" in {o for m in config.measurements for o in _USES[m]}:
         with named("--model"):
-            models.create(config.model)
+            model_options.named_model(config.model)
     if config.out.is_dir():
         raise FileExistsError(f"--out {config.out}: expected a file to write, got a folder")
     runtime.start(config.runtime)

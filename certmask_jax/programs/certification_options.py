@@ -108,8 +108,9 @@ def parser() -> CommandLine:
         action="append",
         metavar="NAME[:key=value,...]",
         help="repeat for several; --list names them and their options; built_for=SIZE builds the "
-        "masks for a patch larger than --patch (default: double_masking, challenger_masking, "
-        "minority_reports, certmask and certmask_detection)",
+        "masks for a patch larger than --patch; or your own, package.module:Class[:key=value,...], "
+        "which is called with the masks and its keys (default: double_masking, "
+        "challenger_masking, minority_reports, certmask and certmask_detection)",
     )
     group.add_argument(
         "--fill",

@@ -17,11 +17,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from certmask_jax import data, models
 from certmask_jax.certification import evaluation, planning, precision_check, report, verdicts
 from certmask_jax.files import processes
 from certmask_jax.files.storage import AnyPath
-from certmask_jax.programs import defense_specs, printing, program, runtime
+from certmask_jax.programs import listings, printing, program, runtime
 from certmask_jax.programs.certification_job import (
     Job,
     build_defenses,
@@ -251,19 +250,6 @@ def _flips(
     return dataclasses.asdict(compared)
 
 
-def _list() -> None:
-    for title, names in (
-        ("data sets", data.names()),
-        ("models", models.names()),
-        ("defenses", defense_specs.DESCRIPTIONS),
-        ("masks of any defense", defense_specs.MASKS),
-    ):
-        print(f"{title}:")
-        width = max(map(len, names))
-        for name, line in names.items():
-            print(f"  {name.ljust(width)}  {line}")
-
-
 def _say(line: str) -> None:
     print(line, file=sys.stderr)
 
@@ -283,7 +269,7 @@ def _run(argv: Sequence[str] | None) -> int:
     arguments = parser().parse_args(argv)
     check_modes(arguments)
     if arguments.list:
-        _list()
+        print(listings.everything())
         return 0
     config = read_config(arguments)
     if config.from_tables is not None:

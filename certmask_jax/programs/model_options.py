@@ -13,7 +13,7 @@ from certmask_jax._text import encodable
 from certmask_jax.masks import geometry
 from certmask_jax.models import Model, Params
 from certmask_jax.models.vit import ATTENTIONS, GELUS, POOLINGS
-from certmask_jax.programs import mask_set_specs, paths, program
+from certmask_jax.programs import imported, paths, program, spec_keys
 from certmask_jax.programs.command_line import as_options
 from certmask_jax.programs.number_options import whole
 from certmask_jax.weights import SettingError, WeightsFile
@@ -47,7 +47,7 @@ class ModelOptions:
         """
         chosen = ("gelu", "pooling", "attention", "input_size")
         with as_options("model", "num_classes", *chosen):
-            model = models.create(
+            model = named_model(
                 self.model,
                 num_classes=num_classes if self.num_classes is None else self.num_classes,
                 **{name: getattr(self, name) for name in chosen},
@@ -111,6 +111,39 @@ class ModelOptions:
         }
 
 
+def named_model(name: str, **options: Any) -> Model:
+    """A model of ``models.create``, or a user's own.
+
+    Args:
+      name: as there; or ``package.module:create``, or what a package registers. That is called with
+        the options that are given and returns a ``models.Model``.
+      options: keywords of ``models.create``; None where they are not given.
+
+    Raises:
+      ValueError: as ``models.create``; for a user's own that cannot be imported, lacks an option or
+        returns something else. It begins with the keyword that it is about.
+    """
+    path = None if name in models.names() else imported.path_of(name, imported.MODELS)
+    if path is None:
+        return models.create(name, **options)
+    given = {key: value for key, value in options.items() if value is not None}
+    try:
+        if not imported.accepts(path, "num_classes"):  # it has one number of outputs only
+            given.pop("num_classes", None)
+        imported.check_accepts(path, given)
+        model: Model = imported.called(path, wanted=Model, **given)
+    except ValueError as error:
+        about, colon, _ = str(error).partition(": ")
+        raise ValueError(str(error) if colon and about in given else f"model: {error}") from error
+    wanted = options.get("num_classes")
+    if wanted not in (None, model.num_classes):
+        raise ValueError(
+            f"num_classes: expected {model.num_classes}, the outputs of {name}, got {wanted} (of "
+            "the weights or the data set, where it was not given)"
+        )
+    return dataclasses.replace(model, name=name)
+
+
 def add(
     group: Any, *, model: str | None, about_model: str, weights_for: str | None, new_head: bool
 ) -> None:
@@ -127,8 +160,9 @@ def add(
         metavar="NAME",
         default=model,
         required=model is None and weights_for is None,
-        help="name, timm's too, or a PatchCleanser checkpoint's; certify --list names "
-        f"them ({about_model})",
+        help="name, timm's too, or a PatchCleanser checkpoint's; certify --list names them; or "
+        "your own, package.module:create, which is called with the options of models.create that "
+        f"are given and returns a models.Model ({about_model})",
     )
     if weights_for is not None:
         group.add_argument(
@@ -206,7 +240,7 @@ def read(arguments: argparse.Namespace, *, model: str) -> ModelOptions:
 
 def _size(text: str) -> tuple[int, int]:
     try:
-        size = geometry.as_size(mask_set_specs.size(text))
+        size = geometry.as_size(spec_keys.size(text))
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
     if max(size) > _MOST_PIXELS:
