@@ -95,6 +95,8 @@ def named_data(name: str, **options: Any) -> data.Dataset:
     given = {key: value for key, value in options.items() if value not in (None, False)}
     if not imported.accepts(path, "num_outputs"):
         given.pop("num_outputs", None)
+    if not imported.accepts(path, "data_config"):
+        raise ValueError(f"--dataset: expected {path} to take data_config, what the model wants")
     with as_options(*given):
         imported.check_accepts(path, given)
     with named("--dataset", "data set"):

@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.metadata
-import importlib.util
 import inspect
 import os
 import re
@@ -18,6 +17,8 @@ import sys
 import traceback
 from collections.abc import Iterable, Mapping
 from typing import Any
+
+from certmask_jax.programs.command_line import hint
 
 MODELS = "certmask_jax.models"
 DATASETS = "certmask_jax.datasets"
@@ -75,10 +76,9 @@ def attribute(path: str) -> Any:
         try:
             found = getattr(found, part)
         except AttributeError as error:
-            there = [n for n in dir(found) if not n.startswith("_")][:8]
+            like = hint(part, [n for n in dir(found) if not n.startswith("_")])
             raise ValueError(
-                f"expected a name in {module_name}, got {name!r}; it has "
-                f"{', '.join(there) or 'none'}"
+                f"expected a name that {module_name} has, got {name!r}{like}"
             ) from error
     if not callable(found):
         raise ValueError(f"{path}: expected something to call, got a {type(found).__name__}")
@@ -106,7 +106,7 @@ def called(path: str, *positional: Any, wanted: type, **options: Any) -> Any:
     except Exception as error:
         raise ValueError(f"{path} failed ({_why(error)})") from error
     if not isinstance(found, wanted):
-        room = wanted.__module__
+        room = ".".join(wanted.__module__.split(".")[:2])
         raise ValueError(
             f"expected {path} to return a {room}.{wanted.__name__}, got {_described(found)}"
         )
@@ -119,8 +119,9 @@ def parameters(path: str) -> Mapping[str, inspect.Parameter]:
     Raises:
       ValueError: when Python does not know them.
     """
+    found = attribute(path)
     try:
-        return inspect.signature(attribute(path)).parameters
+        return inspect.signature(found).parameters
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: expected a signature that Python can read ({error})") from error
 
@@ -150,7 +151,8 @@ def _is_part(missing: str | None, module_name: str) -> bool:
 def _why(error: BaseException) -> str:
     """The kind of an error, what it says, and where it was raised."""
     text = " ".join(str(error).split())[:200]
-    frames = traceback.extract_tb(error.__traceback__)
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename != __file__]
+    frames = [f for f in frames if "importlib" not in f.filename]
     at = f", {frames[-1].filename} line {frames[-1].lineno}" if frames else ""
     return f"{type(error).__name__}{': ' * bool(text)}{text}{at}"
 
