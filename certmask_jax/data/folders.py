@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from certmask_jax._settings import Naming, SettingError
 from certmask_jax._text import encodable, some
 from certmask_jax.data.listing import ImageFile
 
@@ -220,19 +221,29 @@ def _check_no_folder_of_splits(
     if not (len(named) == len(inner) or len(named) > 1 or set(named) & set(deep) or alike):
         return
     base = f"{split.rstrip('/')}/" if split else ""
-    way_out = f"or say --split {base}. if these are the classes"
+
+    def way_out(say: Naming) -> str:
+        return f"or say {say('split', f'{base}.')} if these are the classes"
+
     if not deep:
-        raise ValueError(
-            f"{folder}: expected a folder for each class, but {some(list(inner))} are called as "
-            "splits are, and hold images in no class folders; images with a list of labels are "
-            f"the data set image_list, {way_out}"
+        raise SettingError(
+            lambda say: (
+                f"{folder}: expected a folder for each class, but {some(list(inner))} are called "
+                "as splits are, and hold images in no class folders; images with a list of labels "
+                f"are the data set image_list, {way_out(say)}"
+            )
         )
     offered = [name for name in deep if name in named] or deep
-    choices = " or ".join(f"--split {base}{name}" for name in offered[:_SHOWN])
-    raise ValueError(
-        f"{folder}: expected a folder for each class with its images, but {some(deep)} hold only "
-        f"folders ({some(sorted(inner[deep[0]]))}); choose one as the split ({choices}), {way_out}"
-    )
+
+    def text(say: Naming) -> str:
+        choices = " or ".join(say("split", base + name) for name in offered[:_SHOWN])
+        return (
+            f"{folder}: expected a folder for each class with its images, but {some(deep)} hold "
+            f"only folders ({some(sorted(inner[deep[0]]))}); choose one as the split ({choices}), "
+            f"{way_out(say)}"
+        )
+
+    raise SettingError(text)
 
 
 def is_image(name: str) -> bool:

@@ -24,7 +24,7 @@ from certmask_jax.models import DataConfig
 _KNOWN: dict[str, tuple[str, str, str | None]] = {
     "digits": ("8x8 handwritten digits (UCI, with scikit-learn); embedded", "test", None),
     "image_folder": ("DATA_DIR/[SPLIT/]CLASS/*.jpg|png|..., any images", "", None),
-    "image_list": ("DATA_DIR/[SPLIT/]*.jpg|..., and a list of labels (--labels)", "", None),
+    "image_list": ("DATA_DIR/[SPLIT/]*.jpg|..., and LABELS, a list of their labels", "", None),
     "cifar10": ("32x32, 10 classes (TFDS, prepared)", "test", "cifar10"),
     "cifar100": ("32x32, 100 classes (TFDS, prepared)", "test", "cifar100"),
     "imagenette": ("10 ImageNet classes (TFDS, prepared)", "validation", "imagenette/full-size-v2"),

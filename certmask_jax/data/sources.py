@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from certmask_jax._settings import NotPreparedError, SettingError
 from certmask_jax._text import encodable
 from certmask_jax.data import decoding, folders, image_lists
 from certmask_jax.data.listing import ImageFile
@@ -77,7 +78,12 @@ def digits(split: str) -> Found:
 def image_folder(split: str, data_dir: Path | str | None) -> Found:
     """``DATA_DIR/[SPLIT/]CLASS/*.jpg``; see ``data.folders``."""
     if data_dir is None:
-        raise ValueError("--data-dir: expected the folder of image_folder, which has CLASS/*.jpg")
+        raise SettingError(
+            lambda say: (
+                f"{say('data_dir', None)}: expected the folder of image_folder, which has "
+                "CLASS/*.jpg"
+            )
+        )
     base, cut = _split_slice(split)
     found = folders.scan(folders.check_folder(local_path(data_dir), base), split=base)
     return _of_files(found.class_names, found.files, cut, found.notes)
@@ -86,8 +92,11 @@ def image_folder(split: str, data_dir: Path | str | None) -> Found:
 def image_list(split: str, data_dir: Path | str | None, labels: Path | str | None) -> Found:
     """The images of ``DATA_DIR/[SPLIT/]`` that a list names, see ``image_lists.read``."""
     if data_dir is None or labels is None:
-        raise ValueError(
-            "image_list: expected a folder of images (--data-dir) and a list of labels (--labels)"
+        raise SettingError(
+            lambda say: (
+                f"image_list: expected a folder of images ({say('data_dir', None)}) and a list of "
+                f"labels ({say('labels', None)})"
+            )
         )
     base, cut = _split_slice(split)
     folder = local_path(data_dir) / base if base else local_path(data_dir)
@@ -127,9 +136,9 @@ def tfds(name: str, split: str, data_dir: Path | str | None) -> Found:
     try:
         builder = tfds.builder(name, data_dir=data_dir)
     except Exception as error:  # TFDS raises many kinds, some of its own
-        raise FileNotFoundError(_unprepared(name, where, str(error).split("\n")[0])) from error
+        raise _unprepared(name, where, str(error).split("\n")[0]) from error
     if not builder.info.splits:
-        raise FileNotFoundError(_unprepared(name, where, "it has no prepared splits"))
+        raise _unprepared(name, where, "it has no prepared splits")
     base, _ = _split_slice(split)
     if base not in builder.info.splits:
         raise ValueError(
@@ -139,7 +148,7 @@ def tfds(name: str, split: str, data_dir: Path | str | None) -> Found:
     try:
         source: Sequence[Any] = builder.as_data_source(split=split)
     except Exception as error:
-        raise FileNotFoundError(_unprepared(name, where, str(error).split("\n")[0])) from error
+        raise _unprepared(name, where, str(error).split("\n")[0]) from error
     features = builder.info.features
     if "image" not in features or "label" not in features:
         raise ValueError(f"data set {name!r}: expected features image and label, got {features}")
@@ -184,12 +193,14 @@ def _text(raw: Any) -> str:
     return raw.decode("utf-8", "surrogateescape") if isinstance(raw, bytes) else str(raw)
 
 
-def _unprepared(name: str, where: str, why: str) -> str:
-    return (
-        f"data set {name!r}: expected it prepared for array_record in {where} ({why}). Prepare it "
-        f'once where TFDS can fetch it: python -c "import tensorflow_datasets as tfds; '
-        f"tfds.builder('{name}', file_format='array_record', data_dir='DIR')"
-        '.download_and_prepare()", then give --data-dir DIR'
+def _unprepared(name: str, where: str, why: str) -> NotPreparedError:
+    return NotPreparedError(
+        lambda say: (
+            f"data set {name!r}: expected it prepared for array_record in {where} ({why}). Prepare "
+            f'it once where TFDS can fetch it: python -c "import tensorflow_datasets as tfds; '
+            f"tfds.builder('{name}', file_format='array_record', data_dir='DIR')"
+            f'.download_and_prepare()", then give {say("data_dir", "DIR")}'
+        )
     )
 
 

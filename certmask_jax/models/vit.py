@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from certmask_jax._settings import SettingError
+
 POOLINGS = ("token", "mean")
 GELUS = ("exact", "tanh")
 ATTENTIONS = ("xla", "cudnn")
@@ -151,7 +153,10 @@ def _check_cudnn(q: Array) -> None:
     """``ValueError`` where cuDNN's flash attention cannot run."""
     backend = jax.default_backend()
     if backend != "gpu" or q.dtype not in (jnp.bfloat16, jnp.float16):
-        raise ValueError(
-            "attention: expected cudnn on an NVIDIA GPU and in 16 bits (--precision bfloat16), got "
-            f"{q.dtype} on {backend}; use xla, which runs anywhere"
+        raise SettingError(
+            lambda say: (
+                f"{say('attention', None)}: expected cudnn on an NVIDIA GPU and in 16 bits "
+                f"({say('precision', 'bfloat16')}), got {q.dtype} on {backend}; use xla, which "
+                "runs anywhere"
+            )
         )

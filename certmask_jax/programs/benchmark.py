@@ -1,4 +1,4 @@
-"""Measures what the engine does, as ratios in one run: ``python -m experiments.benchmark``.
+"""Measures what the engine does, as ratios in one run: ``certmask benchmark``.
 
 What is compared runs in turn, A B A B ..., so that a machine whose speed drifts does not decide;
 medians are reported with their range. Memory and start-up are those of whole child processes.
@@ -16,10 +16,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from certmask_jax import models
-from certmask_jax._text import encodable
 from certmask_jax.files import fingerprint, whole_files
-from certmask_jax.programs import paths, program, runtime
+from certmask_jax.programs import model_options, paths, program, runtime
 from certmask_jax.programs.certification_options import MOST_MASKED_IMAGES, PRECISIONS
 from certmask_jax.programs.command_line import CommandLine, check_uses, named
 from certmask_jax.programs.measurements import children, fields, latency, passes, speed, storage
@@ -73,11 +71,11 @@ class Config:
 
 def parser() -> CommandLine:
     """The command line."""
-    parse = CommandLine(prog="python -m experiments.benchmark", description=__doc__)
+    parse = CommandLine(prog=program.command("benchmark"), description=__doc__)
     parse.add_argument(
         "--job",
         metavar="OPTIONS",
-        help="options of experiments.certify, in quotes: its model, images and first defense are "
+        help="options of certify, in quotes: its model, images and first defense are "
         "measured (default: --model with random weights on random images; passes, latency and "
         "invariance of the embedded default)",
     )
@@ -179,12 +177,12 @@ def read_config(arguments: argparse.Namespace) -> Config:
     )
 
 
-def run(config: Config) -> dict[str, Any]:
-    """All measurements, as the record that is written."""
+def run(config: Config, command: str) -> dict[str, Any]:
+    """All measurements, as the record that is written; ``command`` asked for them."""
     subject, verdicts = _subjects(config)
     record: dict[str, Any] = {
         **fingerprint.environment(),
-        "command": encodable(shlex.join(["python", "-m", "experiments.benchmark", *sys.argv[1:]])),
+        "command": command,
     }
     if config.job is not None:
         shared = of_verdicts = ["--job", shlex.join(config.job)]
@@ -267,7 +265,7 @@ def _run(argv: Sequence[str] | None) -> int:
     config = read_config(arguments)
     if config.job is None and "model" in {o for m in config.measurements for o in _USES[m]}:
         with named("--model"):
-            models.create(config.model)
+            model_options.named_model(config.model)
     if config.out.is_dir():
         raise FileExistsError(f"--out {config.out}: expected a file to write, got a folder")
     runtime.start(config.runtime)
@@ -277,7 +275,8 @@ def _run(argv: Sequence[str] | None) -> int:
         print(json.dumps(children.answer(subject, name, tuple(map(int, numbers)))))
         return 0
     config.out.parent.mkdir(parents=True, exist_ok=True)
-    record = run(config)
+    words = sys.argv[1:] if argv is None else argv
+    record = run(config, program.typed("benchmark", words))
     whole_files.write_text(config.out, json.dumps(record, indent=1) + "\n")
     print(f"{as_text(record)}\n\nwritten to {config.out}")
     return 0

@@ -20,7 +20,7 @@ from certmask_jax.masks.geometry import as_size
 from certmask_jax.masks.threats import Threat
 from certmask_jax.models import Model
 from certmask_jax.models.output_choice import restricted
-from certmask_jax.programs import defense_specs, mask_set_specs
+from certmask_jax.programs import defense_specs, imported, spec_keys
 from certmask_jax.programs.certification_options import Config, read_fill
 from certmask_jax.programs.command_line import as_options
 from certmask_jax.programs.patched_images import PatchedImages
@@ -120,6 +120,7 @@ def opened(config: Config, command: str) -> Job:
         "decide": config.decide,
         "distinct_fields": uses_fields,
         **patched,
+        **_registered(config, specs),
     }
     if entry is not None:
         identity["weights_entry"] = entry
@@ -185,7 +186,7 @@ def specs_over_sizes(specs: Sequence[str], attacks: Sequence[Threat]) -> tuple[s
         certified_size.check_sizes(patches)
     except ValueError as error:
         raise ValueError(f"--sizes: {error}") from error
-    given = [defense_specs.split_built_for(spec) for spec in specs]
+    given = [defense_specs.without_built_for(spec) for spec in specs]
     asked = {base for base, built_for in given if built_for is not None}
     found = []
     for spec, (base, built_for) in zip(specs, given, strict=True):
@@ -199,8 +200,8 @@ def over_sizes(result: Report, specs: Sequence[str]) -> Report:
     """A report of ``build_defenses`` with what it says over patch sizes."""
     families = []
     for number, spec in enumerate(specs):
-        base, built_for = defense_specs.split_built_for(spec)
-        largest = None if built_for is None else as_size(mask_set_specs.size(built_for))
+        base, built_for = defense_specs.without_built_for(spec)
+        largest = None if built_for is None else as_size(spec_keys.size(built_for))
         numbers = tuple(range(number, len(result.defenses), len(specs)))
         families.append(certified_size.Family(base, largest, numbers))
     return certified_size.with_curves(result, families)
@@ -214,7 +215,21 @@ def _name(config: Config, dataset: data.Dataset, identity: dict[str, Any]) -> st
     else:  # whatever becomes of a file between two runs
         facts["num_images"] = config.data.num_images
         facts["data_dir"] = _text(config.data.data_dir)
-    return f"{config.data.dataset}-{identity['model']}-{fingerprint.of_facts(facts)[:8]}"
+    names = [config.data.dataset, identity["model"]]
+    plain = [name.replace(":", ".") if imported.is_path(name) else name for name in names]
+    return "-".join([*plain, fingerprint.of_facts(facts)[:8]])
+
+
+def _registered(config: Config, specs: Sequence[str]) -> dict[str, Any]:
+    """Import paths of what other packages have registered by name, for the identity of a run."""
+    found = defense_specs.registered_paths(specs)
+    for name, group, own in (
+        (config.data.dataset, imported.DATASETS, data.names()),
+        (config.model.model, imported.MODELS, models.names()),
+    ):
+        if name not in own and name in (paths := imported.registered(group)):
+            found[name] = paths[name]
+    return {"registered": found} if found else {}
 
 
 def _dataset_and_model(config: Config, head: int | None) -> tuple[data.Dataset, Model]:

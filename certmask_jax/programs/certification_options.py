@@ -14,6 +14,7 @@ from certmask_jax.programs import (
     model_options,
     paths,
     printing,
+    program,
     runtime,
     threat_options,
 )
@@ -60,7 +61,7 @@ class Config:
 def parser() -> CommandLine:
     """The command line."""
     parse = CommandLine(
-        prog="python -m experiments.certify",
+        prog=program.command("certify"),
         description="Certifies an image classifier against adversarial patches: runs the model on "
         "every masked image once, and reports what each defense answers and what is proved.",
         epilog="Example: --dataset cifar10 --data-dir DIR --model cifar_resnet20 --weights FILE "
@@ -107,8 +108,9 @@ def parser() -> CommandLine:
         action="append",
         metavar="NAME[:key=value,...]",
         help="repeat for several; --list names them and their options; built_for=SIZE builds the "
-        "masks for a patch larger than --patch (default: double_masking, challenger_masking, "
-        "minority_reports, certmask and certmask_detection)",
+        "masks for a patch larger than --patch; or your own, package.module:Class[:key=value,...], "
+        "which is called with the masks and its keys (default: double_masking, "
+        "challenger_masking, minority_reports, certmask and certmask_detection)",
     )
     group.add_argument(
         "--fill",
@@ -163,7 +165,7 @@ def parser() -> CommandLine:
         default="0/1",
         metavar="I/N",
         help="one of N jobs, 0 to N-1, each of which does every N-th block of images; then "
-        "python -m experiments.merge puts them together (default: %(default)s, all of it)",
+        f"{program.command('merge')} puts them together (default: %(default)s, all of it)",
     )
     runtime.add(group)
     group.add_argument(

@@ -1,6 +1,6 @@
 """Certifies a test set: one command in, one table out.
 
-    python -m experiments.certify
+    certmask certify
 
 runs the embedded default (real handwritten digits, the shipped model, a few defenses) in
 seconds on two cores. Everything else is an option; ``--help`` explains them, ``--list`` names what
@@ -11,19 +11,16 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import shlex
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from certmask_jax import data, models
-from certmask_jax._text import encodable
 from certmask_jax.certification import evaluation, planning, precision_check, report, verdicts
 from certmask_jax.files import processes
 from certmask_jax.files.storage import AnyPath
-from certmask_jax.programs import defense_specs, printing, program, runtime
+from certmask_jax.programs import listings, printing, program, runtime
 from certmask_jax.programs.certification_job import (
     Job,
     build_defenses,
@@ -110,7 +107,7 @@ def run(config: Config, command: str) -> int:
     if saved is None:
         done, count = saved_table.images_done(out / "tables")
         print(f"share {part} is done, {done} of {count} images, in {out}", file=words)
-        merge = f"python -m experiments.merge {shlex.quote(str(run_folder))}"
+        merge = program.typed("merge", [str(run_folder)])
         print(f"when all are: {merge}", file=words)
         return 0
     seconds = {"evaluation": round(time.monotonic() - started, 2)}
@@ -253,19 +250,6 @@ def _flips(
     return dataclasses.asdict(compared)
 
 
-def _list() -> None:
-    for title, names in (
-        ("data sets", data.names()),
-        ("models", models.names()),
-        ("defenses", defense_specs.DESCRIPTIONS),
-        ("masks of any defense", defense_specs.MASKS),
-    ):
-        print(f"{title}:")
-        width = max(map(len, names))
-        for name, line in names.items():
-            print(f"  {name.ljust(width)}  {line}")
-
-
 def _say(line: str) -> None:
     print(line, file=sys.stderr)
 
@@ -285,7 +269,7 @@ def _run(argv: Sequence[str] | None) -> int:
     arguments = parser().parse_args(argv)
     check_modes(arguments)
     if arguments.list:
-        _list()
+        print(listings.everything())
         return 0
     config = read_config(arguments)
     if config.from_tables is not None:
@@ -294,6 +278,6 @@ def _run(argv: Sequence[str] | None) -> int:
         check_from_tables(arguments)
         run_from_tables(config, folder, saved)
         return 0
-    status = run(config, encodable(shlex.join(["python", "-m", "experiments.certify", *words])))
+    status = run(config, program.typed("certify", words))
     processes.wait_for_all("end")  # the first one is reporting
     return status

@@ -1,6 +1,6 @@
 """Converts weights between formats, checked against a model.
 
-    python -m experiments.convert_weights IN OUT --model NAME
+    certmask convert-weights IN OUT --model NAME
 
 IN is .npz (PyTorch's names, Google's ViT or BiT), .safetensors, an Orbax folder, or PyTorch's .pth,
 .pt, .th, .tar, .bin where PyTorch is installed. OUT is .safetensors (timm reads it), .npz, or an
@@ -24,7 +24,7 @@ from certmask_jax.programs.number_options import seed
 def parser() -> CommandLine:
     """The command line."""
     parse = CommandLine(
-        prog="python -m experiments.convert_weights",
+        prog=program.command("convert_weights"),
         description="Converts weights between formats, checked against a model.",
     )
     parse.add_argument("source", type=paths.local_path, metavar="IN", help="weights to read")

@@ -11,7 +11,7 @@ from certmask_jax import data
 from certmask_jax.data.class_index import read_class_index
 from certmask_jax.data.class_mapping import ClassIndex
 from certmask_jax.models import DataConfig
-from certmask_jax.programs import paths
+from certmask_jax.programs import imported, paths
 from certmask_jax.programs.command_line import as_options, named
 
 
@@ -40,7 +40,7 @@ class DataOptions:
         """
         try:
             with as_options("split", "num_images", "subset_seed", "class_index"):
-                return data.load(
+                return named_data(
                     self.dataset,
                     data_config=data_config,
                     split=self.split,
@@ -76,6 +76,51 @@ class DataOptions:
         return facts
 
 
+def named_data(name: str, **options: Any) -> data.Dataset:
+    """A data set of ``data.load``, or a user's own.
+
+    Args:
+      name: as there; or ``package.module:load``, or what a package registers. That is called with
+        ``data_config``, with ``num_outputs`` (of the model, where they are known) if it takes it,
+        and with the other options that are given, and returns a ``data.Dataset``.
+      options: keywords of ``data.load``; None or False where they are not given.
+
+    Raises:
+      ValueError, FileNotFoundError: as ``data.load``; for a user's own that cannot be imported,
+        lacks an option or returns something else.
+    """
+    path = _own_path(name)
+    if path is None:
+        return data.load(name, **options)
+    given = {key: value for key, value in options.items() if value not in (None, False)}
+    if not imported.accepts(path, "num_outputs"):
+        given.pop("num_outputs", None)
+    if not imported.accepts(path, "data_config"):
+        raise ValueError(f"--dataset: expected {path} to take data_config, what the model wants")
+    with as_options(*given):
+        imported.check_accepts(path, given)
+    with named("--dataset", "data set"):
+        found: data.Dataset = imported.called(path, wanted=data.Dataset, **given)
+    return found
+
+
+def check_name(name: str) -> None:
+    """``ValueError`` for a data set that there is not, as far as its name says."""
+    path = _own_path(name)
+    with named("--dataset", "data set"):
+        if path is None:
+            data.check_name(name)
+        else:
+            imported.parameters(path)
+
+
+def _own_path(name: str) -> str | None:
+    """The import path of a user's own data set; None for one of this package, or of TFDS."""
+    if name in data.names() or name.startswith("tfds:"):
+        return None
+    return imported.path_of(name, imported.DATASETS)
+
+
 def index_of(given: Path | str | None) -> ClassIndex | None:
     """Which output each class is, as ``--class-index`` gives it; raises as its reader does."""
     if isinstance(given, Path):
@@ -98,7 +143,14 @@ def add_class_index(group: Any) -> None:
 
 def add(group: Any) -> None:
     """Adds the options to an argument group."""
-    group.add_argument("--dataset", default="digits", help="name (default: %(default)s)")
+    group.add_argument(
+        "--dataset",
+        default="digits",
+        metavar="NAME",
+        help="name, as --list has it; or your own, package.module:load, which is called with "
+        "data_config (of the model) and the options of data.load that are given, and returns a "
+        "data.Dataset (default: %(default)s)",
+    )
     group.add_argument(
         "--data-dir",
         type=paths.local_path,
@@ -159,10 +211,10 @@ def read(arguments: argparse.Namespace) -> DataOptions:
         raise ValueError(f"--subset-seed: expected a seed of at least 0, got {seed}")
     if seed is not None and count is None:
         raise ValueError("--subset-seed: expected --num-images, how many to draw, beside it")
-    with named("--dataset", "data set"):
-        data.check_name(arguments.dataset)
+    check_name(arguments.dataset)
+    is_own = _own_path(arguments.dataset) is not None  # which says itself what it takes
     takes_labels = arguments.dataset == "image_list"
-    if takes_labels != (given.get("labels") is not None) and "labels" in given:
+    if takes_labels != (given.get("labels") is not None) and "labels" in given and not is_own:
         raise ValueError(
             "--labels: expected a list of labels for image_list"
             if takes_labels

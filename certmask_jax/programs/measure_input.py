@@ -1,6 +1,6 @@
 """How busy training keeps the device: steps a second with real input, and with one batch repeated.
 
-python -m experiments.train ... --measure-input
+certmask train ... --measure-input
 """
 
 from __future__ import annotations

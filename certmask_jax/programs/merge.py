@@ -1,6 +1,6 @@
-"""Puts the shares of a run together: ``python -m experiments.merge RUN``.
+"""Puts the shares of a run together: ``certmask merge RUN``.
 
-RUN is the folder of a run whose shares (``experiments.certify --shard I/N``) are in it; or give the
+RUN is the folder of a run whose shares (``certmask certify --shard I/N``) are in it; or give the
 folders of the shares, wherever they are, and ``--out``. The result is that of one run.
 """
 
@@ -20,7 +20,7 @@ from certmask_jax.tables import merging, saved_table
 
 def parser() -> CommandLine:
     """The command line."""
-    parse = CommandLine(prog="python -m experiments.merge", description=__doc__)
+    parse = CommandLine(prog=program.command("merge"), description=__doc__)
     parse.add_argument(
         "runs",
         nargs="+",

@@ -13,10 +13,11 @@ from certmask_jax._text import encodable
 from certmask_jax.masks import geometry
 from certmask_jax.models import Model, Params
 from certmask_jax.models.vit import ATTENTIONS, GELUS, POOLINGS
-from certmask_jax.programs import mask_set_specs, paths
+from certmask_jax.programs import imported, paths, program, spec_keys
 from certmask_jax.programs.command_line import as_options
 from certmask_jax.programs.number_options import whole
 from certmask_jax.weights import SettingError, WeightsFile
+from certmask_jax.weights.torch_files import TorchMissingError
 
 _MOST_CLASSES = 32767  # labels are int16 in tables
 _MOST_PIXELS = 8192  # a side
@@ -46,7 +47,7 @@ class ModelOptions:
         """
         chosen = ("gelu", "pooling", "attention", "input_size")
         with as_options("model", "num_classes", *chosen):
-            model = models.create(
+            model = named_model(
                 self.model,
                 num_classes=num_classes if self.num_classes is None else self.num_classes,
                 **{name: getattr(self, name) for name in chosen},
@@ -62,7 +63,11 @@ class ModelOptions:
 
     def read(self, path: Path) -> WeightsFile:
         """The file of weights, opened once for ``load``."""
-        return weights.read(path, entry=self.weights_entry)
+        try:
+            return weights.read(path, entry=self.weights_entry)
+        except TorchMissingError as error:
+            command = program.command("convert_weights")
+            raise ValueError(f"{error}: {command} IN OUT.safetensors --model NAME") from error
 
     def taken(self, file: WeightsFile, model: Model) -> tuple[str | None, tuple[str, ...]]:
         """Which of a file's sets of weights ``load`` takes, and what to show of the choice."""
@@ -94,9 +99,8 @@ class ModelOptions:
         if keyword == "entry":
             return f"--weights-entry {shlex.quote(value)}"
         if keyword == "new_head" and not self.can_start_head:
-            return "experiments.train --new-head"
-        option = f"--{keyword.replace('_', '-')}"
-        return option if value is True else f"{option} {value}"
+            return f"{program.command('train')} --new-head"
+        return program.as_option(keyword, value)
 
     def about(self) -> dict[str, Any]:
         """What was asked for beside the model's name and its file, for the provenance."""
@@ -105,6 +109,39 @@ class ModelOptions:
             name: chosen[name]
             for name in ("gelu", "pooling", "attention", "new_head", "resize_positions")
         }
+
+
+def named_model(name: str, **options: Any) -> Model:
+    """A model of ``models.create``, or a user's own.
+
+    Args:
+      name: as there; or ``package.module:create``, or what a package registers. That is called with
+        the options that are given and returns a ``models.Model``.
+      options: keywords of ``models.create``; None where they are not given.
+
+    Raises:
+      ValueError: as ``models.create``; for a user's own that cannot be imported, lacks an option or
+        returns something else. It begins with the keyword that it is about.
+    """
+    path = None if name in models.names() else imported.path_of(name, imported.MODELS)
+    if path is None:
+        return models.create(name, **options)
+    given = {key: value for key, value in options.items() if value is not None}
+    try:
+        if not imported.accepts(path, "num_classes"):  # it has one number of outputs only
+            given.pop("num_classes", None)
+        imported.check_accepts(path, given)
+        model: Model = imported.called(path, wanted=Model, **given)
+    except ValueError as error:
+        about, colon, _ = str(error).partition(": ")
+        raise ValueError(str(error) if colon and about in given else f"model: {error}") from error
+    wanted = options.get("num_classes")
+    if wanted not in (None, model.num_classes):
+        raise ValueError(
+            f"num_classes: expected {model.num_classes}, the outputs of {name}, got {wanted} (of "
+            "the weights or the data set, where it was not given)"
+        )
+    return dataclasses.replace(model, name=name)
 
 
 def add(
@@ -123,8 +160,9 @@ def add(
         metavar="NAME",
         default=model,
         required=model is None and weights_for is None,
-        help="name, timm's too, or a PatchCleanser checkpoint's; experiments.certify --list names "
-        f"them ({about_model})",
+        help="name, timm's too, or a PatchCleanser checkpoint's; certify --list names them; or "
+        "your own, package.module:create, which is called with the options of models.create that "
+        f"are given and returns a models.Model ({about_model})",
     )
     if weights_for is not None:
         group.add_argument(
@@ -202,7 +240,7 @@ def read(arguments: argparse.Namespace, *, model: str) -> ModelOptions:
 
 def _size(text: str) -> tuple[int, int]:
     try:
-        size = geometry.as_size(mask_set_specs.size(text))
+        size = geometry.as_size(spec_keys.size(text))
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
     if max(size) > _MOST_PIXELS:

@@ -1,24 +1,32 @@
 """What all programs share: screens that take any text, errors of one line, Ctrl-C, exit statuses.
 
-``python -m experiments.NAME`` passes here three times. ``begin`` is called before anything
-heavy is imported, ``run`` does a program's work, and ``leave`` ends the process. Only the
-standard library is imported here.
+A command passes here three times. ``begin`` is called before anything heavy is imported, ``run``
+does a program's work, and ``leave`` ends the process. Only the standard library is imported here,
+and what is as light.
 """
 
 from __future__ import annotations
 
 import io
 import os
+import shlex
 import signal
 import sys
 import threading
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
+
+from certmask_jax._settings import said_with
+from certmask_jax._text import encodable
 
 BAD_INPUT = 2
 INTERRUPTED = 130  # as the shell reports a program that Ctrl-C ended
 
+INSTALLED = "certmask"  # the name of the installed command
+
+_PACKAGE = "certmask_jax"
+_OPTIONS = {"folder": "--out"}  # keyword of the library -> option, where they differ
 _UNPRINTED = {"Cc", "Cs", "Zl", "Zp"}  # control characters, lone surrogates, other line ends
 
 
@@ -37,6 +45,28 @@ def begin() -> None:
     except (ValueError, TypeError, AssertionError) as error:  # of a setting in the environment
         which = _settings_in(str(error)) or "the settings JAX_..."
         _end_now(BAD_INPUT, f"error: {which}: expected what JAX takes ({one_line(str(error))})")
+
+
+def command(name: str) -> str:
+    """How a person begins a program, in the way in which this process was begun.
+
+    ``"certmask merge"`` where the installed command runs, ``"python -m certmask_jax merge"`` where
+    the package does, else ``"python -m experiments.merge"``, as from a clone.
+
+    Args:
+      name: of the program's module, such as ``convert_weights``.
+    """
+    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
+    if spec is not None and spec.name == f"{_PACKAGE}.__main__":
+        return f"python -m {_PACKAGE} {name.replace('_', '-')}"
+    if os.path.splitext(os.path.basename(sys.argv[0] if sys.argv else ""))[0] == INSTALLED:
+        return f"{INSTALLED} {name.replace('_', '-')}"
+    return f"python -m experiments.{name}"
+
+
+def typed(name: str, words: Sequence[str]) -> str:
+    """A whole command as a shell takes it, in text that can be written anywhere."""
+    return encodable(" ".join([command(name), *map(shlex.quote, words)]))
 
 
 def run(work: Callable[[], int], *, interrupted: str = "interrupted") -> int:
@@ -95,13 +125,22 @@ def say(line: str) -> None:
 
 
 def message(error: BaseException) -> str:
-    """The text of an error; an OSError's without its number."""
+    """The text of an error; an OSError's without its number, settings as options."""
+    in_options = said_with(error, as_option)
+    if in_options is not None:
+        return in_options
     if isinstance(error, MemoryError):
         return f"expected more memory ({error or 'there is none left'})"
     if not isinstance(error, OSError) or error.strerror is None:
         return str(error)
     names = [str(name) for name in (error.filename, error.filename2) if name is not None]
     return f"{' -> '.join(names)}: {error.strerror}" if names else error.strerror
+
+
+def as_option(keyword: str, value: Any) -> str:
+    """What the library calls ``keyword=value``, as programs have it: ``--new-head``, ``--out``."""
+    option = _OPTIONS.get(keyword, f"--{keyword.replace('_', '-')}")
+    return option if value is None or value is True else f"{option} {shlex.quote(str(value))}"
 
 
 def one_line(text: str) -> str:

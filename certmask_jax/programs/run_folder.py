@@ -98,7 +98,7 @@ def is_written(result: report.Report, out: AnyPath, precision: str) -> bool:
         return False
     if bool(before.get("certified_size")) != bool(result.certified_size):
         return False
-    # experiments.merge has no model to count label flips with.
+    # merge has no model to count label flips with.
     is_whole = precision == "highest" or "label_flips_against_float32" in before.get(
         "provenance", {}
     )

@@ -12,7 +12,7 @@ from typing import Any
 from certmask_jax.masks import geometry
 from certmask_jax.masks.rectangles import rectangles_of_area
 from certmask_jax.masks.threats import Box, Threat
-from certmask_jax.programs import mask_set_specs
+from certmask_jax.programs import spec_keys
 from certmask_jax.programs.command_line import named
 from certmask_jax.programs.number_options import whole
 
@@ -208,7 +208,7 @@ def read_patch(text: str, image_size: tuple[int, int], option: str = "--patch") 
     with named(option, "patch_size", "patch percent"):
         if text.endswith("%"):
             return geometry.patch_size_from_percent(_percent(text, option), image_size)
-        patch = geometry.as_size(mask_set_specs.size(text))
+        patch = geometry.as_size(spec_keys.size(text))
         geometry.check_patch_fits(image_size, patch)
         return patch
 
@@ -220,7 +220,7 @@ def read_area(text: str, image_size: tuple[int, int]) -> int:
         percent = _percent(text, "--patch-area")
         area = math.floor(percent * everything / 100) if math.isfinite(percent) else 0
     else:
-        area = int(text) if mask_set_specs.is_number(text) else 0
+        area = int(text) if spec_keys.is_number(text) else 0
     if not 1 <= area <= everything:
         raise ValueError(
             f"--patch-area: expected 1 to {everything} pixels, or a percent of them such as 1%, "
@@ -240,7 +240,7 @@ def _percent(text: str, option: str) -> float:
 
 def _box(text: str) -> Box:
     parts = text.split(",")
-    if len(parts) != 4 or not all(map(mask_set_specs.is_number, parts)):
+    if len(parts) != 4 or not all(map(spec_keys.is_number, parts)):
         raise ValueError(f"--patch-region: expected TOP,LEFT,BOTTOM,RIGHT in pixels, got {text!r}")
     top, left, bottom, right = map(int, parts)
     return top, left, bottom, right

@@ -1,11 +1,11 @@
 """Trains a model with Cutout, or fine-tunes one, and writes its weights.
 
-    python -m experiments.train
+    certmask train
 
 remakes the checkpoint that ships with the package (digits, a small ViT) in a few minutes on two
 cores, as runs/vit_digits.npz. Fine-tuning that can be killed and resumed:
 
-    python -m experiments.train --dataset cifar10 --data-dir DIR --model cifar_resnet20 \
+    certmask train --dataset cifar10 --data-dir DIR --model cifar_resnet20 \
         --weights FILE --epochs 2 --run-folder runs/x --checkpoint-every 200 --resume
 """
 
@@ -33,12 +33,12 @@ from certmask_jax.masks.threats import Threat
 from certmask_jax.models import Model, Params
 from certmask_jax.programs import (
     data_options,
-    mask_set_specs,
+    mask_entries,
     measure_input,
     model_options,
     program,
 )
-from certmask_jax.programs.command_line import as_options, named
+from certmask_jax.programs.command_line import as_options
 from certmask_jax.programs.model_options import ModelOptions
 from certmask_jax.programs.threat_options import read_patch
 from certmask_jax.programs.training_options import check_uses, parser, read_recipe
@@ -105,8 +105,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _job(arguments: argparse.Namespace) -> _Job:
     """Opens everything, so that whatever is wrong is said before the long work."""
-    with named("--dataset", "data set"):
-        data.check_name(arguments.dataset)
+    data_options.check_name(arguments.dataset)
     options = model_options.read(arguments, model=arguments.model)
     model = options.create()
     train_set = _data_set(arguments, model, "split")
@@ -120,7 +119,7 @@ def _job(arguments: argparse.Namespace) -> _Job:
     masks: tuple[MaskSet, ...] = ()
     if recipe.cutout in ("mask_set", "two_masks", "greedy"):
         masks = tuple(
-            mask_set_specs.read(
+            mask_entries.read(
                 arguments.cutout_masks,
                 Threat.of(size, read_patch(text, size, "--cutout-patch")),
                 "--cutout-masks",
@@ -166,7 +165,7 @@ def _job(arguments: argparse.Namespace) -> _Job:
 def _data_set(arguments: argparse.Namespace, model: Model, option: str) -> data.Dataset:
     """The images of a split; errors about the split name the option that chose it."""
     try:
-        return data.load(
+        return data_options.named_data(
             arguments.dataset,
             data_config=model.data_config,
             split=getattr(arguments, option),
@@ -175,10 +174,10 @@ def _data_set(arguments: argparse.Namespace, model: Model, option: str) -> data.
             class_index=data_options.index_of(arguments.class_index),
         )
     except ValueError as error:
-        text = str(error)
-        if text.startswith("split: "):
-            text = f"--{option.replace('_', '-')}: {text.removeprefix('split: ')}"
-        raise ValueError(text) from error
+        name, colon, text = str(error).partition(": ")
+        if not colon or name != "split":
+            raise
+        raise ValueError(f"--{option.replace('_', '-')}: {text}") from error
 
 
 def _first_weights(options: ModelOptions, model: Model, *, seed: int) -> Params | None:

@@ -11,7 +11,7 @@ import typing
 from typing import Any, Literal, Union
 
 from certmask_jax import models
-from certmask_jax.programs import data_options, model_options, paths
+from certmask_jax.programs import data_options, model_options, paths, program
 from certmask_jax.programs.command_line import CommandLine, as_options, check_not_typed
 from certmask_jax.programs.number_options import number, seed, whole
 from certmask_jax.training import cutout
@@ -33,7 +33,7 @@ _MOST_WORKERS = 256
 def parser() -> CommandLine:
     """The command line; every field of the training recipe is an option."""
     parse = CommandLine(
-        prog="python -m experiments.train",
+        prog=program.command("train"),
         description="Trains a model with Cutout, or fine-tunes one, and writes its weights.",
         epilog="Without arguments it remakes the shipped digits model. The recipes, whose values "
         f"the options of that group replace one by one:\n{recipes_table()}",
@@ -43,7 +43,7 @@ def parser() -> CommandLine:
         "--dataset",
         default="digits",
         metavar="NAME",
-        help="what to train on; experiments.certify --list names them (default: %(default)s)",
+        help="what to train on; certify --list names them (default: %(default)s)",
     )
     group.add_argument(
         "--data-dir",

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from certmask_jax._settings import FolderTakenError, SettingError
 from certmask_jax.files import fingerprint, storage, whole_files
 from certmask_jax.files.storage import AnyPath
 from certmask_jax.masks.distinct_unions import MaskedImages
@@ -67,20 +68,28 @@ def recorded(folder: AnyPath) -> dict[str, Any] | None:
             layout(folder, about)
     except (FileNotFoundError, NotADirectoryError):
         if folder.exists() and (not folder.is_dir() or any(map(_is_other, folder.iterdir()))):
-            raise FileExistsError(
-                f"{folder}: expected a new folder, or the prediction table of this run to go on "
-                "with, but it holds other files; choose another --out"
+            raise FolderTakenError(
+                lambda say: (
+                    f"{folder}: expected a new folder, or the prediction table of this run to go "
+                    f"on with, but it holds other files; choose another {say('folder', None)}"
+                )
             ) from None
         return None
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{file}: expected the facts of a prediction table, but it is damaged ({error!r}); "
-            "choose another --out, and run again"
+        why = repr(error)
+        raise SettingError(
+            lambda say: (
+                f"{file}: expected the facts of a prediction table, but it is damaged ({why}); "
+                f"choose another {say('folder', None)}, and run again"
+            )
         ) from error
     if about["format"] != FORMAT:
-        raise ValueError(
-            f"{file}: expected a table of format {FORMAT!r}, got {about['format']!r}, which "
-            "another version of certmask_jax wrote; use that version, or choose another --out"
+        raise SettingError(
+            lambda say: (
+                f"{file}: expected a table of format {FORMAT!r}, got {about['format']!r}, which "
+                "another version of certmask_jax wrote; use that version, or choose another "
+                f"{say('folder', None)}"
+            )
         )
     return about
 

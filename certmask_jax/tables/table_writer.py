@@ -15,6 +15,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from certmask_jax._settings import FolderTakenError, SettingError, WritingError
 from certmask_jax.files import fingerprint, processes, whole_files
 from certmask_jax.files.storage import AnyPath
 from certmask_jax.masks.distinct_unions import MaskedImages
@@ -219,9 +220,11 @@ def share_of(count: int, share: tuple[int, int]) -> range:
     if not 0 <= part < parts:
         raise ValueError(f"share: expected (i, n) with 0 <= i < n, got {share}")
     if parts > count:
-        raise ValueError(
-            f"expected at most {count} shares, as the table has {count} blocks of images, got "
-            f"{parts}; a smaller chunk (--chunk) makes more blocks"
+        raise SettingError(
+            lambda say: (
+                f"expected at most {count} shares, as the table has {count} blocks of images, got "
+                f"{parts}; a smaller {say('chunk', None)} makes more blocks"
+            )
         )
     return range(part, count, parts)
 
@@ -233,11 +236,13 @@ def check_room(folder: Path, num_images: int, num_columns: int, num_blocks: int)
     there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     free = shutil.disk_usage(there).free
     if num_blocks and free < needed:
-        raise OSError(
+        raise WritingError(
             errno.ENOSPC,
-            f"{folder}: expected {needed / 1e6:.1f} MB of free disk for the prediction table "
-            f"({num_images} images x {num_columns} masked images), got {free / 1e6:.1f} MB; free "
-            "some space or choose another --out",
+            lambda say: (
+                f"{folder}: expected {needed / 1e6:.1f} MB of free disk for the prediction table "
+                f"({num_images} images x {num_columns} masked images), got {free / 1e6:.1f} MB; "
+                f"free some space or choose another {say('folder', None)}"
+            ),
         )
 
 
@@ -287,9 +292,12 @@ def _check_same(
         return
     different = fingerprint.differences(there["fingerprint"], wanted["fingerprint"])
     if different:
-        raise FileExistsError(
-            f"{folder}: expected the prediction table of this run, got that of another: "
-            f"{'; '.join(different)}. Choose another --out, or give the command of that run"
+        raise FolderTakenError(
+            lambda say: (
+                f"{folder}: expected the prediction table of this run, got that of another: "
+                f"{'; '.join(different)}. Choose another {say('folder', None)}, or give the "
+                "command of that run"
+            )
         )
 
 
@@ -304,8 +312,11 @@ def _locked(folder: Path) -> int | None:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(handle)
-        raise FileExistsError(
-            f"{folder}: another process is writing this table; wait for it, or choose another --out"
+        raise FolderTakenError(
+            lambda say: (
+                f"{folder}: another process is writing this table; wait for it, or choose another "
+                f"{say('folder', None)}"
+            )
         ) from None
     except OSError:  # a file system without locks
         os.close(handle)

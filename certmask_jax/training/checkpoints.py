@@ -17,6 +17,7 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
+from certmask_jax._settings import FolderTakenError, WritingError
 from certmask_jax.files import file_systems, whole_files
 from certmask_jax.files.fingerprint import differences
 from certmask_jax.files.local_paths import in_utf8, local_path
@@ -71,9 +72,11 @@ class Checkpoints:
         wanted = json.loads(json.dumps(run))
         there = self._run_there()
         if there is not None and not resume:
-            raise FileExistsError(
-                f"{folder}: holds a training run already; --resume continues it, or choose "
-                "another folder"
+            raise FolderTakenError(
+                lambda say: (
+                    f"{folder}: holds a training run already; {say('resume', True)} continues it, "
+                    "or choose another folder"
+                )
             )
         if there is not None and there != wanted:
             raise ValueError(
@@ -118,10 +121,13 @@ class Checkpoints:
                 )
                 self._manager.wait_until_finished()
         except OSError as error:
-            raise OSError(
+            why = error.strerror or str(error)
+            raise WritingError(
                 error.errno,
-                f"{self.folder}: writing the checkpoint of step {step} failed "
-                f"({error.strerror or error}); earlier ones are whole. Make room and --resume",
+                lambda say: (
+                    f"{self.folder}: writing the checkpoint of step {step} failed ({why}); earlier "
+                    f"ones are whole. Make room, and {say('resume', True)} goes on from there"
+                ),
             ) from error
         self._scores[step] = score
         self._remove_worst(step)

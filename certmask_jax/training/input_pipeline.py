@@ -18,6 +18,7 @@ from jax import Array
 from numpy.typing import ArrayLike, NDArray
 
 from certmask_jax._own_settings import reproducible
+from certmask_jax._settings import SettingError
 
 OnUnreadable = Literal["stop", "skip"]
 
@@ -112,15 +113,21 @@ class Streamed:
                 batch = self._dataset.read(candidate, candidate + 1)
             except (ValueError, OSError) as error:
                 if not self._skips:
-                    raise ValueError(
-                        f"image {candidate} of the training set cannot be read: {error}; mend "
-                        "it, or --on-unreadable skip"
-                    ) from error
+                    raise _unreadable(candidate, str(error)) from error
                 with self._lock:
                     self.unreadable[candidate] = str(error)
                 continue
             return batch.images[0], int(batch.labels[0])
         raise ValueError(f"expected images that can be read, got none among {count}")
+
+
+def _unreadable(number: int, why: str) -> SettingError:
+    return SettingError(
+        lambda say: (
+            f"image {number} of the training set cannot be read: {why}; mend it, or "
+            f"{say('on_unreadable', 'skip')}"
+        )
+    )
 
 
 def in_memory(

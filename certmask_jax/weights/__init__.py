@@ -5,10 +5,10 @@ and PyTorch's files where PyTorch is installed. Strict: a file either is the mod
 or one error lists what is missing, unexpected and misshapen, with the likely cause.
 """
 
+from certmask_jax._settings import Naming, SettingError
 from certmask_jax.weights.loading import digest, load, num_classes, read, save, taken
 from certmask_jax.weights.names import torch_name
 from certmask_jax.weights.places import Taken
-from certmask_jax.weights.settings import Naming, SettingError
 from certmask_jax.weights.stored import WeightsFile
 from certmask_jax.weights.writing import check_writable
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Set
 
-from certmask_jax.weights.settings import Naming
+from certmask_jax._settings import Naming
 
 Shapes = Mapping[str, tuple[int, ...]]
 """PyTorch name -> shape in PyTorch's layout."""

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from certmask_jax import models
+from certmask_jax._settings import SettingError, as_keyword
 from certmask_jax.data import preprocess
 from certmask_jax.data.decoding import decode
 from certmask_jax.inference.compiled import ApplyFn
@@ -20,7 +21,6 @@ from certmask_jax.inference.preprocessing import Precision, Preprocessing
 from certmask_jax.models import DataConfig, Model, Params
 from certmask_jax.models.spellings import resolve
 from certmask_jax.weights import loading
-from certmask_jax.weights.settings import SettingError, as_keyword
 from certmask_jax.weights.stored import WeightsFile
 
 AnyFile = str | os.PathLike[str]

@@ -11,6 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from certmask_jax._settings import Naming, SettingError
 from certmask_jax.files.local_paths import local_path
 from certmask_jax.models import Model, Params
 from certmask_jax.weights import gate, google, places, reading, torch_files, writing
@@ -19,7 +20,6 @@ from certmask_jax.weights.families import Shapes, likely_causes
 from certmask_jax.weights.gate import listed
 from certmask_jax.weights.names import from_torch, torch_name, torch_shape
 from certmask_jax.weights.places import Place, Taken
-from certmask_jax.weights.settings import Naming, SettingError
 from certmask_jax.weights.stored import Entry, WeightsFile
 
 AnyFile = str | os.PathLike[str]

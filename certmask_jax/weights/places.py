@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from certmask_jax._settings import SettingError
 from certmask_jax.weights import families, google, wrappers
 from certmask_jax.weights.families import Shapes
 from certmask_jax.weights.gate import FLOATING
-from certmask_jax.weights.settings import SettingError
 from certmask_jax.weights.stored import Entry, WeightsFile
 
 TOP = "."

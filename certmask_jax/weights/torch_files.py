@@ -21,21 +21,24 @@ from certmask_jax.weights.stored import Entry, WeightsFile
 _DEPTH = 6  # of nesting that is looked into
 
 
+class TorchMissingError(ValueError):
+    """A file that only PyTorch reads, where there is none; it may be converted elsewhere."""
+
+
 def read(path: Path) -> WeightsFile:
     """The tensors of a file, wherever in it they are nested.
 
     Raises:
       OSError: when the system cannot read it.
-      ValueError: when it is damaged, holds more than weights, has no tensors, or needs PyTorch
-        where it is missing.
+      TorchMissingError: a ``ValueError``, where PyTorch is not installed.
+      ValueError: when it is damaged, holds more than weights, or has no tensors.
     """
     try:
         torch = importlib.import_module("torch")
     except ImportError as error:
-        raise ValueError(
+        raise TorchMissingError(
             f"{path}: a {path.suffix} file is read with PyTorch, which is missing ({error}). "
-            "pip install torch, or convert it once where PyTorch is: "
-            "python -m experiments.convert_weights IN OUT.safetensors --model NAME"
+            "pip install torch, or convert it once where PyTorch is"
         ) from error
     kinds.check_content(path, "torch")
     found = _loaded(torch, path)

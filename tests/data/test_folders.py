@@ -156,7 +156,7 @@ def test_a_root_of_splits_is_refused_with_the_hint(tmp_path, names):
         for kind in ("a", "b"):
             _image(tmp_path / name / kind / "1.png")
     (tmp_path / "models").mkdir()
-    with pytest.raises(ValueError, match=f"hold only folders .a, b.; .*--split {names[0]}"):
+    with pytest.raises(ValueError, match=f"hold only folders .a, b.; .*split='{names[0]}'"):
         _load(tmp_path)
     assert _load(tmp_path, split=names[0]).class_names == ("a", "b")
     assert set(names) < set(_load(tmp_path, split=".").class_names)
@@ -168,20 +168,20 @@ def test_a_root_of_splits_is_refused_with_the_hint(tmp_path, names):
     ("files", "says"),
     [
         # A test set without labels beside a training set.
-        (("train/cat/1.png", "train/dog/1.png", "test/1.png"), r"\(--split train\), or say"),
+        (("train/cat/1.png", "train/dog/1.png", "test/1.png"), r"\(split='train'\), or say"),
         (("train/1.png", "test/2.png"), "hold images in no class folders; .* image_list"),
-        (("train/cat/1.png", "train/dog/1.png", "extra/1.png"), r"\(--split train\), or say"),
+        (("train/cat/1.png", "train/dog/1.png", "extra/1.png"), r"\(split='train'\), or say"),
         # Office-31: the images of a domain lie one folder deeper.
         (
             ("amazon/images/bag/1.png", "amazon/images/pen/1.png", "dslr/images/bag/1.png",
              "dslr/images/pen/2.png"),
-            "--split amazon or --split dslr",
+            "split='amazon' or split='dslr'",
         ),
         # Tiny ImageNet: only the training set has class folders.
         (
             ("train/n01443537/images/1.png", "train/n01629819/images/1.png", "val/images/1.png",
              "test/images/1.png"),
-            r"\(--split train\), or say",
+            r"\(split='train'\), or say",
         ),
     ],
 )  # fmt: skip
@@ -198,9 +198,9 @@ def test_a_hint_is_looked_at_as_the_root_was(tmp_path):
     for split in ("train", "val"):
         for kind in ("a", "b"):
             _image(tmp_path / "CLS-LOC" / split / kind / "1.png")
-    with pytest.raises(ValueError, match=r"--split CLS-LOC\)"):
+    with pytest.raises(ValueError, match=r"split='CLS-LOC'\), or say split='\.' if these are"):
         _load(tmp_path)
-    with pytest.raises(ValueError, match=r"--split CLS-LOC/train or --split CLS-LOC/val\)"):
+    with pytest.raises(ValueError, match=r"split='CLS-LOC/train' or split='CLS-LOC/val'\)"):
         _load(tmp_path, split="CLS-LOC")
     assert _load(tmp_path, split="CLS-LOC/val").class_names == ("a", "b")
     assert _load(tmp_path, split="CLS-LOC/.").class_names == ("train", "val")

@@ -119,7 +119,7 @@ def test_resize_and_crop_are_pillows(tmp_path):
         ({"name": "digits", "split": "test[3"}, "split: expected"),
         ({"name": "digits", "split": "test[5:5]"}, "at least 1 image"),
         ({"name": "digits", "num_images": 501}, "at most 500"),
-        ({"name": "image_folder"}, "--data-dir"),
+        ({"name": "image_folder"}, "^data_dir: expected"),
         ({"name": "image_folder", "data_dir": "nowhere"}, "one subfolder a class"),
         ({"name": "cifar10", "data_dir": "nowhere"}, "Prepare it once"),
         ({"name": "tfds:no_such_set", "data_dir": "nowhere"}, "Prepare it once"),

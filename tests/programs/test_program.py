@@ -14,6 +14,12 @@ from pathlib import Path
 
 import pytest
 
+from certmask_jax._settings import (
+    FolderTakenError,
+    NotPreparedError,
+    SettingError,
+    WritingError,
+)
 from certmask_jax.programs import certify, jax_settings, program, runtime
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -97,6 +103,13 @@ def test_no_screen_at_all(monkeypatch):
         (MemoryError("no room"), "expected more memory (no room)"),
         (UnicodeDecodeError("utf-8", b"\xe9", 0, 1, "bad"),
          "'utf-8' codec can't decode byte 0xe9 in position 0: bad"),
+        # The library's own words are settings; a program's are its options.
+        (SettingError(lambda say: f"d: no folders; {say('split', 'a b')}, {say('chunk', None)}"),
+         "d: no folders; --split 'a b', --chunk"),
+        (FolderTakenError(lambda say: f"r: taken; another {say('folder', None)}"),
+         "r: taken; another --out"),
+        (NotPreparedError(lambda say: f"give {say('data_dir', 'DIR')}"), "give --data-dir DIR"),
+        (WritingError(errno.ENOSPC, lambda say: f"full; {say('resume', True)}"), "full; --resume"),
     ],
 )  # fmt: skip
 def test_an_error_is_one_line(capsys, error, line):

@@ -149,7 +149,7 @@ def test_folders_that_are_another_runs_or_no_table_are_refused_and_untouched(buc
     before = dict(bucket.objects)
     with pytest.raises(FileExistsError, match=r"that of another: .*weights_sha256 is '"):
         evaluate(bucket.url, params=PARAMS * 2)
-    with pytest.raises(FileExistsError, match="it holds other files; choose another --out"):
+    with pytest.raises(FileExistsError, match="it holds other files; choose another folder"):
         evaluate(f"{bucket.root}/a run")
     with pytest.raises(FileExistsError, match="it holds other files"):
         evaluate(f"{bucket.root}/a run/tea/notes.txt")

@@ -85,7 +85,7 @@ def test_another_run_is_refused_by_what_differs(tmp_path, change, field):
     with pytest.raises(KeyboardInterrupt):
         evaluate(tmp_path, SmallTestSet(stop_before=2))
     before = contents(tmp_path)
-    with pytest.raises(FileExistsError, match=f"got that of another: .*{field}.*another --out"):
+    with pytest.raises(FileExistsError, match=f"got that of another: .*{field}.*another folder"):
         evaluate(tmp_path, **change)
     assert contents(tmp_path) == before
 

@@ -170,7 +170,7 @@ def test_folders_that_are_no_table_are_refused(tmp_path):
     (tmp_path / "table.json.unfinished").write_text("{")  # rubbish of a process that was killed
     assert saved_table.recorded(tmp_path) is None
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match="it holds other files; choose another --out"):
+    with pytest.raises(FileExistsError, match="it holds other files; choose another folder"):
         evaluate(tmp_path)
     with pytest.raises(FileExistsError, match="it holds other files"):
         evaluate(tmp_path / "notes.txt")

@@ -70,7 +70,7 @@ def test_what_is_saved_comes_back(tmp_path):
 def test_another_run_is_refused_by_what_differs(tmp_path):
     run = {"model": "a", "recipe": {"seed": 1, "epochs": 3}}
     Checkpoints(tmp_path, run=run).close()
-    with pytest.raises(FileExistsError, match="--resume continues it"):
+    with pytest.raises(FileExistsError, match="resume=True continues it"):
         Checkpoints(tmp_path, run=run)
     other = {"model": "b", "recipe": {"seed": 1, "epochs": 4}}
     with pytest.raises(

@@ -355,7 +355,7 @@ def test_unreadable_images_stop_or_are_replaced_named_and_counted(tmp_path):
     good = input_pipeline.in_memory(_streamed(root))
     for name in ("cat/4.png", "dog/4.png"):
         (root / "train" / name).write_bytes(b"no image")
-    with pytest.raises(ValueError, match=r"image 4 .*cat/4\.png.*--on-unreadable skip"):
+    with pytest.raises(ValueError, match=r"image 4 .*cat/4\.png.*on_unreadable='skip'"):
         input_pipeline.in_memory(_streamed(root))
     skipping = _streamed(root, on_unreadable="skip")
     found = input_pipeline.in_memory(skipping)

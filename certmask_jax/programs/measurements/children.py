@@ -48,7 +48,7 @@ def start_up(command: Sequence[str]) -> dict[str, Any]:
 
 def run(command: Sequence[str], name: str, *numbers: int) -> Any:
     """What a child process says; ``command`` are the options that it is to share."""
-    words = [sys.executable, "-m", "experiments.benchmark", *command, "--child", name]
+    words = [sys.executable, "-m", "certmask_jax", "benchmark", *command, "--child", name]
     result = subprocess.run(
         [*words, *map(str, numbers)], capture_output=True, text=True, check=False
     )

@@ -9,14 +9,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from certmask_jax import data, models
+from certmask_jax import data
 from certmask_jax.defenses import Defense, double_masking
 from certmask_jax.inference.forward import MaskedForward, masked_forward
 from certmask_jax.inference.local_fields import LocalLogits
 from certmask_jax.inference.preprocessing import Preprocessing
 from certmask_jax.masks import mask_sets
 from certmask_jax.models import ApplyFn
-from certmask_jax.programs import certification_options
+from certmask_jax.programs import certification_options, model_options
 from certmask_jax.programs.certification_job import opened
 from certmask_jax.programs.command_line import check_not_typed
 
@@ -79,7 +79,7 @@ class Subject:
 
 def of_noise(name: str, precision: str, images: int) -> Subject:
     """A model by name with random weights on random images: speed depends on neither."""
-    model = models.create(name)
+    model = model_options.named_model(name)
     config = model.data_config
     size = config.input_size
     grid = mask_sets.budgeted_grid(size, max(1, round(0.16 * size[0])), masks_per_axis=6)
@@ -106,7 +106,7 @@ def check_job(options: Sequence[str]) -> certification_options.Config:
 
 
 def of_job(options: Sequence[str]) -> Subject:
-    """What ``experiments.certify`` would certify with these options."""
+    """What ``certify`` would certify with these options."""
     config = check_job(options)
     job = opened(config, "")
     return Subject(

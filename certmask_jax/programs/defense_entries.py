@@ -1,0 +1,220 @@
+"""The defenses that ``--defense`` can name: one table, that reading, help and documents share.
+
+A user's own class or function has an entry too, made from its signature.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import re
+import types
+import typing
+from collections.abc import Callable
+from typing import Any, Literal, Union
+
+from certmask_jax import defenses
+from certmask_jax.defenses import Defense
+from certmask_jax.programs import imported, mask_entries
+from certmask_jax.programs.command_line import hint
+from certmask_jax.programs.spec_keys import Key, flag, size
+
+BUILT_FOR = Key("built_for", size, "masks for that patch, anywhere, whatever is proved against")
+"""What every defense takes beside its masks."""
+
+SECOND = "second_"
+"""Before the keys of masks: those of the second round."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DefenseEntry:
+    """One defense.
+
+    Attributes:
+      name: as it is typed; of a user's own its import path, or the name it is registered with.
+      about: one line.
+      build: ``(masks, [second masks], **arguments) -> Defense``, also with ``against``.
+      keys: its hyper-parameters.
+      masks: what stands for masks that nothing is said of.
+      second_round: whether it takes other masks for a second round, or None.
+      counts_patches: whether its masks are for one of several equal patches, and it is told how
+        many there are.
+      path: the import path of a user's own; empty for those of this package.
+    """
+
+    name: str
+    about: str
+    build: Callable[..., Defense]
+    keys: tuple[Key, ...] = ()
+    masks: str = mask_entries.DEFAULT
+    second_round: bool = False
+    counts_patches: bool = False
+    path: str = ""
+
+    @property
+    def key_names(self) -> tuple[str, ...]:
+        """The names of all keys that it may have, its own first."""
+        second = map(SECOND.__add__, mask_entries.KEYS) if self.second_round else ()
+        own = (key.name for key in self.keys)
+        return tuple(dict.fromkeys((*own, *mask_entries.KEYS, *second, BUILT_FOR.name)))
+
+
+_TIES = Key("ties", str, "the label that wins where several have most votes", "largest")
+
+DEFENSES = {
+    entry.name: entry
+    for entry in (
+        DefenseEntry(
+            "double_masking",
+            "PatchCleanser, two rounds; recovery",
+            defenses.double_masking,
+            (_TIES,),
+            second_round=True,
+        ),
+        DefenseEntry(
+            "challenger_masking",
+            "PatchCleanser, Appendix C; recovery",
+            defenses.challenger_masking,
+        ),
+        DefenseEntry(
+            "minority_reports",
+            "one round of votes against the unmasked label; detection",
+            defenses.minority_reports,
+            (Key("tau", float, "confidence above which a dissenting mask alerts, in [0, 1)", "0"),),
+        ),
+        DefenseEntry(
+            "mrcert",
+            "MRCert, all unions of four masks (four times --patches); recovery that may be asked "
+            "of a patched image",
+            defenses.mrcert,
+            counts_patches=True,
+        ),
+        DefenseEntry(
+            "pair_cover",
+            "one round whose masks hide every two locations together; recovery",
+            defenses.pair_cover,
+            (_TIES,),
+            masks="budget=15",
+        ),
+        DefenseEntry(
+            "certmask",
+            "CertMask's one-round rule; claims recovery, proves none",
+            defenses.certmask,
+            (_TIES,),
+            masks="tiling=replicated",
+        ),
+        DefenseEntry(
+            "certmask_detection",
+            "what CertMask's condition does prove; detection",
+            defenses.certmask_detection,
+            (Key("tolerance", int, "votes of masks that may dissent without an alert", "0"),),
+            masks="tiling=replicated",
+        ),
+        DefenseEntry(
+            "plurality",
+            "one round, the label of most masks; recovery",
+            defenses.plurality,
+            (_TIES,),
+        ),
+        DefenseEntry(
+            "minimum_explanation",
+            "one round, the label that needs the fewest errors of the model; recovery",
+            defenses.minimum_explanation,
+            (_TIES,),
+        ),
+        DefenseEntry(
+            "robust_masking",
+            "one round, PatchGuard's masking on votes; recovery",
+            defenses.robust_masking,
+            (_TIES,),
+        ),
+    )
+}
+"""Name -> entry, of the defenses of this package."""
+
+
+def entry(name: str) -> DefenseEntry:
+    """The entry of a name, or of an import path.
+
+    Raises:
+      ValueError: for a name that there is not, listing those that there are; for a path that
+        cannot be imported or is no defense.
+    """
+    if name in DEFENSES:
+        return DEFENSES[name]
+    path = imported.path_of(name, imported.DEFENSES)
+    known = [*DEFENSES, *imported.registered(imported.DEFENSES)]
+    if path is None:
+        like = hint(re.split("[,= ]", name)[0], known)
+        raise ValueError(f"expected one of {', '.join(known)}, got {name!r}{like}")
+    try:
+        return _own(name, path)
+    except ValueError as error:
+        raise ValueError(f"{error}{hint(name.partition(':')[0], known)}") from error
+
+
+def _own(name: str, path: str) -> DefenseEntry:
+    """The entry of a user's own: its first parameter is the masks, the others are its keys."""
+    there = list(imported.parameters(path).values())
+    first = there[0] if there else None
+    if first is None or first.kind not in (first.POSITIONAL_ONLY, first.POSITIONAL_OR_KEYWORD):
+        raise ValueError(f"{path}: expected a defense, which takes masks first")
+    built = imported.attribute(path)
+    hints = _hints(built)
+    given = {"second", "against", "spec"}  # by this program, not as keys
+    keys = tuple(
+        Key(
+            p.name,
+            _reader(hints.get(p.name, Any)),
+            f"of {path}",
+            "" if p.default in (p.empty, None) else f"{p.default}",
+        )
+        for p in there[1:]
+        if p.name not in given and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+    )
+    about = (inspect.getdoc(built) or "").partition("\n")[0].strip().rstrip(".") or "no words"
+
+    def build(*masks: Any, **arguments: Any) -> Defense:
+        if "against" in arguments and not imported.accepts(path, "against"):
+            raise ValueError(f"{BUILT_FOR.name}: expected a defense that takes against={{threat}}")
+        found: Defense = imported.called(path, *masks, wanted=Defense, **arguments)
+        return found
+
+    has_second = any(p.name == "second" for p in there)
+    return DefenseEntry(name, about, build, keys, second_round=has_second, path=path)
+
+
+def _hints(built: Any) -> dict[str, Any]:
+    """Annotations by name, as far as they can be read."""
+    try:
+        of = built.__init__ if inspect.isclass(built) else built
+        return typing.get_type_hints(of)
+    except Exception:  # names that are not there when it runs
+        return {}
+
+
+def _reader(kind: Any) -> Callable[[str], Any]:
+    """What reads a value of a type; without one a value as Python writes it, else as it stands."""
+    if typing.get_origin(kind) in (Union, types.UnionType):
+        kinds = [one for one in typing.get_args(kind) if one is not type(None)]
+        kind = kinds[0] if len(kinds) == 1 else Any
+    if typing.get_origin(kind) is Literal:
+        return lambda text: _one_of(text, typing.get_args(kind))
+    readers: dict[Any, Callable[[str], Any]] = {bool: flag, int: int, float: float, str: str}
+    return readers.get(kind, _literal)
+
+
+def _one_of(text: str, choices: tuple[Any, ...]) -> Any:
+    for choice in choices:
+        if text == str(choice):
+            return choice
+    names = [str(choice) for choice in choices]
+    raise ValueError(f"expected one of {', '.join(names)}{hint(text, names)}")
+
+
+def _literal(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return text
