@@ -19,10 +19,10 @@ from certmask_jax._version import __version__
 if TYPE_CHECKING:
     from certmask_jax import defenses, mask_sets
     from certmask_jax.defenses import ALERT, Defense, Guarantee, adversary
-    from certmask_jax.inference.forward import masked_forward
-    from certmask_jax.inference.prediction import predict
-    from certmask_jax.inference.predictor import defended
+    from certmask_jax.inference.defended_model import defended
     from certmask_jax.inference.preprocessing import Preprocessing
+    from certmask_jax.inference.whole_images import masked_forward
+    from certmask_jax.inference.whole_table import predict
     from certmask_jax.masks import combined_sets, distinct_unions, geometry, pair_covers, rectangles
     from certmask_jax.masks.distinct_unions import MaskedImages
     from certmask_jax.masks.mask_sets import CoverageError, MaskSet
@@ -80,10 +80,10 @@ _NAMES = {
     "PredictionTable": "tables.prediction_table",
     "Preprocessing": "inference.preprocessing",
     "Threat": "masks.threats",
-    "defended": "inference.predictor",
+    "defended": "inference.defended_model",
     "load_model": "weights.loaded_model",
-    "masked_forward": "inference.forward",
-    "predict": "inference.prediction",
+    "masked_forward": "inference.whole_images",
+    "predict": "inference.whole_table",
 }
 
 

@@ -21,12 +21,12 @@ from certmask_jax.certification.finished_blocks import block_of, says_left_out, 
 from certmask_jax.defenses.defense import Defense
 from certmask_jax.files import fingerprint, processes, storage
 from certmask_jax.inference import early_exit
-from certmask_jax.inference.compiled import ApplyFn
-from certmask_jax.inference.forward import Uploaded
-from certmask_jax.inference.local_fields import LocalLogits
-from certmask_jax.inference.local_forward import AnyForward, LocalForward, any_forward
+from certmask_jax.inference.chunk_program import ApplyFn
+from certmask_jax.inference.distinct_fields import LocalLogits
+from certmask_jax.inference.field_tables import AnyForward, LocalForward, any_forward
 from certmask_jax.inference.out_of_memory import Guarded
 from certmask_jax.inference.preprocessing import Preprocessing, check_images
+from certmask_jax.inference.whole_images import Uploaded
 from certmask_jax.masks import distinct_unions
 from certmask_jax.masks.distinct_unions import MaskedImages
 from certmask_jax.tables import saved_table

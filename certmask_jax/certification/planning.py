@@ -14,9 +14,9 @@ from jax.sharding import Mesh
 from certmask_jax.certification.evaluation import block_length, images_in_seconds, merged
 from certmask_jax.defenses.defense import Defense
 from certmask_jax.inference import early_exit
-from certmask_jax.inference.compiled import ApplyFn
-from certmask_jax.inference.local_fields import LocalLogits
-from certmask_jax.inference.local_forward import any_forward
+from certmask_jax.inference.chunk_program import ApplyFn
+from certmask_jax.inference.distinct_fields import LocalLogits
+from certmask_jax.inference.field_tables import any_forward
 from certmask_jax.inference.preprocessing import Preprocessing, check_images
 from certmask_jax.tables.blocks import BYTES_A_PREDICTION, Blocks
 from certmask_jax.tables.prediction_table import UNKNOWN, check_labels

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
-from certmask_jax.inference.compiled import ApplyFn
-from certmask_jax.inference.forward import masked_forward
+from certmask_jax.inference.chunk_program import ApplyFn
 from certmask_jax.inference.out_of_memory import Guarded
 from certmask_jax.inference.preprocessing import Preprocessing
+from certmask_jax.inference.whole_images import masked_forward
 from certmask_jax.tables.prediction_table import UNKNOWN
 from certmask_jax.tables.run_images import TestSet, places_of
 from certmask_jax.tables.saved_table import SavedTable

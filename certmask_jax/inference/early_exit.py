@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from certmask_jax.defenses.defense import Defense, Seen
 from certmask_jax.defenses.second_round import each_once
-from certmask_jax.inference.forward import Uploaded
-from certmask_jax.inference.local_forward import AnyForward, LocalForward
+from certmask_jax.inference.field_tables import AnyForward, LocalForward
+from certmask_jax.inference.whole_images import Uploaded
 from certmask_jax.masks.distinct_unions import MaskedImages
 from certmask_jax.tables.outputs import Outputs
 from certmask_jax.tables.prediction_table import UNKNOWN

@@ -7,7 +7,7 @@ from typing import Generic, TypeVar
 
 import jax
 
-from certmask_jax.inference.local_forward import AnyForward
+from certmask_jax.inference.field_tables import AnyForward
 from certmask_jax.tables.outputs import Outputs
 
 _Forward = TypeVar("_Forward", bound=AnyForward)

@@ -12,8 +12,8 @@ from early_exit_cases import CLASSES, evaluated, facts, filled_in, random_table
 from certmask_jax import data, defenses, models, predict, weights
 from certmask_jax.defenses.defense import Seen
 from certmask_jax.inference import early_exit
-from certmask_jax.inference.forward import masked_forward
 from certmask_jax.inference.preprocessing import Preprocessing
+from certmask_jax.inference.whole_images import masked_forward
 from certmask_jax.masks import mask_sets
 from certmask_jax.masks.distinct_unions import MaskedImages, unions
 from certmask_jax.masks.mask_sets import MaskSet

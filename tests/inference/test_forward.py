@@ -9,9 +9,9 @@ import oracle
 import pytest
 
 from certmask_jax import defenses, predict
-from certmask_jax.inference import compiled, forward
+from certmask_jax.inference import chunk_program, whole_images
+from certmask_jax.inference.defended_model import defended
 from certmask_jax.inference.devices import device_mesh
-from certmask_jax.inference.predictor import defended
 from certmask_jax.inference.preprocessing import Preprocessing
 from certmask_jax.masks import distinct_unions, mask_sets
 
@@ -92,7 +92,7 @@ def test_ragged_ends_do_not_recompile_and_do_not_change_results(count):
 
 
 def test_no_collective_in_the_compiled_forward_pass():
-    step = compiled.step(linear, PREPROCESSING, device_mesh())
+    step = chunk_program.step(linear, PREPROCESSING, device_mesh())
     boxes, image_of = MASKS.boxes[:32], np.zeros(32, np.int32)
     text = step.lower(WEIGHTS, IMAGES, boxes, image_of).compile().as_text()
     assert "num_partitions=8" in text
@@ -102,7 +102,7 @@ def test_no_collective_in_the_compiled_forward_pass():
 
 def test_list_of_work_items_in_any_order():
     labels, _ = _by_hand()
-    run = forward.masked_forward(
+    run = whole_images.masked_forward(
         linear, WEIGHTS, IMAGES.shape[1:], preprocessing=PREPROCESSING,
         boxes_per_mask=MASKS.boxes.shape[1], chunk=8,
     )  # fmt: skip
@@ -115,7 +115,7 @@ def test_list_of_work_items_in_any_order():
 
 def test_chunk_is_chosen_within_the_memory_budget():
     def build(budget):
-        return forward.masked_forward(
+        return whole_images.masked_forward(
             linear, WEIGHTS, IMAGES.shape[1:], preprocessing=PREPROCESSING,
             boxes_per_mask=2, memory_budget=budget,
         ).chunk  # fmt: skip
@@ -242,13 +242,13 @@ def test_little_work_goes_through_a_small_chunk(monkeypatch):
     """A single image, and the challenges of several, do not wait for a mostly empty chunk."""
     masks = mask_sets.budgeted_grid(SIZE, (2, 3), masks_per_axis=3)
     double, challenger = defenses.double_masking(masks), defenses.challenger_masking(masks)
-    sizes, real = [], forward.MaskedForward.executable
+    sizes, real = [], whole_images.MaskedForward.executable
 
     def noted(run, items):
         step = real(run, items)
         return lambda *given: (sizes.append(items), step(*given))[1]
 
-    monkeypatch.setattr(forward.MaskedForward, "executable", noted)
+    monkeypatch.setattr(whole_images.MaskedForward, "executable", noted)
     few = 16  # nine masks, on eight devices
     for defense, images, expected in (
         (double, IMAGES[:1], {few, 64}),

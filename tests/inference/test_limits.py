@@ -21,7 +21,7 @@ from small_runs import BLOCKS, COUNT, DEFENSE, PARAMS, SmallTestSet, contents, e
 import certmask_jax as cm
 from certmask_jax.certification import evaluation, planning, precision_check, report, verdicts
 from certmask_jax.certification.evaluation import Hooks
-from certmask_jax.inference import forward
+from certmask_jax.inference import whole_images
 from certmask_jax.inference.preprocessing import Preprocessing
 from certmask_jax.programs import certification_options, certify, merge, progress, runtime
 from certmask_jax.tables import saved_table
@@ -344,7 +344,7 @@ class _Memory:
         return step
 
 
-forward_compiled = forward.compiled
+forward_compiled = whole_images.compiled
 
 
 def exact(params, x):
@@ -367,7 +367,7 @@ def test_out_of_memory_goes_on_with_half_the_chunk(
     alone = evaluate(tmp_path / "alone", SmallTestSet(count=count), **options)
     memory, warned, steps = _Memory(room), [], []
     memory.after = after  # then another program takes it
-    monkeypatch.setattr(forward, "compiled", memory.compiled)
+    monkeypatch.setattr(whole_images, "compiled", memory.compiled)
     hooks = Hooks(warn=warned.append, progress=steps.append)
     saved = evaluate(tmp_path / "run", SmallTestSet(count=count), hooks=hooks, **options)
     for name in ("predictions", "margins", "confidences"):
@@ -390,7 +390,7 @@ def test_out_of_memory_goes_on_with_half_the_chunk(
 
 
 def test_no_memory_for_one_item_on_each_device_is_a_clear_error(tmp_path, monkeypatch):
-    monkeypatch.setattr(forward, "compiled", _Memory(7).compiled)
+    monkeypatch.setattr(whole_images, "compiled", _Memory(7).compiled)
     with pytest.raises(ValueError, match="memory for one masked image on each device") as caught:
         evaluate(tmp_path / "t", chunk=16)
     assert "--precision bfloat16" in str(caught.value)
@@ -398,7 +398,9 @@ def test_no_memory_for_one_item_on_each_device_is_a_clear_error(tmp_path, monkey
 
 
 def test_another_error_of_jax_is_not_swallowed(tmp_path, monkeypatch):
-    monkeypatch.setattr(forward, "compiled", _Memory(7, "INTERNAL: a device fell off").compiled)
+    monkeypatch.setattr(
+        whole_images, "compiled", _Memory(7, "INTERNAL: a device fell off").compiled
+    )
     warned = []
     with pytest.raises(jax.errors.JaxRuntimeError, match="a device fell off"):
         evaluate(tmp_path / "t", chunk=16, hooks=Hooks(warn=warned.append))
@@ -421,7 +423,7 @@ def test_the_program_says_that_memory_ran_out_and_goes_on(
     capsys.readouterr()
     memory = _Memory(8)
     memory.after = 3
-    monkeypatch.setattr(forward, "compiled", memory.compiled)
+    monkeypatch.setattr(whole_images, "compiled", memory.compiled)
     assert certify.main([*options, "--out", str(tmp_path / "run")]) == 0
     errors = capsys.readouterr().err
     assert errors.count("ran out of memory with 16 masked images at once; going on with 8") == 1
@@ -504,7 +506,7 @@ def test_label_flips_look_at_few_images_and_at_what_was_evaluated(tmp_path, monk
 
 def test_label_flips_are_counted_where_memory_runs_out(tmp_path, monkeypatch):
     """float32 takes more than what the table was made with."""
-    monkeypatch.setattr(forward, "compiled", _Memory(8).compiled)
+    monkeypatch.setattr(whole_images, "compiled", _Memory(8).compiled)
     _, plain = _flips(tmp_path / "a")
     test_set, zero = _Bright(), np.zeros(3, np.float32)
     saved = saved_table.load(tmp_path / "a")

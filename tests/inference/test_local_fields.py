@@ -14,10 +14,10 @@ from certmask_jax import defenses, models, predict
 from certmask_jax.certification import evaluation, report, verdicts
 from certmask_jax.certification.evaluation import Hooks
 from certmask_jax.data import Batch
-from certmask_jax.inference import local_forward
+from certmask_jax.inference import field_tables
+from certmask_jax.inference.defended_model import defended
 from certmask_jax.inference.devices import device_mesh
-from certmask_jax.inference.local_fields import LocalLogits, local_fields
-from certmask_jax.inference.predictor import defended
+from certmask_jax.inference.distinct_fields import LocalLogits, local_fields
 from certmask_jax.inference.preprocessing import Preprocessing
 from certmask_jax.masks import distinct_unions, mask_sets
 from certmask_jax.models.bagnet import BagNet
@@ -153,9 +153,9 @@ def test_chunks_and_devices_change_no_label(count):
 def test_no_device_waits_for_another():
     _, local, params = _bagnet()
     shape = IMAGES.shape[1:]
-    run = local_forward.local_forward(local, params, shape, PAIRS, preprocessing=PREPROCESSING)
-    work = local_forward._in_chunks(run.fields, run.chunk // 8)
-    table = local_forward._compiled(local, PREPROCESSING, run.mesh)
+    run = field_tables.local_forward(local, params, shape, PAIRS, preprocessing=PREPROCESSING)
+    work = field_tables._in_chunks(run.fields, run.chunk // 8)
+    table = field_tables._compiled(local, PREPROCESSING, run.mesh)
     text = table.lower(params, IMAGES[:8], work).compile().as_text()
     assert "while" in text
     for name in ("all-gather", "all-reduce", "collective", "all-to-all"):
@@ -254,7 +254,7 @@ def test_a_defended_classifier_answers_as_the_rule():
 
 def test_devices_without_memory_get_half_the_fields(tmp_path, monkeypatch):
     apply_fn, local, params = _bagnet()
-    real, tried = local_forward._in_chunks, []
+    real, tried = field_tables._in_chunks, []
 
     def in_chunks(fields, chunk):
         tried.append(chunk)
@@ -262,7 +262,7 @@ def test_devices_without_memory_get_half_the_fields(tmp_path, monkeypatch):
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
         return real(fields, chunk)
 
-    monkeypatch.setattr(local_forward, "_in_chunks", in_chunks)
+    monkeypatch.setattr(field_tables, "_in_chunks", in_chunks)
     warned = []
     evaluation.evaluate(
         _Photographs(),
@@ -286,7 +286,7 @@ def test_what_cannot_be_done_by_fields_is_a_clear_error():
     shape = IMAGES.shape[1:]
 
     def build(local=local, shape=shape, **options):
-        return local_forward.local_forward(local, params, shape, PAIRS, **{**given, **options})
+        return field_tables.local_forward(local, params, shape, PAIRS, **{**given, **options})
 
     with pytest.raises(ValueError, match="masked images that are resized; evaluate them whole"):
         build(preprocessing=Preprocessing(resize_to=(64, 64)))

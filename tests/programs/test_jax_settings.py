@@ -11,7 +11,7 @@ import pytest
 
 import certmask_jax as cm
 from certmask_jax import data, models, training, weights
-from certmask_jax.inference.compiled import compiled
+from certmask_jax.inference.chunk_program import compiled
 from certmask_jax.inference.devices import device_mesh
 from certmask_jax.inference.preprocessing import Preprocessing
 from certmask_jax.programs import jax_settings

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from certmask_jax.inference.local_forward import local_forward
+from certmask_jax.inference.field_tables import local_forward
 from certmask_jax.programs.measurements import timing
 from certmask_jax.programs.measurements.subjects import Subject, of_noise
 

@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from numpy.typing import NDArray
 
-from certmask_jax.inference.compiled import masked_logits
+from certmask_jax.inference.chunk_program import masked_logits
 from certmask_jax.inference.devices import AXIS, device_mesh
 from certmask_jax.programs.measurements.subjects import Subject
 

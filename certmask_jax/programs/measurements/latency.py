@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from certmask_jax.inference.predictor import defended
+from certmask_jax.inference.defended_model import defended
 from certmask_jax.programs.measurements.subjects import Subject
 
 _BATCHES = (1, 8)

@@ -14,9 +14,9 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from certmask_jax.certification import evaluation, verdicts
-from certmask_jax.inference import compiled
+from certmask_jax.inference import chunk_program
 from certmask_jax.inference.devices import AXIS
-from certmask_jax.inference.forward import MaskedForward
+from certmask_jax.inference.whole_images import MaskedForward
 from certmask_jax.programs.measurements import pytorch
 from certmask_jax.programs.measurements.subjects import Subject
 from certmask_jax.programs.measurements.timing import in_turn, ratio, spread
@@ -77,7 +77,7 @@ def measure(subject: Subject, images: int, repeat: int, chunk: int | None) -> di
         seconds = in_turn(runs, repeat)
     done = {"plain": items, "masked": items, "whole job, full table": items + len(pixels)}
     done |= theirs
-    each = compiled.flops(
+    each = chunk_program.flops(
         subject.apply_fn, subject.params, subject.preprocessing.model_shape(subject.image_shape)
     )
     record: dict[str, Any] = {

@@ -11,9 +11,9 @@ import numpy as np
 
 from certmask_jax import data, models
 from certmask_jax.defenses import Defense, double_masking
-from certmask_jax.inference.forward import MaskedForward, masked_forward
-from certmask_jax.inference.local_fields import LocalLogits
+from certmask_jax.inference.distinct_fields import LocalLogits
 from certmask_jax.inference.preprocessing import Preprocessing
+from certmask_jax.inference.whole_images import MaskedForward, masked_forward
 from certmask_jax.masks import mask_sets
 from certmask_jax.models import ApplyFn
 from certmask_jax.programs import certification_options

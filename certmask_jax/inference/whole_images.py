@@ -21,7 +21,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from numpy.typing import NDArray
 
 from certmask_jax._own_settings import unguarded
-from certmask_jax.inference.compiled import ApplyFn, compiled, flops, num_classes
+from certmask_jax.inference.chunk_program import ApplyFn, compiled, flops, num_classes
 from certmask_jax.inference.devices import AXIS, device_mesh, free_memory
 from certmask_jax.inference.preprocessing import Preprocessing
 from certmask_jax.masks.distinct_unions import MaskedImages
@@ -203,7 +203,7 @@ class MaskedForward:
 
     @unguarded()
     def executable(self, items: int) -> Any:
-        """The compiled function for that many work items, see ``compiled.compiled``."""
+        """The compiled function for that many work items, see ``chunk_program.compiled``."""
         images_shape = (self.images_at_once(), *self.image_shape)
         return compiled(
             self.apply_fn,

@@ -10,9 +10,9 @@ import numpy as np
 from jax.sharding import Mesh
 from numpy.typing import NDArray
 
-from certmask_jax.inference.compiled import ApplyFn
-from certmask_jax.inference.local_fields import LocalLogits
-from certmask_jax.inference.local_forward import any_forward
+from certmask_jax.inference.chunk_program import ApplyFn
+from certmask_jax.inference.distinct_fields import LocalLogits
+from certmask_jax.inference.field_tables import any_forward
 from certmask_jax.inference.preprocessing import Preprocessing, check_images
 from certmask_jax.masks.distinct_unions import MaskedImages
 from certmask_jax.tables.prediction_table import PredictionTable

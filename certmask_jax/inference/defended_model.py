@@ -11,9 +11,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from certmask_jax.defenses.defense import ALERT, Defense, Seen
 from certmask_jax.inference import early_exit
-from certmask_jax.inference.compiled import ApplyFn
-from certmask_jax.inference.local_fields import LocalLogits
-from certmask_jax.inference.local_forward import AnyForward, LocalForward, any_forward
+from certmask_jax.inference.chunk_program import ApplyFn
+from certmask_jax.inference.distinct_fields import LocalLogits
+from certmask_jax.inference.field_tables import AnyForward, LocalForward, any_forward
 from certmask_jax.inference.preprocessing import Preprocessing, check_images, from_unit
 from certmask_jax.tables.prediction_table import UNKNOWN, PredictionTable
 

@@ -21,12 +21,12 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from numpy.typing import NDArray
 
 from certmask_jax._own_settings import unguarded
-from certmask_jax.inference import compiled
-from certmask_jax.inference.compiled import ApplyFn
+from certmask_jax.inference import chunk_program
+from certmask_jax.inference.chunk_program import ApplyFn
 from certmask_jax.inference.devices import AXIS, device_mesh
-from certmask_jax.inference.forward import MaskedForward, masked_forward
-from certmask_jax.inference.local_fields import LocalFields, LocalLogits, local_fields
+from certmask_jax.inference.distinct_fields import LocalFields, LocalLogits, local_fields
 from certmask_jax.inference.preprocessing import Preprocessing
+from certmask_jax.inference.whole_images import MaskedForward, masked_forward
 from certmask_jax.masks.distinct_unions import MaskedImages
 from certmask_jax.tables.outputs import Outputs
 
@@ -79,7 +79,7 @@ class LocalForward:
     def flops_an_image(self, count: int) -> float | None:
         """Operations for ``count`` masked images, at the mean of all; None where nobody knows."""
         shape = (self.local.field, self.local.field, self.image_shape[2])
-        each = compiled.flops(self.local.apply_fn, self._params, shape)
+        each = chunk_program.flops(self.local.apply_fn, self._params, shape)
         return None if each is None else each * len(self.fields) * count / len(self.masks)
 
     def halved(self) -> LocalForward:
@@ -254,7 +254,7 @@ def _compiled(local: LocalLogits, preprocessing: Preprocessing, mesh: Mesh) -> A
         def evaluated(some: tuple[Array, Array]) -> Array:
             pixels = jax.vmap(seen)(some[0])
             numbers = jnp.arange(len(pixels), dtype=jnp.int32)
-            found = compiled.masked_logits(
+            found = chunk_program.masked_logits(
                 local.apply_fn, preprocessing, params, pixels, some[1], numbers
             )
             return found.reshape(len(pixels), -1)
@@ -262,7 +262,7 @@ def _compiled(local: LocalLogits, preprocessing: Preprocessing, mesh: Mesh) -> A
         logits = jax.lax.map(evaluated, (origins, boxes))
         logits = logits.reshape(-1, logits.shape[-1])
         means = jax.lax.map(lambda some: logits[some].mean(axis=1), index)
-        read = compiled.read(means.reshape(-1, logits.shape[-1]))
+        read = chunk_program.read(means.reshape(-1, logits.shape[-1]))
         return Outputs(*(output[None] for output in read))
 
     return jax.jit(
