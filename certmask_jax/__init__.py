@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from certmask_jax import defenses, mask_sets
     from certmask_jax.defenses import ALERT, Defense, Guarantee, adversary
     from certmask_jax.inference.defended_model import defended
+    from certmask_jax.inference.masked_pass import masked_logits
+    from certmask_jax.inference.masking import masked_images
     from certmask_jax.inference.preprocessing import Preprocessing
     from certmask_jax.inference.whole_images import masked_forward
     from certmask_jax.inference.whole_table import predict
@@ -52,6 +54,8 @@ __all__ = [
     "load_model",
     "mask_sets",
     "masked_forward",
+    "masked_images",
+    "masked_logits",
     "pair_covers",
     "predict",
     "rectangles",
@@ -83,6 +87,8 @@ _NAMES = {
     "defended": "inference.defended_model",
     "load_model": "weights.loaded_model",
     "masked_forward": "inference.whole_images",
+    "masked_images": "inference.masking",
+    "masked_logits": "inference.masked_pass",
     "predict": "inference.whole_table",
 }
 

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import numpy as np
 
 from certmask_jax._text import some
+from certmask_jax.inference.engine import nothing_known
 from certmask_jax.tables.blocks import Block
 from certmask_jax.tables.outputs import Outputs
-from certmask_jax.tables.prediction_table import UNKNOWN
 from certmask_jax.tables.run_images import LEFT_OUT, Part, Rows, RunImages
 from certmask_jax.tables.table_writer import TableWriter
 
@@ -57,16 +57,13 @@ def block_of(outputs: Outputs | None, part: Part, num_columns: int) -> Block:
       num_columns: V.
     """
     count = len(part.rows.ids)
-    predictions = np.full((count, num_columns), UNKNOWN, np.int16)
-    margins = np.full((count, num_columns), np.inf, np.float16)
-    confidences = np.zeros((count, num_columns), np.float16)
+    rows = nothing_known((count, num_columns))
     labels = np.full(count, LEFT_OUT, np.int32)
     if outputs is not None:
-        predictions[part.present] = outputs.predictions
-        margins[part.present] = outputs.margins
-        confidences[part.present] = outputs.confidences
+        for column, found in zip(rows, outputs, strict=True):
+            column[part.present] = found
         labels[part.present] = part.labels
-    return Block(Outputs(predictions, margins, confidences), labels, part.rows)
+    return Block(rows, labels, part.rows)
 
 
 def says_left_out(rows: Rows) -> str:

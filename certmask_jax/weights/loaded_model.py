@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from certmask_jax import models, weights
 from certmask_jax.data import preprocess
 from certmask_jax.data.decoding import decode
-from certmask_jax.inference.chunk_program import ApplyFn
 from certmask_jax.inference.distinct_fields import LocalLogits
+from certmask_jax.inference.model_function import ApplyFn
 from certmask_jax.inference.preprocessing import Precision, Preprocessing
 from certmask_jax.models import DataConfig, Model, Params
 from certmask_jax.models.spellings import resolve
