@@ -27,10 +27,12 @@ if TYPE_CHECKING:
         rule,
         worst_case,
     )
-    from certmask_jax.inference.forward import masked_forward
-    from certmask_jax.inference.prediction import predict
-    from certmask_jax.inference.predictor import defended
+    from certmask_jax.inference.defended_model import defended
+    from certmask_jax.inference.masked_pass import masked_logits
+    from certmask_jax.inference.masking import masked_images
     from certmask_jax.inference.preprocessing import Preprocessing
+    from certmask_jax.inference.whole_images import masked_forward
+    from certmask_jax.inference.whole_table import predict
     from certmask_jax.masks import combined_sets, distinct_unions, geometry, pair_covers, rectangles
     from certmask_jax.masks.distinct_unions import MaskedImages
     from certmask_jax.masks.mask_sets import CoverageError, MaskSet
@@ -61,6 +63,8 @@ __all__ = [
     "load_model",
     "mask_sets",
     "masked_forward",
+    "masked_images",
+    "masked_logits",
     "pair_covers",
     "predict",
     "rectangles",
@@ -94,10 +98,12 @@ _NAMES = {
     "Preprocessing": "inference.preprocessing",
     "Threat": "masks.threats",
     "certificate": "defenses",
-    "defended": "inference.predictor",
+    "defended": "inference.defended_model",
     "load_model": "weights.loaded_model",
-    "masked_forward": "inference.forward",
-    "predict": "inference.prediction",
+    "masked_forward": "inference.whole_images",
+    "masked_images": "inference.masking",
+    "masked_logits": "inference.masked_pass",
+    "predict": "inference.whole_table",
     "rule": "defenses",
     "worst_case": "defenses",
 }

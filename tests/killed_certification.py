@@ -6,16 +6,19 @@ before one.
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import sys
 
 from certmask_jax.certification import evaluation
+from certmask_jax.certification.block_sizes import BlockSizes
 from certmask_jax.programs import certify
 from certmask_jax.tables.blocks import Block
 from certmask_jax.tables.table_writer import TableWriter
 
 BLOCKS, IMAGES_PER_BLOCK = 20, 2
+_BLOCK_SIZES = BlockSizes(chunks=7)  # of 8, for 27 masked images
 _OPTIONS = [
     "--num-images", "40", "--chunk", "8", "--out", "run",
     "--defense", "double_masking:masks_per_axis=2", "--defense", "certmask:tiling=tight",
@@ -31,7 +34,7 @@ def main() -> int:
             os.kill(os.getpid(), signal.SIGKILL)
         real(writer, number, block)
 
-    evaluation._CHUNKS_A_BLOCK = 7  # of 8, for 27 masked images: IMAGES_PER_BLOCK
+    evaluation.evaluate = functools.partial(evaluation.evaluate, block_sizes=_BLOCK_SIZES)
     TableWriter.write = write  # type: ignore[method-assign]
     return certify.main([*_OPTIONS, *sys.argv[1:]])
 

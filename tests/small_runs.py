@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from unittest import mock
 
 import jax.numpy as jnp
 import numpy as np
 
 import certmask_jax as cm
 from certmask_jax import models
-from certmask_jax.certification import evaluation
+from certmask_jax.certification import evaluation, planning
+from certmask_jax.certification.block_sizes import BlockSizes
 from certmask_jax.data import Batch
 from certmask_jax.inference.preprocessing import Preprocessing
 from certmask_jax.programs import certification_job, certify
@@ -24,6 +24,7 @@ COUNT = 10
 
 
 BLOCKS = [(0, 3), (3, 6), (6, 9), (9, 10)]  # 5 chunks of 8: 3 images of 11 columns
+BLOCK_SIZES = BlockSizes(chunks=5, least_blocks=1)
 
 
 PARTS = ("predictions", "margins", "confidences", "labels", "ids")
@@ -58,10 +59,11 @@ PARAMS = np.random.default_rng(6).normal(size=(64, 4)).astype(np.float32)
 
 
 def evaluate(folder, test_set=None, *, params=PARAMS, defense=DEFENSE, **options):
-    options = {"preprocessing": Preprocessing(), "chunk": 8, **options}
+    options = {
+        "preprocessing": Preprocessing(), "chunk": 8, "block_sizes": BLOCK_SIZES, **options,
+    }  # fmt: skip
     test_set = SmallTestSet() if test_set is None else test_set
-    with mock.patch.multiple(evaluation, _CHUNKS_A_BLOCK=5, _LEAST_BLOCKS=1):
-        return evaluation.evaluate(test_set, linear, params, [defense], folder, **options)
+    return evaluation.evaluate(test_set, linear, params, [defense], folder, **options)
 
 
 def compile_once(patched):
@@ -75,6 +77,13 @@ def compile_once(patched):
     patched.setattr(models, "create", functools.cache(models.create))
     patched.setattr(certification_job, "build_defenses", build)
     patched.setattr(certify, "build_defenses", build)
+
+
+def blocks_of(patched, sizes):
+    """Lets programs evaluate and plan in blocks of other sizes."""
+    for module, name in ((evaluation, "evaluate"), (planning, "plan")):
+        sized = functools.partial(getattr(module, name), block_sizes=sizes)
+        patched.setattr(module, name, sized)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

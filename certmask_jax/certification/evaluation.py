@@ -9,47 +9,35 @@ on what it found.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Generator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from jax.sharding import Mesh
 from numpy.typing import NDArray
 
-from certmask_jax.certification.finished_blocks import block_of, says_left_out, still_of_use
+from certmask_jax.certification.block_sizes import BlockSizes
+from certmask_jax.certification.block_work import BlockWork
+from certmask_jax.certification.finished_blocks import says_left_out, still_of_use
+from certmask_jax.certification.opened_run import open_run
+from certmask_jax.certification.reading_ahead import ahead
+from certmask_jax.certification.run_facts import facts_of_run, provenance_of_run
 from certmask_jax.defenses.defense import Defense
-from certmask_jax.files import fingerprint, processes, storage
+from certmask_jax.files import processes, storage
 from certmask_jax.inference import early_exit
-from certmask_jax.inference.compiled import ApplyFn
-from certmask_jax.inference.forward import Uploaded
-from certmask_jax.inference.local_fields import LocalLogits
-from certmask_jax.inference.local_forward import AnyForward, LocalForward, any_forward
+from certmask_jax.inference.distinct_fields import LocalLogits
+from certmask_jax.inference.engine_choice import engine_for
+from certmask_jax.inference.model_function import ApplyFn
 from certmask_jax.inference.out_of_memory import Guarded
-from certmask_jax.inference.preprocessing import Preprocessing, check_images
+from certmask_jax.inference.preprocessing import Preprocessing
 from certmask_jax.masks import distinct_unions
 from certmask_jax.masks.distinct_unions import MaskedImages
 from certmask_jax.tables import saved_table
 from certmask_jax.tables.blocks import Block
 from certmask_jax.tables.outputs import Outputs
-from certmask_jax.tables.prediction_table import UNKNOWN, PredictionTable, check_labels
-from certmask_jax.tables.run_images import Part, RunImages, TestSet, of_run
+from certmask_jax.tables.prediction_table import UNKNOWN, PredictionTable
+from certmask_jax.tables.run_images import TestSet
 from certmask_jax.tables.table_writer import TableWriter
-
-# A block is what a run that is stopped loses. It has many chunks, so that few of them are ragged,
-# and a test set has some blocks even if it is small, so that it can be shared out. Of a large model
-# it has fewer chunks, for some seconds of work on each device, but not so few images that the last
-# chunks, which nothing more fills, are most of them.
-_CHUNKS_A_BLOCK = 256
-_FLOPS_A_BLOCK = {"cpu": 2e12, "gpu": 1e15, "tpu": 1e15}
-_LEAST_IMAGES_A_BLOCK = 4
-_LEAST_BLOCKS = 16
-# Of large tables early exit leaves out most, so that their blocks have more images than would fit:
-# one image alone does not fill a chunk.
-_COLUMNS_DECIDED = 2048
-
-_Read = TypeVar("_Read")
-_Images = Uploaded | NDArray[np.uint8]
 
 
 class Step(NamedTuple):
@@ -96,6 +84,7 @@ def evaluate(
     skip_unreadable: bool = False,
     chunk: int | None = None,
     mesh: Mesh | None = None,
+    block_sizes: BlockSizes | None = None,
     hooks: Hooks | None = None,
 ) -> saved_table.SavedTable | None:
     """Runs the model on every masked image that some defense asks for, once, onto the disk.
@@ -123,6 +112,7 @@ def evaluate(
       unreadable: id of an image -> why it cannot be read, where that is known before (of a test
         set with a listing); such images are left out, named, and count nowhere.
       skip_unreadable: leave those out too that turn out not to be readable.
+      block_sizes: how many images are evaluated, written and resumed together.
       hooks: see ``Hooks``.
 
     Returns:
@@ -139,126 +129,64 @@ def evaluate(
         not answer, or refuses.
     """
     hooks = Hooks() if hooks is None else hooks
-    if len(test_set) < 1:
-        raise ValueError("expected a test set with at least 1 image, got an empty one")
+    sizes = BlockSizes() if block_sizes is None else block_sizes
     columns, questions = merged(defenses)
-    folder = storage.any_path(folder)
-    there = saved_table.recorded(folder)
-    run_images = _images_of_run(test_set, folder, there, unreadable, skip=skip_unreadable)
-    first = run_images.first()
-    check_images(first, columns.image_size)
-    if there is None and processes.is_first():
-        storage.check_writable(folder)
-    if chunk is None and there is not None:
-        chunk = there["fingerprint"].get("chunk")  # today another may fit the memory
-    forward = any_forward(
+    run = open_run(
+        test_set,
+        folder,
+        columns.image_size,
+        unreadable=unreadable or {},
+        skip_unreadable=skip_unreadable,
+    )
+    engine = engine_for(
         apply_fn,
         params,
-        first.shape[1:],
+        run.first.shape[1:],
         columns,
         preprocessing=preprocessing,
         local=local,
-        chunk=chunk,
+        chunk=run.chunk if chunk is None else chunk,
         mesh=mesh,
     )
-    known = dict(identity or {})
-    if "weights_sha256" not in known:
-        known["weights_sha256"] = fingerprint.of_arrays(params)
-    shared: dict[str, Any] = {
-        "chunk": forward.chunk,
-        "preprocessing": dataclasses.asdict(preprocessing),
-    }
-    if isinstance(forward, LocalForward):
-        shared["local_logits"] = {"field": forward.local.field, "stride": forward.local.stride}
-        shared["fields"] = len(forward.fields)
-        shared["fields_as_whole_images"] = round(forward.fields.whole_images, 2)
-    if decide:  # what is left out depends on them
-        asked = [(str(d), dict(d.options), fingerprint.of_arrays(d.groups)) for d in defenses]
-        known["defenses_sha256"] = fingerprint.of_facts(asked)
-    guarded = Guarded(forward, hooks.warn)
-    if there is None:
-        _check_logits(guarded.run(lambda f: f.tried(first)))
-    images_per_block = block_length(len(run_images), len(columns), forward, decide=decide)
+    guarded = Guarded(engine, hooks.warn)
+    if run.is_new:
+        _check_logits(guarded.run(lambda engine: engine.tried(run.first)))
+    num_images = len(run.run_images)
+    facts = facts_of_run(
+        run.run_images,
+        run.first,
+        engine,
+        params,
+        decided=defenses if decide else (),
+        identity=identity or {},
+    )
     writer = TableWriter(
-        folder,
-        num_images=len(run_images),
+        run.folder,
+        num_images=num_images,
         masked_images=columns,
-        num_classes=forward.num_classes,
-        images_per_block=images_per_block,
+        num_classes=engine.num_classes,
+        images_per_block=sizes.images_per_block(num_images, engine, decide=decide),
         share=processes.share_of_this(share),
-        run={
-            **_facts_of(run_images, first),
-            **shared,
-            **fingerprint.of_environment(),
-            **known,
-        },
-        about={
-            "provenance": {
-                **fingerprint.environment(),
-                **(provenance or {}),
-                **shared,
-                "num_images": len(run_images),
-                "masked_images": len(columns),
-            }
-        },
-        began=run_images.began,
+        run=facts,
+        about={"provenance": provenance_of_run(num_images, engine, provenance or {})},
+        began=run.run_images.began,
         damaged=hooks.warn,
     )
-
-    def read(start: int, stop: int) -> tuple[_Images, Part]:
-        part = run_images.read(start, stop)
-        if not len(part.images):  # all left out
-            return part.images, part
-        check_images(part.images, columns.image_size)
-        labels = check_labels(part.labels, len(part.images), forward.num_classes)
-        return forward.upload(part.images), part._replace(labels=labels)
-
-    def computed(images: _Images, part: Part) -> Block:
-        def block(forward: AnyForward, advance: Callable[[int, int], None]) -> Outputs:
-            if decide:
-                return early_exit.evaluate(
-                    forward, images, columns, questions, part.labels, always=[0], progress=advance
-                )
-            return forward.table_block(images, columns, lambda n: advance(n, n))  # type: ignore[arg-type]  # its own
-
-        outputs = guarded.run_told(block, tell) if len(part.present) else None
-        if part.rows.left_out:
-            tell(len(part.rows.left_out) * len(columns), 0)
-            hooks.warn(says_left_out(part.rows))
-        return block_of(outputs, part, len(columns))
-
-    def tell(settled: int, evaluated: int, is_new: bool = True) -> None:
-        hooks.progress(Step(settled, evaluated, total, is_new))
-
-    def told_of(block: Block) -> None:
-        here = [row for row in range(len(block.labels)) if row not in block.rows.left_out]
-        if not here:
-            return
-        predictions, margins, confidences = (np.asarray(a)[here] for a in block.outputs)
-        table = PredictionTable(predictions, margins, confidences, columns, forward.num_classes)
-        hooks.block(table, block.labels[here])
-
+    work = BlockWork(run.run_images, engine, guarded, questions if decide else None)
     with processes.first_alone(writer):
-        total = len(columns) * sum(stop - start for start, stop in writer.spans().values())
-        missing = {}
-        for number, span in writer.spans().items():
-            block = still_of_use(writer, number, run_images, hooks.warn)
-            if block is None:
-                missing[number] = span
-            else:
-                evaluated = int((np.asarray(block.outputs.predictions) != UNKNOWN).sum())
-                tell((span[1] - span[0]) * len(columns), evaluated, is_new=False)
-                told_of(block)
-        batches = _ahead(read, list(missing.values()))
+        heard = _Heard(hooks, work, len(columns) * sum(b - a for a, b in writer.spans().values()))
+        missing = _go_on(writer, heard)
+        batches = ahead(work.read, list(missing.values()))
         for number in missing:
             if hooks.stop():
                 batches.close()
                 break
-            block = computed(*next(batches))
+            block = work.computed(*next(batches), heard.tell)
+            heard.left_out(block)
             writer.write(number, block)
-            told_of(block)
+            heard.block(block)
         processes.wait_for_all("table")
-    return saved_table.load(folder) if saved_table.is_complete(folder) else None
+    return saved_table.load(run.folder) if saved_table.is_complete(run.folder) else None
 
 
 def merged(defenses: Sequence[Defense]) -> tuple[MaskedImages, list[early_exit.Question]]:
@@ -276,58 +204,44 @@ def merged(defenses: Sequence[Defense]) -> tuple[MaskedImages, list[early_exit.Q
     return columns, questions
 
 
-def block_length(num_images: int, num_columns: int, forward: AnyForward, *, decide: bool) -> int:
-    """How many images are evaluated, written and resumed together."""
-    if decide:
-        num_columns = min(num_columns, _COLUMNS_DECIDED)
-    fits = _CHUNKS_A_BLOCK * forward.masked_at_once() // num_columns
-    fits = min(fits, max(_LEAST_IMAGES_A_BLOCK, images_in_seconds(num_columns, forward)))
-    return max(1, min(forward.images_at_once(), fits, -(-num_images // _LEAST_BLOCKS)))
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Heard:
+    """What the hooks hear of blocks, those of ``total`` masked images."""
+
+    hooks: Hooks
+    work: BlockWork
+    total: int
+
+    def tell(self, settled: int, evaluated: int, is_new: bool = True) -> None:
+        self.hooks.progress(Step(settled, evaluated, self.total, is_new))
+
+    def left_out(self, block: Block) -> None:
+        if block.rows.left_out:
+            self.hooks.warn(says_left_out(block.rows))
+
+    def block(self, block: Block) -> None:
+        table, labels = self.work.table_of(block)
+        if len(labels):
+            self.hooks.block(table, labels)
+
+    def finished(self, block: Block) -> None:
+        """Of a block of an earlier session."""
+        predictions = np.asarray(block.outputs.predictions)
+        evaluated = int((predictions != UNKNOWN).sum())
+        self.tell(predictions.size, evaluated, is_new=False)
+        self.block(block)
 
 
-def images_in_seconds(num_columns: int, forward: AnyForward) -> int:
-    """How many images take the devices some seconds, about; may be none, or very many."""
-    devices = forward.mesh.devices.flat
-    budget = _FLOPS_A_BLOCK.get(devices[0].platform, 1e15) * len(devices)
-    return int(budget / max(1.0, forward.flops_an_image(num_columns) or 0.0))
-
-
-def _ahead(read: Callable[[int, int], _Read], spans: Sequence[tuple[int, int]]) -> Generator[_Read]:
-    """What is read of each span, the next one while the last one is worked on."""
-    if not spans:
-        return
-    with ThreadPoolExecutor(1, "certmask_jax reads ahead") as reader:
-        waiting = reader.submit(read, *spans[0])
-        for following in [*spans[1:], None]:
-            found = waiting.result()
-            if following is not None:
-                waiting = reader.submit(read, *following)
-            yield found
-
-
-def _images_of_run(
-    test_set: TestSet,
-    folder: storage.AnyPath,
-    there: Mapping[str, Any] | None,
-    unreadable: Mapping[str, str] | None,
-    *,
-    skip: bool,
-) -> RunImages:
-    began = None if there is None else saved_table.read_images(folder)
-    try:
-        return of_run(test_set, began, unreadable=unreadable or {}, skip=skip)
-    except ValueError as error:
-        raise FileExistsError(
-            f"{folder}: {error}. Choose another folder for the results, or give the command and "
-            "the images of that run"
-        ) from error
-
-
-def _facts_of(run_images: RunImages, first: NDArray[np.uint8]) -> dict[str, str]:
-    """What tells the images of a run from others: of files their names and labels."""
-    if run_images.began is None:
-        return {"first_image_sha256": fingerprint.of_arrays(first)}
-    return {"images_sha256": fingerprint.of_facts(run_images.began)}
+def _go_on(writer: TableWriter, heard: _Heard) -> dict[int, tuple[int, int]]:
+    """Counts the blocks that are there already; the others, with their images."""
+    missing = {}
+    for number, span in writer.spans().items():
+        block = still_of_use(writer, number, heard.work.run_images, heard.hooks.warn)
+        if block is None:
+            missing[number] = span
+        else:
+            heard.finished(block)
+    return missing
 
 
 def _check_logits(outputs: Outputs) -> None:

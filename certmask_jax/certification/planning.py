@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
 
-from certmask_jax.certification.evaluation import block_length, images_in_seconds, merged
+from certmask_jax.certification.block_sizes import BlockSizes
+from certmask_jax.certification.evaluation import merged
 from certmask_jax.defenses.defense import Defense
 from certmask_jax.inference import early_exit
-from certmask_jax.inference.compiled import ApplyFn
-from certmask_jax.inference.local_fields import LocalLogits
-from certmask_jax.inference.local_forward import any_forward
+from certmask_jax.inference.distinct_fields import LocalLogits
+from certmask_jax.inference.engine_choice import engine_for
+from certmask_jax.inference.model_function import ApplyFn
 from certmask_jax.inference.preprocessing import Preprocessing, check_images
 from certmask_jax.tables.blocks import BYTES_A_PREDICTION, Blocks
 from certmask_jax.tables.prediction_table import UNKNOWN, check_labels
 from certmask_jax.tables.run_images import TestSet
 from certmask_jax.tables.table_writer import share_of
-
-_IMAGES_A_TURN = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,14 +69,19 @@ def plan(
     share: tuple[int, int] = (0, 1),
     chunk: int | None = None,
     mesh: Mesh | None = None,
+    block_sizes: BlockSizes | None = None,
     seconds: float = 10.0,
+    images_a_turn: int = 16,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Plan:
     """Counts, compiles, and evaluates images from all over the test set for some seconds.
 
     Args:
       test_set, apply_fn, params, defenses, preprocessing, decide, local, share, chunk,
-        mesh: as for ``evaluate``.
+        mesh, block_sizes: as for ``evaluate``.
       seconds: of the calibration, which ends with the turn of images that it is in.
+      images_a_turn: images that are evaluated together there, at most.
+      clock: what the seconds are read from.
 
     Raises:
       ValueError: as ``evaluate``, for what cannot be.
@@ -85,46 +89,46 @@ def plan(
     columns, questions = merged(defenses)
     first = test_set.read(0, 1).images
     check_images(first, columns.image_size)
-    image_shape = first.shape[1:]
-    forward = any_forward(
+    engine = engine_for(
         apply_fn,
         params,
-        image_shape,
+        first.shape[1:],
         columns,
         preprocessing=preprocessing,
         local=local,
         chunk=chunk,
         mesh=mesh,
     )
-    images_per_block = block_length(len(test_set), len(columns), forward, decide=decide)
+    sizes = BlockSizes() if block_sizes is None else block_sizes
+    images_per_block = sizes.images_per_block(len(test_set), engine, decide=decide)
     blocks = Blocks(Path(), (len(test_set), len(columns)), images_per_block)
     num_images = sum(map(blocks.length, share_of(len(blocks), share)))
-    forward.tried(first)  # compiled and warm
-    turn = max(1, min(_IMAGES_A_TURN, images_in_seconds(len(columns), forward)))
+    engine.tried(first)  # compiled and warm
+    turn = max(1, min(images_a_turn, sizes.images_in_seconds(len(columns), engine)))
     order = np.random.default_rng(0).permutation(len(test_set))
     finished, passes, spent = 0, 0, 0.0
     while finished < len(test_set) and spent < seconds:
         batches = [test_set.read(int(i), int(i) + 1) for i in order[finished : finished + turn]]
         images = np.concatenate([batch.images for batch in batches])
         labels = np.concatenate([batch.labels for batch in batches])
-        started = time.monotonic()
+        started = clock()
         if decide:
-            true = check_labels(labels, len(images), forward.num_classes)
-            outputs = early_exit.evaluate(forward, images, columns, questions, true, always=[0])
+            true = check_labels(labels, len(images), engine.num_classes)
+            outputs = early_exit.evaluate(engine, images, questions, true, always=[0])
         else:
-            outputs = forward.table_block(images, columns)
-        spent += time.monotonic() - started
+            outputs = engine.table(images)
+        spent += clock() - started
         passes += int((np.asarray(outputs.predictions) != UNKNOWN).sum())
         finished += len(images)
     expected = num_images * passes / finished
     return Plan(
         num_images=num_images,
         masked_images=len(columns),
-        chunk=forward.chunk,
+        chunk=engine.chunk,
         images_per_block=images_per_block,
         passes_most=num_images * len(columns),
         passes_expected=expected,
-        flops_a_pass=forward.flops_an_image(1),
+        flops_a_pass=engine.flops_an_image(1),
         table_bytes=num_images * len(columns) * BYTES_A_PREDICTION,
         passes_per_second=passes / spent,
         seconds_expected=expected / (passes / spent),

@@ -10,15 +10,13 @@ import numpy as np
 from jax.sharding import Mesh
 
 from certmask_jax.certification.report.notices import LabelFlips
-from certmask_jax.inference.compiled import ApplyFn
-from certmask_jax.inference.forward import masked_forward
+from certmask_jax.inference.engine_choice import engine_for
+from certmask_jax.inference.model_function import ApplyFn
 from certmask_jax.inference.out_of_memory import Guarded
 from certmask_jax.inference.preprocessing import Preprocessing
 from certmask_jax.tables.prediction_table import UNKNOWN
 from certmask_jax.tables.run_images import TestSet, places_of
 from certmask_jax.tables.saved_table import SavedTable
-
-_IMAGES = 64
 
 
 def label_flips(
@@ -29,6 +27,7 @@ def label_flips(
     *,
     preprocessing: Preprocessing,
     count: int = 4096,
+    most_images: int = 64,
     chunk: int | None = None,
     mesh: Mesh | None = None,
 ) -> LabelFlips:
@@ -37,34 +36,34 @@ def label_flips(
     Args:
       saved: the table of ``test_set`` in ``preprocessing.precision``.
       test_set, apply_fn, params, preprocessing, chunk, mesh: those that it was evaluated with.
-      count: masked images to compare, of at most 64 images.
+      count: masked images to compare, at most.
+      most_images: how many images these are of, at most.
     """
-    masks = saved.table.masked_images
     rng = np.random.default_rng(0)
     order = rng.permutation(len(saved.table))
     places = places_of(test_set, saved.ids)
-    images = np.sort(order[(saved.counted & (places >= 0))[order]][:_IMAGES])
+    images = np.sort(order[(saved.counted & (places >= 0))[order]][:most_images])
     rows = [np.asarray(saved.table.predictions[int(i)]) for i in images]
     margins = [np.asarray(saved.table.margins[int(i)]) for i in images]
     known = np.argwhere(np.stack(rows) != UNKNOWN)
     chosen = known[np.sort(rng.permutation(len(known))[:count])]
     pixels = np.concatenate([test_set.read(int(i), int(i) + 1).images for i in places[images]])
-    forward = masked_forward(
+    engine = engine_for(
         apply_fn,
         params,
         pixels.shape[1:],
+        saved.table.masked_images,
         preprocessing=dataclasses.replace(preprocessing, precision="highest"),
-        boxes_per_mask=masks.boxes.shape[1],
         chunk=chunk,
         mesh=mesh,
     )
-    guarded = Guarded(forward, lambda line: None)  # float32 takes more memory
-    step = forward.images_at_once()
+    guarded = Guarded(engine, lambda line: None)  # float32 takes more memory
+    step = engine.images_at_once()
     flipped = []
     for start in range(0, len(images), step):
         part = chosen[(chosen[:, 0] >= start) & (chosen[:, 0] < start + step)]
-        work = pixels[start : start + step], masks.boxes[part[:, 1]], part[:, 0] - start
-        found = guarded.run(operator.methodcaller("labels", *work))
+        work = pixels[start : start + step], part[:, 0] - start, part[:, 1]
+        found = guarded.run(operator.methodcaller("evaluate", *work))
         there = np.stack(rows)[part[:, 0], part[:, 1]]
         other = np.asarray(found.predictions) != there
         flipped.append(np.stack(margins)[part[other, 0], part[other, 1]])

@@ -18,11 +18,8 @@ from numpy.typing import NDArray
 
 from certmask_jax.defenses.defense import Defense, Seen
 from certmask_jax.defenses.patchcleanser_early_exit import each_once
-from certmask_jax.inference.forward import Uploaded
-from certmask_jax.inference.local_forward import AnyForward, LocalForward
-from certmask_jax.masks.distinct_unions import MaskedImages
+from certmask_jax.inference.engine import Engine
 from certmask_jax.tables.outputs import Outputs
-from certmask_jax.tables.prediction_table import UNKNOWN
 
 # For each defense an image asks for a quarter of what it knows already: more would look at what the
 # ones before may make needless; fewer would end in many small waves, as one that is certified needs
@@ -32,16 +29,15 @@ _SHARE_A_WAVE = 4
 
 
 class Question(NamedTuple):
-    """A defense, and where its masked images stand among all that are there: ``int[V_defense]``."""
+    """A defense, and where its masked images stand among the engine's: ``int[V_defense]``."""
 
     defense: Defense
     columns: NDArray[np.integer[Any]]
 
 
 def evaluate(
-    forward: AnyForward,
-    images: NDArray[np.uint8] | Uploaded,
-    masks: MaskedImages,
+    engine: Engine,
+    images: Any,
     questions: Sequence[Question],
     labels: NDArray[np.int32] | None,
     *,
@@ -51,9 +47,9 @@ def evaluate(
     """Evaluates what decides the questions, image by image.
 
     Args:
-      forward: the compiled model. One with local logits evaluates everything: that takes less.
-      images: ``uint8[B, h, w, c]``, B at most ``forward.images_at_once()``, or as uploaded.
-      masks: V masked images.
+      engine: the model on V masked images. One that is not ``by_items`` evaluates everything: that
+        takes less.
+      images: ``uint8[B, h, w, c]``, B at most ``engine.images_at_once()``, or as uploaded.
       questions: the defenses to decide.
       labels: true labels ``int32[B]``: answers and verdicts are decided. None: the answers alone,
         and all that may matter to them is evaluated at once, in the fewest rounds.
@@ -65,20 +61,18 @@ def evaluate(
       NumPy arrays ``[B, V]``; ``UNKNOWN``, an infinite margin and confidence 0 where nothing was
       evaluated.
     """
-    if isinstance(forward, LocalForward):
+    if not engine.by_items:
         told = None if progress is None else (lambda count: progress(count, count))
-        return forward.table_block(images, masks, told)  # type: ignore[arg-type]  # as it uploads
-    shape = (len(images), len(masks))
-    predictions = np.full(shape, UNKNOWN, np.int16)
-    margins = np.full(shape, np.inf, np.float16)
-    confidences = np.zeros(shape, np.float16)
+        return engine.table(images, told)
+    shape = (len(images), len(engine.masked_images))
+    found = Outputs.unknown(shape)
     known = np.zeros(shape, np.bool_)
-    queue = _Queue(forward.chunk)
+    queue = _Queue(engine.chunk)
     awaited = np.zeros(shape[0], np.int64)  # how much of its wave each image waits for
 
     def asks_more(image: int) -> bool:
         label = None if labels is None else int(labels[image])
-        seen = Seen(predictions[image], margins[image], known[image])
+        seen = Seen(found.predictions[image], found.margins[image], known[image])
         wanted = _wave(seen, questions, label, always)
         queue.add(image, wanted)
         awaited[image] = len(wanted)
@@ -87,18 +81,17 @@ def evaluate(
     finished = sum(not asks_more(image) for image in range(shape[0]))
     if progress is not None and finished:
         progress(finished * shape[1], 0)
-    flight = forward.flight(images)
+    flight = engine.flight(images)
     sent: deque[_Work] = deque()
     while queue.length or len(flight):
         # Whole chunks while there is work for them; a ragged one only rather than none.
         while flight.has_room and (queue.has_chunk or (queue.length and not len(flight))):
             sent.append(queue.next_chunk())
-            flight.send(masks.boxes[sent[-1].columns], sent[-1].image_of)
+            flight.send(*sent[-1])
         outputs = flight.receive()
         image_of, columns = sent.popleft()
-        predictions[image_of, columns] = outputs.predictions
-        margins[image_of, columns] = outputs.margins
-        confidences[image_of, columns] = outputs.confidences
+        for column, output in zip(found, outputs, strict=True):
+            column[image_of, columns] = output
         known[image_of, columns] = True
         settled = len(image_of)
         served, counts = np.unique(image_of, return_counts=True)
@@ -108,7 +101,7 @@ def evaluate(
                 settled += int((~known[image]).sum())
         if progress is not None:
             progress(settled, len(image_of))
-    return Outputs(predictions, margins, confidences)
+    return found
 
 
 class _Work(NamedTuple):

@@ -3,30 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Generic, TypeVar
 
 import jax
 
-from certmask_jax.inference.local_forward import AnyForward
+from certmask_jax.inference.engine import Engine
 from certmask_jax.tables.outputs import Outputs
 
-_Forward = TypeVar("_Forward", bound=AnyForward)
 
+class Guarded:
+    """An engine that goes on with half the chunk when the devices run out of memory.
 
-class Guarded(Generic[_Forward]):
-    """A forward pass that goes on with half the chunk when the devices run out of memory."""
+    Args:
+      engine: the one to begin with.
+      warn: told in a line when the chunk was halved.
+    """
 
-    def __init__(self, forward: _Forward, warn: Callable[[str], None]) -> None:
-        self._forward = forward
+    def __init__(self, engine: Engine, warn: Callable[[str], None]) -> None:
+        self._engine = engine
         self._warn = warn
 
-    def run(self, work: Callable[[_Forward], Outputs]) -> Outputs:
+    def run(self, work: Callable[[Engine], Outputs]) -> Outputs:
         """What ``work`` gives, done again with a smaller chunk where there is no memory for it."""
-        return self.run_told(lambda forward, _: work(forward), lambda settled, evaluated: None)
+        return self.run_told(lambda engine, _: work(engine), lambda settled, evaluated: None)
 
     def run_told(
         self,
-        work: Callable[[_Forward, Callable[[int, int], None]], Outputs],
+        work: Callable[[Engine, Callable[[int, int], None]], Outputs],
         tell: Callable[[int, int], None],
     ) -> Outputs:
         """The same for work that tells of (settled, evaluated) masked images as it goes on.
@@ -42,15 +44,15 @@ class Guarded(Generic[_Forward]):
 
         while True:
             try:
-                return work(self._forward, advance)
+                return work(self._engine, advance)
             except jax.errors.JaxRuntimeError as error:
                 if "RESOURCE_EXHAUSTED" not in str(error):
                     raise
-                begun = self._forward.chunk
-                self._forward = self._forward.halved()  # type: ignore[assignment]  # of its own kind
+                begun = self._engine.chunk
+                self._engine = self._engine.halved()
             tell(-told[0], -told[1])
             told = [0, 0]
             self._warn(
                 f"the devices ran out of memory with {begun} masked images at once; going on with "
-                f"{self._forward.chunk} (--chunk chooses from the start)"
+                f"{self._engine.chunk} (a smaller chunk can be chosen from the start)"
             )

@@ -1,8 +1,4 @@
-"""From uint8 pixels and a mask to what the model sees: normalise, mask, and perhaps resize.
-
-Masking is ``where(hidden, fill, pixel)`` and never a product, so that nothing of a hidden pixel is
-left, NaN included.
-"""
+"""From pixels and a mask to what the model sees: normalise, mask, and perhaps resize."""
 
 from __future__ import annotations
 
@@ -15,6 +11,7 @@ import numpy as np
 from jax import Array
 from numpy.typing import ArrayLike, NDArray
 
+from certmask_jax.inference.masking import masked_images
 from certmask_jax.masks import geometry
 
 _LEAST_STD = 1e-6  # whose inverse float32 still tells pixels apart by
@@ -85,7 +82,7 @@ def model_input(image: Array, boxes: Array, preprocessing: Preprocessing) -> Arr
     """One masked image as the model sees it.
 
     Args:
-      image: ``uint8[h, w, c]``.
+      image: ``[h, w, c]``, levels in 0..255, ``uint8`` or floating.
       boxes: ``int32[R, 4]``, the union of boxes that is masked.
       preprocessing: how; a constant of the compiled program.
 
@@ -99,8 +96,7 @@ def model_input(image: Array, boxes: Array, preprocessing: Preprocessing) -> Arr
     fill = preprocessing.fill
     filled = np.zeros((1, 1, 1)) if fill is None else (_pixel(fill) / 255 - mean) / std
     pixels = (image.astype(jnp.float32) / 255 - mean) / std
-    hidden = hidden_pixels(boxes, (image.shape[0], image.shape[1]))
-    masked = jnp.where(hidden[:, :, None], jnp.asarray(filled, dtype=jnp.float32), pixels)
+    masked = masked_images(pixels, boxes, filled.reshape(-1))
     if preprocessing.resize_to is None:
         return masked
     # The cubic kernel overshoots: each axis is cut to the range of pixels, columns before rows, as
@@ -111,15 +107,6 @@ def model_input(image: Array, boxes: Array, preprocessing: Preprocessing) -> Arr
     wide = jnp.clip(wide, lowest, highest)
     tall = jax.image.resize(wide, (height, width, masked.shape[2]), "bicubic")
     return jnp.clip(tall, lowest, highest)
-
-
-def hidden_pixels(boxes: Array, image_size: tuple[int, int]) -> Array:
-    """``bool[h, w]``: the pixels that one mask, ``int32[R, 4]``, hides."""
-    rows, cols = (jnp.arange(n, dtype=jnp.int32)[None] for n in image_size)  # each [1, n]
-    top, left, bottom, right = boxes.T[..., None]  # each [R, 1]
-    in_rows = (rows >= top) & (rows < bottom)  # [R, h]
-    in_cols = (cols >= left) & (cols < right)  # [R, w]
-    return (in_rows[:, :, None] & in_cols[:, None, :]).any(axis=0)
 
 
 def check_images(

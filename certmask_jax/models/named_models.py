@@ -15,7 +15,7 @@ import numpy as np
 from jax import Array
 
 from certmask_jax._own_settings import usual_promotion
-from certmask_jax.inference.local_fields import LocalLogits
+from certmask_jax.inference.distinct_fields import LocalLogits
 from certmask_jax.models.bagnet import BagNet
 from certmask_jax.models.published import MODELS, DataConfig
 from certmask_jax.models.spellings import resolve

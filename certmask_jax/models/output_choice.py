@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from certmask_jax.inference.local_fields import LocalLogits
+from certmask_jax.inference.distinct_fields import LocalLogits
 from certmask_jax.models.named_models import Model
 
 

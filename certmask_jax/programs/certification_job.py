@@ -14,7 +14,7 @@ from certmask_jax.certification import certified_size
 from certmask_jax.certification.report import Report
 from certmask_jax.defenses import Defense
 from certmask_jax.files import fingerprint
-from certmask_jax.inference.local_fields import LocalLogits
+from certmask_jax.inference.distinct_fields import LocalLogits
 from certmask_jax.inference.preprocessing import Preprocessing
 from certmask_jax.masks.geometry import as_size
 from certmask_jax.masks.threats import Threat

@@ -16,7 +16,7 @@ import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
-from certmask_jax.inference.preprocessing import hidden_pixels
+from certmask_jax.inference.masking import hidden_pixels
 from certmask_jax.masks.mask_sets import MaskSet
 
 Cutout = Literal["none", "random", "mask_set", "two_masks", "greedy"]

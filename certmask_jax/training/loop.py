@@ -14,8 +14,8 @@ from jax.sharding import Mesh
 from numpy.typing import NDArray
 
 from certmask_jax._own_settings import reproducible
-from certmask_jax.inference.prediction import predict
 from certmask_jax.inference.preprocessing import Preprocessing, check_images
+from certmask_jax.inference.whole_table import predict
 from certmask_jax.masks import distinct_unions
 from certmask_jax.masks.mask_sets import MaskSet
 from certmask_jax.models import Model, Params

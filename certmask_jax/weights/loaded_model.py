@@ -15,8 +15,8 @@ from certmask_jax import models
 from certmask_jax._settings import SettingError, as_keyword
 from certmask_jax.data import preprocess
 from certmask_jax.data.decoding import decode
-from certmask_jax.inference.compiled import ApplyFn
-from certmask_jax.inference.local_fields import LocalLogits
+from certmask_jax.inference.distinct_fields import LocalLogits
+from certmask_jax.inference.model_function import ApplyFn
 from certmask_jax.inference.preprocessing import Precision, Preprocessing
 from certmask_jax.models import DataConfig, Model, Params
 from certmask_jax.models.spellings import resolve

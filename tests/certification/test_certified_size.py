@@ -13,10 +13,11 @@ import oracle
 import oracle_certified_size as brute
 import pytest
 from covers import random_cover, with_random_promise
-from small_runs import compile_once
+from small_runs import blocks_of, compile_once
 
 from certmask_jax import data, defenses
 from certmask_jax.certification import certified_size, evaluation, verdicts
+from certmask_jax.certification.block_sizes import BlockSizes
 from certmask_jax.data import Batch
 from certmask_jax.defenses import ALERT, Guarantee, adversary
 from certmask_jax.inference.preprocessing import Preprocessing
@@ -342,8 +343,7 @@ def _bytes(out):
 
 def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(tmp_path, capsys, monkeypatch):
     compile_once(monkeypatch)
-    monkeypatch.setattr(evaluation, "_CHUNKS_A_BLOCK", 30)
-    monkeypatch.setattr(evaluation, "_LEAST_BLOCKS", 1)
+    blocks_of(monkeypatch, BlockSizes(chunks=30, least_blocks=1))
     command = [*SMALL, "--sizes", "1,3", "--chunk", "8"]
     alone, stopped = tmp_path / "alone", tmp_path / "stopped"
     assert certify.main([*command, "--out", str(alone)]) == 0

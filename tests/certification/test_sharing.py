@@ -22,6 +22,7 @@ from small_runs import BLOCKS, COUNT, DEFENSE, PARAMS, SmallTestSet, contents, e
 
 from certmask_jax import data, models, weights
 from certmask_jax.certification import evaluation, verdicts
+from certmask_jax.certification.block_sizes import BlockSizes
 from certmask_jax.inference.preprocessing import Preprocessing
 from certmask_jax.programs import certify, merge
 from certmask_jax.tables import merging, saved_table
@@ -328,8 +329,8 @@ both = pytest.mark.parametrize("made", DECIDE, indirect=True)
 @pytest.fixture(autouse=True, scope="module")
 def _blocks_of_two():
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(evaluation, "_CHUNKS_A_BLOCK", 7)  # of 8, for 27 masked images
-        patched.setattr(evaluation, "_LEAST_BLOCKS", 1)
+        # Of 8, for 27 masked images.
+        small_runs.blocks_of(patched, BlockSizes(chunks=7, least_blocks=1))
         small_runs.compile_once(patched)
         yield
 

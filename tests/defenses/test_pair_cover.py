@@ -17,7 +17,7 @@ from certmask_jax import CoverageError, data, defenses, models, predict, weights
 from certmask_jax.defenses import adversary
 from certmask_jax.defenses.defense import Seen
 from certmask_jax.defenses.pair_cover_recovery import pair_cover_worst_case
-from certmask_jax.inference import predictor
+from certmask_jax.inference import defended_model
 from certmask_jax.inference.preprocessing import Preprocessing
 from certmask_jax.masks import finite_planes, geometry, mask_sets, pair_covers, partitions
 from certmask_jax.masks.distinct_unions import unions
@@ -743,7 +743,7 @@ def test_the_guarded_classifier_on_real_digits():
     table = predict(
         model.apply_fn, params, images, defense.masked_images, preprocessing=preprocessing
     )
-    guarded = predictor.defended(
+    guarded = defended_model.defended(
         model.apply_fn, params, defense, channels=1, preprocessing=preprocessing
     )
     answers = guarded(images)

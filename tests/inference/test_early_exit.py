@@ -10,12 +10,13 @@ from covers import random_cover, with_random_promise
 from early_exit_cases import CLASSES, evaluated, facts, filled_in, random_table
 
 from certmask_jax import data, defenses, models, predict, weights
+from certmask_jax.certification import evaluation
 from certmask_jax.defenses.defense import Seen
 from certmask_jax.inference import early_exit
-from certmask_jax.inference.forward import masked_forward
 from certmask_jax.inference.preprocessing import Preprocessing
+from certmask_jax.inference.whole_images import masked_forward
 from certmask_jax.masks import mask_sets
-from certmask_jax.masks.distinct_unions import MaskedImages, unions
+from certmask_jax.masks.distinct_unions import unions
 from certmask_jax.masks.mask_sets import MaskSet
 from certmask_jax.tables.outputs import Outputs
 from certmask_jax.tables.prediction_table import UNKNOWN, PredictionTable, from_labels
@@ -153,11 +154,11 @@ def _decided(found, chunk, images=slice(None), progress=None):
     defense = defenses.double_masking(MASKS)
     forward = masked_forward(
         model.apply_fn, params, (8, 8, 1), preprocessing=_preprocessing(model),
-        boxes_per_mask=defense.masked_images.boxes.shape[1], chunk=chunk,
+        masked_images=defense.masked_images, chunk=chunk,
     )  # fmt: skip
     question = early_exit.Question(defense, np.arange(len(defense.masked_images)))
     return early_exit.evaluate(
-        forward, all_images[images], defense.masked_images, [question], labels[images],
+        forward, all_images[images], [question], labels[images],
         always=[0], progress=progress,
     )  # fmt: skip
 
@@ -181,10 +182,12 @@ def test_what_is_evaluated_is_what_the_whole_table_holds(found):
 
 
 class _Scripted:
-    """A forward pass that reads its outputs from a table; images are row numbers."""
+    """An engine that reads its outputs from a table; images are row numbers."""
+
+    by_items = True
 
     def __init__(self, table, chunk):
-        self.table, self.chunk = table, chunk
+        self.answers, self.masked_images, self.chunk = table, table.masked_images, chunk
 
     def flight(self, rows):
         self.rows, self.sent, self.sizes = rows, [], []
@@ -197,15 +200,15 @@ class _Scripted:
     def has_room(self):
         return len(self.sent) < 2
 
-    def send(self, boxes, image_of):
-        self.sizes.append(len(boxes))
-        assert 0 < len(boxes) <= self.chunk
-        self.sent.append((self.rows[image_of], boxes[:, 0, 0]))
+    def send(self, image_of, columns):
+        self.sizes.append(len(columns))
+        assert 0 < len(columns) <= self.chunk
+        self.sent.append((self.rows[image_of], columns))
 
     def receive(self):
         at = self.sent.pop(0)
         return Outputs(
-            self.table.predictions[at], self.table.margins[at], self.table.confidences[at]
+            self.answers.predictions[at], self.answers.margins[at], self.answers.confidences[at]
         )
 
 
@@ -214,14 +217,12 @@ def test_what_is_evaluated_depends_on_the_image_alone():
     defense = defenses.double_masking(MASKS)
     table, labels = random_table(rng, defense, 60)
     columns = np.arange(len(defense.masked_images))
-    # The boxes carry the number of the column.
-    numbered = MaskedImages(np.repeat(columns, 4).reshape(-1, 1, 4).astype(np.int32), (8, 8))
 
     def decided(rows, chunk):
         question = early_exit.Question(defense, columns)
-        forward = _Scripted(table, chunk)
-        found = early_exit.evaluate(forward, rows, numbered, [question], labels[rows]).predictions
-        ragged = [size for size in forward.sizes if size < chunk]
+        engine = _Scripted(table, chunk)
+        found = early_exit.evaluate(engine, rows, [question], labels[rows]).predictions
+        ragged = [size for size in engine.sizes if size < chunk]
         if len(rows) >= 40 and chunk <= 30:  # there is always work for whole chunks but at the end
             assert len(ragged) <= 3
         return found
@@ -232,3 +233,42 @@ def test_what_is_evaluated_depends_on_the_image_alone():
         for start in range(0, 60, size):
             rows = np.arange(60)[start : start + size]
             np.testing.assert_array_equal(decided(rows, chunk), whole[rows])
+
+
+def _asked(defenses_, table_of, *, labelled):
+    """How many masked images a lone image asks for in each round; it is right about all."""
+    columns, questions = evaluation.merged(defenses_)
+    engine = _Scripted(table_of(columns), 1000)
+    labels = np.ones(1, np.int32) if labelled else None
+    early_exit.evaluate(engine, np.arange(1), questions, labels)
+    return engine.sizes
+
+
+def test_an_image_asks_for_a_quarter_of_what_it_knows_for_the_defense_that_asks():
+    """Sixteen masks, and the 120 pairs of them in waves of at least eight."""
+
+    def right(columns):
+        return from_labels(np.ones((1, len(columns))), columns, num_classes=CLASSES)
+
+    double = defenses.double_masking(MASKS)
+    waves = [16, 8, 8, 8, 10, 12, 15, 19, 24, 16]
+    assert _asked([double], right, labelled=True) == waves
+    # Another defense knows more, all of it at once, and that does not make the waves larger.
+    many = defenses.certmask(mask_sets.budgeted_grid(8, 1, masks_per_axis=8))
+    assert len(many.masked_images) == 64
+    first, *rest = _asked([double, many], right, labelled=True)
+    assert first == 16 + 64
+    assert rest == waves[1:]
+
+
+def test_answers_of_double_masking_take_two_rounds():
+    """Without labels all that may matter is asked for at once: whoever waits, waits twice."""
+
+    def disagrees(columns):
+        labels = np.ones((1, len(columns)), int)
+        labels[0, columns.boxes[:, 0, 0] == 0] = 0  # the top row of masks, and its pairs
+        return from_labels(labels, columns, num_classes=CLASSES)
+
+    sizes = _asked([defenses.double_masking(MASKS)], disagrees, labelled=False)
+    assert len(sizes) == 2
+    assert sizes[0] == len(MASKS)

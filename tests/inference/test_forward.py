@@ -9,9 +9,9 @@ import oracle
 import pytest
 
 from certmask_jax import defenses, predict
-from certmask_jax.inference import compiled, forward
+from certmask_jax.inference import chunk_program, whole_images
+from certmask_jax.inference.defended_model import defended
 from certmask_jax.inference.devices import device_mesh
-from certmask_jax.inference.predictor import defended
 from certmask_jax.inference.preprocessing import Preprocessing
 from certmask_jax.masks import distinct_unions, mask_sets
 
@@ -92,7 +92,7 @@ def test_ragged_ends_do_not_recompile_and_do_not_change_results(count):
 
 
 def test_no_collective_in_the_compiled_forward_pass():
-    step = compiled.step(linear, PREPROCESSING, device_mesh())
+    step = chunk_program.chunk_step(linear, PREPROCESSING, device_mesh())
     boxes, image_of = MASKS.boxes[:32], np.zeros(32, np.int32)
     text = step.lower(WEIGHTS, IMAGES, boxes, image_of).compile().as_text()
     assert "num_partitions=8" in text
@@ -102,20 +102,20 @@ def test_no_collective_in_the_compiled_forward_pass():
 
 def test_list_of_work_items_in_any_order():
     labels, _ = _by_hand()
-    run = forward.masked_forward(
+    run = whole_images.masked_forward(
         linear, WEIGHTS, IMAGES.shape[1:], preprocessing=PREPROCESSING,
-        boxes_per_mask=MASKS.boxes.shape[1], chunk=8,
+        masked_images=MASKS, chunk=8,
     )  # fmt: skip
     image_of, mask_of = RNG.integers(0, 11, 37), RNG.integers(0, len(MASKS), 37)
     seen = []
-    found = run.labels(IMAGES, MASKS.boxes[mask_of], image_of, seen.append)
+    found = run.evaluate(IMAGES, image_of, mask_of, seen.append)
     np.testing.assert_array_equal(found.predictions, labels[image_of, mask_of])
     assert sum(seen) == 37
 
 
 def test_chunk_is_chosen_within_the_memory_budget():
     def build(budget):
-        return forward.masked_forward(
+        return whole_images.masked_forward(
             linear, WEIGHTS, IMAGES.shape[1:], preprocessing=PREPROCESSING,
             boxes_per_mask=2, memory_budget=budget,
         ).chunk  # fmt: skip
@@ -242,13 +242,13 @@ def test_little_work_goes_through_a_small_chunk(monkeypatch):
     """A single image, and the challenges of several, do not wait for a mostly empty chunk."""
     masks = mask_sets.budgeted_grid(SIZE, (2, 3), masks_per_axis=3)
     double, challenger = defenses.double_masking(masks), defenses.challenger_masking(masks)
-    sizes, real = [], forward.MaskedForward.executable
+    sizes, real = [], whole_images.WholeImages.executable
 
     def noted(run, items):
         step = real(run, items)
         return lambda *given: (sizes.append(items), step(*given))[1]
 
-    monkeypatch.setattr(forward.MaskedForward, "executable", noted)
+    monkeypatch.setattr(whole_images.WholeImages, "executable", noted)
     few = 16  # nine masks, on eight devices
     for defense, images, expected in (
         (double, IMAGES[:1], {few, 64}),
@@ -257,7 +257,7 @@ def test_little_work_goes_through_a_small_chunk(monkeypatch):
     ):
         sizes.clear()
         guarded = defended(linear, WEIGHTS, defense, preprocessing=PREPROCESSING, chunk=64)
-        assert guarded.forward.ragged == few
+        assert guarded.engine.ragged == few
         guarded(images)
         assert sizes
         assert set(sizes) <= expected
@@ -265,4 +265,4 @@ def test_little_work_goes_through_a_small_chunk(monkeypatch):
     assert sizes[:2] == [64, 64]
     assert set(sizes[2:]) == {few}
     small = defended(linear, WEIGHTS, challenger, preprocessing=PREPROCESSING, chunk=8)
-    assert small.forward.ragged is None
+    assert small.engine.ragged is None

@@ -20,8 +20,10 @@ from small_runs import BLOCKS, COUNT, DEFENSE, PARAMS, SmallTestSet, contents, e
 
 import certmask_jax as cm
 from certmask_jax.certification import evaluation, planning, precision_check, report, verdicts
+from certmask_jax.certification.block_sizes import BlockSizes
 from certmask_jax.certification.evaluation import Hooks
-from certmask_jax.inference import forward
+from certmask_jax.certification.reading_ahead import ahead
+from certmask_jax.inference import whole_images
 from certmask_jax.inference.preprocessing import Preprocessing
 from certmask_jax.programs import certification_options, certify, merge, progress, runtime
 from certmask_jax.tables import saved_table
@@ -43,8 +45,8 @@ def _compiled_once():
 
 @pytest.fixture
 def blocks_of_two(monkeypatch):
-    monkeypatch.setattr(evaluation, "_CHUNKS_A_BLOCK", 3)  # of 8, for 11 masked images
-    monkeypatch.setattr(evaluation, "_LEAST_BLOCKS", 1)
+    # Of 8, for 11 masked images.
+    small_runs.blocks_of(monkeypatch, BlockSizes(chunks=3, least_blocks=1))
 
 
 def _error(capsys):
@@ -64,16 +66,16 @@ def _error(capsys):
     [((0, 1), 10), ((0, 2), 6), ((1, 2), 4), ((0, 4), 3), ((3, 4), 1)],
 )
 def test_plan_counts_the_images_of_the_share(share, images):
-    with mock.patch.multiple(evaluation, _CHUNKS_A_BLOCK=5, _LEAST_BLOCKS=1):
-        found = planning.plan(
-            SmallTestSet(),
-            small_runs.linear,
-            PARAMS,
-            [DEFENSE],
-            preprocessing=Preprocessing(),
-            share=share,
-            chunk=8,
-        )
+    found = planning.plan(
+        SmallTestSet(),
+        small_runs.linear,
+        PARAMS,
+        [DEFENSE],
+        preprocessing=Preprocessing(),
+        share=share,
+        chunk=8,
+        block_sizes=small_runs.BLOCK_SIZES,
+    )
     assert (found.num_images, found.masked_images) == (images, 11)
     assert (found.passes_most, found.passes_expected) == (11 * images, 11 * images)
     assert (found.chunk, found.images_per_block) == (8, 3)
@@ -106,13 +108,12 @@ def test_plan_expects_what_early_exit_leaves():
     assert wrong.passes_most == 11 * COUNT
 
 
-def test_plan_stops_calibrating_when_time_is_up(monkeypatch):
+def test_plan_stops_calibrating_when_time_is_up():
     clock = itertools.count(0, 6)  # each look at it is 6 seconds later
-    monkeypatch.setattr(planning, "time", types.SimpleNamespace(monotonic=lambda: next(clock)))
-    monkeypatch.setattr(planning, "_IMAGES_A_TURN", 2)
     found = planning.plan(
         SmallTestSet(), small_runs.linear, PARAMS, [DEFENSE],
-        preprocessing=Preprocessing(), chunk=8, seconds=10,
+        preprocessing=Preprocessing(), chunk=8, seconds=10, images_a_turn=2,
+        clock=lambda: next(clock),
     )  # fmt: skip
     # Two turns of 6 seconds and two images: 44 passes in 12 seconds, so 110 in 30.
     assert found.calibrated_on == 4
@@ -344,7 +345,7 @@ class _Memory:
         return step
 
 
-forward_compiled = forward.compiled
+forward_compiled = whole_images.compiled_chunk
 
 
 def exact(params, x):
@@ -367,7 +368,7 @@ def test_out_of_memory_goes_on_with_half_the_chunk(
     alone = evaluate(tmp_path / "alone", SmallTestSet(count=count), **options)
     memory, warned, steps = _Memory(room), [], []
     memory.after = after  # then another program takes it
-    monkeypatch.setattr(forward, "compiled", memory.compiled)
+    monkeypatch.setattr(whole_images, "compiled_chunk", memory.compiled)
     hooks = Hooks(warn=warned.append, progress=steps.append)
     saved = evaluate(tmp_path / "run", SmallTestSet(count=count), hooks=hooks, **options)
     for name in ("predictions", "margins", "confidences"):
@@ -390,15 +391,17 @@ def test_out_of_memory_goes_on_with_half_the_chunk(
 
 
 def test_no_memory_for_one_item_on_each_device_is_a_clear_error(tmp_path, monkeypatch):
-    monkeypatch.setattr(forward, "compiled", _Memory(7).compiled)
+    monkeypatch.setattr(whole_images, "compiled_chunk", _Memory(7).compiled)
     with pytest.raises(ValueError, match="memory for one masked image on each device") as caught:
         evaluate(tmp_path / "t", chunk=16)
-    assert "--precision bfloat16" in str(caught.value)
+    assert "precision bfloat16" in str(caught.value)
     assert not (tmp_path / "t").exists()
 
 
 def test_another_error_of_jax_is_not_swallowed(tmp_path, monkeypatch):
-    monkeypatch.setattr(forward, "compiled", _Memory(7, "INTERNAL: a device fell off").compiled)
+    monkeypatch.setattr(
+        whole_images, "compiled_chunk", _Memory(7, "INTERNAL: a device fell off").compiled
+    )
     warned = []
     with pytest.raises(jax.errors.JaxRuntimeError, match="a device fell off"):
         evaluate(tmp_path / "t", chunk=16, hooks=Hooks(warn=warned.append))
@@ -421,7 +424,7 @@ def test_the_program_says_that_memory_ran_out_and_goes_on(
     capsys.readouterr()
     memory = _Memory(8)
     memory.after = 3
-    monkeypatch.setattr(forward, "compiled", memory.compiled)
+    monkeypatch.setattr(whole_images, "compiled_chunk", memory.compiled)
     assert certify.main([*options, "--out", str(tmp_path / "run")]) == 0
     errors = capsys.readouterr().err
     assert errors.count("ran out of memory with 16 masked images at once; going on with 8") == 1
@@ -488,15 +491,15 @@ def test_label_flips_of_a_sample(tmp_path, count):
     assert _flips(tmp_path, count=count)[1] == found  # the same sample every time
 
 
-def test_label_flips_look_at_few_images_and_at_what_was_evaluated(tmp_path, monkeypatch):
+def test_label_flips_look_at_few_images_and_at_what_was_evaluated(tmp_path):
     test_set = SmallTestSet()
     saved = evaluate(tmp_path, test_set, decide=True)
     test_set.blocks.clear()
-    monkeypatch.setattr(precision_check, "_IMAGES", 4)
     known = saved.table.known.sum(axis=1)
     found = precision_check.label_flips(
-        saved, test_set, small_runs.linear, PARAMS, preprocessing=Preprocessing(), chunk=8
-    )
+        saved, test_set, small_runs.linear, PARAMS,
+        preprocessing=Preprocessing(), chunk=8, most_images=4,
+    )  # fmt: skip
     rows = {start for start, _ in test_set.blocks} | ({0} if len(test_set.blocks) < 4 else set())
     assert len(rows) == 4
     assert found == precision_check.LabelFlips(int(known[sorted(rows)].sum()), 0, 0.0)
@@ -504,7 +507,7 @@ def test_label_flips_look_at_few_images_and_at_what_was_evaluated(tmp_path, monk
 
 def test_label_flips_are_counted_where_memory_runs_out(tmp_path, monkeypatch):
     """float32 takes more than what the table was made with."""
-    monkeypatch.setattr(forward, "compiled", _Memory(8).compiled)
+    monkeypatch.setattr(whole_images, "compiled_chunk", _Memory(8).compiled)
     _, plain = _flips(tmp_path / "a")
     test_set, zero = _Bright(), np.zeros(3, np.float32)
     saved = saved_table.load(tmp_path / "a")
@@ -636,11 +639,11 @@ def test_the_next_block_is_read_before_the_last_is_worked_on():
         read[start].set()
         return start
 
-    for start in evaluation._ahead(noted, BLOCKS):
+    for start in ahead(noted, BLOCKS):
         if start < 9:
             assert read[start + 3].wait(timeout=30)
         assert not any(read[later].is_set() for later in read if later > start + 3)  # nor more
-    assert list(evaluation._ahead(noted, [])) == []
+    assert list(ahead(noted, [])) == []
 
 
 @pytest.mark.parametrize(("fails_at", "done"), [(0, 0), (3, 3), (6, 6), (9, 9)])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from unittest import mock
 
 import jax
 import numpy as np
@@ -12,12 +11,13 @@ import pytest
 
 from certmask_jax import defenses, models, predict
 from certmask_jax.certification import evaluation, report, verdicts
+from certmask_jax.certification.block_sizes import BlockSizes
 from certmask_jax.certification.evaluation import Hooks
 from certmask_jax.data import Batch
-from certmask_jax.inference import local_forward
+from certmask_jax.inference import field_program, field_tables
+from certmask_jax.inference.defended_model import defended
 from certmask_jax.inference.devices import device_mesh
-from certmask_jax.inference.local_fields import LocalLogits, local_fields
-from certmask_jax.inference.predictor import defended
+from certmask_jax.inference.distinct_fields import LocalLogits, local_fields
 from certmask_jax.inference.preprocessing import Preprocessing
 from certmask_jax.masks import distinct_unions, mask_sets
 from certmask_jax.models.bagnet import BagNet
@@ -150,12 +150,30 @@ def test_chunks_and_devices_change_no_label(count):
         assert sum(told) == 2 * count * len(PAIRS)  # whole images, and ours
 
 
+def test_items_are_those_of_the_whole_table_and_facts_say_how_it_came_about():
+    _, local, params = _bagnet()
+    given = {"preprocessing": PREPROCESSING, "chunk": 16}
+    run = field_tables.local_forward(local, params, IMAGES.shape[1:], PAIRS, **given)
+    assert not run.by_items
+    table = run.table(IMAGES)
+    image_of, columns = RNG.integers(0, len(IMAGES), 40), RNG.integers(0, len(PAIRS), 40)
+    for found, whole in zip(run.evaluate(IMAGES, image_of, columns), table, strict=True):
+        np.testing.assert_array_equal(found, whole[image_of, columns])
+    facts = run.facts()
+    assert list(facts) == [
+        "chunk", "preprocessing", "local_logits", "fields", "fields_as_whole_images"
+    ]  # fmt: skip
+    assert facts["chunk"] == 16
+    assert facts["local_logits"] == {"field": local.field, "stride": local.stride}
+    assert facts["fields"] == len(local_fields(PAIRS, local))
+
+
 def test_no_device_waits_for_another():
     _, local, params = _bagnet()
     shape = IMAGES.shape[1:]
-    run = local_forward.local_forward(local, params, shape, PAIRS, preprocessing=PREPROCESSING)
-    work = local_forward._in_chunks(run.fields, run.chunk // 8)
-    table = local_forward._compiled(local, PREPROCESSING, run.mesh)
+    run = field_tables.local_forward(local, params, shape, PAIRS, preprocessing=PREPROCESSING)
+    work = field_program.in_chunks(run.fields, run.chunk // 8)
+    table = field_program.table_program(local, PREPROCESSING, run.mesh)
     text = table.lower(params, IMAGES[:8], work).compile().as_text()
     assert "while" in text
     for name in ("all-gather", "all-reduce", "collective", "all-to-all"):
@@ -207,17 +225,17 @@ def test_a_run_has_the_verdicts_of_whole_images_and_may_be_stopped(tmp_path, dec
     defense = defenses.double_masking(MASKS)
 
     def run(name, **options):
-        with mock.patch.multiple(evaluation, _LEAST_BLOCKS=4):
-            return evaluation.evaluate(
-                options.pop("test_set", _Photographs()),
-                apply_fn,
-                params,
-                [defense],
-                tmp_path / name,
-                preprocessing=PREPROCESSING,
-                decide=decide,
-                **options,
-            )
+        return evaluation.evaluate(
+            options.pop("test_set", _Photographs()),
+            apply_fn,
+            params,
+            [defense],
+            tmp_path / name,
+            preprocessing=PREPROCESSING,
+            decide=decide,
+            block_sizes=BlockSizes(least_blocks=4),
+            **options,
+        )
 
     whole, ours = run("whole"), run("fields", local=local)
     assert ours.table.known.all()
@@ -254,7 +272,7 @@ def test_a_defended_classifier_answers_as_the_rule():
 
 def test_devices_without_memory_get_half_the_fields(tmp_path, monkeypatch):
     apply_fn, local, params = _bagnet()
-    real, tried = local_forward._in_chunks, []
+    real, tried = field_tables.in_chunks, []
 
     def in_chunks(fields, chunk):
         tried.append(chunk)
@@ -262,7 +280,7 @@ def test_devices_without_memory_get_half_the_fields(tmp_path, monkeypatch):
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
         return real(fields, chunk)
 
-    monkeypatch.setattr(local_forward, "_in_chunks", in_chunks)
+    monkeypatch.setattr(field_tables, "in_chunks", in_chunks)
     warned = []
     evaluation.evaluate(
         _Photographs(),
@@ -286,7 +304,7 @@ def test_what_cannot_be_done_by_fields_is_a_clear_error():
     shape = IMAGES.shape[1:]
 
     def build(local=local, shape=shape, **options):
-        return local_forward.local_forward(local, params, shape, PAIRS, **{**given, **options})
+        return field_tables.local_forward(local, params, shape, PAIRS, **{**given, **options})
 
     with pytest.raises(ValueError, match="masked images that are resized; evaluate them whole"):
         build(preprocessing=Preprocessing(resize_to=(64, 64)))
@@ -297,8 +315,8 @@ def test_what_cannot_be_done_by_fields_is_a_clear_error():
             build(LocalLogits(local.apply_fn, field, stride))
     with pytest.raises(ValueError, match="at least 1 field, got 0"):
         build(chunk=0)
-    with pytest.raises(ValueError, match="those that the forward pass was built for"):
-        build().table_block(IMAGES, distinct_unions.unions(MASKS, 1)[0])
+    with pytest.raises(ValueError, match="local logits give whole tables alone"):
+        build().flight(IMAGES)
     with pytest.raises(ValueError, match="memory for one field on each device"):
         build(chunk=8).halved()
 

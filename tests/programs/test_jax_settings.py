@@ -11,7 +11,7 @@ import pytest
 
 import certmask_jax as cm
 from certmask_jax import data, models, training, weights
-from certmask_jax.inference.compiled import compiled
+from certmask_jax.inference.chunk_program import compiled_chunk
 from certmask_jax.inference.devices import device_mesh
 from certmask_jax.inference.preprocessing import Preprocessing
 from certmask_jax.programs import jax_settings
@@ -128,7 +128,7 @@ def test_what_cannot_run_is_named():
         return images.reshape(len(images), -1) @ params
 
     with jax.disable_jit(), pytest.raises(ValueError, match=r"JAX_DISABLE_JIT\) is set; unset it"):
-        compiled(
+        compiled_chunk(
             linear, Preprocessing(), device_mesh(), np.ones((64, 4), np.float32), (1, 8, 8, 1), 1, 8
         )
     before = jax.config.values["jax_disable_jit"]

@@ -266,7 +266,7 @@ def _check_refused(bucket, capsys, *messages):
         raise AssertionError("the model was prepared")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluation, "any_forward", no_work)
+        patch.setattr(evaluation, "engine_for", no_work)
         assert certify.main([*OPTIONS, "--out", bucket.url]) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith(f"error: {bucket.url}")

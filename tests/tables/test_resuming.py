@@ -13,11 +13,12 @@ from pathlib import Path
 import killed_certification
 import numpy as np
 import pytest
-from small_runs import BLOCKS, COUNT, DEFENSE, PARAMS, SmallTestSet, contents, evaluate
+from small_runs import BLOCKS, COUNT, DEFENSE, PARAMS, SmallTestSet, blocks_of, contents, evaluate
 
 import certmask_jax as cm
 from certmask_jax import data
 from certmask_jax.certification import evaluation, report, verdicts
+from certmask_jax.certification.block_sizes import BlockSizes
 from certmask_jax.certification.evaluation import Hooks
 from certmask_jax.files import fingerprint
 from certmask_jax.inference.preprocessing import Preprocessing
@@ -188,8 +189,7 @@ def _timeless(out):
 
 def test_the_same_command_goes_on_and_then_prints_again(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(evaluation, "_CHUNKS_A_BLOCK", 11)  # 3 images of 27
-    monkeypatch.setattr(evaluation, "_LEAST_BLOCKS", 1)
+    blocks_of(monkeypatch, BlockSizes(chunks=11, least_blocks=1))  # 3 images of 27
     command = [*OPTIONS, "--chunk", "8"]
     alone = tmp_path / "alone"
     assert certify.main([*command, "--out", str(alone)]) == 0

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from certmask_jax.inference.local_forward import local_forward
+from certmask_jax.inference.field_tables import local_forward
 from certmask_jax.programs.measurements import timing
 from certmask_jax.programs.measurements.subjects import Subject, of_noise
 
@@ -24,7 +24,7 @@ def measure(subject: Subject, repeat: int) -> dict[str, Any]:
         subject = of_noise(_MODEL, subject.preprocessing.precision, 16)
     assert subject.local is not None
     masks = subject.defenses[0].masked_images
-    whole = subject.forward()
+    whole = subject.forward(masked_images=masks)
     by_fields = local_forward(
         subject.local,
         subject.params,
@@ -39,15 +39,16 @@ def measure(subject: Subject, repeat: int) -> dict[str, Any]:
     rng = np.random.default_rng(0)
     image_of = np.arange(whole.chunk) % len(images)
     mask_of = rng.integers(0, len(masks), whole.chunk)
-    seconds = timing.in_turn(
-        {
-            "fields": lambda: by_fields.table_block(images, masks) and None,
-            "whole": lambda: whole.labels(images, masks.boxes[mask_of], image_of) and None,
-        },
-        repeat,
-    )
-    ours = [np.asarray(a)[image_of, mask_of] for a in by_fields.table_block(images, masks)]
-    theirs = [np.asarray(a) for a in whole.labels(images, masks.boxes[mask_of], image_of)]
+
+    def by_field() -> None:
+        by_fields.table(images)
+
+    def by_image() -> None:
+        whole.evaluate(images, image_of, mask_of)
+
+    seconds = timing.in_turn({"fields": by_field, "whole": by_image}, repeat)
+    ours = [np.asarray(a)[image_of, mask_of] for a in by_fields.table(images)]
+    theirs = [np.asarray(a) for a in whole.evaluate(images, image_of, mask_of)]
     fields = [len(images) * len(masks) / s for s in seconds["fields"]]
     others = [whole.chunk / s for s in seconds["whole"]]
     return {

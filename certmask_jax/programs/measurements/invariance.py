@@ -10,11 +10,12 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from numpy.typing import NDArray
 
-from certmask_jax.inference.compiled import masked_logits
 from certmask_jax.inference.devices import AXIS, device_mesh
+from certmask_jax.inference.masked_pass import masked_logits
 from certmask_jax.programs.measurements.subjects import Subject
 
 
@@ -30,9 +31,20 @@ def measure(subject: Subject, items: int) -> dict[str, Any]:
 
     def logits(mesh: Mesh, batch: int, order: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
         split = NamedSharding(mesh, PartitionSpec(AXIS))
+
+        def logits_of(params: Any, images: Array, boxes: Array, image_of: Array) -> Array:
+            return masked_logits(
+                subject.apply_fn,
+                params,
+                images,
+                boxes,
+                preprocessing=subject.preprocessing,
+                image_of=image_of,
+            )
+
         step = jax.jit(
             jax.shard_map(
-                lambda *a: masked_logits(subject.apply_fn, subject.preprocessing, *a),
+                logits_of,
                 mesh=mesh,
                 in_specs=(
                     PartitionSpec(),

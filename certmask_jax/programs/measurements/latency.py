@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from certmask_jax.inference.predictor import defended
+from certmask_jax.inference.defended_model import defended
 from certmask_jax.programs.measurements.subjects import Subject
 
 _BATCHES = (1, 8)
@@ -30,8 +30,8 @@ def measure(subject: Subject, calls: int, chunk: int | None) -> dict[str, Any]:
         )
         answers = guarded(images)
         found: dict[str, Any] = {
-            "chunk": guarded.forward.chunk,
-            "ragged_chunk": getattr(guarded.forward, "ragged", None),
+            "chunk": guarded.engine.chunk,
+            "ragged_chunk": getattr(guarded.engine, "ragged", None),
             "masks": len(defense.mask_set),
             "passes_mean": float(answers.masked_images.mean()),
             "passes_most": int(answers.masked_images.max()),

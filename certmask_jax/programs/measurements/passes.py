@@ -21,9 +21,10 @@ def measure(subject: Subject, images: int, chunk: int | None) -> dict[str, Any]:
     record: dict[str, Any] = {"subject": subject.name, "images": count}
     for defenses in [*([d] for d in subject.defenses), list(subject.defenses)]:
         columns, questions = merged(defenses)
+        engine = forward.for_masks(columns)
 
-        def mean(true: Any, always: Any, masks: Any = columns, asked: Any = questions) -> float:
-            found = early_exit.evaluate(forward, batch.images, masks, asked, true, always=always)
+        def mean(true: Any, always: Any, engine: Any = engine, asked: Any = questions) -> float:
+            found = early_exit.evaluate(engine, batch.images, asked, true, always=always)
             return float((np.asarray(found.predictions) != UNKNOWN).sum() / count)
 
         name = str(defenses[0]) if len(defenses) == 1 else "all defenses together"

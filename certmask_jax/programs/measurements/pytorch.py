@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from certmask_jax.inference.preprocessing import hidden_pixels
+from certmask_jax.inference.masking import hidden_pixels
 from certmask_jax.masks.distinct_unions import MaskedImages
 from certmask_jax.programs.measurements.pytorch_loops import BATCHES
 from certmask_jax.programs.measurements.subjects import Subject

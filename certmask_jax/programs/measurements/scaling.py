@@ -27,7 +27,7 @@ def measure(subject: Subject, repeat: int) -> dict[str, Any]:
         for count in counts
     }
     runs = {
-        str(count): (lambda forward=forward: forward.table_block(images, masks))
+        str(count): (lambda forward=forward: forward.for_masks(masks).table(images))
         for count, forward in forwards.items()
     }
     seconds = in_turn(runs, repeat)

@@ -14,9 +14,9 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from certmask_jax.certification import evaluation, verdicts
-from certmask_jax.inference import compiled
 from certmask_jax.inference.devices import AXIS
-from certmask_jax.inference.forward import MaskedForward
+from certmask_jax.inference.model_function import flops
+from certmask_jax.inference.whole_images import WholeImages
 from certmask_jax.programs.measurements import pytorch
 from certmask_jax.programs.measurements.subjects import Subject
 from certmask_jax.programs.measurements.timing import in_turn, ratio, spread
@@ -29,7 +29,7 @@ _MORE = 4  # times as many images with early exit
 def measure(subject: Subject, images: int, repeat: int, chunk: int | None) -> dict[str, Any]:
     """Masked images a second of each way to run the model, paired; the defense is the first."""
     defense = subject.defenses[0]
-    forward = subject.forward(chunk=chunk)
+    forward = subject.forward(chunk=chunk).for_masks(defense.masked_images)
     batch = subject.test_set.read(0, min(images, len(subject.test_set), forward.images_at_once()))
     pixels = batch.images
     items = len(pixels) * len(defense.masked_images)
@@ -58,7 +58,7 @@ def measure(subject: Subject, images: int, repeat: int, chunk: int | None) -> di
         return run
 
     def masked() -> None:
-        forward.table_block(pixels, defense.masked_images)
+        forward.table(pixels)
 
     runs: dict[str, Callable[[], float | None]] = {
         "plain": lambda: plain(items),
@@ -77,7 +77,7 @@ def measure(subject: Subject, images: int, repeat: int, chunk: int | None) -> di
         seconds = in_turn(runs, repeat)
     done = {"plain": items, "masked": items, "whole job, full table": items + len(pixels)}
     done |= theirs
-    each = compiled.flops(
+    each = flops(
         subject.apply_fn, subject.params, subject.preprocessing.model_shape(subject.image_shape)
     )
     record: dict[str, Any] = {
@@ -138,7 +138,7 @@ class _FirstImages:
         return self._test_set.read(start, stop)
 
 
-def _plain(subject: Subject, forward: MaskedForward) -> Callable[[int], None]:
+def _plain(subject: Subject, forward: WholeImages) -> Callable[[int], None]:
     """The same model, chunk and precision on ordinary images: normalise, classify, argmax."""
     preprocessing = subject.preprocessing
     mean, std = (
@@ -182,7 +182,7 @@ def _plain(subject: Subject, forward: MaskedForward) -> Callable[[int], None]:
     return classify_all
 
 
-def _matrix_product(subject: Subject, forward: MaskedForward) -> tuple[Callable[[], None], float]:
+def _matrix_product(subject: Subject, forward: WholeImages) -> tuple[Callable[[], None], float]:
     """Products of large matrices on every device, in the model's precision, and their FLOP."""
     is_bfloat16 = subject.preprocessing.precision == "bfloat16"
     dtype = jnp.bfloat16 if is_bfloat16 else jnp.float32

@@ -11,9 +11,9 @@ import numpy as np
 
 from certmask_jax import data
 from certmask_jax.defenses import Defense, double_masking
-from certmask_jax.inference.forward import MaskedForward, masked_forward
-from certmask_jax.inference.local_fields import LocalLogits
+from certmask_jax.inference.distinct_fields import LocalLogits
 from certmask_jax.inference.preprocessing import Preprocessing
+from certmask_jax.inference.whole_images import WholeImages, masked_forward
 from certmask_jax.masks import mask_sets
 from certmask_jax.models import ApplyFn
 from certmask_jax.programs import certification_options, model_options
@@ -64,7 +64,7 @@ class Subject:
     defenses: Sequence[Defense]
     local: LocalLogits | None = None
 
-    def forward(self, **options: Any) -> MaskedForward:
+    def forward(self, **options: Any) -> WholeImages:
         """The masked forward pass, with boxes enough for all defenses."""
         boxes = max(d.masked_images.boxes.shape[1] for d in self.defenses)
         return masked_forward(

@@ -11,9 +11,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from certmask_jax.defenses.defense import ALERT, Defense, Seen
 from certmask_jax.inference import early_exit
-from certmask_jax.inference.compiled import ApplyFn
-from certmask_jax.inference.local_fields import LocalLogits
-from certmask_jax.inference.local_forward import AnyForward, LocalForward, any_forward
+from certmask_jax.inference.distinct_fields import LocalLogits
+from certmask_jax.inference.engine import Engine
+from certmask_jax.inference.engine_choice import engine_for
+from certmask_jax.inference.model_function import ApplyFn
 from certmask_jax.inference.preprocessing import Preprocessing, check_images, from_unit
 from certmask_jax.tables.prediction_table import UNKNOWN, PredictionTable
 
@@ -34,17 +35,17 @@ class DefendedPredictor:
 
     Attributes:
       pixels: ``"uint8"``: images are ``uint8`` in 0..255; ``"unit"``: floating numbers in [0, 1].
-      forward: the masked forward pass. Little work, at most the first round of one image, goes
-        through a smaller chunk: a single image, and the challenges of several. Its batches have
-        another shape, so near ties may break otherwise (soundness, section 7).
+      engine: the model on the masked images of the defense. Little work, at most the first round
+        of one image, goes through a smaller chunk: a single image, and the challenges of several.
+        Its batches have another shape, so near ties may break otherwise (soundness, section 7).
     """
 
     defense: Defense
-    forward: AnyForward
+    engine: Engine
     pixels: Pixels = "uint8"
 
     def __repr__(self) -> str:
-        height, width, channels = self.forward.image_shape
+        height, width, channels = self.engine.image_shape
         what = "uint8" if self.pixels == "uint8" else "floats in [0, 1]"
         return (
             f"DefendedPredictor({self.defense}; images {what} [B, {height}, {width}, {channels}])"
@@ -61,8 +62,8 @@ class DefendedPredictor:
           ValueError: for images of the wrong shape, channels or dtype, or pixels out of range.
         """
         array = from_unit(images) if self.pixels == "unit" else np.asarray(images)
-        check_images(array, self.defense.mask_set.image_size, self.forward.image_shape[2])
-        step = self.forward.images_at_once()
+        check_images(array, self.defense.mask_set.image_size, self.engine.image_shape[2])
+        step = self.engine.images_at_once()
         starts = range(0, len(array), step)
         parts = [self._answer(array[start : start + step]) for start in starts]
         return Answers(*(np.concatenate(column) for column in zip(*parts, strict=True)))
@@ -70,9 +71,9 @@ class DefendedPredictor:
     def _answer(self, images: NDArray[np.uint8]) -> Answers:
         defense, masks = self.defense, self.defense.masked_images
         question = early_exit.Question(defense, np.arange(len(masks)))
-        found = early_exit.evaluate(self.forward, images, masks, [question], labels=None)
+        found = early_exit.evaluate(self.engine, images, [question], labels=None)
         predictions, margins, confidences = map(np.asarray, found)
-        table = PredictionTable(predictions, margins, confidences, masks, self.forward.num_classes)
+        table = PredictionTable(predictions, margins, confidences, masks, self.engine.num_classes)
         answers = defense.rule(table)
         return Answers(
             answers.astype(np.int32),
@@ -112,7 +113,7 @@ def defended(
     """
     if pixels not in ("uint8", "unit"):
         raise ValueError(f"pixels: expected 'uint8' or 'unit', got {pixels!r}")
-    forward = any_forward(
+    engine = engine_for(
         apply_fn,
         params,
         (*defense.mask_set.image_size, channels),
@@ -122,12 +123,6 @@ def defended(
         chunk=chunk,
         mesh=mesh,
     )
-    if isinstance(forward, LocalForward):
-        return DefendedPredictor(defense, forward, pixels)
     nothing = Seen.nothing(len(defense.masked_images))
     first_round = len(defense.open_columns(nothing, None))
-    devices = forward.mesh.size
-    ragged = -(-first_round // devices) * devices
-    if ragged >= forward.chunk:
-        return DefendedPredictor(defense, forward, pixels)
-    return DefendedPredictor(defense, dataclasses.replace(forward, ragged=ragged), pixels)
+    return DefendedPredictor(defense, engine.for_few(first_round), pixels)

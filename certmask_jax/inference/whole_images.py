@@ -1,9 +1,8 @@
-"""The masked forward pass: work items in, labels and margins out, on all devices.
+"""The engine of any model: masked images are made on the devices, and the model is run on each.
 
-A work item is one union of boxes on one image. Work is streamed in chunks of one fixed shape,
-sharded over the devices of a 1-D mesh, so memory depends on the chunk alone and one program serves
-every chunk. Images stay on the device as uint8 and are uploaded once a block. Nothing here knows of
-defenses.
+Work is streamed in chunks of one fixed shape, sharded over the devices of a 1-D mesh, so memory
+depends on the chunk alone and one program serves every chunk. Images stay on the device as uint8
+and are uploaded once a block. Nothing here knows of defenses.
 """
 
 from __future__ import annotations
@@ -21,10 +20,12 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from numpy.typing import NDArray
 
 from certmask_jax._own_settings import unguarded
-from certmask_jax.inference.compiled import ApplyFn, compiled, flops, num_classes
+from certmask_jax.inference.chunk_program import compiled_chunk
 from certmask_jax.inference.devices import AXIS, device_mesh, free_memory
+from certmask_jax.inference.engine import Indices
+from certmask_jax.inference.model_function import ApplyFn, flops, num_classes
 from certmask_jax.inference.preprocessing import Preprocessing
-from certmask_jax.masks.distinct_unions import MaskedImages
+from certmask_jax.masks.distinct_unions import MaskedImages, unmasked
 from certmask_jax.tables.outputs import Outputs
 
 _IMAGE_BYTES_AT_ONCE = 1 << 26
@@ -38,7 +39,7 @@ class Uploaded:
     """Images on every device, for several calls; ``len`` is how many.
 
     Attributes:
-      on_devices: ``uint8[N, h, w, c]``, filled up to the N of ``MaskedForward.images_at_once``.
+      on_devices: ``uint8[N, h, w, c]``, filled up to the N of ``WholeImages.images_at_once``.
     """
 
     on_devices: Array
@@ -49,8 +50,8 @@ class Uploaded:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class MaskedForward:
-    """A compiled masked forward pass, ready to stream work items through.
+class WholeImages:
+    """The engine (see ``engine.Engine``) that runs the model on every masked image, item by item.
 
     Build it with ``masked_forward``.
 
@@ -58,7 +59,8 @@ class MaskedForward:
       apply_fn, preprocessing: the model and what its images go through.
       mesh: 1-D mesh over the devices.
       image_shape: ``(height, width, channels)``.
-      boxes_per_mask: R; masks may have fewer boxes.
+      masked_images: the V masked images, of at most ``boxes_per_mask`` boxes.
+      boxes_per_mask: R of the compiled program.
       chunk: work items at once, over all devices; a multiple of their number.
       num_classes: K of the model.
       ragged: another, smaller chunk for work of at most that many items, compiled when it is first
@@ -69,6 +71,7 @@ class MaskedForward:
     preprocessing: Preprocessing
     mesh: Mesh
     image_shape: tuple[int, int, int]
+    masked_images: MaskedImages
     boxes_per_mask: int
     chunk: int
     num_classes: int
@@ -77,9 +80,15 @@ class MaskedForward:
 
     def __repr__(self) -> str:
         return (
-            f"MaskedForward(images {list(self.image_shape)} -> {self.num_classes} classes, chunks "
-            f"of {self.chunk} on {self.mesh.size} devices)"
+            f"WholeImages(images {list(self.image_shape)} -> {self.num_classes} classes, "
+            f"{len(self.masked_images)} masked images, chunks of {self.chunk} on {self.mesh.size} "
+            "devices)"
         )
+
+    @property
+    def by_items(self) -> bool:
+        """True: each item is a pass of its own."""
+        return True
 
     def images_at_once(self) -> int:
         """How many images one uploaded block holds (uint8, one copy on each device)."""
@@ -96,7 +105,37 @@ class MaskedForward:
         each = flops(self.apply_fn, self._params, shape)
         return None if each is None else each * count
 
-    def halved(self) -> MaskedForward:
+    def facts(self) -> dict[str, Any]:
+        """Chunk and preprocessing: batches of another shape may be rounded otherwise."""
+        return {"chunk": self.chunk, "preprocessing": dataclasses.asdict(self.preprocessing)}
+
+    def for_few(self, items: int) -> WholeImages:
+        """The same with a program for work of at most ``items`` items, where that is smaller.
+
+        Its batches have another shape, so near ties may break otherwise (soundness, section 7).
+        """
+        ragged = -(-items // self.mesh.size) * self.mesh.size
+        return self if ragged >= self.chunk else dataclasses.replace(self, ragged=ragged)
+
+    def for_masks(self, masked_images: MaskedImages) -> WholeImages:
+        """The same compiled program for another list of masked images.
+
+        Raises:
+          ValueError: for masks of more boxes, or of another image size, than it was compiled for.
+        """
+        if masked_images.image_size != self.image_shape[:2]:
+            raise ValueError(
+                f"masked images: expected those of images of {self.image_shape[:2]}, got "
+                f"{masked_images.image_size}"
+            )
+        if masked_images.boxes.shape[1] > self.boxes_per_mask:
+            raise ValueError(
+                f"masked images: expected at most {self.boxes_per_mask} boxes a mask, as the "
+                f"program was compiled for, got {masked_images.boxes.shape[1]}; build another"
+            )
+        return dataclasses.replace(self, masked_images=masked_images)
+
+    def halved(self) -> WholeImages:
         """The same with half the chunk, for devices that ran out of memory.
 
         Raises:
@@ -106,7 +145,7 @@ class MaskedForward:
         if each < 2:
             raise ValueError(
                 "expected memory for one masked image on each device, but there is not even that; "
-                "use a smaller model, --precision bfloat16, or a device with more memory"
+                "use a smaller model, precision bfloat16, or a device with more memory"
             )
         return dataclasses.replace(self, chunk=each // 2 * self.mesh.size)
 
@@ -122,69 +161,63 @@ class MaskedForward:
         everywhere = NamedSharding(self.mesh, PartitionSpec())
         return Uploaded(jax.device_put(whole, everywhere), len(images))
 
-    def flight(self, images: NDArray[np.uint8] | Uploaded) -> Flight:
+    def flight(self, images: NDArray[np.uint8] | Uploaded) -> ChunkFlight:
         """A way to send work on these images, ``uint8[B, h, w, c]``, or as uploaded."""
         uploaded = images if isinstance(images, Uploaded) else self.upload(images)
-        return Flight(self, self._params, uploaded.on_devices)
+        return ChunkFlight(self, self._params, uploaded.on_devices)
 
     def tried(self, image: NDArray[np.uint8]) -> Outputs:
-        """What it says of ``uint8[1, h, w, c]`` without a mask; compiles."""
-        nothing = np.zeros((1, self.boxes_per_mask, 4), np.int32)
-        return self.labels(image, nothing, np.zeros(1, np.int32))
+        """What it says of ``uint8[1, h, w, c]`` without a mask: arrays ``[1]``; compiles."""
+        itself = dataclasses.replace(self, masked_images=unmasked(self.image_shape[:2]))
+        first = np.zeros(1, np.int32)
+        return itself.evaluate(image, first, first)
 
-    def labels(
+    def evaluate(
         self,
         images: NDArray[np.uint8] | Uploaded,
-        boxes: NDArray[np.int32],
-        image_of: NDArray[np.integer[Any]],
+        image_of: Indices,
+        columns: Indices,
         progress: Callable[[int], None] | None = None,
     ) -> Outputs:
-        """Evaluates a list of work items.
+        """Any list of work items.
 
         Args:
           images: ``uint8[B, h, w, c]``, B at most ``images_at_once``; or as ``upload``
             left them.
-          boxes: ``int32[W, R, 4]``, the union of boxes that each item masks.
           image_of: ``int[W]``, the image that each item masks.
+          columns: ``int[W]``, the masked image that it makes of it.
           progress: called with the number of items finished since the last call.
 
         Returns:
           NumPy arrays ``[W]``.
         """
         return self._stream(
-            images, len(image_of), lambda part: (boxes[part], image_of[part]), progress
+            images, len(image_of), lambda part: (image_of[part], columns[part]), progress
         )
 
-    def table_block(
+    def table(
         self,
         images: NDArray[np.uint8] | Uploaded,
-        masks: MaskedImages,
         progress: Callable[[int], None] | None = None,
     ) -> Outputs:
-        """All ``masks`` on all ``images``: NumPy arrays ``[B, V]``, image by image."""
-        width, count = len(masks), len(images)
+        """All masked images of all ``images``, image by image: NumPy arrays ``[B, V]``."""
+        width, count = len(self.masked_images), len(images)
 
-        def work(part: slice) -> tuple[NDArray[np.int32], NDArray[np.integer[Any]]]:
-            image_of, mask_of = np.divmod(np.arange(part.start, part.stop), width)
-            return masks.boxes[mask_of], image_of
+        def work(part: slice) -> tuple[Indices, Indices]:
+            return np.divmod(np.arange(part.start, part.stop), width)
 
         flat = self._stream(images, count * width, work, progress)
-        shape = (count, width)
-        return Outputs(*(np.asarray(a).reshape(shape) for a in flat))
+        return Outputs(*(np.asarray(a).reshape(count, width) for a in flat))
 
     def _stream(
         self,
         images: NDArray[np.uint8] | Uploaded,
         items: int,
-        work: Callable[[slice], tuple[NDArray[np.int32], NDArray[np.integer[Any]]]],
+        work: Callable[[slice], tuple[Indices, Indices]],
         progress: Callable[[int], None] | None,
     ) -> Outputs:
         """Sends ``items`` work items through in chunks, the next one while the last one runs."""
-        results = (
-            np.empty(items, np.int16),
-            np.empty(items, np.float16),
-            np.empty(items, np.float16),
-        )
+        results = Outputs.unknown((items,))
         flight = self.flight(images)
         sent, received = 0, 0
         while received < items:
@@ -199,13 +232,13 @@ class MaskedForward:
             received += count
             if progress is not None:
                 progress(count)
-        return Outputs(*results)
+        return results
 
     @unguarded()
     def executable(self, items: int) -> Any:
-        """The compiled function for that many work items, see ``compiled.compiled``."""
+        """The compiled function for that many work items, see ``compiled_chunk``."""
         images_shape = (self.images_at_once(), *self.image_shape)
-        return compiled(
+        return compiled_chunk(
             self.apply_fn,
             self.preprocessing,
             self.mesh,
@@ -216,19 +249,18 @@ class MaskedForward:
         )
 
 
-class Flight:
-    """Chunks on their way through the devices: what is sent first comes back first.
+class ChunkFlight:
+    """Chunks of masked images on their way through the devices, see ``engine.Flight``.
 
-    Build it with ``MaskedForward.flight``. The host waits for the devices in ``receive``
-    alone, so whoever has more work sends it before.
+    Build it with ``WholeImages.flight``.
     """
 
-    def __init__(self, forward: MaskedForward, params: Any, images: Array) -> None:
-        self._forward = forward
-        self._executable = functools.cache(forward.executable)  # looked up once a flight
+    def __init__(self, engine: WholeImages, params: Any, images: Array) -> None:
+        self._engine = engine
+        self._executable = functools.cache(engine.executable)  # looked up once a flight
         self._params = params
         self._images = images
-        self._split = NamedSharding(forward.mesh, PartitionSpec(AXIS))
+        self._split = NamedSharding(engine.mesh, PartitionSpec(AXIS))
         self._sent: deque[tuple[int, Outputs]] = deque()
 
     def __len__(self) -> int:
@@ -240,12 +272,13 @@ class Flight:
         """Whether another chunk should be sent before one is received."""
         return len(self._sent) < _CHUNKS_AT_ONCE
 
-    def send(self, boxes: NDArray[np.int32], image_of: NDArray[np.integer[Any]]) -> None:
-        """Starts work on ``boxes int32[W, R, 4]`` and ``image_of int[W]``; W at most a chunk."""
-        ragged = self._forward.ragged
-        size = ragged if ragged and len(boxes) <= ragged else self._forward.chunk
+    def send(self, image_of: Indices, columns: Indices) -> None:
+        """Starts work on ``image_of int[W]`` and ``columns int[W]``; W at most a chunk."""
+        boxes = self._engine.masked_images.boxes[columns]
+        ragged = self._engine.ragged
+        size = ragged if ragged and len(boxes) <= ragged else self._engine.chunk
         lacking = size - len(boxes)  # ragged ends: one shape, one compilation
-        fewer = self._forward.boxes_per_mask - boxes.shape[1]
+        fewer = self._engine.boxes_per_mask - boxes.shape[1]
         chunk = (
             np.pad(boxes, ((0, lacking), (0, fewer), (0, 0))),
             np.pad(image_of.astype(np.int32), (0, lacking)),
@@ -270,19 +303,22 @@ def masked_forward(
     image_shape: tuple[int, int, int],
     *,
     preprocessing: Preprocessing,
-    boxes_per_mask: int,
+    masked_images: MaskedImages | None = None,
+    boxes_per_mask: int | None = None,
     chunk: int | None = None,
     memory_budget: int | None = None,
     mesh: Mesh | None = None,
-) -> MaskedForward:
-    """Compiles the masked forward pass of a model.
+) -> WholeImages:
+    """The masked forward pass of a model: an engine for any list of masked images.
 
     Args:
       apply_fn: any model. Give the same function object each time: it keys the compilation.
       params: its parameters, any pytree.
       image_shape: ``(height, width, channels)``.
       preprocessing: normalisation, fill and precision.
-      boxes_per_mask: R, as many boxes as any mask has that will be given.
+      masked_images: V masked images; by default the image itself alone, for ``for_masks`` later.
+      boxes_per_mask: R, as many boxes as any mask has that will be given; by default as many as
+        ``masked_images`` have.
       chunk: work items at once, rounded up to a multiple of the devices. Chosen by default: what
         keeps the device busy, halved until its temporary memory fits the budget.
       memory_budget: bytes that a chunk may take on one device; by default most of what the device
@@ -290,7 +326,8 @@ def masked_forward(
       mesh: 1-D mesh; all devices of this process by default.
 
     Raises:
-      ValueError: when the model does not map ``[B, h, w, c]`` to logits ``[B, K]``, with K >= 2.
+      ValueError: when the model does not map ``[B, h, w, c]`` to logits ``[B, K]``, with K >= 2;
+        for masked images of another size, or of more boxes than ``boxes_per_mask``.
     """
     mesh = device_mesh() if mesh is None else mesh
     devices = mesh.size
@@ -299,18 +336,22 @@ def masked_forward(
     size = _DEFAULT_CHUNK.get(device.platform, 64) if chunk is None else -(-chunk // devices)
     if size < 1:
         raise ValueError(f"chunk: expected at least 1 masked image, got {chunk}")
-    forward = MaskedForward(
+    itself = unmasked(image_shape[:2])
+    masks = itself if masked_images is None else masked_images
+    width = masks.boxes.shape[1] if boxes_per_mask is None else boxes_per_mask
+    engine = WholeImages(
         apply_fn,
         preprocessing,
         mesh,
         image_shape,
-        boxes_per_mask,
+        itself,
+        width,
         size * devices,
         num_classes(apply_fn, params, preprocessing.model_shape(image_shape)),
         jax.device_put(params, NamedSharding(mesh, PartitionSpec())),
-    )
+    ).for_masks(masks)
     if chunk is None:
         budget = free_memory(device) if memory_budget is None else memory_budget
-        while forward.chunk > devices and (forward.memory() or 0) > budget:
-            forward = forward.halved()
-    return forward
+        while engine.chunk > devices and (engine.memory() or 0) > budget:
+            engine = engine.halved()
+    return engine

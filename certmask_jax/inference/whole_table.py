@@ -10,9 +10,9 @@ import numpy as np
 from jax.sharding import Mesh
 from numpy.typing import NDArray
 
-from certmask_jax.inference.compiled import ApplyFn
-from certmask_jax.inference.local_fields import LocalLogits
-from certmask_jax.inference.local_forward import any_forward
+from certmask_jax.inference.distinct_fields import LocalLogits
+from certmask_jax.inference.engine_choice import engine_for
+from certmask_jax.inference.model_function import ApplyFn
 from certmask_jax.inference.preprocessing import Preprocessing, check_images
 from certmask_jax.masks.distinct_unions import MaskedImages
 from certmask_jax.tables.prediction_table import PredictionTable
@@ -51,7 +51,7 @@ def predict(
     preprocessing = Preprocessing() if preprocessing is None else preprocessing
     images = np.asarray(images)
     check_images(images, masks.image_size)
-    forward = any_forward(
+    engine = engine_for(
         apply_fn,
         params,
         images.shape[1:],
@@ -61,14 +61,15 @@ def predict(
         chunk=chunk,
         mesh=mesh,
     )
+    step = engine.images_at_once()
     blocks = [
-        forward.table_block(images[start : start + forward.images_at_once()], masks, progress)
-        for start in range(0, len(images), forward.images_at_once())
+        engine.table(images[start : start + step], progress)
+        for start in range(0, len(images), step)
     ]
     predictions, margins, confidences = (
         np.concatenate([np.asarray(a) for a in column]) for column in zip(*blocks, strict=True)
     )
-    table = PredictionTable(predictions, margins, confidences, masks, forward.num_classes)
+    table = PredictionTable(predictions, margins, confidences, masks, engine.num_classes)
     broken = table.non_finite_images()
     if len(broken):
         warnings.warn(

@@ -1,0 +1,74 @@
+"""The folder and the images of a run: begun now, or gone on with as they were recorded."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from certmask_jax.files import processes, storage
+from certmask_jax.inference.preprocessing import check_images
+from certmask_jax.tables import saved_table
+from certmask_jax.tables.run_images import RunImages, TestSet, of_run
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class OpenedRun:
+    """A run before its first block.
+
+    Attributes:
+      folder: where its table is, or will be.
+      is_new: whether there is nothing of it yet.
+      chunk: masked images at once when it was begun (today another number may fit the memory);
+        None for a new one.
+      run_images: its images, those that are left out among them.
+      first: the first that can be read, ``uint8[1, h, w, c]``.
+    """
+
+    folder: storage.AnyPath
+    is_new: bool
+    chunk: int | None
+    run_images: RunImages
+    first: NDArray[np.uint8]
+
+
+def open_run(
+    test_set: TestSet,
+    folder: str | storage.AnyPath,
+    image_size: tuple[int, int],
+    *,
+    unreadable: Mapping[str, str],
+    skip_unreadable: bool,
+) -> OpenedRun:
+    """Looks at the folder and the images, and writes nothing that stays.
+
+    Args:
+      test_set, folder, unreadable, skip_unreadable: see ``evaluate``.
+      image_size: ``(height, width)`` that the masks were built for.
+
+    Raises:
+      ValueError: for an empty test set, or images of another size.
+      UnreadableImage: when the first image cannot be read, unless such are skipped.
+      FileExistsError: for a folder that holds other files, or a run of other images.
+      OSError: for a folder that cannot be written to.
+    """
+    if len(test_set) < 1:
+        raise ValueError("expected a test set with at least 1 image, got an empty one")
+    folder = storage.any_path(folder)
+    there = saved_table.recorded(folder)
+    began = None if there is None else saved_table.read_images(folder)
+    try:
+        run_images = of_run(test_set, began, unreadable=unreadable, skip=skip_unreadable)
+    except ValueError as error:
+        raise FileExistsError(
+            f"{folder}: {error}. Choose another folder for the results, or give the command and "
+            "the images of that run"
+        ) from error
+    first = run_images.first()
+    check_images(first, image_size)
+    if there is None and processes.is_first():
+        storage.check_writable(folder)
+    chunk = None if there is None else there["fingerprint"].get("chunk")
+    return OpenedRun(folder, there is None, chunk, run_images, first)

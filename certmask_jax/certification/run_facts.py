@@ -1,0 +1,66 @@
+"""What tells a run from others: facts that decide its numbers, in the fingerprint of its table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from certmask_jax.defenses.defense import Defense
+from certmask_jax.files import fingerprint
+from certmask_jax.inference.engine import Engine
+from certmask_jax.tables.run_images import RunImages
+
+
+def facts_of_run(
+    run_images: RunImages,
+    first: NDArray[np.uint8],
+    engine: Engine,
+    params: Any,
+    *,
+    decided: Sequence[Defense],
+    identity: Mapping[str, Any],
+) -> dict[str, Any]:
+    """JSON-able facts: runs of the same facts have the same table.
+
+    Args:
+      run_images, first: the images, and the first of them, ``uint8[1, h, w, c]``.
+      engine: what evaluates them.
+      params: of the model; not hashed where ``identity`` has ``weights_sha256``.
+      decided: the defenses that decide what is left out; none where nothing is.
+      identity: what the caller knows.
+    """
+    known = dict(identity)
+    if "weights_sha256" not in known:
+        known["weights_sha256"] = fingerprint.of_arrays(params)
+    if decided:
+        asked = [(str(d), dict(d.options), fingerprint.of_arrays(d.groups)) for d in decided]
+        known["defenses_sha256"] = fingerprint.of_facts(asked)
+    return {
+        **_facts_of_images(run_images, first),
+        **engine.facts(),
+        **fingerprint.of_environment(),
+        **known,
+    }
+
+
+def provenance_of_run(
+    num_images: int, engine: Engine, provenance: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What is kept with the table and decides no number, and what of the engine results show."""
+    return {
+        **fingerprint.environment(),
+        **provenance,
+        **engine.facts(),
+        "num_images": num_images,
+        "masked_images": len(engine.masked_images),
+    }
+
+
+def _facts_of_images(run_images: RunImages, first: NDArray[np.uint8]) -> dict[str, str]:
+    """Of files their names and labels; of others the first image."""
+    if run_images.began is None:
+        return {"first_image_sha256": fingerprint.of_arrays(first)}
+    return {"images_sha256": fingerprint.of_facts(run_images.began)}

@@ -1,0 +1,57 @@
+"""Which engine runs a model: by local logits where they are given, on whole images otherwise."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jax.sharding import Mesh
+
+from certmask_jax.inference.distinct_fields import LocalLogits
+from certmask_jax.inference.engine import Engine
+from certmask_jax.inference.field_tables import local_forward
+from certmask_jax.inference.model_function import ApplyFn
+from certmask_jax.inference.preprocessing import Preprocessing
+from certmask_jax.inference.whole_images import masked_forward
+from certmask_jax.masks.distinct_unions import MaskedImages
+
+
+def engine_for(
+    apply_fn: ApplyFn,
+    params: Any,
+    image_shape: tuple[int, int, int],
+    masked_images: MaskedImages,
+    *,
+    preprocessing: Preprocessing,
+    local: LocalLogits | None = None,
+    chunk: int | None = None,
+    mesh: Mesh | None = None,
+) -> Engine:
+    """The engine of a model on ``masked_images``.
+
+    Args:
+      apply_fn, params, image_shape, preprocessing, chunk, mesh: see ``masked_forward``.
+      masked_images: V masked images.
+      local: the model's local logits, if it has any and they are to be used: ``local_forward``.
+
+    Raises:
+      ValueError: see ``masked_forward`` and ``local_forward``.
+    """
+    if local is not None:
+        return local_forward(
+            local,
+            params,
+            image_shape,
+            masked_images,
+            preprocessing=preprocessing,
+            chunk=chunk,
+            mesh=mesh,
+        )
+    return masked_forward(
+        apply_fn,
+        params,
+        image_shape,
+        preprocessing=preprocessing,
+        masked_images=masked_images,
+        chunk=chunk,
+        mesh=mesh,
+    )

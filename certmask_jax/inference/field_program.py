@@ -1,0 +1,86 @@
+"""The compiled table of an image from its distinct fields, and these fields in chunks."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.sharding import Mesh, PartitionSpec
+from numpy.typing import NDArray
+
+from certmask_jax.inference.devices import AXIS
+from certmask_jax.inference.distinct_fields import LocalFields, LocalLogits
+from certmask_jax.inference.masked_pass import masked_logits, outputs_of
+from certmask_jax.inference.preprocessing import Preprocessing
+from certmask_jax.tables.outputs import Outputs
+
+_MASKS_AT_ONCE = 8  # whose fields are gathered together
+
+
+def in_chunks(
+    fields: LocalFields, chunk: int
+) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]:
+    """Origins ``[n, C, 2]`` and boxes ``[n, C, R, 4]`` of fields; index ``[m, M, F]``.
+
+    Filled up with the first ones.
+    """
+
+    def split(array: NDArray[np.int32], size: int) -> NDArray[np.int32]:
+        lacking = -len(array) % size
+        whole = np.concatenate([array, np.repeat(array[:1], lacking, axis=0)])
+        return whole.reshape(-1, size, *array.shape[1:])
+
+    return (
+        split(fields.origins, chunk),
+        split(fields.boxes, chunk),
+        split(fields.index, _MASKS_AT_ONCE),
+    )
+
+
+@functools.lru_cache(maxsize=16)
+def table_program(local: LocalLogits, preprocessing: Preprocessing, mesh: Mesh) -> Any:
+    """The jitted ``(params, images [devices, h, w, c], chunks) -> Outputs [devices, V]``.
+
+    ``chunks`` is what ``in_chunks`` gives. Sums over fields are made in the same order for all
+    masked images.
+    """
+    side = local.field
+
+    def table(params: Any, images: Array, work: tuple[Array, Array, Array]) -> Outputs:
+        image, (origins, boxes, index) = images[0], work  # an image a device
+
+        def seen(origin: Array) -> Array:
+            return jax.lax.dynamic_slice(image, (*origin, 0), (side, side, image.shape[2]))
+
+        def evaluated(some: tuple[Array, Array]) -> Array:
+            pixels = jax.vmap(seen)(some[0])
+            numbers = jnp.arange(len(pixels), dtype=jnp.int32)
+            found = masked_logits(
+                local.apply_fn,
+                params,
+                pixels,
+                some[1],
+                preprocessing=preprocessing,
+                image_of=numbers,
+            )
+            return found.reshape(len(pixels), -1)
+
+        logits = jax.lax.map(evaluated, (origins, boxes))
+        logits = logits.reshape(-1, logits.shape[-1])
+        means = jax.lax.map(lambda some: logits[some].mean(axis=1), index)
+        read = outputs_of(means.reshape(-1, logits.shape[-1]))
+        return Outputs(*(output[None] for output in read))
+
+    return jax.jit(
+        jax.shard_map(
+            table,
+            mesh=mesh,
+            in_specs=(PartitionSpec(), PartitionSpec(AXIS), PartitionSpec()),
+            out_specs=PartitionSpec(AXIS),
+            check_vma=False,  # any model may be given, whatever it carries in its loops
+        )
+    )

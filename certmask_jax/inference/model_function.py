@@ -1,0 +1,45 @@
+"""A model as a function of parameters and images, and what is known of it before it is run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax import Array
+
+ApplyFn = Callable[[Any, Array], Array]
+"""A model: (params, normalised images float32[B, h, w, c]) -> logits [B, K], in eval mode."""
+
+
+def num_classes(apply_fn: ApplyFn, params: Any, image_shape: tuple[int, int, int]) -> int:
+    """K of a model of images ``(h, w, c)``; ``ValueError`` if it does not give logits [B, K]."""
+    images = jax.ShapeDtypeStruct((2, *image_shape), np.float32)
+    try:
+        logits = jax.eval_shape(apply_fn, params, images)
+    except Exception as error:  # the model's own, of any kind
+        why = " ".join(str(error).split())[:300] or type(error).__name__
+        raise ValueError(
+            f"apply_fn: expected it to take (params, images float32{list(images.shape)}), but it "
+            f"raised {type(error).__name__}: {why}; do the images have the channels and the size "
+            "that the model is for?"
+        ) from error
+    shape = getattr(logits, "shape", None)
+    if shape is None or len(shape) != 2 or shape[0] != 2 or not 2 <= shape[1] <= 32767:
+        raise ValueError(
+            "apply_fn: expected (params, images float32[B, h, w, c]) -> logits [B, K] with "
+            f"2 <= K <= 32767, got {shape} for images {images.shape}"
+        )
+    return int(shape[1])
+
+
+def flops(apply_fn: ApplyFn, params: Any, image_shape: tuple[int, int, int]) -> float | None:
+    """Floating-point operations of one forward pass, as the compiler counts them before it begins.
+
+    ``image_shape`` is that of what the model sees, ``(h, w, c)``. None where the compiler does not
+    say.
+    """
+    image = jax.ShapeDtypeStruct((1, *image_shape), np.float32)
+    found = jax.jit(apply_fn).lower(params, image).cost_analysis()
+    return None if not found or "flops" not in found else float(found["flops"])

@@ -1,0 +1,56 @@
+"""How many images a block has, from an engine's chunk, its masks and its operations."""
+
+from __future__ import annotations
+
+import types
+
+import numpy as np
+import pytest
+
+from certmask_jax.certification.block_sizes import BlockSizes
+
+
+def _engine(*, columns=10, chunk=80, flops=None, platform="cpu", devices=1, at_once=500):
+    device = types.SimpleNamespace(platform=platform)
+    return types.SimpleNamespace(
+        masked_images=range(columns),
+        mesh=types.SimpleNamespace(devices=np.array([device] * devices)),
+        masked_at_once=lambda: chunk,
+        images_at_once=lambda: at_once,
+        flops_an_image=lambda count: None if flops is None else flops * count,
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "images", "expected"),
+    [
+        ({}, 10**6, 500),  # what the devices hold
+        ({"at_once": 10**4}, 10**6, 256 * 80 // 10),  # so many chunks
+        ({"columns": 100}, 10**6, 204),
+        ({"columns": 10**6}, 10**6, 1),
+        ({}, 100, 7),  # sixteen blocks of a small test set
+        ({}, 1, 1),
+        ({"flops": 1e9}, 10**6, 200),  # 2e12 operations of 1e10 an image
+        ({"flops": 1e9, "devices": 2}, 10**6, 400),
+        ({"flops": 1e12}, 10**6, 4),  # but not so few
+        ({"flops": 1e12, "platform": "gpu"}, 10**6, 100),
+    ],
+)
+def test_images_of_a_block(given, images, expected):
+    found = BlockSizes().images_per_block(images, _engine(**given), decide=False)
+    assert found == expected
+
+
+def test_of_large_tables_early_exit_leaves_out_most():
+    sizes, engine = BlockSizes(), _engine(columns=20_480, at_once=10**4)
+    assert sizes.images_per_block(10**6, engine, decide=False) == 1
+    assert sizes.images_per_block(10**6, engine, decide=True) == 10
+
+
+def test_other_sizes():
+    sizes = BlockSizes(chunks=3, least_blocks=2, least_images=5, cpu_flops=6e10, columns_decided=7)
+    assert sizes.images_per_block(100, _engine(), decide=False) == 24
+    assert sizes.images_per_block(20, _engine(), decide=False) == 10
+    assert sizes.images_per_block(100, _engine(), decide=True) == 34
+    assert sizes.images_per_block(100, _engine(flops=1e9), decide=False) == 6
+    assert sizes.images_per_block(100, _engine(flops=1e10), decide=False) == 5
