@@ -11,7 +11,7 @@ import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 
-from certmask_jax.masks import combined_sets, mask_sets, pair_covers
+from certmask_jax.masks import bands, combined_sets, mask_sets, pair_covers
 from certmask_jax.masks.mask_sets import MaskSet
 from certmask_jax.masks.threats import Threat
 from certmask_jax.programs.command_line import hint
@@ -217,10 +217,20 @@ MASKS = (
         _in_plane,
         (Key("plane", _plane, "a prime power, or fano", argument="order"),),
     ),
+    MaskEntry(
+        "bands=4",
+        "bands",
+        "all but so many columns in a row, for votes (De-Randomized Smoothing's bands)",
+        bands.column_bands,
+        (
+            Key("bands", int, "columns that are seen", argument="width"),
+            Key("stride", int, "columns from one band to the next", "1"),
+        ),
+    ),
 )
 """All kinds of masks, the usual ones first."""
 
-_FAMILIES = ("tiling", "pairs", "grid")  # the first that is asked for decides
+_FAMILIES = ("tiling", "pairs", "bands", "grid")  # the first that is asked for decides
 
 KEYS = tuple(dict.fromkeys(key.name for entry in MASKS for key in entry.keys))
 """The names of all keys of masks."""
