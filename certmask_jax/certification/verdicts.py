@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from certmask_jax._settings import SettingError
 from certmask_jax.certification import report
 from certmask_jax.certification.report import DefenseResult, Report, notices, wilson_interval
 from certmask_jax.defenses.defense import ALERT, Defense, Guarantee, Seen
@@ -155,9 +156,12 @@ def _check_decided(defense: Defense, table: PredictionTable, labels: NDArray[np.
     for i in np.flatnonzero(~known.all(axis=1)):
         seen = Seen(table.predictions[i], table.margins[i], known[i])
         if defense.undecided(seen, int(labels[i])).any():
-            raise ValueError(
-                f"{defense.name}: expected tables that decide it, but they hold only what other "
-                "defenses needed; evaluate with it (--defense), or the whole table (--no-decide)"
+            raise SettingError(
+                lambda naming: (
+                    f"{defense.name}: expected tables that decide it, but they hold only what "
+                    f"other defenses needed; evaluate with it ({naming('defense', None)}), or the "
+                    f"whole table ({naming('decide', False)})"
+                )
             )
 
 

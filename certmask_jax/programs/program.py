@@ -140,6 +140,8 @@ def message(error: BaseException) -> str:
 def as_option(keyword: str, value: Any) -> str:
     """What the library calls ``keyword=value``, as programs have it: ``--new-head``, ``--out``."""
     option = _OPTIONS.get(keyword, f"--{keyword.replace('_', '-')}")
+    if value is False:
+        return option.replace("--", "--no-", 1)
     return option if value is None or value is True else f"{option} {shlex.quote(str(value))}"
 
 
