@@ -65,6 +65,18 @@ def test_no_two_modules_import_each_other_by_whatever_way():
     graphlib.TopologicalSorter(graph).prepare()  # names the circle
 
 
+def test_no_module_has_the_name_of_a_function_beside_it():
+    """Or ``help`` of the one would show the other."""
+    modules = _modules()
+    for name, file in modules.items():
+        body = ast.parse(file.read_text()).body
+        defined = {node.name for node in body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+        room = name.rpartition(".")[0]
+        for function in defined:
+            assert f"{room}.{function}" not in modules, f"{name} has a function {function}"
+            assert f"{name}.{function}" not in modules, f"{name} has a function {function}"
+
+
 def test_exact_work_on_masks_imports_no_jax():
     modules = _modules()
     exact = {name for name in modules if name.startswith(tuple(WITHOUT_JAX))}

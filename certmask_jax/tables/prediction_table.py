@@ -127,7 +127,9 @@ def from_labels(labels: ArrayLike, images: MaskedImages, *, num_classes: int) ->
     """A table of certain predictions, for hand-written cases: ``labels int[T, V]``."""
     predictions = np.asarray(labels, dtype=np.int16)
     ones = np.ones(predictions.shape, dtype=np.float16)
-    return PredictionTable(predictions, ones, ones, images, num_classes)
+    certain = dict(zip(SCHEMA, Outputs.unknown(predictions.shape), strict=True))
+    certain |= {"predictions": predictions, "margins": ones, "confidences": ones}
+    return PredictionTable(**certain, masked_images=images, num_classes=num_classes)
 
 
 def check_labels(labels: ArrayLike, num_images: int, num_classes: int) -> NDArray[np.int32]:
