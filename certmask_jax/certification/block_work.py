@@ -69,7 +69,6 @@ class BlockWork:
     def table_of(self, block: Block) -> tuple[PredictionTable, NDArray[np.int32]]:
         """The table and the labels of the images of a block that are not left out; may be none."""
         here = [row for row in range(len(block.labels)) if row not in block.rows.left_out]
-        predictions, margins, confidences = (np.asarray(column)[here] for column in block.outputs)
+        present = block.outputs.map(lambda column: np.asarray(column)[here])
         masks, num_classes = self.engine.masked_images, self.engine.num_classes
-        table = PredictionTable(predictions, margins, confidences, masks, num_classes)
-        return table, block.labels[here]
+        return PredictionTable.of(present, masks, num_classes), block.labels[here]

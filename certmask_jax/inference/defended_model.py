@@ -71,9 +71,8 @@ class DefendedPredictor:
     def _answer(self, images: NDArray[np.uint8]) -> Answers:
         defense, masks = self.defense, self.defense.masked_images
         question = early_exit.Question(defense, np.arange(len(masks)))
-        found = early_exit.evaluate(self.engine, images, [question], labels=None)
-        predictions, margins, confidences = map(np.asarray, found)
-        table = PredictionTable(predictions, margins, confidences, masks, self.engine.num_classes)
+        outputs = early_exit.evaluate(self.engine, images, [question], labels=None)
+        table = PredictionTable.of(outputs.map(np.asarray), masks, self.engine.num_classes)
         answers = defense.rule(table)
         return Answers(
             answers.astype(np.int32),

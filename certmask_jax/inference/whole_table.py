@@ -15,6 +15,7 @@ from certmask_jax.inference.engine_choice import engine_for
 from certmask_jax.inference.model_function import ApplyFn
 from certmask_jax.inference.preprocessing import Preprocessing, check_images
 from certmask_jax.masks.distinct_unions import MaskedImages
+from certmask_jax.tables.outputs import Outputs
 from certmask_jax.tables.prediction_table import PredictionTable
 
 
@@ -66,10 +67,8 @@ def predict(
         engine.table(images[start : start + step], progress)
         for start in range(0, len(images), step)
     ]
-    predictions, margins, confidences = (
-        np.concatenate([np.asarray(a) for a in column]) for column in zip(*blocks, strict=True)
-    )
-    table = PredictionTable(predictions, margins, confidences, masks, engine.num_classes)
+    outputs = Outputs(*(np.concatenate(column) for column in zip(*blocks, strict=True)))
+    table = PredictionTable.of(outputs, masks, engine.num_classes)
     broken = table.non_finite_images()
     if len(broken):
         warnings.warn(

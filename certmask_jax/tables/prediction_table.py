@@ -48,6 +48,12 @@ class PredictionTable(Outputs):
                     f"{np.shape(getattr(self, name))}"
                 )
 
+    @classmethod
+    def of(cls, outputs: Outputs, images: MaskedImages, num_classes: int) -> PredictionTable:
+        """The table whose columns are those of ``outputs``, ``[T, V]`` each."""
+        columns = {name: getattr(outputs, name) for name in SCHEMA}
+        return cls(**columns, masked_images=images, num_classes=num_classes)
+
     def __len__(self) -> int:
         return len(self.predictions)
 
@@ -103,8 +109,7 @@ class PredictionTable(Outputs):
         return self.take(slice(None), self.columns(wanted), wanted)
 
     def _with(self, function: Callable[[Any], Any], images: MaskedImages) -> PredictionTable:
-        columns = {name: function(getattr(self, name)) for name in SCHEMA}
-        return PredictionTable(**columns, masked_images=images, num_classes=self.num_classes)
+        return PredictionTable.of(self.map(function), images, self.num_classes)
 
 
 def _leaves(table: PredictionTable) -> tuple[tuple[Any, ...], tuple[MaskedImages, int]]:
@@ -127,9 +132,13 @@ def from_labels(labels: ArrayLike, images: MaskedImages, *, num_classes: int) ->
     """A table of certain predictions, for hand-written cases: ``labels int[T, V]``."""
     predictions = np.asarray(labels, dtype=np.int16)
     ones = np.ones(predictions.shape, dtype=np.float16)
-    certain = dict(zip(SCHEMA, Outputs.unknown(predictions.shape), strict=True))
-    certain |= {"predictions": predictions, "margins": ones, "confidences": ones}
-    return PredictionTable(**certain, masked_images=images, num_classes=num_classes)
+    certain = dataclasses.replace(
+        Outputs.unknown(predictions.shape),
+        predictions=predictions,
+        margins=ones,
+        confidences=ones,
+    )
+    return PredictionTable.of(certain, images, num_classes)
 
 
 def check_labels(labels: ArrayLike, num_images: int, num_classes: int) -> NDArray[np.int32]:

@@ -22,7 +22,7 @@ from certmask_jax.files import fingerprint, storage, whole_files
 from certmask_jax.files.storage import AnyPath
 from certmask_jax.masks.distinct_unions import MaskedImages
 from certmask_jax.tables.blocks import Blocks
-from certmask_jax.tables.outputs import SCHEMA
+from certmask_jax.tables.outputs import SCHEMA, Outputs
 from certmask_jax.tables.prediction_table import PredictionTable
 from certmask_jax.tables.run_images import LEFT_OUT, Began
 
@@ -138,7 +138,7 @@ def load(folder: str | AnyPath) -> SavedTable:
     columns: dict[str, Any] = {
         name: blocks.column(name, remedy=f"; {again} to mend it") for name in SCHEMA
     }
-    table = PredictionTable(**columns, masked_images=masks, num_classes=facts["num_classes"])
+    table = PredictionTable.of(Outputs(**columns), masks, facts["num_classes"])
     labels[list(rows.left_out)] = LEFT_OUT
     return SavedTable(table, labels, rows.ids, about, rows.left_out)
 
