@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from certmask_jax.inference.whole_table import predict
     from certmask_jax.masks import combined_sets, distinct_unions, geometry, pair_covers, rectangles
     from certmask_jax.masks.distinct_unions import MaskedImages
-    from certmask_jax.masks.mask_sets import CoverageError, MaskSet
+    from certmask_jax.masks.mask_set import CoverageError, MaskSet
     from certmask_jax.masks.threats import Threat
     from certmask_jax.tables.prediction_table import NO_LABEL, PredictionTable
     from certmask_jax.weights.loaded_model import LoadedModel, load_model
@@ -87,11 +87,11 @@ _MODULES = {
 }
 _NAMES = {
     "ALERT": "defenses",
-    "CoverageError": "masks.mask_sets",
+    "CoverageError": "masks.mask_set",
     "Defense": "defenses",
     "Guarantee": "defenses",
     "LoadedModel": "weights.loaded_model",
-    "MaskSet": "masks.mask_sets",
+    "MaskSet": "masks.mask_set",
     "MaskedImages": "masks.distinct_unions",
     "NO_LABEL": "tables.prediction_table",
     "PredictionTable": "tables.prediction_table",

@@ -1,17 +1,14 @@
 """Every builder of mask sets in one flat list; their bodies are in ``masks``."""
 
-from certmask_jax.masks.mask_sets import (
+from certmask_jax.masks.grids import budgeted_grid, stretches, tight_grid
+from certmask_jax.masks.mask_set import CoverageError, MaskSet
+from certmask_jax.masks.tilings import (
     Coverage,
-    CoverageError,
-    MaskSet,
-    budgeted_grid,
     exact_k_fold,
     factor_coverage,
     offset,
     repeated,
     replicated,
-    stretches,
-    tight_grid,
 )
 
 __all__ = [

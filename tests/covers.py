@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from certmask_jax.masks.mask_sets import CoverageError, MaskSet
+from certmask_jax.masks.mask_set import CoverageError, MaskSet
 
 
 def random_cover(rng: np.random.Generator, masks: int, width: int, patch: int) -> MaskSet:

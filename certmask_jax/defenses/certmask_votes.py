@@ -30,7 +30,7 @@ from certmask_jax.defenses.over_tables import Row, RowProof
 from certmask_jax.defenses.voting import Ties, check_ties, count_votes, majority, preference
 from certmask_jax.masks import distinct_unions
 from certmask_jax.masks.distinct_unions import MaskedImages
-from certmask_jax.masks.mask_sets import MaskSet
+from certmask_jax.masks.mask_set import MaskSet
 from certmask_jax.masks.threats import Threat
 
 

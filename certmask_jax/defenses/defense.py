@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from certmask_jax.defenses import over_tables
 from certmask_jax.defenses.over_tables import Row, RowProof
 from certmask_jax.masks.distinct_unions import MaskedImages
-from certmask_jax.masks.mask_sets import MaskSet
+from certmask_jax.masks.mask_set import MaskSet
 from certmask_jax.masks.threats import Threat
 from certmask_jax.tables.outputs import NO_LABEL
 from certmask_jax.tables.prediction_table import PredictionTable

@@ -48,7 +48,7 @@ from certmask_jax.defenses.defense import Defense, Seen
 from certmask_jax.defenses.mrcert_early_exit import Plan
 from certmask_jax.defenses.over_tables import Row, RowProof
 from certmask_jax.masks.distinct_unions import MaskedImages
-from certmask_jax.masks.mask_sets import CoverageError, MaskSet
+from certmask_jax.masks.mask_set import CoverageError, MaskSet
 from certmask_jax.masks.threats import Threat
 from certmask_jax.masks.union_lattice import Unions, all_unions
 

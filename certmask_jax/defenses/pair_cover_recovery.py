@@ -40,7 +40,7 @@ from certmask_jax.defenses.pair_cover_early_exit import Locations
 from certmask_jax.defenses.voting import Ties, check_ties, count_votes, majority, preference
 from certmask_jax.masks import distinct_unions, pair_covers
 from certmask_jax.masks.distinct_unions import MaskedImages
-from certmask_jax.masks.mask_sets import MaskSet
+from certmask_jax.masks.mask_set import MaskSet
 from certmask_jax.masks.threats import Threat
 
 

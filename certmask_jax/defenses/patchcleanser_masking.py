@@ -33,7 +33,7 @@ from certmask_jax.defenses.patchcleanser_early_exit import Question
 from certmask_jax.defenses.patchcleanser_proofs import TwoRounds, good_rows, two_rounds
 from certmask_jax.defenses.voting import Ties, check_ties, majority_label
 from certmask_jax.masks.distinct_unions import MaskedImages
-from certmask_jax.masks.mask_sets import MaskSet
+from certmask_jax.masks.mask_set import MaskSet
 
 
 def double_masking_rule(

@@ -21,7 +21,7 @@ from certmask_jax.defenses.defense import groups_of
 from certmask_jax.defenses.voting import count_votes, preference
 from certmask_jax.masks import distinct_unions
 from certmask_jax.masks.distinct_unions import MaskedImages
-from certmask_jax.masks.mask_sets import MaskSet
+from certmask_jax.masks.mask_set import MaskSet
 from certmask_jax.masks.threats import Threat
 
 

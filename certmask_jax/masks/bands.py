@@ -14,7 +14,7 @@ import numpy as np
 
 from certmask_jax.masks import geometry
 from certmask_jax.masks.geometry import Size
-from certmask_jax.masks.mask_sets import MaskSet
+from certmask_jax.masks.mask_set import MaskSet
 
 
 def column_bands(image_size: Size, patch_size: Size, *, width: int, stride: int = 1) -> MaskSet:

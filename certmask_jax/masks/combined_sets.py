@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from certmask_jax.masks import distinct_unions, edge_grids, placements
 from certmask_jax.masks.geometry import Size
-from certmask_jax.masks.mask_sets import MaskSet
+from certmask_jax.masks.mask_set import MaskSet
 from certmask_jax.masks.threats import Shape, Threat
 
 # What contains what is looked at in blocks of about this many bytes.

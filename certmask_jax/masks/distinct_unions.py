@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from certmask_jax.masks import geometry, placements
 from certmask_jax.masks.by_content import ByContent
 from certmask_jax.masks.geometry import Size
-from certmask_jax.masks.mask_sets import MaskSet
+from certmask_jax.masks.mask_set import MaskSet
 from certmask_jax.masks.threats import Threat, as_threat
 
 MOST_CHOICES = 1 << 27

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from certmask_jax.masks import distinct_unions, finite_planes, geometry, partitions, placements
 from certmask_jax.masks.geometry import Size
-from certmask_jax.masks.mask_sets import CoverageError, MaskSet
+from certmask_jax.masks.mask_set import CoverageError, MaskSet
 from certmask_jax.masks.partitions import Blocks
 
 # The budget's search tries all partitions of so many masks in a few seconds.

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from certmask_jax.masks import edge_grids, geometry
-from certmask_jax.masks.mask_sets import stretches
+from certmask_jax.masks.grids import stretches
 
 Blocks = NDArray[np.int32]
 """``int32[n, 4]``, the rectangle of pixels that hides each block, row by row."""

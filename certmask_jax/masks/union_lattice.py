@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from certmask_jax.masks import distinct_unions, edge_grids
 from certmask_jax.masks.distinct_unions import MaskedImages
-from certmask_jax.masks.mask_sets import MaskSet
+from certmask_jax.masks.mask_set import MaskSet
 
 MOST = 1 << 18
 """No more unions than this: 49 masks have 231,526 of up to four."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from certmask_jax.defenses import Defense
-from certmask_jax.masks.mask_sets import MaskSet
+from certmask_jax.masks.mask_set import MaskSet
 from certmask_jax.masks.threats import Threat, as_threat
 from certmask_jax.programs import defense_entries, imported, mask_entries
 from certmask_jax.programs.command_line import hint

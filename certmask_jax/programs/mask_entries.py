@@ -11,8 +11,9 @@ import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 
-from certmask_jax.masks import bands, combined_sets, mask_sets, pair_covers
-from certmask_jax.masks.mask_sets import MaskSet
+from certmask_jax import mask_sets
+from certmask_jax.masks import bands, combined_sets, pair_covers
+from certmask_jax.masks.mask_set import MaskSet
 from certmask_jax.masks.threats import Threat
 from certmask_jax.programs.command_line import hint
 from certmask_jax.programs.spec_keys import Key, flag, is_number, pairs, size, values

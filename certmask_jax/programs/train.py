@@ -24,11 +24,10 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from certmask_jax import data, defenses, predict, training, weights
+from certmask_jax import data, defenses, mask_sets, predict, training, weights
 from certmask_jax.files import fingerprint
 from certmask_jax.inference.preprocessing import Preprocessing
-from certmask_jax.masks import mask_sets
-from certmask_jax.masks.mask_sets import MaskSet
+from certmask_jax.masks.mask_set import MaskSet
 from certmask_jax.masks.threats import Threat
 from certmask_jax.models import Model, Params
 from certmask_jax.programs import (

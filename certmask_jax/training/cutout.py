@@ -17,7 +17,7 @@ from jax import Array
 from numpy.typing import NDArray
 
 from certmask_jax.inference.masking import hidden_pixels
-from certmask_jax.masks.mask_sets import MaskSet
+from certmask_jax.masks.mask_set import MaskSet
 
 Cutout = Literal["none", "random", "mask_set", "two_masks", "greedy"]
 """What a training image loses; see ``ABOUT``."""

@@ -17,7 +17,7 @@ from certmask_jax._own_settings import reproducible
 from certmask_jax.inference.preprocessing import Preprocessing, check_images
 from certmask_jax.inference.whole_table import predict
 from certmask_jax.masks import distinct_unions
-from certmask_jax.masks.mask_sets import MaskSet
+from certmask_jax.masks.mask_set import MaskSet
 from certmask_jax.models import Model, Params
 from certmask_jax.tables.prediction_table import check_labels
 from certmask_jax.training import checkpoints, input_pipeline

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from certmask_jax._own_settings import reproducible, usual_promotion
 from certmask_jax.inference.devices import device_mesh
-from certmask_jax.masks.mask_sets import MaskSet
+from certmask_jax.masks.mask_set import MaskSet
 from certmask_jax.models import Model, Params
 from certmask_jax.training import augmentation, cutout, recipes
 from certmask_jax.training.input_pipeline import Pixels

@@ -15,13 +15,13 @@ import pytest
 from covers import random_cover, with_random_promise
 from small_runs import blocks_of, compile_once
 
-from certmask_jax import data, defenses
+from certmask_jax import data, defenses, mask_sets
 from certmask_jax.certification import certified_size, evaluation, verdicts
 from certmask_jax.certification.block_sizes import BlockSizes
 from certmask_jax.data import Batch
 from certmask_jax.defenses import ALERT, Guarantee, adversary
 from certmask_jax.inference.preprocessing import Preprocessing
-from certmask_jax.masks import distinct_unions, mask_sets
+from certmask_jax.masks import distinct_unions
 from certmask_jax.masks.threats import Threat
 from certmask_jax.programs import certification_job, certify, defense_specs, merge
 from certmask_jax.programs.threat_options import ThreatOptions, read_sizes, threats

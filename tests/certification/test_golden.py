@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from certmask_jax import data, defenses, models, predict, weights
+from certmask_jax import data, defenses, mask_sets, models, predict, weights
 from certmask_jax.inference.preprocessing import Preprocessing
-from certmask_jax.masks import distinct_unions, mask_sets
+from certmask_jax.masks import distinct_unions
 
 
 @pytest.fixture(scope="module")

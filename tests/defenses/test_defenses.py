@@ -12,12 +12,11 @@ import oracle
 import pytest
 from covers import random_cover, with_random_promise
 
-from certmask_jax import defenses
+from certmask_jax import defenses, mask_sets
 from certmask_jax.defenses import ALERT, Defense, Guarantee, adversary
 from certmask_jax.defenses.certmask_votes import certmask_attacked
-from certmask_jax.masks import mask_sets
 from certmask_jax.masks.distinct_unions import merge, unions, unmasked
-from certmask_jax.masks.mask_sets import MaskSet
+from certmask_jax.masks.mask_set import MaskSet
 from certmask_jax.tables.prediction_table import PredictionTable, from_labels
 
 

@@ -12,12 +12,11 @@ import oracle_mrcert as literal
 import pytest
 from covers import random_cover
 
-from certmask_jax import data, defenses, models, predict, weights
+from certmask_jax import data, defenses, mask_sets, models, predict, weights
 from certmask_jax.defenses import Defense, adversary
 from certmask_jax.defenses.defense import Seen
 from certmask_jax.inference.preprocessing import Preprocessing
-from certmask_jax.masks import mask_sets
-from certmask_jax.masks.mask_sets import MaskSet
+from certmask_jax.masks.mask_set import MaskSet
 from certmask_jax.programs import certify
 from certmask_jax.programs.patched_images import PatchedImages
 from certmask_jax.tables.prediction_table import NO_LABEL, UNKNOWN, PredictionTable, from_labels

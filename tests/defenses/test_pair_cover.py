@@ -13,15 +13,15 @@ import oracle_pair_cover as literal
 import pytest
 from covers import random_cover
 
-from certmask_jax import CoverageError, data, defenses, models, predict, weights
+from certmask_jax import CoverageError, data, defenses, mask_sets, models, predict, weights
 from certmask_jax.defenses import adversary
 from certmask_jax.defenses.defense import Seen
 from certmask_jax.defenses.pair_cover_recovery import pair_cover_worst_case
 from certmask_jax.inference import defended_model
 from certmask_jax.inference.preprocessing import Preprocessing
-from certmask_jax.masks import finite_planes, geometry, mask_sets, pair_covers, partitions
+from certmask_jax.masks import finite_planes, geometry, pair_covers, partitions
 from certmask_jax.masks.distinct_unions import unions
-from certmask_jax.masks.mask_sets import MaskSet
+from certmask_jax.masks.mask_set import MaskSet
 from certmask_jax.programs import defense_specs
 from certmask_jax.tables.prediction_table import NO_LABEL, UNKNOWN, PredictionTable, from_labels
 

@@ -14,7 +14,7 @@ import pytest
 from covers import random_cover
 from early_exit_cases import CLASSES, evaluated, facts, filled_in, random_table
 
-from certmask_jax import defenses
+from certmask_jax import defenses, mask_sets
 from certmask_jax.defenses import Row, adversary
 from certmask_jax.defenses.defense import Seen
 from certmask_jax.defenses.patchcleanser_proofs import (
@@ -22,9 +22,8 @@ from certmask_jax.defenses.patchcleanser_proofs import (
     double_masking_worst_case,
     good_rows,
 )
-from certmask_jax.masks import mask_sets
 from certmask_jax.masks.distinct_unions import merge, unions, unions_of
-from certmask_jax.masks.mask_sets import MaskSet
+from certmask_jax.masks.mask_set import MaskSet
 from certmask_jax.programs import defense_specs
 from certmask_jax.tables.prediction_table import UNKNOWN, from_labels
 

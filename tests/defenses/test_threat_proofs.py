@@ -10,13 +10,13 @@ import oracle_threats
 import pytest
 from covers import random_cover
 
-from certmask_jax import defenses
+from certmask_jax import defenses, mask_sets
 from certmask_jax.defenses import ALERT, Guarantee
 from certmask_jax.defenses.defense import Seen
-from certmask_jax.masks import distinct_unions, mask_sets, pair_covers
+from certmask_jax.masks import distinct_unions, pair_covers
 from certmask_jax.masks.combined_sets import any_shape, for_threat, several_patches
 from certmask_jax.masks.distinct_unions import unions
-from certmask_jax.masks.mask_sets import CoverageError, MaskSet
+from certmask_jax.masks.mask_set import CoverageError, MaskSet
 from certmask_jax.masks.threats import Threat
 from certmask_jax.tables.prediction_table import UNKNOWN, PredictionTable, from_labels
 

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from early_exit_cases import facts
 
-from certmask_jax import defenses
+from certmask_jax import defenses, mask_sets
 from certmask_jax.defenses import Seen
-from certmask_jax.masks import mask_sets, pair_covers
-from certmask_jax.masks.mask_sets import MaskSet
+from certmask_jax.masks import pair_covers
+from certmask_jax.masks.mask_set import MaskSet
 from certmask_jax.tables.prediction_table import from_labels
 
 LINE = mask_sets.budgeted_grid((1, 6), (1, 1), masks_per_axis=(1, 3))  # V = 6 with pairs

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 import certmask_jax as cm
-from certmask_jax import defenses
+from certmask_jax import defenses, mask_sets
 from certmask_jax.defenses import over_tables
-from certmask_jax.masks import mask_sets, pair_covers
+from certmask_jax.masks import pair_covers
 from certmask_jax.masks.threats import Threat
 from certmask_jax.tables.prediction_table import PredictionTable, from_labels
 

@@ -13,11 +13,11 @@ import pytest
 from covers import random_cover
 from oracle_redundant_covers import table_adversary
 
-from certmask_jax import defenses
+from certmask_jax import defenses, mask_sets
 from certmask_jax.defenses import Row, adversary, vote_scores
-from certmask_jax.masks import distinct_unions, mask_sets
+from certmask_jax.masks import distinct_unions
 from certmask_jax.masks.distinct_unions import unions
-from certmask_jax.masks.mask_sets import MaskSet
+from certmask_jax.masks.mask_set import MaskSet
 from certmask_jax.programs import defense_specs
 from certmask_jax.tables.prediction_table import PredictionTable, from_labels
 

@@ -9,15 +9,14 @@ import pytest
 from covers import random_cover, with_random_promise
 from early_exit_cases import CLASSES, evaluated, facts, filled_in, random_table
 
-from certmask_jax import data, defenses, models, predict, weights
+from certmask_jax import data, defenses, mask_sets, models, predict, weights
 from certmask_jax.certification import evaluation
 from certmask_jax.defenses.defense import Seen
 from certmask_jax.inference import early_exit
 from certmask_jax.inference.preprocessing import Preprocessing
 from certmask_jax.inference.whole_images import masked_forward
-from certmask_jax.masks import mask_sets
 from certmask_jax.masks.distinct_unions import unions
-from certmask_jax.masks.mask_sets import MaskSet
+from certmask_jax.masks.mask_set import MaskSet
 from certmask_jax.tables.outputs import Outputs
 from certmask_jax.tables.prediction_table import UNKNOWN, PredictionTable, from_labels
 

@@ -10,7 +10,7 @@ import numpy as np
 import oracle
 import pytest
 
-from certmask_jax import defenses, distinct_unions
+from certmask_jax import defenses, distinct_unions, mask_sets
 from certmask_jax.certification import evaluation
 from certmask_jax.inference import early_exit, whole_images
 from certmask_jax.inference.defended_model import DefendedPredictor
@@ -19,7 +19,6 @@ from certmask_jax.inference.engine_choice import engine_for
 from certmask_jax.inference.masked_pass import outputs_of
 from certmask_jax.inference.out_of_memory import Guarded
 from certmask_jax.inference.preprocessing import Preprocessing
-from certmask_jax.masks import mask_sets
 from certmask_jax.tables.outputs import Outputs
 from certmask_jax.tables.prediction_table import UNKNOWN
 

@@ -8,12 +8,12 @@ import numpy as np
 import oracle
 import pytest
 
-from certmask_jax import defenses, predict
+from certmask_jax import defenses, mask_sets, predict
 from certmask_jax.inference import chunk_program, whole_images
 from certmask_jax.inference.defended_model import defended
 from certmask_jax.inference.devices import device_mesh
 from certmask_jax.inference.preprocessing import Preprocessing
-from certmask_jax.masks import distinct_unions, mask_sets
+from certmask_jax.masks import distinct_unions
 
 SIZE = (9, 7)
 MASKS = distinct_unions.unions(mask_sets.budgeted_grid(SIZE, (2, 3), masks_per_axis=3), 2)[0]

@@ -9,7 +9,7 @@ import numpy as np
 import oracle
 import pytest
 
-from certmask_jax import defenses, models, predict
+from certmask_jax import defenses, mask_sets, models, predict
 from certmask_jax.certification import evaluation, report, verdicts
 from certmask_jax.certification.block_sizes import BlockSizes
 from certmask_jax.certification.evaluation import Hooks
@@ -19,7 +19,7 @@ from certmask_jax.inference.defended_model import defended
 from certmask_jax.inference.devices import device_mesh
 from certmask_jax.inference.distinct_fields import LocalLogits, local_fields
 from certmask_jax.inference.preprocessing import Preprocessing
-from certmask_jax.masks import distinct_unions, mask_sets
+from certmask_jax.masks import distinct_unions
 from certmask_jax.models.bagnet import BagNet
 from certmask_jax.programs.measurements import fields as measured_fields
 from certmask_jax.programs.measurements import subjects

@@ -10,8 +10,9 @@ import oracle
 import pytest
 from covers import random_cover
 
-from certmask_jax.masks import distinct_unions, edge_grids, geometry, mask_sets
-from certmask_jax.masks.mask_sets import MaskSet
+from certmask_jax import mask_sets
+from certmask_jax.masks import distinct_unions, edge_grids, geometry
+from certmask_jax.masks.mask_set import MaskSet
 from certmask_jax.masks.union_lattice import all_unions
 
 

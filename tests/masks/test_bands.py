@@ -9,7 +9,7 @@ import pytest
 
 from certmask_jax import defenses
 from certmask_jax.masks.bands import column_bands
-from certmask_jax.masks.mask_sets import CoverageError
+from certmask_jax.masks.mask_set import CoverageError
 from certmask_jax.programs import defense_specs
 from certmask_jax.tables.prediction_table import from_labels
 

@@ -9,7 +9,7 @@ import pytest
 
 import certmask_jax as cm
 from certmask_jax.masks import distinct_unions
-from certmask_jax.masks.mask_sets import MaskSet
+from certmask_jax.masks.mask_set import MaskSet
 from certmask_jax.masks.union_lattice import all_unions
 
 SIZE = (3, 4)

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from certmask_jax.masks import mask_sets
-from certmask_jax.masks.mask_sets import CoverageError, MaskSet
+from certmask_jax import mask_sets
+from certmask_jax.masks.mask_set import CoverageError, MaskSet
 
 # n, p, q | k = 1 printed, exact | k = 6 replicated, offset (printed), minimum: soundness, 1
 COUNTS = [

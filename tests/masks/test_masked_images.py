@@ -9,9 +9,9 @@ import oracle
 import pytest
 from covers import random_cover
 
-from certmask_jax import defenses
+from certmask_jax import defenses, mask_sets
 from certmask_jax.certification import evaluation
-from certmask_jax.masks import distinct_unions, mask_sets
+from certmask_jax.masks import distinct_unions
 
 
 def _pixels(images: distinct_unions.MaskedImages) -> list[bytes]:

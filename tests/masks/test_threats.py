@@ -12,10 +12,11 @@ import oracle_threats
 import pytest
 from covers import random_cover
 
-from certmask_jax.masks import combined_sets, distinct_unions, mask_sets, placements
+from certmask_jax import mask_sets
+from certmask_jax.masks import combined_sets, distinct_unions, placements
 from certmask_jax.masks.combined_sets import any_shape, for_threat, restricted, several_patches
 from certmask_jax.masks.distinct_unions import MaskedImages, unions
-from certmask_jax.masks.mask_sets import CoverageError, MaskSet
+from certmask_jax.masks.mask_set import CoverageError, MaskSet
 from certmask_jax.masks.rectangles import rectangles_of_area
 from certmask_jax.masks.threats import Threat
 

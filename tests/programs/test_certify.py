@@ -11,10 +11,9 @@ import jax
 import numpy as np
 import pytest
 
-from certmask_jax import data, defenses, models, weights
+from certmask_jax import data, defenses, mask_sets, models, weights
 from certmask_jax.certification import evaluation, report, verdicts
 from certmask_jax.inference.preprocessing import Preprocessing
-from certmask_jax.masks import mask_sets
 from certmask_jax.programs import certify, train
 from certmask_jax.tables import saved_table
 

@@ -12,9 +12,8 @@ import pytest
 from PIL import Image
 from small_models import first_params, small_resnet, small_vit
 
-from certmask_jax import data, training
+from certmask_jax import data, mask_sets, training
 from certmask_jax.inference.devices import device_mesh
-from certmask_jax.masks import mask_sets
 from certmask_jax.programs import train as program
 from certmask_jax.programs import training_options
 from certmask_jax.training import augmentation, cutout, input_pipeline, recipes, step

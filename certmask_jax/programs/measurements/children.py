@@ -14,9 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from certmask_jax import defenses
+from certmask_jax import defenses, mask_sets
 from certmask_jax.certification import evaluation, verdicts
-from certmask_jax.masks import mask_sets
 from certmask_jax.programs.measurements import invariance, scaling
 from certmask_jax.programs.measurements.subjects import Noise, Subject
 

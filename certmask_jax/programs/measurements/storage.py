@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from certmask_jax.masks import distinct_unions, mask_sets
+from certmask_jax import mask_sets
+from certmask_jax.masks import distinct_unions
 from certmask_jax.programs.measurements.timing import spread
 from certmask_jax.tables import saved_table
 from certmask_jax.tables.blocks import BYTES_A_PREDICTION, Block

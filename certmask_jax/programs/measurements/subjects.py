@@ -9,12 +9,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from certmask_jax import data
+from certmask_jax import data, mask_sets
 from certmask_jax.defenses import Defense, double_masking
 from certmask_jax.inference.distinct_fields import LocalLogits
 from certmask_jax.inference.preprocessing import Preprocessing
 from certmask_jax.inference.whole_images import WholeImages, masked_forward
-from certmask_jax.masks import mask_sets
 from certmask_jax.models import ApplyFn
 from certmask_jax.programs import certification_options, model_options
 from certmask_jax.programs.certification_job import opened
