@@ -15,7 +15,8 @@ that is run for every mask: its ``upload`` runs the stem and keeps what it gives
 features without those that see a masked pixel; ``by_items`` is true, so early exit works as it is.
 Ablated bands are V masked images of which each leaves a band to be seen: whole images run them
 unchanged, and an engine that cuts the band out (items grouped by column, one program a shape) only
-differs in what ``flight`` sends. Both name in ``facts`` what changes numbers.
+differs in what ``flight`` sends. Both name in ``facts`` what changes numbers, and take ``table``
+and ``evaluate`` from ``item_stream``.
 """
 
 from __future__ import annotations

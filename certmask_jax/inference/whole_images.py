@@ -1,6 +1,6 @@
 """The engine of any model: masked images are made on the devices, and the model is run on each.
 
-Work is streamed in chunks of one fixed shape, sharded over the devices of a 1-D mesh, so memory
+Work goes in chunks of one fixed shape, sharded over the devices of a 1-D mesh, so memory
 depends on the chunk alone and one program serves every chunk. Images stay on the device as uint8
 and are uploaded once a block. Nothing here knows of defenses.
 """
@@ -8,8 +8,6 @@ and are uploaded once a block. Nothing here knows of defenses.
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -20,9 +18,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from numpy.typing import NDArray
 
 from certmask_jax._own_settings import unguarded
+from certmask_jax.inference.chunk_flight import ChunkFlight
 from certmask_jax.inference.chunk_program import compiled_chunk
-from certmask_jax.inference.devices import AXIS, device_mesh, free_memory
+from certmask_jax.inference.devices import device_mesh, free_memory
 from certmask_jax.inference.engine import Indices
+from certmask_jax.inference.item_stream import evaluate_items, table_by_items
 from certmask_jax.inference.model_function import ApplyFn, flops, num_classes
 from certmask_jax.inference.preprocessing import Preprocessing
 from certmask_jax.masks.distinct_unions import MaskedImages, unmasked
@@ -30,7 +30,6 @@ from certmask_jax.tables.outputs import Outputs
 
 _IMAGE_BYTES_AT_ONCE = 1 << 26
 _MAX_IMAGES_AT_ONCE = 512
-_CHUNKS_AT_ONCE = 2  # one runs and one waits; more only adds to the peak of memory
 _DEFAULT_CHUNK = {"cpu": 64, "gpu": 512, "tpu": 512}
 
 
@@ -164,7 +163,16 @@ class WholeImages:
     def flight(self, images: NDArray[np.uint8] | Uploaded) -> ChunkFlight:
         """A way to send work on these images, ``uint8[B, h, w, c]``, or as uploaded."""
         uploaded = images if isinstance(images, Uploaded) else self.upload(images)
-        return ChunkFlight(self, self._params, uploaded.on_devices)
+        fewer = self.boxes_per_mask - self.masked_images.boxes.shape[1]
+        return ChunkFlight(
+            self.executable,
+            self._params,
+            uploaded.on_devices,
+            mesh=self.mesh,
+            boxes=np.pad(self.masked_images.boxes, ((0, 0), (0, fewer), (0, 0))),
+            chunk=self.chunk,
+            ragged=self.ragged,
+        )
 
     def tried(self, image: NDArray[np.uint8]) -> Outputs:
         """What it says of ``uint8[1, h, w, c]`` without a mask: arrays ``[1]``; compiles."""
@@ -179,21 +187,11 @@ class WholeImages:
         columns: Indices,
         progress: Callable[[int], None] | None = None,
     ) -> Outputs:
-        """Any list of work items.
+        """Any list of W items: NumPy arrays ``[W]``.
 
-        Args:
-          images: ``uint8[B, h, w, c]``, B at most ``images_at_once``; or as ``upload``
-            left them.
-          image_of: ``int[W]``, the image that each item masks.
-          columns: ``int[W]``, the masked image that it makes of it.
-          progress: called with the number of items finished since the last call.
-
-        Returns:
-          NumPy arrays ``[W]``.
+        ``progress`` is called with the number of items finished since the last call.
         """
-        return self._stream(
-            images, len(image_of), lambda part: (image_of[part], columns[part]), progress
-        )
+        return evaluate_items(self, images, image_of, columns, progress)
 
     def table(
         self,
@@ -201,38 +199,7 @@ class WholeImages:
         progress: Callable[[int], None] | None = None,
     ) -> Outputs:
         """All masked images of all ``images``, image by image: NumPy arrays ``[B, V]``."""
-        width, count = len(self.masked_images), len(images)
-
-        def work(part: slice) -> tuple[Indices, Indices]:
-            return np.divmod(np.arange(part.start, part.stop), width)
-
-        flat = self._stream(images, count * width, work, progress)
-        return Outputs(*(np.asarray(a).reshape(count, width) for a in flat))
-
-    def _stream(
-        self,
-        images: NDArray[np.uint8] | Uploaded,
-        items: int,
-        work: Callable[[slice], tuple[Indices, Indices]],
-        progress: Callable[[int], None] | None,
-    ) -> Outputs:
-        """Sends ``items`` work items through in chunks, the next one while the last one runs."""
-        results = Outputs.unknown((items,))
-        flight = self.flight(images)
-        sent, received = 0, 0
-        while received < items:
-            while sent < items and flight.has_room:
-                part = slice(sent, min(sent + self.chunk, items))
-                flight.send(*work(part))
-                sent = part.stop
-            outputs = flight.receive()
-            count = len(outputs.predictions)
-            for result, output in zip(results, outputs, strict=True):
-                result[received : received + count] = output
-            received += count
-            if progress is not None:
-                progress(count)
-        return results
+        return table_by_items(self, images, progress)
 
     @unguarded()
     def executable(self, items: int) -> Any:
@@ -247,54 +214,6 @@ class WholeImages:
             self.boxes_per_mask,
             items,
         )
-
-
-class ChunkFlight:
-    """Chunks of masked images on their way through the devices, see ``engine.Flight``.
-
-    Build it with ``WholeImages.flight``.
-    """
-
-    def __init__(self, engine: WholeImages, params: Any, images: Array) -> None:
-        self._engine = engine
-        self._executable = functools.cache(engine.executable)  # looked up once a flight
-        self._params = params
-        self._images = images
-        self._split = NamedSharding(engine.mesh, PartitionSpec(AXIS))
-        self._sent: deque[tuple[int, Outputs]] = deque()
-
-    def __len__(self) -> int:
-        """Chunks that were sent and not received."""
-        return len(self._sent)
-
-    @property
-    def has_room(self) -> bool:
-        """Whether another chunk should be sent before one is received."""
-        return len(self._sent) < _CHUNKS_AT_ONCE
-
-    def send(self, image_of: Indices, columns: Indices) -> None:
-        """Starts work on ``image_of int[W]`` and ``columns int[W]``; W at most a chunk."""
-        boxes = self._engine.masked_images.boxes[columns]
-        ragged = self._engine.ragged
-        size = ragged if ragged and len(boxes) <= ragged else self._engine.chunk
-        lacking = size - len(boxes)  # ragged ends: one shape, one compilation
-        fewer = self._engine.boxes_per_mask - boxes.shape[1]
-        chunk = (
-            np.pad(boxes, ((0, lacking), (0, fewer), (0, 0))),
-            np.pad(image_of.astype(np.int32), (0, lacking)),
-        )
-        on_devices = jax.device_put(chunk, self._split)
-        executable = self._executable(size)
-        with unguarded():
-            outputs = executable(self._params, self._images, *on_devices)
-        for output in outputs:
-            output.copy_to_host_async()
-        self._sent.append((len(boxes), outputs))
-
-    def receive(self) -> Outputs:
-        """Waits for the chunk that was sent first: NumPy arrays ``[W]``."""
-        count, outputs = self._sent.popleft()
-        return Outputs(*(found[:count] for found in jax.device_get(outputs)))
 
 
 def masked_forward(

@@ -16,6 +16,7 @@ from certmask_jax.inference import early_exit, whole_images
 from certmask_jax.inference.defended_model import DefendedPredictor
 from certmask_jax.inference.devices import device_mesh
 from certmask_jax.inference.engine_choice import engine_for
+from certmask_jax.inference.item_stream import evaluate_items, table_by_items
 from certmask_jax.inference.masked_pass import outputs_of
 from certmask_jax.inference.out_of_memory import Guarded
 from certmask_jax.inference.preprocessing import Preprocessing
@@ -79,19 +80,10 @@ class TwoParts:
         return _Flight(self, images if images.dtype == np.float32 else self.upload(images))
 
     def table(self, images, progress=None):
-        shape = (len(images), len(self.masked_images))
-        flat = self.evaluate(images, *(axis.ravel() for axis in np.indices(shape)))
-        return type(flat)(*(np.reshape(column, shape) for column in flat))
+        return table_by_items(self, images, progress)
 
     def evaluate(self, images, image_of, columns):
-        results = Outputs.unknown((len(image_of),))
-        flight = self.flight(images)
-        for start in range(0, len(image_of), self.chunk):
-            part = slice(start, start + self.chunk)
-            flight.send(image_of[part], columns[part])
-            for result, found in zip(results, flight.receive(), strict=True):
-                result[part] = found
-        return results
+        return evaluate_items(self, images, image_of, columns)
 
 
 class _Flight:

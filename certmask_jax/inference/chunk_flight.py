@@ -1,0 +1,85 @@
+"""Chunks of masked images on their way through the devices."""
+
+from __future__ import annotations
+
+import functools
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax import Array
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from numpy.typing import NDArray
+
+from certmask_jax._own_settings import unguarded
+from certmask_jax.inference.devices import AXIS
+from certmask_jax.inference.engine import Indices
+from certmask_jax.tables.outputs import Outputs
+
+_CHUNKS_AT_ONCE = 2  # one runs and one waits; more only adds to the peak of memory
+
+
+class ChunkFlight:
+    """The flight (see ``engine.Flight``) of an engine that sends boxes to its program.
+
+    Args:
+      executable: of a number of items: ``(params, images, boxes, image_of) -> Outputs``.
+      params, images: what it takes first, on the devices.
+      mesh: the devices, over which items are split.
+      boxes: ``int32[V, R, 4]``, of each masked image.
+      chunk: items of a program; fewer are filled up with items that hide nothing.
+      ragged: a smaller chunk for work of at most that many items, or None.
+    """
+
+    def __init__(
+        self,
+        executable: Callable[[int], Any],
+        params: Any,
+        images: Array,
+        *,
+        mesh: Mesh,
+        boxes: NDArray[np.int32],
+        chunk: int,
+        ragged: int | None,
+    ) -> None:
+        self._executable = functools.cache(executable)  # looked up once a flight
+        self._params = params
+        self._images = images
+        self._split = NamedSharding(mesh, PartitionSpec(AXIS))
+        self._boxes = boxes
+        self._chunk = chunk
+        self._ragged = ragged
+        self._sent: deque[tuple[int, Outputs]] = deque()
+
+    def __len__(self) -> int:
+        """Chunks that were sent and not received."""
+        return len(self._sent)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether another chunk should be sent before one is received."""
+        return len(self._sent) < _CHUNKS_AT_ONCE
+
+    def send(self, image_of: Indices, columns: Indices) -> None:
+        """Starts work on ``image_of int[W]`` and ``columns int[W]``; W at most a chunk."""
+        count, ragged = len(columns), self._ragged
+        size = ragged if ragged and count <= ragged else self._chunk
+        lacking = size - count  # ragged ends: one shape, one compilation
+        chunk = (
+            np.pad(self._boxes[columns], ((0, lacking), (0, 0), (0, 0))),
+            np.pad(image_of.astype(np.int32), (0, lacking)),
+        )
+        on_devices = jax.device_put(chunk, self._split)
+        executable = self._executable(size)
+        with unguarded():
+            outputs = executable(self._params, self._images, *on_devices)
+        for output in outputs:
+            output.copy_to_host_async()
+        self._sent.append((count, outputs))
+
+    def receive(self) -> Outputs:
+        """Waits for the chunk that was sent first: NumPy arrays ``[W]``."""
+        count, outputs = self._sent.popleft()
+        return Outputs(*(found[:count] for found in jax.device_get(outputs)))
