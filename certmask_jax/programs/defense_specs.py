@@ -112,7 +112,7 @@ def _built(entry: DefenseEntry, spec: Spec, text: str, attack: Threat) -> Defens
     if entry.counts_patches:
         arguments["patches"] = len(hidden)
     found = dataclasses.replace(entry.build(*masks, **arguments, **against), spec=text)
-    if not against:
+    if not against or BUILT_FOR.name in found.options:
         return found
     shapes = [list(shape) for shape in hidden.shapes]
     return dataclasses.replace(found, options={**found.options, BUILT_FOR.name: shapes})
