@@ -64,8 +64,10 @@ def parser() -> CommandLine:
         prog=program.command("certify"),
         description="Certifies an image classifier against adversarial patches: runs the model on "
         "every masked image once, and reports what each defense answers and what is proved.",
-        epilog="Example: --dataset cifar10 --data-dir DIR --model cifar_resnet20 --weights FILE "
-        "--patch 5 --defense double_masking:masks_per_axis=6",
+        epilog="Example:\n"
+        f"  {program.command('certify')} --dataset cifar10 --data-dir DIR \\\n"
+        "      --model cifar_resnet20 --weights FILE --patch 5 \\\n"
+        "      --defense double_masking:masks_per_axis=6",
     )
     parse.add_argument(
         "--list", action="store_true", help="name data sets, models and defenses, and no more"

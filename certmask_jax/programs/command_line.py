@@ -40,6 +40,19 @@ class CommandLine(argparse.ArgumentParser):
             formatter_class=Help,
         )
 
+    def format_help(self) -> str:
+        """What ``--help`` prints: the usage names what is required, the groups all the rest."""
+        formatter = self._get_formatter()
+        options = [action for action in self._actions if action.option_strings]
+        required = [f"{one.option_strings[0]} {one.metavar}" for one in options if one.required]
+        others = [
+            formatter._format_args(action, str(action.metavar))
+            for action in self._actions
+            if not action.option_strings
+        ]
+        self.usage = " ".join(["%(prog)s", *others, *required, "[options]"])
+        return super().format_help()
+
     def parse_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: None = None
     ) -> argparse.Namespace:
