@@ -10,12 +10,17 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from certmask_jax.files.unreadable import UnreadableImage
+from certmask_jax.tables.image_sets import Batch, listing_of
+from certmask_jax.tables.image_sets import Listing as Listing
+from certmask_jax.tables.image_sets import TestSet as TestSet
+from certmask_jax.tables.image_sets import places_of as places_of
+from certmask_jax.tables.image_sets import readable as readable
 
 LEFT_OUT = -1
 """The label of a row that is left out."""
@@ -24,39 +29,6 @@ GONE = "it is no longer in the data set"
 _NOTHING: Mapping[int, str] = MappingProxyType({})
 _ALL_FINE: Mapping[str, str] = MappingProxyType({})
 _SHOWN = 3
-
-
-class Batch(Protocol):
-    """Some images of a test set."""
-
-    @property
-    def images(self) -> NDArray[np.uint8]: ...  # [B, h, w, c]
-    @property
-    def labels(self) -> NDArray[np.int32]: ...  # [B]
-    @property
-    def ids(self) -> tuple[str, ...]: ...  # [B]
-
-
-class TestSet(Protocol):
-    """A test set that is read a few images at a time (``data.Dataset`` is one), by one thread.
-
-    ``read`` raises ``UnreadableImage`` for an image that it cannot
-    give. One that knows its images without decoding them has a ``listing`` (see ``Listing``).
-    """
-
-    def __len__(self) -> int: ...
-    def read(self, start: int, stop: int) -> Batch: ...
-
-
-class Listing(Protocol):
-    """What is known of T images before any is decoded."""
-
-    @property
-    def ids(self) -> tuple[str, ...]: ...  # [T], each once
-    @property
-    def labels(self) -> NDArray[np.int32]: ...  # [T]
-    @property
-    def sizes(self) -> NDArray[np.int64]: ...  # [T], bytes of each file
 
 
 class Began(NamedTuple):
@@ -140,7 +112,7 @@ class RunImages:
 
     def sizes(self, start: int, stop: int) -> tuple[int, ...]:
         """Bytes of each file now, -1 for what is gone; () where there are no files."""
-        listing = _listing(self.test_set)
+        listing = listing_of(self.test_set)
         if listing is None:
             return ()
         places = self.places[start:stop]
@@ -224,13 +196,13 @@ def of_run(
     Raises:
       ValueError: for images that were not there when the run began, or have other labels now.
     """
-    listing = _listing(test_set)
+    listing = listing_of(test_set)
     if listing is None:
         return RunImages(test_set, None, np.arange(len(test_set)), {}, skip)
     whole: TestSet | None = getattr(test_set, "whole", None)
     is_subset = False
     if began is not None and whole is not None:
-        is_subset, test_set, listing = True, whole, _listing(whole) or listing
+        is_subset, test_set, listing = True, whole, listing_of(whole) or listing
     now = Began(tuple(listing.ids), tuple(map(int, listing.labels)))
     began = now if began is None else began
     places = places_of(test_set, began.ids)
@@ -255,59 +227,6 @@ def of_run(
         if image_id in unreadable and places[row] >= 0
     }
     return RunImages(test_set, began, places, left_out, skip)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Readable:
-    """A test set without the images that are known not to be readable; to plan a run with."""
-
-    test_set: TestSet
-    places: NDArray[np.intp]
-
-    def __len__(self) -> int:
-        return len(self.places)
-
-    def read(self, start: int, stop: int) -> Batch:
-        """Images ``start`` to ``stop`` of those that are left, at least one."""
-        places = self.places[start:stop]
-        if len(places) == 1 or (np.diff(places) == 1).all():
-            return self.test_set.read(int(places[0]), int(places[-1]) + 1)
-        parts = [self.test_set.read(int(place), int(place) + 1) for place in places]
-        return _Joined(
-            np.concatenate([part.images for part in parts]),
-            np.concatenate([part.labels for part in parts]),
-            tuple(one for part in parts for one in part.ids),
-        )
-
-
-class _Joined(NamedTuple):
-    images: NDArray[np.uint8]
-    labels: NDArray[np.int32]
-    ids: tuple[str, ...]
-
-
-def readable(test_set: TestSet, unreadable: Mapping[str, str]) -> TestSet:
-    """``test_set``, without images that are known not to be readable (by id)."""
-    listing = _listing(test_set)
-    if listing is None or not unreadable:
-        return test_set
-    kept = [place for place, image_id in enumerate(listing.ids) if image_id not in unreadable]
-    if not kept:
-        raise ValueError(f"expected an image that can be read, got none of {len(listing.ids)}")
-    return Readable(test_set, np.array(kept, np.intp))
-
-
-def places_of(test_set: TestSet, ids: Sequence[str]) -> NDArray[np.intp]:
-    """Where images are in a test set now, or -1; without a listing they are where they were."""
-    listing = _listing(test_set)
-    if listing is None:
-        return np.arange(len(ids))
-    place_of = {image_id: place for place, image_id in enumerate(listing.ids)}
-    return np.array([place_of.get(image_id, -1) for image_id in ids], np.intp)
-
-
-def _listing(test_set: TestSet) -> Listing | None:
-    return getattr(test_set, "listing", None)
 
 
 def _said(what: str, names: Sequence[str]) -> str:
