@@ -11,6 +11,7 @@ import jax
 import pytest
 
 jax.config.update("jax_num_cpu_devices", 8)
+jax.devices()  # programs that tests begin in this process set their number unless there are some
 # Tests compile the same programs over and over. A folder of their own also keeps them out of the
 # user's: programs leave a folder that is chosen already alone.
 _COMPILED = tempfile.mkdtemp(prefix="certmask_jax_tests_")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import os
@@ -159,7 +160,7 @@ def test_shares_that_contradict_each_other_are_refused(tmp_path, name):
     else:
         array = np.array(getattr(block.outputs, name))
         array[0, 10] = np.nextafter(array[0, 10], np.float16(9)) if name != "predictions" else 1000
-        changed = block._replace(outputs=block.outputs._replace(**{name: array}))
+        changed = block._replace(outputs=dataclasses.replace(block.outputs, **{name: array}))
     blocks.write(3, changed)
     with pytest.raises(ValueError, match=r"9 to 9 are in .*share 1 and in .*copy, and differ"):
         merging.merge([*shares, copy], tmp_path / "merged")

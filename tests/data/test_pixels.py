@@ -190,8 +190,8 @@ def _objects(tmp_path):
     )
     return [
         DEFENSE, DETECTOR, MASKS, MASKS.threat, DEFENSE.masked_images, table, guarded,
-        guarded.forward, digits, saved, report, report.defenses[0], bagnet, bagnet.local, local,
-        local.forward, Preprocessing(), bagnet.data_config,
+        guarded.engine, digits, saved, report, report.defenses[0], bagnet, bagnet.local, local,
+        local.engine, Preprocessing(), bagnet.data_config,
     ]  # fmt: skip
 
 
@@ -203,5 +203,5 @@ def test_every_object_is_one_line(tmp_path):
         assert " at 0x" not in text
         assert "array(" not in text
         assert type(one).__name__ in text
-    assert repr(DEFENSE) == ("DoubleMasking(4 masks of 5x5 for 1x1 patches on 8x8)")
+    assert repr(DEFENSE) == ("DoubleMasking(4 masks of 4x4 for 1x1 patches on 8x8)")
     assert "images uint8 [B, 8, 8, 3]" in repr(cm.defended(linear, WEIGHTS, DEFENSE))

@@ -378,7 +378,9 @@ def test_torch_files_without_weights(tmp_path):
 def test_missing_torch(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     (tmp_path / "w.pth").write_bytes(b"x")
-    with pytest.raises(ValueError, match=r"PyTorch, which is missing.*convert_weights IN OUT"):
+    with pytest.raises(
+        ValueError, match=r"PyTorch, which is missing.*convert it once where PyTorch is"
+    ):
         weights.load(tmp_path / "w.pth", models.create("vit_digits"))
 
 
