@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+import options_page
 import pytest
 
 import certmask_jax as cm
@@ -47,6 +48,7 @@ class Block(NamedTuple):
 
     line: int
     language: str
+    file: str | None  # as which it is to be saved
     text: str
     not_run: str | None  # why
 
@@ -64,7 +66,9 @@ def _blocks(page: Path) -> list[Block]:
         above = lines[start - 1].strip() if start else ""
         why = re.fullmatch(r"<!-- not run: (.+) -->", above)
         text = "\n".join(lines[start + 1 : number])
-        blocks.append(Block(start + 1, lines[start].strip("` "), text, why[1] if why else None))
+        kind = re.fullmatch(r'(\w*)(?: title="([\w.]+)")?', lines[start].strip("` "))
+        assert kind, f"{page.name}:{start + 1}: {lines[start]}"
+        blocks.append(Block(start + 1, kind[1], kind[2], text, why[1] if why else None))
         start = None
     assert start is None, f"{page.name}:{start}: a block without an end"
     return blocks
@@ -87,7 +91,7 @@ def _commands(text: str) -> list[list[str]]:
 def _program(words: list[str]) -> tuple[str, list[str]] | None:
     """``certmask NAME ...`` or ``python -m experiments.NAME ...`` as name and arguments."""
     if words[:1] == ["certmask"]:
-        return words[1], words[2:]
+        return words[1].replace("-", "_"), words[2:]
     if words[:2] == ["python", "-m"] and words[2].startswith("experiments."):
         return words[2].removeprefix("experiments."), words[3:]
     return None
@@ -131,7 +135,7 @@ def _defenses(name: str, arguments: list[str]) -> list[str]:
 def test_every_block_runs_or_says_why_not(page):
     for block in _blocks(page):
         where = f"{page.name}:{block.line}"
-        assert block.language in ("bash", "python", "text"), f"{where}: {block.language!r}"
+        assert block.language in ("bash", "python", "text", "toml"), f"{where}: {block.language!r}"
         if block.not_run is not None:
             assert len(block.not_run.split()) > 1, f"{where}: why is it not run?"
         elif block.language == "bash":
@@ -140,9 +144,9 @@ def test_every_block_runs_or_says_why_not(page):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
-def test_command_lines_are_read_by_their_programs(page):
+def test_command_lines_that_are_not_run_are_read_by_their_programs(page):
     for block in _blocks(page):
-        if block.language != "bash":
+        if block.language != "bash" or block.not_run is None:
             continue
         for name, arguments in filter(None, map(_program, _commands(block.text))):
             try:
@@ -151,7 +155,11 @@ def test_command_lines_are_read_by_their_programs(page):
                 pytest.fail(f"{page.name}:{block.line}: {error}")
 
 
-RUN = [page for page in PAGES if any(b.language != "text" and not b.not_run for b in _blocks(page))]
+def _runs(block: Block) -> bool:
+    return block.language in ("bash", "python") and block.not_run is None
+
+
+RUN = [page for page in PAGES if any(map(_runs, _blocks(page)))]
 
 
 @pytest.mark.parametrize("page", RUN, ids=[str(page.relative_to(ROOT)) for page in RUN])
@@ -159,12 +167,16 @@ def test_what_a_page_shows_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for block in _blocks(page):
         where = f"{page.name}:{block.line}"
-        if block.not_run or block.language == "text":
+        if not _runs(block):
             continue
-        if block.language == "python":
+        if block.file is not None:
+            (tmp_path / block.file).write_text(block.text)
+            monkeypatch.syspath_prepend(tmp_path)
+            monkeypatch.delitem(sys.modules, Path(block.file).stem, raising=False)
+        elif block.language == "python":
             exec(compile(block.text, where, "exec"), {"__name__": "__main__"})
-            continue
-        for name, arguments in filter(None, map(_program, _commands(block.text))):
+        commands = _commands(block.text) if block.language == "bash" else []
+        for name, arguments in filter(None, map(_program, commands)):
             if not _defenses(name, arguments):
                 assert MAINS[name](arguments) == 0, f"{where}: {name} {shlex.join(arguments)}"
 
@@ -175,7 +187,7 @@ def test_defenses_that_pages_show_run(tmp_path, monkeypatch, capsys):
         command
         for page in RUN
         for block in _blocks(page)
-        if block.language == "bash" and not block.not_run
+        if block.language == "bash" and _runs(block)
         for command in filter(None, map(_program, _commands(block.text)))
     ]
     shown = dict.fromkeys(spec for command in commands for spec in _defenses(*command))
@@ -184,6 +196,18 @@ def test_defenses_that_pages_show_run(tmp_path, monkeypatch, capsys):
     assert certify.main([*SAME, *wanted]) == 0
     printed = capsys.readouterr().out
     assert all(spec.partition(":")[0] in printed for spec in shown)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_python_that_is_not_run_uses_what_is_there(page):
+    for block in _blocks(page):
+        if block.language != "python" or block.not_run is None:
+            continue
+        compile(block.text, f"{page.name}:{block.line}", "exec")
+        for names in re.findall(r"\bcm\.([\w.]+)", block.text):
+            found = cm
+            for name in names.split("."):
+                found = getattr(found, name)
 
 
 def test_the_example_runs(capsys):
@@ -213,8 +237,8 @@ def _sentences(page: Path) -> list[str]:
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
 def test_sentences_are_short(page):
-    if page.name == "references.md":
-        pytest.skip("a list of papers, whose authors and titles are as long as they are")
+    if page.name in ("references.md", "options.md"):
+        pytest.skip("names of papers, or the programs' own help, which is as long as it is")
     longest = max(_sentences(page), key=lambda sentence: len(sentence.split()))
     assert len(longest.split()) <= MOST_WORDS, f"{page.name}: {longest}"
 
@@ -319,8 +343,7 @@ def test_the_map_of_the_house_names_files_and_rooms_that_are_there():
 
 def test_every_room_has_a_page_of_reference():
     rooms = {folder.name for folder in PACKAGE.iterdir() if (folder / "__init__.py").is_file()}
-    pages = {page.stem for page in (DOCS / "api").glob("*.md")}
-    pages -= {"index", "certmask_jax", "rules"}  # of names that are in rooms
+    pages = {page.stem for page in (DOCS / "api").glob("*.md")} - {"index", "certmask_jax", "rules"}
     assert pages == rooms
     for room in rooms:
         assert f"::: certmask_jax.{room}\n" in (DOCS / "api" / f"{room}.md").read_text()
@@ -347,12 +370,24 @@ def test_every_defense_has_a_page(capsys):
             assert part in page, f"{name}: {part}"
 
 
+def test_the_page_of_options_is_what_the_programs_have():
+    assert options_page.PAGE.read_text() == options_page.text(), (
+        "docs/guides/options.md is not what the programs have: write it anew with "
+        "PYTHONPATH=. python tests/options_page.py"
+    )
+
+
 def test_modules_that_moved_are_where_the_changelog_says():
     moved = (ROOT / "CHANGELOG.md").read_text().partition("### What moved")[2]
-    new = re.findall(r"\| `(certmask_jax[\w.]+)` \|$", moved.partition("\n### ")[0], re.MULTILINE)
-    assert len(new) > 50
-    for module in new:
-        assert importlib.util.find_spec(module) is not None, module
+    rows = re.findall(
+        r"^\| .* \| (`certmask_jax.*) \|$", moved.partition("\n### ")[0], re.MULTILINE
+    )
+    assert len(rows) > 50
+    for row in rows:
+        first, *others = re.findall(r"`([\w.]+)`", row)  # the others stand beside the first
+        room = first.rpartition(".")[0]
+        for module in [first, *(f"{room}.{name}" for name in others)]:
+            assert importlib.util.find_spec(module) is not None, module
 
 
 def test_the_citation_names_this_version():
