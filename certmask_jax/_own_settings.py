@@ -27,7 +27,7 @@ def unguarded() -> Iterator[None]:
 
 @contextlib.contextmanager
 def reproducible() -> Iterator[None]:
-    """The same numbers under all settings: 32 bits, and one generator of random numbers.
+    """Makes the numbers of a function the same under all settings: 32 bits, one random generator.
 
     The generator is Threefry as JAX has it by default (``jax_threefry_partitionable``). Products
     are the backend's default; whoever wants others says so inside.

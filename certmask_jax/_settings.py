@@ -35,7 +35,7 @@ class SettingError(_Remedy, ValueError):
 
 
 class FolderTakenError(_Remedy, FileExistsError):
-    """The same of a folder that holds something else, or that another process writes to."""
+    """A folder holds something else, or another process writes to it: a ``FileExistsError``."""
 
     def __init__(self, text: Callable[[Naming], str]) -> None:
         super().__init__(text(as_keyword))
@@ -43,7 +43,7 @@ class FolderTakenError(_Remedy, FileExistsError):
 
 
 class NotPreparedError(_Remedy, FileNotFoundError):
-    """The same of files that have to be there before."""
+    """Files are missing that have to be there before: a ``FileNotFoundError``."""
 
     def __init__(self, text: Callable[[Naming], str]) -> None:
         super().__init__(text(as_keyword))
@@ -51,7 +51,7 @@ class NotPreparedError(_Remedy, FileNotFoundError):
 
 
 class WritingError(_Remedy, OSError):
-    """The same of a disk that does not take what is written; ``number`` is the system's."""
+    """A disk does not take what is written: an ``OSError``; ``number`` is the system's."""
 
     def __init__(self, number: int | None, text: Callable[[Naming], str]) -> None:
         super().__init__(number, text(as_keyword))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def encodable(text: str) -> str:
-    """The same text, with what UTF-8 cannot hold written as escapes.
+    """Writes as escapes what UTF-8 cannot hold; any other text stays as it is.
 
     A byte of a file's name that is no UTF-8 (a lone surrogate in Python) becomes ``\\udce9`` or the
     like, six characters that can be written, so that files, tables and screens take the result.

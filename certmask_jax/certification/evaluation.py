@@ -98,7 +98,7 @@ def evaluate(
       apply_fn, params, preprocessing, chunk, mesh: see ``predict``.
       defenses: their masked images are merged; equal ones are evaluated once.
       folder: where the table goes; local or in a bucket (``any_path``).
-        One of the same fingerprint that it holds is gone on with, after its checksums were
+        One of the same fingerprint that it holds is resumed, after its checksums were
         verified.
       decide: evaluate of each image only what can still change an answer or a verdict of these
         defenses (``early_exit``); the verdicts are those of the whole table.
@@ -225,7 +225,7 @@ class _Heard:
             self.hooks.block(table, labels)
 
     def finished(self, block: Block) -> None:
-        """Of a block of an earlier session."""
+        """Tells of a block that an earlier session finished."""
         predictions = np.asarray(block.outputs.predictions)
         evaluated = int((predictions != UNKNOWN).sum())
         self.tell(predictions.size, evaluated, is_new=False)

@@ -1,4 +1,4 @@
-"""The folder and the images of a run: begun now, or gone on with as they were recorded."""
+"""The folder and the images of a run: begun now, or resumed as they were recorded."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def provenance_of_run(
 
 
 def _facts_of_images(run_images: RunImages, first: NDArray[np.uint8]) -> dict[str, str]:
-    """Of files their names and labels; of others the first image."""
+    """What tells images apart: of files their names and labels, of others the first image."""
     if run_images.began is None:
         return {"first_image_sha256": fingerprint.of_arrays(first)}
     return {"images_sha256": fingerprint.of_facts(run_images.began)}

@@ -5,6 +5,7 @@ the device, after masking's place has been decided.
 """
 
 from certmask_jax.data.dataset import Batch, Dataset
+from certmask_jax.data.found_dataset import from_arrays
 from certmask_jax.data.images import preprocess
 from certmask_jax.data.listing import Listing
 from certmask_jax.data.named_datasets import check_name, load, names
@@ -18,6 +19,7 @@ __all__ = [
     "Subset",
     "check_name",
     "digits_arrays",
+    "from_arrays",
     "load",
     "names",
     "preprocess",

@@ -130,7 +130,7 @@ def mapped(
 
 
 def restricted(classes: Classes) -> tuple[Classes, tuple[int, ...]]:
-    """The same classes for a model that has no other outputs, and which outputs it keeps.
+    """Renumbers classes for a model that has no other outputs, and says which outputs it keeps.
 
     Raises:
       ValueError: for classes that are one output only.
@@ -204,7 +204,7 @@ def _classes(names: Sequence[str], labels: Sequence[int], outputs: int, how: str
 
 
 def _by_letters(names: Sequence[str]) -> list[str]:
-    """As torchvision sorts the names of folders: bytes that are no text come after letters."""
+    """Sorts names of folders as torchvision does: bytes that are no text come after letters."""
 
     def raw(name: str) -> str:
         return re.sub(r"\\u(dc[89a-f][0-9a-f])", lambda found: chr(int(found[1], 16)), name)

@@ -40,7 +40,7 @@ class Seen(NamedTuple):
 
     @classmethod
     def nothing(cls, count: int) -> Seen:
-        """Of ``count`` masked images none is known."""
+        """What is known of ``count`` masked images before any is evaluated."""
         return cls(np.zeros(count, np.int16), np.zeros(count, np.float16), np.zeros(count, bool))
 
     @property

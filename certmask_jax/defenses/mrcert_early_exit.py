@@ -42,7 +42,7 @@ class Plan(NamedTuple):
 
 
 def plan_of(unions: Unions, hiding: NDArray[np.bool_]) -> Plan:
-    """For ``hiding bool[G, bases]``: which bases hide the patches at each group of placements."""
+    """The plan for ``hiding bool[G, bases]``: which bases hide the patches at each group."""
     adding = np.ascontiguousarray(unions.adding.T).astype(np.intp)
     bases = unions.up_to[unions.order // 2]
     above = tuple(_above(unions, base, unions.order // 2) for base in range(bases))
@@ -261,7 +261,7 @@ def _parents(unions: Unions) -> Columns:
 
 
 def _cover(above: tuple[Columns, ...], count: int) -> Columns:
-    """For each base one union above it, so chosen that few unions serve all bases."""
+    """Chooses one union above each base, so that few unions serve all bases."""
     rests = np.concatenate(above)
     on = np.repeat(np.arange(len(above)), [len(columns) for columns in above])
     order = np.argsort(rests, kind="stable")

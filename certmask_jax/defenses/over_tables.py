@@ -91,7 +91,7 @@ def reduced(
 def traced(
     defense: OfOneImage, question: str, table: PredictionTable, labels: ArrayLike | None
 ) -> Array:
-    """As ``reduced``, but a pure function to be traced; of a table of one image a scalar."""
+    """A pure function to be traced that gives what ``reduced`` does; a scalar for one image."""
     columns = table.columns(defense.masked_images)
     arrays = [jnp.asarray(column)[..., columns] for column in table]
     true = jnp.zeros(arrays[0].shape[:-1], jnp.int32) if labels is None else jnp.asarray(labels)

@@ -44,7 +44,7 @@ def undecided(at: Locations, seen: Seen, label: int | None) -> NDArray[np.bool_]
 
 
 def most_telling(at: Locations, seen: Seen, label: int | None) -> NDArray[np.intp]:
-    """For the answer the masks of one location at a time.
+    """Names for the answer the masks of one location at a time.
 
     A verdict that is not lost needs all masks; those come first whose neighbours, masks that hide
     the same locations, have small margins.

@@ -85,7 +85,7 @@ class BucketPath:
         answer(store_of(self).write(self.path, None), self)
 
     def names_below(self) -> list[str]:
-        """Of all files below, from here."""
+        """Names of all files below, seen from here."""
         prefix = f"{self.path}/".encode()
         found = answer(listed(self, prefix, prefix[:-1] + b"0"), self)  # "0" comes after "/"
         return [key[len(prefix) :].decode() for key in found]

@@ -40,12 +40,12 @@ def sync_folder(folder: Path) -> bool:
 
 
 def sync_file(file: Path) -> bool:
-    """The same for the content of a file."""
+    """Makes sure that the content of a file is on the disk, as far as the system can."""
     return _synced(file)
 
 
 def sync_handle(handle: int) -> bool:
-    """The same for a file that is open."""
+    """Makes sure that the content of an open file is on the disk, as far as the system can."""
     try:
         os.fsync(handle)
     except OSError as error:
@@ -56,7 +56,7 @@ def sync_handle(handle: int) -> bool:
 
 
 def tensorstore_options(folder: Path) -> dict[str, Any]:
-    """For TensorStore's ``file`` driver in a folder, or where that will be: what to leave out."""
+    """What TensorStore's ``file`` driver is to leave out in a folder, or where that will be."""
     for there in (folder, *folder.absolute().parents):
         with contextlib.suppress(OSError):
             return dict(_options(there.stat().st_dev, there))

@@ -113,7 +113,7 @@ class Engine(Protocol):
         ...
 
     def halved(self) -> Engine:
-        """The same with half the chunk, for devices that ran out of memory.
+        """An engine with half the chunk, for devices that ran out of memory.
 
         Raises:
           ValueError: when there is no smaller one.

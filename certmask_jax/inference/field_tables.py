@@ -98,7 +98,7 @@ class FieldTables:
         return self
 
     def halved(self) -> FieldTables:
-        """The same with half the chunk, for devices that ran out of memory.
+        """An engine with half the chunk, for devices that ran out of memory.
 
         Raises:
           ValueError: when each device has but one field at once.
@@ -116,7 +116,7 @@ class FieldTables:
         return self.table(image)
 
     def upload(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """As they are: each goes to its device when that has room for it."""
+        """Leaves images as they are: each goes to its device when that has room for it."""
         return images
 
     def flight(self, images: NDArray[np.uint8]) -> Flight:

@@ -31,7 +31,7 @@ class Guarded:
         work: Callable[[Engine, Callable[[int, int], None]], Outputs],
         tell: Callable[[int, int], None],
     ) -> Outputs:
-        """The same for work that tells of (settled, evaluated) masked images as it goes on.
+        """Does work as ``run`` does that tells of (settled, evaluated) masked images as it goes on.
 
         What was told of work that is done again is taken back.
         """

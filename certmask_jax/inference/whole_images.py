@@ -109,7 +109,7 @@ class WholeImages:
         return {"chunk": self.chunk, "preprocessing": dataclasses.asdict(self.preprocessing)}
 
     def for_few(self, items: int) -> WholeImages:
-        """The same with a program for work of at most ``items`` items, where that is smaller.
+        """An engine with another program for work of at most ``items`` items, if that is smaller.
 
         Its batches have another shape, so near ties may break otherwise (soundness, section 7).
         """
@@ -117,7 +117,7 @@ class WholeImages:
         return self if ragged >= self.chunk else dataclasses.replace(self, ragged=ragged)
 
     def for_masks(self, masked_images: MaskedImages) -> WholeImages:
-        """The same compiled program for another list of masked images.
+        """An engine for another list of masked images, with this one's compiled program.
 
         Raises:
           ValueError: for masks of more boxes, or of another image size, than it was compiled for.
@@ -135,7 +135,7 @@ class WholeImages:
         return dataclasses.replace(self, masked_images=masked_images)
 
     def halved(self) -> WholeImages:
-        """The same with half the chunk, for devices that ran out of memory.
+        """An engine with half the chunk, for devices that ran out of memory.
 
         Raises:
           ValueError: when each device has but one work item at once.

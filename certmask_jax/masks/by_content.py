@@ -9,7 +9,7 @@ import numpy as np
 
 
 class ByContent:
-    """For frozen dataclasses with ``eq=False`` whose arrays nobody writes to.
+    """A base of frozen dataclasses with ``eq=False`` whose arrays nobody writes to.
 
     Two of one class are equal when their fields are; arrays when they have the same dtype, shape
     and numbers. The hash is computed once, and does not travel when the value is pickled.

@@ -136,7 +136,7 @@ def several_patches(masks: MaskSet | Sequence[MaskSet], *, patches: int | None =
 
 
 def restricted(masks: MaskSet, threat: Threat) -> MaskSet:
-    """The same set for a threat that it hides as well, without masks that hide none of it.
+    """Builds a set for a threat that it hides as well, without masks that hide none of it.
 
     For smaller patches, or patches inside a region. (A defense that keeps all masks and only
     proves less: ``against``.)

@@ -39,7 +39,7 @@ def check(masks: MaskSet) -> None:
 
 
 def check_groups(masks: MaskSet, groups: NDArray[np.bool_]) -> None:
-    """The same with the location groups ``bool[G, V]`` of the distinct masks at hand.
+    """Checks a pair cover whose location groups ``bool[G, V]`` are at hand.
 
     It is enough that the minimal groups meet: every other one contains one of them.
     """

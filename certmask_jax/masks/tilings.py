@@ -22,7 +22,7 @@ Coverage = int | tuple[int, int]
 
 
 def repeated(masks: MaskSet, *, coverage: int) -> MaskSet:
-    """The same masks listed ``coverage`` times over: a k-fold cover by repetition.
+    """Lists all masks ``coverage`` times over: a k-fold cover by repetition.
 
     A repeated mask has that many votes and is evaluated once (``masked_images``).
     """

@@ -201,7 +201,7 @@ def check_modes(arguments: argparse.Namespace) -> None:
 
 
 def check_from_tables(arguments: argparse.Namespace) -> None:
-    """The same for ``--from-tables``."""
+    """Refuses options that ``--from-tables`` has no use for; ``ValueError`` names them."""
     check_uses(
         arguments,
         _OF_TABLES,

@@ -257,7 +257,7 @@ def _say(line: str) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the program; returns its exit status.
 
-    0: done; 2: bad input; 3: stopped by ``--max-minutes``, to be gone on with; 130: interrupted.
+    0: done; 2: bad input; 3: stopped by ``--max-minutes``, to be resumed; 130: interrupted.
     """
     return program.run(
         lambda: _run(argv), interrupted="interrupted; give the same command again to go on"

@@ -214,7 +214,7 @@ def check_uses(arguments: argparse.Namespace, used: Collection[str], mode: str) 
 
 
 def check_not_typed(arguments: argparse.Namespace, useless: Collection[str], mode: str) -> None:
-    """The same from the other side: ``useless`` are the destinations that may not be typed."""
+    """Refuses options that were typed though they have no use; ``useless`` are destinations."""
     refuse([option for dest, option in arguments.typed.items() if dest in useless], mode)
 
 

@@ -122,7 +122,7 @@ def without_built_for(text: str) -> tuple[str, str | None]:
 
 
 def with_built_for(text: str, patch_size: tuple[int, int]) -> str:
-    """The same defense with masks built for one patch, whatever patch it is certified against."""
+    """A spec whose masks are built for one patch, whatever patch it is certified against."""
     height, width = patch_size
     side = str(height) if height == width else f"{height}x{width}"
     spec = parsed(text)
@@ -137,7 +137,7 @@ def registered_paths(texts: Iterable[str]) -> dict[str, str]:
 
 
 def _name(text: str) -> str:
-    """Of a spec: all before the first colon, or an import path, which has one itself."""
+    """The name in a spec: all before the first colon, or an import path, which has a colon."""
     name = text.partition(":")[0]
     if name in defense_entries.DEFENSES:
         return name

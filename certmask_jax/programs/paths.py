@@ -22,7 +22,7 @@ def local_path(text: str) -> Path:
 
 
 def run_path(text: str) -> storage.AnyPath:
-    """The same for the folder of a run, which may lie in a bucket (gs://, s3://)."""
+    """Reads the folder of a run, which may lie in a bucket (gs://, s3://)."""
     try:
         return storage.any_path(text)
     except (ValueError, OSError) as error:

@@ -146,7 +146,7 @@ def as_option(keyword: str, value: Any) -> str:
 
 
 def one_line(text: str) -> str:
-    """The same with line ends, control characters and what is no text as escapes."""
+    """Writes line ends, control characters and what is no text as escapes."""
     return "".join(
         c.encode("unicode_escape").decode() if unicodedata.category(c) in _UNPRINTED else c
         for c in text.strip("\n")

@@ -24,7 +24,7 @@ _MOST_PATCHES = 100
 
 @dataclasses.dataclass(frozen=True)
 class ThreatOptions:
-    """As given on the command line; the defaults are its own."""
+    """A threat as it is given on the command line; the defaults are those of the options."""
 
     patch: tuple[str, ...] = ()
     patch_area: str | None = None
@@ -33,7 +33,7 @@ class ThreatOptions:
     sizes: tuple[str, ...] = ()  # instead of patch: one threat after another, smallest first
 
     def about(self) -> dict[str, Any]:
-        """For the identity of a run, without what is as usual."""
+        """What the identity of a run says of it, without what is as usual."""
         patch = list(self.patch) or ([] if self.patch_area or self.sizes else [_DEFAULT])
         facts: dict[str, Any] = {
             "patch_area": self.patch_area,

@@ -35,7 +35,7 @@ def merge(
 
     Args:
       shares: folders of tables, in any order. One that is given twice counts once.
-      folder: of the table that is made, or gone on with.
+      folder: of the table that is made, or resumed.
       partial: whether blocks may be missing.
       warn: told of folders that are given twice, and of images that several shares hold; they are
         the same in all, or it is an error.
@@ -115,7 +115,7 @@ def merge(
 def distinct(
     folders: Sequence[AnyPath], warn: Callable[[str], None] = lambda line: None
 ) -> list[AnyPath]:
-    """The same folders, each once, by whatever name; ``warn`` is told of others."""
+    """Drops folders that are given twice, by whatever name; ``warn`` is told of these."""
     first: dict[Any, AnyPath] = {}
     for folder in folders:
         place = _place(folder)

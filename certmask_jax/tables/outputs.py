@@ -51,7 +51,7 @@ class Outputs:
         return (getattr(self, name) for name in SCHEMA)
 
     def map(self, function: Callable[[Any], Any]) -> Outputs:
-        """The same columns, each through ``function``."""
+        """Outputs whose columns are these, each through ``function``."""
         return Outputs(*map(function, self))
 
     @classmethod

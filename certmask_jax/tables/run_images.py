@@ -153,7 +153,7 @@ class RunImages:
         return True
 
     def _batches(self, rows: Sequence[int], left_out: dict[int, str]) -> list[Batch]:
-        """Of these rows what can be read; what cannot is added to ``left_out``, or raised."""
+        """Reads what can be read of these rows; what cannot is added to ``left_out``, or raised."""
         places = [int(self.places[row]) for row in rows]
         if not places:
             return []

@@ -31,7 +31,7 @@ class TableWriter:
     """Writes the blocks of a table that are missing; use as a context manager.
 
     Args:
-      folder: created if need be. A table of this run that it holds is gone on with. In a bucket
+      folder: created if need be. A table of this run that it holds is resumed. In a bucket
         there is no lock: the caller sees to it that one process writes at a time.
       num_images: T.
       masked_images: the V columns.
@@ -215,7 +215,7 @@ class TableWriter:
 
 
 def share_of(count: int, share: tuple[int, int]) -> range:
-    """Of ``count`` blocks, those of share ``(i, n)``; ``ValueError`` when it cannot be."""
+    """The blocks of share ``(i, n)``, of ``count`` blocks; ``ValueError`` when it cannot be."""
     part, parts = share
     if not 0 <= part < parts:
         raise ValueError(f"share: expected (i, n) with 0 <= i < n, got {share}")

@@ -80,7 +80,7 @@ def train(
       checkpoint_every: steps between checkpoints, beside one after each epoch.
       max_steps: the run stops after so many steps, counted from its very beginning, or at its end
         if that comes first. What was done is the beginning of the whole run, learning rates and
-        all, and may be gone on with.
+        all, and may be resumed.
       should_stop: asked after each step; True writes a checkpoint and returns.
       progress: called after each step.
 
@@ -184,7 +184,7 @@ class _Run:
 
     @reproducible()
     def _rate(self) -> float:
-        """Of the last step."""
+        """The learning rate of the last step."""
         return float(self._made.rate(self.step - 1))
 
     def _drain(self) -> None:
@@ -203,7 +203,7 @@ class _Run:
         self._images += batch
 
     def _accuracy(self) -> float:
-        """Of the held-out images, by the model as it would be returned now."""
+        """The accuracy on held-out images of the model as it would be returned now."""
         assert self._held_out is not None
         model, correct = self._made.model, 0
         config = model.data_config

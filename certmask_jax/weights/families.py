@@ -77,12 +77,12 @@ def prefixes(names: Set[str]) -> list[str]:
 
 
 def family(shapes: Shapes) -> str | None:
-    """Such as ``"ViT"``; None when it is not known."""
+    """The family, such as ``"ViT"``; None when it is not known."""
     return next((found for found, name in _FAMILIES if name in shapes), None)
 
 
 def describe(shapes: Shapes) -> str:
-    """Such as ``"a ViT (12 blocks, width 192, 4x4 tokens, 10 classes)"``."""
+    """A model in words, such as ``"a ViT (12 blocks, width 192, 4x4 tokens, 10 classes)"``."""
     kind = family(shapes)
     if kind is None:
         foreign = next((f for f, n in _FOREIGN if any(_ends(name, n) for name in shapes)), None)

@@ -27,7 +27,7 @@ _PROJECTIONS = ("query", "key", "value")
 
 
 def translate(arrays: Arrays) -> Arrays:
-    """The same weights under timm's names if these are Google's, else ``arrays`` as they are.
+    """Renames weights of Google's to timm's names; other ``arrays`` stay as they are.
 
     Names that are not known are kept, so that the check of names lists them.
     """

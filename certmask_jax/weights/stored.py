@@ -32,7 +32,7 @@ class Entry:
         return cls(tuple(array.shape), kind_of(array.dtype), lambda: array)
 
     def laid_out(self, axes: tuple[int, ...]) -> Entry:
-        """The same numbers with their axes in another order, as ``transpose`` takes it."""
+        """An entry with its axes in another order, as ``transpose`` takes it."""
         shape = tuple(self.shape[axis] for axis in axes)
         return Entry(shape, self.kind, lambda: self.read().transpose(axes))
 

@@ -107,7 +107,7 @@ class _Rows:
         return " ".join([getattr(self.entries[self.places[number]], shape.names), *patch])
 
     def legend(self, shape: _Shape) -> list[str]:
-        """For each defense what the table does not say of it, at each patch."""
+        """Lines that say of each defense, at each patch, what the table does not."""
         found = []
         for place, entry in enumerate(self.entries):
             numbers_of = [n for n, other in enumerate(self.places) if other == place]

@@ -78,7 +78,7 @@ def _table(report: Report, curves: Sequence[SizeCurve], width: int) -> list[str]
 
 
 def _side_by_side(columns: Sequence[Column], width: int) -> list[str]:
-    """As many columns beside the first as fit, then the others in a table below."""
+    """Shows as many columns beside the first as fit, and the others in a table below."""
     first, *others = columns
     lines: list[str] = []
     while others:
@@ -120,7 +120,7 @@ def _masks(result: DefenseResult) -> str:
 
 
 def _of_classifiers(report: Report, curves: Sequence[SizeCurve]) -> list[str]:
-    """Of the defenses that are one classifier at all sizes what every size shares."""
+    """Says what every size shares, of the defenses that are one classifier at all sizes."""
     found = []
     for curve in curves:
         if curve is curves[0]:

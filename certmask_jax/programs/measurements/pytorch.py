@@ -1,4 +1,4 @@
-"""The same model in PyTorch, for comparison: where torch is installed, and of CIFAR ResNets."""
+"""A CIFAR ResNet in PyTorch, for comparison, where torch is installed."""
 
 from __future__ import annotations
 

@@ -139,7 +139,7 @@ class _FirstImages:
 
 
 def _plain(subject: Subject, forward: WholeImages) -> Callable[[int], None]:
-    """The same model, chunk and precision on ordinary images: normalise, classify, argmax."""
+    """Runs the model on ordinary images, with the chunk and precision of masked ones."""
     preprocessing = subject.preprocessing
     mean, std = (
         np.asarray(v, np.float32).reshape(1, 1, 1, -1)

@@ -31,5 +31,5 @@ def spread(values: Sequence[float]) -> Spread:
 
 
 def ratio(above: Sequence[float], below: Sequence[float]) -> Spread:
-    """Of each round; then median, least and most."""
+    """The ratio of each round; then median, least and most."""
     return spread([a / b for a, b in zip(above, below, strict=True)])
