@@ -104,13 +104,7 @@ def _result(defense: Defense, saved: saved_table.SavedTable, margin_guard: float
         true = saved.labels[at][counted[at]]
         _check_decided(defense, part, true)
         answers.append(defense.rule(part))
-        verdicts.append(
-            {
-                "worst_case": defense.worst_case(part, true),
-                "certificate": defense.certificate(part, true),
-                **defense.conditions(part, true),
-            }
-        )
+        verdicts.append(defense.verdicts(part, true))
         margins.append(_margins(part)[0])
         for name in ("worst_case", "certificate"):  # the papers' conditions stay what they are
             verdicts[-1][name] &= passes_guard(part, margin_guard)

@@ -13,7 +13,7 @@ from jax import Array
 from numpy.typing import ArrayLike, NDArray
 
 from certmask_jax.defenses import over_tables
-from certmask_jax.defenses.over_tables import Row, RowProof
+from certmask_jax.defenses.over_tables import CERTIFICATE, RULE, WORST_CASE, Row, RowProof
 from certmask_jax.masks.distinct_unions import MaskedImages
 from certmask_jax.masks.mask_set import MaskSet
 from certmask_jax.masks.threats import Threat
@@ -187,14 +187,14 @@ class Defense(abc.ABC):
 
     def rule(self, table: PredictionTable) -> NDArray[np.int32]:
         """What the defended classifier answers: ``int32[T]``, labels or ``ALERT``."""
-        return over_tables.reduced(self, "rule", table, None).astype(np.int32)
+        return over_tables.reduced(self, [RULE], table, None)[RULE]
 
     def certificate(self, table: PredictionTable, labels: ArrayLike) -> NDArray[np.bool_]:
         """The defense's sound certificate, ``bool[T]``; it implies ``worst_case``.
 
         Images with a tie or without finite logits under one of the masks are never certified.
         """
-        return over_tables.reduced(self, "certificate", table, labels)
+        return over_tables.reduced(self, [CERTIFICATE], table, labels)[CERTIFICATE]
 
     def worst_case(self, table: PredictionTable, labels: ArrayLike) -> NDArray[np.bool_]:
         """Robustness against the table adversary, ``bool[T]``.
@@ -204,13 +204,17 @@ class Defense(abc.ABC):
         choose. Detection: it answers the true label or an alert, and the true label when there is
         no patch. Ties and logits that are not finite are never certified.
         """
-        return over_tables.reduced(self, "worst_case", table, labels)
+        return over_tables.reduced(self, [WORST_CASE], table, labels)[WORST_CASE]
 
     def conditions(self, table: PredictionTable, labels: ArrayLike) -> dict[str, NDArray[np.bool_]]:
         """The papers' conditions by name, ``bool[T]`` each: what they print as certified."""
-        return {
-            name: over_tables.reduced(self, name, table, labels) for name in self.row_conditions
-        }
+        names = tuple(self.row_conditions)
+        return over_tables.reduced(self, names, table, labels) if names else {}
+
+    def verdicts(self, table: PredictionTable, labels: ArrayLike) -> dict[str, NDArray[np.bool_]]:
+        """``worst_case``, ``certificate`` and all conditions by name, for less than one by one."""
+        names = (WORST_CASE, CERTIFICATE, *self.row_conditions)
+        return over_tables.reduced(self, names, table, labels)
 
     def certified_labels(self, table: PredictionTable) -> NDArray[np.int32]:
         """Labels that are certified without a true label, of images that may be patched already.
@@ -254,17 +258,17 @@ def rule(defense: Defense, table: PredictionTable) -> Array:
     As ``defense.rule``, but to be traced: ``jax.jit(rule, static_argnums=0)(defense, table)``. Of a
     table of one image, whose columns are ``[V]`` (under ``vmap``), a scalar.
     """
-    return over_tables.traced(defense, "rule", table, None)
+    return over_tables.traced(defense, RULE, table, None)
 
 
 def certificate(defense: Defense, table: PredictionTable, labels: ArrayLike) -> Array:
     """``defense.certificate``, ``bool[T]``, as a pure function of JAX; see ``rule``."""
-    return over_tables.traced(defense, "certificate", table, labels)
+    return over_tables.traced(defense, CERTIFICATE, table, labels)
 
 
 def worst_case(defense: Defense, table: PredictionTable, labels: ArrayLike) -> Array:
     """``defense.worst_case``, ``bool[T]``, as a pure function of JAX; see ``rule``."""
-    return over_tables.traced(defense, "worst_case", table, labels)
+    return over_tables.traced(defense, WORST_CASE, table, labels)
 
 
 def groups_of(

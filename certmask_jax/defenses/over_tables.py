@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -53,15 +53,24 @@ class OfOneImage(Protocol):
     def __hash__(self) -> int: ...
 
 
+RULE, CERTIFICATE, WORST_CASE = "rule", "certificate", "worst_case"
+"""Questions that every defense answers, beside the conditions of its paper."""
+
+
 @reproducible()
 def reduced(
-    defense: OfOneImage, question: str, table: PredictionTable, labels: ArrayLike | None
-) -> NDArray[Any]:
-    """The answer to a question for each of T images: ``int32[T]`` or ``bool[T]``.
+    defense: OfOneImage,
+    questions: Sequence[str],
+    table: PredictionTable,
+    labels: ArrayLike | None,
+) -> dict[str, NDArray[Any]]:
+    """The answer to each question for each of T images: ``int32[T]`` or ``bool[T]``.
+
+    Questions that are asked together are one program, which shares what they have in common.
 
     Args:
       defense: what is asked.
-      question: ``rule``, ``certificate``, ``worst_case``, or the name of a condition.
+      questions: ``rule`` alone, or some of ``certificate``, ``worst_case`` and the conditions.
       table: of T images, with all masked images of the defense among its columns.
       labels: true labels ``int[T]``; None for the rule.
 
@@ -74,18 +83,36 @@ def reduced(
         else check_labels(labels, len(table), table.num_classes)
     )
     own = table.select(defense.masked_images)
+    predictions, trust = np.asarray(own.predictions), np.asarray(own.confidences)
+    # What was not evaluated does not matter (undecided), so it may be any label.
+    predictions = np.where(predictions == UNKNOWN, 0, predictions).astype(np.int32)
+    sure = np.ones_like(predictions, np.bool_) if labels is None else own.sure
+    if not defense.needs_all_sure:  # to its proofs a tie is no label
+        predictions, sure = np.where(sure, predictions, NO_LABEL), np.ones_like(sure)
     cost = max(defense.row_cost, len(own.masked_images))
     rows = int(np.clip(_NUMBERS_AT_ONCE // cost, 1, _MAX_ROWS_AT_ONCE))
     rows = min(rows, 1 << max(0, len(own) - 1).bit_length())  # few shapes for small batches
-    arrays = (*(np.asarray(a) for a in (own.predictions, own.margins, own.confidences)), true)
-    results = []
+    asked, found = tuple(questions), []
     for start in range(0, len(own), rows):
-        part = [array[start : start + rows] for array in arrays]
-        lacking = rows - len(part[0])  # one shape, one compilation
-        padded = [np.pad(a, ((0, lacking), *((0, 0),) * (a.ndim - 1))) for a in part]
-        found = _reduced(defense, question, table.num_classes, *padded)
-        results.append(np.asarray(found)[: rows - lacking])
-    return np.concatenate(results) if results else np.zeros(0, dtype=np.int32)
+        part = slice(start, start + rows)
+        pad = (0, max(0, start + rows - len(own)))  # one shape, one compilation
+        answers = _reduced(
+            defense,
+            asked,
+            table.num_classes,
+            np.pad(predictions[part], (pad, (0, 0))),
+            np.pad(trust[part].astype(np.float32), (pad, (0, 0))),
+            np.pad(true[part], pad),
+        )
+        found.append([np.asarray(answer)[: rows - pad[1]] for answer in answers])
+    if not found:
+        return {name: np.zeros(0, np.int32 if name == RULE else np.bool_) for name in asked}
+    columns = dict(zip(asked, map(np.concatenate, zip(*found, strict=True)), strict=True))
+    is_sure = sure.all(axis=1)
+    return {
+        name: values.astype(np.int32) if name == RULE else values.astype(np.bool_) & is_sure
+        for name, values in columns.items()
+    }
 
 
 def traced(
@@ -93,48 +120,47 @@ def traced(
 ) -> Array:
     """A pure function to be traced that gives what ``reduced`` does; a scalar for one image."""
     columns = table.columns(defense.masked_images)
-    arrays = [jnp.asarray(column)[..., columns] for column in table]
-    true = jnp.zeros(arrays[0].shape[:-1], jnp.int32) if labels is None else jnp.asarray(labels)
-    one = functools.partial(_of_row, defense, question, table.num_classes)
-    each: Callable[..., Array] = one if arrays[0].ndim == 1 else jax.vmap(one)
-    return each(*arrays, true.astype(jnp.int32))
+    predictions = jnp.asarray(table.predictions)[..., columns]
+    margins, trust = (jnp.asarray(a)[..., columns] for a in (table.margins, table.confidences))
+    known = jnp.where(predictions == UNKNOWN, 0, predictions).astype(jnp.int32)
+    sure = (margins > 0) & (predictions != NO_LABEL)
+    if question != RULE and not defense.needs_all_sure:
+        known = jnp.where(sure, known, NO_LABEL)
+    true = jnp.zeros(known.shape[:-1], jnp.int32) if labels is None else jnp.asarray(labels)
+    one = functools.partial(_of_row, defense, (question,), table.num_classes)
+    each: Callable[..., tuple[Array, ...]] = one if known.ndim == 1 else jax.vmap(one)
+    (answer,) = each(known, trust.astype(jnp.float32), true.astype(jnp.int32))
+    proves = question != RULE and defense.needs_all_sure
+    return answer & sure.all(axis=-1) if proves else answer
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _reduced(
     defense: OfOneImage,
-    question: str,
+    questions: tuple[str, ...],
     num_classes: int,
     predictions: Array,
-    margins: Array,
     confidences: Array,
     labels: Array,
-) -> Array:
-    one = functools.partial(_of_row, defense, question, num_classes)
-    return jax.vmap(one)(predictions, margins, confidences, labels)
+) -> tuple[Array, ...]:
+    one = functools.partial(_of_row, defense, questions, num_classes)
+    return jax.vmap(one)(predictions, confidences, labels)
 
 
 def _of_row(
     defense: OfOneImage,
-    question: str,
+    questions: tuple[str, ...],
     num_classes: int,
     predictions: Array,
-    margins: Array,
     confidences: Array,
     label: Array,
-) -> Array:
-    # What was not evaluated does not matter (undecided), so it may be any label.
-    labels = jnp.where(predictions == UNKNOWN, 0, predictions).astype(jnp.int32)
-    trust = confidences.astype(jnp.float32)
-    if question == "rule":
-        return defense.row_rule(Row(labels, trust), num_classes).astype(jnp.int32)
-    sure = (margins > 0) & (predictions != NO_LABEL)
-    if not defense.needs_all_sure:
-        labels = jnp.where(sure, labels, NO_LABEL)
+) -> tuple[Array, ...]:
+    row = Row(predictions, confidences)
+    if questions == (RULE,):
+        return (defense.row_rule(row, num_classes).astype(jnp.int32),)
     proofs = {
         **defense.row_conditions,
-        "certificate": defense.row_certificate,
-        "worst_case": defense.row_worst_case,
+        CERTIFICATE: defense.row_certificate,
+        WORST_CASE: defense.row_worst_case,
     }
-    proved = proofs[question](Row(labels, trust), label, num_classes)
-    return proved & sure.all() if defense.needs_all_sure else proved
+    return tuple(proofs[question](row, label, num_classes) for question in questions)

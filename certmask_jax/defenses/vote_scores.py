@@ -23,7 +23,7 @@ the c(l) masks that hide the patch at l say z, counted as often as they are list
 * ``RobustMasking``: min over l of n_z(l), the votes that are left once the largest window of
   support is taken away: all votes that a patch at one location reaches. PatchGuard's robust masking
   (Xiang et al., USENIX Security 2021, Algorithm 1) on votes, for each class as it has to be
-  (section 5), and for its threshold T = 0: with T > 0 the score is not monotone.
+  (soundness, section 5), and for its threshold T = 0: with T > 0 the score is not monotone.
 
 The last two settle equal scores by the number of votes, which is monotone again. If all votes are
 true, ``certificate`` holds for them if and only if every two locations have a mask in common (a
@@ -47,7 +47,7 @@ from numpy.typing import NDArray
 from certmask_jax._own_settings import reproducible
 from certmask_jax.defenses.defense import Defense, groups_of
 from certmask_jax.defenses.over_tables import Row, RowProof
-from certmask_jax.defenses.voting import Ties, check_ties, preference
+from certmask_jax.defenses.voting import Ties, check_ties, count_votes, preference
 from certmask_jax.masks import distinct_unions
 from certmask_jax.masks.distinct_unions import MaskedImages
 from certmask_jax.masks.mask_set import MaskSet
@@ -122,10 +122,6 @@ class Scored(Defense):
     def row_cost(self) -> int:
         return _CLASSES * (len(self.masked_images) + len(self.groups))
 
-    @property
-    def row_conditions(self) -> Mapping[str, RowProof]:
-        return {"one_mask_correct": lambda row, label, _: (row.predictions == label).all()}
-
     def row_rule(self, row: Row, num_classes: int) -> Array:
         scores = jax.vmap(self.score)(
             row.predictions[None, :] == jnp.arange(num_classes, dtype=jnp.int32)[:, None]
@@ -178,9 +174,25 @@ class Scored(Defense):
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Plurality(Scored):
-    """The label of most masks; robust iff n_y(C(l)) - n_z(C(l)) > N - c(l) everywhere."""
+    """The label of most masks; robust iff n_y(C(l)) - n_z(C(l)) > N - c(l) everywhere.
+
+    The condition ``vote_gap`` is that of (De)randomized smoothing: n_y exceeds every n_z by more
+    than 2 D, or by 2 D where ties favour y, D the most votes that a patch reaches, max N - c(l).
+    """
 
     name: ClassVar[str] = "plurality"
+
+    @property
+    def row_conditions(self) -> Mapping[str, RowProof]:
+        return {"vote_gap": self._vote_gap}
+
+    def _vote_gap(self, row: Row, label: Array, num_classes: int) -> Array:
+        votes = count_votes(row.predictions, jnp.asarray(self.weights), num_classes)
+        reached = int((self.weights.sum() - self.groups.astype(np.int64) @ self.weights).max())
+        gap = votes[label] - votes - 2 * reached
+        rank = preference(num_classes, self.ties)
+        wins = (gap > 0) | ((gap == 0) & (rank[label] > rank))
+        return (wins | (jnp.arange(num_classes) == label)).all()
 
     def score(self, says: Array) -> Array:
         return self._votes(says)

@@ -183,8 +183,11 @@ def test_hand_made_votes():
             assert defense.worst_case(table, [0, 0, 0]).tolist() == robust, name
             assert defense.certificate(table, [0, 0, 0]).tolist() == [1, 0, 0], name
             assert defense.rule(table).tolist() == [0, 0, 0 if ties == "smallest" else 1], name
-            correct = defense.conditions(table, [0, 0, 0])["one_mask_correct"]
-            assert correct.tolist() == [1, 0, 0]
+            # D = 1. Four votes to none lead by more than 2, three to one by just 2.
+            conditions = defense.conditions(table, [0, 0, 0])
+            assert set(conditions) == ({"vote_gap"} if name == "plurality" else set())
+            for gap in conditions.values():
+                assert gap.tolist() == robust
 
 
 @pytest.mark.parametrize("name", ["minimum_explanation", "robust_masking"])

@@ -52,6 +52,8 @@ def test_plurality_is_smoothing_and_never_proves_less_than_its_certificate():
     theirs = votes[0] > votes[1] + 2 * reached
     assert (proved | ~theirs).all()
     assert theirs.any()
+    gap = defense.conditions(table, np.zeros(len(rows), int))["vote_gap"]
+    np.testing.assert_array_equal(gap, theirs)
     robust = np.ones(len(rows), bool)  # by exhaustion: every place, every vote that it reaches
     for place in range(columns):
         met = [band for band in range(columns) if place in (band + np.arange(width)) % columns]
