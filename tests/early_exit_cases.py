@@ -41,12 +41,7 @@ def evaluated(rng, defense, table, labels, ask=None):
 
 
 def facts(defense, table, labels):
-    return {
-        "answer": defense.rule(table),
-        "worst_case": defense.worst_case(table, labels),
-        "certificate": defense.certificate(table, labels),
-        **defense.conditions(table, labels),
-    }
+    return {"answer": defense.rule(table), **defense.verdicts(table, labels)}
 
 
 def filled_in(table, known, predictions, margins, confidences):

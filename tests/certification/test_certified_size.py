@@ -13,6 +13,7 @@ import oracle
 import oracle_certified_size as brute
 import pytest
 from covers import random_cover, with_random_promise
+from defense_cases import CASES
 from small_runs import blocks_of, compile_once
 
 from certmask_jax import data, defenses, mask_sets
@@ -127,15 +128,10 @@ def test_a_linear_model_has_the_certified_sizes_of_brute_force(tmp_path, decide)
 
 # --- one classifier: what holds against a patch holds against every smaller one ---
 
-BUILDERS = {
-    "double_masking": defenses.double_masking,
-    "challenger_masking": defenses.challenger_masking,
-    "certmask": defenses.certmask,
-    "certmask_detection": lambda m, **given: defenses.certmask_detection(
-        m, tolerance=(len(m) - 1) // 2, **given
-    ),
-    "minority_reports": defenses.minority_reports,
-}
+NAMES = [
+    "double_masking", "challenger_masking", "certmask", "certmask_detection tolerant",
+    "minority_reports",
+]  # fmt: skip
 
 
 def _all_tables(defense, classes):
@@ -156,7 +152,7 @@ def _by_definition(defense, tables, classes, label=0):
     return brute.robust_on_every_table(answers, tables, _hidden(defense), label, allowed)
 
 
-@pytest.mark.parametrize("name", BUILDERS)
+@pytest.mark.parametrize("name", NAMES)
 def test_one_classifier_is_monotone_on_every_table(name):
     """All tables of small covers: exact at every size, and never less at a smaller one."""
     rng = np.random.default_rng(sum(map(ord, name)))
@@ -165,14 +161,14 @@ def test_one_classifier_is_monotone_on_every_table(name):
     covers = [(mask_sets.budgeted_grid((1, 7), (1, 4), mask_stride=1), 2)]
     covers += [(random_cover(rng, 2, 6, 4), 3), (random_cover(rng, 3, 6, 4), 3)]
     for masks, classes in covers:
-        largest = BUILDERS[name](with_random_promise(rng, masks))
+        largest = CASES[name].build(with_random_promise(rng, masks))
         tables = _all_tables(largest, classes)
         table = from_labels(tables, largest.masked_images, num_classes=classes)
         labels = np.zeros(len(tables), int)
         before = None
         for patch in (4, 3, 2, 1):
             threat = Threat.of(masks.image_size, (1, patch))
-            defense = BUILDERS[name](largest.mask_set, against=threat)
+            defense = CASES[name].build(largest.mask_set, against=threat)
             np.testing.assert_array_equal(defense.rule(table), largest.rule(table))
             found = defense.worst_case(table, labels)
             exact = _by_definition(defense, tables, classes)

@@ -10,14 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
-from covers import random_cover, with_random_promise
+from defense_cases import CASES
 
 from certmask_jax import defenses, mask_sets
 from certmask_jax.defenses import ALERT, Defense, Guarantee, adversary
 from certmask_jax.defenses.certmask_votes import certmask_attacked
-from certmask_jax.masks.distinct_unions import merge, unions, unmasked
+from certmask_jax.masks.distinct_unions import unions
 from certmask_jax.masks.mask_set import MaskSet
 from certmask_jax.tables.prediction_table import PredictionTable, from_labels
+
+VOTES = ("plurality", "minimum_explanation", "robust_masking")
 
 
 def _index(masks: MaskSet, order: int) -> np.ndarray:
@@ -31,132 +33,25 @@ def _hidden(defense: Defense) -> np.ndarray:
     return found.reshape(len(found), -1)
 
 
-def _literal_rule(defense: Defense):
-    """The oracle's rule on a row of the defense's distinct masked images."""
-    masks, options = defense.mask_set, defense.options
-    match defense.name:
-        case "double_masking":
-            pair = _index(masks, 2)
-            return lambda row: oracle.double_masking(row[pair], options["ties"])
-        case "challenger_masking":
-            pair = _index(masks, 2)
-            return lambda row: oracle.challenger_masking(row[pair])
-        case "certmask":
-            one = _index(masks, 1)
-            return lambda row: oracle.certmask_rule(row[one], masks.promise, options["ties"])
-        case "certmask_detection":
-            one = _index(masks, 1)
-            return lambda row: oracle.tolerant_detection(row[one], options["tolerance"])
-        case _:
-            singles, one = unions(masks, 1)
-            _, (of_single, (clean,)) = merge([singles, unmasked(masks.image_size)])
-            columns = of_single[one]
-            return lambda row, trust: oracle.minority_reports(
-                row[clean], row[columns], np.asarray(trust)[columns], options["tau"]
-            )
+# Those of votes have tiny tables of their own.
+KINDS = [name for name, case in CASES.items() if case.literal and not name.startswith(VOTES)]
 
 
-BUILDERS = {
-    "double_masking largest": lambda rng, m: defenses.double_masking(m),
-    "double_masking smallest": lambda rng, m: defenses.double_masking(m, ties="smallest"),
-    "challenger_masking": lambda rng, m: defenses.challenger_masking(m),
-    "certmask largest": lambda rng, m: defenses.certmask(_repeated(rng, m)),
-    "certmask smallest": lambda rng, m: defenses.certmask(_repeated(rng, m), ties="smallest"),
-    "certmask_detection": lambda rng, m: defenses.certmask_detection(
-        m, tolerance=int(rng.integers(0, (len(m) + 1) // 2))
-    ),
-    "minority_reports": lambda rng, m: defenses.minority_reports(
-        m, tau=float(rng.choice([0.0, 0.5]))
-    ),
-}
-
-
-def _repeated(rng: np.random.Generator, masks: MaskSet) -> MaskSet:
-    times = int(rng.integers(1, 3))
-    return with_random_promise(rng, mask_sets.repeated(masks, coverage=times))
-
-
-def _random_defense(rng: np.random.Generator, kind: str) -> Defense:
-    two_rounds = kind.startswith(("double", "challenger"))
-    count = int(rng.integers(1, 5 if two_rounds else 7))
-    width, patch = int(rng.integers(2, 5)), int(rng.integers(1, 3))
-    return BUILDERS[kind](rng, random_cover(rng, count, width, patch))
-
-
-def _random_table(rng: np.random.Generator, defense: Defense, rows: int, num_classes: int):
-    """Mostly true labels, as real tables are; some rows wholly true, some noise."""
-    shape = (rows, len(defense.masked_images))
-    labels = rng.integers(0, num_classes, rows)
-    truth = rng.random(shape) < rng.choice([0.6, 0.85, 1.0], size=(rows, 1))
-    predictions = np.where(truth, labels[:, None], rng.integers(0, num_classes, shape))
-    table = PredictionTable(
-        predictions.astype(np.int16),
-        np.ones(shape, np.float16),
-        rng.choice([0.25, 0.5, 0.75], size=shape).astype(np.float16),
-        defense.masked_images,
-        num_classes,
-    )
-    return table, labels
-
-
-@pytest.mark.parametrize("kind", BUILDERS)
-def test_rules_equal_the_literal_algorithms(kind):
-    rng = np.random.default_rng(7)
-    for _ in range(12):
-        defense = _random_defense(rng, kind)
-        table, _ = _random_table(rng, defense, rows=60, num_classes=int(rng.integers(2, 5)))
-        rule = _literal_rule(defense)
-        rows = zip(table.predictions.astype(int), table.confidences.astype(float), strict=True)
-        needs_trust = kind == "minority_reports"
-        expected = [rule(row, trust) if needs_trust else rule(row) for row, trust in rows]
-        np.testing.assert_array_equal(defense.rule(table), expected)
-
-
-@pytest.mark.parametrize("kind", BUILDERS)
-def test_worst_case_equals_the_table_adversary_and_certificates_imply_it(kind):
-    """Random covers of every shape, 2 and 3 classes; exhaustion over all locations and choices."""
-    rng = np.random.default_rng(11)
-    checked = 0
-    while checked < 450:
-        defense = _random_defense(rng, kind)
-        num_classes = int(rng.integers(2, 4))
-        hidden = _hidden(defense)
-        choices = num_classes * (2 if kind == "minority_reports" else 1)
-        if choices ** (~hidden).sum(axis=0).max() > 20_000:
-            continue
-        rows = 30
-        table, labels = _random_table(rng, defense, rows, num_classes)
-        worst, certified = defense.worst_case(table, labels), defense.certificate(table, labels)
-        for i in range(rows):
-            robust = adversary.worst_case(
-                defense.row_rule,
-                table.predictions[i],
-                hidden.T,
-                int(labels[i]),
-                num_classes=num_classes,
-                guarantee=defense.guarantee,
-                confidences=table.confidences[i].astype(float),
-                confidence_choices=(0.0, 1.0) if kind == "minority_reports" else (1.0,),
-            )
-            if defense.exact:
-                assert worst[i] == robust, (table.predictions[i], labels[i], defense.options)
-            assert robust or not worst[i]
-            assert worst[i] or not certified[i]
-        checked += rows
-
-
-@pytest.mark.parametrize("kind", BUILDERS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_all_tiny_tables_against_the_literal_oracle(kind):
     """Every table of every 1 x 2 and 1 x 3 image with two overlapping or disjoint masks."""
-    rng = np.random.default_rng(3)
     covers = [
         MaskSet(np.array([[0, 0, 1, 2], [0, 1, 1, 3]]), (1, 3), (1, 1)),
         MaskSet(np.array([[0, 0, 1, 1], [0, 1, 1, 2]]), (1, 2), (1, 1)),
     ]
     for masks in covers:
-        defense = BUILDERS[kind](rng, masks)
+        defense = CASES[kind].build(masks)
         hidden = _hidden(defense)
-        rule = _literal_rule(defense)
+        literal = CASES[kind].literal(defense, 3)
+
+        def rule(row, trust=None, literal=literal):
+            return literal(np.asarray(row), np.asarray(trust))
+
         width = len(defense.masked_images)
         every = np.array(list(itertools.product(range(3), repeat=width)))
         trust = [0.75] * width if kind == "minority_reports" else None
@@ -180,10 +75,10 @@ def test_all_tiny_tables_against_the_literal_oracle(kind):
                 assert robust or not proved
 
 
-@pytest.mark.parametrize("kind", ["double_masking largest", "challenger_masking"])
+@pytest.mark.parametrize("kind", ["double_masking", "challenger_masking"])
 def test_two_mask_correctness_is_the_certificate_on_patchcleansers_own_sets(kind):
     masks = mask_sets.budgeted_grid(12, 3, masks_per_axis=3)
-    defense = BUILDERS[kind](np.random.default_rng(0), masks)
+    defense = CASES[kind].build(masks)
     assert defense.exact
     rng = np.random.default_rng(1)
     predictions = np.zeros((200, len(defense.masked_images)), int)
@@ -299,11 +194,10 @@ def test_minority_reports_at_equality_the_authors_condition_is_not_sound():
     assert not defense.worst_case(table, [0]).any()
 
 
-@pytest.mark.parametrize("kind", BUILDERS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_ties_and_nan_are_never_certified(kind):
-    rng = np.random.default_rng(0)
     masks = MaskSet(np.array([[0, 0, 1, 2]]), (1, 2), (1, 1))  # hides everything: always robust
-    defense = BUILDERS[kind](rng, masks)
+    defense = CASES[kind].build(masks)
     shape = (3, len(defense.masked_images))
     predictions, margins = np.zeros(shape, np.int16), np.ones(shape, np.float16)
     margins[1, 0] = 0  # a tie

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from defense_cases import CASES
 
 import certmask_jax as cm
 from certmask_jax import defenses, mask_sets
@@ -19,22 +20,22 @@ from certmask_jax.masks import pair_covers
 from certmask_jax.masks.threats import Threat
 from certmask_jax.tables.prediction_table import PredictionTable, from_labels
 
+
+def _masks(name):
+    """Masks that the defense takes."""
+    if name == "pair_cover":
+        return pair_covers.pairs_of_blocks((8, 8), 2, rows=(2, 3))
+    return _tiling() if name.startswith("certmask") else _grid()
+
+
 BUILDERS = {
-    "double_masking": lambda: defenses.double_masking(_grid()),
-    "double_masking ties": lambda: defenses.double_masking(_grid(), ties="smallest"),
-    "double_masking two sets": lambda: defenses.double_masking(_grid(), _grid(3)),
-    "double_masking against": lambda: defenses.double_masking(
-        _grid(), against=Threat.of((8, 8), 1)
-    ),
-    "challenger_masking": lambda: defenses.challenger_masking(_grid()),
-    "minority_reports": lambda: defenses.minority_reports(_grid(), tau=0.5),
-    "certmask": lambda: defenses.certmask(_tiling()),
-    "certmask_detection": lambda: defenses.certmask_detection(_tiling(), tolerance=1),
-    "pair_cover": lambda: defenses.pair_cover(pair_covers.pairs_of_blocks((8, 8), 2, rows=(2, 3))),
-    "mrcert": lambda: defenses.mrcert(_grid()),
-    "plurality": lambda: defenses.plurality(_grid()),
-    "minimum_explanation": lambda: defenses.minimum_explanation(_grid()),
-    "robust_masking": lambda: defenses.robust_masking(_grid()),
+    name: functools.partial(lambda name: CASES[name].build(_masks(name)), name)
+    for name in CASES
+    if name != "two_rounds"  # of the same masks twice
+}
+BUILDERS |= {
+    "two sets": lambda: defenses.double_masking(_grid(), _grid(3)),
+    "against": lambda: defenses.double_masking(_grid(), against=Threat.of((8, 8), 1)),
     "votes": lambda: defenses.votes(_grid(), most),
 }
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import functools
-
 import numpy as np
 import pytest
 from covers import random_cover, with_random_promise
+from defense_cases import CASES
 from early_exit_cases import CLASSES, evaluated, facts, filled_in, random_table
 
 from certmask_jax import data, defenses, mask_sets, models, predict, weights
@@ -20,15 +19,10 @@ from certmask_jax.masks.mask_set import MaskSet
 from certmask_jax.tables.outputs import Outputs
 from certmask_jax.tables.prediction_table import UNKNOWN, PredictionTable, from_labels
 
-BUILDERS = {
-    "double_masking largest": defenses.double_masking,
-    "double_masking smallest": functools.partial(defenses.double_masking, ties="smallest"),
-    "challenger_masking": defenses.challenger_masking,
-    "minority_reports": functools.partial(defenses.minority_reports, tau=0.4),
-    "certmask": defenses.certmask,
-    "certmask_detection": defenses.certmask_detection,
-    "mrcert": defenses.mrcert,
-}
+NAMES = [
+    "double_masking", "double_masking smallest", "challenger_masking", "minority_reports",
+    "certmask", "certmask_detection", "mrcert",
+]  # fmt: skip
 
 
 def _cover(rng, kind):
@@ -42,12 +36,12 @@ def _cover(rng, kind):
 
 
 @pytest.mark.parametrize("kind", ["grid", "random", "redundant"])
-@pytest.mark.parametrize("name", BUILDERS)
+@pytest.mark.parametrize("name", NAMES)
 def test_verdicts_are_those_of_the_whole_table(name, kind):
     rng = np.random.default_rng(sum(map(ord, name + kind)))
     left_out = 0
     for _ in range(7):
-        defense = BUILDERS[name](_cover(rng, kind))
+        defense = CASES[name].build(_cover(rng, kind))
         table, labels = random_table(rng, defense, 64)
         known = evaluated(rng, defense, table, labels)
         left_out += (~known).sum()
@@ -64,11 +58,11 @@ def test_verdicts_are_those_of_the_whole_table(name, kind):
         assert left_out > 0
 
 
-@pytest.mark.parametrize("name", BUILDERS)
+@pytest.mark.parametrize("name", NAMES)
 def test_answers_alone_need_no_label_and_less(name):
     rng = np.random.default_rng(3)
     for kind in ("grid", "random"):
-        defense = BUILDERS[name](_cover(rng, kind))
+        defense = CASES[name].build(_cover(rng, kind))
         table, labels = random_table(rng, defense, 40)
         known = evaluated(rng, defense, table, [None] * len(labels))
         anything = rng.integers(0, CLASSES, known.shape)
