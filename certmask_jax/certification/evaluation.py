@@ -34,9 +34,9 @@ from certmask_jax.masks import distinct_unions
 from certmask_jax.masks.distinct_unions import MaskedImages
 from certmask_jax.tables import saved_table
 from certmask_jax.tables.blocks import Block
+from certmask_jax.tables.image_sets import TestSet
 from certmask_jax.tables.outputs import Outputs
 from certmask_jax.tables.prediction_table import UNKNOWN, PredictionTable
-from certmask_jax.tables.run_images import TestSet
 from certmask_jax.tables.table_writer import TableWriter
 
 

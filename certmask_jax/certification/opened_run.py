@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from certmask_jax.files import processes, storage
 from certmask_jax.inference.preprocessing import check_images
 from certmask_jax.tables import saved_table
-from certmask_jax.tables.run_images import RunImages, TestSet, of_run
+from certmask_jax.tables.image_sets import TestSet
+from certmask_jax.tables.run_images import RunImages, of_run
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -20,8 +20,8 @@ from certmask_jax.inference.engine_choice import engine_for
 from certmask_jax.inference.model_function import ApplyFn
 from certmask_jax.inference.preprocessing import Preprocessing, check_images
 from certmask_jax.tables.blocks import BYTES_A_PREDICTION, Blocks
+from certmask_jax.tables.image_sets import TestSet
 from certmask_jax.tables.prediction_table import UNKNOWN, check_labels
-from certmask_jax.tables.run_images import TestSet
 from certmask_jax.tables.table_writer import share_of
 
 

@@ -14,8 +14,8 @@ from certmask_jax.inference.engine_choice import engine_for
 from certmask_jax.inference.model_function import ApplyFn
 from certmask_jax.inference.out_of_memory import Guarded
 from certmask_jax.inference.preprocessing import Preprocessing
+from certmask_jax.tables.image_sets import TestSet, places_of
 from certmask_jax.tables.prediction_table import UNKNOWN
-from certmask_jax.tables.run_images import TestSet, places_of
 from certmask_jax.tables.saved_table import SavedTable
 
 

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from certmask_jax.masks import geometry, placements
+from certmask_jax.masks import edge_grids, placements
 from certmask_jax.masks.by_content import ByContent
 from certmask_jax.masks.geometry import Size
 from certmask_jax.masks.mask_set import MaskSet
@@ -165,13 +165,13 @@ def distinct(
     Returns:
       V distinct masked images in order of first appearance, and ``index int32[N]`` into them.
     """
-    grid = geometry.edge_grid(boxes, image_size)
+    grid = edge_grids.edge_grid(boxes, image_size)
     block = max(1, _BYTES_AT_ONCE // (len(grid.rows) * len(grid.cols)))
     seen: dict[bytes, int] = {}
     first: list[int] = []
     index = np.empty(len(boxes), dtype=np.int32)
     for start in range(0, len(boxes), block):
-        cells = geometry.paint(boxes[start : start + block], grid)
+        cells = edge_grids.paint(boxes[start : start + block], grid)
         packed = np.packbits(cells.reshape(len(cells), -1), axis=1)
         for offset, row in enumerate(packed):
             number = seen.setdefault(row.tobytes(), len(seen))

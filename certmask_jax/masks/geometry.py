@@ -16,9 +16,7 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from certmask_jax.masks.edge_grids import edge_grid as edge_grid
 from certmask_jax.masks.edge_grids import hides_on_grid, location_grid
-from certmask_jax.masks.edge_grids import paint as paint
 
 Size = int | tuple[int, int]
 """A size in pixels: an int (square) or ``(height, width)``."""

@@ -25,7 +25,7 @@ from certmask_jax.programs.certification_options import Config, read_fill
 from certmask_jax.programs.command_line import as_options
 from certmask_jax.programs.patched_images import PatchedImages
 from certmask_jax.programs.threat_options import threats
-from certmask_jax.tables.run_images import TestSet
+from certmask_jax.tables.image_sets import TestSet
 
 DEFAULT_DEFENSES = (
     "double_masking",

@@ -46,7 +46,7 @@ from certmask_jax.programs.run_folder import (
 )
 from certmask_jax.programs.threat_options import ThreatOptions, recorded, threats
 from certmask_jax.tables import saved_table, table_writer
-from certmask_jax.tables.run_images import readable
+from certmask_jax.tables.image_sets import readable
 
 TO_BE_GONE_ON_WITH = 3
 """Exit status of a run that ended as it had no more time."""

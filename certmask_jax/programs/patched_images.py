@@ -8,7 +8,7 @@ import zlib
 import numpy as np
 
 from certmask_jax.data import Batch
-from certmask_jax.tables.run_images import Listing, TestSet
+from certmask_jax.tables.image_sets import Listing, TestSet
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,11 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from certmask_jax.files.unreadable import UnreadableImage
-from certmask_jax.tables.image_sets import Batch, listing_of
-from certmask_jax.tables.image_sets import Listing as Listing
-from certmask_jax.tables.image_sets import TestSet as TestSet
-from certmask_jax.tables.image_sets import places_of as places_of
-from certmask_jax.tables.image_sets import readable as readable
+from certmask_jax.tables.image_sets import Batch, TestSet, listing_of, places_of
 
 LEFT_OUT = -1
 """The label of a row that is left out."""
