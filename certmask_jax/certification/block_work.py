@@ -61,10 +61,10 @@ class BlockWork:
                 engine, images, self.questions, part.labels, always=[0], progress=advance
             )
 
-        found = self.guarded.run_told(outputs, tell) if len(part.present) else None
+        outputs_there = self.guarded.run_told(outputs, tell) if len(part.present) else None
         if part.rows.left_out:
             tell(len(part.rows.left_out) * width, 0)
-        return block_of(found, part, width)
+        return block_of(outputs_there, part, width)
 
     def table_of(self, block: Block) -> tuple[PredictionTable, NDArray[np.int32]]:
         """The table and the labels of the images of a block that are not left out; may be none."""

@@ -130,7 +130,7 @@ def write_curve(found: Report, folder: AnyPath) -> None:
     whole_files.write(folder / CURVE, text.getvalue().encode())
 
 
-def write_figure(found: Report, folder: AnyPath) -> None:
+def write_figure(result: Report, folder: AnyPath) -> None:
     """Draws ``certified_size.png``: accuracies against patch size, a panel for each defense.
 
     Raises:
@@ -138,7 +138,7 @@ def write_figure(found: Report, folder: AnyPath) -> None:
     """
     from matplotlib.figure import Figure
 
-    each = panels(found)
+    each = panels(result)
     figure = Figure(figsize=(1 + 4 * len(each), 4), layout="constrained")
     for axes, curves in zip(figure.subplots(1, len(each), squeeze=False)[0], each, strict=True):
         square = all(height == width for curve in curves for height, width in curve.sizes)
@@ -154,14 +154,14 @@ def write_figure(found: Report, folder: AnyPath) -> None:
         axes.set_xlabel("side of the patch, pixels" if square else "pixels of the patch")
         axes.set_ylim(0, 100)
         axes.legend(fontsize="small")
-    figure.supylabel(f"% of {found.num_images} images")
+    figure.supylabel(f"% of {result.num_images} images")
     picture = io.BytesIO()
     figure.savefig(picture, format="png")
     whole_files.write(folder / FIGURE, picture.getvalue())
 
 
-def _points(found: Report) -> list[tuple[SizeCurve, DefenseResult]]:
-    return [(c, found.defenses[number]) for c in found.certified_size for number in c.results]
+def _points(result: Report) -> list[tuple[SizeCurve, DefenseResult]]:
+    return [(c, result.defenses[number]) for c in result.certified_size for number in c.results]
 
 
 def _label(curve: SizeCurve) -> str:

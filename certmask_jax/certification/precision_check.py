@@ -63,9 +63,9 @@ def label_flips(
     for start in range(0, len(images), step):
         part = chosen[(chosen[:, 0] >= start) & (chosen[:, 0] < start + step)]
         work = pixels[start : start + step], part[:, 0] - start, part[:, 1]
-        found = guarded.run(operator.methodcaller("evaluate", *work))
+        again = guarded.run(operator.methodcaller("evaluate", *work))
         there = np.stack(rows)[part[:, 0], part[:, 1]]
-        other = np.asarray(found.predictions) != there
+        other = np.asarray(again.predictions) != there
         flipped.append(np.stack(margins)[part[other, 0], part[other, 1]])
     flips = np.concatenate(flipped).astype(np.float64)
     return LabelFlips(len(chosen), len(flips), float(np.nan_to_num(flips).max(initial=0.0)))

@@ -19,7 +19,7 @@ def ahead(read: Callable[[int, int], _Read], spans: Sequence[tuple[int, int]]) -
     with ThreadPoolExecutor(1, "certmask_jax reads ahead") as reader:
         waiting = reader.submit(read, *spans[0])
         for following in [*spans[1:], None]:
-            found = waiting.result()
+            batch = waiting.result()
             if following is not None:
                 waiting = reader.submit(read, *following)
-            yield found
+            yield batch

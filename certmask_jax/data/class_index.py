@@ -56,14 +56,14 @@ def read_class_index(path: Path) -> dict[str, int]:
     return index
 
 
-def _of_json(found: Any) -> list[tuple[str, int]]:
-    if isinstance(found, list) and all(isinstance(name, str) for name in found):
-        return [(name, number) for number, name in enumerate(found)]
-    if not isinstance(found, dict):
-        raise ValueError(f"got a {type(found).__name__}")
+def _of_json(content: Any) -> list[tuple[str, int]]:
+    if isinstance(content, list) and all(isinstance(name, str) for name in content):
+        return [(name, number) for number, name in enumerate(content)]
+    if not isinstance(content, dict):
+        raise ValueError(f"got a {type(content).__name__}")
     pairs: list[tuple[str, int]] = []
     others: list[tuple[str, int]] = []
-    for key, value in found.items():
+    for key, value in content.items():
         if isinstance(value, int) and not isinstance(value, bool):
             pairs.append((key, value))
             continue

@@ -48,8 +48,8 @@ def imagenet_wnids() -> tuple[str, ...]:
 
 def wnid(name: str) -> str | None:
     """The WordNet id that a name is or begins with (``n02085620-Chihuahua``), or None."""
-    found = _WNID.fullmatch(name)
-    return found[1].lower() if found else None
+    match = _WNID.fullmatch(name)
+    return match[1].lower() if match else None
 
 
 def mapped(

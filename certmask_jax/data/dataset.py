@@ -82,10 +82,10 @@ class Dataset:
           ValueError: for an image of another size, where all have to have one.
         """
         labels = tuple(self.classes.values())
-        found = [self._found.example(int(n)) for n in self._numbers[start:stop]]
-        images = np.stack([self._prepare(image, name) for image, _, name in found])
-        of = np.array([labels[number] for _, number, _ in found], dtype=np.int32)
-        return Batch(images, of, tuple(name for _, _, name in found))
+        examples = [self._found.example(int(n)) for n in self._numbers[start:stop]]
+        images = np.stack([self._prepare(image, name) for image, _, name in examples])
+        of = np.array([labels[number] for _, number, _ in examples], dtype=np.int32)
+        return Batch(images, of, tuple(name for _, _, name in examples))
 
     def find_unreadable(self) -> dict[str, str]:
         """Id -> why, of the files that cannot be decoded, as far as that is found out cheaply.
@@ -97,8 +97,8 @@ class Dataset:
         if files is None:
             return {}
         chosen = (files[int(number)] for number in self._numbers)
-        found = decoding.find_unreadable((file.path, file.image_id) for file in chosen)
+        broken = decoding.find_unreadable((file.path, file.image_id) for file in chosen)
         return {
             **dict.fromkeys(self.missing, "it is in the list, not in the folder"),
-            **found,
+            **broken,
         }

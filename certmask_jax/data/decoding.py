@@ -81,8 +81,8 @@ def find_unreadable(files: Iterable[tuple[Path, str]]) -> dict[str, str]:
     """
     with ThreadPoolExecutor(_THREADS, "looks at headers") as pool:
         asked = [(image_id, pool.submit(_why, path)) for path, image_id in files]
-        found = ((image_id, future.result()) for image_id, future in asked)
-        return {image_id: why for image_id, why in found if why is not None}
+        reasons = ((image_id, future.result()) for image_id, future in asked)
+        return {image_id: why for image_id, why in reasons if why is not None}
 
 
 def reason(error: Exception, path: Path) -> str:

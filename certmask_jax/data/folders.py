@@ -90,9 +90,9 @@ def scan(folder: Path, *, split: str = "") -> Folder:
             f"{folder}: expected a folder for each class, got {left_out['in no class folder']} "
             "images in none; images with a list of labels are the data set image_list"
         )
-    found = {name: images_below(folder / name, left_out, above=folder) for name in names}
-    empty = [name for name in names if not found[name]]
-    inner = {n: _inner_folders(folder / n, images) for n, images in found.items() if images}
+    images_of = {name: images_below(folder / name, left_out, above=folder) for name in names}
+    empty = [name for name in names if not images_of[name]]
+    inner = {n: _inner_folders(folder / n, images) for n, images in images_of.items() if images}
     if split.rstrip("/").rpartition("/")[2] != ".":
         _check_no_folder_of_splits(folder, inner, split)
     notes = []
@@ -102,18 +102,18 @@ def scan(folder: Path, *, split: str = "") -> Folder:
             f"images of the classes {some([n for n in inner if inner[n]])} lie only in folders "
             f"inside them ({some(deep)}), which are taken for parts of a class"
         )
-    if empty and any(found.values()):
+    if empty and any(images_of.values()):
         what = "1 class folder has" if len(empty) == 1 else f"{len(empty)} class folders have"
         notes.append(f"{what} no images: {some(empty)}")
     if left_out:
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(left_out.items()))
         notes.append(f"left out of {folder}: {kinds}")
-    paths = [path.relative_to(folder).as_posix() for name in names for path, _ in found[name]]
+    paths = [path.relative_to(folder).as_posix() for name in names for path, _ in images_of[name]]
     ids = iter(unique_names(paths))
     files = tuple(
         ImageFile(path, next(ids), number, size)
         for number, name in enumerate(names)
-        for path, size in found[name]
+        for path, size in images_of[name]
     )
     return Folder(tuple(unique_names(names)), files, tuple(map(encodable, notes)))
 
@@ -167,7 +167,7 @@ def images_below(
     if above is not None:
         real = Path(os.path.realpath(above))
         seen = {str(real), *map(str, real.parents)}
-    found: list[tuple[Path, int]] = []
+    images: list[tuple[Path, int]] = []
     waiting = [folder]
     while waiting:
         here = waiting.pop()
@@ -183,20 +183,20 @@ def images_below(
             elif is_folder(entry):
                 inside.append((entry.is_symlink(), entry.name))
             elif is_image(entry.name) and _is_file(entry):
-                found.append((here / entry.name, entry.stat().st_size))
+                images.append((here / entry.name, entry.stat().st_size))
             else:
                 left_out[_kind(entry)] += 1
         # Real folders before links to them, whatever order the disk has them in.
         waiting += [here / name for _, name in sorted(inside, reverse=True)]
-    return sorted(found, key=lambda one: one[0].parts)
+    return sorted(images, key=lambda one: one[0].parts)
 
 
-def _inner_folders(folder: Path, found: list[tuple[Path, int]]) -> frozenset[str]:
+def _inner_folders(folder: Path, images: list[tuple[Path, int]]) -> frozenset[str]:
     """The folders in a class folder that part its images; none if some lie beside them.
 
     A folder that holds nothing but another is passed over: Tiny ImageNet's ``CLASS/images``.
     """
-    places = {path.relative_to(folder).parts[:-1] for path, _ in found}
+    places = {path.relative_to(folder).parts[:-1] for path, _ in images}
     shared = 0
     while all(len(place) > shared for place in places) and len({p[shared] for p in places}) == 1:
         shared += 1

@@ -50,8 +50,8 @@ def read(folder: Path, labels: Path) -> Labelled:
     lines = [line for line in text.splitlines() if line.strip()]
     if not lines:
         raise ValueError(f"{labels}: expected a list of labels, got an empty file")
-    found = images_below(folder, Counter())
-    there = {path.relative_to(folder).as_posix(): (path, size) for path, size in found}
+    images = images_below(folder, Counter())
+    there = {path.relative_to(folder).as_posix(): (path, size) for path, size in images}
     notes: list[str] = []
     if is_ground_truth(lines):
         rows = read_ground_truth(labels, lines, there)
@@ -80,11 +80,11 @@ def _joined(
     unclear: list[str] = []
     for wanted, _ in rows:
         plain = _relative(wanted, folder)
-        found = [plain] if plain in there else by_name.get(plain, [])
-        if len(found) == 1:
-            paths.append(found[0])
+        matches = [plain] if plain in there else by_name.get(plain, [])
+        if len(matches) == 1:
+            paths.append(matches[0])
         else:
-            (unclear if found else missing).append(wanted)
+            (unclear if matches else missing).append(wanted)
     if unclear:
         raise ValueError(f"{labels}: several files in {folder} may be meant by {some(unclear)}")
     unread = [wanted for wanted in missing if os.path.exists(folder / wanted)]

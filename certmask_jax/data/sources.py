@@ -85,8 +85,8 @@ def image_folder(split: str, data_dir: Path | str | None) -> Found:
             )
         )
     base, cut = _split_slice(split)
-    found = folders.scan(folders.check_folder(local_path(data_dir), base), split=base)
-    return _of_files(found.class_names, found.files, cut, found.notes)
+    folder = folders.scan(folders.check_folder(local_path(data_dir), base), split=base)
+    return _of_files(folder.class_names, folder.files, cut, folder.notes)
 
 
 def image_list(split: str, data_dir: Path | str | None, labels: Path | str | None) -> Found:
@@ -100,9 +100,9 @@ def image_list(split: str, data_dir: Path | str | None, labels: Path | str | Non
         )
     base, cut = _split_slice(split)
     folder = local_path(data_dir) / base if base else local_path(data_dir)
-    found = image_lists.read(folder, local_path(labels))
-    files = _of_files(found.class_names, found.files, cut, found.notes)
-    return files._replace(missing=found.missing)
+    listed = image_lists.read(folder, local_path(labels))
+    files = _of_files(listed.class_names, listed.files, cut, listed.notes)
+    return files._replace(missing=listed.missing)
 
 
 def _of_files(

@@ -73,7 +73,7 @@ def worst_case(
     answers = _compiled(rule, num_classes)
 
     def outcomes(rows: NDArray[np.int32], trusts: NDArray[np.float64]) -> NDArray[np.int32]:
-        found = []
+        answers_so_far = []
         for start in range(0, len(rows), _ROWS_AT_ONCE):  # one shape, so one compilation
             pad = ((0, max(0, start + _ROWS_AT_ONCE - len(rows))), (0, 0))
             part = slice(start, start + _ROWS_AT_ONCE)
@@ -81,8 +81,8 @@ def worst_case(
                 jnp.asarray(np.pad(rows[part], pad)),
                 jnp.asarray(np.pad(trusts[part], pad), dtype=jnp.float32),
             )
-            found.append(np.asarray(block)[: len(rows[part])])
-        return np.concatenate(found)
+            answers_so_far.append(np.asarray(block)[: len(rows[part])])
+        return np.concatenate(answers_so_far)
 
     allowed = [label] if guarantee == Guarantee.RECOVERY else [label, ALERT]
     if outcomes(clean[None], trust[None])[0] != label:

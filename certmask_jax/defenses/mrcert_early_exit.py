@@ -112,11 +112,11 @@ def _verdicts_open(plan: Plan, seen: Seen, label: int) -> NDArray[np.bool_]:
 
 def _above_any(plan: Plan, bases: NDArray[np.bool_], further: int) -> NDArray[np.bool_]:
     """``bool[V]``: all unions of some of ``bases`` with up to ``further`` more masks."""
-    found = np.zeros(len(plan.unions.images), np.bool_)
-    found[: len(bases)] = bases
+    marked = np.zeros(len(plan.unions.images), np.bool_)
+    marked[: len(bases)] = bases
     for _ in range(further):
-        found[plan.adding[:, np.flatnonzero(found[: plan.adding.shape[1]])]] = True
-    return found
+        marked[plan.adding[:, np.flatnonzero(marked[: plan.adding.shape[1]])]] = True
+    return marked
 
 
 def _for_answer(plan: Plan, seen: Seen) -> Columns:
@@ -134,11 +134,11 @@ def _for_answer(plan: Plan, seen: Seen) -> Columns:
     elif not tested.any():
         return each_once(untested).astype(np.intp)
     outlook = _outlook(plan, seen, int(seen.predictions[0]))
-    found = [untested]
+    wanted = [untested]
     for base, most in zip(bases[tested > 0], tested[tested > 0], strict=True):
         unseen = plan.above[base][~seen.known[plan.above[base]]]
-        found.append(_lowest(-outlook, unseen)[:most])
-    return each_once(np.concatenate(found)).astype(np.intp)
+        wanted.append(_lowest(-outlook, unseen)[:most])
+    return each_once(np.concatenate(wanted)).astype(np.intp)
 
 
 def _for_verdicts(plan: Plan, seen: Seen, label: int) -> Columns:
@@ -243,10 +243,10 @@ def _lowest(outlook: NDArray[np.float32], columns: Columns) -> Columns:
 
 def _above(unions: Unions, base: int, further: int) -> Columns:
     """All unions of ``base`` with up to ``further`` more masks."""
-    found = np.array([base])
+    above = np.array([base])
     for _ in range(further):
-        found = np.unique(np.append(found, unions.adding[found]))
-    return found.astype(np.intp)
+        above = np.unique(np.append(above, unions.adding[above]))
+    return above.astype(np.intp)
 
 
 def _parents(unions: Unions) -> Columns:

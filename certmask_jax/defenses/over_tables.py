@@ -92,7 +92,7 @@ def reduced(
     cost = max(defense.row_cost, len(own.masked_images))
     rows = int(np.clip(_NUMBERS_AT_ONCE // cost, 1, _MAX_ROWS_AT_ONCE))
     rows = min(rows, 1 << max(0, len(own) - 1).bit_length())  # few shapes for small batches
-    asked, found = tuple(questions), []
+    asked, blocks = tuple(questions), []
     for start in range(0, len(own), rows):
         part = slice(start, start + rows)
         pad = (0, max(0, start + rows - len(own)))  # one shape, one compilation
@@ -104,10 +104,10 @@ def reduced(
             np.pad(trust[part].astype(np.float32), (pad, (0, 0))),
             np.pad(true[part], pad),
         )
-        found.append([np.asarray(answer)[: rows - pad[1]] for answer in answers])
-    if not found:
+        blocks.append([np.asarray(answer)[: rows - pad[1]] for answer in answers])
+    if not blocks:
         return {name: np.zeros(0, np.int32 if name == RULE else np.bool_) for name in asked}
-    columns = dict(zip(asked, map(np.concatenate, zip(*found, strict=True)), strict=True))
+    columns = dict(zip(asked, map(np.concatenate, zip(*blocks, strict=True)), strict=True))
     is_sure = sure.all(axis=1)
     return {
         name: values.astype(np.int32) if name == RULE else values.astype(np.bool_) & is_sure

@@ -168,8 +168,8 @@ def _second_margins(rounds: TwoRounds, seen: Seen) -> NDArray[np.float32]:
     margins = seen.margins.astype(np.float32)
     if pair.shape[0] == pair.shape[1] and (pair.diagonal() == rounds.single).all():
         return margins[rounds.single]
-    found: NDArray[np.float32] = np.where(seen.known, margins, np.inf)[pair].min(axis=0)
-    return found
+    least: NDArray[np.float32] = np.where(seen.known, margins, np.inf)[pair].min(axis=0)
+    return least
 
 
 def each_once(columns: NDArray[np.integer[Any]]) -> NDArray[np.integer[Any]]:

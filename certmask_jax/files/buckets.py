@@ -87,8 +87,8 @@ class BucketPath:
     def names_below(self) -> list[str]:
         """Names of all files below, seen from here."""
         prefix = f"{self.path}/".encode()
-        found = answer(listed(self, prefix, prefix[:-1] + b"0"), self)  # "0" comes after "/"
-        return [key[len(prefix) :].decode() for key in found]
+        names = answer(listed(self, prefix, prefix[:-1] + b"0"), self)  # "0" comes after "/"
+        return [key[len(prefix) :].decode() for key in names]
 
 
 def store_of(where: BucketPath) -> Any:

@@ -95,15 +95,15 @@ def orbax_in(folder: Path) -> Iterator[None]:
 @functools.lru_cache(maxsize=64)
 def _options(device: int, folder: Path) -> dict[str, Any]:
     """Asked of each folder once; ``device`` is in the key for what is mounted over it."""
-    found: dict[str, Any] = {}
+    options: dict[str, Any] = {}
     try:
         if os.name == "posix" and not _synced(folder):
-            found["file_io_sync"] = False
+            options["file_io_sync"] = False
     except OSError:  # a disk that fails: whoever writes there says so
         pass
     if not _locks(folder):
-        found["file_io_locking"] = {"mode": "none"}
-    return found
+        options["file_io_locking"] = {"mode": "none"}
+    return options
 
 
 def _synced(path: Path) -> bool:

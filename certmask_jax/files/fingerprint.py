@@ -41,10 +41,10 @@ def environment() -> dict[str, Any]:
 
 def of_environment() -> dict[str, Any]:
     """What of ``environment`` may change the last bit of a logit."""
-    found = environment()
+    known = environment()
     return {
-        "versions": {name: found["versions"][name] for name in ("certmask_jax", *_PACKAGES)},
-        "devices": {name: found["devices"][name] for name in _DEVICE_FACTS},
+        "versions": {name: known["versions"][name] for name in ("certmask_jax", *_PACKAGES)},
+        "devices": {name: known["devices"][name] for name in _DEVICE_FACTS},
     }
 
 
@@ -60,24 +60,24 @@ def of_facts(facts: Any) -> str:
 
 def of_arrays(tree: Any) -> str:
     """SHA-256 of a pytree of arrays (paths, shapes, dtypes, numbers), in hexadecimal."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
-        _add(found, jax.tree_util.keystr(path), leaf)
-    return found.hexdigest()
+        _add(digest, jax.tree_util.keystr(path), leaf)
+    return digest.hexdigest()
 
 
 def differences(there: Any, wanted: Any, name: str = "") -> list[str]:
     """``recipe.seed is 1 there, 2 here`` for each leaf of two JSON values that differs."""
     if isinstance(there, dict) and isinstance(wanted, dict):
-        found = []
+        lines = []
         for key in sorted({*there, *wanted}):
             inner = f"{name}.{key}" if name else key
-            found += differences(there.get(key), wanted.get(key), inner)
-        return found
+            lines += differences(there.get(key), wanted.get(key), inner)
+        return lines
     return [] if there == wanted else [f"{name} is {there!r} there, {wanted!r} here"]
 
 
-def _add(found: Any, name: str, leaf: ArrayLike) -> None:
+def _add(digest: Any, name: str, leaf: ArrayLike) -> None:
     array = np.asarray(leaf)
-    found.update(f"{name} {array.shape} {array.dtype}\n".encode())
-    found.update(np.ascontiguousarray(array).tobytes())
+    digest.update(f"{name} {array.shape} {array.dtype}\n".encode())
+    digest.update(np.ascontiguousarray(array).tobytes())

@@ -70,15 +70,15 @@ def in_utf8(folder: Path) -> Path:
 def _with_home(text: str) -> str:
     if not text.startswith("~"):
         return text
-    found = os.path.expanduser(text)
-    if found.startswith("~"):
+    expanded = os.path.expanduser(text)
+    if expanded.startswith("~"):
         user = text.split("/")[0]
         why = "HOME is not set, and this user has no entry" if user == "~" else "no such user"
         raise ValueError(
             f"{text}: expected a home folder for {user}, found none ({why}); give the whole path "
             "(./~ is a file that is called so)"
         )
-    return found
+    return expanded
 
 
 def _look(path: Path) -> None:

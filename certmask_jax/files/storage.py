@@ -39,10 +39,10 @@ def any_path(where: str | AnyPath) -> AnyPath:
         raise ValueError(
             f"{expected}, got one slash after the colon; pathlib.Path leaves one of two: give text"
         )
-    found = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/]*)/*(.*)", text, re.DOTALL)
-    if isinstance(where, Path) or not found:
+    match = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/]*)/*(.*)", text, re.DOTALL)
+    if isinstance(where, Path) or not match:
         return local_path(where)
-    scheme, bucket, path = found.groups()
+    scheme, bucket, path = match.groups()
     if scheme not in buckets.DRIVERS:
         raise ValueError(f"{expected}, got {scheme}://; write to a local folder and copy it there")
     names = [name for name in path.split("/") if name]
@@ -105,10 +105,10 @@ def os_error(error: Exception, where: AnyPath) -> OSError | None:
     """The ``OSError`` behind one of TensorStore's errors; None where content is missing or bad."""
     text = str(error).split("\n")[0]
     if isinstance(where, Path):
-        found = re.search(r"os_error_code='(\d+)'", str(error))
-        if not found:
+        match = re.search(r"os_error_code='(\d+)'", str(error))
+        if not match:
             return None
-        return OSError(int(found[1]), text.split(": ", 1)[-1].split(" [os_error_code")[0])
+        return OSError(int(match[1]), text.split(": ", 1)[-1].split(" [os_error_code")[0])
     refused = re.search(r"\[(http_response|curl)_code=", text)
     bad = re.match(r"(DATA_LOSS|FAILED_PRECONDITION|OUT_OF_RANGE): |.* is missing$", text)
     return None if bad and not refused else buckets.explained(text, where)

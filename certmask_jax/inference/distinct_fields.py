@@ -87,9 +87,9 @@ def local_fields(masks: MaskedImages, local: LocalLogits) -> LocalFields:
         cut = np.clip(masks.boxes - np.tile(origin, 2), 0, side)
         cut[(cut[..., 0] >= cut[..., 2]) | (cut[..., 1] >= cut[..., 3])] = 0
         alike, of_mask = np.unique(cut.reshape(len(cut), -1), axis=0, return_inverse=True)
-        found, of_alike = distinct(alike.reshape(len(alike), -1, 4), (side, side))
-        numbers = np.empty(len(found), dtype=np.int32)
-        for field, parts in enumerate(found.boxes):
+        different, of_alike = distinct(alike.reshape(len(alike), -1, 4), (side, side))
+        numbers = np.empty(len(different), dtype=np.int32)
+        for field, parts in enumerate(different.boxes):
             is_hidden = _hides_all(parts, side)
             if is_hidden and hidden >= 0:
                 numbers[field] = hidden

@@ -65,14 +65,14 @@ def evaluate(
         told = None if progress is None else (lambda count: progress(count, count))
         return engine.table(images, told)
     shape = (len(images), len(engine.masked_images))
-    found = Outputs.unknown(shape)
+    outputs_so_far = Outputs.unknown(shape)
     known = np.zeros(shape, np.bool_)
     queue = _Queue(engine.chunk)
     awaited = np.zeros(shape[0], np.int64)  # how much of its wave each image waits for
 
     def asks_more(image: int) -> bool:
         label = None if labels is None else int(labels[image])
-        seen = Seen(found.predictions[image], found.margins[image], known[image])
+        seen = Seen(outputs_so_far.predictions[image], outputs_so_far.margins[image], known[image])
         wanted = _wave(seen, questions, label, always)
         queue.add(image, wanted)
         awaited[image] = len(wanted)
@@ -90,7 +90,7 @@ def evaluate(
             flight.send(*sent[-1])
         outputs = flight.receive()
         image_of, columns = sent.popleft()
-        for column, output in zip(found, outputs, strict=True):
+        for column, output in zip(outputs_so_far, outputs, strict=True):
             column[image_of, columns] = output
         known[image_of, columns] = True
         settled = len(image_of)
@@ -101,7 +101,7 @@ def evaluate(
                 settled += int((~known[image]).sum())
         if progress is not None:
             progress(settled, len(image_of))
-    return found
+    return outputs_so_far
 
 
 class _Work(NamedTuple):
@@ -148,11 +148,11 @@ def _wave(
 ) -> NDArray[np.integer[Any]]:
     """What one image asks for next: columns, none twice."""
     begun = bool(seen.known.any())
-    found: list[NDArray[np.integer[Any]]] = [np.array(() if begun else always, np.intp)]
+    wanted: list[NDArray[np.integer[Any]]] = [np.array(() if begun else always, np.intp)]
     for defense, columns in questions:
         own = Seen(seen.predictions[columns], seen.margins[columns], seen.known[columns])
         open_columns = columns[defense.open_columns(own, label)]
         # All of a first round matters; later ones tell which of the rest do.
         most = max(_LEAST_A_WAVE, int(own.known.sum()) // _SHARE_A_WAVE)
-        found.append(open_columns[:most] if begun and label is not None else open_columns)
-    return each_once(np.concatenate(found))
+        wanted.append(open_columns[:most] if begun and label is not None else open_columns)
+    return each_once(np.concatenate(wanted))

@@ -59,7 +59,7 @@ def table_program(local: LocalLogits, preprocessing: Preprocessing, mesh: Mesh) 
         def evaluated(some: tuple[Array, Array]) -> Array:
             pixels = jax.vmap(seen)(some[0])
             numbers = jnp.arange(len(pixels), dtype=jnp.int32)
-            found = masked_logits(
+            logits_of = masked_logits(
                 local.apply_fn,
                 params,
                 pixels,
@@ -67,7 +67,7 @@ def table_program(local: LocalLogits, preprocessing: Preprocessing, mesh: Mesh) 
                 preprocessing=preprocessing,
                 image_of=numbers,
             )
-            return found.reshape(len(pixels), -1)
+            return logits_of.reshape(len(pixels), -1)
 
         logits = jax.lax.map(evaluated, (origins, boxes))
         logits = logits.reshape(-1, logits.shape[-1])

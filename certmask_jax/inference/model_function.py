@@ -41,5 +41,5 @@ def flops(apply_fn: ApplyFn, params: Any, image_shape: tuple[int, int, int]) -> 
     say.
     """
     image = jax.ShapeDtypeStruct((1, *image_shape), np.float32)
-    found = jax.jit(apply_fn).lower(params, image).cost_analysis()
-    return None if not found or "flops" not in found else float(found["flops"])
+    analysis = jax.jit(apply_fn).lower(params, image).cost_analysis()
+    return None if not analysis or "flops" not in analysis else float(analysis["flops"])

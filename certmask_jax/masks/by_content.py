@@ -27,8 +27,8 @@ class ByContent:
         if "_hash" not in self.__dict__:
             content = tuple(_hashable(value) for value in _fields(self).values())
             object.__setattr__(self, "_hash", hash((type(self).__qualname__, content)))
-        found: int = self.__dict__["_hash"]
-        return found
+        known: int = self.__dict__["_hash"]
+        return known
 
     def __getstate__(self) -> dict[str, Any]:
         return _fields(self)

@@ -43,13 +43,13 @@ def for_threat(threat: Threat, one_shape: Callable[[tuple[int, int], Shape], Mas
     def of_shapes(shapes: tuple[Shape, ...]) -> MaskSet:
         sets = []
         for shape in shapes:
-            found = one_shape(region, shape)
+            masks = one_shape(region, shape)
             if threat.region:
-                boxes = _shifted(found.boxes, top, left)
+                boxes = _shifted(masks.boxes, top, left)
                 placed = Threat.of(threat.image_size, shape, region=threat.bounding_box())
-                found = MaskSet(boxes, threat.image_size, placed, found.promise, found.name)
-                found = restricted(found, Threat(threat.image_size, ((shape,),), threat.region))
-            sets.append(found)
+                masks = MaskSet(boxes, threat.image_size, placed, masks.promise, masks.name)
+                masks = restricted(masks, Threat(threat.image_size, ((shape,),), threat.region))
+            sets.append(masks)
         return sets[0] if len(sets) == 1 else any_shape(sets)
 
     each = {shapes: of_shapes(shapes) for shapes in threat.patches}

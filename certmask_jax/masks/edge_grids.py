@@ -96,8 +96,8 @@ def hides_on_grid(
     if len(grid.rows) * len(grid.cols) <= few_cells:
         in_rows = _within(row_from, row_to, len(grid.rows))
         in_cols = _within(col_from, col_to, len(grid.cols))
-        found = _holds(paint(boxes, grid), in_rows[:, None, :, None] & in_cols[:, None, :])
-        return found.T.reshape(len(boxes), len(row_from), len(col_from))
+        hides = _holds(paint(boxes, grid), in_rows[:, None, :, None] & in_cols[:, None, :])
+        return hides.T.reshape(len(boxes), len(row_from), len(col_from))
     met = (row_to - row_from)[:, None] * (col_to - col_from)[None, :]
     hidden = np.empty((len(boxes), len(row_from), len(col_from)), dtype=np.bool_)
     per_mask = (len(grid.rows) + 1) * (len(grid.cols) + 1) + met.size
@@ -106,9 +106,9 @@ def hides_on_grid(
         painted = paint(boxes[start : start + block], grid)
         total = np.pad(painted.cumsum(1, dtype=np.int32).cumsum(2), ((0, 0), (1, 0), (1, 0)))
         below, above = total[:, row_to], total[:, row_from]
-        found = below[:, :, col_to] - below[:, :, col_from]
-        found -= above[:, :, col_to] - above[:, :, col_from]
-        hidden[start : start + block] = found == met
+        hides = below[:, :, col_to] - below[:, :, col_from]
+        hides -= above[:, :, col_to] - above[:, :, col_from]
+        hidden[start : start + block] = hides == met
     return hidden
 
 
@@ -125,11 +125,11 @@ def _holds(have: NDArray[np.bool_], need: NDArray[np.bool_]) -> NDArray[np.bool_
         np.packbits(np.pad(part.reshape(-1, cells), ((0, 0), (0, -cells % 64))), axis=1).view("<u8")
         for part in (need, ~have)
     ]
-    found = np.ones((len(words[0]), len(have)), dtype=np.bool_)
+    holds = np.ones((len(words[0]), len(have)), dtype=np.bool_)
     lacking = np.ascontiguousarray(words[1].T)
     for location, word in np.argwhere(words[0]):
-        found[location] &= words[0][location, word] & lacking[word] == 0
-    return found
+        holds[location] &= words[0][location, word] & lacking[word] == 0
+    return holds
 
 
 def _cells_met(

@@ -45,8 +45,8 @@ def check_groups(masks: MaskSet, groups: NDArray[np.bool_]) -> None:
     """
     if not len(_apart(groups)):
         return
-    found = placements.groups(masks.boxes, masks.threat)  # the same ones, with a placement of each
-    first, second = (placements.described(found.example[i]) for i in _apart(found.hidden)[0])
+    placed = placements.groups(masks.boxes, masks.threat)  # the same ones, with a placement of each
+    first, second = (placements.described(placed.example[i]) for i in _apart(placed.hidden)[0])
     raise CoverageError(
         f"{masks.name}: expected a pair cover, in which every two locations are hidden together by "
         f"one of the {len(masks)} masks, but no mask hides both the {first} and the {second}; "

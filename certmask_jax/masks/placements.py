@@ -35,10 +35,10 @@ def groups(boxes: NDArray[np.int32], threat: Threat) -> Groups:
       ValueError: with the estimate, where the groups of several patches would not fit memory.
     """
     alone = {shapes: _of_one_patch(boxes, threat, shapes) for shapes in set(threat.patches)}
-    found, *others = (alone[shapes] for shapes in threat.patches)
+    first, *others = (alone[shapes] for shapes in threat.patches)
     for other in others:
-        found = _together(found, other)
-    return found
+        first = _together(first, other)
+    return first
 
 
 def least_hidden(boxes: NDArray[np.int32], threat: Threat) -> tuple[int, NDArray[np.int64]]:

@@ -55,34 +55,34 @@ def all_unions(mask_set: MaskSet, order: int) -> Unions:
     grid = edge_grids.edge_grid(singles, mask_set.image_size)
     cells = np.packbits(edge_grids.paint(singles, grid).reshape(len(singles), -1), axis=1)
 
-    found = np.zeros((1, cells.shape[1]), np.uint8)
+    painted = np.zeros((1, cells.shape[1]), np.uint8)
     masks_of = np.full((1, order), -1, np.int32)
     up_to, adding = [1], []
     first = 0  # of those with as many masks as there may be so far
     for j in range(order):
-        last = len(found)
+        last = len(painted)
         _check_number(len(singles), order, (last - first) * len(singles) // (j + 1))
-        grown = (found[first:, None] | cells).reshape(-1, cells.shape[1])
-        number, new = _numbered(found, grown)
+        grown = (painted[first:, None] | cells).reshape(-1, cells.shape[1])
+        number, new = _numbered(painted, grown)
         adding.append(number.reshape(last - first, len(singles)))
         parent, mask = np.divmod(new, len(singles))
         more = masks_of[first + parent]
         more[:, j] = mask
-        found = np.concatenate([found, grown[new]])
+        painted = np.concatenate([painted, grown[new]])
         masks_of = np.concatenate([masks_of, more])
-        up_to.append(len(found))
+        up_to.append(len(painted))
         first = last
     nothing = np.zeros((1, *singles.shape[1:]), np.int32)
     boxes = np.concatenate([singles, nothing])[masks_of]  # -1 is the last one
-    images = MaskedImages(boxes.reshape(len(found), -1, 4), mask_set.image_size)
+    images = MaskedImages(boxes.reshape(len(painted), -1, 4), mask_set.image_size)
     return Unions(images, masks_of, tuple(up_to), np.concatenate(adding).astype(np.int32))
 
 
 def _numbered(
-    found: NDArray[np.uint8], grown: NDArray[np.uint8]
+    painted: NDArray[np.uint8], grown: NDArray[np.uint8]
 ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """The number of each of ``grown``, and which of them are new, in order of appearance."""
-    rows = np.ascontiguousarray(np.concatenate([found, grown]))
+    rows = np.ascontiguousarray(np.concatenate([painted, grown]))
     _, appears, of_row = np.unique(
         rows.view(np.dtype((np.void, rows.shape[1]))).ravel(),
         return_index=True,
@@ -90,7 +90,7 @@ def _numbered(
     )
     order = np.sort(appears)
     number = np.searchsorted(order, appears)[of_row]  # those of ``found`` come first, as they were
-    return number[len(found) :], order[len(found) :] - len(found)
+    return number[len(painted) :], order[len(painted) :] - len(painted)
 
 
 def _check_number(masks: int, order: int, at_least: int) -> None:

@@ -162,9 +162,9 @@ def _build(
 def _as_dtype(dtype: Any, option: str) -> Any:
     """A hashable dtype, so that equal ones are one model."""
     try:
-        found = jnp.dtype(dtype)
+        chosen = jnp.dtype(dtype)
     except TypeError as error:
         raise ValueError(f"{option}: expected a dtype such as bfloat16, got {dtype!r}") from error
-    if not jnp.issubdtype(found, jnp.floating):
-        raise ValueError(f"{option}: expected a floating dtype such as bfloat16, got {found}")
-    return found
+    if not jnp.issubdtype(chosen, jnp.floating):
+        raise ValueError(f"{option}: expected a floating dtype such as bfloat16, got {chosen}")
+    return chosen

@@ -61,11 +61,11 @@ def resolve(name: str) -> Spelling:
     suffix = rf"(?:_cutout\d+_\d+|_masked)?(?:_({'|'.join(_DATASETS)}))?"
     match = re.fullmatch(rf"(.+?){suffix}", plain)
     if match is not None and match[1] in known:
-        found = known[match[1]]
+        name_here = known[match[1]]
         if match[2] is None:
-            return found
+            return name_here
         classes, is_small = _DATASETS[match[2]]
-        return Spelling(found.model, classes, is_small)
+        return Spelling(name_here.model, classes, is_small)
     close = difflib.get_close_matches(plain, known, n=1)
     hint = f" (did you mean {close[0]}?)" if close else ""
     raise ValueError(
@@ -76,25 +76,25 @@ def resolve(name: str) -> Spelling:
 
 def _timm_names() -> dict[str, Spelling]:
     """timm's names, of today and of 2021."""
-    found = {}
+    names = {}
     for size, word in (("ti", "tiny"), ("s", "small"), ("b", "base"), ("l", "large")):
         for patch in (16, 32):
             for side, end in ((224, ""), (384, "_384")):
                 theirs, ours = f"vit_{word}_patch{patch}_{side}", f"vit_{size}{patch}{end}"
-                found[theirs] = Spelling(ours)
+                names[theirs] = Spelling(ours)
                 for tag, classes in _VIT_TAGS.items():
-                    found[f"{theirs}.{tag}"] = Spelling(ours, classes)
-            found[f"vit_{word}_patch{patch}_224_in21k"] = Spelling(f"vit_{size}{patch}", 21843)
+                    names[f"{theirs}.{tag}"] = Spelling(ours, classes)
+            names[f"vit_{word}_patch{patch}_224_in21k"] = Spelling(f"vit_{size}{patch}", 21843)
     # Without a tag timm means its default weights: the distilled ones at 224 for 50x1 alone.
     for end in ("_bit", "_bit_distilled", "_bit.goog_distilled_in1k"):
-        found[f"resnetv2_50x1{end}"] = Spelling("resnetv2_50x1")
+        names[f"resnetv2_50x1{end}"] = Spelling("resnetv2_50x1")
     for end in ("_bitm", "_bit.goog_in21k_ft_in1k"):
-        found[f"resnetv2_50x1{end}"] = Spelling("resnetv2_50x1_448")
+        names[f"resnetv2_50x1{end}"] = Spelling("resnetv2_50x1_448")
     for bit in ("resnetv2_101x1", "resnetv2_50x3"):
         for end in ("_bit", "_bitm", "_bit.goog_in21k_ft_in1k"):
-            found[bit + end] = Spelling(f"{bit}_448")
+            names[bit + end] = Spelling(f"{bit}_448")
         for end in ("_bitm_in21k", "_bit.goog_in21k"):
-            found[bit + end] = Spelling(bit, 21843)
+            names[bit + end] = Spelling(bit, 21843)
     for depth in (12, 24, 36):
         for theirs in (
             f"resmlp_{depth}_224",
@@ -102,5 +102,5 @@ def _timm_names() -> dict[str, Spelling]:
             f"resmlp_{depth}_224_dino",
             *(f"resmlp_{depth}_224.{tag}" for tag in _RESMLP_TAGS),
         ):
-            found[theirs] = Spelling(f"resmlp_s{depth}")
-    return found
+            names[theirs] = Spelling(f"resmlp_s{depth}")
+    return names

@@ -171,8 +171,8 @@ def build_defenses(specs: Sequence[str], attacks: Sequence[Threat]) -> list[Defe
             raise ValueError(f"{error}{at}") from error
 
     # The last first: over sizes it is what masks of all the others are built for.
-    found = [built(threat) for threat in reversed(attacks)]
-    return [defense for each in reversed(found) for defense in each]
+    by_threat = [built(threat) for threat in reversed(attacks)]
+    return [defense for each in reversed(by_threat) for defense in each]
 
 
 def specs_over_sizes(specs: Sequence[str], attacks: Sequence[Threat]) -> tuple[str, ...]:
@@ -188,12 +188,12 @@ def specs_over_sizes(specs: Sequence[str], attacks: Sequence[Threat]) -> tuple[s
         raise ValueError(f"--sizes: {error}") from error
     given = [defense_specs.without_built_for(spec) for spec in specs]
     asked = {base for base, built_for in given if built_for is not None}
-    found = []
+    all_specs = []
     for spec, (base, built_for) in zip(specs, given, strict=True):
-        found.append(spec)
+        all_specs.append(spec)
         if built_for is None and base not in asked:
-            found.append(defense_specs.with_built_for(spec, patches[-1]))
-    return tuple(dict.fromkeys(found))
+            all_specs.append(defense_specs.with_built_for(spec, patches[-1]))
+    return tuple(dict.fromkeys(all_specs))
 
 
 def over_sizes(result: Report, specs: Sequence[str]) -> Report:
@@ -258,15 +258,15 @@ def _dataset_and_model(config: Config, head: int | None) -> tuple[data.Dataset, 
 
 def _unreadable(config: Config, dataset: data.Dataset) -> dict[str, str]:
     """Images that are known not to be readable; an error unless they are skipped."""
-    found = dataset.find_unreadable()
-    if found and config.data.on_unreadable == "stop":
-        named = some([f"{image_id} ({why})" for image_id, why in found.items()])
+    broken = dataset.find_unreadable()
+    if broken and config.data.on_unreadable == "stop":
+        named = some([f"{image_id} ({why})" for image_id, why in broken.items()])
         raise ValueError(
             f"--data-dir {config.data.data_dir}: expected images that can be decoded, but "
-            f"{len(found)} of {len(dataset) + len(dataset.missing)} cannot: {named}; mend them, or "
-            "leave them out with --on-unreadable skip"
+            f"{len(broken)} of {len(dataset) + len(dataset.missing)} cannot: {named}; mend them, "
+            "or leave them out with --on-unreadable skip"
         )
-    return found
+    return broken
 
 
 def _text(path: Path | None) -> str | None:

@@ -265,12 +265,12 @@ def read_config(arguments: argparse.Namespace) -> Config:
 
 def read_shard(text: str) -> tuple[int, int]:
     """``"0/4"`` -> (0, 4)."""
-    found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
-    if not found or int(found[1]) >= int(found[2]):
+    match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
+    if not match or int(match[1]) >= int(match[2]):
         raise ValueError(
             f"--shard: expected I/N with I from 0 to N-1, such as 0/4 to 3/4, got {text!r}"
         )
-    return int(found[1]), int(found[2])
+    return int(match[1]), int(match[2])
 
 
 def read_fill(text: str) -> tuple[float, ...] | None:

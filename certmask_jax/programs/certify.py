@@ -195,7 +195,7 @@ def certify_saved(
 
 
 def _plan(config: Config, job: Job) -> str:
-    found = planning.plan(
+    plan = planning.plan(
         readable(job.dataset, job.unreadable),
         job.model.apply_fn,
         job.params,
@@ -206,19 +206,19 @@ def _plan(config: Config, job: Job) -> str:
         share=config.shard,
         chunk=config.chunk,
     )
-    each = found.flops_a_pass
+    each = plan.flops_a_pass
     share = "" if config.shard[1] == 1 else f" (share {config.shard[0]} of {config.shard[1]})"
     lines = [
-        f"{found.num_images:,} images{share}, {found.masked_images:,} masked images each",
-        f"forward passes: at most {found.passes_most:,}, expected {found.passes_expected:,.0f} "
-        f"({found.passes_expected / found.num_images:.1f} an image)",
+        f"{plan.num_images:,} images{share}, {plan.masked_images:,} masked images each",
+        f"forward passes: at most {plan.passes_most:,}, expected {plan.passes_expected:,.0f} "
+        f"({plan.passes_expected / plan.num_images:.1f} an image)",
         "operations: unknown"
         if each is None
-        else f"operations: {each * found.passes_expected:.3g} FLOP expected ({each:.3g} a pass)",
-        f"table on disk: at most {found.table_bytes / 1e6:,.1f} MB, in blocks of "
-        f"{found.images_per_block} images",
-        f"time: {_duration(found.seconds_expected)} expected, at {found.passes_per_second:,.0f} "
-        f"passes/s in chunks of {found.chunk} (measured on {found.calibrated_on} images), and "
+        else f"operations: {each * plan.passes_expected:.3g} FLOP expected ({each:.3g} a pass)",
+        f"table on disk: at most {plan.table_bytes / 1e6:,.1f} MB, in blocks of "
+        f"{plan.images_per_block} images",
+        f"time: {_duration(plan.seconds_expected)} expected, at {plan.passes_per_second:,.0f} "
+        f"passes/s in chunks of {plan.chunk} (measured on {plan.calibrated_on} images), and "
         "start-up",
     ]
     return "\n".join(lines)
@@ -237,8 +237,10 @@ def _flips(
     if config.precision == "highest":
         return None
     if complete is not None:
-        found = (written(complete) or {}).get("provenance", {}).get("label_flips_against_float32")
-        return None if found is None else dict(found)
+        recorded = (
+            (written(complete) or {}).get("provenance", {}).get("label_flips_against_float32")
+        )
+        return None if recorded is None else dict(recorded)
     compared = precision_check.label_flips(
         saved,
         job.dataset,

@@ -63,15 +63,15 @@ class CommandLine(argparse.ArgumentParser):
         """
         words = self._with_negative_values(sys.argv[1:] if args is None else list(args))
         typed = self._typed(words)
-        found, rest = self.parse_known_args(words)
+        read, rest = self.parse_known_args(words)
         if rest:
             self.error(f"expected options and their values, got {_short(rest[0])!r} beside them")
         for action, uses in typed.items():
             if len(uses) > 1 and not isinstance(action, argparse._AppendAction):
                 said = " and ".join(map(_short, uses))
                 self.error(f"{uses[0].split()[0]}: expected once, got {said}")
-        found.typed = {action.dest: uses[0].split()[0] for action, uses in typed.items()}
-        return found
+        read.typed = {action.dest: uses[0].split()[0] for action, uses in typed.items()}
+        return read
 
     def error(self, message: str) -> NoReturn:
         """Raises what argparse says, in the words of this project."""
@@ -99,16 +99,16 @@ class CommandLine(argparse.ArgumentParser):
 
     def _with_negative_values(self, words: Sequence[str]) -> list[str]:
         """``--patch -3x4`` as ``--patch=-3x4``, which argparse reads as it is meant."""
-        found: list[str] = []
+        joined: list[str] = []
         for word in words:
-            before = self._option_string_actions.get(found[-1]) if found else None
+            before = self._option_string_actions.get(joined[-1]) if joined else None
             takes_value = before is not None and before.nargs != 0
             is_value = re.match(r"-(\d|\.|inf|nan)", word, re.IGNORECASE)
             if takes_value and is_value and word not in self._option_string_actions:
-                found[-1] += f"={word}"
+                joined[-1] += f"={word}"
             else:
-                found.append(word)
-        return found
+                joined.append(word)
+        return joined
 
     def _typed(self, words: Sequence[str]) -> dict[argparse.Action, list[str]]:
         """The options that stand there, each time as it was typed with its value."""

@@ -100,8 +100,8 @@ def named_data(name: str, **options: Any) -> data.Dataset:
     with as_options(*given):
         imported.check_accepts(path, given)
     with named("--dataset", "data set"):
-        found: data.Dataset = imported.called(path, wanted=data.Dataset, **given)
-    return found
+        dataset: data.Dataset = imported.called(path, wanted=data.Dataset, **given)
+    return dataset
 
 
 def check_name(name: str) -> None:

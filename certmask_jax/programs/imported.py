@@ -35,8 +35,8 @@ def is_path(text: str) -> bool:
 
 def begins_with_path(text: str) -> str | None:
     """``"package.module:name"`` of ``"package.module:name:..."``; None where there is none."""
-    found = re.match(rf"({_DOTTED}:{_DOTTED})(?:$|:)", text)
-    return found and found[1]
+    match = re.match(rf"({_DOTTED}:{_DOTTED})(?:$|:)", text)
+    return match and match[1]
 
 
 def registered(group: str) -> dict[str, str]:
@@ -62,7 +62,7 @@ def attribute(path: str) -> Any:
     if folder not in sys.path and "" not in sys.path:  # as ``python -m`` has it
         sys.path.insert(0, folder)
     try:
-        found: Any = importlib.import_module(module_name)
+        value: Any = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if not _is_part(error.name, module_name):
             raise ValueError(f"{module_name}: importing it failed ({_why(error)})") from error
@@ -74,15 +74,15 @@ def attribute(path: str) -> Any:
         raise ValueError(f"{module_name}: importing it failed ({_why(error)})") from error
     for part in name.split("."):
         try:
-            found = getattr(found, part)
+            value = getattr(value, part)
         except AttributeError as error:
-            like = hint(part, [n for n in dir(found) if not n.startswith("_")])
+            like = hint(part, [n for n in dir(value) if not n.startswith("_")])
             raise ValueError(
                 f"expected a name that {module_name} has, got {name!r}{like}"
             ) from error
-    if not callable(found):
-        raise ValueError(f"{path}: expected something to call, got a {type(found).__name__}")
-    return found
+    if not callable(value):
+        raise ValueError(f"{path}: expected something to call, got a {type(value).__name__}")
+    return value
 
 
 def called(path: str, *positional: Any, wanted: type, **options: Any) -> Any:
@@ -100,17 +100,17 @@ def called(path: str, *positional: Any, wanted: type, **options: Any) -> Any:
     """
     function = attribute(path)
     try:
-        found = function(*positional, **options)
+        result = function(*positional, **options)
     except (ValueError, OSError):
         raise
     except Exception as error:
         raise ValueError(f"{path} failed ({_why(error)})") from error
-    if not isinstance(found, wanted):
+    if not isinstance(result, wanted):
         room = ".".join(wanted.__module__.split(".")[:2])
         raise ValueError(
-            f"expected {path} to return a {room}.{wanted.__name__}, got {_described(found)}"
+            f"expected {path} to return a {room}.{wanted.__name__}, got {_described(result)}"
         )
-    return found
+    return result
 
 
 def parameters(path: str) -> Mapping[str, inspect.Parameter]:
@@ -119,9 +119,9 @@ def parameters(path: str) -> Mapping[str, inspect.Parameter]:
     Raises:
       ValueError: when Python does not know them.
     """
-    found = attribute(path)
+    function = attribute(path)
     try:
-        return inspect.signature(found).parameters
+        return inspect.signature(function).parameters
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: expected a signature that Python can read ({error})") from error
 

@@ -87,11 +87,11 @@ def _about_defense(entry: DefenseEntry) -> str:
 
 
 def _about_masks() -> dict[str, str]:
-    found = {}
+    lines = {}
     for one in MASKS:
         keys = ", ".join(map(_with_default, one.keys[1:]))
-        found[one.example] = f"{one.about} [{keys}]" if keys else one.about
-    return {**found, f"{BUILT_FOR.name}=SIZE": BUILT_FOR.about}
+        lines[one.example] = f"{one.about} [{keys}]" if keys else one.about
+    return {**lines, f"{BUILT_FOR.name}=SIZE": BUILT_FOR.about}
 
 
 def _about_key(key: Key) -> str:

@@ -72,14 +72,14 @@ class ModelOptions:
     def taken(self, file: WeightsFile, model: Model) -> tuple[str | None, tuple[str, ...]]:
         """Which of a file's sets of weights ``load`` takes, and what to show of the choice."""
         try:
-            found = weights.taken(file, model)
+            entry = weights.taken(file, model)
         except SettingError as error:
             raise ValueError(error.said_with(self._option)) from error
-        if self.weights_entry is not None or not found.others:
-            return found.entry, ()
-        others = " or ".join(self._option("entry", name) for name in found.others)
+        if self.weights_entry is not None or not entry.others:
+            return entry.entry, ()
+        others = " or ".join(self._option("entry", name) for name in entry.others)
         name = encodable(file.path.name)
-        return found.entry, (f"{name}: took {found.entry!r} of several; {others} takes another",)
+        return entry.entry, (f"{name}: took {entry.entry!r} of several; {others} takes another",)
 
     def load(self, file: WeightsFile, model: Model, *, seed: int = 0) -> Params:
         """The weights of a file, made to fit as far as the options ask for it."""

@@ -213,8 +213,8 @@ class _Screen(io.TextIOBase):
 def _settings_in(text: str) -> str:
     """The settings of JAX that an error names, with their values."""
     known = {name: value for name, value in os.environ.items() if name.startswith("JAX_")}
-    found = [name for name in known if name in text or name.lower() in text]
-    return ", ".join(f"{name}={known[name]}" for name in found)
+    named = [name for name in known if name in text or name.lower() in text]
+    return ", ".join(f"{name}={known[name]}" for name in named)
 
 
 def _on_interrupt(act: Callable[[], Any] | None) -> None:

@@ -80,8 +80,8 @@ def read(arguments: argparse.Namespace) -> Runtime:
             f"{count}"
         )
     if text:
-        found = re.fullmatch(r"\S+:([0-9]{1,5}),([0-9]{1,6})/([0-9]{1,6})", text)
-        if not found or int(found[2]) >= int(found[3]) or not 0 < int(found[1]) < 65536:
+        match = re.fullmatch(r"\S+:([0-9]{1,5}),([0-9]{1,6})/([0-9]{1,6})", text)
+        if not match or int(match[2]) >= int(match[3]) or not 0 < int(match[1]) < 65536:
             raise ValueError(
                 "--distributed: expected HOST:PORT,I/N with 0 <= I < N, such as "
                 f"10.0.0.1:1234,0/4, got {text!r}"

@@ -35,26 +35,26 @@ def values(keys: Iterable[Key], given: Mapping[str, str]) -> dict[str, Any]:
     Raises:
       ValueError: naming a key whose value cannot be read.
     """
-    found = {}
+    read_values = {}
     for key in keys:
         if key.name in given:
             text = given[key.name]
             try:
-                found[key.argument or key.name] = key.read(text)
+                read_values[key.argument or key.name] = key.read(text)
             except ValueError as error:
                 raise ValueError(f"{key.name}: cannot read {text!r} ({error})") from error
-    return found
+    return read_values
 
 
 def pairs(text: str, where: str) -> tuple[tuple[str, str], ...]:
     """``"key=value,..."`` as keys and values; ``ValueError`` begins with ``where``."""
-    found: dict[str, str] = {}
+    by_key: dict[str, str] = {}
     for item in text.split(",") if text else ():
         key, equals, value = item.partition("=")
-        if not equals or not key or not value or key in found:
+        if not equals or not key or not value or key in by_key:
             raise ValueError(f"{where}: expected key=value,key=value (each key once), got {item!r}")
-        found[key] = value
-    return tuple(found.items())
+        by_key[key] = value
+    return tuple(by_key.items())
 
 
 def size(text: str) -> int | tuple[int, int]:

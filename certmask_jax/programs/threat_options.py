@@ -151,11 +151,11 @@ def threats(options: ThreatOptions, image_size: tuple[int, int]) -> list[Threat]
             tuple(read_patch(text, image_size, option or _BY_DEFAULT) for text in one)
             for one in each
         ]
-    found = []
+    attacks = []
     for what, of_one in zip(words, shapes, strict=True):
         with named(what, "patch_size"):
-            found.append(Threat.of(image_size, *of_one, patches=options.patches, region=region))
-    return found
+            attacks.append(Threat.of(image_size, *of_one, patches=options.patches, region=region))
+    return attacks
 
 
 def _given(options: ThreatOptions) -> tuple[str, tuple[str, ...]]:
@@ -185,7 +185,7 @@ def _at_once(
 
 def read_sizes(text: str) -> tuple[str, ...]:
     """``"1-3,5x9,2%"`` -> ("1", "2", "3", "5x9", "2%"): patches as ``--patch`` takes them."""
-    found: list[str] = []
+    sizes: list[str] = []
     for item in text.split(","):
         ends = re.fullmatch(r"\s*([0-9]{1,99})\s*-\s*([0-9]{1,99})\s*", item)
         if not item.strip() or (ends and not 1 <= int(ends[1]) <= int(ends[2])):
@@ -195,8 +195,8 @@ def read_sizes(text: str) -> tuple[str, ...]:
             )
         if ends and int(ends[2]) - int(ends[1]) >= _MOST_SIZES:
             raise ValueError(f"--sizes: expected at most {_MOST_SIZES} sizes, got {text!r}")
-        found += map(str, range(int(ends[1]), int(ends[2]) + 1)) if ends else [item.strip()]
-    return tuple(found)
+        sizes += map(str, range(int(ends[1]), int(ends[2]) + 1)) if ends else [item.strip()]
+    return tuple(sizes)
 
 
 def read_patch(text: str, image_size: tuple[int, int], option: str = "--patch") -> tuple[int, int]:

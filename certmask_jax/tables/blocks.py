@@ -265,9 +265,9 @@ class StoredColumn(np.lib.mixins.NDArrayOperatorsMixin):
         except ValueError as error:
             _raise_os_error(error, self._folder)
             text = str(error).split("\n")[0]
-            found = re.match(r'.*/(c/[\d/]+)"?(?:: | is missing)', text)
-            file = self._folder / found[1] if found else self._folder
-            reason = text[found.end() if found else 0 :][:120]
+            match = re.match(r'.*/(c/[\d/]+)"?(?:: | is missing)', text)
+            file = self._folder / match[1] if match else self._folder
+            reason = text[match.end() if match else 0 :][:120]
             what = "is missing" if text.endswith("is missing") else f"is damaged ({reason})"
             raise ValueError(f"{file}: {what}{self._remedy}") from error
 
@@ -276,9 +276,9 @@ class StoredColumn(np.lib.mixins.NDArrayOperatorsMixin):
 
 
 def _raise_os_error(error: Exception, folder: AnyPath) -> None:
-    found = storage.os_error(error, folder)
-    if found is not None:
-        raise found from error
+    own = storage.os_error(error, folder)
+    if own is not None:
+        raise own from error
 
 
 def _read_rows(content: bytes) -> Rows:

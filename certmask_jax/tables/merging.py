@@ -48,16 +48,16 @@ def merge(
     """
     if not shares:
         raise ValueError("expected the folders of at least 1 share, got none")
-    found = shares = distinct([storage.any_path(share) for share in shares], warn)
-    about = [_about(share) for share in found]
-    for share, facts in zip(found, about, strict=True):
+    folders = shares = distinct([storage.any_path(share) for share in shares], warn)
+    about = [_about(share) for share in folders]
+    for share, facts in zip(folders, about, strict=True):
         different = fingerprint.differences(about[0]["fingerprint"], facts["fingerprint"])
         if different:
             raise ValueError(
                 f"{share}: expected a share of the same run as {shares[0]}, but "
                 f"{'; '.join(different)}"
             )
-    blocks = [saved_table.layout(share, facts) for share, facts in zip(found, about, strict=True)]
+    blocks = [saved_table.layout(share, facts) for share, facts in zip(folders, about, strict=True)]
     lacking = [there.unfinished() for there in blocks]
     holders = [
         [which for which, without in enumerate(lacking) if number not in without]
@@ -75,12 +75,12 @@ def merge(
     with TableWriter(
         storage.any_path(folder),
         num_images=facts["num_images"],
-        masked_images=saved_table.read_masks(found[0], about[0]),
+        masked_images=saved_table.read_masks(folders[0], about[0]),
         num_classes=facts["num_classes"],
         images_per_block=facts["images_per_block"],
         run={name: value for name, value in facts.items() if name not in _GIVEN_BY_NAME},
         about={"provenance": {**provenance, "shares": len(shares)}},
-        began=saved_table.read_images(found[0]),
+        began=saved_table.read_images(folders[0]),
         damaged=warn,
     ) as writer:
         for number, (start, stop) in writer.spans().items():

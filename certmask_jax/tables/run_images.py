@@ -83,8 +83,8 @@ class RunImages:
         wanted = [row for row in range(start, stop) if row not in left_out]
         batches = self._batches(wanted, left_out)
         present = [row for row in wanted if row not in left_out]
-        found = dict(zip(present, (one for b in batches for one in b.ids), strict=True))
-        ids = tuple(found[row] if row in found else self._id(row) for row in range(start, stop))
+        id_of = dict(zip(present, (one for b in batches for one in b.ids), strict=True))
+        ids = tuple(id_of[row] if row in id_of else self._id(row) for row in range(start, stop))
         sizes = self.sizes(start, stop)
         return Part(
             np.concatenate([b.images for b in batches]) if batches else np.zeros((0,), np.uint8),
@@ -159,15 +159,15 @@ class RunImages:
             except UnreadableImage:
                 if not self.skip:
                     raise
-        found = []
+        batches = []
         for row, place in zip(rows, places, strict=True):
             try:
-                found.append(self.test_set.read(place, place + 1))
+                batches.append(self.test_set.read(place, place + 1))
             except UnreadableImage as error:
                 if not self.skip:
                     raise
                 left_out[row] = error.why
-        return found
+        return batches
 
     def _id(self, row: int) -> str:
         return str(row) if self.began is None else self.began.ids[row]

@@ -150,12 +150,12 @@ class Checkpoints:
         """One checkpoint; see ``latest``."""
         import orbax.checkpoint as ocp
 
-        found = self._restore(
+        restored = self._restore(
             step,
             state=ocp.args.StandardRestore(),
             about=ocp.args.JsonRestore(),
         )
-        return Saved(step, dict(found.state), dict(found.about))
+        return Saved(step, dict(restored.state), dict(restored.about))
 
     def close(self) -> None:
         """Lets go of Orbax' threads."""
@@ -173,8 +173,8 @@ class Checkpoints:
     def _about(self, step: int) -> dict[str, Any]:
         import orbax.checkpoint as ocp
 
-        found = self._restore(step, about=ocp.args.JsonRestore())
-        return dict(found.about)
+        restored = self._restore(step, about=ocp.args.JsonRestore())
+        return dict(restored.about)
 
     def _restore(self, step: int, **what: Any) -> Any:
         import orbax.checkpoint as ocp
@@ -227,10 +227,10 @@ def restored(arrays: Mapping[str, NDArray[Any]], like: _Tree) -> _Tree:
     """
     leaves, structure = jax.tree_util.tree_flatten_with_path(like)
     wanted = {_path(key): (tuple(leaf.shape), np.dtype(leaf.dtype)) for key, leaf in leaves}
-    found = {name: (array.shape, array.dtype) for name, array in arrays.items()}
-    wrong = sorted(n for n in {*wanted, *found} if wanted.get(n) != found.get(n))
+    shapes = {name: (array.shape, array.dtype) for name, array in arrays.items()}
+    wrong = sorted(n for n in {*wanted, *shapes} if wanted.get(n) != shapes.get(n))
     if wrong:
-        listed = ", ".join(f"{n} ({found.get(n)} instead of {wanted.get(n)})" for n in wrong[:4])
+        listed = ", ".join(f"{n} ({shapes.get(n)} instead of {wanted.get(n)})" for n in wrong[:4])
         raise ValueError(
             f"checkpoint: expected the training state of this model and recipe, but {len(wrong)} "
             f"entries differ: {listed}"

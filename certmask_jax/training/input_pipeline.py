@@ -99,8 +99,8 @@ class Streamed:
           ValueError: naming an image that cannot be decoded, unless those are skipped; or when
             none of the set can be.
         """
-        found = list(self._pool.map(self._one, numbers.tolist()))
-        images, labels = zip(*found, strict=True)
+        examples = list(self._pool.map(self._one, numbers.tolist()))
+        images, labels = zip(*examples, strict=True)
         return Pixels(np.stack(images), np.array(labels, np.int32))
 
     def _one(self, number: int) -> tuple[NDArray[np.uint8], int]:

@@ -38,14 +38,14 @@ def read_floats(path: Path, entries: Mapping[str, Entry]) -> Arrays:
     Raises:
       ValueError: naming those with a NaN, an infinity, or a number that is infinite as float32.
     """
-    found: Arrays = {}
+    floats: Arrays = {}
     broken: list[str] = []
     too_large: list[str] = []
     for name, entry in entries.items():
         array = np.asarray(entry.read())
         with np.errstate(over="ignore"):
-            found[name] = array.astype(np.float32)
-        if not np.isfinite(found[name]).all():
+            floats[name] = array.astype(np.float32)
+        if not np.isfinite(floats[name]).all():
             lost = array.dtype.kind == "f" and bool(np.isfinite(array).all())
             (too_large if lost else broken).append(name)
     if broken or too_large:
@@ -55,7 +55,7 @@ def read_floats(path: Path, entries: Mapping[str, Entry]) -> Arrays:
             f"{listed('too large for float32', too_large)}"
             f"{'float16 ends at 65504: save the weights in float32' if half else ''}".rstrip()
         )
-    return found
+    return floats
 
 
 def listed(what: str, names: Sequence[str]) -> str:

@@ -97,15 +97,15 @@ _VIT_IN_BLOCK: tuple[tuple[str, str, Layout], ...] = (
 
 
 def _vit(arrays: Arrays) -> Arrays:
-    found: Arrays = {}
+    renamed: Arrays = {}
     rest: Arrays = {}
     for name, array in arrays.items():
         target = _vit_target(name)
         if target is None:
             rest[name] = array
         else:
-            found[target[0]] = target[1](array)
-    return {**found, **_fused(rest)}
+            renamed[target[0]] = target[1](array)
+    return {**renamed, **_fused(rest)}
 
 
 def _vit_target(name: str) -> tuple[str, Layout] | None:
@@ -153,7 +153,7 @@ _BIT_IN_UNIT: dict[str, tuple[str, Layout]] = {
 
 
 def _bit(arrays: Arrays) -> Arrays:
-    found: Arrays = {}
+    renamed: Arrays = {}
     for name, array in arrays.items():
         target, layout = _BIT_TOP.get(name, (name, _same))
         unit = _BIT_UNIT.fullmatch(name)
@@ -161,5 +161,5 @@ def _bit(arrays: Arrays) -> Arrays:
             inner, layout = _BIT_IN_UNIT[unit[4]]
             place = f"stages.{int(unit[1]) - 1}.blocks.{int(unit[2]) - 1}"
             target = f"{place}.{inner.format('abc'.index(unit[3]) + 1)}"
-        found[target] = layout(array)
-    return found
+        renamed[target] = layout(array)
+    return renamed

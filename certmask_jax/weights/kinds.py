@@ -79,10 +79,10 @@ def check_content(path: Path, wanted: str) -> None:
       wanted: ``"npz"``, ``"safetensors"`` or ``"torch"``. What is not recognised passes: reading
         it gives the better error.
     """
-    found = _content(path)
-    if found is None or found[0] == wanted:
+    content = _content(path)
+    if content is None or content[0] == wanted:
         return
-    kind, about = found
+    kind, about = content
     if kind in _NAMES:
         about = f"{about}; give it a name that ends in {_NAMES[kind]}"
     raise ValueError(f"{path}: expected a readable {path.suffix} file, but it is {about}")
@@ -94,11 +94,11 @@ def other_suffix(path: Path) -> ValueError:
     about = next((text for ends, text in _OTHERS.items() if suffix in ends), None)
     if (path.parent / ORBAX_MARK).is_file():
         about = f"a file of an Orbax checkpoint; give its folder, {path.parent}"
-    found = None if about else _content(path)
-    if found is not None and found[0] in _NAMES:
-        about = f"{found[1]}; give it a name that ends in {_NAMES[found[0]]}"
-    elif found is not None:
-        about = found[1]
+    content = None if about else _content(path)
+    if content is not None and content[0] in _NAMES:
+        about = f"{content[1]}; give it a name that ends in {_NAMES[content[0]]}"
+    elif content is not None:
+        about = content[1]
     return ValueError(f"{path}: {READ}" + (f"; this is {about}" if about else ""))
 
 

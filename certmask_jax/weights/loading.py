@@ -148,7 +148,7 @@ def save(path: AnyFile, params: Params) -> None:
 
 def digest(params: Params) -> str:
     """SHA-256 of the parameters themselves (names, shapes, dtypes, numbers), in hexadecimal."""
-    found = hashlib.sha256()
+    hashed = hashlib.sha256()
     for key, leaf in sorted(
         (
             (torch_name(key), np.asarray(leaf))
@@ -156,9 +156,9 @@ def digest(params: Params) -> str:
         ),
         key=lambda item: item[0],
     ):
-        found.update(f"{key} {leaf.shape} {leaf.dtype}\n".encode())
-        found.update(np.ascontiguousarray(leaf).tobytes())
-    return found.hexdigest()
+        hashed.update(f"{key} {leaf.shape} {leaf.dtype}\n".encode())
+        hashed.update(np.ascontiguousarray(leaf).tobytes())
+    return hashed.hexdigest()
 
 
 def _opened(file: AnyFile | WeightsFile) -> WeightsFile:

@@ -98,11 +98,11 @@ def num_classes(file: WeightsFile, entry: str | None) -> int | None:
     if googles:
         return googles[0] if len(set(googles)) == 1 else None
     shapes = wrappers.dotted(names)
-    found = {
+    counts = {
         families.num_classes({n[len(p) :]: s for n, s in shapes.items() if n.startswith(p)})
         for p in families.prefixes(set(shapes)) or [wrappers.common(list(shapes))]
     } - {None}
-    return found.pop() if len(found) == 1 else None
+    return counts.pop() if len(counts) == 1 else None
 
 
 def _named(
@@ -188,8 +188,8 @@ def _place(
             continue
         if name.startswith(prefix):
             rest = name[len(prefix) :]
-            found, laid_out = (rest, entry) if is_googles else wrappers.in_torch(rest, entry)
-            entries[found] = laid_out
+            own_name, laid_out = (rest, entry) if is_googles else wrappers.in_torch(rest, entry)
+            entries[own_name] = laid_out
         else:
             unexpected.append(name[len(scope) :])
     if not is_googles:

@@ -41,15 +41,15 @@ def read(path: Path) -> WeightsFile:
             "pip install torch, or convert it once where PyTorch is"
         ) from error
     kinds.check_content(path, "torch")
-    found = _loaded(torch, path)
+    content = _loaded(torch, path)
     entries: dict[str, Entry] = {}
     others: dict[str, str] = {}
-    if isinstance(found, Mapping):
-        _collect(torch, found, "", entries, others, _DEPTH)
+    if isinstance(content, Mapping):
+        _collect(torch, content, "", entries, others, _DEPTH)
     if not entries:
-        got = f"a {type(found).__name__}"
-        if isinstance(found, Mapping):
-            got = ", ".join(_described(*item) for item in list(found.items())[:8]) or "nothing"
+        got = f"a {type(content).__name__}"
+        if isinstance(content, Mapping):
+            got = ", ".join(_described(*item) for item in list(content.items())[:8]) or "nothing"
         raise no_tensors(path, got)
     return WeightsFile(path, entries, others, nested=True)
 
@@ -92,13 +92,13 @@ def _loaded(torch: Any, path: Path) -> Any:
 
 def _collect(
     torch: Any,
-    found: Mapping[Any, Any],
+    content: Mapping[Any, Any],
     place: str,
     entries: dict[str, Entry],
     others: dict[str, str],
     depth: int,
 ) -> None:
-    for key, value in found.items():
+    for key, value in content.items():
         name = f"{place}{key}"
         if torch.is_tensor(value):
             read = functools.partial(_to_numpy, torch, value)

@@ -73,11 +73,11 @@ def likeliest(file: WeightsFile, names: Mapping[str, Entry]) -> str:
     kept = {n: e for n, e in names.items() if not OPTIMISER.search(n) and not is_counter(n, e)}
     kept = kept or dict(names)
     if file.nested and not any("." in name for name in kept):  # a Flax tree
-        found = {match[0] for name in kept if (match := re.match(r"(?:.*/)?\w*params/", name))}
-        if not found:
+        prefixes = {match[0] for name in kept if (match := re.match(r"(?:.*/)?\w*params/", name))}
+        if not prefixes:
             tops = dict.fromkeys(name.split("/")[0] for name in names)
             raise orbax_folders.no_variables(file.path, ", ".join(tops))
-        return min(found, key=len)
+        return min(prefixes, key=len)
     places = Counter(name[: name.rfind("/") + 1] for name in kept)
     usual = [f"{name}/" for name in _USUAL if f"{name}/" in places]
     scope = usual[0] if usual else max(places, key=lambda place: places[place])
@@ -101,14 +101,14 @@ def common(names: Sequence[str]) -> str:
 
 def dotted(names: Mapping[str, Entry]) -> dict[str, tuple[int, ...]]:
     """Shapes by names with dots throughout, whatever their spelling."""
-    found = {}
+    renamed = {}
     for name, entry in names.items():
         if "/" in name and "." not in name:
             spelled, axes = from_path(name, len(entry.shape))
-            found[spelled] = tuple(entry.shape[a] for a in axes)
+            renamed[spelled] = tuple(entry.shape[a] for a in axes)
         else:
-            found[name.replace("/", ".")] = entry.shape
-    return found
+            renamed[name.replace("/", ".")] = entry.shape
+    return renamed
 
 
 def without_inner(entries: Mapping[str, Entry]) -> Mapping[str, Entry]:
@@ -121,8 +121,8 @@ def in_torch(name: str, entry: Entry) -> tuple[str, Entry]:
     """A name below a set's prefix as PyTorch spells it, and the array in PyTorch's layout."""
     if "/" not in name:
         return name, entry
-    found, axes = from_path(name, len(entry.shape))
-    return found, entry.laid_out(axes)
+    own_name, axes = from_path(name, len(entry.shape))
+    return own_name, entry.laid_out(axes)
 
 
 def is_counter(name: str, entry: Entry) -> bool:

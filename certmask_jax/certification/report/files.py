@@ -137,16 +137,16 @@ def _columns(
     given: Mapping[str, NDArray[Any]], class_names: Sequence[str], prefix: str = ""
 ) -> dict[str, Sequence[Any]]:
     """Columns as they are written, and the names of classes beside their numbers."""
-    found: dict[str, Sequence[Any]] = {}
+    columns: dict[str, Sequence[Any]] = {}
     for name, values in given.items():
         if name not in _ARE_LABELS:
-            found[prefix + name] = _plain(values)
+            columns[prefix + name] = _plain(values)
             continue
         numbers = [int(value) for value in values]
-        found[prefix + name] = [_WORDS.get(number, number) for number in numbers]
+        columns[prefix + name] = [_WORDS.get(number, number) for number in numbers]
         if any(name and name != str(number) for number, name in enumerate(class_names)):
-            found[f"{prefix}{name}_name"] = list(_named(numbers, class_names))
-    return found
+            columns[f"{prefix}{name}_name"] = list(_named(numbers, class_names))
+    return columns
 
 
 def _named(numbers: Sequence[int], class_names: Sequence[str]) -> Iterator[str]:

@@ -52,21 +52,21 @@ def entries(defenses: Sequence[Named]) -> tuple[list[Entry], list[int]]:
             names.append((printable(spec), printable(defense.name)))
         places.append(place)
     counts = collections.Counter(name for _, name in names)
-    found, some_letters, letters = [], _letters(), _letters()
+    rows, some_letters, letters = [], _letters(), _letters()
     for spec, name in names:
         letter = next(some_letters) if counts[name] > 1 else ""
-        found.append(Entry(spec, f"{name} {letter}".rstrip(), letter, next(letters)))
-    return found, places
+        rows.append(Entry(spec, f"{name} {letter}".rstrip(), letter, next(letters)))
+    return rows, places
 
 
 def in_a_line(defenses: Sequence[Named]) -> list[str]:
     """What each is called where nothing is explained: its name, or as on the command line where
     others have that name; and its patch, where there are several."""
-    found, places = entries(defenses)
+    rows, places = entries(defenses)
     several = len({defense.threat for defense in defenses}) > 1
     names = [
         " ".join(
-            [found[place].spec if found[place].name_key else found[place].name]
+            [rows[place].spec if rows[place].name_key else rows[place].name]
             + [patch(defense.threat)] * several
         )
         for place, defense in zip(places, defenses, strict=True)
@@ -99,7 +99,7 @@ def masks(mask_set: str, threat: Threat) -> str:
 
 def unique(names: Sequence[str]) -> list[str]:
     """The names, with ``#2``, ``#3``, ... where one stands again."""
-    taken, found = set(names), []
+    taken, distinct = set(names), []
     seen: collections.Counter[str] = collections.Counter()
     for name in names:
         seen[name] += 1
@@ -108,8 +108,8 @@ def unique(names: Sequence[str]) -> list[str]:
             tries = itertools.count(seen[name])
             own = next(text for n in tries if (text := f"{name} #{n}") not in taken)
             taken.add(own)
-        found.append(own)
-    return found
+        distinct.append(own)
+    return distinct
 
 
 def _letters() -> Iterator[str]:

@@ -93,11 +93,11 @@ def _width_of(character: str) -> int:
 
 def _pieces(text: str, width: int) -> list[tuple[str, bool]]:
     """Words, or parts of words that are too wide, and whether a word begins there."""
-    found = []
+    pieces = []
     for word in _WORD.findall(text):
         parts = [word] if display_width(word) <= width else re.split(r"(?<=[,:;/])", word)
-        found += [(part, number == 0) for number, part in enumerate(filter(None, parts))]
-    return found
+        pieces += [(part, number == 0) for number, part in enumerate(filter(None, parts))]
+    return pieces
 
 
 def _lines_of(cell: str, stacked: bool) -> list[str]:

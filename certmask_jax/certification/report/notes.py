@@ -42,7 +42,7 @@ def of_columns(report: Report, *, short: bool) -> list[str]:
     several = len({d.threat for d in report.defenses}) > 1
     patches = "the patches of its row" if several else "these patches"
     where = "one patch anywhere" if usual else f"{patches} where they may be"
-    found = [
+    lines = [
         f"worst case: % of images on which no attacker can win who puts {where} and chooses every "
         "prediction that sees a patch pixel. Only this number is a certificate. Brackets: 95% "
         "intervals (Wilson)."
@@ -56,10 +56,10 @@ def of_columns(report: Report, *, short: bool) -> list[str]:
     for guarantee in there:
         word, meaning = words.get(guarantee, (guarantee, guarantee))
         said.append(f"{word}, {guarantee}: {meaning}" if short else f"{guarantee}: {meaning}")
-    found.append("; ".join(said))
+    lines.append("; ".join(said))
     if not all(d.worst_case_exact for d in report.defenses):
-        found.append(">=: a proved lower bound of the worst case")
-    return found
+        lines.append(">=: a proved lower bound of the worst case")
+    return lines
 
 
 def of_conditions(report: Report) -> list[str]:
@@ -69,18 +69,18 @@ def of_conditions(report: Report) -> list[str]:
     for result in report.defenses:
         other = numbers.other_conditions(result)
         same |= dict.fromkeys(name for name in result.conditions if name not in other)
-    found = []
+    lines = []
     if others:
-        found.append(
+        lines.append(
             "paper's condition: what the defense's paper calls certified, where it is not the "
             "worst case itself"
         )
     if same:
-        found.append(
+        lines.append(
             f"the papers' own {_and(list(same))} {'hold' if len(same) > 1 else 'holds'} on the "
             f"same images as the worst case{', where not shown' if others else ''}"
         )
-    return found
+    return lines
 
 
 def of_work(report: Report) -> list[str]:

@@ -203,22 +203,22 @@ IN_ORDER: tuple[type[Notice], ...] = (
 
 def recorded(provenance: Mapping[str, Any]) -> tuple[Notice, ...]:
     """The notices that the facts stored with a table, or with results, call for."""
-    found: list[Notice] = []
+    notices: list[Notice] = []
     subset = provenance.get("subset")
     if subset is not None:
-        found.append(Subset(subset["how"], subset["of"], subset["seed"]))
+        notices.append(Subset(subset["how"], subset["of"], subset["seed"]))
     if provenance.get("missing_images"):
-        found.append(MissingImages(tuple(provenance["missing_images"])))
+        notices.append(MissingImages(tuple(provenance["missing_images"])))
     if provenance.get("only_classes") is not None:
-        found.append(OnlyClasses(len(provenance["only_classes"])))
+        notices.append(OnlyClasses(len(provenance["only_classes"])))
     if "patched_with_noise_of_seed" in provenance:
-        found.append(PatchedAlready(provenance["patched_with_noise_of_seed"]))
+        notices.append(PatchedAlready(provenance["patched_with_noise_of_seed"]))
     if "fields" in provenance:
-        found.append(DistinctFields(provenance["fields"], provenance["fields_as_whole_images"]))
+        notices.append(DistinctFields(provenance["fields"], provenance["fields_as_whole_images"]))
     flips = provenance.get("label_flips_against_float32")
     if flips:
-        found.append(LabelFlips(flips["compared"], flips["flips"], flips["largest_margin"]))
-    return tuple(found)
+        notices.append(LabelFlips(flips["compared"], flips["flips"], flips["largest_margin"]))
+    return tuple(notices)
 
 
 def _some(names: Sequence[str]) -> str:

@@ -108,18 +108,18 @@ class _Rows:
 
     def legend(self, shape: _Shape) -> list[str]:
         """Lines that say of each defense, at each patch, what the table does not."""
-        found = []
+        lines = []
         for place, entry in enumerate(self.entries):
             numbers_of = [n for n, other in enumerate(self.places) if other == place]
             said = [self._described(self.report.defenses[n], shape) for n in numbers_of]
             key = {"key": entry.key, "name": entry.name_key}.get(shape.names, "")
             begin = f"{key} = {entry.spec}" if key else entry.spec
             if len(set(said)) == 1:
-                found.append(f"{begin}: {said[0]}")
+                lines.append(f"{begin}: {said[0]}")
                 continue
             each = [f"{self.patches[n]}: {text}" for n, text in zip(numbers_of, said, strict=True)]
-            found.append(f"{begin}: {'; '.join(each)}")
-        return found
+            lines.append(f"{begin}: {'; '.join(each)}")
+        return lines
 
     def _columns(self, shape: _Shape) -> Iterator[Column]:
         results = self.report.defenses

@@ -33,10 +33,10 @@ def as_text(report: Report, width: int) -> str:
 
 def panels(report: Report) -> list[list[SizeCurve]]:
     """The curves of each defense (over the same sizes)."""
-    found: dict[tuple[str, tuple[tuple[int, int], ...]], list[SizeCurve]] = {}
+    by_panel: dict[tuple[str, tuple[tuple[int, int], ...]], list[SizeCurve]] = {}
     for curve in report.certified_size:
-        found.setdefault((curve.defense, curve.sizes), []).append(curve)
-    return list(found.values())
+        by_panel.setdefault((curve.defense, curve.sizes), []).append(curve)
+    return list(by_panel.values())
 
 
 def masks_of(curve: SizeCurve) -> str:
@@ -121,16 +121,16 @@ def _masks(result: DefenseResult) -> str:
 
 def _of_classifiers(report: Report, curves: Sequence[SizeCurve]) -> list[str]:
     """Says what every size shares, of the defenses that are one classifier at all sizes."""
-    found = []
+    lines = []
     for curve in curves:
         if curve is curves[0]:
             continue
         result = report.defenses[curve.results[-1]]
-        found.append(
+        lines.append(
             f"{masks_of(curve)}: {result.masks} masks, {result.masked_images} masked images, clean "
             f"{numbers.clean(result)} at every size"
         )
-    return found
+    return lines
 
 
 def _of_monotony(curve: SizeCurve) -> list[str]:
@@ -141,7 +141,7 @@ def _of_monotony(curve: SizeCurve) -> list[str]:
 
 def _notes(report: Report) -> list[str]:
     passes, count = report.forward_passes, report.num_images
-    found = [
+    notes = [
         "worst case: % of images on which no attacker can win who puts one patch of that size "
         "anywhere and chooses every prediction that sees a patch pixel. Brackets: 95% intervals.",
         "own masks: each row is a classifier of its own. The largest size for which one of them "
@@ -150,9 +150,9 @@ def _notes(report: Report) -> list[str]:
         "masked: distinct masked images of an image",
     ]
     if not all(result.worst_case_exact for result in report.defenses):
-        found.append(">=: a proved lower bound of the worst case")
+        notes.append(">=: a proved lower bound of the worst case")
     return [
-        *found,
+        *notes,
         "each image's certified sizes: per_image.csv",
         f"forward passes: {passes['made'] / count:.1f} an image, of "
         f"{passes['full_table'] / count:.0f} distinct masked images; a table for each row and "

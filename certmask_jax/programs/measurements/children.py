@@ -37,12 +37,12 @@ def start_up(command: Sequence[str]) -> dict[str, Any]:
     """Seconds from the start of a process to its first labels, without and with compiled programs
     on the disk."""
     with tempfile.TemporaryDirectory() as folder:
-        found = {}
+        seconds = {}
         for name in ("first time", "again"):
             started = time.monotonic()
             phases = run([*command, "--compilation-cache", folder], "start_up")
-            found[name] = {**phases, "whole process": time.monotonic() - started}
-    return found
+            seconds[name] = {**phases, "whole process": time.monotonic() - started}
+    return seconds
 
 
 def run(command: Sequence[str], name: str, *numbers: int) -> Any:

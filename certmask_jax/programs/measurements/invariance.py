@@ -65,9 +65,9 @@ def measure(subject: Subject, items: int) -> dict[str, Any]:
             full = np.resize(chosen, batch)  # the last one is filled up
             work = jax.device_put((boxes[full], image_of[full]), split)
             parts.append(np.asarray(step(params, on_devices, *work))[: len(chosen)])
-        found = np.empty((items, parts[0].shape[1]), np.float32)
-        found[order] = np.concatenate(parts)
-        return found
+        stacked = np.empty((items, parts[0].shape[1]), np.float32)
+        stacked[order] = np.concatenate(parts)
+        return stacked
 
     one = device_mesh(devices[:1])
     natural = np.arange(items)
@@ -88,9 +88,9 @@ def measure(subject: Subject, items: int) -> dict[str, Any]:
         "against": "one device, batches of 64, natural order",
         **{
             name: {
-                "largest_logit_difference": float(np.abs(found - base).max()),
-                "label_flips": int((found.argmax(1) != base.argmax(1)).sum()),
+                "largest_logit_difference": float(np.abs(stacked - base).max()),
+                "label_flips": int((stacked.argmax(1) != base.argmax(1)).sum()),
             }
-            for name, found in others.items()
+            for name, stacked in others.items()
         },
     }

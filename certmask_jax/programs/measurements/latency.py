@@ -29,7 +29,7 @@ def measure(subject: Subject, calls: int, chunk: int | None) -> dict[str, Any]:
             chunk=chunk,
         )
         answers = guarded(images)
-        found: dict[str, Any] = {
+        figures: dict[str, Any] = {
             "chunk": guarded.engine.chunk,
             "ragged_chunk": getattr(guarded.engine, "ragged", None),
             "masks": len(defense.mask_set),
@@ -37,8 +37,8 @@ def measure(subject: Subject, calls: int, chunk: int | None) -> dict[str, Any]:
             "passes_most": int(answers.masked_images.max()),
         }
         for batch in _BATCHES:
-            found[f"milliseconds, {batch} at once"] = _percentiles(guarded, images, batch, calls)
-        record[str(defense)] = found
+            figures[f"milliseconds, {batch} at once"] = _percentiles(guarded, images, batch, calls)
+        record[str(defense)] = figures
     return record
 
 

@@ -24,8 +24,8 @@ def measure(subject: Subject, images: int, chunk: int | None) -> dict[str, Any]:
         engine = forward.for_masks(columns)
 
         def mean(true: Any, always: Any, engine: Any = engine, asked: Any = questions) -> float:
-            found = early_exit.evaluate(engine, batch.images, asked, true, always=always)
-            return float((np.asarray(found.predictions) != UNKNOWN).sum() / count)
+            outputs = early_exit.evaluate(engine, batch.images, asked, true, always=always)
+            return float((np.asarray(outputs.predictions) != UNKNOWN).sum() / count)
 
         name = str(defenses[0]) if len(defenses) == 1 else "all defenses together"
         record[name] = {

@@ -173,10 +173,10 @@ def _plain(subject: Subject, forward: WholeImages) -> Callable[[int], None]:
     def classify_all(items: int) -> None:
         waiting = None
         for _ in range(0, items, forward.chunk):
-            found = step(params, jax.device_put(images, split))
+            labels = step(params, jax.device_put(images, split))
             if waiting is not None:
                 np.asarray(waiting)
-            waiting = found
+            waiting = labels
         np.asarray(waiting)
 
     return classify_all
