@@ -73,7 +73,7 @@ def evaluate(
     def asks_more(image: int) -> bool:
         label = None if labels is None else int(labels[image])
         seen = Seen(outputs_so_far.predictions[image], outputs_so_far.margins[image], known[image])
-        wanted = _wave(seen, questions, label, always)
+        wanted = next_wave(seen, questions, label, always)
         queue.add(image, wanted)
         awaited[image] = len(wanted)
         return len(wanted) > 0
@@ -143,10 +143,20 @@ class _Queue:
         return _Work(image_of, np.concatenate([columns for _, columns in parts]))
 
 
-def _wave(
+def next_wave(
     seen: Seen, questions: Sequence[Question], label: int | None, always: Sequence[int]
 ) -> NDArray[np.integer[Any]]:
-    """What one image asks for next: columns, none twice."""
+    """What one image asks for next: columns, none twice.
+
+    Everything at first, and where the answer alone is asked for; later, of each defense, a quarter
+    of what is known for it, but 8 columns at least.
+
+    Args:
+      seen: what is known of the image, of all columns.
+      questions: the defenses to decide.
+      label: the true label; None for the answers alone.
+      always: columns that are evaluated in any case.
+    """
     begun = bool(seen.known.any())
     wanted: list[NDArray[np.integer[Any]]] = [np.array(() if begun else always, np.intp)]
     for defense, columns in questions:

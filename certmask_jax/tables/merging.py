@@ -15,7 +15,6 @@ from certmask_jax.tables import saved_table
 from certmask_jax.tables.blocks import Block, Blocks
 from certmask_jax.tables.table_writer import TableWriter
 
-_NAMED = 5  # missing spans of images
 _GIVEN_BY_NAME = {
     "num_images", "masked_images", "masked_images_sha256", "image_size", "num_classes",
     "images_per_block",
@@ -27,6 +26,7 @@ def merge(
     folder: str | AnyPath,
     *,
     partial: bool = False,
+    most_named: int = 5,
     warn: Callable[[str], None] = lambda line: None,
 ) -> None:
     """Copies the blocks of several tables of one run into one table, their checksums verified.
@@ -37,6 +37,7 @@ def merge(
       shares: folders of tables, in any order. One that is given twice counts once.
       folder: of the table that is made, or resumed.
       partial: whether blocks may be missing.
+      most_named: how many spans of images an error or a warning names.
       warn: told of folders that are given twice, and of images that several shares hold; they are
         the same in all, or it is an error.
 
@@ -65,7 +66,7 @@ def merge(
     ]
     missing = [number for number, which in enumerate(holders) if not which]
     if missing and not partial:
-        raise FileNotFoundError(_says_missing(missing, blocks[0], about))
+        raise FileNotFoundError(_says_missing(missing, blocks[0], about, most_named))
     facts = about[0]["fingerprint"]
     provenance = dict(about[0].get("provenance", {}))
     provenance.pop("shard", None)
@@ -108,7 +109,8 @@ def merge(
 
     for (one, other), spans in doubled.items():
         warn(
-            f"images {_named(spans)} are in {shares[one]} and in {shares[other]}, the same in both"
+            f"images {_named(spans, most_named)} are in {shares[one]} and in {shares[other]}, the "
+            "same in both"
         )
 
 
@@ -153,7 +155,9 @@ def _equal(one: Block, other: Block) -> bool:
     )
 
 
-def _says_missing(missing: Sequence[int], blocks: Blocks, about: Sequence[dict[str, Any]]) -> str:
+def _says_missing(
+    missing: Sequence[int], blocks: Blocks, about: Sequence[dict[str, Any]], most_named: int
+) -> str:
     spans = [blocks.span(number) for number in missing]
     counts = {facts.get("provenance", {}).get("shard", "0/1").split("/")[1] for facts in about}
     if len(counts) == 1:
@@ -162,10 +166,11 @@ def _says_missing(missing: Sequence[int], blocks: Blocks, about: Sequence[dict[s
         remedy = f"run, or go on with, share {which}"
     else:
         remedy = "run the shares that are missing"
-    return f"expected every image in some share, but images {_named(spans)} are in none; {remedy}"
+    named = _named(spans, most_named)
+    return f"expected every image in some share, but images {named} are in none; {remedy}"
 
 
-def _named(spans: Sequence[tuple[int, int]]) -> str:
+def _named(spans: Sequence[tuple[int, int]], most: int) -> str:
     """``0 to 9, 30 to 39``, and how many blocks more."""
-    more = f" and {len(spans) - _NAMED} more blocks" if len(spans) > _NAMED else ""
-    return ", ".join(f"{start} to {stop - 1}" for start, stop in spans[:_NAMED]) + more
+    more = f" and {len(spans) - most} more blocks" if len(spans) > most else ""
+    return ", ".join(f"{start} to {stop - 1}" for start, stop in spans[:most]) + more

@@ -105,10 +105,12 @@ def test_missing_images_and_their_shares_are_named_and_nothing_is_written(
     assert not (tmp_path / "merged").exists()
 
 
-def test_many_missing_images_are_cut_short(tmp_path, monkeypatch):
-    monkeypatch.setattr(merging, "_NAMED", 2)
+def test_many_missing_images_are_cut_short(tmp_path):
+    shares = [_shares(tmp_path)[3]]
     with pytest.raises(FileNotFoundError, match="0 to 2, 3 to 5 and 1 more blocks are in none"):
-        merging.merge([_shares(tmp_path)[3]], tmp_path / "merged")
+        merging.merge(shares, tmp_path / "merged", most_named=2)
+    with pytest.raises(FileNotFoundError, match="0 to 2, 3 to 5, 6 to 8 are in none"):
+        merging.merge(shares, tmp_path / "merged", most_named=3)
 
 
 def test_a_stopped_share_lacks_its_last_blocks_and_goes_on(tmp_path):

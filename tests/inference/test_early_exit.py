@@ -265,3 +265,52 @@ def test_answers_of_double_masking_take_two_rounds():
     sizes = _asked([defenses.double_masking(MASKS)], disagrees, labelled=False)
     assert len(sizes) == 2
     assert sizes[0] == len(MASKS)
+
+
+def test_a_wave_is_a_quarter_of_what_is_known_for_each_defense():
+    masks = mask_sets.budgeted_grid(12, 2, masks_per_axis=4)
+    one, two = defenses.double_masking(masks), defenses.challenger_masking(masks)
+    count = len(one.masked_images)
+    assert count == 136
+    questions = [early_exit.Question(one, np.arange(count))]
+
+    def seen(known):
+        return Seen(np.zeros(count, np.int16), np.ones(count, np.float16), known)
+
+    singles = unions(masks, 2)[1].diagonal()
+    nothing = np.zeros(count, bool)
+    first = early_exit.next_wave(seen(nothing), questions, 0, [0])
+    assert sorted(first) == sorted(singles)  # the first round, and column 0 that is in it
+    known = nothing.copy()
+    known[singles] = True
+    assert len(early_exit.next_wave(seen(known), questions, 0, [0])) == 8  # 16 // 4 are fewer
+    known[np.flatnonzero(~known)[:44]] = True
+    assert known.sum() == 60
+    assert len(early_exit.next_wave(seen(known), questions, 0, [0])) == 15
+    # Of two defenses each asks for a quarter of what is known for it, not of what is known at all.
+    apart = [
+        early_exit.Question(one, np.arange(count)),
+        early_exit.Question(two, count + np.arange(count)),
+    ]
+    twice = Seen(*(np.concatenate([column, column]) for column in seen(known)))
+    twice.known[count:] = False
+    twice.known[count + singles] = True
+    wave = early_exit.next_wave(twice, apart, 0, [0])
+    assert ((wave < count).sum(), (wave >= count).sum()) == (15, 8)
+
+
+def test_answers_alone_are_had_in_the_fewest_rounds():
+    """All that matters to an answer is asked for at once, however much it is."""
+    masks = mask_sets.budgeted_grid(12, 2, masks_per_axis=4)
+    defense = defenses.double_masking(masks)
+    pair = unions(masks, 2)[1]
+    questions = [early_exit.Question(defense, np.arange(len(defense.masked_images)))]
+    known = np.zeros(len(defense.masked_images), bool)
+    known[pair.diagonal()] = True
+    labels = np.zeros(len(known), np.int16)
+    labels[pair.diagonal()[[3, 9]]] = 1, 2  # two masks disagree
+    seen = Seen(labels, np.ones(len(known), np.float16), known)
+    wanted = early_exit.next_wave(seen, questions, None, ())
+    expected = np.setdiff1d(np.union1d(pair[3], pair[9]), pair.diagonal())
+    assert sorted(wanted) == expected.tolist()
+    assert len(wanted) == 29  # 15 each, and the pair of the two is one

@@ -108,3 +108,15 @@ def test_bad_input():
         distinct_unions.unions_of([masks, mask_sets.tight_grid(9, 2, mask_size=4)])
     with pytest.raises(ValueError, match="one image size"):
         distinct_unions.merge([distinct_unions.unmasked((8, 8)), distinct_unions.unmasked((9, 9))])
+
+
+def test_a_box_that_is_listed_twice_is_kept_once():
+    """In a mask united with itself, and in the union of two masks that share a box."""
+    boxes = np.zeros((2, 2, 4), int)
+    boxes[0] = [[0, 0, 1, 2], [0, 3, 1, 4]]
+    boxes[1] = [[0, 0, 1, 2], [0, 2, 1, 3]]
+    masks = mask_sets.MaskSet(boxes, (1, 4), (1, 1))
+    images, pair = distinct_unions.unions(masks, 2)
+    used = (images.boxes[..., 2] > images.boxes[..., 0]).sum(axis=1)
+    assert used[pair].tolist() == [[2, 3], [3, 2]]
+    assert images.boxes.shape == (3, 3, 4)

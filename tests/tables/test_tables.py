@@ -30,6 +30,7 @@ from certmask_jax.tables import saved_table
 from certmask_jax.tables.blocks import FILES_A_BLOCK, Block
 from certmask_jax.tables.outputs import Outputs
 from certmask_jax.tables.run_images import Rows
+from certmask_jax.tables.table_writer import check_room
 
 
 def test_what_is_written_comes_back_row_by_row(tmp_path):
@@ -241,3 +242,21 @@ def test_a_data_set_that_ends_early_is_an_error(tmp_path):
     test_set.images = np.concatenate([test_set.images, test_set.images[:1]])  # 11, 10 labels
     with pytest.raises(ValueError, match="expected 2 integers, got shape"):
         evaluate(tmp_path / "t", test_set)
+
+
+def test_needed_room_to_the_byte(tmp_path, monkeypatch):
+    """Six bytes a prediction, a megabyte for reports, a block of the file system for each file."""
+    needed = 10 * 11 * 6 + (1 << 20) + 4 * 5 * 4096
+
+    def free(size):
+        monkeypatch.setattr(
+            shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(0, 0, size)
+        )
+
+    free(needed)
+    check_room(tmp_path / "new", 10, 11, 4)
+    free(needed - 1)
+    with pytest.raises(OSError, match=r"expected 1\.1 MB of free disk .* got 1\.1 MB") as caught:
+        check_room(tmp_path / "new", 10, 11, 4)
+    assert caught.value.errno == errno.ENOSPC
+    check_room(tmp_path / "new", 10, 11, 0)  # nothing is to be written
