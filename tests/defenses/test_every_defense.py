@@ -25,7 +25,7 @@ from certmask_jax.defenses import Defense, Guarantee, adversary
 from certmask_jax.tables.outputs import NO_LABEL, UNKNOWN
 
 TABLES = 200  # a mask set
-SETS = 10
+SETS = 8
 EARLY = 40  # of these through early exit
 MOST_CHOICES = 800  # of the attacker at one placement
 
@@ -52,7 +52,7 @@ def _built(case, rng, sort):
 
 @pytest.mark.parametrize("name", CASES)
 def test_rule_and_proofs_are_those_of_the_literal_oracles(name):
-    """2,000 random tables for each defense, over mask sets for every sort of threat."""
+    """1,600 random tables for each defense, over mask sets for every sort of threat."""
     case = CASES[name]
     rng = np.random.default_rng(sum(map(ord, name)))
     proved = left_out = 0

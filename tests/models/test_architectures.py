@@ -130,11 +130,11 @@ def _assert_close(got, expected):
 def test_parity_with_timm_on_photographs(shared, tmp_path, name, theirs):
     timm = load_timm()
     model = models.create(name)
-    files = sorted((shared / "data" / "imagenet_sample" / "val").glob("*/*"))[:40:20]
+    files = sorted((shared / "data" / "imagenet_sample" / "val").glob("*/*"))[:40:40]
     mean, std = (np.array(v, np.float32) for v in (model.data_config.mean, model.data_config.std))
     images = np.stack([data.preprocess(Image.open(f), model.data_config, f.name) for f in files])
     images = (images.astype(np.float32) / 255 - mean) / std
-    assert len(images) == 2
+    assert len(images) == 1
     _assert_close(*_logits(timm.create_model(theirs), model, images, tmp_path))
 
 
