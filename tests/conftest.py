@@ -8,18 +8,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
-# Most programs here are small and run a few times: compiling them is what takes time. It is said
-# in the environment, so that the processes that tests begin get the same numbers.
-os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-
 import jax
 import pytest
-
-# These run real models, or count on speed.
-_OPTIMIZED = {
-    "test_golden", "test_architectures", "test_local_fields", "test_training", "test_checkpoints",
-    "test_benchmark",
-}  # fmt: skip
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.devices()  # programs that tests begin in this process set their number unless there are some
@@ -34,16 +24,6 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 # Stricter than users have it: the library broadcasts and converts only where it says so.
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _optimized(request):
-    """Programs of some modules are compiled as users have them."""
-    before = jax.config.values["jax_disable_most_optimizations"]
-    if request.module.__name__ in _OPTIMIZED:
-        jax.config.update("jax_disable_most_optimizations", False)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 _SHARED = Path(__file__).resolve().parents[2] / "shared"
