@@ -14,7 +14,6 @@ they are the true label. ``CertMaskDetection`` is that detector, tolerant of t d
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -25,13 +24,11 @@ from jax import Array
 from numpy.typing import NDArray
 
 from certmask_jax.defenses import certmask_early_exit
-from certmask_jax.defenses.defense import ALERT, Defense, Guarantee, Seen, groups_of
+from certmask_jax.defenses.defense import ALERT, Defense, Guarantee, Seen
 from certmask_jax.defenses.over_tables import Row, RowProof
+from certmask_jax.defenses.rounds import OneRound, one_round
 from certmask_jax.defenses.voting import Ties, check_ties, count_votes, majority, preference
-from certmask_jax.masks import distinct_unions
 from certmask_jax.masks.distinct_unions import MaskedImages
-from certmask_jax.masks.mask_set import MaskSet
-from certmask_jax.masks.threats import Threat
 
 
 def certmask_rule(
@@ -64,19 +61,6 @@ def k_fold_correct(labels_of_masks: Array, label: Array) -> Array:
     return (labels_of_masks == label).all()
 
 
-class _OneRound:
-    """The distinct masks of one round, how many votes each has, and what hides the patches."""
-
-    def __init__(self, masks: MaskSet, against: Threat | None) -> None:
-        self.images, self.weights = distinct_unions.one_round(masks)
-        self.groups = groups_of(self.images, masks, against)
-
-
-@functools.lru_cache(maxsize=32)
-def _one_round(masks: MaskSet, against: Threat | None) -> _OneRound:
-    return _OneRound(masks, against)
-
-
 @dataclasses.dataclass(frozen=True, repr=False)
 class _Cover(Defense):
     """What the rule and the detector have in common."""
@@ -94,8 +78,8 @@ class _Cover(Defense):
         return {"k_fold_correct": lambda row, label, _: k_fold_correct(row.predictions, label)}
 
     @property
-    def _round(self) -> _OneRound:
-        return _one_round(self.masks, self.against)
+    def _round(self) -> OneRound:
+        return one_round(self.masks, self.against)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -119,7 +103,7 @@ class CertMask(_Cover):
 
     def __post_init__(self) -> None:
         check_ties(self.ties)
-        _one_round(self.masks, self.against)
+        one_round(self.masks, self.against)
 
     @property
     def exact(self) -> bool:
@@ -191,7 +175,7 @@ class CertMaskDetection(_Cover):
                 f"tolerance: expected 0 <= t < N / 2 with N = {len(self.masks)} masks, got "
                 f"{self.tolerance!r}"
             )
-        _one_round(self.masks, self.against)
+        one_round(self.masks, self.against)
 
     def row_rule(self, row: Row, num_classes: int) -> Array:
         votes = count_votes(row.predictions, jnp.asarray(self._round.weights), num_classes)

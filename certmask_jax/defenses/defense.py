@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import enum
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -47,6 +47,12 @@ class Seen(NamedTuple):
     def sure(self) -> NDArray[np.bool_]:
         """``bool[V]``: neither a tie nor without finite logits, where known."""
         return (self.margins > 0) & (self.predictions != NO_LABEL)
+
+
+def each_once(columns: NDArray[np.integer[Any]]) -> NDArray[np.integer[Any]]:
+    """Drops repetitions, in order of first appearance."""
+    _, first = np.unique(columns, return_index=True)
+    return columns[np.sort(first)]
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -286,7 +292,3 @@ def groups_of(
     if against is not None:
         masks.check(against)
     return images.location_groups(masks.threat if against is None else against)
-
-
-Build = Callable[..., Defense]
-"""A defense from a mask set: any subclass."""

@@ -34,11 +34,12 @@ from jax import Array
 from numpy.typing import NDArray
 
 from certmask_jax.defenses import pair_cover_early_exit
-from certmask_jax.defenses.defense import Defense, Seen, groups_of
+from certmask_jax.defenses.defense import Defense, Seen
 from certmask_jax.defenses.over_tables import Row, RowProof
 from certmask_jax.defenses.pair_cover_early_exit import Locations
+from certmask_jax.defenses.rounds import one_round
 from certmask_jax.defenses.voting import Ties, check_ties, count_votes, majority, preference
-from certmask_jax.masks import distinct_unions, pair_covers
+from certmask_jax.masks import pair_covers
 from certmask_jax.masks.distinct_unions import MaskedImages
 from certmask_jax.masks.mask_set import MaskSet
 from certmask_jax.masks.threats import Threat
@@ -46,10 +47,9 @@ from certmask_jax.masks.threats import Threat
 
 @functools.lru_cache(maxsize=32)
 def _locations(masks: MaskSet, against: Threat | None) -> tuple[MaskedImages, Locations]:
-    images, weights = distinct_unions.one_round(masks)
-    groups = groups_of(images, masks)
+    images, weights, groups = one_round(masks, None)
     pair_covers.check_groups(masks, groups)
-    attacks = groups if against is None else groups_of(images, masks, against)
+    attacks = one_round(masks, against).groups
     return images, pair_cover_early_exit.locations(groups, attacks, weights)
 
 

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from certmask_jax.defenses.defense import Seen
+from certmask_jax.defenses.defense import Seen, each_once
 from certmask_jax.defenses.patchcleanser_proofs import TwoRounds
 from certmask_jax.defenses.voting import Ties
 
@@ -170,9 +170,3 @@ def _second_margins(rounds: TwoRounds, seen: Seen) -> NDArray[np.float32]:
         return margins[rounds.single]
     least: NDArray[np.float32] = np.where(seen.known, margins, np.inf)[pair].min(axis=0)
     return least
-
-
-def each_once(columns: NDArray[np.integer[Any]]) -> NDArray[np.integer[Any]]:
-    """Drops repetitions, in order of first appearance."""
-    _, first = np.unique(columns, return_index=True)
-    return columns[np.sort(first)]

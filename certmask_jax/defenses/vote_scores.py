@@ -34,8 +34,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import jax
@@ -44,39 +43,16 @@ import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
-from certmask_jax._own_settings import reproducible
-from certmask_jax.defenses.defense import Defense, groups_of
+from certmask_jax.defenses.defense import Defense
+from certmask_jax.defenses.monotone_scores import Score, check_monotone
 from certmask_jax.defenses.over_tables import Row, RowProof
+from certmask_jax.defenses.rounds import one_round
 from certmask_jax.defenses.voting import Ties, check_ties, count_votes, preference
-from certmask_jax.masks import distinct_unions
 from certmask_jax.masks.distinct_unions import MaskedImages
 from certmask_jax.masks.mask_set import MaskSet
 from certmask_jax.masks.threats import Threat
 
-Score = Callable[[Array], Array]
-"""``bool[V]``, which of the distinct masks say a label -> its score, a number; monotone.
-
-Distinct masks stand in order of first appearance: all N masks, where none is listed twice.
-"""
-
-# How monotonicity is checked: all sets of few masks, else random chains of sets.
-_ALL_SETS_UP_TO = 10
-_CHAINS = 16
-
 _CLASSES = 1000  # for which a block of rows is small enough
-
-
-class _Round:
-    """The distinct masks of one round, how many votes each has, and what hides the patches."""
-
-    def __init__(self, masks: MaskSet, against: Threat | None) -> None:
-        self.images, self.weights = distinct_unions.one_round(masks)
-        self.groups = groups_of(self.images, masks, against)
-
-
-@functools.lru_cache(maxsize=64)
-def _round(masks: MaskSet, against: Threat | None) -> _Round:
-    return _Round(masks, against)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -96,7 +72,7 @@ class Scored(Defense):
 
     def __post_init__(self) -> None:
         check_ties(self.ties)
-        _round(self.masks, self.against)
+        one_round(self.masks, self.against)
 
     @abc.abstractmethod
     def score(self, says: Array) -> Array:
@@ -107,16 +83,16 @@ class Scored(Defense):
 
     @property
     def masked_images(self) -> MaskedImages:
-        return _round(self.masks, None).images
+        return one_round(self.masks, None).images
 
     @property
     def groups(self) -> NDArray[np.bool_]:
-        return _round(self.masks, self.against).groups
+        return one_round(self.masks, self.against).groups
 
     @property
     def weights(self) -> NDArray[np.int32]:
         """``int32[V]``: how many of the masks each distinct one is."""
-        return _round(self.masks, None).weights
+        return one_round(self.masks, None).weights
 
     @property
     def row_cost(self) -> int:
@@ -159,7 +135,7 @@ class Scored(Defense):
         another) would not change the minimum of the votes or of the errors: the group inside one
         has no more of either.
         """
-        groups = _round(self.masks, None).groups
+        groups = one_round(self.masks, None).groups
         product = jnp.dot(
             jnp.asarray((groups * self.weights).astype(np.float32)),
             says.astype(jnp.float32),
@@ -205,7 +181,7 @@ class MinimumExplanation(Scored):
     name: ClassVar[str] = "minimum_explanation"
 
     def score(self, says: Array) -> Array:
-        covered = jnp.asarray((_round(self.masks, None).groups @ self.weights).astype(np.int32))
+        covered = jnp.asarray((one_round(self.masks, None).groups @ self.weights).astype(np.int32))
         errors = covered - self._votes_hiding(says)
         return self._settled_by_votes(-errors.min(), says)
 
@@ -236,7 +212,7 @@ class Votes(Scored):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_monotone(self.own_score, len(self.masked_images))
+        check_monotone(self.own_score, len(self.masked_images))
 
     @property
     def name(self) -> str:  # type: ignore[override]  # of a class, where it is one for all
@@ -271,33 +247,3 @@ def votes(
     """
     about = tuple((options or {}).items())
     return Votes(masks, own_score=score, called=name, ties=ties, against=against, about=about)
-
-
-@reproducible()
-def _check_monotone(score: Score, num_masks: int) -> None:
-    """``ValueError`` if a mask that is added to a set lowers its score, in any set tried here."""
-    if num_masks <= _ALL_SETS_UP_TO:
-        every = np.arange(1 << num_masks)[:, None] >> np.arange(num_masks) & 1
-        smaller = np.repeat(every.astype(np.bool_), num_masks, axis=0)
-        larger = smaller | np.tile(np.eye(num_masks, dtype=np.bool_), (len(every), 1))
-    else:
-        rng = np.random.default_rng(0)
-        orders = rng.permuted(np.tile(np.arange(num_masks), (_CHAINS, 1)), axis=1)
-        chains = orders[:, None, :] < np.arange(num_masks + 1)[None, :, None]
-        smaller = chains[:, :-1].reshape(-1, num_masks)
-        larger = chains[:, 1:].reshape(-1, num_masks)
-    scores = jax.jit(jax.vmap(score))
-    below, above = np.asarray(scores(smaller)), np.asarray(scores(larger))
-    if below.shape != (len(smaller),):
-        raise ValueError(
-            f"score: expected one number for bool[{num_masks}], got shape {below.shape[1:]}"
-        )
-    falling = np.flatnonzero(~(below <= above))
-    if len(falling):
-        first = falling[0]
-        (added,) = np.flatnonzero(larger[first] & ~smaller[first])
-        raise ValueError(
-            f"score: expected a monotone score, got {below[first]} for the masks "
-            f"{np.flatnonzero(smaller[first]).tolist()} and {above[first]} with mask {added} "
-            "added; the certificate holds only where another vote never lowers a score"
-        )

@@ -28,7 +28,8 @@ class ChunkFlight:
       executable: of a number of items: ``(params, images, boxes, image_of) -> Outputs``.
       params, images: what it takes first, on the devices.
       mesh: the devices, over which items are split.
-      boxes: ``int32[V, R, 4]``, of each masked image.
+      boxes: ``int32[V, R', 4]``, of each masked image.
+      boxes_per_mask: R of the program, at least R'.
       chunk: items of a program; fewer are filled up with items that hide nothing.
       ragged: a smaller chunk for work of at most that many items, or None.
     """
@@ -41,6 +42,7 @@ class ChunkFlight:
         *,
         mesh: Mesh,
         boxes: NDArray[np.int32],
+        boxes_per_mask: int,
         chunk: int,
         ragged: int | None,
     ) -> None:
@@ -49,6 +51,7 @@ class ChunkFlight:
         self._images = images
         self._split = NamedSharding(mesh, PartitionSpec(AXIS))
         self._boxes = boxes
+        self._fewer = boxes_per_mask - boxes.shape[1]
         self._chunk = chunk
         self._ragged = ragged
         self._sent: deque[tuple[int, Outputs]] = deque()
@@ -68,7 +71,7 @@ class ChunkFlight:
         size = ragged if ragged and count <= ragged else self._chunk
         lacking = size - count  # ragged ends: one shape, one compilation
         chunk = (
-            np.pad(self._boxes[columns], ((0, lacking), (0, 0), (0, 0))),
+            np.pad(self._boxes[columns], ((0, lacking), (0, self._fewer), (0, 0))),
             np.pad(image_of.astype(np.int32), (0, lacking)),
         )
         on_devices = jax.device_put(chunk, self._split)

@@ -16,8 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from certmask_jax.defenses.defense import Defense, Seen
-from certmask_jax.defenses.patchcleanser_early_exit import each_once
+from certmask_jax.defenses.defense import Defense, Seen, each_once
 from certmask_jax.inference.engine import Engine
 from certmask_jax.tables.outputs import Outputs
 

@@ -6,7 +6,6 @@ import functools
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.sharding import Mesh, PartitionSpec
@@ -58,16 +57,10 @@ def table_program(local: LocalLogits, preprocessing: Preprocessing, mesh: Mesh) 
 
         def evaluated(some: tuple[Array, Array]) -> Array:
             pixels = jax.vmap(seen)(some[0])
-            numbers = jnp.arange(len(pixels), dtype=jnp.int32)
-            logits_of = masked_logits(
-                local.apply_fn,
-                params,
-                pixels,
-                some[1],
-                preprocessing=preprocessing,
-                image_of=numbers,
+            logits = masked_logits(
+                local.apply_fn, params, pixels, some[1], preprocessing=preprocessing
             )
-            return logits_of.reshape(len(pixels), -1)
+            return logits.reshape(len(pixels), -1)
 
         logits = jax.lax.map(evaluated, (origins, boxes))
         logits = logits.reshape(-1, logits.shape[-1])

@@ -163,13 +163,13 @@ class WholeImages:
     def flight(self, images: NDArray[np.uint8] | Uploaded) -> ChunkFlight:
         """A way to send work on these images, ``uint8[B, h, w, c]``, or as uploaded."""
         uploaded = images if isinstance(images, Uploaded) else self.upload(images)
-        fewer = self.boxes_per_mask - self.masked_images.boxes.shape[1]
         return ChunkFlight(
             self.executable,
             self._params,
             uploaded.on_devices,
             mesh=self.mesh,
-            boxes=np.pad(self.masked_images.boxes, ((0, 0), (0, fewer), (0, 0))),
+            boxes=self.masked_images.boxes,
+            boxes_per_mask=self.boxes_per_mask,
             chunk=self.chunk,
             ragged=self.ragged,
         )

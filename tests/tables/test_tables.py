@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import re
 import shutil
+import types
 
 import numpy as np
 import pytest
@@ -249,9 +250,7 @@ def test_needed_room_to_the_byte(tmp_path, monkeypatch):
     needed = 10 * 11 * 6 + (1 << 20) + 4 * 5 * 4096
 
     def free(size):
-        monkeypatch.setattr(
-            shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(0, 0, size)
-        )
+        monkeypatch.setattr(shutil, "disk_usage", lambda folder: types.SimpleNamespace(free=size))
 
     free(needed)
     check_room(tmp_path / "new", 10, 11, 4)
