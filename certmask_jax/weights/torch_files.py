@@ -33,6 +33,7 @@ def read(path: Path) -> WeightsFile:
       TorchMissingError: a ``ValueError``, where PyTorch is not installed.
       ValueError: when it is damaged, holds more than weights, or has no tensors.
     """
+    kinds.check_content(path, "torch")  # which takes no PyTorch: it would not help
     try:
         torch = importlib.import_module("torch")
     except ImportError as error:
@@ -40,7 +41,6 @@ def read(path: Path) -> WeightsFile:
             f"{path}: a {path.suffix} file is read with PyTorch, which is missing ({error}). "
             "pip install torch, or convert it once where PyTorch is"
         ) from error
-    kinds.check_content(path, "torch")
     content = _loaded(torch, path)
     entries: dict[str, Entry] = {}
     others: dict[str, str] = {}
