@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-FIXTURE = Path(__file__).parent / "fixtures" / "bagnet.npz"
+FIXTURE = Path(__file__).parents[1] / "fixtures" / "bagnet.npz"
 SIDE, CLASSES = 65, 10
 # Field -> whether each stage begins with a 3 x 3 convolution.
 IS_WIDE = {9: (1, 1, 0, 0), 17: (1, 1, 1, 0), 33: (1, 1, 1, 1)}
