@@ -12,15 +12,16 @@ class BlockSizes:
     """What bounds a block.
 
     A block is what a run that is stopped loses. It has many chunks, so that few of them are ragged,
-    and a test set has some blocks even if it is small, so that it can be shared out. Of a large
-    model it has fewer chunks, for some seconds of work on each device, but not so few images that
-    the last chunks, which nothing more fills, are most of them.
+    and a test set has some blocks even if it is small, unless they would take but a moment. Of a
+    large model it has fewer chunks, for some seconds of work on each device, but not so few images
+    that the last chunks, which nothing more fills, are most of them.
 
     Attributes:
       chunks: a block has at most so many.
       cpu_flops, accelerator_flops: operations that keep one device busy for some seconds.
       least_images: a block has so many whatever they take, where there are.
-      least_blocks: a test set is cut into so many at least.
+      least_blocks: a test set is cut into so many at least, where each then takes a moment.
+      moment: as a share of the operations above; what is shared out is cut whatever it takes.
       columns_decided: with early exit an image counts as this many masked images at most: of large
         tables most is left out, and the work of one image alone does not fill a chunk.
     """
@@ -30,19 +31,37 @@ class BlockSizes:
     accelerator_flops: float = 1e15
     least_images: int = 4
     least_blocks: int = 16
+    moment: float = 1 / 20
     columns_decided: int = 2048
 
-    def images_per_block(self, num_images: int, engine: Engine, *, decide: bool) -> int:
-        """Images of one block of ``num_images``; ``decide``: with early exit."""
+    def images_per_block(
+        self, num_images: int, engine: Engine, *, decide: bool, shares: int = 1
+    ) -> int:
+        """Images of one block of ``num_images``.
+
+        Args:
+          num_images: of the test set.
+          engine: what evaluates them.
+          decide: with early exit.
+          shares: among how many the blocks are shared out.
+        """
         num_columns = len(engine.masked_images)
         if decide:
             num_columns = min(num_columns, self.columns_decided)
         fits = self.chunks * engine.masked_at_once() // num_columns
-        fits = min(fits, max(self.least_images, self.images_in_seconds(num_columns, engine)))
-        return max(1, min(engine.images_at_once(), fits, -(-num_images // self.least_blocks)))
+        in_seconds = self.images_in_seconds(num_columns, engine)
+        fits = min(fits, num_images, *self._within(in_seconds))
+        cut = -(-num_images // self.least_blocks)
+        if shares == 1 and in_seconds is not None:
+            cut = max(cut, int(self.moment * in_seconds))
+        return max(1, min(engine.images_at_once(), fits, cut))
 
-    def images_in_seconds(self, num_columns: int, engine: Engine) -> int:
-        """How many images take the devices some seconds, about; may be none, or very many."""
+    def images_in_seconds(self, num_columns: int, engine: Engine) -> int | None:
+        """How many images take the devices some seconds, about; None where nobody knows."""
         devices = engine.mesh.devices.flat
         each = self.cpu_flops if devices[0].platform == "cpu" else self.accelerator_flops
-        return int(each * len(devices) / max(1.0, engine.flops_an_image(num_columns) or 0.0))
+        flops = engine.flops_an_image(num_columns)
+        return None if not flops else int(each * len(devices) / flops)
+
+    def _within(self, in_seconds: int | None) -> tuple[int, ...]:
+        return () if in_seconds is None else (max(self.least_images, in_seconds),)

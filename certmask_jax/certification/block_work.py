@@ -50,20 +50,20 @@ class BlockWork:
         labels = check_labels(part.labels, len(part.images), self.engine.num_classes)
         return self.engine.upload(part.images), part._replace(labels=labels)
 
-    def computed(self, images: Any, part: Part, tell: Callable[[int, int], None]) -> Block:
-        """The block of what ``read`` gave; ``tell`` hears of (settled, evaluated) masked images."""
+    def computed(self, images: Any, part: Part, tell: Callable[[int, int, int], None]) -> Block:
+        """The block of what ``read`` gave; ``tell`` hears of it as ``Step`` counts it."""
         width = len(self.engine.masked_images)
 
-        def outputs(engine: Engine, advance: Callable[[int, int], None]) -> Outputs:
+        def outputs(engine: Engine, advance: Callable[[int, int, int], None]) -> Outputs:
             if self.questions is None:
-                return engine.table(images, lambda count: advance(count, count))
+                return engine.table(images, lambda count, slots: advance(count, count, slots))
             return early_exit.evaluate(
                 engine, images, self.questions, part.labels, always=[0], progress=advance
             )
 
         outputs_there = self.guarded.run_told(outputs, tell) if len(part.present) else None
         if part.rows.left_out:
-            tell(len(part.rows.left_out) * width, 0)
+            tell(len(part.rows.left_out) * width, 0, 0)
         return block_of(outputs_there, part, width)
 
     def table_of(self, block: Block) -> tuple[PredictionTable, NDArray[np.int32]]:

@@ -45,6 +45,7 @@ class Step(NamedTuple):
 
     settled: int  # evaluated, or found needless
     evaluated: int
+    slots: int  # of chunks, which hold those evaluated and what was left empty
     total: int  # all that this call of ``evaluate`` is about
     is_new: bool  # whether it was done now, or in an earlier session
 
@@ -145,13 +146,18 @@ def evaluate(
         columns,
         preprocessing=preprocessing,
         local=local,
-        chunk=run.chunk if chunk is None else chunk,
+        chunk=run.chunk_sizes if chunk is None else chunk,
         mesh=mesh,
     )
+    num_images = len(run.run_images)
+    own_share = processes.share_of_this(share)
+    images_per_block = run.images_per_block or sizes.images_per_block(
+        num_images, engine, decide=decide, shares=own_share[1]
+    )
+    engine = engine.for_blocks(images_per_block)
     guarded = Guarded(engine, hooks.warn)
     if run.is_new:
         _check_logits(guarded.run(lambda engine: engine.tried(run.first)))
-    num_images = len(run.run_images)
     facts = facts_of_run(
         run.run_images,
         run.first,
@@ -165,8 +171,8 @@ def evaluate(
         num_images=num_images,
         masked_images=columns,
         num_classes=engine.num_classes,
-        images_per_block=sizes.images_per_block(num_images, engine, decide=decide),
-        share=processes.share_of_this(share),
+        images_per_block=images_per_block,
+        share=own_share,
         run=facts,
         about={"provenance": provenance_of_run(num_images, engine, provenance or {})},
         began=run.run_images.began,
@@ -212,8 +218,8 @@ class _Heard:
     work: BlockWork
     total: int
 
-    def tell(self, settled: int, evaluated: int, is_new: bool = True) -> None:
-        self.hooks.progress(Step(settled, evaluated, self.total, is_new))
+    def tell(self, settled: int, evaluated: int, slots: int, is_new: bool = True) -> None:
+        self.hooks.progress(Step(settled, evaluated, slots, self.total, is_new))
 
     def left_out(self, block: Block) -> None:
         if block.rows.left_out:
@@ -228,7 +234,7 @@ class _Heard:
         """Tells of a block that an earlier session finished."""
         predictions = np.asarray(block.outputs.predictions)
         evaluated = int((predictions != UNKNOWN).sum())
-        self.tell(predictions.size, evaluated, is_new=False)
+        self.tell(predictions.size, evaluated, 0, is_new=False)
         self.block(block)
 
 

@@ -22,15 +22,17 @@ class OpenedRun:
     Attributes:
       folder: where its table is, or will be.
       is_new: whether there is nothing of it yet.
-      chunk: masked images at once when it was begun (today another number may fit the memory);
-        None for a new one.
+      chunk_sizes: masked images at once when it was begun (today others may be chosen); None for a
+        new one.
+      images_per_block: of its blocks; None for a new one.
       run_images: its images, those that are left out among them.
       first: the first that can be read, ``uint8[1, h, w, c]``.
     """
 
     folder: storage.AnyPath
     is_new: bool
-    chunk: int | None
+    chunk_sizes: tuple[int, ...] | None
+    images_per_block: int | None
     run_images: RunImages
     first: NDArray[np.uint8]
 
@@ -71,5 +73,13 @@ def open_run(
     check_images(first, image_size)
     if there is None and processes.is_first():
         storage.check_writable(folder)
-    chunk = None if there is None else there["fingerprint"].get("chunk")
-    return OpenedRun(folder, there is None, chunk, run_images, first)
+    facts = {} if there is None else there["fingerprint"]
+    sizes = facts.get("chunk_sizes", [facts["chunk"]] if "chunk" in facts else None)
+    return OpenedRun(
+        folder,
+        there is None,
+        None if sizes is None else tuple(sizes),
+        facts.get("images_per_block"),
+        run_images,
+        first,
+    )

@@ -32,7 +32,8 @@ class Plan:
     Attributes:
       num_images: T, of the share.
       masked_images: V, distinct ones of an image: the passes of an image at most.
-      chunk: masked images at once.
+      chunk: masked images at once, at most.
+      slots_expected: places of chunks that they take, with those that are left empty.
       images_per_block: what is lost at most when the run is killed.
       passes_most, passes_expected: forward passes of the whole run; expected is what the images of
         the calibration took.
@@ -50,6 +51,7 @@ class Plan:
     images_per_block: int
     passes_most: int
     passes_expected: float
+    slots_expected: float
     flops_a_pass: float | None
     table_bytes: int
     passes_per_second: float
@@ -71,7 +73,7 @@ def plan(
     mesh: Mesh | None = None,
     block_sizes: BlockSizes | None = None,
     seconds: float = 10.0,
-    images_a_turn: int = 16,
+    images_a_turn: int | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Plan:
     """Counts, compiles, and evaluates images from all over the test set for some seconds.
@@ -80,7 +82,8 @@ def plan(
       test_set, apply_fn, params, defenses, preprocessing, decide, local, share, chunk,
         mesh, block_sizes: as for ``evaluate``.
       seconds: of the calibration, which ends with the turn of images that it is in.
-      images_a_turn: images that are evaluated together there, at most.
+      images_a_turn: images that are evaluated together there, at most; by default those of a block,
+        or as many as take a few seconds.
       clock: what the seconds are read from.
 
     Raises:
@@ -100,13 +103,21 @@ def plan(
         mesh=mesh,
     )
     sizes = BlockSizes() if block_sizes is None else block_sizes
-    images_per_block = sizes.images_per_block(len(test_set), engine, decide=decide)
+    images_per_block = sizes.images_per_block(len(test_set), engine, decide=decide, shares=share[1])
+    engine = engine.for_blocks(images_per_block)
     blocks = Blocks(Path(), (len(test_set), len(columns)), images_per_block)
     num_images = sum(map(blocks.length, share_of(len(blocks), share)))
-    engine.tried(first)  # compiled and warm
-    turn = max(1, min(images_a_turn, sizes.images_in_seconds(len(columns), engine)))
+    engine.warm_up()
+    quick = sizes.images_in_seconds(len(columns), engine)
+    some = images_per_block if quick is None else quick // 8  # an eighth of "some seconds"
+    turn = max(1, min(images_per_block, some, images_a_turn or images_per_block))
     order = np.random.default_rng(0).permutation(len(test_set))
-    finished, passes, spent = 0, 0, 0.0
+    finished, passes, slots, spent = 0, 0, 0, 0.0
+
+    def tell(settled: int, evaluated: int, taken: int) -> None:
+        nonlocal slots
+        slots += taken
+
     while finished < len(test_set) and spent < seconds:
         batches = [test_set.read(int(i), int(i) + 1) for i in order[finished : finished + turn]]
         images = np.concatenate([batch.images for batch in batches])
@@ -114,9 +125,11 @@ def plan(
         started = clock()
         if decide:
             true = check_labels(labels, len(images), engine.num_classes)
-            outputs = early_exit.evaluate(engine, images, questions, true, always=[0])
+            outputs = early_exit.evaluate(
+                engine, images, questions, true, always=[0], progress=tell
+            )
         else:
-            outputs = engine.table(images)
+            outputs = engine.table(images, lambda count, taken: tell(count, count, taken))
         spent += clock() - started
         passes += int((np.asarray(outputs.predictions) != UNKNOWN).sum())
         finished += len(images)
@@ -128,6 +141,7 @@ def plan(
         images_per_block=images_per_block,
         passes_most=num_images * len(columns),
         passes_expected=expected,
+        slots_expected=num_images * slots / finished,
         flops_a_pass=engine.flops_an_image(1),
         table_bytes=num_images * len(columns) * BYTES_A_PREDICTION,
         passes_per_second=passes / spent,

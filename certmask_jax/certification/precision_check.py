@@ -57,6 +57,7 @@ def label_flips(
         chunk=chunk,
         mesh=mesh,
     )
+    engine = engine.for_blocks(len(images))
     guarded = Guarded(engine, lambda line: None)  # float32 takes more memory
     step = engine.images_at_once()
     flipped = []

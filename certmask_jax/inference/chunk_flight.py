@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -14,6 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from numpy.typing import NDArray
 
 from certmask_jax._own_settings import unguarded
+from certmask_jax.inference import chunk_sizes
 from certmask_jax.inference.devices import AXIS
 from certmask_jax.inference.engine import Indices
 from certmask_jax.tables.outputs import Outputs
@@ -30,8 +31,7 @@ class ChunkFlight:
       mesh: the devices, over which items are split.
       boxes: ``int32[V, R', 4]``, of each masked image.
       boxes_per_mask: R of the program, at least R'.
-      chunk: items of a program; fewer are filled up with items that hide nothing.
-      ragged: a smaller chunk for work of at most that many items, or None.
+      sizes: items of a program, ascending; fewer are filled up with items that hide nothing.
     """
 
     def __init__(
@@ -43,8 +43,7 @@ class ChunkFlight:
         mesh: Mesh,
         boxes: NDArray[np.int32],
         boxes_per_mask: int,
-        chunk: int,
-        ragged: int | None,
+        sizes: Sequence[int],
     ) -> None:
         self._executable = functools.cache(executable)  # looked up once a flight
         self._params = params
@@ -52,8 +51,7 @@ class ChunkFlight:
         self._split = NamedSharding(mesh, PartitionSpec(AXIS))
         self._boxes = boxes
         self._fewer = boxes_per_mask - boxes.shape[1]
-        self._chunk = chunk
-        self._ragged = ragged
+        self._sizes = sizes
         self._sent: deque[tuple[int, Outputs]] = deque()
 
     def __len__(self) -> int:
@@ -65,11 +63,11 @@ class ChunkFlight:
         """Whether another chunk should be sent before one is received."""
         return len(self._sent) < _CHUNKS_AT_ONCE
 
-    def send(self, image_of: Indices, columns: Indices) -> None:
-        """Starts work on ``image_of int[W]`` and ``columns int[W]``; W at most a chunk."""
-        count, ragged = len(columns), self._ragged
-        size = ragged if ragged and count <= ragged else self._chunk
-        lacking = size - count  # ragged ends: one shape, one compilation
+    def send(self, image_of: Indices, columns: Indices) -> int:
+        """Starts work on ``image_of int[W]`` and ``columns int[W]``; gives the slots it takes."""
+        count = len(columns)
+        size = chunk_sizes.slots(count, self._sizes)
+        lacking = size - count
         chunk = (
             np.pad(self._boxes[columns], ((0, lacking), (0, self._fewer), (0, 0))),
             np.pad(image_of.astype(np.int32), (0, lacking)),
@@ -81,6 +79,7 @@ class ChunkFlight:
         for output in outputs:
             output.copy_to_host_async()
         self._sent.append((count, outputs))
+        return size
 
     def receive(self) -> Outputs:
         """Waits for the chunk that was sent first: NumPy arrays ``[W]``."""

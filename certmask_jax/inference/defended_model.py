@@ -124,4 +124,4 @@ def defended(
     )
     nothing = Seen.nothing(len(defense.masked_images))
     first_round = len(defense.open_columns(nothing, None))
-    return DefendedPredictor(defense, engine.for_few(first_round), pixels)
+    return DefendedPredictor(defense, engine.for_blocks(None).for_few(first_round), pixels)

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from certmask_jax.defenses.defense import Defense, Seen, each_once
+from certmask_jax.inference import chunk_sizes
 from certmask_jax.inference.engine import Engine
 from certmask_jax.tables.outputs import Outputs
 
@@ -41,7 +42,7 @@ def evaluate(
     labels: NDArray[np.int32] | None,
     *,
     always: Sequence[int] = (),
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int, int], None] | None = None,
 ) -> Outputs:
     """Evaluates what decides the questions, image by image.
 
@@ -53,20 +54,20 @@ def evaluate(
       labels: true labels ``int32[B]``: answers and verdicts are decided. None: the answers alone,
         and all that may matter to them is evaluated at once, in the fewest rounds.
       always: columns that are evaluated in any case.
-      progress: called with the number of entries settled (evaluated, or found needless) and of
-        those evaluated since the last call.
+      progress: called with the number of entries settled (evaluated, or found needless), of those
+        evaluated, and of the slots that these took, since the last call.
 
     Returns:
       NumPy arrays ``[B, V]``; ``UNKNOWN``, an infinite margin and confidence 0 where nothing was
       evaluated.
     """
     if not engine.by_items:
-        told = None if progress is None else (lambda count: progress(count, count))
+        told = None if progress is None else (lambda count, slots: progress(count, count, slots))
         return engine.table(images, told)
     shape = (len(images), len(engine.masked_images))
     outputs_so_far = Outputs.unknown(shape)
     known = np.zeros(shape, np.bool_)
-    queue = _Queue(engine.chunk)
+    queue = _Queue()
     awaited = np.zeros(shape[0], np.int64)  # how much of its wave each image waits for
 
     def asks_more(image: int) -> bool:
@@ -79,16 +80,16 @@ def evaluate(
 
     finished = sum(not asks_more(image) for image in range(shape[0]))
     if progress is not None and finished:
-        progress(finished * shape[1], 0)
+        progress(finished * shape[1], 0, 0)
     flight = engine.flight(images)
-    sent: deque[_Work] = deque()
+    sent: deque[tuple[_Work, int]] = deque()
     while queue.length or len(flight):
-        # Whole chunks while there is work for them; a ragged one only rather than none.
-        while flight.has_room and (queue.has_chunk or (queue.length and not len(flight))):
-            sent.append(queue.next_chunk())
-            flight.send(*sent[-1])
+        # Whole chunks while there is work for them; a smaller one only rather than none.
+        while flight.has_room and queue.length >= (engine.chunk if len(flight) else 1):
+            work = queue.next(chunk_sizes.next_items(queue.length, engine.chunk_sizes))
+            sent.append((work, flight.send(*work)))
         outputs = flight.receive()
-        image_of, columns = sent.popleft()
+        (image_of, columns), slots = sent.popleft()
         for column, output in zip(outputs_so_far, outputs, strict=True):
             column[image_of, columns] = output
         known[image_of, columns] = True
@@ -99,7 +100,7 @@ def evaluate(
             if not asks_more(int(image)):
                 settled += int((~known[image]).sum())
         if progress is not None:
-            progress(settled, len(image_of))
+            progress(settled, len(image_of), slots)
     return outputs_so_far
 
 
@@ -113,30 +114,26 @@ class _Work(NamedTuple):
 class _Queue:
     """Work that waits for a chunk, in the order in which images asked for it."""
 
-    def __init__(self, chunk: int) -> None:
+    def __init__(self) -> None:
         self.length = 0
-        self._chunk = chunk
         self._waves: deque[tuple[int, NDArray[np.integer[Any]]]] = deque()
-
-    @property
-    def has_chunk(self) -> bool:
-        return self.length >= self._chunk
 
     def add(self, image: int, columns: NDArray[np.integer[Any]]) -> None:
         if len(columns):
             self._waves.append((image, columns))
             self.length += len(columns)
 
-    def next_chunk(self) -> _Work:
+    def next(self, items: int) -> _Work:
+        """The first of what waits; ``items`` is at most ``length``."""
         parts: list[tuple[int, NDArray[np.integer[Any]]]] = []
-        room = self._chunk
+        room = items
         while room and self._waves:
             image, columns = self._waves.popleft()
             if len(columns) > room:
                 self._waves.appendleft((image, columns[room:]))
             parts.append((image, columns[:room]))
             room -= len(parts[-1][1])
-        self.length -= self._chunk - room
+        self.length -= items - room
         counts = [len(columns) for _, columns in parts]
         image_of = np.repeat([image for image, _ in parts], counts)
         return _Work(image_of, np.concatenate([columns for _, columns in parts]))

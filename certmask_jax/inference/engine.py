@@ -33,6 +33,9 @@ from certmask_jax.tables.outputs import Outputs
 
 Indices = NDArray[np.integer[Any]]
 
+Told = Callable[[int, int], None]
+"""Called with the masked images finished since the last call, and the slots that these took."""
+
 
 class Flight(Protocol):
     """Chunks of work on their way through the devices: what is sent first comes back first.
@@ -49,12 +52,15 @@ class Flight(Protocol):
         """Whether another chunk should be sent before one is received."""
         ...
 
-    def send(self, image_of: Indices, columns: Indices) -> None:
+    def send(self, image_of: Indices, columns: Indices) -> int:
         """Starts work on W items, at most a chunk.
 
         Args:
           image_of: ``int[W]``, which of the images of the flight.
           columns: ``int[W]``, which masked image of the engine's list.
+
+        Returns:
+          How many slots it takes: W, and those that are left empty.
         """
         ...
 
@@ -96,6 +102,11 @@ class Engine(Protocol):
         ...
 
     @property
+    def chunk_sizes(self) -> tuple[int, ...]:
+        """The sizes that chunks come in, ascending; the last is ``chunk``."""
+        ...
+
+    @property
     def by_items(self) -> bool:
         """Whether fewer items are less work, and ``flight`` may be used."""
         ...
@@ -124,6 +135,17 @@ class Engine(Protocol):
         """One that has a smaller program for work of at most ``items`` items; or itself."""
         ...
 
+    def for_blocks(self, images: int | None) -> Engine:
+        """One that is given at most so many images at once, None for any number; or itself.
+
+        Its chunk fits the memory of the devices, if choosing it was left to the engine.
+        """
+        ...
+
+    def warm_up(self) -> None:
+        """Compiles every program that it may use."""
+        ...
+
     def facts(self) -> dict[str, Any]:
         """What of it decides the numbers, JSON-able: for the fingerprint of a run and its results.
 
@@ -143,11 +165,8 @@ class Engine(Protocol):
         """A way to send items on these images; ``by_items`` has to be true."""
         ...
 
-    def table(self, images: Any, progress: Callable[[int], None] | None = None) -> Outputs:
-        """All masked images of all images: NumPy arrays ``[B, V]``.
-
-        ``progress`` is called with the number of masked images finished since the last call.
-        """
+    def table(self, images: Any, progress: Told | None = None) -> Outputs:
+        """All masked images of all images: NumPy arrays ``[B, V]``."""
         ...
 
     def evaluate(self, images: Any, image_of: Indices, columns: Indices) -> Outputs:

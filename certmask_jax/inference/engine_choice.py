@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from jax.sharding import Mesh
@@ -23,7 +24,7 @@ def engine_for(
     *,
     preprocessing: Preprocessing,
     local: LocalLogits | None = None,
-    chunk: int | None = None,
+    chunk: int | Sequence[int] | None = None,
     mesh: Mesh | None = None,
 ) -> Engine:
     """The engine of a model on ``masked_images``.
@@ -43,7 +44,7 @@ def engine_for(
             image_shape,
             masked_images,
             preprocessing=preprocessing,
-            chunk=chunk,
+            chunk=chunk if chunk is None or isinstance(chunk, int) else chunk[-1],
             mesh=mesh,
         )
     return masked_forward(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections import deque
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 from certmask_jax._own_settings import unguarded
 from certmask_jax.inference.devices import AXIS, device_mesh
 from certmask_jax.inference.distinct_fields import LocalFields, LocalLogits, local_fields
-from certmask_jax.inference.engine import Flight, Indices
+from certmask_jax.inference.engine import Flight, Indices, Told
 from certmask_jax.inference.field_program import in_chunks, table_program
 from certmask_jax.inference.model_function import flops
 from certmask_jax.inference.preprocessing import Preprocessing
@@ -92,10 +91,24 @@ class FieldTables:
             "fields_as_whole_images": round(self.fields.whole_images, 2),
         }
 
+    @property
+    def chunk_sizes(self) -> tuple[int, ...]:
+        """One size."""
+        return (self.chunk,)
+
     def for_few(self, items: int) -> FieldTables:
         """Itself: it has no use for less work."""
         del items
         return self
+
+    def for_blocks(self, images: int | None) -> FieldTables:
+        """Itself: images come one by one."""
+        del images
+        return self
+
+    def warm_up(self) -> None:
+        """Compiles its program."""
+        self.table(np.zeros((1, *self.image_shape), np.uint8))
 
     def halved(self) -> FieldTables:
         """An engine with half the chunk, for devices that ran out of memory.
@@ -134,9 +147,7 @@ class FieldTables:
         """Any list of W items, NumPy ``[W]``, out of the whole table."""
         return Outputs(*(found[image_of, columns] for found in self.table(images)))
 
-    def table(
-        self, images: NDArray[np.uint8], progress: Callable[[int], None] | None = None
-    ) -> Outputs:
+    def table(self, images: NDArray[np.uint8], progress: Told | None = None) -> Outputs:
         """All masked images of all images: NumPy ``[B, V]``."""
         table = table_program(self.local, self.preprocessing, self.mesh)
         everywhere, split = (NamedSharding(self.mesh, PartitionSpec(*a)) for a in ((), (AXIS,)))
@@ -149,7 +160,7 @@ class FieldTables:
             count, outputs = sent.popleft()
             received.append([found[:count, :width] for found in jax.device_get(outputs)])
             if progress is not None:
-                progress(count * width)
+                progress(count * width, devices * width)
 
         for start in range(0, len(images), devices):
             some = images[start : start + devices]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from certmask_jax.inference.engine import Engine, Indices
+from certmask_jax.inference import chunk_sizes
+from certmask_jax.inference.engine import Engine, Indices, Told
 from certmask_jax.tables.outputs import Outputs
 
 
@@ -16,7 +18,7 @@ def evaluate_items(
     images: Any,
     image_of: Indices,
     columns: Indices,
-    progress: Callable[[int], None] | None = None,
+    progress: Told | None = None,
 ) -> Outputs:
     """``Engine.evaluate`` for one that is ``by_items``.
 
@@ -24,7 +26,7 @@ def evaluate_items(
       engine: sends them.
       images: ``uint8[B, h, w, c]``, or as the engine uploaded them.
       image_of, columns: ``int[W]``, see ``Flight.send``.
-      progress: called with the number of items finished since the last call.
+      progress: see ``Told``.
 
     Returns:
       NumPy arrays ``[W]``.
@@ -34,9 +36,7 @@ def evaluate_items(
     )
 
 
-def table_by_items(
-    engine: Engine, images: Any, progress: Callable[[int], None] | None = None
-) -> Outputs:
+def table_by_items(engine: Engine, images: Any, progress: Told | None = None) -> Outputs:
     """``Engine.table`` for one that is ``by_items``: image by image, NumPy arrays ``[B, V]``."""
     width, count = len(engine.masked_images), len(images)
 
@@ -52,22 +52,24 @@ def _streamed(
     images: Any,
     items: int,
     work: Callable[[slice], tuple[Indices, Indices]],
-    progress: Callable[[int], None] | None,
+    progress: Told | None,
 ) -> Outputs:
     """Sends ``items`` work items; ``work`` gives image and column of some of them."""
     results = Outputs.unknown((items,))
     flight = engine.flight(images)
+    taken: deque[int] = deque()
     sent, received = 0, 0
     while received < items:
         while sent < items and flight.has_room:
-            part = slice(sent, min(sent + engine.chunk, items))
-            flight.send(*work(part))
+            part = slice(sent, sent + chunk_sizes.next_items(items - sent, engine.chunk_sizes))
+            taken.append(flight.send(*work(part)))
             sent = part.stop
         outputs = flight.receive()
         count = len(outputs.predictions)
         for result, output in zip(results, outputs, strict=True):
             result[received : received + count] = output
         received += count
+        slots = taken.popleft()
         if progress is not None:
-            progress(count)
+            progress(count, slots)
     return results

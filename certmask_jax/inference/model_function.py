@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -40,6 +41,17 @@ def flops(apply_fn: ApplyFn, params: Any, image_shape: tuple[int, int, int]) -> 
     ``image_shape`` is that of what the model sees, ``(h, w, c)``. None where the compiler does not
     say.
     """
-    image = jax.ShapeDtypeStruct((1, *image_shape), np.float32)
-    analysis = jax.jit(apply_fn).lower(params, image).cost_analysis()
+    leaves, structure = jax.tree.flatten(params)
+    return _flops(apply_fn, structure, tuple(map(jax.typeof, leaves)), image_shape)
+
+
+@functools.lru_cache(maxsize=64)
+def _flops(
+    apply_fn: ApplyFn, structure: Any, types: tuple[Any, ...], image_shape: tuple[int, int, int]
+) -> float | None:
+    array: Any = jax.ShapeDtypeStruct
+    leaves = [array(t.shape, t.dtype, weak_type=t.weak_type) for t in types]
+    image = array((1, *image_shape), np.float32)
+    lowered = jax.jit(apply_fn).lower(jax.tree.unflatten(structure, leaves), image)
+    analysis = lowered.cost_analysis()
     return None if not analysis or "flops" not in analysis else float(analysis["flops"])

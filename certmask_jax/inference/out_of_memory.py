@@ -24,23 +24,24 @@ class Guarded:
 
     def run(self, work: Callable[[Engine], Outputs]) -> Outputs:
         """What ``work`` gives, done again with a smaller chunk where there is no memory for it."""
-        return self.run_told(lambda engine, _: work(engine), lambda settled, evaluated: None)
+        return self.run_told(lambda engine, _: work(engine), lambda *counts: None)
 
     def run_told(
         self,
-        work: Callable[[Engine, Callable[[int, int], None]], Outputs],
-        tell: Callable[[int, int], None],
+        work: Callable[[Engine, Callable[[int, int, int], None]], Outputs],
+        tell: Callable[[int, int, int], None],
     ) -> Outputs:
-        """Does work as ``run`` does that tells of (settled, evaluated) masked images as it goes on.
+        """Does work as ``run`` does that tells of masked images as it goes on.
 
-        What was told of work that is done again is taken back.
+        It tells how many are settled and evaluated, and the slots that these took. What was told of
+        work that is done again is taken back, but for the slots, which were taken.
         """
         told = [0, 0]
 
-        def advance(settled: int, evaluated: int) -> None:
+        def advance(settled: int, evaluated: int, slots: int) -> None:
             told[0] += settled
             told[1] += evaluated
-            tell(settled, evaluated)
+            tell(settled, evaluated, slots)
 
         while True:
             try:
@@ -50,7 +51,7 @@ class Guarded:
                     raise
                 begun = self._engine.chunk
                 self._engine = self._engine.halved()
-            tell(-told[0], -told[1])
+            tell(-told[0], -told[1], 0)
             told = [0, 0]
             self._warn(
                 f"the devices ran out of memory with {begun} masked images at once; going on with "

@@ -1,14 +1,15 @@
 """The engine of any model: masked images are made on the devices, and the model is run on each.
 
-Work goes in chunks of one fixed shape, sharded over the devices of a 1-D mesh, so memory
-depends on the chunk alone and one program serves every chunk. Images stay on the device as uint8
+Work goes in chunks of few fixed shapes, sharded over the devices of a 1-D mesh, so memory
+depends on the chunk alone and few programs serve every chunk. Images stay on the device as uint8
 and are uploaded once a block. Nothing here knows of defenses.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -18,10 +19,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from numpy.typing import NDArray
 
 from certmask_jax._own_settings import unguarded
+from certmask_jax.inference import chunk_sizes
 from certmask_jax.inference.chunk_flight import ChunkFlight
 from certmask_jax.inference.chunk_program import compiled_chunk
 from certmask_jax.inference.devices import device_mesh, free_memory
-from certmask_jax.inference.engine import Indices
+from certmask_jax.inference.engine import Indices, Told
 from certmask_jax.inference.item_stream import evaluate_items, table_by_items
 from certmask_jax.inference.model_function import ApplyFn, flops, num_classes
 from certmask_jax.inference.preprocessing import Preprocessing
@@ -30,7 +32,7 @@ from certmask_jax.tables.outputs import Outputs
 
 _IMAGE_BYTES_AT_ONCE = 1 << 26
 _MAX_IMAGES_AT_ONCE = 512
-_DEFAULT_CHUNK = {"cpu": 64, "gpu": 512, "tpu": 512}
+_UPLOADS = (1, 4, 16, 64, 256)  # images that are uploaded together, where nobody says how many
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -38,7 +40,7 @@ class Uploaded:
     """Images on every device, for several calls; ``len`` is how many.
 
     Attributes:
-      on_devices: ``uint8[N, h, w, c]``, filled up to the N of ``WholeImages.images_at_once``.
+      on_devices: ``uint8[N, h, w, c]``, filled up to one of few N, as each has programs of its own.
     """
 
     on_devices: Array
@@ -60,10 +62,11 @@ class WholeImages:
       image_shape: ``(height, width, channels)``.
       masked_images: the V masked images, of at most ``boxes_per_mask`` boxes.
       boxes_per_mask: R of the compiled program.
-      chunk: work items at once, over all devices; a multiple of their number.
+      chunk_sizes: work items at once, over all devices: multiples of their number, ascending. Each
+        is compiled when it is first needed.
       num_classes: K of the model.
-      ragged: another, smaller chunk for work of at most that many items, compiled when it is first
-        needed; None to fill up the one chunk.
+      block: how many images it is given at once, at most; None for any number, up to what
+        ``images_at_once`` says.
     """
 
     apply_fn: ApplyFn
@@ -72,10 +75,11 @@ class WholeImages:
     image_shape: tuple[int, int, int]
     masked_images: MaskedImages
     boxes_per_mask: int
-    chunk: int
+    chunk_sizes: tuple[int, ...]
     num_classes: int
     _params: Any
-    ragged: int | None = None
+    block: int | None = None
+    _budget: int | None = None  # of memory, where the chunk is yet to be fitted to it
 
     def __repr__(self) -> str:
         return (
@@ -85,12 +89,19 @@ class WholeImages:
         )
 
     @property
+    def chunk(self) -> int:
+        """Work items at once, at most."""
+        return self.chunk_sizes[-1]
+
+    @property
     def by_items(self) -> bool:
         """True: each item is a pass of its own."""
         return True
 
     def images_at_once(self) -> int:
         """How many images one uploaded block holds (uint8, one copy on each device)."""
+        if self.block is not None:
+            return self.block
         size = int(np.prod(self.image_shape))
         return int(np.clip(_IMAGE_BYTES_AT_ONCE // size, 1, _MAX_IMAGES_AT_ONCE))
 
@@ -105,16 +116,39 @@ class WholeImages:
         return None if each is None else each * count
 
     def facts(self) -> dict[str, Any]:
-        """Chunk and preprocessing: batches of another shape may be rounded otherwise."""
-        return {"chunk": self.chunk, "preprocessing": dataclasses.asdict(self.preprocessing)}
+        """Chunks and preprocessing: batches of another shape may be rounded otherwise."""
+        sizes = {"chunk_sizes": list(self.chunk_sizes)} if len(self.chunk_sizes) > 1 else {}
+        return {
+            "chunk": self.chunk,
+            **sizes,
+            "preprocessing": dataclasses.asdict(self.preprocessing),
+        }
 
     def for_few(self, items: int) -> WholeImages:
         """An engine with another program for work of at most ``items`` items, if that is smaller.
 
         Its batches have another shape, so near ties may break otherwise (soundness, section 7).
         """
-        ragged = -(-items // self.mesh.size) * self.mesh.size
-        return self if ragged >= self.chunk else dataclasses.replace(self, ragged=ragged)
+        few = -(-items // self.mesh.size) * self.mesh.size
+        sizes = chunk_sizes.with_size(self.chunk_sizes, few)
+        return self if sizes == self.chunk_sizes else dataclasses.replace(self, chunk_sizes=sizes)
+
+    def for_blocks(self, images: int | None) -> WholeImages:
+        """An engine that is given at most so many images at once, and fills none up beyond.
+
+        Its chunk is halved until it fits the memory, if that was left to it. None: any number.
+        """
+        most = None if images is None else min(images, self.images_at_once())
+        engine = dataclasses.replace(self, block=most, _budget=None)
+        if self._budget is not None:
+            while engine.chunk > self.mesh.size and (engine.memory() or 0) > self._budget:
+                engine = engine.halved()
+        return engine
+
+    def warm_up(self) -> None:
+        """Compiles the programs of all its chunks, for a whole block of images."""
+        for size in self.chunk_sizes:
+            self.executable(size, self.block or 1)
 
     def for_masks(self, masked_images: MaskedImages) -> WholeImages:
         """An engine for another list of masked images, with this one's compiled program.
@@ -146,17 +180,21 @@ class WholeImages:
                 "expected memory for one masked image on each device, but there is not even that; "
                 "use a smaller model, precision bfloat16, or a device with more memory"
             )
-        return dataclasses.replace(self, chunk=each // 2 * self.mesh.size)
+        half = each // 2 * self.mesh.size
+        smaller = (size for size in self.chunk_sizes if size < half)
+        return dataclasses.replace(self, chunk_sizes=(*smaller, half))
 
     def memory(self) -> int | None:
         """Bytes of temporary memory that a chunk takes on a device, where the compiler says so."""
-        analysis = self.executable(self.chunk).memory_analysis()
+        analysis = self.executable(self.chunk, self.block or 1).memory_analysis()
         return None if analysis is None else int(analysis.temp_size_in_bytes)
 
     def upload(self, images: NDArray[np.uint8]) -> Uploaded:
         """Puts ``uint8[B, h, w, c]`` on every device, B at most ``images_at_once``."""
-        spare = np.zeros((self.images_at_once() - len(images), *self.image_shape), np.uint8)
-        whole = np.concatenate([images, spare])  # one shape, one compilation
+        most = self.images_at_once()
+        size = self.block or min((n for n in _UPLOADS if len(images) <= n < most), default=most)
+        spare = np.zeros((size - len(images), *self.image_shape), np.uint8)
+        whole = np.concatenate([images, spare])  # few shapes, few compilations
         everywhere = NamedSharding(self.mesh, PartitionSpec())
         return Uploaded(jax.device_put(whole, everywhere), len(images))
 
@@ -164,14 +202,13 @@ class WholeImages:
         """A way to send work on these images, ``uint8[B, h, w, c]``, or as uploaded."""
         uploaded = images if isinstance(images, Uploaded) else self.upload(images)
         return ChunkFlight(
-            self.executable,
+            functools.partial(self.executable, images=len(uploaded.on_devices)),
             self._params,
             uploaded.on_devices,
             mesh=self.mesh,
             boxes=self.masked_images.boxes,
             boxes_per_mask=self.boxes_per_mask,
-            chunk=self.chunk,
-            ragged=self.ragged,
+            sizes=self.chunk_sizes,
         )
 
     def tried(self, image: NDArray[np.uint8]) -> Outputs:
@@ -185,26 +222,23 @@ class WholeImages:
         images: NDArray[np.uint8] | Uploaded,
         image_of: Indices,
         columns: Indices,
-        progress: Callable[[int], None] | None = None,
+        progress: Told | None = None,
     ) -> Outputs:
-        """Any list of W items: NumPy arrays ``[W]``.
-
-        ``progress`` is called with the number of items finished since the last call.
-        """
+        """Any list of W items: NumPy arrays ``[W]``."""
         return evaluate_items(self, images, image_of, columns, progress)
 
     def table(
         self,
         images: NDArray[np.uint8] | Uploaded,
-        progress: Callable[[int], None] | None = None,
+        progress: Told | None = None,
     ) -> Outputs:
         """All masked images of all ``images``, image by image: NumPy arrays ``[B, V]``."""
         return table_by_items(self, images, progress)
 
     @unguarded()
-    def executable(self, items: int) -> Any:
-        """The compiled function for that many work items, see ``compiled_chunk``."""
-        images_shape = (self.images_at_once(), *self.image_shape)
+    def executable(self, items: int, images: int) -> Any:
+        """The compiled function for that many items of so many images, see ``compiled_chunk``."""
+        images_shape = (images, *self.image_shape)
         return compiled_chunk(
             self.apply_fn,
             self.preprocessing,
@@ -224,7 +258,7 @@ def masked_forward(
     preprocessing: Preprocessing,
     masked_images: MaskedImages | None = None,
     boxes_per_mask: int | None = None,
-    chunk: int | None = None,
+    chunk: int | Sequence[int] | None = None,
     memory_budget: int | None = None,
     mesh: Mesh | None = None,
 ) -> WholeImages:
@@ -238,10 +272,11 @@ def masked_forward(
       masked_images: V masked images; by default the image itself alone, for ``for_masks`` later.
       boxes_per_mask: R, as many boxes as any mask has that will be given; by default as many as
         ``masked_images`` have.
-      chunk: work items at once, rounded up to a multiple of the devices. Chosen by default: what
-        keeps the device busy, halved until its temporary memory fits the budget.
+      chunk: work items at once, rounded up to a multiple of the devices; smaller chunks for what
+        is left are chosen (``chunk_sizes``). Or all sizes, ascending. Chosen by default: what keeps
+        the device busy; on an accelerator ``for_blocks`` halves it until it fits the memory.
       memory_budget: bytes that a chunk may take on one device; by default most of what the device
-        says is free.
+        says is free, and no limit on a CPU.
       mesh: 1-D mesh; all devices of this process by default.
 
     Raises:
@@ -252,25 +287,31 @@ def masked_forward(
     devices = mesh.size
     preprocessing.check_channels(image_shape[2])
     device = mesh.devices.flat[0]
-    size = _DEFAULT_CHUNK.get(device.platform, 64) if chunk is None else -(-chunk // devices)
-    if size < 1:
+    given = (chunk,) if isinstance(chunk, int) else tuple(chunk or ())
+    if any(size < 1 for size in given):
         raise ValueError(f"chunk: expected at least 1 masked image, got {chunk}")
+    known = tuple(sorted({-(-size // devices) * devices for size in given}))
     itself = unmasked(image_shape[:2])
     masks = itself if masked_images is None else masked_images
     width = masks.boxes.shape[1] if boxes_per_mask is None else boxes_per_mask
-    engine = WholeImages(
+    budget = memory_budget
+    if budget is None and device.platform != "cpu":  # a chunk of half a second is small there
+        budget = free_memory(device)
+    model_shape = preprocessing.model_shape(image_shape)
+    classes = num_classes(apply_fn, params, model_shape)
+    if chunk is None or isinstance(chunk, int):
+        each = flops(apply_fn, params, model_shape)
+        most = known or (chunk_sizes.default_items(device.platform, each) * devices,)
+        known = chunk_sizes.ladder(most[-1], devices=devices, platform=device.platform, flops=each)
+    return WholeImages(
         apply_fn,
         preprocessing,
         mesh,
         image_shape,
         itself,
         width,
-        size * devices,
-        num_classes(apply_fn, params, preprocessing.model_shape(image_shape)),
+        known,
+        classes,
         jax.device_put(params, NamedSharding(mesh, PartitionSpec())),
+        _budget=budget if chunk is None else None,
     ).for_masks(masks)
-    if chunk is None:
-        budget = free_memory(device) if memory_budget is None else memory_budget
-        while engine.chunk > devices and (engine.memory() or 0) > budget:
-            engine = engine.halved()
-    return engine

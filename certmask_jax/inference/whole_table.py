@@ -62,10 +62,11 @@ def predict(
         chunk=chunk,
         mesh=mesh,
     )
+    told = None if progress is None else (lambda count, slots: progress(count))
+    engine = engine.for_blocks(None)
     step = engine.images_at_once()
     blocks = [
-        engine.table(images[start : start + step], progress)
-        for start in range(0, len(images), step)
+        engine.table(images[start : start + step], told) for start in range(0, len(images), step)
     ]
     outputs = Outputs(*(np.concatenate(column) for column in zip(*blocks, strict=True)))
     table = PredictionTable.of(outputs, masks, engine.num_classes)

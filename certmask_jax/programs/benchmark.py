@@ -20,7 +20,15 @@ from certmask_jax.files import fingerprint, whole_files
 from certmask_jax.programs import model_options, paths, program, runtime
 from certmask_jax.programs.certification_options import MOST_MASKED_IMAGES, PRECISIONS
 from certmask_jax.programs.command_line import CommandLine, check_uses, named
-from certmask_jax.programs.measurements import children, fields, latency, passes, speed, storage
+from certmask_jax.programs.measurements import (
+    children,
+    fields,
+    latency,
+    packing,
+    passes,
+    speed,
+    storage,
+)
 from certmask_jax.programs.measurements.subjects import Subject, check_job, of_job, of_noise
 from certmask_jax.programs.number_options import whole
 
@@ -28,6 +36,7 @@ MEASUREMENTS = {
     "speed": "plain and masked forward pass, whole job, share of the peak, PyTorch",
     "passes": "forward passes an image, by mode",
     "fields": "the distinct fields of a model with local logits (BagNet), against whole images",
+    "packing": "CPU time of runs of 1 to 1,000 images over that of their useful passes",
     "latency": "of the defended predictor",
     "invariance": "logits in other batch positions, shapes and device counts",
     "scaling": "over 1, 2, 4, 8 devices",
@@ -40,6 +49,7 @@ _USES = {
     "speed": ("job", "model", "precision", "images", "repeat", "chunk"),
     "passes": ("job", "precision", "images", "chunk"),
     "fields": ("job", "model", "precision", "repeat"),
+    "packing": ("job", "model", "precision", "images", "repeat", "chunk"),
     "latency": ("job", "precision", "repeat", "chunk"),
     "invariance": ("job", "precision"),
     "scaling": ("job", "model", "precision", "repeat"),
@@ -194,6 +204,7 @@ def run(config: Config, command: str) -> dict[str, Any]:
         "speed": lambda: speed.measure(subject(), config.images, config.repeat, config.chunk),
         "passes": lambda: passes.measure(verdicts(), config.images, config.chunk),
         "fields": lambda: fields.measure(subject(), config.repeat),
+        "packing": lambda: packing.measure(subject(), config.images, config.repeat, config.chunk),
         "latency": lambda: latency.measure(verdicts(), max(20, 20 * config.repeat), config.chunk),
         "invariance": lambda: children.run([*of_verdicts, *wide], "invariance", 1000),
         "scaling": lambda: children.run([*shared, *wide], "scaling", config.repeat),

@@ -120,6 +120,8 @@ def run(config: Config, command: str) -> int:
     session = {
         "seconds": seconds,
         "masked_images_settled": progress.settled_now,  # evaluated or needless
+        # Slots are the places of chunks that they took, with those that were left empty.
+        "passes": {"useful": progress.passes_now, "slots": progress.slots_now},
     }
     if flips is not None:
         session["label_flips_against_float32"] = flips
@@ -207,6 +209,7 @@ def _plan(config: Config, job: Job) -> str:
         chunk=config.chunk,
     )
     each = plan.flops_a_pass
+    empty = max(0.0, 1 - plan.passes_expected / max(plan.slots_expected, 1e-9))
     share = "" if config.shard[1] == 1 else f" (share {config.shard[0]} of {config.shard[1]})"
     lines = [
         f"{plan.num_images:,} images{share}, {plan.masked_images:,} masked images each",
@@ -218,8 +221,8 @@ def _plan(config: Config, job: Job) -> str:
         f"table on disk: at most {plan.table_bytes / 1e6:,.1f} MB, in blocks of "
         f"{plan.images_per_block} images",
         f"time: {_duration(plan.seconds_expected)} expected, at {plan.passes_per_second:,.0f} "
-        f"passes/s in chunks of {plan.chunk} (measured on {plan.calibrated_on} images), and "
-        "start-up",
+        f"passes/s in chunks of {plan.chunk}, {empty:.0%} of them padding (measured on "
+        f"{plan.calibrated_on} images), and start-up",
     ]
     return "\n".join(lines)
 

@@ -49,6 +49,7 @@ class Progress:
     ) -> None:
         self.settled_now = 0
         self.passes_now = 0
+        self.slots_now = 0  # places of chunks that the passes took, with those left empty
         self.stopped = False
         self._defenses = list(defenses)[:_SHOWN]
         self._names = in_a_line(defenses)[:_SHOWN]
@@ -105,6 +106,7 @@ class Progress:
         elapsed, left = tqdm.format_interval(now - self._began), self._time_left()
         whose = "" if jax.process_count() == 1 else " of this process"
         begin = f"images{whose} {done} {percent}% {elapsed}<{left}, {passes:,.0f} passes/s"
+        begin += self._padding()
         parts = self._accuracies()
         for words in ("clean/certified ", ""):
             for count in range(len(parts), 0, -1):
@@ -120,6 +122,7 @@ class Progress:
         if step.is_new:
             self.settled_now += step.settled
             self.passes_now += step.evaluated
+            self.slots_now += step.slots
             self._recent.append((now, self.settled_now))
             while len(self._recent) > 2 and self._recent[1][0] <= now - _RECENT:
                 self._recent.popleft()
@@ -168,6 +171,11 @@ class Progress:
             return
         vars(self._bar).update(facts, n=self._settled)
         self._bar.refresh()
+
+    def _padding(self) -> str:
+        """The share of the places of chunks that were left empty, where it is one."""
+        empty = 1 - self.passes_now / max(self.slots_now, self.passes_now, 1)
+        return f" ({empty:.0%} padding)" if empty >= 0.01 else ""
 
     def _time_left(self) -> str:
         (begin, before), (end, after) = self._recent[0], self._recent[-1]

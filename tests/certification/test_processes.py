@@ -69,7 +69,7 @@ def _arrays(run):
 
 def _results(run):
     results = json.loads((run / "results.json").read_text())
-    for name in ("command", "started", "seconds", "masked_images_settled"):
+    for name in ("command", "started", "seconds", "masked_images_settled", "passes"):
         del results["provenance"][name]
     return results
 

@@ -373,7 +373,7 @@ def run(made, tmp_path):
 
 def _results(run):
     results = json.loads((run / "results.json").read_text())
-    for name in ("command", "started", "seconds", "masked_images_settled", "shares"):
+    for name in ("command", "started", "seconds", "masked_images_settled", "passes", "shares"):
         results["provenance"].pop(name, None)
     return results
 

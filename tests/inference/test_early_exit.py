@@ -166,7 +166,10 @@ def test_what_is_evaluated_is_what_the_whole_table_holds(found):
     np.testing.assert_array_equal(outputs.predictions[known], table.predictions[known])
     np.testing.assert_array_equal(outputs.margins[known], table.margins[known])
     assert np.isinf(outputs.margins[~known]).all()
-    assert np.sum(steps, axis=0).tolist() == [known.size, known.sum()]
+    settled, evaluated, slots = np.sum(steps, axis=0).tolist()
+    assert (settled, evaluated) == (known.size, known.sum())
+    assert evaluated <= slots < evaluated + 16 * 8  # whole chunks, but for the last waves
+    assert slots % 16 == 0
     assert np.min(steps) >= 0
     defense = defenses.double_masking(MASKS)
     part = PredictionTable(*map(np.asarray, outputs), table.masked_images, table.num_classes)
@@ -181,6 +184,7 @@ class _Scripted:
 
     def __init__(self, table, chunk):
         self.answers, self.masked_images, self.chunk = table, table.masked_images, chunk
+        self.chunk_sizes = (chunk,)
 
     def flight(self, rows):
         self.rows, self.sent, self.sizes = rows, [], []
@@ -197,6 +201,7 @@ class _Scripted:
         self.sizes.append(len(columns))
         assert 0 < len(columns) <= self.chunk
         self.sent.append((self.rows[image_of], columns))
+        return self.chunk
 
     def receive(self):
         at = self.sent.pop(0)

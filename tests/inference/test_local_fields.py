@@ -233,7 +233,7 @@ def test_a_run_has_the_verdicts_of_whole_images_and_may_be_stopped(tmp_path, dec
             tmp_path / name,
             preprocessing=PREPROCESSING,
             decide=decide,
-            block_sizes=BlockSizes(least_blocks=4),
+            block_sizes=BlockSizes(least_blocks=4, moment=0),
             **options,
         )
 

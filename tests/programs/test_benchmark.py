@@ -89,7 +89,7 @@ def test_the_program_writes_json_and_prints_a_table(tmp_path, capsys):
     assert "masked over plain" in text
     (latency,) = (v for v in record["latency"].values() if isinstance(v, dict))
     assert latency["passes_most"] <= 10
-    assert latency["ragged_chunk"] == 8  # of four masks, on eight devices
+    assert latency["chunk_sizes"][0] == 8  # of four masks, on eight devices
     assert benchmark.main([*options, "--images", "0", "--out", str(out)]) == 2
     assert "--images: expected at least 1" in capsys.readouterr().err
     assert benchmark.main([*options, "--model", "nothing", *only, "--out", str(out)]) == 2

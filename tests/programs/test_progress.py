@@ -96,11 +96,11 @@ def test_a_run_that_goes_on_counts_what_was_there(tmp_path, capsys, clock):
 def test_time_left_is_that_of_the_work_at_the_speed_of_the_last_minute(clock):
     shown = Progress([DEFENSE], quiet=True)
     advance = shown.hooks().progress
-    advance(Step(500, 400, 1000, is_new=False))  # of an earlier session: no speed
+    advance(Step(500, 400, 0, 1000, is_new=False))  # of an earlier session: no speed
     assert "<?, 0 passes/s" in shown.line()
     for second in range(1, 101):  # one a second, then three
         clock.now = second
-        advance(Step(1 if second <= 40 else 3, 1, 1000, is_new=True))
+        advance(Step(1 if second <= 40 else 3, 1, 1, 1000, is_new=True))
     # 500 + 40 + 180 are settled; 280 are left, at 3 a second of the last minute.
     assert "72% 01:40<01:33, 1 passes/s" in shown.line()
 
@@ -109,7 +109,7 @@ def test_a_log_gets_a_line_every_ten_seconds_and_a_last_one(clock, capsys):
     with Progress([DEFENSE]) as shown:
         for second in range(35):
             clock.now = second
-            shown.hooks().progress(Step(1, 1, 100, is_new=True))
+            shown.hooks().progress(Step(1, 1, 1, 100, is_new=True))
     printed = capsys.readouterr().err
     assert "\r" not in printed
     assert [line.split()[2] for line in printed.splitlines()] == ["11%", "21%", "31%", "35%"]

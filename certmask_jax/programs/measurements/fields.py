@@ -34,7 +34,7 @@ def measure(subject: Subject, repeat: int) -> dict[str, Any]:
         mesh=whole.mesh,
     )
     devices = whole.mesh.size
-    whole = dataclasses.replace(whole, chunk=_WHOLE_A_DEVICE * devices)
+    whole = dataclasses.replace(whole, chunk_sizes=(_WHOLE_A_DEVICE * devices,))
     images = subject.test_set.read(0, devices).images
     rng = np.random.default_rng(0)
     image_of = np.arange(whole.chunk) % len(images)

@@ -31,7 +31,7 @@ def measure(subject: Subject, calls: int, chunk: int | None) -> dict[str, Any]:
         answers = guarded(images)
         figures: dict[str, Any] = {
             "chunk": guarded.engine.chunk,
-            "ragged_chunk": getattr(guarded.engine, "ragged", None),
+            "chunk_sizes": list(guarded.engine.chunk_sizes),
             "masks": len(defense.mask_set),
             "passes_mean": float(answers.masked_images.mean()),
             "passes_most": int(answers.masked_images.max()),

@@ -18,7 +18,7 @@ from certmask_jax.inference.devices import AXIS
 from certmask_jax.inference.model_function import flops
 from certmask_jax.inference.whole_images import WholeImages
 from certmask_jax.programs.measurements import pytorch
-from certmask_jax.programs.measurements.subjects import Subject
+from certmask_jax.programs.measurements.subjects import FirstImages, Subject
 from certmask_jax.programs.measurements.timing import in_turn, ratio, spread
 
 _PRODUCT = 2048  # rows and columns of the matrices whose product is the measure of the device
@@ -35,11 +35,11 @@ def measure(subject: Subject, images: int, repeat: int, chunk: int | None) -> di
     items = len(pixels) * len(defense.masked_images)
     plain = _plain(subject, forward)
     product, product_flops = _matrix_product(subject, forward)
-    full = _FirstImages(subject.test_set, len(pixels))
+    full = FirstImages(subject.test_set, len(pixels))
     # Early exit packs the work of the images of a block: it takes more of them to be itself.
-    more = _FirstImages(subject.test_set, min(_MORE * len(pixels), len(subject.test_set)))
+    more = FirstImages(subject.test_set, min(_MORE * len(pixels), len(subject.test_set)))
 
-    def whole_job(part: _FirstImages, *, decide: bool) -> Callable[[], None]:
+    def whole_job(part: FirstImages, *, decide: bool) -> Callable[[], None]:
         def run() -> None:
             with tempfile.TemporaryDirectory() as folder:
                 saved = evaluation.evaluate(
@@ -123,19 +123,6 @@ def measure(subject: Subject, images: int, repeat: int, chunk: int | None) -> di
             ]
         )
     return record
-
-
-class _FirstImages:
-    """The first images of a test set."""
-
-    def __init__(self, test_set: Any, count: int) -> None:
-        self._test_set, self._count = test_set, count
-
-    def __len__(self) -> int:
-        return self._count
-
-    def read(self, start: int, stop: int) -> Any:
-        return self._test_set.read(start, stop)
 
 
 def _plain(subject: Subject, forward: WholeImages) -> Callable[[int], None]:

@@ -1,0 +1,72 @@
+"""How many masked images a chunk has: a ladder of compiled sizes, and which of them comes next.
+
+A chunk of one size alone is mostly empty where there is little work: the last of a block, the waves
+of a few images. Each size is a program of its own that takes time to compile, so there are few of
+them, each a quarter of the next, and none so small that it would take less than a moment anyway.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+_RATIO = 4  # of a size to the next smaller one
+_SHARE_LEFT_EMPTY = 0.25  # of a chunk, at most, where a smaller one would be full
+
+# Operations of one device. A processor's core makes some 5e10 a second, so the largest chunk takes
+# about half a second there; below the least, a smaller program saves less than it takes to compile.
+_MOST_FLOPS = {"cpu": 2.5e10}
+_LEAST_FLOPS = {"cpu": 2e9}
+_LEAST_FLOPS_OF_ACCELERATORS = 1e13
+_MOST_ITEMS = {"cpu": 64}
+_MOST_ITEMS_OF_ACCELERATORS = 512
+
+
+def default_items(platform: str, flops: float | None) -> int:
+    """Work items of the largest chunk on one device, before anything is known of its memory.
+
+    Args:
+      platform: of the device, ``"cpu"``, ``"gpu"`` or ``"tpu"``.
+      flops: operations of one item, None where nobody knows.
+    """
+    most = _MOST_ITEMS.get(platform, _MOST_ITEMS_OF_ACCELERATORS)
+    limit = _MOST_FLOPS.get(platform)
+    while flops and limit and most > 1 and most * flops > limit:
+        most //= 2
+    return most
+
+
+def ladder(chunk: int, *, devices: int, platform: str, flops: float | None) -> tuple[int, ...]:
+    """The sizes of chunks, ascending; the last is ``chunk``.
+
+    Args:
+      chunk: work items of the largest, over all devices; a multiple of their number.
+      devices: how many there are.
+      platform, flops: as of ``default_items``. Without ``flops`` there is one size.
+    """
+    least = _LEAST_FLOPS.get(platform, _LEAST_FLOPS_OF_ACCELERATORS)
+    each = [chunk // devices]
+    while flops and each[-1] > 1 and each[-1] * flops > least:
+        each.append(max(1, each[-1] // _RATIO))
+    return tuple(size * devices for size in reversed(each))
+
+
+def with_size(sizes: Sequence[int], size: int) -> tuple[int, ...]:
+    """The ladder with one more size; itself where there is none of that many or more."""
+    return tuple(sizes) if size >= sizes[-1] else tuple(sorted({*sizes, size}))
+
+
+def next_items(waiting: int, sizes: Sequence[int]) -> int:
+    """How many of the items that wait go into the next chunk, if nothing more will come.
+
+    All of them where one chunk holds them and has little room left; otherwise as many as fill the
+    largest chunk that they fill.
+    """
+    fits = slots(waiting, sizes)
+    if waiting <= fits and fits - waiting <= _SHARE_LEFT_EMPTY * fits:
+        return waiting
+    return max([size for size in sizes if size <= waiting], default=waiting)
+
+
+def slots(items: int, sizes: Sequence[int]) -> int:
+    """The smallest chunk that holds so many items; the largest where none does."""
+    return next((size for size in sizes if size >= items), sizes[-1])

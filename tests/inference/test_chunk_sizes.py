@@ -1,0 +1,80 @@
+"""Which sizes chunks come in, and which of them is taken: pure functions, by hand-made numbers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from certmask_jax.inference import chunk_sizes
+
+RESNET_20, VIT_TINY, VIT_BASE = 8.2e7, 2.5e9, 3.5e10  # operations of an image
+
+
+@pytest.mark.parametrize(
+    ("platform", "flops", "expected"),
+    [
+        ("cpu", None, 64),
+        ("cpu", 1e6, 64),
+        ("cpu", RESNET_20, 64),
+        ("cpu", VIT_TINY, 8),  # 2e10 operations
+        ("cpu", VIT_BASE, 1),  # more than half a second, but there is no less
+        ("gpu", VIT_BASE, 512),
+        ("tpu", None, 512),
+    ],
+)
+def test_the_largest_chunk_takes_half_a_second_of_a_core(platform, flops, expected):
+    assert chunk_sizes.default_items(platform, flops) == expected
+
+
+@pytest.mark.parametrize(
+    ("chunk", "devices", "platform", "flops", "expected"),
+    [
+        (128, 2, "cpu", None, (128,)),
+        (128, 2, "cpu", 1e6, (128,)),  # a moment's work: no other program is worth compiling
+        (128, 2, "cpu", RESNET_20, (32, 128)),
+        (16, 2, "cpu", VIT_TINY, (2, 4, 16)),
+        (2, 2, "cpu", VIT_BASE, (2,)),
+        (100, 2, "cpu", VIT_TINY, (2, 6, 24, 100)),
+        (512, 1, "gpu", VIT_BASE, (128, 512)),
+        (512, 8, "gpu", VIT_BASE, (512,)),
+    ],
+)
+def test_smaller_chunks_are_worth_their_compilation(chunk, devices, platform, flops, expected):
+    sizes = chunk_sizes.ladder(chunk, devices=devices, platform=platform, flops=flops)
+    assert sizes == expected
+    assert all(size % devices == 0 for size in sizes)
+
+
+@pytest.mark.parametrize("sizes", [(1,), (2, 8), (8, 32, 128), (3, 10, 11, 50), (7, 64)])
+def test_what_waits_goes_into_chunks_with_little_room_left(sizes):
+    """All of any number is taken, and what is left empty is less than the smallest chunk, or a
+    quarter of one."""
+    for waiting in range(1, 4 * sizes[-1]):
+        left, taken = waiting, []
+        while left:
+            count = chunk_sizes.next_items(left, sizes)
+            size = chunk_sizes.slots(count, sizes)
+            assert 0 < count <= min(left, size)
+            assert size in sizes
+            assert size - count <= size / 4 or count == left < sizes[0]
+            if left >= sizes[-1]:
+                assert count == sizes[-1]
+            taken.append(size)
+            left -= count
+        assert (np.diff(taken) <= 0).all()  # the larger ones first
+        assert sum(taken) - waiting < max(sizes[0], sizes[-1] / 4 + 1)
+
+
+def test_by_hand():
+    sizes = (8, 32, 128)
+    assert chunk_sizes.next_items(300, sizes) == 128
+    assert chunk_sizes.next_items(96, sizes) == 96  # three quarters of a chunk
+    assert chunk_sizes.next_items(95, sizes) == 32
+    assert chunk_sizes.next_items(31, sizes) == 31
+    assert chunk_sizes.next_items(9, sizes) == 8
+    assert chunk_sizes.next_items(3, sizes) == 3
+    assert [chunk_sizes.slots(n, sizes) for n in (1, 8, 9, 32, 33, 128, 500)] == [
+        8, 8, 32, 32, 128, 128, 128,
+    ]  # fmt: skip
+    assert chunk_sizes.with_size(sizes, 16) == (8, 16, 32, 128)
+    assert chunk_sizes.with_size(sizes, 128) == chunk_sizes.with_size(sizes, 999) == sizes
