@@ -10,6 +10,7 @@ import flax.linen as nn
 
 from certmask_jax.models.bagnet import BagNet
 from certmask_jax.models.cifar_resnet import CifarResNet
+from certmask_jax.models.efficientnet_lite import EfficientNetLite
 from certmask_jax.models.resmlp import ResMLP
 from certmask_jax.models.resnetv2 import ResNetV2
 from certmask_jax.models.vit import VisionTransformer
@@ -167,6 +168,29 @@ def _bagnet(field: int, kernels: tuple[int, ...], parameters: int) -> Entry:
     )
 
 
+_LITE = {  # number -> (width, depth, input side, parameters)
+    0: (1.0, 1.0, 224, 4_652_008),
+    1: (1.0, 1.1, 240, 5_416_680),
+    2: (1.1, 1.2, 260, 6_092_072),
+    3: (1.2, 1.4, 280, 8_197_096),
+    4: (1.4, 1.8, 300, 13_006_568),
+}
+
+
+def _efficientnet_lite(number: int) -> Entry:
+    width, depth, side, parameters = _LITE[number]
+    levels = (127 / 255,) * 3, (128 / 255,) * 3
+    return Entry(
+        f"EfficientNet-Lite{number} for {side}x{side}",
+        functools.partial(EfficientNetLite, width=width, depth=depth),
+        DataConfig((side, side), *levels, resize=side + 32),
+        parameters,
+        "Tan and Le (2019), arXiv 1905.11946; weights: tensorflow/tpu efficientnet/lite, "
+        f"efficientnet_lite_pytorch, timm: tf_efficientnet_lite{number}",
+        num_classes=1000,
+    )
+
+
 _CIFAR_PARAMETERS = {20: 269_722, 32: 464_154, 44: 658_586, 56: 853_018}
 
 MODELS: dict[str, Entry] = {
@@ -203,6 +227,7 @@ MODELS: dict[str, Entry] = {
     "resmlp_s12": _resmlp(12, 1e-4, 15_350_872),
     "resmlp_s24": _resmlp(24, 1e-5, 30_020_680),
     "resmlp_s36": _resmlp(36, 1e-6, 44_690_488),
+    **{f"efficientnet_lite{number}": _efficientnet_lite(number) for number in _LITE},
     "bagnet9": _bagnet(9, (3, 3, 1, 1), 15_688_744),
     "bagnet17": _bagnet(17, (3, 3, 3, 1), 16_213_032),
     "bagnet33": _bagnet(33, (3, 3, 3, 3), 18_310_184),

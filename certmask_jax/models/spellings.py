@@ -103,4 +103,11 @@ def _timm_names() -> dict[str, Spelling]:
             *(f"resmlp_{depth}_224.{tag}" for tag in _RESMLP_TAGS),
         ):
             names[theirs] = Spelling(f"resmlp_s{depth}")
+    for number in range(5):
+        for theirs in (
+            "tf_efficientnet_lite{}",
+            "tf_efficientnet_lite{}.in1k",
+            "efficientnet-lite{}",
+        ):
+            names[theirs.format(number)] = Spelling(f"efficientnet_lite{number}")
     return names

@@ -167,10 +167,11 @@ def add(
     if weights_for is not None:
         group.add_argument(
             "--weights",
-            type=paths.local_path,
+            type=paths.weights_path,
             metavar="FILE",
             help=f"{weights_for}: .npz (PyTorch's names, Google's ViT or BiT), .safetensors, an "
-            "Orbax folder, or PyTorch's .pth, .th, .tar, .ckpt where torch is installed"
+            "Orbax folder, or PyTorch's .pth, .th, .tar, .ckpt where torch is installed; or "
+            "pip:NAME, the file of an installed package"
             + ("" if model is not None else " (default: those that ship with the model)"),
         )
     group.add_argument(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from certmask_jax import weights
 from certmask_jax.files import storage
 from certmask_jax.programs.program import message
 
@@ -17,6 +18,14 @@ def local_path(text: str) -> Path:
     """
     try:
         return storage.local_path(text)
+    except (ValueError, OSError) as error:
+        raise argparse.ArgumentTypeError(message(error)) from error
+
+
+def weights_path(text: str) -> Path:
+    """argparse's type of an option that takes weights: a local path, or ``pip:NAME``."""
+    try:
+        return weights.weights_path(text)
     except (ValueError, OSError) as error:
         raise argparse.ArgumentTypeError(message(error)) from error
 

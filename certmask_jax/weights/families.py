@@ -14,7 +14,7 @@ from certmask_jax._settings import Naming
 Shapes = Mapping[str, tuple[int, ...]]
 """PyTorch name -> shape in PyTorch's layout."""
 
-_HEADS = ("head.fc", "head", "fc", "linear")
+_HEADS = ("head.fc", "head", "fc", "linear", "classifier")
 # A family, by a name that it has and others have not; the first that fits.
 _FAMILIES = (
     ("ViT", "blocks.0.attn.qkv.weight"),
@@ -24,11 +24,11 @@ _FAMILIES = (
     ("BagNet", "conv2.weight"),  # its stem has two convolutions
     ("ResNet", "layer4.0.conv1.weight"),
     ("CIFAR ResNet", "layer3.0.conv1.weight"),
+    ("EfficientNet", "blocks.1.0.conv_pwl.weight"),
 )
 # Families that are no models here, for errors that say so.
 _FOREIGN = (
-    ("EfficientNet", "_conv_stem.weight"),
-    ("EfficientNet or MobileNet", "conv_stem.weight"),
+    ("MobileNet", "conv_stem.weight"),
     ("Swin transformer", "layers.0.blocks.0.attn.qkv.weight"),
     ("ConvNeXt", "stages.0.blocks.0.conv_dw.weight"),
     ("DenseNet", "features.denseblock1.denselayer1.conv1.weight"),
@@ -44,6 +44,7 @@ _PARTS = (
     ("register tokens", "register_tokens"),
     ("a distillation token", "dist_token"),
     ("a norm after pooling", "fc_norm.weight"),
+    ("squeeze-and-excitation", "blocks.0.0.se.conv_reduce.weight"),
     ("norms of queries and keys", "blocks.0.attn.q_norm.weight"),
 )
 
@@ -96,7 +97,7 @@ def describe(shapes: Shapes) -> str:
     facts += [f"with {part}" for part, name in _PARTS if name in shapes]
     classes = num_classes(shapes)
     facts.append("no head" if classes is None else f"{classes} classes")
-    return f"a {kind} ({', '.join(facts)})"
+    return f"{'an' if kind[0] in 'AEIOU' else 'a'} {kind} ({', '.join(facts)})"
 
 
 def likely_causes(file: Shapes, model: Shapes, resizable: bool, say: Naming) -> str:
@@ -144,5 +145,5 @@ def _ends(name: str, end: str) -> bool:
 
 
 def _blocks(shapes: Shapes) -> int:
-    pattern = re.compile(r"((?:stages\.\d+\.)?blocks|layer\d+)\.(\d+)\.")
+    pattern = re.compile(r"((?:stages\.\d+\.)?blocks|layer\d+)\.(\d+(?:\.\d+)?)\.")
     return len({match.groups() for name in shapes if (match := pattern.match(name))})

@@ -18,6 +18,7 @@ from certmask_jax.weights import gate, google, places, reading, torch_files, wri
 from certmask_jax.weights.adaptation import can_resize_positions, resized_positions, with_new_head
 from certmask_jax.weights.families import Shapes, likely_causes
 from certmask_jax.weights.gate import listed
+from certmask_jax.weights.installed_packages import weights_path
 from certmask_jax.weights.names import from_torch, torch_name, torch_shape
 from certmask_jax.weights.places import Place, Taken
 from certmask_jax.weights.stored import Entry, WeightsFile
@@ -40,7 +41,7 @@ def read(path: AnyFile, *, entry: str | None = None) -> WeightsFile:
       OSError: when the system cannot read it.
       ValueError: when it is of another kind, damaged, or holds more than weights.
     """
-    return dataclasses.replace(reading.read(local_path(path)), asked=entry)
+    return dataclasses.replace(reading.read(weights_path(path)), asked=entry)
 
 
 def num_classes(file: AnyFile | WeightsFile, *, entry: str | None = None) -> int | None:
@@ -86,7 +87,8 @@ def load(
 
     Args:
       file: ``.npz``, ``.safetensors``, an Orbax folder, ``.pth``, ``.pt``, ``.th``, ``.tar``,
-        ``.bin`` or ``.ckpt``; or what ``read`` gave.
+        ``.bin`` or ``.ckpt``; ``pip:NAME`` for the file of an installed package (see
+        ``installed_packages.weights_path``); or what ``read`` gave.
       model: what the weights are for.
       entry: which of several sets of weights in the file, by the name that it has there
         (``"state_dict_ema"``, ``"state_dict/model"``); what lies elsewhere in the file is left.

@@ -6,6 +6,7 @@ whose format allows it give their names and shapes first, and the numbers when t
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import zipfile
 import zlib
@@ -16,7 +17,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from certmask_jax.weights import kinds, orbax_folders, torch_files
+from certmask_jax.weights import efficientnet_names, kinds, orbax_folders, torch_files
 from certmask_jax.weights.stored import Entry, WeightsFile, kind_of
 
 _SAFETENSORS = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
@@ -25,12 +26,19 @@ _SAFETENSORS = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "
 def read(path: Path) -> WeightsFile:
     """The arrays of a file or an Orbax folder, under the names and in the layouts that it has.
 
+    Names of EfficientNets that number all blocks through become timm's.
+
     Raises:
       FileNotFoundError: when there is nothing.
       OSError: when the system cannot read it.
       ValueError: for another kind of file, one that is damaged, holds more than weights, or needs
         PyTorch where it is missing.
     """
+    file = _read(path)
+    return dataclasses.replace(file, entries=efficientnet_names.renamed(file.entries))
+
+
+def _read(path: Path) -> WeightsFile:
     suffix = path.suffix.lower()
     if kinds.check_there(path):
         return orbax_folders.read(path)

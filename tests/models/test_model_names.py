@@ -104,6 +104,8 @@ def test_data_configs_are_timms():
         cfg = timm.get_pretrained_cfg(current, allow_unregistered=False)
         if cfg is None or not cfg.num_classes:
             continue
+        if spelling.model.startswith("efficientnet_lite"):
+            continue  # its authors' own, (x - 127) / 128 at their sizes: test_efficientnet_lite
         config = models.create(name).data_config
         side = cfg.input_size[1]
         assert config.input_size == (side, side), name

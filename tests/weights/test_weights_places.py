@@ -417,7 +417,7 @@ def test_programs_say_which_set_they_took(tmp_path, capsys, params):
 
 def test_models_that_are_not_here(shared):
     folder = shared / "weights"
-    with pytest.raises(ValueError, match="looks like EfficientNet, which is no model here"):
+    with pytest.raises(ValueError, match=r"looks like an EfficientNet \(16 blocks, 1000 classes\)"):
         weights.load(folder / "efficientnet_lite0.safetensors", models.create("resnetv2_50x1"))
     with pytest.raises(
         ValueError, match=r"a ViT \(12 blocks, width 384, 14x14 tokens, with LayerS"

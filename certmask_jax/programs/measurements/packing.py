@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 import time
 from collections.abc import Callable
@@ -44,6 +45,7 @@ def _of_runs(
     subject: Subject, defense: Defense, count: int, repeat: int, chunk: int | None
 ) -> dict[str, Any]:
     part = FirstImages(subject.test_set, count)
+    subject = dataclasses.replace(subject, defenses=[defense])
     engine = subject.forward(chunk=chunk).for_masks(defense.masked_images)
     engine = engine.for_blocks(min(count, engine.images_at_once()))
     pixels = part.read(0, min(count, engine.images_at_once())).images
