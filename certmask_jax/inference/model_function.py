@@ -34,12 +34,14 @@ def num_classes(apply_fn: ApplyFn, params: Any, image_shape: tuple[int, int, int
     return int(shape[1])
 
 
-def flops(apply_fn: ApplyFn, params: Any, image_shape: tuple[int, int, int]) -> float | None:
+def flops(
+    apply_fn: ApplyFn, params: Any, image_shape: tuple[int, int, int], dtype: Any = np.float32
+) -> float | None:
     """Floating-point operations of one forward pass, as the compiler counts them before it begins.
 
-    ``image_shape`` is that of what the model sees, ``(h, w, c)``. None where the compiler does not
-    say.
+    ``image_shape`` is that of what the model sees, ``(h, w, c)``, of numbers of ``dtype``. None
+    where the compiler does not say.
     """
-    image = jax.ShapeDtypeStruct((1, *image_shape), np.float32)
+    image = jax.ShapeDtypeStruct((1, *image_shape), dtype)
     analysis = jax.jit(apply_fn).lower(params, image).cost_analysis()
     return None if not analysis or "flops" not in analysis else float(analysis["flops"])

@@ -23,6 +23,7 @@ from certmask_jax.inference.chunk_program import compiled_chunk
 from certmask_jax.inference.devices import device_mesh, free_memory
 from certmask_jax.inference.engine import Indices
 from certmask_jax.inference.item_stream import evaluate_items, table_by_items
+from certmask_jax.inference.masked_pass import computed_with
 from certmask_jax.inference.model_function import ApplyFn, flops, num_classes
 from certmask_jax.inference.preprocessing import Preprocessing
 from certmask_jax.masks.distinct_unions import MaskedImages, unmasked
@@ -101,7 +102,7 @@ class WholeImages:
     def flops_an_image(self, count: int) -> float | None:
         """Operations for ``count`` masked images; None where the compiler does not say."""
         shape = self.preprocessing.model_shape(self.image_shape)
-        each = flops(self.apply_fn, self._params, shape)
+        each = flops(self.apply_fn, self._params, shape, self.preprocessing.model_dtype)
         return None if each is None else each * count
 
     def facts(self) -> dict[str, Any]:
@@ -267,7 +268,7 @@ def masked_forward(
         width,
         size * devices,
         num_classes(apply_fn, params, preprocessing.model_shape(image_shape)),
-        jax.device_put(params, NamedSharding(mesh, PartitionSpec())),
+        jax.device_put(computed_with(params, preprocessing), NamedSharding(mesh, PartitionSpec())),
     ).for_masks(masks)
     if chunk is None:
         budget = free_memory(device) if memory_budget is None else memory_budget

@@ -55,6 +55,12 @@ class Model:
         height, width = self.data_config.input_size
         return f"Model({self.name}: {height}x{width} -> {self.num_classes} classes)"
 
+    @property
+    def facts(self) -> dict[str, str]:
+        """What changes last bits of its logits and no option says: for the fingerprint of a run."""
+        token_only = getattr(self.module, "computes_token_only", False)
+        return {"last_block": "class token alone"} if token_only else {}
+
     def init(self, key: Array) -> Params:
         """Random variables."""
         size, channels = self.data_config.input_size, self.data_config.channels

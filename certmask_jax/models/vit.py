@@ -200,6 +200,11 @@ class VisionTransformer(nn.Module):
             )
         super().__post_init__()
 
+    @property
+    def computes_token_only(self) -> bool:
+        """Whether the last block is computed for the class token alone."""
+        return self.pooling == "token" and self.last_block == "token"
+
     @nn.compact
     def __call__(self, x: Array) -> Array:
         if x.shape[1] % self.patch or x.shape[2] % self.patch:
@@ -214,7 +219,6 @@ class VisionTransformer(nn.Module):
         x = x.reshape(batch, rows * columns, self.width)
         x = self._with_prefix(x)
         x = x.astype(self.dtype or x.dtype)
-        reads_token = self.pooling == "token"
         for block in range(self.depth):
             is_last = block == self.depth - 1
             x = Block(
@@ -222,11 +226,11 @@ class VisionTransformer(nn.Module):
                 gelu=self.gelu,
                 attention=self.attention,
                 layer_scale=self.layer_scale,
-                token_only=is_last and reads_token and self.last_block == "token",
+                token_only=is_last and self.computes_token_only,
                 name=f"blocks_{block}",
                 **types,
             )(x)
-        if reads_token:
+        if self.pooling == "token":
             x = _norm(self.param_dtype, "norm")(x[:, 0])
         else:
             seen = x[:, 1 + self.registers :]

@@ -143,7 +143,7 @@ def _job(arguments: argparse.Namespace) -> _Job:
     first = streamed.gather(np.arange(1)).images
     identity = {
         "model": model.name,
-        "model_options": options.about(),
+        "model_options": {**options.about(), **model.facts},
         "num_classes": model.num_classes,
         "input_size": list(size),
         "recipe": _facts(recipe),
