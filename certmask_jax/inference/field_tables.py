@@ -20,6 +20,7 @@ from certmask_jax.inference.devices import AXIS, device_mesh
 from certmask_jax.inference.distinct_fields import LocalFields, LocalLogits, local_fields
 from certmask_jax.inference.engine import Flight, Indices, Told
 from certmask_jax.inference.field_program import in_chunks, table_program
+from certmask_jax.inference.masked_pass import computed_with
 from certmask_jax.inference.model_function import flops
 from certmask_jax.inference.preprocessing import Preprocessing
 from certmask_jax.masks.distinct_unions import MaskedImages
@@ -78,7 +79,7 @@ class FieldTables:
     def flops_an_image(self, count: int) -> float | None:
         """Operations for ``count`` masked images, at the mean of all; None where nobody knows."""
         shape = (self.local.field, self.local.field, self.image_shape[2])
-        each = flops(self.local.apply_fn, self._params, shape)
+        each = flops(self.local.apply_fn, self._params, shape, self.preprocessing.model_dtype)
         return None if each is None else each * len(self.fields) * count / len(self.masked_images)
 
     def facts(self) -> dict[str, Any]:
@@ -230,5 +231,5 @@ def local_forward(
         local_fields(masked_images, local),
         each * devices,
         shape[3],
-        jax.device_put(params, NamedSharding(mesh, PartitionSpec())),
+        jax.device_put(computed_with(params, preprocessing), NamedSharding(mesh, PartitionSpec())),
     )

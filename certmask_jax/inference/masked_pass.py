@@ -66,12 +66,20 @@ def masked_logits(
             jnp.asarray(image_of), corners
         )
     is_bfloat16 = chosen.precision == "bfloat16"
+    params = computed_with(params, chosen)
     if is_bfloat16:
-        params = jax.tree.map(_to_bfloat16, params)
         masked = masked.astype(jnp.bfloat16)
     precision = "default" if is_bfloat16 else chosen.precision
     with jax.default_matmul_precision(precision):
         return apply_fn(params, masked).astype(jnp.float32)
+
+
+def computed_with(params: Any, preprocessing: Preprocessing) -> Any:
+    """Parameters as products take them: bfloat16 where the precision is, else as they are.
+
+    Engines keep these on the devices, so that a chunk has nothing to convert.
+    """
+    return jax.tree.map(_to_bfloat16, params) if preprocessing.precision == "bfloat16" else params
 
 
 def outputs_of(logits: Array) -> Outputs:

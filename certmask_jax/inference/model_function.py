@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
@@ -14,44 +15,57 @@ ApplyFn = Callable[[Any, Array], Array]
 """A model: (params, normalised images float32[B, h, w, c]) -> logits [B, K], in eval mode."""
 
 
-def num_classes(apply_fn: ApplyFn, params: Any, image_shape: tuple[int, int, int]) -> int:
-    """K of a model of images ``(h, w, c)``; ``ValueError`` if it does not give logits [B, K]."""
-    images = jax.ShapeDtypeStruct((2, *image_shape), np.float32)
+def num_classes(
+    apply_fn: ApplyFn, params: Any, image_shape: tuple[int, int, int], dtype: Any = np.float32
+) -> int:
+    """K of a model of images ``(h, w, c)``; ``ValueError`` if it does not give logits [B, K].
+
+    The numbers of ``params`` and images, which are of ``dtype``, are those that it is run with:
+    some implementations take 16 bits alone.
+    """
+    images = jax.ShapeDtypeStruct((2, *image_shape), dtype)
     try:
         logits = jax.eval_shape(apply_fn, params, images)
     except Exception as error:  # the model's own, of any kind
         why = " ".join(str(error).split())[:300] or type(error).__name__
         raise ValueError(
-            f"apply_fn: expected it to take (params, images float32{list(images.shape)}), but it "
+            f"apply_fn: expected it to take (params, images {images.dtype}{list(images.shape)}), but it "
             f"raised {type(error).__name__}: {why}; do the images have the channels and the size "
             "that the model is for?"
         ) from error
     shape = getattr(logits, "shape", None)
     if shape is None or len(shape) != 2 or shape[0] != 2 or not 2 <= shape[1] <= 32767:
         raise ValueError(
-            "apply_fn: expected (params, images float32[B, h, w, c]) -> logits [B, K] with "
+            f"apply_fn: expected (params, images {images.dtype}[B, h, w, c]) -> logits [B, K] with "
             f"2 <= K <= 32767, got {shape} for images {images.shape}"
         )
     return int(shape[1])
 
 
-def flops(apply_fn: ApplyFn, params: Any, image_shape: tuple[int, int, int]) -> float | None:
+def flops(
+    apply_fn: ApplyFn, params: Any, image_shape: tuple[int, int, int], dtype: Any = np.float32
+) -> float | None:
     """Floating-point operations of one forward pass, as the compiler counts them before it begins.
 
-    ``image_shape`` is that of what the model sees, ``(h, w, c)``. None where the compiler does not
-    say.
+    ``image_shape`` is that of what the model sees, ``(h, w, c)``, of numbers of ``dtype``. None
+    where the compiler does not say.
     """
     leaves, structure = jax.tree.flatten(params)
-    return _flops(apply_fn, structure, tuple(map(jax.typeof, leaves)), image_shape)
+    types = tuple(map(jax.typeof, leaves))
+    return _flops(apply_fn, structure, types, image_shape, jnp.dtype(dtype))
 
 
 @functools.lru_cache(maxsize=64)
 def _flops(
-    apply_fn: ApplyFn, structure: Any, types: tuple[Any, ...], image_shape: tuple[int, int, int]
+    apply_fn: ApplyFn,
+    structure: Any,
+    types: tuple[Any, ...],
+    image_shape: tuple[int, int, int],
+    dtype: Any,
 ) -> float | None:
     array: Any = jax.ShapeDtypeStruct
     leaves = [array(t.shape, t.dtype, weak_type=t.weak_type) for t in types]
-    image = array((1, *image_shape), np.float32)
+    image = array((1, *image_shape), dtype)
     lowered = jax.jit(apply_fn).lower(jax.tree.unflatten(structure, leaves), image)
     analysis = lowered.cost_analysis()
     return None if not analysis or "flops" not in analysis else float(analysis["flops"])

@@ -77,6 +77,11 @@ class Preprocessing:
         """What the model sees of images of ``(h, w, c)``."""
         return image_shape if self.resize_to is None else (*self.resize_to, image_shape[2])
 
+    @property
+    def model_dtype(self) -> Any:
+        """What the numbers are that the model sees: float32, or bfloat16 at that precision."""
+        return jnp.dtype(jnp.bfloat16 if self.precision == "bfloat16" else jnp.float32)
+
 
 def model_input(image: Array, boxes: Array, preprocessing: Preprocessing) -> Array:
     """One masked image as the model sees it.

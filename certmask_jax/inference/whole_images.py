@@ -25,6 +25,7 @@ from certmask_jax.inference.chunk_program import compiled_chunk
 from certmask_jax.inference.devices import device_mesh, free_memory
 from certmask_jax.inference.engine import Indices, Told
 from certmask_jax.inference.item_stream import evaluate_items, table_by_items
+from certmask_jax.inference.masked_pass import computed_with
 from certmask_jax.inference.model_function import ApplyFn, flops, num_classes
 from certmask_jax.inference.preprocessing import Preprocessing
 from certmask_jax.masks.distinct_unions import MaskedImages, unmasked
@@ -112,7 +113,7 @@ class WholeImages:
     def flops_an_image(self, count: int) -> float | None:
         """Operations for ``count`` masked images; None where the compiler does not say."""
         shape = self.preprocessing.model_shape(self.image_shape)
-        each = flops(self.apply_fn, self._params, shape)
+        each = flops(self.apply_fn, self._params, shape, self.preprocessing.model_dtype)
         return None if each is None else each * count
 
     def facts(self) -> dict[str, Any]:
@@ -298,9 +299,10 @@ def masked_forward(
     if budget is None and device.platform != "cpu":  # a chunk of half a second is small there
         budget = free_memory(device)
     model_shape = preprocessing.model_shape(image_shape)
-    classes = num_classes(apply_fn, params, model_shape)
+    held, dtype = computed_with(params, preprocessing), preprocessing.model_dtype
+    classes = num_classes(apply_fn, held, model_shape, dtype)
     if chunk is None or isinstance(chunk, int):
-        each = flops(apply_fn, params, model_shape)
+        each = flops(apply_fn, held, model_shape, dtype)
         most = known or (chunk_sizes.default_items(device.platform, each) * devices,)
         known = chunk_sizes.ladder(most[-1], devices=devices, platform=device.platform, flops=each)
     return WholeImages(
@@ -312,6 +314,6 @@ def masked_forward(
         width,
         known,
         classes,
-        jax.device_put(params, NamedSharding(mesh, PartitionSpec())),
+        jax.device_put(held, NamedSharding(mesh, PartitionSpec())),
         _budget=budget if chunk is None else None,
     ).for_masks(masks)

@@ -55,6 +55,12 @@ class Model:
         height, width = self.data_config.input_size
         return f"Model({self.name}: {height}x{width} -> {self.num_classes} classes)"
 
+    @property
+    def facts(self) -> dict[str, str]:
+        """What changes last bits of its logits and no option says: for the fingerprint of a run."""
+        token_only = getattr(self.module, "computes_token_only", False)
+        return {"last_block": "class token alone"} if token_only else {}
+
     def init(self, key: Array) -> Params:
         """Random variables."""
         size, channels = self.data_config.input_size, self.data_config.channels
@@ -81,6 +87,7 @@ def create(
     pooling: str | None = None,
     gelu: str | None = None,
     attention: str | None = None,
+    last_block: str | None = None,
 ) -> Model:
     """A model by name.
 
@@ -96,6 +103,8 @@ def create(
       pooling: ViTs only: ``"token"`` (default) or ``"mean"``.
       gelu: ViTs only: ``"exact"`` (default, timm's) or ``"tanh"`` (Google's own weights).
       attention: ViTs only: ``"xla"`` (default) or ``"cudnn"``, on NVIDIA GPUs in 16 bits.
+      last_block: ViTs only: ``"token"`` (default but for ``vit_digits``) computes of the last block
+        what the class token needs; ``"all"`` computes it for all tokens.
 
     Raises:
       ValueError: for an unknown name, listing what there is, or an option that the model lacks.
@@ -108,6 +117,7 @@ def create(
         "pooling": pooling,
         "gelu": gelu,
         "attention": attention,
+        "last_block": last_block,
     }
     chosen = {option: value for option, value in options.items() if value is not None}
     for option in ("dtype", "param_dtype"):
@@ -120,6 +130,8 @@ def create(
         spelling.model, classes, tuple(sorted(chosen.items()))
     )
     config = entry.data_config
+    if spelling.resize is not None:
+        config = dataclasses.replace(config, resize=spelling.resize)
     if input_size is not None or spelling.resizes_whole:
         size = config.input_size if input_size is None else input_size
         config = dataclasses.replace(config, input_size=size, resize=None)

@@ -66,6 +66,10 @@ _DIGITS = DataConfig((8, 8), (0.305,), (0.376,), channels=1)
 
 _VIT_PAPER = "Dosovitskiy et al. (2021), arXiv 2010.11929"
 _BIT_PAPER = "Kolesnikov et al. (2020), arXiv 1912.11370"
+_DINOV2_PAPER = "Oquab et al. (2024), arXiv 2304.07193"
+_REGISTERS_PAPER = "Darcet et al. (2024), arXiv 2309.16588"
+_MAE_PAPER = "He et al. (2022), arXiv 2111.06377"
+_DEIT3_PAPER = "Touvron et al. (2022), arXiv 2204.07118"
 _BAGNET_PAPER = "Brendel and Bethge (2019), arXiv 1904.00760"
 
 _VITS = {  # short -> (timm's word, width, depth, heads)
@@ -122,6 +126,67 @@ def _small_vit(size: str, patch: int, side: int) -> Entry:
         DataConfig((side, side), *_HALVES),
         _SMALL_VIT_PARAMETERS[size, patch, side],
         _VIT_PAPER,
+    )
+
+
+_DINOV2_PARAMETERS = {  # (size, registers, input side) -> count with 1,000 classes
+    ("s", 0, 224): 22_013_800, ("s", 0, 518): 22_441_192,
+    ("s", 4, 224): 22_014_952, ("s", 4, 518): 22_442_344,
+    ("b", 0, 224): 86_493_928, ("b", 0, 518): 87_348_712,
+    ("b", 4, 224): 86_496_232, ("b", 4, 518): 87_351_016,
+    ("l", 0, 224): 304_252_904, ("l", 0, 518): 305_392_616,
+    ("l", 4, 224): 304_255_976, ("l", 4, 518): 305_395_688,
+}  # fmt: skip
+_MAE_PARAMETERS = {"b": 86_567_656, "l": 304_326_632}
+_DEIT3_PARAMETERS = {  # (size, input side) -> count with 1,000 classes
+    ("s", 224): 22_059_496, ("s", 384): 22_205_416,
+    ("b", 224): 86_585_320, ("b", 384): 86_877_160,
+    ("l", 224): 304_374_760, ("l", 384): 304_763_880,
+}  # fmt: skip
+
+
+def _dinov2(size: str, registers: int, side: int) -> Entry:
+    word = _VITS[size][0]
+    reg = f"reg{registers}_" if registers else ""
+    paper = f"{_DINOV2_PAPER}{f', {_REGISTERS_PAPER}' if registers else ''}"
+    # At 518 as timm; at 224 as its authors evaluate it. There are no published heads here.
+    config = DataConfig((side, side), *_IMAGENET, resize=256 if side == 224 else side)
+    return Entry(
+        f"ViT-{size.capitalize()}/14 of DINOv2{', 4 registers,' if registers else ''} for "
+        f"{side}x{side}; its weights have no head",
+        functools.partial(
+            _vit(size, 14),
+            layer_scale=1e-5,
+            registers=registers,
+            class_position=not registers,
+            position_resize="antialiased" if registers else "dinov2",
+        ),
+        config,
+        _DINOV2_PARAMETERS[size, registers, side],
+        f"{paper}; timm: vit_{word}_patch14_{reg}dinov2.lvd142m",
+        num_classes=1000,
+    )
+
+
+def _mae(size: str) -> Entry:
+    return Entry(
+        f"ViT-{size.capitalize()}/16 of MAE for 224x224; its weights have no head",
+        _vit(size, 16),
+        DataConfig((224, 224), *_IMAGENET, resize=248),
+        _MAE_PARAMETERS[size],
+        f"{_MAE_PAPER}; timm: vit_{_VITS[size][0]}_patch16_224.mae",
+        num_classes=1000,
+    )
+
+
+def _deit3(size: str, side: int) -> Entry:
+    return Entry(
+        f"DeiT III {size.capitalize()}/16 for {side}x{side}",
+        functools.partial(_vit(size, 16), layer_scale=1e-6, class_position=False),
+        DataConfig((side, side), *_IMAGENET, resize=248 if side == 224 else side),
+        _DEIT3_PARAMETERS[size, side],
+        f"{_DEIT3_PAPER}; timm: deit3_{_VITS[size][0]}_patch16_{side}",
+        num_classes=1000,
     )
 
 
@@ -196,7 +261,10 @@ _CIFAR_PARAMETERS = {20: 269_722, 32: 464_154, 44: 658_586, 56: 853_018}
 MODELS: dict[str, Entry] = {
     "vit_digits": Entry(
         "ViT for 8x8 grey digits, 2-pixel tokens; ships with weights",
-        functools.partial(VisionTransformer, patch=2, width=48, depth=4, num_heads=4),
+        # Its weights were made, and its results stored, with the last block for all tokens.
+        functools.partial(
+            VisionTransformer, patch=2, width=48, depth=4, num_heads=4, last_block="all"
+        ),
         _DIGITS,
         114_778,
         f"{_VIT_PAPER}; weights: this package",
@@ -218,6 +286,16 @@ MODELS: dict[str, Entry] = {
     **{
         f"vit_{size}{patch}" + ("" if side == 224 else f"_{side}"): _imagenet_vit(size, patch, side)
         for size, patch, side in _VIT_PARAMETERS
+    },
+    **{
+        f"vit_{size}14_{'reg4_' if registers else ''}dinov2"
+        + ("" if side == 224 else f"_{side}"): _dinov2(size, registers, side)
+        for size, registers, side in _DINOV2_PARAMETERS
+    },
+    **{f"vit_{size}16_mae": _mae(size) for size in _MAE_PARAMETERS},
+    **{
+        f"deit3_{size}16" + ("" if side == 224 else f"_{side}"): _deit3(size, side)
+        for size, side in _DEIT3_PARAMETERS
     },
     **{
         f"resnetv2_{size}" + ("" if side == 224 else f"_{side}"): _bit(size, side)

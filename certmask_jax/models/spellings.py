@@ -21,6 +21,7 @@ class Spelling(NamedTuple):
     model: str  # a key of MODELS
     num_classes: int | None = None  # what the name says; None where it says nothing
     resizes_whole: bool = False  # whole image straight to the input size, without a crop
+    resize: int | None = None  # shorter side before the crop, where it is not the model's own
 
 
 # PatchCleanser's data sets: classes, and whether it resizes their images whole (crop fraction 1).
@@ -85,6 +86,19 @@ def _timm_names() -> dict[str, Spelling]:
                 for tag, classes in _VIT_TAGS.items():
                     names[f"{theirs}.{tag}"] = Spelling(ours, classes)
             names[f"vit_{word}_patch{patch}_224_in21k"] = Spelling(f"vit_{size}{patch}", 21843)
+            if size in "bl" and patch == 16:
+                names[f"vit_{word}_patch16_224.mae"] = Spelling(f"vit_{size}16_mae")
+        if size == "ti":
+            continue
+        for side, end in ((224, ""), (384, "_384")):
+            theirs, ours = f"deit3_{word}_patch16_{side}", f"deit3_{size}16{end}"
+            names[theirs] = names[f"{theirs}.fb_in1k"] = Spelling(ours)
+            names[f"{theirs}.fb_in22k_ft_in1k"] = Spelling(ours, resize=side)
+            names[f"{theirs}_in21ft1k"] = Spelling(ours, resize=side)
+        for reg, hub in (("", ""), ("reg4_", "_reg")):
+            theirs, ours = f"vit_{word}_patch14_{reg}dinov2", f"vit_{size}14_{reg}dinov2"
+            names[theirs] = names[f"{theirs}.lvd142m"] = Spelling(f"{ours}_518")
+            names[f"dinov2_vit{size}14{hub}"] = Spelling(ours)  # torch.hub's
     # Without a tag timm means its default weights: the distilled ones at 224 for 50x1 alone.
     for end in ("_bit", "_bit_distilled", "_bit.goog_distilled_in1k"):
         names[f"resnetv2_50x1{end}"] = Spelling("resnetv2_50x1")

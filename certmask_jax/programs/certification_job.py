@@ -109,7 +109,7 @@ def opened(config: Config, command: str) -> Job:
         "split": dataset.split,
         **config.data.about(dataset),
         "model": model.name,
-        "model_options": config.model.about(),
+        "model_options": {**config.model.about(), **model.facts},
         "weights_sha256": weights.digest(params),
         "data_config": dataclasses.asdict(model.data_config),
         "precision": config.precision,

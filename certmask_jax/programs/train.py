@@ -41,7 +41,7 @@ from certmask_jax.programs.command_line import as_options
 from certmask_jax.programs.model_options import ModelOptions
 from certmask_jax.programs.threat_options import read_patch
 from certmask_jax.programs.training_options import check_uses, parser, read_recipe
-from certmask_jax.training import input_pipeline
+from certmask_jax.training import input_pipeline, training_run
 from certmask_jax.training.checkpoints import Checkpoints
 from certmask_jax.training.input_pipeline import Source, Streamed
 from certmask_jax.training.log import Row, write_csv, write_picture
@@ -134,7 +134,7 @@ def _job(arguments: argparse.Namespace) -> _Job:
     except ValueError as error:
         raise ValueError(f"--held-out {arguments.held_out}: {error}") from error
     with as_options(*(field.name for field in dataclasses.fields(recipe))):
-        trainer(model, recipe, num_images=len(kept), cutout_masks=masks)
+        training_run.check(model, recipe, num_images=len(kept), cutout_masks=masks)
     source, held_out = input_pipeline.split_off(
         _fitting(streamed, arguments.input, arguments.memory_mb, model),
         arguments.held_out,
@@ -143,10 +143,10 @@ def _job(arguments: argparse.Namespace) -> _Job:
     first = streamed.gather(np.arange(1)).images
     identity = {
         "model": model.name,
-        "model_options": options.about(),
+        "model_options": {**options.about(), **model.facts},
         "num_classes": model.num_classes,
         "input_size": list(size),
-        "recipe": dataclasses.asdict(recipe),
+        "recipe": _facts(recipe),
         "cutout_masks": [[str(one), fingerprint.of_arrays(one.boxes)[:16]] for one in masks],
         "data": {
             "name": arguments.dataset,
@@ -159,6 +159,16 @@ def _job(arguments: argparse.Namespace) -> _Job:
         "first_weights": None if params is None else weights.digest(params),
     }
     return _Job(model, params, recipe, masks, source, held_out, streamed, test_set, identity)
+
+
+def _facts(recipe: training.Recipe) -> dict[str, Any]:
+    """A recipe's fields; those of parts are left out where all is trained, as in older runs."""
+    facts = dataclasses.asdict(recipe)
+    if recipe.train != "head":
+        del facts["copies"]
+    if recipe.train == "all":
+        del facts["train"]
+    return facts
 
 
 def _data_set(arguments: argparse.Namespace, model: Model, option: str) -> data.Dataset:
@@ -206,13 +216,22 @@ def _train(
     written = -1
     with (
         _asked_to_stop(listens=saved is not None) as should_stop,
-        tqdm(unit="step", desc="training", mininterval=1) as bar,
+        contextlib.ExitStack() as bars,
     ):
+        bar = features = None
+
+        def advance_features(done: int, of_all: int) -> None:
+            nonlocal features
+            if features is None or features.total != of_all or done <= features.n:
+                features = bars.enter_context(_bar("image", "features", of_all))
+            features.update(done - features.n)
+            if done == of_all:
+                features.close()
 
         def advance(now: training.Progress) -> None:
-            nonlocal written
-            if bar.total is None:
-                bar.total = now.steps
+            nonlocal written, bar
+            if bar is None:
+                bar = bars.enter_context(_bar("step", "training", now.steps))
                 bar.initial = now.step - 1  # of a resumed run, so that the time left is true
                 bar.n = now.step - 1
             if now.loss == now.loss:  # NaN before the first is known
@@ -235,10 +254,15 @@ def _train(
                 max_steps=arguments.max_steps,
                 should_stop=should_stop,
                 progress=advance,
+                features_progress=advance_features,
             )
         finally:
             if saved is not None:
                 saved.close()
+
+
+def _bar(unit: str, what: str, total: int) -> Any:
+    return tqdm(total=total, unit=unit, desc=what, mininterval=1)
 
 
 @contextlib.contextmanager

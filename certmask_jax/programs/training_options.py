@@ -24,6 +24,7 @@ _OF_MASKS = ("cutout_patch", "cutout_masks")
 _TYPES: dict[str, Any] = {
     "epochs": whole(1, 100_000),
     "cutout_squares": whole(1, 1000),
+    "copies": whole(1, 1000),
     "learning_rate": number(above=0),
     "seed": seed,
 }
@@ -169,8 +170,8 @@ def parser() -> CommandLine:
         metavar="NAME",
         help="where the options below start from: "
         + "; ".join(f"{name}, {about}" for name, (about, _) in RECIPES.items())
-        + " (default: digits for random vit_digits, patchcleanser with --weights, else "
-        "from_scratch)",
+        + " (default: head with --train head, digits for random vit_digits, patchcleanser with "
+        "--weights, else from_scratch)",
     )
     kinds, about = typing.get_type_hints(Recipe), about_fields()
     for name, kind in kinds.items():
@@ -201,7 +202,9 @@ def read_recipe(arguments: argparse.Namespace) -> Recipe:
       ValueError: for a value out of range.
     """
     name = arguments.recipe
-    if name is None and arguments.weights is not None:
+    if name is None and arguments.train == "head":
+        name = "head"
+    elif name is None and arguments.weights is not None:
         name = "patchcleanser"
     elif name is None:
         name = "digits" if arguments.model == models.DEFAULT else "from_scratch"
@@ -233,6 +236,16 @@ def check_uses(arguments: argparse.Namespace, recipe: Recipe) -> None:
         needs = [arguments.typed[name] for name in needs if name in arguments.typed]
         if needs:
             raise ValueError(f"{', '.join(needs)}: expected --weights to start from")
+        if recipe.train != "all":
+            raise ValueError(
+                f"--train {recipe.train}: expected --weights to start from, since the rest of the "
+                "model is left as it is"
+            )
+    if recipe.train == "head":
+        if arguments.measure_input is not None:
+            raise ValueError("--measure-input: has no use with --train head, which reads once")
+    else:
+        check_not_typed(arguments, ("copies",), f"with --train {recipe.train}")
     if recipe.optimizer != "sgd":
         check_not_typed(arguments, ("momentum",), f"with --optimizer {recipe.optimizer}")
     useless = () if recipe.cutout == "random" else _OF_SQUARES

@@ -5,7 +5,8 @@ stopped and resumed from its checkpoint, on the same devices, ends in the same b
 was left alone.
 """
 
-from certmask_jax.training.loop import Progress, Trained, train
+from certmask_jax.training.loop import Progress, Trained
 from certmask_jax.training.recipes import Recipe
+from certmask_jax.training.training_run import train
 
 __all__ = ["Progress", "Recipe", "Trained", "train"]

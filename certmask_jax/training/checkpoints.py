@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from certmask_jax._settings import FolderTakenError, WritingError
 from certmask_jax.files import file_systems, whole_files
-from certmask_jax.files.fingerprint import differences
+from certmask_jax.files.fingerprint import differences, of_facts
 from certmask_jax.files.local_paths import in_utf8, local_path
 from certmask_jax.weights.orbax_folders import check_store
 
@@ -51,6 +51,9 @@ class Checkpoints:
       resume: whether a run that the folder holds may be continued. A folder without one is new in
         either case.
 
+    Attributes:
+      identity: a hash of ``run``, for what else is kept in the folder.
+
     Raises:
       FileExistsError: when the folder holds a run, without ``resume``.
       ValueError: when it holds another run, naming what differs; or for a bad ``keep_best``.
@@ -70,6 +73,7 @@ class Checkpoints:
         self.folder = local_path(folder)
         self._keep_best = keep_best
         wanted = json.loads(json.dumps(run))
+        self.identity = of_facts(wanted)
         there = self._run_there()
         if there is not None and not resume:
             raise FolderTakenError(

@@ -5,31 +5,24 @@ from __future__ import annotations
 import itertools
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 from numpy.typing import NDArray
 
 from certmask_jax._own_settings import reproducible
-from certmask_jax.inference.preprocessing import Preprocessing, check_images
-from certmask_jax.inference.whole_table import predict
-from certmask_jax.masks import distinct_unions
-from certmask_jax.masks.mask_set import MaskSet
-from certmask_jax.models import Model, Params
+from certmask_jax.models import Params
 from certmask_jax.tables.prediction_table import check_labels
 from certmask_jax.training import checkpoints, input_pipeline
 from certmask_jax.training.checkpoints import Checkpoints
 from certmask_jax.training.input_pipeline import Source
 from certmask_jax.training.log import Row
-from certmask_jax.training.recipes import Recipe
-from certmask_jax.training.step import DeviceBatch, Measures, Trainer, trainer
+from certmask_jax.training.step import DeviceBatch, Measures, Trainer
 
 # The host runs this many steps ahead of what it has seen the result of.
 _STEPS_IN_FLIGHT = 4
-_HELD_OUT_AT_ONCE = 256
 
 
 class Trained(NamedTuple):
@@ -50,52 +43,38 @@ class Progress(NamedTuple):
     rows: tuple[Row, ...]
 
 
-def train(
-    model: Model,
+class Saving(NamedTuple):
+    """What a run leaves on its way, and when it stops: as in ``train``."""
+
+    saved: Checkpoints | None
+    checkpoint_every: int | None
+    max_steps: int | None
+    should_stop: Callable[[], bool] | None
+    progress: Callable[[Progress], None] | None
+
+
+def run_steps(
+    made: Trainer,
     source: Source,
-    *,
-    recipe: Recipe,
-    params: Params | None = None,
-    cutout_masks: Sequence[MaskSet] = (),
-    held_out: Source | None = None,
-    mesh: Mesh | None = None,
-    saved: Checkpoints | None = None,
-    checkpoint_every: int | None = None,
-    max_steps: int | None = None,
-    should_stop: Callable[[], bool] | None = None,
-    progress: Callable[[Progress], None] | None = None,
+    params: Params | None,
+    accuracy: Callable[[Params], float] | None,
+    saving: Saving,
 ) -> Trained:
-    """Trains a model; goes on from the latest checkpoint if there is one.
+    """All steps that are still to do, from the latest checkpoint if there is one.
 
     Args:
-      model: what to train.
-      source: images ``uint8[h, w, c]`` of the model's input size, and labels.
-      recipe: how.
+      made: the trainer.
+      source: what its batches come from.
       params: variables to start from; random ones by default.
-      cutout_masks: see ``trainer``.
-      held_out: images whose accuracy (unmasked, one prediction each) is measured after each epoch;
-        it scores the checkpoints.
-      mesh: 1-D mesh; all devices by default.
-      saved: where checkpoints go and come from.
-      checkpoint_every: steps between checkpoints, beside one after each epoch.
-      max_steps: the run stops after so many steps, counted from its very beginning, or at its end
-        if that comes first. What was done is the beginning of the whole run, learning rates and
-        all, and may be resumed.
-      should_stop: asked after each step; True writes a checkpoint and returns.
-      progress: called after each step.
+      accuracy: of variables, on what is held out.
+      saving: what is kept, and when it stops.
 
     Raises:
-      ValueError: for bad images, labels, masks or batch sizes, or a checkpoint of another state.
-      FloatingPointError: when a loss or a parameter is no longer finite; checkpoints before stay.
+      ValueError, FloatingPointError: as ``train``.
     """
-    check_images(source.gather(np.arange(1)).images, model.data_config.input_size)
-    if checkpoint_every is not None and checkpoint_every < 1:
-        raise ValueError(f"checkpoint_every: expected at least 1 step, got {checkpoint_every}")
-    if max_steps is not None and max_steps < 1:
-        raise ValueError(f"max_steps: expected at least 1 step, got {max_steps}")
-    made = trainer(model, recipe, num_images=len(source), cutout_masks=cutout_masks, mesh=mesh)
-    run = _Run(made, saved, params, held_out)
-    total = made.steps_per_epoch * recipe.epochs
+    saved, checkpoint_every, max_steps, should_stop, progress = saving
+    run = _Run(made, saved, params, accuracy)
+    total = made.steps_per_epoch * made.recipe.epochs
     last = total if max_steps is None else min(total, max_steps)
     batches = input_pipeline.prefetched(
         itertools.islice(_work(made, run.step, len(source)), max(0, last - run.step)),
@@ -126,9 +105,9 @@ class _Run:
         made: Trainer,
         saved: Checkpoints | None,
         params: Params | None,
-        held_out: Source | None,
+        accuracy: Callable[[Params], float] | None,
     ) -> None:
-        self._made, self._saved, self._held_out = made, saved, held_out
+        self._made, self._saved, self._accuracy = made, saved, accuracy
         self._in_flight: deque[tuple[int, Measures]] = deque()
         self.rows: list[Row] = []
         self.last_loss = float("nan")
@@ -161,13 +140,17 @@ class _Run:
             epoch=self.step / self._made.steps_per_epoch,
             loss=self._loss_sum / self._images,
             accuracy=self._correct / self._images,
-            held_out_accuracy=None if self._held_out is None else self._accuracy(),
+            held_out_accuracy=None if self._accuracy is None else self._accuracy(self._result()),
             learning_rate=self._rate(),
             images_per_second=round(speed, 1),
         )
         self.rows.append(row)
         self._loss_sum, self._correct, self._images = 0.0, 0, 0
         self._since = (time.perf_counter(), self.step)
+
+    def _result(self) -> Params:
+        """The model as it would be returned now."""
+        return self._made.result(self.state)
 
     def save(self, *, scored: bool) -> None:
         """Writes a checkpoint, if its numbers are good."""
@@ -201,26 +184,6 @@ class _Run:
         self._loss_sum += self.last_loss * batch
         self._correct += int(measures.correct)
         self._images += batch
-
-    def _accuracy(self) -> float:
-        """The accuracy on held-out images of the model as it would be returned now."""
-        assert self._held_out is not None
-        model, correct = self._made.model, 0
-        config = model.data_config
-        for start in range(0, len(self._held_out), _HELD_OUT_AT_ONCE):
-            stop = min(start + _HELD_OUT_AT_ONCE, len(self._held_out))
-            pixels = self._held_out.gather(np.arange(start, stop))
-            table = predict(
-                model.apply_fn,
-                self._made.result(self.state),
-                pixels.images,
-                distinct_unions.unmasked(config.input_size),
-                preprocessing=Preprocessing(mean=config.mean, std=config.std),
-                chunk=_HELD_OUT_AT_ONCE,
-                mesh=self._made.mesh,
-            )
-            correct += int((table.predictions[:, 0] == pixels.labels).sum())
-        return correct / len(self._held_out)
 
     def _broken(self, what: str) -> FloatingPointError:
         steps = [] if self._saved is None else self._saved.steps()

@@ -14,6 +14,7 @@ from certmask_jax.training.cutout import Cutout
 Optimizer = Literal["sgd", "adamw"]
 Schedule = Literal["step", "cosine"]
 Compute = Literal["float32", "bfloat16"]
+Train = Literal["all", "head", "last_block"]
 
 _EPOCHS_A_STEP = 5
 _FACTOR = 0.1
@@ -50,6 +51,11 @@ class Recipe:
         loop do, which is how the shipped digits model was made. XLA's convolutions are very slow
         inside loops on CPU.
       seed: of all randomness: first weights, order of the images, moves and Cutout.
+      train: what is trained: ``"all"``; ``"last_block"``, the last block of a ViT with its norm and
+        head; or ``"head"``, on features of copies of each image that are computed once. All else is
+        frozen.
+      copies: of each image for the head: the image itself, and others that lose and move what the
+        recipe says. One is drawn each time that an image has its turn.
 
     Raises:
       ValueError: for a value out of range.
@@ -76,6 +82,8 @@ class Recipe:
     ema: float = 0.0
     looped: bool = False
     seed: int = 0
+    train: Train = "all"
+    copies: int = 4
 
     def __post_init__(self) -> None:
         for name, choices in (
@@ -83,14 +91,22 @@ class Recipe:
             ("schedule", get_args(Schedule)),
             ("cutout", get_args(Cutout)),
             ("compute", get_args(Compute)),
+            ("train", get_args(Train)),
         ):
             if getattr(self, name) not in choices:
                 raise ValueError(
                     f"{name}: expected one of {', '.join(choices)}, got {getattr(self, name)!r}"
                 )
-        for name, least in (("epochs", 1), ("batch_size", 1), ("cutout_squares", 1), ("seed", 0)):
+        ones = ("epochs", "batch_size", "cutout_squares", "copies")
+        for name, least in (*((one, 1) for one in ones), ("seed", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name}: expected at least {least}, got {getattr(self, name)}")
+        if self.train == "head" and self.cutout == "greedy":
+            raise ValueError(
+                "cutout: expected none, random, mask_set or two_masks where the head alone is "
+                "trained, whose features are computed before there is a head to be greedy on; got "
+                "'greedy'"
+            )
         if self.cutout_size is not None and self.cutout_size < 1:
             raise ValueError(
                 f"cutout_size: expected at least 1 pixel, got {self.cutout_size}; cutout none "
@@ -138,6 +154,17 @@ RECIPES: dict[str, tuple[str, Recipe]] = {
             flip=True,
             crop=4,
             label_smoothing=0.1,
+        ),
+    ),
+    "head": (
+        "a head on frozen features: AdamW and cosine",
+        Recipe(
+            epochs=50,
+            optimizer="adamw",
+            learning_rate=1e-3,
+            weight_decay=0.01,
+            schedule="cosine",
+            train="head",
         ),
     ),
     "digits": (

@@ -24,9 +24,11 @@ from certmask_jax._own_settings import reproducible, usual_promotion
 from certmask_jax.inference.devices import device_mesh
 from certmask_jax.masks.mask_set import MaskSet
 from certmask_jax.models import Model, Params
-from certmask_jax.training import augmentation, cutout, recipes
+from certmask_jax.training import recipes
 from certmask_jax.training.input_pipeline import Pixels
 from certmask_jax.training.recipes import Recipe
+from certmask_jax.training.trained_part import TrainedPart, last_block_of
+from certmask_jax.training.training_images import TrainingImages, computing
 
 
 class TrainState(NamedTuple):
@@ -48,7 +50,7 @@ class Measures(NamedTuple):
 class DeviceBatch(NamedTuple):
     """A batch where the step wants it."""
 
-    images: Array  # uint8[B, h, w, c]
+    images: Array  # uint8[B, h, w, c]; features float32[B, C, D] where the head alone is trained
     labels: Array  # int32[B]
     key: Array  # uint32[...], the data of a random key
 
@@ -63,6 +65,7 @@ class Trainer:
     mesh: Mesh
     rate: Callable[[int], Any]
     """Learning rate of a step, counted from 0."""
+    _part: TrainedPart
     _optimizer: optax.GradientTransformation
     _step: Callable[[TrainState, DeviceBatch], tuple[TrainState, Measures]]
 
@@ -74,7 +77,12 @@ class Trainer:
         average = params if self.recipe.ema else {}
         zero = np.zeros((), np.int32)
         return self.place(
-            TrainState(params, self._optimizer.init(params["params"]), average, zero)  # type: ignore[arg-type]
+            TrainState(
+                params,
+                self._optimizer.init(self._part.split(params["params"])[0]),
+                average,
+                zero,  # type: ignore[arg-type]
+            )
         )
 
     def place(self, state: TrainState) -> TrainState:
@@ -109,7 +117,8 @@ def trainer(
     """Makes a trainer.
 
     Args:
-      model, recipe: what and how.
+      model, recipe: what and how. Where the recipe trains the head alone, ``model`` is the head
+        itself (``head_alone``), and its batches are features of images.
       num_images: of the training set; what does not fill a batch waits for another epoch's shuffle.
       cutout_masks: mask sets for the recipes that hide masks; one is drawn a step.
       mesh: 1-D mesh; all devices by default.
@@ -120,7 +129,8 @@ def trainer(
         masks that are missing or not wanted or of another image size, or a model that cannot
         compute in bfloat16.
     """
-    recipe.check_input_size(model.data_config.input_size)
+    if recipe.train != "head":
+        recipe.check_input_size(model.data_config.input_size)
     mesh = device_mesh() if mesh is None else mesh
     steps = num_images // recipe.batch_size
     if steps < 1:
@@ -133,69 +143,73 @@ def trainer(
             f"batch_size: expected a multiple of the {mesh.size} devices, got "
             f"{recipe.batch_size}; {near} would do"
         )
-    rate, optimizer, step = _compiled(model, recipe, steps, tuple(cutout_masks), mesh)
-    return Trainer(model, recipe, steps, mesh, rate, optimizer, step)
+    made = _compiled(model, recipe, steps, tuple(cutout_masks), mesh)
+    return Trainer(model, recipe, steps, mesh, *made)
 
 
 @functools.lru_cache(maxsize=8)
 def _compiled(
     model: Model, recipe: Recipe, steps_per_epoch: int, masks: tuple[MaskSet, ...], mesh: Mesh
-) -> tuple[Callable[[int], Any], optax.GradientTransformation, Any]:
-    """Learning rate, optimiser and jitted step; cached, so that equal runs compile once."""
-    hide = _hide(recipe, model.data_config.input_size, masks)
+) -> tuple[Callable[[int], Any], TrainedPart, optax.GradientTransformation, Any]:
+    """Rate, what is trained, optimiser, jitted step; cached, so that equal runs compile once."""
+    part = last_block_of(model) if recipe.train == "last_block" else TrainedPart()
+    seen_in: _SeenIn
+    if recipe.train == "head":
+        seen_in = _any_copy
+    else:
+        seen_in = _masked_images(model, TrainingImages.of(model, recipe, masks))
     peak = recipes.learning_rate(recipe, model.name)
     rate = recipes.schedule(recipe, peak, steps_per_epoch=steps_per_epoch)
     optimizer = recipes.optimizer(recipe, rate)
     step = jax.jit(
-        _step(model, recipe, optimizer, hide),
+        _step(model, recipe, optimizer, part, seen_in),
         donate_argnums=0,
         out_shardings=NamedSharding(mesh, PartitionSpec()),
     )
-    return rate, optimizer, step
+    return rate, part, optimizer, step
 
 
-_Hide = Callable[[Array, Array, cutout.LossesOf], Array]
+_SeenIn = Callable[[Array, Params, DeviceBatch], Array]
+"""(key, variables, batch) -> what the model is given."""
 
 
-def _hide(recipe: Recipe, input_size: tuple[int, int], masks: Sequence[MaskSet]) -> _Hide:
-    """The recipe's Cutout: (key, images, losses of images) -> images."""
-    wants = recipe.cutout in ("mask_set", "two_masks", "greedy")
-    if wants != bool(masks):
-        raise ValueError(
-            f"cutout {recipe.cutout}: expected {'at least 1 mask set' if wants else 'no mask sets'}"
-            f", got {len(masks)}"
-        )
-    if recipe.cutout == "none":
-        return lambda key, images, losses_of: images
-    if not wants:
-        size = recipe.cutout_size or cutout.default_size(input_size)
-        return lambda key, images, losses_of: cutout.random_squares(
-            key, images, size=size, squares=recipe.cutout_squares
-        )
-    stack = cutout.mask_stack(masks)
-    if masks[0].image_size != tuple(input_size):
-        raise ValueError(
-            f"cutout masks: expected masks on the model's {input_size} pixels, got them on "
-            f"{masks[0].image_size}"
-        )
-    if recipe.cutout == "greedy":
-        return lambda key, images, losses_of: cutout.greedy(key, images, stack, losses_of)[0]
-    order = 1 if recipe.cutout == "mask_set" else 2
-    return lambda key, images, losses_of: cutout.random_masks(key, images, stack, order=order)
+def _masked_images(model: Model, images_of: TrainingImages) -> _SeenIn:
+    module = computing(model.module, images_of.recipe)
+
+    def seen_in(key: Array, variables: Params, batch: DeviceBatch) -> Array:
+        def losses_of(images: Array) -> Array:
+            # In eval mode: an image's worst masks must not depend on its neighbours' masks.
+            logits = module.apply(variables, images)
+            return optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
+
+        return images_of(key, batch.images, losses_of)
+
+    return seen_in
+
+
+def _any_copy(key: Array, variables: Params, batch: DeviceBatch) -> Array:
+    """One of the copies of each image, drawn by chance: ``float32[B, D]``."""
+    count, copies = batch.images.shape[:2]
+    chosen = jax.random.randint(key, (count, 1, 1), 0, copies)
+    return jnp.take_along_axis(batch.images, chosen, axis=1)[:, 0]
 
 
 def _step(
-    model: Model, recipe: Recipe, optimizer: optax.GradientTransformation, hide: _Hide
+    model: Model,
+    recipe: Recipe,
+    optimizer: optax.GradientTransformation,
+    part: TrainedPart,
+    seen_in: _SeenIn,
 ) -> Callable[[TrainState, DeviceBatch], tuple[TrainState, Measures]]:
-    config = model.data_config
-    mean, std = (np.asarray(v, np.float32).reshape(1, 1, 1, -1) for v in (config.mean, config.std))
-    training_module = _computing(model.train_module, recipe)
-    module = _computing(model.module, recipe)
+    # What is frozen is in eval mode, running averages too.
+    module = model.train_module if recipe.train == "all" else model.module
+    training_module = computing(module, recipe)
 
-    def loss_of(params: Any, rest: Any, images: Array, labels: Array) -> tuple[Array, Any]:
-        logits, changed = training_module.apply(
-            {"params": params, **rest}, images, mutable=list(rest)
-        )
+    def loss_of(
+        trained: Any, frozen: Any, rest: Any, images: Array, labels: Array
+    ) -> tuple[Array, Any]:
+        variables = {"params": part.merged(trained, frozen), **rest}
+        logits, changed = training_module.apply(variables, images, mutable=list(rest))
         target = optax.smooth_labels(
             jax.nn.one_hot(labels, model.num_classes), recipe.label_smoothing
         )
@@ -204,21 +218,14 @@ def _step(
 
     def step(state: TrainState, batch: DeviceBatch) -> tuple[TrainState, Measures]:
         variables, labels = state.variables, batch.labels
-        key = jax.random.wrap_key_data(batch.key)
-        images = _augmented(key, (batch.images.astype(jnp.float32) / 255 - mean) / std, recipe)
-
-        def losses_of(images: Array) -> Array:
-            # In eval mode: an image's worst masks must not depend on its neighbours' masks.
-            logits = module.apply(variables, images)
-            return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-
-        images = hide(jax.random.split(key)[1], images, losses_of)
+        images = seen_in(jax.random.wrap_key_data(batch.key), variables, batch)
         rest = {name: value for name, value in variables.items() if name != "params"}
+        trained, frozen = part.split(variables["params"])
         (loss, (changed, correct)), grads = jax.value_and_grad(loss_of, has_aux=True)(
-            variables["params"], rest, images, labels
+            trained, frozen, rest, images, labels
         )
-        updates, moments = optimizer.update(grads, state.optimizer, variables["params"])
-        params = optax.apply_updates(variables["params"], updates)
+        updates, moments = optimizer.update(grads, state.optimizer, trained)
+        params = part.merged(optax.apply_updates(trained, updates), frozen)
         after = {"params": params, **changed}
         average = state.average
         if recipe.ema:
@@ -230,31 +237,3 @@ def _step(
         return state, jax.tree.map(lambda leaf: leaf[0], measures)
 
     return looped if recipe.looped else step
-
-
-def _augmented(key: Array, images: Array, recipe: Recipe) -> Array:
-    """Moves, flips and crops, as far as the recipe asks; each with randomness of its own."""
-    if recipe.shift or recipe.rotate or recipe.zoom:
-        images = augmentation.moved(
-            jax.random.split(key)[0],
-            images,
-            shift=recipe.shift,
-            rotate=recipe.rotate,
-            zoom=recipe.zoom,
-        )
-    if recipe.crop:
-        images = augmentation.cropped(jax.random.fold_in(key, 2), images, pad=recipe.crop)
-    if recipe.flip:
-        images = augmentation.flipped(jax.random.fold_in(key, 3), images)
-    return images
-
-
-def _computing(module: Any, recipe: Recipe) -> Any:
-    if recipe.compute == "float32":
-        return module
-    if not hasattr(module, "dtype"):
-        raise ValueError(
-            f"compute: expected a model with a dtype for bfloat16, but {type(module).__name__} "
-            "has none; use float32"
-        )
-    return module.clone(dtype=jnp.bfloat16)

@@ -53,18 +53,22 @@ def can_resize_positions(old: int, prefix_tokens: int) -> bool:
 
 @reproducible()
 def resized_positions(
-    table: NDArray[Any], *, grid: tuple[int, int], prefix_tokens: int
+    table: NDArray[Any], *, grid: tuple[int, int], prefix_tokens: int, how: str = "antialiased"
 ) -> NDArray[np.float32]:
     """Position embeddings for another grid of tokens (Dosovitskiy et al., 2021, section 3.2).
 
     Args:
       table: ``[1, prefix_tokens + s * s, D]``, row by row from the top left; a square grid.
       grid: ``(rows, columns)`` of tokens that are wanted.
-      prefix_tokens: 1 if there is a class token, which has no place in the image and is kept.
+      prefix_tokens: 1 if there is a position for the class token, which has no place in the image
+        and is kept; else 0.
+      how: ``"antialiased"``: bicubic (Keys, a = -0.5), a smaller grid smoothed first, as timm's
+        ``resample_abs_pos_embed`` and as DINOv2's own code with registers. ``"dinov2"``: as
+        DINOv2's own code without registers (``interpolate_pos_encoding``, offset 0.1), with which
+        its weights were trained at other sizes than 518.
 
     Returns:
-      ``float32[1, prefix_tokens + rows * columns, D]``, bicubic (Keys, a = -0.5), each column of D
-      for itself; a smaller grid is smoothed first (antialiasing).
+      ``float32[1, prefix_tokens + rows * columns, D]``, each column of D for itself.
 
     Raises:
       ValueError: when the old grid is not a square.
@@ -76,7 +80,32 @@ def resized_positions(
         )
     side = math.isqrt(table.shape[1] - prefix_tokens)
     width = table.shape[2]
-    old = jnp.asarray(table[:, prefix_tokens:], jnp.float32).reshape(1, side, side, width)
-    new = jax.image.resize(old, (1, *grid, width), "bicubic", antialias=True)
+    old = np.asarray(table[:, prefix_tokens:], np.float32).reshape(side, side, width)
+    if how == "dinov2":
+        rows, columns = (_dinov2_weights(side, count) for count in grid)
+        new = np.einsum("ri,cj,ijd->rcd", rows, columns, old, optimize=True)
+    else:
+        whole = (1, *grid, width)
+        new = np.asarray(jax.image.resize(jnp.asarray(old[None]), whole, "bicubic", antialias=True))
     kept = np.asarray(table[:, :prefix_tokens], np.float32)
-    return np.concatenate([kept, np.asarray(new).reshape(1, -1, width)], axis=1)
+    return np.concatenate([kept, new.reshape(1, -1, width).astype(np.float32)], axis=1)
+
+
+def _dinov2_weights(side: int, count: int) -> NDArray[np.float64]:
+    """``[count, side]``: what each old position gives to each new one along one axis.
+
+    PyTorch's bicubic (a = -0.75, no smoothing, the border repeated) with a scale that is not
+    ``count / side`` but ``(count + 0.1) / side``: the 0.1 was to save the size from rounding, and
+    moves every position a little.
+    """
+    scale = (count + 0.1) / side
+    source = (np.arange(count) + 0.5) / scale - 0.5
+    first = np.floor(source).astype(int)
+    weights = np.zeros((count, side))
+    for step in range(-1, 3):
+        far = np.abs(source - (first + step))
+        near = (1.25 * far - 2.25) * far * far + 1
+        outer = ((-0.75 * far + 3.75) * far - 6) * far + 3
+        at = np.clip(first + step, 0, side - 1)
+        np.add.at(weights, (np.arange(count), at), np.where(far <= 1, near, outer))
+    return weights

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 from certmask_jax._settings import Naming, SettingError
 from certmask_jax.files.local_paths import local_path
 from certmask_jax.models import Model, Params
-from certmask_jax.weights import gate, google, places, reading, torch_files, writing
+from certmask_jax.weights import dinov2, gate, google, places, reading, torch_files, writing
 from certmask_jax.weights.adaptation import can_resize_positions, resized_positions, with_new_head
 from certmask_jax.weights.families import Shapes, likely_causes
 from certmask_jax.weights.gate import listed
@@ -83,7 +84,7 @@ def load(
 
     What wrappers put in front of all names (``module.``, ``_orig_mod.``, Lightning's ``model.``) is
     taken off where the model's own names come out; the counters ``num_batches_tracked`` and
-    ``n_averaged`` are ignored; Google's names are translated.
+    ``n_averaged`` are ignored; Google's and DINOv2's own names are translated.
 
     Args:
       file: ``.npz``, ``.safetensors``, an Orbax folder, ``.pth``, ``.pt``, ``.th``, ``.tar``,
@@ -96,8 +97,8 @@ def load(
         ``training`` it takes the average, where there is one.
       new_head: start a fresh head, whatever head the file has: for another task.
       resize_positions: resize a ViT's position embeddings to the model's input size, bicubically,
-        the class token apart (Dosovitskiy et al., 2021, section 3.2). As many positions as the
-        model has are taken as they are.
+        the class token apart (Dosovitskiy et al., 2021, section 3.2), as the model's
+        ``position_resize`` says. As many positions as the model has are taken as they are.
       seed: of the new head.
 
     Raises:
@@ -173,14 +174,14 @@ def _shapes(model: Model) -> dict[str, tuple[int, ...]]:
 
 
 def _entries(path: Path, place: Place) -> dict[str, Entry]:
-    """A place's entries under PyTorch's names; Google's are read for that."""
+    """A place's entries under timm's names; Google's are read for that."""
     if place.others:
         scope, _, front = place.prefix.rpartition("/")
         among = ", ".join(f"{name} is a {kind}" for name, kind in list(place.others.items())[:8])
         names = ", ".join([*(f"{front}{n}" for n in list(place.entries)[:1]), *place.others][:8])
         raise torch_files.no_tensors(path, f"{scope} (with {names})" if scope else names, among)
     if not place.is_googles:
-        return dict(place.entries)
+        return dinov2.translate(place.entries)
     gate.check_kinds(path, place.entries)
     arrays = google.translate({name: entry.read() for name, entry in place.entries.items()})
     return {name: Entry.of(array) for name, array in arrays.items()}
@@ -192,16 +193,22 @@ def _with_resized_positions(
     table, wanted = entries.get("pos_embed"), shapes["pos_embed"]
     if table is None or table.shape == wanted:
         return dict(entries)
-    patch = shapes["patch_embed.proj.weight"][2:]
-    height, width = model.data_config.input_size
-    grid = (height // patch[0], width // patch[1])
+    grid = _grid(shapes, model)
     prefix = wanted[1] - grid[0] * grid[1]
+    how = getattr(model.module, "position_resize", "antialiased")
     read_in = gate.read_floats(path, {"pos_embed": table})["pos_embed"]
     try:
-        resized = resized_positions(read_in, grid=grid, prefix_tokens=prefix)
+        resized = resized_positions(read_in, grid=grid, prefix_tokens=prefix, how=how)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     return {**entries, "pos_embed": Entry.of(resized)}
+
+
+def _grid(shapes: Shapes, model: Model) -> tuple[int, int]:
+    """Rows and columns of a ViT's tokens."""
+    patch = shapes["patch_embed.proj.weight"][2:]
+    height, width = model.data_config.input_size
+    return height // patch[0], width // patch[1]
 
 
 def _check(
@@ -218,7 +225,7 @@ def _check(
     if not (missing or unexpected or misshapen):
         return
     found = {name: entry.shape for name, entry in entries.items()}
-    resizable = _resizable(found, shapes)
+    resizable = _resizable(found, shapes, model)
     beside = place.unexpected and not set(entries) - set(shapes) and not misshapen
 
     def text(say: Naming) -> str:
@@ -238,7 +245,9 @@ def _check(
     raise SettingError(text)
 
 
-def _resizable(found: Shapes, shapes: Shapes) -> bool:
+def _resizable(found: Shapes, shapes: Shapes, model: Model) -> bool:
     old, new = found.get("pos_embed", ()), shapes.get("pos_embed", ())
-    prefix = int("cls_token" in shapes)
-    return len(old) == len(new) == 3 and old[2] == new[2] and can_resize_positions(old[1], prefix)
+    if len(old) != 3 or len(new) != 3 or "patch_embed.proj.weight" not in shapes:
+        return False
+    prefix = new[1] - math.prod(_grid(shapes, model))
+    return old[2] == new[2] and can_resize_positions(old[1], prefix)

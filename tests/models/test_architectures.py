@@ -150,6 +150,16 @@ def _model(module, height, width):
         ({}, {}),
         ({"pooling": "mean"}, {"global_pool": "avg"}),
         ({"gelu": "tanh"}, {"act_layer": "gelu_tanh"}),
+        ({"layer_scale": 0.1, "last_block": "all"}, {"init_values": 0.1}),
+        ({"class_position": False}, {"no_embed_class": True}),
+        (
+            {"layer_scale": 0.1, "registers": 4, "class_position": False},
+            {"init_values": 0.1, "reg_tokens": 4, "no_embed_class": True},
+        ),
+        (
+            {"registers": 2, "class_position": False, "pooling": "mean"},
+            {"reg_tokens": 2, "no_embed_class": True, "global_pool": "avg"},
+        ),
     ],
 )
 def test_parity_of_small_vits_and_their_options(tmp_path, ours, theirs):

@@ -38,7 +38,8 @@ def test_parameter_counts_are_the_published_ones(name, published):
 
 @pytest.mark.parametrize(
     "name", ["vit_digits", "cifar_resnet56", "vit_small_patch2_64", "vit_tiny_patch8_32",
-             "vit_l32_384", "vit_ti32"],
+             "vit_l32_384", "vit_ti32", "vit_s14_dinov2", "vit_l14_reg4_dinov2_518",
+             "vit_b16_mae", "deit3_b16_384"],
 )  # fmt: skip
 def test_parameter_counts_of_the_table(name):
     assert _count(models.create(name)) == MODELS[name].parameters
@@ -70,6 +71,12 @@ def test_parameter_counts_of_the_table(name):
         ("resmlp_24_distilled_224_cutout2_128_cifar10", "resmlp_s24", 10, 224, None),
         ("bagnet17_imagenette", "bagnet17", 10, 224, 256),
         ("vit_tiny_patch4_32", "vit_tiny_patch4_32", 10, 32, None),
+        ("vit_base_patch16_224.mae", "vit_b16_mae", 1000, 224, 248),
+        ("vit_small_patch14_dinov2", "vit_s14_dinov2_518", 1000, 518, 518),
+        ("vit_base_patch14_reg4_dinov2.lvd142m", "vit_b14_reg4_dinov2_518", 1000, 518, 518),
+        ("dinov2_vits14_reg", "vit_s14_reg4_dinov2", 1000, 224, 256),
+        ("deit3_small_patch16_224", "deit3_s16", 1000, 224, 248),
+        ("deit3_base_patch16_384.fb_in1k", "deit3_b16_384", 1000, 384, 384),
         ("cifar_resnet20_cifar100", "cifar_resnet20", 100, 32, None),
     ],
 )
@@ -82,7 +89,7 @@ def test_every_spelling(name, short, num_classes, side, resize):
     assert models.create(short, num_classes=num_classes).apply_fn is model.apply_fn
 
 
-@pytest.mark.parametrize("name", ["vit_b16_", "vit_b16_imagenett", "vit_base_patch16_224.mae",
+@pytest.mark.parametrize("name", ["vit_b16_", "vit_b16_imagenett", "vit_small_patch16_224.mae",
                                   "_imagenette", "", "resnetv2_50x1_bit.goog_in21k"])  # fmt: skip
 def test_unknown_names(name):
     with pytest.raises(ValueError, match=r"model: expected one of vit_digits, .*bagnet33, or timm"):

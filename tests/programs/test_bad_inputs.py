@@ -100,6 +100,11 @@ def _cases(text):
         train --measure-input --out x.npz | --out: has no use with --measure-input
         train --measure-input 3 --run-folder r --resume | --run-folder, --resume: have no use
         train --measure-input --max-steps 4 | --max-steps: has no use with --measure-input
+        train --train head | --train head: expected --weights to start from
+        train --train last_block | --train last_block: expected --weights to start from
+        train --copies 3 | --copies: has no use with --train all
+        train --measure-input --train head --weights w.npz | --measure-input: has no use | head
+        train --train head --cutout greedy --weights w.npz | --cutout: expected none, random
         train --gelu tanh --model cifar_resnet20 | --gelu: expected only for ViTs
         convert W x.npz --model vit_digits --seed 0 | --seed: has no use without --new-head
         convert W x.npz --model cifar_resnet20 --resize-positions | --resize-positions | ViTs
@@ -300,6 +305,8 @@ def test_printing_again_takes_no_option_that_it_does_not_obey(
         train --optimizer adam | --optimizer | did you mean adamw
         train --cutout randm | --cutout | did you mean random
         train --compute float16 | --compute: expected one of float32, bfloat16
+        train --train had | --train | did you mean head
+        train --copies 0 --train head | --copies: expected at least 1
         train --recipe digit | --recipe | did you mean digits
         train --workers 0 | --workers: expected at least 1
         train --workers 100000 | --workers: expected at most 256

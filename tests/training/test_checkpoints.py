@@ -17,7 +17,7 @@ from small_models import first_params, small_resnet
 
 from certmask_jax import data, models, training
 from certmask_jax.programs import train as program
-from certmask_jax.training import checkpoints, loop
+from certmask_jax.training import checkpoints, training_run
 from certmask_jax.training.checkpoints import Checkpoints
 from certmask_jax.training.input_pipeline import InMemory
 from certmask_jax.training.log import Row
@@ -167,7 +167,7 @@ def test_stopped_and_resumed_is_undisturbed_bit_by_bit(tmp_path, stop):
 
 
 def test_nan_stops_and_keeps_the_last_good_checkpoint(tmp_path, monkeypatch):
-    real = loop.trainer
+    real = training_run.trainer
 
     def poisoned(*args, **options):
         made = real(*args, **options)
@@ -187,7 +187,7 @@ def test_nan_stops_and_keeps_the_last_good_checkpoint(tmp_path, monkeypatch):
 
         return Poisoned()
 
-    monkeypatch.setattr(loop, "trainer", poisoned)
+    monkeypatch.setattr(training_run, "trainer", poisoned)
     with pytest.raises(FloatingPointError, match="the last good checkpoint is of step 4"):
         _train(tmp_path, checkpoint_every=2)
     saved = Checkpoints(tmp_path, run={}, resume=True)

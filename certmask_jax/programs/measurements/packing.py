@@ -15,6 +15,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from certmask_jax.certification import evaluation
 from certmask_jax.defenses import Defense
+from certmask_jax.inference.masked_pass import computed_with
 from certmask_jax.inference.whole_images import WholeImages
 from certmask_jax.programs.certification_job import build_defenses
 from certmask_jax.programs.measurements.subjects import FirstImages, Subject
@@ -49,7 +50,8 @@ def _of_runs(
     engine = subject.forward(chunk=chunk).for_masks(defense.masked_images)
     engine = engine.for_blocks(min(count, engine.images_at_once()))
     pixels = part.read(0, min(count, engine.images_at_once())).images
-    params = jax.device_put(subject.params, NamedSharding(engine.mesh, PartitionSpec()))
+    held = computed_with(subject.params, subject.preprocessing)
+    params = jax.device_put(held, NamedSharding(engine.mesh, PartitionSpec()))
     ratios, seconds, passes, slots = [], [], 0, 0
     for number in range(repeat + 1):  # the first compiles
         each = min(_plain(engine, params, pixels, size) for size in engine.chunk_sizes)

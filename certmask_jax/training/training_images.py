@@ -1,0 +1,107 @@
+"""What a training step is given of its images: normalised, moved, and with Cutout."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from numpy.typing import NDArray
+
+from certmask_jax.masks.mask_set import MaskSet
+from certmask_jax.models import Model
+from certmask_jax.training import augmentation, cutout
+from certmask_jax.training.recipes import Recipe
+
+_Hide = Callable[[Array, Array, Any], Array]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TrainingImages:
+    """What a recipe makes of images; build it with ``of``.
+
+    Called with a key, ``uint8[B, h, w, c]`` and the losses of images (for greedy Cutout) it gives
+    ``float32[B, h, w, c]``, normalised, moved and with what they lose replaced by 0.
+    """
+
+    recipe: Recipe
+    mean: NDArray[np.float32]
+    std: NDArray[np.float32]
+    hide: _Hide
+
+    @classmethod
+    def of(cls, model: Model, recipe: Recipe, masks: Sequence[MaskSet]) -> TrainingImages:
+        """For the images of a model; ``ValueError`` as ``trainer`` for masks."""
+        config = model.data_config
+        mean, std = (
+            np.asarray(v, np.float32).reshape(1, 1, 1, -1) for v in (config.mean, config.std)
+        )
+        return cls(recipe, mean, std, _hide(recipe, config.input_size, masks))
+
+    def normalised(self, images: Array) -> Array:
+        """``uint8[B, h, w, c]`` -> ``float32``, as they are."""
+        return (images.astype(jnp.float32) / 255 - self.mean) / self.std
+
+    def __call__(self, key: Array, images: Array, losses_of: cutout.LossesOf | None) -> Array:
+        images = _augmented(key, self.normalised(images), self.recipe)
+        return self.hide(jax.random.split(key)[1], images, losses_of)
+
+
+def _hide(recipe: Recipe, input_size: tuple[int, int], masks: Sequence[MaskSet]) -> _Hide:
+    """The recipe's Cutout: (key, images, losses of images) -> images."""
+    wants = recipe.cutout in ("mask_set", "two_masks", "greedy")
+    if wants != bool(masks):
+        raise ValueError(
+            f"cutout {recipe.cutout}: expected {'at least 1 mask set' if wants else 'no mask sets'}"
+            f", got {len(masks)}"
+        )
+    if recipe.cutout == "none":
+        return lambda key, images, losses_of: images
+    if not wants:
+        size = recipe.cutout_size or cutout.default_size(input_size)
+        return lambda key, images, losses_of: cutout.random_squares(
+            key, images, size=size, squares=recipe.cutout_squares
+        )
+    stack = cutout.mask_stack(masks)
+    if masks[0].image_size != tuple(input_size):
+        raise ValueError(
+            f"cutout masks: expected masks on the model's {input_size} pixels, got them on "
+            f"{masks[0].image_size}"
+        )
+    if recipe.cutout == "greedy":
+        return lambda key, images, losses_of: cutout.greedy(key, images, stack, losses_of)[0]
+    order = 1 if recipe.cutout == "mask_set" else 2
+    return lambda key, images, losses_of: cutout.random_masks(key, images, stack, order=order)
+
+
+def _augmented(key: Array, images: Array, recipe: Recipe) -> Array:
+    """Moves, flips and crops, as far as the recipe asks; each with randomness of its own."""
+    if recipe.shift or recipe.rotate or recipe.zoom:
+        images = augmentation.moved(
+            jax.random.split(key)[0],
+            images,
+            shift=recipe.shift,
+            rotate=recipe.rotate,
+            zoom=recipe.zoom,
+        )
+    if recipe.crop:
+        images = augmentation.cropped(jax.random.fold_in(key, 2), images, pad=recipe.crop)
+    if recipe.flip:
+        images = augmentation.flipped(jax.random.fold_in(key, 3), images)
+    return images
+
+
+def computing(module: Any, recipe: Recipe) -> Any:
+    """A module that computes in the recipe's precision."""
+    if recipe.compute == "float32":
+        return module
+    if not hasattr(module, "dtype"):
+        raise ValueError(
+            f"compute: expected a model with a dtype for bfloat16, but {type(module).__name__} "
+            "has none; use float32"
+        )
+    return module.clone(dtype=jnp.bfloat16)
