@@ -29,9 +29,9 @@ def num_classes(
     except Exception as error:  # the model's own, of any kind
         why = " ".join(str(error).split())[:300] or type(error).__name__
         raise ValueError(
-            f"apply_fn: expected it to take (params, images {images.dtype}{list(images.shape)}), but it "
-            f"raised {type(error).__name__}: {why}; do the images have the channels and the size "
-            "that the model is for?"
+            f"apply_fn: expected it to take (params, images {images.dtype}{list(images.shape)}), "
+            f"but it raised {type(error).__name__}: {why}; do the images have the channels and the "
+            "size that the model is for?"
         ) from error
     shape = getattr(logits, "shape", None)
     if shape is None or len(shape) != 2 or shape[0] != 2 or not 2 <= shape[1] <= 32767:
