@@ -18,7 +18,7 @@ from certmask_jax.masks.mask_set import MaskSet
 from certmask_jax.models import Model, Params
 from certmask_jax.training.checkpoints import Checkpoints
 from certmask_jax.training.frozen_features import Features, compute_features, copies_of
-from certmask_jax.training.head_alone import head_alone, head_variables, with_head
+from certmask_jax.training.head_model import head_alone, head_variables, with_head
 from certmask_jax.training.input_pipeline import Source
 from certmask_jax.training.loop import Progress, Saving, Trained, run_steps
 from certmask_jax.training.recipes import Recipe
