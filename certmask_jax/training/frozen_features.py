@@ -25,7 +25,7 @@ from certmask_jax._own_settings import reproducible, usual_promotion
 from certmask_jax.files import whole_files
 from certmask_jax.masks.mask_set import MaskSet
 from certmask_jax.models import Model, Params
-from certmask_jax.training.head_alone import as_model, head_variables, seen_by_head
+from certmask_jax.training.head_model import head_alone, head_variables, seen_by_head
 from certmask_jax.training.input_pipeline import Pixels, Source
 from certmask_jax.training.recipes import Recipe
 from certmask_jax.training.training_images import TrainingImages, computing
@@ -137,7 +137,7 @@ def compute_features(
 
 def _program(model: Model, recipe: Recipe, cutout_masks: Sequence[MaskSet]) -> Any:
     """The jitted (params, images uint8[b, h, w, c], numbers, copy) -> (features, logits' error)."""
-    alone = as_model(model)
+    alone = head_alone(model)
     images_of = TrainingImages.of(model, recipe, cutout_masks)
     module = computing(model.module, recipe)
 

@@ -161,8 +161,8 @@ RECIPES: dict[str, tuple[str, Recipe]] = {
         Recipe(
             epochs=50,
             optimizer="adamw",
-            learning_rate=1e-3,
-            weight_decay=0.01,
+            learning_rate=1e-2,
+            weight_decay=0.3,
             schedule="cosine",
             train="head",
         ),

@@ -118,7 +118,7 @@ def trainer(
 
     Args:
       model, recipe: what and how. Where the recipe trains the head alone, ``model`` is the head
-        itself (``head_alone.as_model``), and its batches are features of images.
+        itself (``head_alone``), and its batches are features of images.
       num_images: of the training set; what does not fill a batch waits for another epoch's shuffle.
       cutout_masks: mask sets for the recipes that hide masks; one is drawn a step.
       mesh: 1-D mesh; all devices by default.

@@ -18,7 +18,7 @@ from certmask_jax.masks.mask_set import MaskSet
 from certmask_jax.models import Model, Params
 from certmask_jax.training.checkpoints import Checkpoints
 from certmask_jax.training.frozen_features import Features, compute_features, copies_of
-from certmask_jax.training.head_alone import as_model, head_variables, with_head
+from certmask_jax.training.head_model import head_alone, head_variables, with_head
 from certmask_jax.training.input_pipeline import Source
 from certmask_jax.training.loop import Progress, Saving, Trained, run_steps
 from certmask_jax.training.recipes import Recipe
@@ -146,7 +146,7 @@ def _head_trainer(
     """The head as a model, and its trainer; what is wrong with the images' changes is said too."""
     recipe.check_input_size(model.data_config.input_size)
     TrainingImages.of(model, recipe, cutout_masks)
-    alone = as_model(model)
+    alone = head_alone(model)
     return alone, trainer(alone, recipe, num_images=num_images, mesh=mesh)
 
 

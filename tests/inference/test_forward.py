@@ -9,7 +9,7 @@ import oracle
 import pytest
 
 from certmask_jax import defenses, mask_sets, predict
-from certmask_jax.inference import chunk_program, whole_images
+from certmask_jax.inference import chunk_program, masked_pass, whole_images
 from certmask_jax.inference.defended_model import defended
 from certmask_jax.inference.devices import device_mesh
 from certmask_jax.inference.preprocessing import Preprocessing
@@ -138,6 +138,28 @@ def test_bfloat16_casts_parameters_and_inputs_and_keeps_float32_results():
     assert (jnp.bfloat16, jnp.bfloat16) in kinds
     full = predict(linear, WEIGHTS, IMAGES, MASKS)
     assert (table.predictions == full.predictions).mean() > 0.9
+
+
+def test_parameters_are_converted_to_bfloat16_once_and_to_the_same_logits():
+    """An engine keeps them so; a chunk converts nothing that it is given."""
+    preprocessing = Preprocessing(precision="bfloat16")
+    engine = whole_images.masked_forward(
+        linear, WEIGHTS, IMAGES.shape[1:], preprocessing=preprocessing,
+        masked_images=MASKS, chunk=8,
+    )  # fmt: skip
+    assert engine._params.dtype == jnp.bfloat16
+    one = np.zeros(len(MASKS), np.int32)
+    columns = np.arange(len(MASKS))
+    found = engine.evaluate(IMAGES, one, columns)
+    logits = masked_pass.masked_logits(
+        linear, WEIGHTS, IMAGES, MASKS.boxes, preprocessing=preprocessing, image_of=one
+    )
+    np.testing.assert_array_equal(found.predictions, np.asarray(logits).argmax(axis=1))
+    assert engine.flops_an_image(1) is not None  # of a model in bfloat16, image and all
+    exact = whole_images.masked_forward(
+        linear, WEIGHTS, IMAGES.shape[1:], preprocessing=PREPROCESSING, chunk=8
+    )
+    assert exact._params.dtype == WEIGHTS.dtype
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

@@ -14,7 +14,7 @@ from certmask_jax import data, mask_sets, models, training
 from certmask_jax.inference.devices import device_mesh
 from certmask_jax.models.resnetv2 import ResNetV2
 from certmask_jax.programs import train as program
-from certmask_jax.training import frozen_features, head_alone, training_images
+from certmask_jax.training import frozen_features, head_model, training_images
 from certmask_jax.training.checkpoints import Checkpoints
 from certmask_jax.training.frozen_features import compute_features
 from certmask_jax.training.input_pipeline import InMemory
@@ -219,11 +219,11 @@ def test_heads_and_parts_that_cannot_be_trained():
     config = models.DataConfig((32, 32), (0.5,) * 3, (0.5,) * 3)
     module = ResNetV2(5, blocks=(1,))  # its head is a convolution
     model = models.Model("small", 5, module, module, config, module.apply)
-    assert head_alone.as_model(model).module.path == ("head", "fc")
+    assert head_model.head_alone(model).module.path == ("head", "fc")
     module = _HeadOnMaps()
     model = models.Model("maps", 5, module, module, config, module.apply)
     with pytest.raises(ValueError, match=r"one vector of each image, got maps, .* 32x32x3"):
-        head_alone.as_model(model)
+        head_model.head_alone(model)
     module = _Scaled()
     model = models.Model("scaled", 10, module, module, small_vit().data_config, module.apply)
     with pytest.raises(ValueError, match="logits are what its head gives, but something follows"):

@@ -43,7 +43,7 @@ class HeadAlone:
         return logits if mutable is False else (logits, {})
 
 
-def as_model(model: Model) -> Model:
+def head_alone(model: Model) -> Model:
     """The head of a model.
 
     Raises:
