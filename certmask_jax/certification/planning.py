@@ -19,6 +19,7 @@ from certmask_jax.inference.distinct_fields import LocalLogits
 from certmask_jax.inference.engine_choice import engine_for
 from certmask_jax.inference.model_function import ApplyFn
 from certmask_jax.inference.preprocessing import Preprocessing, check_images
+from certmask_jax.inference.views import passes_each
 from certmask_jax.tables.blocks import BYTES_A_PREDICTION, Blocks
 from certmask_jax.tables.image_sets import TestSet
 from certmask_jax.tables.prediction_table import UNKNOWN, check_labels
@@ -31,7 +32,8 @@ class Plan:
 
     Attributes:
       num_images: T, of the share.
-      masked_images: V, distinct ones of an image: the passes of an image at most.
+      masked_images: V, distinct ones of an image: with the passes of each, those of an image at
+        most.
       chunk: masked images at once.
       images_per_block: what is lost at most when the run is killed.
       passes_most, passes_expected: forward passes of the whole run; expected is what the images of
@@ -107,6 +109,7 @@ def plan(
     turn = max(1, min(images_a_turn, sizes.images_in_seconds(len(columns), engine)))
     order = np.random.default_rng(0).permutation(len(test_set))
     finished, passes, spent = 0, 0, 0.0
+    each = passes_each(engine.facts())
     while finished < len(test_set) and spent < seconds:
         batches = [test_set.read(int(i), int(i) + 1) for i in order[finished : finished + turn]]
         images = np.concatenate([batch.images for batch in batches])
@@ -118,17 +121,18 @@ def plan(
         else:
             outputs = engine.table(images)
         spent += clock() - started
-        passes += int((np.asarray(outputs.predictions) != UNKNOWN).sum())
+        passes += each * int((np.asarray(outputs.predictions) != UNKNOWN).sum())
         finished += len(images)
     expected = num_images * passes / finished
+    flops = engine.flops_an_image(1)
     return Plan(
         num_images=num_images,
         masked_images=len(columns),
         chunk=engine.chunk,
         images_per_block=images_per_block,
-        passes_most=num_images * len(columns),
+        passes_most=each * num_images * len(columns),
         passes_expected=expected,
-        flops_a_pass=engine.flops_an_image(1),
+        flops_a_pass=None if flops is None else flops / each,
         table_bytes=num_images * len(columns) * BYTES_A_PREDICTION,
         passes_per_second=passes / spent,
         seconds_expected=expected / (passes / spent),

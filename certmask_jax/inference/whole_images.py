@@ -25,6 +25,7 @@ from certmask_jax.inference.engine import Indices
 from certmask_jax.inference.item_stream import evaluate_items, table_by_items
 from certmask_jax.inference.model_function import ApplyFn, flops, num_classes
 from certmask_jax.inference.preprocessing import Preprocessing
+from certmask_jax.inference.views import check_views, names_of
 from certmask_jax.masks.distinct_unions import MaskedImages, unmasked
 from certmask_jax.tables.outputs import Outputs
 
@@ -105,8 +106,13 @@ class WholeImages:
         return None if each is None else each * count
 
     def facts(self) -> dict[str, Any]:
-        """Chunk and preprocessing: batches of another shape may be rounded otherwise."""
-        return {"chunk": self.chunk, "preprocessing": dataclasses.asdict(self.preprocessing)}
+        """Chunk and preprocessing: batches of another shape may be rounded otherwise; views."""
+        views = names_of(self.apply_fn)
+        return {
+            "chunk": self.chunk,
+            "preprocessing": dataclasses.asdict(self.preprocessing),
+            **({"views": views} if views else {}),
+        }
 
     def for_few(self, items: int) -> WholeImages:
         """An engine with another program for work of at most ``items`` items, if that is smaller.
@@ -255,6 +261,7 @@ def masked_forward(
     size = _DEFAULT_CHUNK.get(device.platform, 64) if chunk is None else -(-chunk // devices)
     if size < 1:
         raise ValueError(f"chunk: expected at least 1 masked image, got {chunk}")
+    check_views(apply_fn, preprocessing.model_shape(image_shape))
     itself = unmasked(image_shape[:2])
     masks = itself if masked_images is None else masked_images
     width = masks.boxes.shape[1] if boxes_per_mask is None else boxes_per_mask

@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from certmask_jax import data, defenses, mask_sets, predict, training, weights
 from certmask_jax.files import fingerprint
+from certmask_jax.inference import views
 from certmask_jax.inference.preprocessing import Preprocessing
 from certmask_jax.masks.mask_set import MaskSet
 from certmask_jax.masks.threats import Threat
@@ -146,7 +147,11 @@ def _job(arguments: argparse.Namespace) -> _Job:
         "model_options": options.about(),
         "num_classes": model.num_classes,
         "input_size": list(size),
-        "recipe": dataclasses.asdict(recipe),
+        "recipe": {
+            name: value
+            for name, value in dataclasses.asdict(recipe).items()
+            if (name, value) != ("views", views.NONE)  # as runs were told apart before there were
+        },
         "cutout_masks": [[str(one), fingerprint.of_arrays(one.boxes)[:16]] for one in masks],
         "data": {
             "name": arguments.dataset,
@@ -271,6 +276,7 @@ def _evaluated(job: _Job, params: Params, count: int) -> str:
         np.concatenate([one.images for one in held_out]),
         defense.masked_images,
         preprocessing=Preprocessing(mean=config.mean, std=config.std),
+        views=job.recipe.views,
     )
     clean = np.mean(defense.rule(table) == labels)
     robust = np.mean(defense.worst_case(table, labels))

@@ -216,6 +216,7 @@ class _Run:
                 pixels.images,
                 distinct_unions.unmasked(config.input_size),
                 preprocessing=Preprocessing(mean=config.mean, std=config.std),
+                views=self._made.recipe.views,
                 chunk=_HELD_OUT_AT_ONCE,
                 mesh=self._made.mesh,
             )

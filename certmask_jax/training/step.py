@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from certmask_jax._own_settings import reproducible, usual_promotion
 from certmask_jax.inference.devices import device_mesh
+from certmask_jax.inference.views import all_views, read, with_views
 from certmask_jax.masks.mask_set import MaskSet
 from certmask_jax.models import Model, Params
 from certmask_jax.training import augmentation, cutout, recipes
@@ -191,15 +192,24 @@ def _step(
     mean, std = (np.asarray(v, np.float32).reshape(1, 1, 1, -1) for v in (config.mean, config.std))
     training_module = _computing(model.train_module, recipe)
     module = _computing(model.module, recipe)
+    views = read(recipe.views)
+    evaluated = with_views(module.apply, recipe.views)
 
     def loss_of(params: Any, rest: Any, images: Array, labels: Array) -> tuple[Array, Any]:
+        truth = labels
+        if len(views) > 1:  # those of an image beside each other, so that they are on its device
+            copies = jnp.moveaxis(all_views(images, views), 0, 1)
+            images = copies.reshape(-1, *images.shape[1:])
+            truth = jnp.repeat(labels, len(views))
         logits, changed = training_module.apply(
             {"params": params, **rest}, images, mutable=list(rest)
         )
         target = optax.smooth_labels(
-            jax.nn.one_hot(labels, model.num_classes), recipe.label_smoothing
+            jax.nn.one_hot(truth, model.num_classes), recipe.label_smoothing
         )
         loss = optax.softmax_cross_entropy(logits, target).mean()
+        if len(views) > 1:
+            logits = logits.reshape(len(labels), len(views), model.num_classes).mean(axis=1)
         return loss, (changed, (logits.argmax(axis=1) == labels).sum(dtype=jnp.int32))
 
     def step(state: TrainState, batch: DeviceBatch) -> tuple[TrainState, Measures]:
@@ -209,7 +219,7 @@ def _step(
 
         def losses_of(images: Array) -> Array:
             # In eval mode: an image's worst masks must not depend on its neighbours' masks.
-            logits = module.apply(variables, images)
+            logits = evaluated(variables, images)
             return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
 
         images = hide(jax.random.split(key)[1], images, losses_of)
