@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 import small_runs
-from small_models import first_params, small_resnet, small_vit
+from small_models import first_params, small_vit
 
 import certmask_jax as cm
 from certmask_jax.certification import evaluation, planning, verdicts
@@ -38,6 +38,13 @@ WEIGHTS = RNG.normal(size=(SIZE[0] * SIZE[1] * 3, 4)).astype(np.float32)
 
 def model(params, images):
     return jnp.tanh(images.reshape(images.shape[0], -1)) @ params
+
+
+def convolved(params, images):
+    kernel, head = params
+    dims = ("NHWC", "HWIO", "NHWC")
+    seen = jax.lax.conv_general_dilated(images, kernel, (1, 1), "SAME", dimension_numbers=dims)
+    return jnp.tanh(seen).reshape(images.shape[0], -1) @ head
 
 
 # What views do, in plain NumPy, on one normalised image.
@@ -82,15 +89,15 @@ def _oracle_logits(name):
 
 def _all_logits(apply_fn, params, images, boxes, how):
     count, width = len(images), len(boxes)
-    logits = cm.masked_logits(
-        apply_fn,
-        params,
-        images,
-        np.tile(boxes, (count, 1, 1)),
-        preprocessing=how,
-        image_of=np.repeat(np.arange(count), width),
-    )
-    return np.asarray(logits).reshape(count, width, -1)
+    every = np.tile(boxes, (count, 1, 1)), np.repeat(np.arange(count), width)
+
+    @jax.jit
+    def logits(params, images):
+        return cm.masked_logits(
+            apply_fn, params, images, every[0], preprocessing=how, image_of=every[1]
+        )
+
+    return np.asarray(logits(params, images)).reshape(count, width, -1)
 
 
 @pytest.mark.parametrize("name", ORACLES)
@@ -104,17 +111,17 @@ def test_logits_are_those_of_plain_numpy(name):
 @pytest.mark.parametrize(("precision", "near"), [("highest", 1e-5), ("bfloat16", 0.02)])
 def test_the_mirror_view_is_the_mean_of_two_runs(precision, near):
     """The other run has images and masks that were mirrored before: no view in it."""
-    network = small_resnet()
-    params = first_params(network)
+    kernel, head = RNG.normal(size=(3, 3, 1, 4)), RNG.normal(size=(256, 5))
+    params = kernel.astype(np.float32), head.astype(np.float32) / 16
     images = RNG.integers(0, 256, (4, 8, 8, 1), np.uint8)
     boxes = cm.mask_sets.budgeted_grid(8, 2, masks_per_axis=3).boxes
     mirrored = np.stack(
         [boxes[..., 0], 8 - boxes[..., 3], boxes[..., 2], 8 - boxes[..., 1]], axis=-1
     )
     how = cm.Preprocessing(mean=(0.3,), std=(0.5,), fill=(99.0,), precision=precision)
-    alone = _all_logits(network.apply_fn, params, images, boxes, how)
-    other = _all_logits(network.apply_fn, params, images[:, :, ::-1], mirrored, how)
-    both = _all_logits(cm.with_views(network.apply_fn, "mirror"), params, images, boxes, how)
+    alone = _all_logits(convolved, params, images, boxes, how)
+    other = _all_logits(convolved, params, images[:, :, ::-1], mirrored, how)
+    both = _all_logits(cm.with_views(convolved, "mirror"), params, images, boxes, how)
     assert both.dtype == np.float32
     np.testing.assert_allclose(both, (alone + other) / 2, atol=near)
     assert np.abs(alone - other).max() > 10 * near
@@ -280,7 +287,7 @@ def test_the_program_records_views_and_prints_their_passes(tmp_path, capsys):
 def test_training_with_views_takes_the_mean_loss_of_all_views():
     network = small_vit()
     recipe = Recipe(epochs=1, batch_size=8, cutout="none", views="mirror")
-    made = step.trainer(network, recipe, num_images=8)
+    made = step.trainer(network, recipe, num_images=8, mesh=device_mesh(jax.devices()[:1]))
     params = first_params(network)
     images = RNG.integers(0, 256, (8, 8, 8, 1), np.uint8)
     labels = RNG.integers(0, 10, 8).astype(np.int32)
@@ -288,7 +295,7 @@ def test_training_with_views_takes_the_mean_loss_of_all_views():
     _, measures = made.step(made.start(params), made.put(Pixels(images, labels), key))
     config = network.data_config
     seen = ((images / 255 - np.array(config.mean)) / np.array(config.std)).astype(np.float32)
-    logits = [network.apply_fn(params, one) for one in (seen, seen[:, :, ::-1])]
+    logits = [jax.jit(network.apply_fn)(params, one) for one in (seen, seen[:, :, ::-1])]
     losses = optax.softmax_cross_entropy_with_integer_labels(jnp.stack(logits), labels[None])
     np.testing.assert_allclose(measures.loss, losses.mean(), rtol=1e-5)
     assert int(measures.correct) == int(((logits[0] + logits[1]).argmax(axis=1) == labels).sum())
