@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from certmask_jax.inference.masked_pass import masked_logits
     from certmask_jax.inference.masking import masked_images
     from certmask_jax.inference.preprocessing import Preprocessing
+    from certmask_jax.inference.views import View, with_views
     from certmask_jax.inference.whole_images import masked_forward
     from certmask_jax.inference.whole_table import predict
     from certmask_jax.masks import combined_sets, distinct_unions, geometry, pair_covers, rectangles
@@ -52,6 +53,7 @@ __all__ = [
     "PredictionTable",
     "Preprocessing",
     "Threat",
+    "View",
     "__version__",
     "adversary",
     "certificate",
@@ -70,6 +72,7 @@ __all__ = [
     "rectangles",
     "rule",
     "rules",
+    "with_views",
     "worst_case",
 ]
 
@@ -97,6 +100,7 @@ _NAMES = {
     "PredictionTable": "tables.prediction_table",
     "Preprocessing": "inference.preprocessing",
     "Threat": "masks.threats",
+    "View": "inference.views",
     "certificate": "defenses",
     "defended": "inference.defended_model",
     "load_model": "weights.loaded_model",
@@ -105,6 +109,7 @@ _NAMES = {
     "masked_logits": "inference.masked_pass",
     "predict": "inference.whole_table",
     "rule": "defenses",
+    "with_views": "inference.views",
     "worst_case": "defenses",
 }
 

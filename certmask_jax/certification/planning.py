@@ -19,6 +19,7 @@ from certmask_jax.inference.distinct_fields import LocalLogits
 from certmask_jax.inference.engine_choice import engine_for
 from certmask_jax.inference.model_function import ApplyFn
 from certmask_jax.inference.preprocessing import Preprocessing, check_images
+from certmask_jax.inference.views import passes_each
 from certmask_jax.tables.blocks import BYTES_A_PREDICTION, Blocks
 from certmask_jax.tables.image_sets import TestSet
 from certmask_jax.tables.prediction_table import UNKNOWN, check_labels
@@ -31,12 +32,13 @@ class Plan:
 
     Attributes:
       num_images: T, of the share.
-      masked_images: V, distinct ones of an image: the passes of an image at most.
+      masked_images: V, distinct ones of an image: with the passes of each, those of an image at
+        most.
       chunk: masked images at once, at most.
-      slots_expected: places of chunks that they take, with those that are left empty.
       images_per_block: what is lost at most when the run is killed.
       passes_most, passes_expected: forward passes of the whole run; expected is what the images of
         the calibration took.
+      slots_expected: the same, with the places of chunks that are left empty.
       flops_a_pass: floating-point operations, None if unknown; a masked image's share of those for
         the distinct fields of a model with local logits.
       table_bytes: on the disk, before compression.
@@ -112,11 +114,12 @@ def plan(
     some = images_per_block if quick is None else quick // 8  # an eighth of "some seconds"
     turn = max(1, min(images_per_block, some, images_a_turn or images_per_block))
     order = np.random.default_rng(0).permutation(len(test_set))
+    each = passes_each(engine.facts())
     finished, passes, slots, spent = 0, 0, 0, 0.0
 
     def tell(settled: int, evaluated: int, taken: int) -> None:
         nonlocal slots
-        slots += taken
+        slots += each * taken
 
     while finished < len(test_set) and spent < seconds:
         batches = [test_set.read(int(i), int(i) + 1) for i in order[finished : finished + turn]]
@@ -131,18 +134,19 @@ def plan(
         else:
             outputs = engine.table(images, lambda count, taken: tell(count, count, taken))
         spent += clock() - started
-        passes += int((np.asarray(outputs.predictions) != UNKNOWN).sum())
+        passes += each * int((np.asarray(outputs.predictions) != UNKNOWN).sum())
         finished += len(images)
     expected = num_images * passes / finished
+    flops = engine.flops_an_image(1)
     return Plan(
         num_images=num_images,
         masked_images=len(columns),
         chunk=engine.chunk,
         images_per_block=images_per_block,
-        passes_most=num_images * len(columns),
+        passes_most=each * num_images * len(columns),
         passes_expected=expected,
         slots_expected=num_images * slots / finished,
-        flops_a_pass=engine.flops_an_image(1),
+        flops_a_pass=None if flops is None else flops / each,
         table_bytes=num_images * len(columns) * BYTES_A_PREDICTION,
         passes_per_second=passes / spent,
         seconds_expected=expected / (passes / spent),

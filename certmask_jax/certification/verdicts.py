@@ -11,6 +11,7 @@ from certmask_jax._settings import SettingError
 from certmask_jax.certification import report
 from certmask_jax.certification.report import DefenseResult, Report, notices, wilson_interval
 from certmask_jax.defenses.defense import ALERT, Defense, Guarantee, Seen
+from certmask_jax.inference.views import passes_each
 from certmask_jax.masks import distinct_unions
 from certmask_jax.tables import saved_table
 from certmask_jax.tables.prediction_table import NO_LABEL, UNKNOWN, PredictionTable
@@ -53,11 +54,13 @@ def certify(
     accuracy = float((undefended == labels).mean())
     smallest, no_label = _margins(table)
     provenance = saved.about.get("provenance", {})
+    each = passes_each(provenance)
     return Report(
         num_images=count,
         forward_passes={
-            "made": _known(table, counted),
-            "full_table": count * table.predictions.shape[1],
+            "made": each * _known(table, counted),
+            "full_table": each * count * table.predictions.shape[1],
+            **({} if each == 1 else {"a_masked_image": each}),
         },
         undefended_accuracy=accuracy,
         intervals={"undefended_accuracy": wilson_interval(accuracy, count)},

@@ -16,6 +16,7 @@ from certmask_jax.inference.engine import Engine
 from certmask_jax.inference.engine_choice import engine_for
 from certmask_jax.inference.model_function import ApplyFn
 from certmask_jax.inference.preprocessing import Preprocessing, check_images, from_unit
+from certmask_jax.inference.views import Views, passes_each
 from certmask_jax.tables.prediction_table import UNKNOWN, PredictionTable
 
 Pixels = Literal["uint8", "unit"]
@@ -26,7 +27,7 @@ class Answers(NamedTuple):
 
     labels: NDArray[np.int32]  # [B]; ALERT (-2), or NO_LABEL (-1) where logits were not finite
     alerts: NDArray[np.bool_]  # [B]; always false for a defense that recovers
-    masked_images: NDArray[np.int32]  # [B]; how many were evaluated
+    masked_images: NDArray[np.int32]  # [B]; how many were evaluated, in ``passes_each`` passes each
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -44,11 +45,19 @@ class DefendedPredictor:
     engine: Engine
     pixels: Pixels = "uint8"
 
+    @property
+    def passes_each(self) -> int:
+        """Forward passes that one masked image takes: as many as the model has views."""
+        return passes_each(self.engine.facts())
+
     def __repr__(self) -> str:
         height, width, channels = self.engine.image_shape
+        views = self.engine.facts().get("views")
+        seen = f"; views {', '.join(views)}" if views else ""
         what = "uint8" if self.pixels == "uint8" else "floats in [0, 1]"
         return (
-            f"DefendedPredictor({self.defense}; images {what} [B, {height}, {width}, {channels}])"
+            f"DefendedPredictor({self.defense}; images {what} [B, {height}, {width}, {channels}]"
+            f"{seen})"
         )
 
     def __call__(self, images: ArrayLike) -> Answers:
@@ -90,6 +99,7 @@ def defended(
     pixels: Pixels = "uint8",
     preprocessing: Preprocessing | None = None,
     local: LocalLogits | None = None,
+    views: Views | None = None,
     chunk: int | None = None,
     mesh: Mesh | None = None,
 ) -> DefendedPredictor:
@@ -108,6 +118,7 @@ def defended(
       preprocessing: as in ``predict``; the same as for
         certification.
       local: the model's local logits, if it has any: see ``local_forward``.
+      views: as in ``predict``; the same as for certification.
       chunk, mesh: see ``masked_forward``.
     """
     if pixels not in ("uint8", "unit"):
@@ -119,6 +130,7 @@ def defended(
         defense.masked_images,
         preprocessing=Preprocessing() if preprocessing is None else preprocessing,
         local=local,
+        views=views,
         chunk=chunk,
         mesh=mesh,
     )

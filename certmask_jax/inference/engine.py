@@ -149,7 +149,8 @@ class Engine(Protocol):
     def facts(self) -> dict[str, Any]:
         """What of it decides the numbers, JSON-able: for the fingerprint of a run and its results.
 
-        ``chunk`` and ``preprocessing`` are among them.
+        ``chunk`` and ``preprocessing`` are among them, and the names of ``views`` where the model
+        has any: each masked image takes as many passes (``views.passes_each``).
         """
         ...
 

@@ -12,6 +12,7 @@ from certmask_jax.inference.engine import Engine
 from certmask_jax.inference.field_tables import local_forward
 from certmask_jax.inference.model_function import ApplyFn
 from certmask_jax.inference.preprocessing import Preprocessing
+from certmask_jax.inference.views import Views, views_of, with_views
 from certmask_jax.inference.whole_images import masked_forward
 from certmask_jax.masks.distinct_unions import MaskedImages
 
@@ -24,6 +25,7 @@ def engine_for(
     *,
     preprocessing: Preprocessing,
     local: LocalLogits | None = None,
+    views: Views | None = None,
     chunk: int | Sequence[int] | None = None,
     mesh: Mesh | None = None,
 ) -> Engine:
@@ -33,10 +35,18 @@ def engine_for(
       apply_fn, params, image_shape, preprocessing, chunk, mesh: see ``masked_forward``.
       masked_images: V masked images.
       local: the model's local logits, if it has any and they are to be used: ``local_forward``.
+      views: what the model averages its logits over, see ``with_views``.
 
     Raises:
-      ValueError: see ``masked_forward`` and ``local_forward``.
+      ValueError: see ``masked_forward``, ``local_forward`` and ``with_views``; for local logits and
+        views together.
     """
+    apply_fn = with_views(apply_fn, views)
+    if local is not None and views_of(apply_fn):
+        raise ValueError(
+            "local: expected none beside views, as a mean over views is no mean of local logits of "
+            "one image; leave local out, and masked images are evaluated whole"
+        )
     if local is not None:
         return local_forward(
             local,

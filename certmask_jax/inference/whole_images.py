@@ -28,6 +28,7 @@ from certmask_jax.inference.item_stream import evaluate_items, table_by_items
 from certmask_jax.inference.masked_pass import computed_with
 from certmask_jax.inference.model_function import ApplyFn, flops, num_classes
 from certmask_jax.inference.preprocessing import Preprocessing
+from certmask_jax.inference.views import check_views, names_of
 from certmask_jax.masks.distinct_unions import MaskedImages, unmasked
 from certmask_jax.tables.outputs import Outputs
 
@@ -117,12 +118,14 @@ class WholeImages:
         return None if each is None else each * count
 
     def facts(self) -> dict[str, Any]:
-        """Chunks and preprocessing: batches of another shape may be rounded otherwise."""
+        """Chunks and preprocessing: batches of another shape may be rounded otherwise; views."""
         sizes = {"chunk_sizes": list(self.chunk_sizes)} if len(self.chunk_sizes) > 1 else {}
+        views = names_of(self.apply_fn)
         return {
             "chunk": self.chunk,
             **sizes,
             "preprocessing": dataclasses.asdict(self.preprocessing),
+            **({"views": views} if views else {}),
         }
 
     def for_few(self, items: int) -> WholeImages:
@@ -292,6 +295,7 @@ def masked_forward(
     if any(size < 1 for size in given):
         raise ValueError(f"chunk: expected at least 1 masked image, got {chunk}")
     known = tuple(sorted({-(-size // devices) * devices for size in given}))
+    check_views(apply_fn, preprocessing.model_shape(image_shape))
     itself = unmasked(image_shape[:2])
     masks = itself if masked_images is None else masked_images
     width = masks.boxes.shape[1] if boxes_per_mask is None else boxes_per_mask

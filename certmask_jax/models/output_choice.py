@@ -1,4 +1,4 @@
-"""Models with some of their outputs only, for data sets that have few of the classes."""
+"""What of a model's outputs is looked at: some of them only, or their mean over views."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from certmask_jax.inference.distinct_fields import LocalLogits
+from certmask_jax.inference.views import Views, with_views
 from certmask_jax.models.named_models import Model
 
 
@@ -37,6 +38,20 @@ def restricted(model: Model, outputs: tuple[int, ...]) -> Model:
         apply_fn=_chosen(model.apply_fn, outputs),
         local=local,
     )
+
+
+def viewed(model: Model, views: Views | None) -> Model:
+    """The model whose logits are means over views of an image, see ``with_views``.
+
+    It has no local logits: a mean over views is no mean over the fields of one image.
+
+    Raises:
+      ValueError: see ``with_views``.
+    """
+    apply_fn = with_views(model.apply_fn, views)
+    if apply_fn is model.apply_fn:
+        return model
+    return dataclasses.replace(model, apply_fn=apply_fn, local=None)
 
 
 @functools.lru_cache(maxsize=64)  # equal ones are one function, so that JAX compiles once

@@ -14,12 +14,13 @@ from certmask_jax.certification import certified_size
 from certmask_jax.certification.report import Report
 from certmask_jax.defenses import Defense
 from certmask_jax.files import fingerprint
+from certmask_jax.inference import views
 from certmask_jax.inference.distinct_fields import LocalLogits
 from certmask_jax.inference.preprocessing import Preprocessing
 from certmask_jax.masks.geometry import as_size
 from certmask_jax.masks.threats import Threat
 from certmask_jax.models import Model
-from certmask_jax.models.output_choice import restricted
+from certmask_jax.models.output_choice import restricted, viewed
 from certmask_jax.programs import defense_specs, imported, spec_keys
 from certmask_jax.programs.certification_options import Config, read_fill
 from certmask_jax.programs.command_line import as_options
@@ -91,6 +92,13 @@ def opened(config: Config, command: str) -> Job:
             "--whole-images: expected a model with local logits (BagNet), which can do otherwise, "
             f"got {model.name}; leave it out"
         )
+    views_notes: tuple[str, ...] = ()
+    if config.views != views.NONE and model.local is not None and not config.whole_images:
+        views_notes = (
+            f"--views {config.views}: masked images are evaluated whole, more work than by "
+            f"the fields of {model.name}: a mean over views is no mean over fields of one image",
+        )
+    model = viewed(model, config.views)
     unreadable = _unreadable(config, dataset)
     resized = None if dataset.image_size == input_size else input_size
     uses_fields = model.local is not None and not config.whole_images and resized is None
@@ -124,6 +132,8 @@ def opened(config: Config, command: str) -> Job:
     }
     if entry is not None:
         identity["weights_entry"] = entry
+    if views.names_of(model.apply_fn):
+        identity["views"] = views.names_of(model.apply_fn)
     preprocessing = Preprocessing(
         mean=model.data_config.mean,
         std=model.data_config.std,
@@ -156,7 +166,7 @@ def opened(config: Config, command: str) -> Job:
         },
         name=_name(config, dataset, identity),
         unreadable=unreadable,
-        notes=(*dataset.notes, *weights_notes),
+        notes=(*dataset.notes, *weights_notes, *views_notes),
     )
 
 

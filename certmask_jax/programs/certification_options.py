@@ -8,6 +8,7 @@ import re
 
 from certmask_jax import models
 from certmask_jax.files import storage
+from certmask_jax.inference import views
 from certmask_jax.programs import (
     data_options,
     defense_specs,
@@ -18,7 +19,13 @@ from certmask_jax.programs import (
     runtime,
     threat_options,
 )
-from certmask_jax.programs.command_line import CommandLine, check_not_typed, check_uses, hint
+from certmask_jax.programs.command_line import (
+    CommandLine,
+    as_options,
+    check_not_typed,
+    check_uses,
+    hint,
+)
 from certmask_jax.programs.data_options import DataOptions
 from certmask_jax.programs.model_options import ModelOptions
 from certmask_jax.programs.number_options import number, seed, whole
@@ -45,6 +52,7 @@ class Config:
     fill: str
     defenses: tuple[str, ...]
     precision: str
+    views: str
     decide: bool
     whole_images: bool
     chunk: int | None
@@ -87,6 +95,14 @@ def parser() -> CommandLine:
         default="highest",
         help="of products: highest (float32), high, default (the backend's), bfloat16; part of "
         "the result (default: %(default)s)",
+    )
+    group.add_argument(
+        "--views",
+        default=views.NONE,
+        metavar="NAME[+NAME]",
+        help="average the logits over views of each masked image, each of which is a forward pass: "
+        + "; ".join(f"{name}, {about}" for name, about in views.ABOUT.items())
+        + "; joined by +, every view of every view; part of the result (default: %(default)s)",
     )
     group = parse.add_argument_group("what attacks and what defends")
     threat_options.add(group)
@@ -224,6 +240,8 @@ def read_config(arguments: argparse.Namespace) -> Config:
             f"--precision: expected {', '.join(PRECISIONS[:-1])} or {PRECISIONS[-1]}, got "
             f"{arguments.precision!r}{like or ' (highest is float32)'}"
         )
+    with as_options("views"):
+        views.read(arguments.views)
     read_fill(arguments.fill)
     for place, spec in enumerate(arguments.defense or ()):
         defense_specs.check(spec)
@@ -249,6 +267,7 @@ def read_config(arguments: argparse.Namespace) -> Config:
         fill=arguments.fill,
         defenses=tuple(arguments.defense or ()),
         precision=arguments.precision,
+        views=arguments.views,
         decide=arguments.decide,
         whole_images=arguments.whole_images,
         chunk=arguments.chunk,

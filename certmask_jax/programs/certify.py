@@ -20,6 +20,7 @@ from typing import Any
 from certmask_jax.certification import evaluation, planning, precision_check, report, verdicts
 from certmask_jax.files import processes
 from certmask_jax.files.storage import AnyPath
+from certmask_jax.inference import views
 from certmask_jax.programs import listings, printing, program, runtime
 from certmask_jax.programs.certification_job import (
     Job,
@@ -77,6 +78,7 @@ def run(config: Config, command: str) -> int:
         margin_guard=config.margin_guard,
         deadline=deadline,
         quiet=not processes.is_first(),
+        passes_each=views.passes_each(job.identity),
     ) as progress:
         saved = evaluation.evaluate(
             job.dataset,

@@ -37,6 +37,7 @@ class Progress:
       margin_guard: as for the report: images with a smaller margin are not certified.
       deadline: in seconds of ``time.monotonic``; no block is begun that would end after it.
       quiet: show nothing.
+      passes_each: forward passes that a masked image takes.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Progress:
         margin_guard: float = 0.0,
         deadline: float | None = None,
         quiet: bool = False,
+        passes_each: int = 1,
     ) -> None:
         self.settled_now = 0
         self.passes_now = 0
@@ -63,6 +65,7 @@ class Progress:
         self._block_began: float | None = None
         self._longest = 0.0
         self._quiet = quiet
+        self._passes_each = passes_each
         self._in_place = not quiet and sys.stderr.isatty()
         self._every = 0.5 if self._in_place else 10.0  # seconds; a log wants fewer lines
         self._began = self._shown_at = time.monotonic()
@@ -121,8 +124,8 @@ class Progress:
         self._total = step.total
         if step.is_new:
             self.settled_now += step.settled
-            self.passes_now += step.evaluated
-            self.slots_now += step.slots
+            self.passes_now += self._passes_each * step.evaluated
+            self.slots_now += self._passes_each * step.slots
             self._recent.append((now, self.settled_now))
             while len(self._recent) > 2 and self._recent[1][0] <= now - _RECENT:
                 self._recent.popleft()

@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from certmask_jax import data, defenses, mask_sets, predict, training, weights
 from certmask_jax.files import fingerprint
+from certmask_jax.inference import views
 from certmask_jax.inference.preprocessing import Preprocessing
 from certmask_jax.masks.mask_set import MaskSet
 from certmask_jax.masks.threats import Threat
@@ -164,6 +165,8 @@ def _job(arguments: argparse.Namespace) -> _Job:
 def _facts(recipe: training.Recipe) -> dict[str, Any]:
     """A recipe's fields; those of parts are left out where all is trained, as in older runs."""
     facts = dataclasses.asdict(recipe)
+    if recipe.views == views.NONE:  # as runs were told apart before there were any
+        del facts["views"]
     if recipe.train != "head":
         del facts["copies"]
     if recipe.train == "all":
@@ -295,6 +298,7 @@ def _evaluated(job: _Job, params: Params, count: int) -> str:
         np.concatenate([one.images for one in held_out]),
         defense.masked_images,
         preprocessing=Preprocessing(mean=config.mean, std=config.std),
+        views=job.recipe.views,
     )
     clean = np.mean(defense.rule(table) == labels)
     robust = np.mean(defense.worst_case(table, labels))

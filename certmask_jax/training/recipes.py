@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 
 import optax
 
+from certmask_jax.inference import views
 from certmask_jax.training.cutout import Cutout
 
 Optimizer = Literal["sgd", "adamw"]
@@ -43,6 +44,9 @@ class Recipe:
       shift: random moves, up to so many pixels.
       rotate: random turns, up to so many degrees.
       zoom: random zoom, up to this fraction of the size.
+      views: train on views of each image too, made after Cutout: each gives a loss of its own, and
+        the mean counts; a step then takes as many passes of a batch. Accuracies are those of the
+        logits' mean.
       label_smoothing: fraction of the label that is spread over all classes alike.
       compute: ``"bfloat16"`` computes in it; parameters, norms, loss and optimiser stay float32.
       ema: decay a step of an exponential moving average of the variables, which is then the
@@ -77,6 +81,7 @@ class Recipe:
     shift: float = 0.0
     rotate: float = 0.0
     zoom: float = 0.0
+    views: str = views.NONE
     label_smoothing: float = 0.0
     compute: Compute = "float32"
     ema: float = 0.0
@@ -97,6 +102,12 @@ class Recipe:
                 raise ValueError(
                     f"{name}: expected one of {', '.join(choices)}, got {getattr(self, name)!r}"
                 )
+        views.read(self.views)
+        if self.train == "head" and self.views != views.NONE:
+            raise ValueError(
+                f"views: expected none where the head alone is trained, on features of images, got "
+                f"{self.views!r}"
+            )
         ones = ("epochs", "batch_size", "cutout_squares", "copies")
         for name, least in (*((one, 1) for one in ones), ("seed", 0)):
             if getattr(self, name) < least:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from certmask_jax._own_settings import reproducible, usual_promotion
 from certmask_jax.inference.devices import device_mesh
+from certmask_jax.inference.views import all_views, read, with_views
 from certmask_jax.masks.mask_set import MaskSet
 from certmask_jax.models import Model, Params
 from certmask_jax.training import recipes
@@ -175,11 +176,12 @@ _SeenIn = Callable[[Array, Params, DeviceBatch], Array]
 
 def _masked_images(model: Model, images_of: TrainingImages) -> _SeenIn:
     module = computing(model.module, images_of.recipe)
+    evaluated = with_views(module.apply, images_of.recipe.views)
 
     def seen_in(key: Array, variables: Params, batch: DeviceBatch) -> Array:
         def losses_of(images: Array) -> Array:
             # In eval mode: an image's worst masks must not depend on its neighbours' masks.
-            logits = module.apply(variables, images)
+            logits = evaluated(variables, images)
             return optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
 
         return images_of(key, batch.images, losses_of)
@@ -204,16 +206,24 @@ def _step(
     # What is frozen is in eval mode, running averages too.
     module = model.train_module if recipe.train == "all" else model.module
     training_module = computing(module, recipe)
+    views = read(recipe.views)
 
     def loss_of(
         trained: Any, frozen: Any, rest: Any, images: Array, labels: Array
     ) -> tuple[Array, Any]:
+        truth = labels
+        if len(views) > 1:  # those of an image beside each other, so that they are on its device
+            copies = jnp.moveaxis(all_views(images, views), 0, 1)
+            images = copies.reshape(-1, *images.shape[1:])
+            truth = jnp.repeat(labels, len(views))
         variables = {"params": part.merged(trained, frozen), **rest}
         logits, changed = training_module.apply(variables, images, mutable=list(rest))
         target = optax.smooth_labels(
-            jax.nn.one_hot(labels, model.num_classes), recipe.label_smoothing
+            jax.nn.one_hot(truth, model.num_classes), recipe.label_smoothing
         )
         loss = optax.softmax_cross_entropy(logits, target).mean()
+        if len(views) > 1:
+            logits = logits.reshape(len(labels), len(views), model.num_classes).mean(axis=1)
         return loss, (changed, (logits.argmax(axis=1) == labels).sum(dtype=jnp.int32))
 
     def step(state: TrainState, batch: DeviceBatch) -> tuple[TrainState, Measures]:

@@ -173,6 +173,7 @@ def _accuracy(made: Trainer, held_out: Source, params: Params) -> float:
             pixels.images,
             distinct_unions.unmasked(config.input_size),
             preprocessing=Preprocessing(mean=config.mean, std=config.std),
+            views=made.recipe.views,
             chunk=_HELD_OUT_AT_ONCE,
             mesh=made.mesh,
         )

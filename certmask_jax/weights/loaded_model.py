@@ -18,7 +18,10 @@ from certmask_jax.data.decoding import decode
 from certmask_jax.inference.distinct_fields import LocalLogits
 from certmask_jax.inference.model_function import ApplyFn
 from certmask_jax.inference.preprocessing import Precision, Preprocessing
+from certmask_jax.inference.views import Views
+from certmask_jax.inference.views import read as read_views
 from certmask_jax.models import DataConfig, Model, Params
+from certmask_jax.models.output_choice import viewed
 from certmask_jax.models.spellings import resolve
 from certmask_jax.weights import loading
 from certmask_jax.weights.stored import WeightsFile
@@ -110,6 +113,7 @@ def load_model(
     gelu: str | None = None,
     pooling: str | None = None,
     attention: str | None = None,
+    views: Views | None = None,
     fill: float | Sequence[float] | None = None,
     precision: Precision = "highest",
 ) -> LoadedModel:
@@ -124,6 +128,8 @@ def load_model(
       resize_positions: resize a ViT's position embeddings to ``input_size``.
       gelu, pooling, attention: of a ViT, as in ``create``; Google's own
         weights were trained with ``gelu="tanh"``.
+      views: average the logits over views of each image, such as ``"mirror"``: ``apply_fn`` then
+        does it, and ``local`` is None. See ``with_views``.
       fill: pixel value in [0, 255], one or one a channel, that masked pixels take; None for the
         model's mean colour.
       precision: of the products, as in ``Preprocessing``.
@@ -131,8 +137,8 @@ def load_model(
     Raises:
       FileNotFoundError: when there is no such file.
       OSError: when the system cannot read it.
-      ValueError: for a name or an option that there is not, a model that ships without weights, or
-        a file that is not the model (see ``load``).
+      ValueError: for a name, an option or views that there are not, a model that ships without
+        weights, or a file that is not the model (see ``load``).
     """
     if file is None:
         file = models.default_weights(name)
@@ -149,8 +155,9 @@ def load_model(
         "pooling": pooling,
         "attention": attention,
     }
+    read_views(views)  # its errors come before the file is opened, and so do those of the model
     said = resolve(name).num_classes if num_classes is None else num_classes
-    models.create(name, num_classes=said, **options)  # its errors come before the file is opened
+    models.create(name, num_classes=said, **options)
     opened = file if isinstance(file, WeightsFile) else loading.read(file)
     classes = loading.num_classes(opened, entry=entry) if said is None else said
     model = models.create(name, num_classes=classes, **options)
@@ -167,7 +174,7 @@ def load_model(
         params = loading.load(opened, model, entry=entry, resize_positions=resize_positions)
     except SettingError as error:
         raise ValueError(error.said_with(_named)) from error
-    return LoadedModel(model, params, preprocessing, taken.entry)
+    return LoadedModel(viewed(model, views), params, preprocessing, taken.entry)
 
 
 def _named(keyword: str, value: Any) -> str:

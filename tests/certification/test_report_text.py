@@ -386,6 +386,7 @@ def test_no_fact_but_a_notice_steers_what_is_printed():
 def test_notices_stand_in_their_order_whatever_order_they_came_in():
     given = (
         notices.LabelFlips(4096, 3, 0.25),
+        notices.Viewed(("itself", "mirror")),
         notices.DistinctFields(81, 2.5),
         notices.PatchedAlready(7),
         notices.OnlyClasses(10),
@@ -409,6 +410,7 @@ def test_notices_stand_in_their_order_whatever_order_they_came_in():
             "the model chooses among the 10 classes",
             "the images are patched already",
             "forward passes: 40.0 an image of 137",
+            "means over 2 views of each masked image, which is 2 forward passes: itself, mirror",
             "from 81 distinct fields, as many as 2.5 whole images have",
             "precision: 3 of 4096 masked images have another label in float32",
             "margin guard: no image is certified with a logit margin of 0.5 or less",

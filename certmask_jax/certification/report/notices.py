@@ -127,6 +127,20 @@ class FewerPasses(Notice):
 
 
 @dataclasses.dataclass(frozen=True)
+class Viewed(Notice):
+    """The logits are means over these views of each masked image."""
+
+    place = Place.WORK
+    views: Sequence[str]
+
+    def text(self) -> str:
+        return (
+            f"views: logits are means over {len(self.views)} views of each masked image, which is "
+            f"{len(self.views)} forward passes: {', '.join(map(printable, self.views))}"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
 class DistinctFields(Notice):
     """Local logits were evaluated on distinct fields, as many as so many whole images have."""
 
@@ -193,6 +207,7 @@ IN_ORDER: tuple[type[Notice], ...] = (
     OnlyClasses,
     PatchedAlready,
     FewerPasses,
+    Viewed,
     DistinctFields,
     LabelFlips,
     MarginGuard,
@@ -213,6 +228,8 @@ def recorded(provenance: Mapping[str, Any]) -> tuple[Notice, ...]:
         notices.append(OnlyClasses(len(provenance["only_classes"])))
     if "patched_with_noise_of_seed" in provenance:
         notices.append(PatchedAlready(provenance["patched_with_noise_of_seed"]))
+    if provenance.get("views"):
+        notices.append(Viewed(tuple(provenance["views"])))
     if "fields" in provenance:
         notices.append(DistinctFields(provenance["fields"], provenance["fields_as_whole_images"]))
     flips = provenance.get("label_flips_against_float32")

@@ -90,7 +90,8 @@ class Report:
     """A run: its accuracies, its defenses, and where every number comes from.
 
     Attributes:
-      forward_passes: how many were ``"made"``, and how many the ``"full_table"`` takes.
+      forward_passes: how many were ``"made"``, and how many the ``"full_table"`` takes; with views
+        ``"a_masked_image"`` too, how many each takes.
       provenance: facts about the run, as they are stored; nothing here depends on what they say.
       notices: what to know about the run that its numbers do not tell.
       margin_guard: images with a logit margin of at most this are not certified.

@@ -54,7 +54,7 @@ def passes_of_separate_tables(report: Report) -> int:
         else report.defenses[curve.results[0]].masked_images
         for curve in report.certified_size
     )
-    return each * report.num_images
+    return each * report.num_images * report.forward_passes.get("a_masked_image", 1)
 
 
 def _table(report: Report, curves: Sequence[SizeCurve], width: int) -> list[str]:
@@ -149,12 +149,14 @@ def _notes(report: Report) -> list[str]:
         "built for PATCH: one classifier; what it certifies holds for every smaller patch too.",
         "masked: distinct masked images of an image",
     ]
+    viewed = "a_masked_image" in passes
+    whole = "for all views of distinct masked images" if viewed else "distinct masked images"
     if not all(result.worst_case_exact for result in report.defenses):
         notes.append(">=: a proved lower bound of the worst case")
     return [
         *notes,
         "each image's certified sizes: per_image.csv",
         f"forward passes: {passes['made'] / count:.1f} an image, of "
-        f"{passes['full_table'] / count:.0f} distinct masked images; a table for each row and "
+        f"{passes['full_table'] / count:.0f} {whole}; a table for each row and "
         f"mask set would take {passes_of_separate_tables(report) / count:.0f}",
     ]
