@@ -109,11 +109,10 @@ class Progress:
         elapsed, left = tqdm.format_interval(now - self._began), self._time_left()
         whose = "" if jax.process_count() == 1 else " of this process"
         begin = f"images{whose} {done} {percent}% {elapsed}<{left}, {passes:,.0f} passes/s"
-        begin += self._padding()
-        parts = self._accuracies()
-        for words in ("clean/certified ", ""):
+        parts, padding = self._accuracies(), self._padding()
+        for words, more in (("clean/certified ", padding), ("clean/certified ", ""), ("", "")):
             for count in range(len(parts), 0, -1):
-                text = f"{begin}, {words}{', '.join(parts[:count])}"
+                text = f"{begin}{more}, {words}{', '.join(parts[:count])}"
                 if width is None or len(text) <= width:
                     return text
         return begin if width is None else begin[:width]
