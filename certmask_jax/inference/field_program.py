@@ -40,6 +40,21 @@ def in_chunks(
     )
 
 
+def _windows(image: Array, local: LocalLogits) -> Array:
+    """What each local logit sees: ``[h, w, c]`` -> ``[Fh * Fw, field, field, c]``.
+
+    By indices that are known when it is compiled: slices at places that are not become a loop over
+    the fields on some devices.
+    """
+    height, width, channels = image.shape
+    grid, side = local.grid((height, width)), local.field
+    rows, columns = (
+        np.arange(count)[:, None] * local.stride + np.arange(side) for count in grid
+    )  # [Fh, field], [Fw, field]
+    cut = image[rows][:, :, columns]  # [Fh, field, Fw, field, c]
+    return cut.transpose(0, 2, 1, 3, 4).reshape(-1, side, side, channels)
+
+
 @functools.lru_cache(maxsize=16)
 def table_program(local: LocalLogits, preprocessing: Preprocessing, mesh: Mesh) -> Any:
     """The jitted ``(params, images [devices, h, w, c], chunks) -> Outputs [devices, V]``.
@@ -47,16 +62,16 @@ def table_program(local: LocalLogits, preprocessing: Preprocessing, mesh: Mesh) 
     ``chunks`` is what ``in_chunks`` gives. Sums over fields are made in the same order for all
     masked images.
     """
-    side = local.field
 
     def table(params: Any, images: Array, work: tuple[Array, Array, Array]) -> Outputs:
         image, (origins, boxes, index) = images[0], work  # an image a device
 
-        def seen(origin: Array) -> Array:
-            return jax.lax.dynamic_slice(image, (*origin, 0), (side, side, image.shape[2]))
+        windows = _windows(image, local)
+        columns = local.grid((image.shape[0], image.shape[1]))[1]
 
         def evaluated(some: tuple[Array, Array]) -> Array:
-            pixels = jax.vmap(seen)(some[0])
+            rows, places = (some[0] // local.stride).T
+            pixels = windows[rows * columns + places]
             logits = masked_logits(
                 local.apply_fn, params, pixels, some[1], preprocessing=preprocessing
             )

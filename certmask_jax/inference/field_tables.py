@@ -26,7 +26,7 @@ from certmask_jax.inference.preprocessing import Preprocessing
 from certmask_jax.masks.distinct_unions import MaskedImages
 from certmask_jax.tables.outputs import Outputs
 
-_DEFAULT_FIELDS = {"cpu": 64, "gpu": 4096, "tpu": 4096}  # at once, on a device
+_DEFAULT_FIELDS = {"cpu": 64, "gpu": 4096, "tpu": 4096}  # at once, on a device, at most
 _MAX_IMAGES_AT_ONCE = 256
 
 
@@ -177,6 +177,12 @@ class FieldTables:
         return Outputs(*map(np.concatenate, parts))
 
 
+def _fields_at_once(fields: int, platform: str) -> int:
+    """On a device: as many as keep it busy, but so that the last chunk is nearly full."""
+    chunks = -(-fields // _DEFAULT_FIELDS.get(platform, 64))
+    return -(-fields // chunks)
+
+
 def local_forward(
     local: LocalLogits,
     params: Any,
@@ -219,16 +225,17 @@ def local_forward(
             )
     devices = mesh.size
     platform = mesh.devices.flat[0].platform
-    each = _DEFAULT_FIELDS.get(platform, 64) if chunk is None else -(-chunk // devices)
-    if each < 1:
+    if chunk is not None and chunk < 1:
         raise ValueError(f"chunk: expected at least 1 field, got {chunk}")
+    fields = local_fields(masked_images, local)
+    each = _fields_at_once(len(fields), platform) if chunk is None else -(-chunk // devices)
     return FieldTables(
         local,
         preprocessing,
         mesh,
         image_shape,
         masked_images,
-        local_fields(masked_images, local),
+        fields,
         each * devices,
         shape[3],
         jax.device_put(computed_with(params, preprocessing), NamedSharding(mesh, PartitionSpec())),

@@ -10,6 +10,11 @@ from certmask_jax.inference.engine import Engine
 from certmask_jax.tables.outputs import Outputs
 
 
+def is_of_memory(error: Exception) -> bool:
+    """Whether an error of JAX says that there is no memory, when it compiled or when it ran."""
+    return isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
+
+
 class Guarded:
     """An engine that goes on with half the chunk when the devices run out of memory.
 
@@ -47,7 +52,7 @@ class Guarded:
             try:
                 return work(self._engine, advance)
             except jax.errors.JaxRuntimeError as error:
-                if "RESOURCE_EXHAUSTED" not in str(error):
+                if not is_of_memory(error):
                     raise
                 begun = self._engine.chunk
                 self._engine = self._engine.halved()

@@ -27,6 +27,7 @@ from certmask_jax.inference.engine import Indices, Told
 from certmask_jax.inference.item_stream import evaluate_items, table_by_items
 from certmask_jax.inference.masked_pass import computed_with
 from certmask_jax.inference.model_function import ApplyFn, flops, num_classes
+from certmask_jax.inference.out_of_memory import is_of_memory
 from certmask_jax.inference.preprocessing import Preprocessing
 from certmask_jax.inference.views import check_views, names_of
 from certmask_jax.masks.distinct_unions import MaskedImages, unmasked
@@ -145,9 +146,18 @@ class WholeImages:
         most = None if images is None else min(images, self.images_at_once())
         engine = dataclasses.replace(self, block=most, _budget=None)
         if self._budget is not None:
-            while engine.chunk > self.mesh.size and (engine.memory() or 0) > self._budget:
+            while engine.chunk > self.mesh.size and not engine._fits(self._budget):
                 engine = engine.halved()
         return engine
+
+    def _fits(self, budget: int) -> bool:
+        """Whether a chunk takes at most so many bytes; a compiler may find that it does not."""
+        try:
+            return (self.memory() or 0) <= budget
+        except jax.errors.JaxRuntimeError as error:
+            if is_of_memory(error):
+                return False
+            raise
 
     def warm_up(self) -> None:
         """Compiles the programs of all its chunks, for a whole block of images."""

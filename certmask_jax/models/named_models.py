@@ -64,8 +64,11 @@ class Model:
     def init(self, key: Array) -> Params:
         """Random variables."""
         size, channels = self.data_config.input_size, self.data_config.channels
+        module = self.module
+        if getattr(module, "attention", "xla") != "xla":  # it takes 16 bits alone
+            module = module.clone(attention="xla")
         with usual_promotion():
-            return self.module.init(key, np.zeros((1, *size, channels), np.float32))
+            return module.init(key, np.zeros((1, *size, channels), np.float32))
 
     def param_shapes(self) -> Params:
         """The tree of ``jax.ShapeDtypeStruct``, without allocating."""

@@ -20,6 +20,8 @@ RESNET_20, VIT_TINY, VIT_BASE = 8.2e7, 2.5e9, 3.5e10  # operations of an image
         ("cpu", VIT_BASE, 1),  # more than half a second, but there is no less
         ("gpu", VIT_BASE, 512),
         ("tpu", None, 512),
+        ("tpu", RESNET_20, 512),
+        ("tpu", VIT_BASE, 32),
     ],
 )
 def test_the_largest_chunk_takes_half_a_second_of_a_core(platform, flops, expected):
