@@ -35,7 +35,8 @@ from certmask_jax.tables.outputs import Outputs
 
 _IMAGE_BYTES_AT_ONCE = 1 << 26
 _MAX_IMAGES_AT_ONCE = 512
-_UPLOADS = (1, 4, 16, 64, 256)  # images that are uploaded together, where nobody says how many
+_UPLOADS = (1, 4, 16, 64, 256)  # images that are uploaded together, or as many as may be
+_LEAST_UPLOAD = 1 << 17  # bytes; less takes as long, and each number of images has its programs
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -103,10 +104,7 @@ class WholeImages:
 
     def images_at_once(self) -> int:
         """How many images one uploaded block holds (uint8, one copy on each device)."""
-        if self.block is not None:
-            return self.block
-        size = int(np.prod(self.image_shape))
-        return int(np.clip(_IMAGE_BYTES_AT_ONCE // size, 1, _MAX_IMAGES_AT_ONCE))
+        return self._most_images() if self.block is None else self.block
 
     def masked_at_once(self) -> int:
         """How many masked images the devices work on together."""
@@ -139,11 +137,11 @@ class WholeImages:
         return self if sizes == self.chunk_sizes else dataclasses.replace(self, chunk_sizes=sizes)
 
     def for_blocks(self, images: int | None) -> WholeImages:
-        """An engine that is given at most so many images at once, and fills none up beyond.
+        """An engine that is given at most so many images at once; its uploads are for so many.
 
         Its chunk is halved until it fits the memory, if that was left to it. None: any number.
         """
-        most = None if images is None else min(images, self.images_at_once())
+        most = None if images is None else min(images, self._most_images())
         engine = dataclasses.replace(self, block=most, _budget=None)
         if self._budget is not None:
             while engine.chunk > self.mesh.size and not engine._fits(self._budget):
@@ -162,7 +160,7 @@ class WholeImages:
     def warm_up(self) -> None:
         """Compiles the programs of all its chunks, for a whole block of images."""
         for size in self.chunk_sizes:
-            self.executable(size, self.block or 1)
+            self.executable(size, self._room(self.block or 1))
 
     def for_masks(self, masked_images: MaskedImages) -> WholeImages:
         """An engine for another list of masked images, with this one's compiled program.
@@ -200,17 +198,26 @@ class WholeImages:
 
     def memory(self) -> int | None:
         """Bytes of temporary memory that a chunk takes on a device, where the compiler says so."""
-        analysis = self.executable(self.chunk, self.block or 1).memory_analysis()
+        analysis = self.executable(self.chunk, self._room(self.block or 1)).memory_analysis()
         return None if analysis is None else int(analysis.temp_size_in_bytes)
 
     def upload(self, images: NDArray[np.uint8]) -> Uploaded:
         """Puts ``uint8[B, h, w, c]`` on every device, B at most ``images_at_once``."""
-        most = self.images_at_once()
-        size = self.block or min((n for n in _UPLOADS if len(images) <= n < most), default=most)
-        spare = np.zeros((size - len(images), *self.image_shape), np.uint8)
+        room = self._room(self.block or len(images))
+        spare = np.zeros((room - len(images), *self.image_shape), np.uint8)
         whole = np.concatenate([images, spare])  # few shapes, few compilations
         everywhere = NamedSharding(self.mesh, PartitionSpec())
         return Uploaded(jax.device_put(whole, everywhere), len(images))
+
+    def _most_images(self) -> int:
+        size = int(np.prod(self.image_shape))
+        return int(np.clip(_IMAGE_BYTES_AT_ONCE // size, 1, _MAX_IMAGES_AT_ONCE))
+
+    def _room(self, images: int) -> int:
+        """For how many images the upload is that has room for so many."""
+        size, most = int(np.prod(self.image_shape)), self._most_images()
+        sizes = (n for n in _UPLOADS if n * size >= _LEAST_UPLOAD and images <= n < most)
+        return next(sizes, most)
 
     def flight(self, images: NDArray[np.uint8] | Uploaded) -> ChunkFlight:
         """A way to send work on these images, ``uint8[B, h, w, c]``, or as uploaded."""

@@ -24,8 +24,8 @@ from early_exit_cases import evaluated, filled_in
 from certmask_jax.defenses import Defense, Guarantee, adversary
 from certmask_jax.tables.outputs import NO_LABEL, UNKNOWN
 
-TABLES = 200  # a mask set
-SETS = 8
+TABLES = 320  # a mask set
+SETS = 5
 EARLY = 40  # of these through early exit
 MOST_CHOICES = 800  # of the attacker at one placement
 

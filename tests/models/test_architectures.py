@@ -122,7 +122,7 @@ def _assert_close(got, expected):
 @pytest.mark.parametrize(
     ("name", "theirs"),
     [
-        ("vit_b16", "vit_base_patch16_224"),
+        ("vit_ti16", "vit_tiny_patch16_224"),
         ("resnetv2_50x1", "resnetv2_50x1_bit"),
         ("resmlp_s24", "resmlp_24_224"),
     ],

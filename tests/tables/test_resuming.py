@@ -25,7 +25,7 @@ from certmask_jax.inference.preprocessing import Preprocessing
 from certmask_jax.programs import certify
 from certmask_jax.tables import saved_table
 
-KILLS = int(os.environ.get("CERTMASK_JAX_KILLS", "3"))
+KILLS = int(os.environ.get("CERTMASK_JAX_KILLS", "2"))
 OPTIONS = ["--num-images", "12", "--defense", "double_masking:masks_per_axis=2"]
 OPTIONS += ["--defense", "certmask:tiling=tight"]
 
