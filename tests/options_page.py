@@ -11,6 +11,7 @@ from certmask_jax.programs import (
     benchmark,
     certification_options,
     convert_weights,
+    export,
     listings,
     merge,
     training_options,
@@ -22,6 +23,7 @@ _PARSERS = {
     "certify": certification_options.parser,
     "merge": merge.parser,
     "train": training_options.parser,
+    "export": export.parser,
     "convert-weights": convert_weights.parser,
     "benchmark": benchmark.parser,
 }

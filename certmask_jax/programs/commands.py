@@ -19,6 +19,7 @@ PROGRAMS = {
     "certify": "certify a test set: what is answered, and what is proved",
     "merge": "put the shares of a run on many machines together",
     "train": "train a model with masks, or fine-tune one",
+    "export": "write a guarded classifier as one file that JAX runs",
     "convert-weights": "convert weights between formats, checked against a model",
     "benchmark": "measure speed and memory on this machine",
 }

@@ -303,7 +303,7 @@ def test_little_work_goes_through_a_small_chunk(monkeypatch):
 )
 def test_uploads_have_room_for_few_more_than_there_are(shape, images, room):
     engine = whole_images.masked_forward(
-        lambda params, x: x.mean(axis=(1, 2, 3))[:, None] * params[None], np.ones(3, np.float32), shape,
+        lambda params, x: x.mean(axis=(1, 2, 3))[:, None] * params[None], np.ones(3), shape,
         preprocessing=Preprocessing(), mesh=device_mesh(jax.devices()[:1]), chunk=1,
     )  # fmt: skip
     some = np.zeros((images, *shape), np.uint8)

@@ -39,11 +39,11 @@ def _ended(words, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["certfy"], "expected one of certify, merge, train, convert-weights, benchmark, got "
+        (["certfy"], "expected one of certify, merge, train, export, convert-weights, benchmark, got "
          "'certfy' (did you mean certify?)"),
-        (["convert"], "expected one of certify, merge, train, convert-weights, benchmark, got "
+        (["convert"], "expected one of certify, merge, train, export, convert-weights, benchmark, got "
          "'convert' (did you mean convert-weights?)"),
-        (["x\ny"], "expected one of certify, merge, train, convert-weights, benchmark, got "
+        (["x\ny"], "expected one of certify, merge, train, export, convert-weights, benchmark, got "
          "'x\\ny'"),
         (["--dataset", "digits"], "expected the name of a program first (certify, merge, train, "
          "convert-weights, benchmark), got '--dataset'"),
