@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from certmask_jax.inference import exported_guard, guard_program
+from certmask_jax.inference import exported_guard, guard_graph
 from certmask_jax.programs import certification_options, paths, program
 from certmask_jax.programs.certification_job import Job, opened
 from certmask_jax.programs.command_line import CommandLine, as_options, check_not_typed
@@ -86,7 +86,7 @@ def _run(argv: Sequence[str] | None) -> int:
 
 def _written(job: Job, file: Path, platforms: Sequence[str], *, overwrite: bool) -> dict[str, Any]:
     (defense,) = job.defenses
-    guard = guard_program.guard_program(
+    guard = guard_graph.guard_program(
         job.model.apply_fn,
         job.params,
         defense,

@@ -15,7 +15,7 @@ import pytest
 import certmask_jax as cm
 from certmask_jax import data, defenses, mask_sets
 from certmask_jax.inference import exported_guard
-from certmask_jax.inference.guard_program import guard_program, rounds_of
+from certmask_jax.inference.guard_graph import guard_program, rounds_of
 from certmask_jax.inference.preprocessing import Preprocessing
 from certmask_jax.programs import export
 
