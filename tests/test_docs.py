@@ -25,6 +25,7 @@ from certmask_jax.programs import (
     certification_options,
     certify,
     convert_weights,
+    export,
     merge,
     train,
     training_options,
@@ -110,7 +111,8 @@ def _read(name: str, arguments: list[str]) -> None:
     elif name == "benchmark":
         benchmark.read_config(benchmark.parser().parse_args(arguments))
     else:
-        {"merge": merge, "convert_weights": convert_weights}[name].parser().parse_args(arguments)
+        others = {"merge": merge, "convert_weights": convert_weights, "export": export}
+        others[name].parser().parse_args(arguments)
 
 
 MAINS = {
@@ -118,6 +120,7 @@ MAINS = {
     "train": train.main,
     "merge": merge.main,
     "convert_weights": convert_weights.main,
+    "export": export.main,
 }
 
 

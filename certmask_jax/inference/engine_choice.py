@@ -1,4 +1,4 @@
-"""Which engine runs a model: by local logits where they are given, on whole images otherwise."""
+"""Which engine runs a model: by local logits, as a NumPy function, or on whole images."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from jax.sharding import Mesh
 from certmask_jax.inference.distinct_fields import LocalLogits
 from certmask_jax.inference.engine import Engine
 from certmask_jax.inference.field_tables import local_forward
+from certmask_jax.inference.host_batches import host_forward
 from certmask_jax.inference.model_function import ApplyFn
+from certmask_jax.inference.numpy_function import NumpyFunction
 from certmask_jax.inference.preprocessing import Preprocessing
 from certmask_jax.inference.views import Views, views_of, with_views
 from certmask_jax.inference.whole_images import masked_forward
@@ -32,16 +34,28 @@ def engine_for(
     """The engine of a model on ``masked_images``.
 
     Args:
-      apply_fn, params, image_shape, preprocessing, chunk, mesh: see ``masked_forward``.
+      apply_fn, params, image_shape, preprocessing, chunk, mesh: see ``masked_forward``; or a
+        ``NumpyFunction``, whose ``params`` are ``()``, see ``host_forward``.
       masked_images: V masked images.
       local: the model's local logits, if it has any and they are to be used: ``local_forward``.
       views: what the model averages its logits over, see ``with_views``.
 
     Raises:
-      ValueError: see ``masked_forward``, ``local_forward`` and ``with_views``; for local logits and
-        views together.
+      ValueError: see ``masked_forward``, ``host_forward``, ``local_forward`` and ``with_views``;
+        for local logits and views together.
     """
     apply_fn = with_views(apply_fn, views)
+    if isinstance(apply_fn, NumpyFunction):
+        if local is not None:
+            raise ValueError("local: expected none for a NumpyFunction, which has no local logits")
+        return host_forward(
+            apply_fn,
+            image_shape,
+            masked_images,
+            preprocessing=preprocessing,
+            chunk=chunk if chunk is None or isinstance(chunk, int) else chunk[-1],
+            mesh=mesh,
+        )
     if local is not None and views_of(apply_fn):
         raise ValueError(
             "local: expected none beside views, as a mean over views is no mean of local logits of "

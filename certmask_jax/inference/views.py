@@ -19,6 +19,7 @@ import numpy as np
 from jax import Array
 
 from certmask_jax.inference.model_function import ApplyFn
+from certmask_jax.inference.numpy_function import NumpyFunction
 
 NONE = "none"
 """The image alone: the model as it is."""
@@ -87,6 +88,11 @@ def with_views(apply_fn: ApplyFn, views: Views | None) -> ApplyFn:
     chosen = read(views)
     if len(chosen) == 1 and chosen[0] == _ITSELF:
         return apply_fn
+    if isinstance(apply_fn, NumpyFunction):
+        raise ValueError(
+            "views: expected none for a NumPy function, which can average over views itself, got "
+            f"{', '.join(name for name, _ in chosen)}"
+        )
     if views_of(apply_fn):
         raise ValueError(
             f"views: expected a model without views, got one with {', '.join(names_of(apply_fn))}; "

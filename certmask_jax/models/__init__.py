@@ -3,6 +3,7 @@
 A model here is an example of ``apply_fn(params, images) -> logits``; any other will do.
 """
 
+from certmask_jax.models.any_framework import from_function
 from certmask_jax.models.named_models import (
     DEFAULT,
     ApplyFn,
@@ -22,5 +23,6 @@ __all__ = [
     "Params",
     "create",
     "default_weights",
+    "from_function",
     "names",
 ]

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from certmask_jax.inference.distinct_fields import LocalLogits
+from certmask_jax.inference.numpy_function import NumpyFunction
 from certmask_jax.inference.views import Views, with_views
 from certmask_jax.models.named_models import Model
 
@@ -56,6 +57,8 @@ def viewed(model: Model, views: Views | None) -> Model:
 
 @functools.lru_cache(maxsize=64)  # equal ones are one function, so that JAX compiles once
 def _chosen(apply_fn: Any, outputs: tuple[int, ...]) -> Any:
+    if isinstance(apply_fn, NumpyFunction):
+        return dataclasses.replace(apply_fn, outputs=outputs)
     at = np.asarray(outputs, np.int32)
 
     def chosen(params: Any, images: Any) -> Any:

@@ -16,6 +16,7 @@ from certmask_jax.defenses import Defense
 from certmask_jax.files import fingerprint
 from certmask_jax.inference import views
 from certmask_jax.inference.distinct_fields import LocalLogits
+from certmask_jax.inference.numpy_function import NumpyFunction
 from certmask_jax.inference.preprocessing import Preprocessing
 from certmask_jax.masks.geometry import as_size
 from certmask_jax.masks.threats import Threat
@@ -62,14 +63,15 @@ class Job:
 def opened(config: Config, command: str) -> Job:
     """Opens everything; ``ValueError`` or ``OSError`` for what is not there or does not fit."""
     path = config.model.weights or models.default_weights(config.model.model)
-    if path is None:
+    is_function = _is_function(config)
+    if path is None and not is_function:
         name = config.model.create().name
         raise ValueError(
             f"--weights: expected a file for model {name!r}; only {models.DEFAULT} ships with "
             "weights"
         )
-    file = config.model.read(path)
-    dataset, model = _dataset_and_model(config, weights.num_classes(file))
+    file = None if path is None else config.model.read(path)
+    dataset, model = _dataset_and_model(config, None if file is None else weights.num_classes(file))
     input_size = model.data_config.input_size
     attacks = threats(config.threat, dataset.image_size)
     specs = tuple(config.defenses or DEFAULT_DEFENSES)
@@ -83,8 +85,12 @@ def opened(config: Config, command: str) -> Job:
         raise ValueError(
             f"{str(error).replace('--defense', 'the default defense', 1)} (see --defense)"
         ) from error
-    entry, weights_notes = config.model.taken(file, model)
-    params = config.model.load(file, model)
+    entry: str | None = None
+    weights_notes: tuple[str, ...] = ()
+    params: Any = ()  # a function holds its own
+    if file is not None:
+        entry, weights_notes = config.model.taken(file, model)
+        params = config.model.load(file, model)
     if dataset.outputs is not None:
         model = restricted(model, dataset.outputs)
     if config.whole_images and model.local is None:
@@ -118,7 +124,9 @@ def opened(config: Config, command: str) -> Job:
         **config.data.about(dataset),
         "model": model.name,
         "model_options": {**config.model.about(), **model.facts},
-        "weights_sha256": weights.digest(params),
+        "weights_sha256": model.apply_fn.sha256
+        if isinstance(model.apply_fn, NumpyFunction)
+        else weights.digest(params),
         "data_config": dataclasses.asdict(model.data_config),
         "precision": config.precision,
         "fill": config.fill,
@@ -162,12 +170,34 @@ def opened(config: Config, command: str) -> Job:
             "class_mapping": dataset.class_mapping,
             **({"missing_images": list(dataset.missing)} if dataset.missing else {}),
             **({} if dataset.subset is None else {"subset": dataset.subset._asdict()}),
-            "weights": encodable(path.name),
+            "weights": None if path is None else encodable(path.name),
         },
         name=_name(config, dataset, identity),
         unreadable=unreadable,
         notes=(*dataset.notes, *weights_notes, *views_notes),
     )
+
+
+def _is_function(config: Config) -> bool:
+    """Whether the model is a NumPy function; ``ValueError`` for options that this cannot have."""
+    if ":" not in config.model.model and config.model.model in models.names():
+        return False
+    if imported.path_of(config.model.model, imported.MODELS) is None:
+        return False
+    if not isinstance(config.model.create().apply_fn, NumpyFunction):
+        return False
+    for option, given, why in (
+        ("weights", config.model.weights is not None, "it holds its own"),
+        ("weights-entry", config.model.weights_entry is not None, "it holds its own"),
+        ("precision", config.precision != "highest", "it computes in its own"),
+        ("views", config.views != views.NONE, "it can average over views itself"),
+    ):
+        if given:
+            raise ValueError(
+                f"--{option}: expected only for models of JAX, and {config.model.model} is a NumPy "
+                f"function: {why}; leave it out"
+            )
+    return True
 
 
 def build_defenses(specs: Sequence[str], attacks: Sequence[Threat]) -> list[Defense]:

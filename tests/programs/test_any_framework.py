@@ -1,0 +1,111 @@
+"""Programs on models of other frameworks: the examples, resumed, and what such a model cannot."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from certmask_jax.data import digits_arrays
+from certmask_jax.programs import certify, imported
+from certmask_jax.tables import saved_table
+
+ROOT = Path(__file__).resolve().parents[2]
+MINE = """
+import numpy as np
+from certmask_jax import models
+
+def logits(images):
+    return images.reshape(len(images), -1)[:, :10]
+
+def create():
+    return models.from_function(logits, num_classes=10, input_size=(8, 8), channels=1, sha256="1")
+
+def nameless():
+    return models.from_function(logits, num_classes=10, input_size=(8, 8), channels=1)
+"""
+DEFENSE = ["--defense", "pair_cover:partition=2/3", "--patch", "1", "--num-images", "8"]
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    (tmp_path / "function_of_theirs.py").write_text(MINE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.syspath_prepend(str(ROOT))
+    imported.attribute.cache_clear()
+    yield tmp_path
+    for name in [n for n in sys.modules if n.endswith("_of_theirs") or n.startswith("examples")]:
+        del sys.modules[name]
+    imported.attribute.cache_clear()
+
+
+def _certify(*options):
+    return certify.main(["--model", *options, *DEFENSE])
+
+
+@pytest.mark.parametrize("decide", [[], ["--decide"]])
+def test_a_function_is_certified_and_found_complete_when_asked_again(here, capsys, decide):
+    command = ["function_of_theirs:create", "--out", "run", *decide]
+    assert _certify(*command) == 0
+    first = capsys.readouterr().out
+    assert "pair_cover" in first
+    assert _certify(*command) == 0
+    assert "this run was complete already" in capsys.readouterr().out
+
+
+def test_a_dry_run(here, capsys):
+    assert _certify("function_of_theirs:create", "--dry-run") == 0
+    assert "operations: unknown" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["function_of_theirs:create", "--precision", "bfloat16"], "--precision: expected only"),
+        (
+            ["function_of_theirs:create", "--weights", "function_of_theirs.py"],
+            "--weights: expected",
+        ),
+        (["function_of_theirs:create", "--views", "mirror"], "--views: expected only for models"),
+        (["function_of_theirs:create", "--attention", "cudnn"], "--attention: expected only where"),
+        (["function_of_theirs:nameless"], "sha256: expected what tells the weights"),
+    ],
+)
+def test_what_a_function_cannot_is_one_line(here, capsys, options, said):
+    assert _certify(*options) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert said in lines[-1]
+
+
+def test_the_example_of_pytorch(here, capsys):
+    pytest.importorskip("torch", reason="needs PyTorch")
+    assert _certify("examples.torch_model:create") == 0
+    assert "pair_cover" in capsys.readouterr().out
+
+
+def test_the_example_of_onnx_runtime(here, monkeypatch, capsys):
+    pytest.importorskip("onnxruntime", reason="needs ONNX Runtime")
+    onnx = pytest.importorskip("onnx", reason="needs onnx, which writes the model")
+    make, kind = onnx.helper, onnx.TensorProto.FLOAT
+    weights = np.random.default_rng(0).normal(size=(64, 10)).astype(np.float32)
+    graph = make.make_graph(
+        [
+            make.make_node("Flatten", ["images"], ["flat"]),
+            make.make_node("MatMul", ["flat", "weights"], ["logits"]),
+        ],
+        "linear",
+        [make.make_tensor_value_info("images", kind, ["B", 1, 8, 8])],
+        [make.make_tensor_value_info("logits", kind, ["B", 10])],
+        [onnx.numpy_helper.from_array(weights, "weights")],
+    )
+    model = make.make_model(graph, opset_imports=[make.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, "linear.onnx")
+    monkeypatch.setenv("ONNX_MODEL", "linear.onnx")
+    assert _certify("examples.onnx_model:create", "--out", "run") == 0
+    table = saved_table.load(here / "run" / "tables").table
+    images, _ = digits_arrays("test")
+    logits = (images[:8].reshape(8, 64) / 255).astype(np.float32) @ weights
+    np.testing.assert_array_equal(table.predictions[:, 0], logits.argmax(axis=1))
