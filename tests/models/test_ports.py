@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 import certmask_jax as cm
 from certmask_jax import defenses, mask_sets, models, weights
+from certmask_jax.inference.devices import device_mesh
 from certmask_jax.inference.numpy_function import NumpyFunction
 from certmask_jax.inference.preprocessing import Preprocessing
 from certmask_jax.masks import pair_covers
@@ -39,8 +41,9 @@ def test_efficientnet_lite0_by_its_authors_and_by_us(shared):
     masked = defenses.pair_cover(masks).masked_images
     assert (len(images), len(masked)) == (2, 15)
     ours = cm.predict(
-        model.apply_fn, weights.load(file, model), images, masked, preprocessing=preprocessing
-    )
+        model.apply_fn, weights.load(file, model), images, masked,
+        preprocessing=preprocessing, mesh=device_mesh(jax.devices()[:1]), chunk=15,
+    )  # fmt: skip
     function = NumpyFunction(logits, num_classes=1000, sha256="theirs")
     other = cm.predict(function, (), images, masked, preprocessing=preprocessing)
     sure = other.margins > NEAR
