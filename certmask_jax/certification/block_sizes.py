@@ -41,14 +41,14 @@ class BlockSizes:
         num_columns = len(engine.masked_images)
         if decide:
             num_columns = min(num_columns, self.columns_decided)
-        fits = self.chunks * engine.masked_at_once() // num_columns
-        in_seconds = self.images_in_seconds(num_columns, engine)
-        fits = min(fits, num_images, *self._within(in_seconds))
+        most = [engine.images_at_once(), self.chunks * engine.masked_at_once() // num_columns]
         cut = -(-num_images // self.least_blocks)
+        in_seconds = self.images_in_seconds(num_columns, engine)
         if in_seconds is not None:
+            most.append(max(self.least_images, in_seconds))
             fewest = min(self.fewest_blocks, self.least_blocks)
             cut = max(cut, min(int(self.moment * in_seconds), -(-num_images // fewest)))
-        return max(1, min(engine.images_at_once(), fits, cut))
+        return max(1, min(cut, *most))
 
     def images_in_seconds(self, num_columns: int, engine: Engine) -> int | None:
         """How many images take the devices some seconds, about; None where nobody knows."""
@@ -56,6 +56,3 @@ class BlockSizes:
         each = self.cpu_flops if devices[0].platform == "cpu" else self.accelerator_flops
         flops = engine.flops_an_image(num_columns)
         return None if not flops else int(each * len(devices) / flops)
-
-    def _within(self, in_seconds: int | None) -> tuple[int, ...]:
-        return () if in_seconds is None else (max(self.least_images, in_seconds),)

@@ -146,7 +146,7 @@ def evaluate(
         columns,
         preprocessing=preprocessing,
         local=local,
-        chunk=run.chunk_sizes if chunk is None else chunk,
+        chunk=run.chunk_sizes if chunk is None or run.began_with(chunk, mesh) else chunk,
         mesh=mesh,
     )
     num_images = len(run.run_images)

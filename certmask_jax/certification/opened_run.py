@@ -6,9 +6,11 @@ import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
+from jax.sharding import Mesh
 from numpy.typing import NDArray
 
 from certmask_jax.files import processes, storage
+from certmask_jax.inference.devices import device_mesh
 from certmask_jax.inference.preprocessing import check_images
 from certmask_jax.tables import saved_table
 from certmask_jax.tables.image_sets import TestSet
@@ -35,6 +37,16 @@ class OpenedRun:
     images_per_block: int | None
     run_images: RunImages
     first: NDArray[np.uint8]
+
+    def began_with(self, chunk: int, mesh: Mesh | None) -> bool:
+        """Whether it was begun with this chunk, rounded up to a multiple of the devices.
+
+        Then its other sizes are those that it had: older versions had none.
+        """
+        devices = (device_mesh() if mesh is None else mesh).size
+        return (
+            self.chunk_sizes is not None and self.chunk_sizes[-1] == -(-chunk // devices) * devices
+        )
 
 
 def open_run(

@@ -25,12 +25,11 @@ from certmask_jax.inference.masked_pass import outputs_of
 from certmask_jax.inference.masking import masked_images as with_fill
 from certmask_jax.inference.numpy_function import NumpyFunction
 from certmask_jax.inference.preprocessing import Preprocessing, model_input
+from certmask_jax.inference.uploads import most_images
 from certmask_jax.masks.distinct_unions import MaskedImages, unmasked
 from certmask_jax.tables.outputs import Outputs
 
 _DEFAULT_BATCH = 32
-_IMAGE_BYTES_AT_ONCE = 1 << 26
-_MAX_IMAGES_AT_ONCE = 512
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -62,8 +61,7 @@ class HostBatches:
 
     def images_at_once(self) -> int:
         """How many images are given at once, at most."""
-        size = int(np.prod(self.image_shape))
-        return int(np.clip(_IMAGE_BYTES_AT_ONCE // size, 1, _MAX_IMAGES_AT_ONCE))
+        return most_images(self.image_shape)
 
     def masked_at_once(self) -> int:
         """How many masked images are in a batch."""

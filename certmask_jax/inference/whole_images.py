@@ -14,7 +14,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from numpy.typing import NDArray
 
@@ -29,29 +28,10 @@ from certmask_jax.inference.masked_pass import computed_with
 from certmask_jax.inference.model_function import ApplyFn, flops, num_classes
 from certmask_jax.inference.out_of_memory import is_of_memory
 from certmask_jax.inference.preprocessing import Preprocessing
+from certmask_jax.inference.uploads import Uploaded, most_images, room_for
 from certmask_jax.inference.views import check_views, names_of
 from certmask_jax.masks.distinct_unions import MaskedImages, unmasked
 from certmask_jax.tables.outputs import Outputs
-
-_IMAGE_BYTES_AT_ONCE = 1 << 26
-_MAX_IMAGES_AT_ONCE = 512
-_UPLOADS = (1, 4, 16, 64, 256)  # images that are uploaded together, or as many as may be
-_LEAST_UPLOAD = 1 << 17  # bytes; less takes as long, and each number of images has its programs
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Uploaded:
-    """Images on every device, for several calls; ``len`` is how many.
-
-    Attributes:
-      on_devices: ``uint8[N, h, w, c]``, filled up to one of few N, as each has programs of its own.
-    """
-
-    on_devices: Array
-    count: int
-
-    def __len__(self) -> int:
-        return self.count
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -104,7 +84,7 @@ class WholeImages:
 
     def images_at_once(self) -> int:
         """How many images one uploaded block holds (uint8, one copy on each device)."""
-        return self._most_images() if self.block is None else self.block
+        return most_images(self.image_shape) if self.block is None else self.block
 
     def masked_at_once(self) -> int:
         """How many masked images the devices work on together."""
@@ -141,7 +121,7 @@ class WholeImages:
 
         Its chunk is halved until it fits the memory, if that was left to it. None: any number.
         """
-        most = None if images is None else min(images, self._most_images())
+        most = None if images is None else min(images, most_images(self.image_shape))
         engine = dataclasses.replace(self, block=most, _budget=None)
         if self._budget is not None:
             while engine.chunk > self.mesh.size and not engine._fits(self._budget):
@@ -160,7 +140,7 @@ class WholeImages:
     def warm_up(self) -> None:
         """Compiles the programs of all its chunks, for a whole block of images."""
         for size in self.chunk_sizes:
-            self.executable(size, self._room(self.block or 1))
+            self.executable(size, room_for(self.block or 1, self.image_shape))
 
     def for_masks(self, masked_images: MaskedImages) -> WholeImages:
         """An engine for another list of masked images, with this one's compiled program.
@@ -198,26 +178,18 @@ class WholeImages:
 
     def memory(self) -> int | None:
         """Bytes of temporary memory that a chunk takes on a device, where the compiler says so."""
-        analysis = self.executable(self.chunk, self._room(self.block or 1)).memory_analysis()
+        analysis = self.executable(
+            self.chunk, room_for(self.block or 1, self.image_shape)
+        ).memory_analysis()
         return None if analysis is None else int(analysis.temp_size_in_bytes)
 
     def upload(self, images: NDArray[np.uint8]) -> Uploaded:
         """Puts ``uint8[B, h, w, c]`` on every device, B at most ``images_at_once``."""
-        room = self._room(self.block or len(images))
+        room = room_for(self.block or len(images), self.image_shape)
         spare = np.zeros((room - len(images), *self.image_shape), np.uint8)
         whole = np.concatenate([images, spare])  # few shapes, few compilations
         everywhere = NamedSharding(self.mesh, PartitionSpec())
         return Uploaded(jax.device_put(whole, everywhere), len(images))
-
-    def _most_images(self) -> int:
-        size = int(np.prod(self.image_shape))
-        return int(np.clip(_IMAGE_BYTES_AT_ONCE // size, 1, _MAX_IMAGES_AT_ONCE))
-
-    def _room(self, images: int) -> int:
-        """For how many images the upload is that has room for so many."""
-        size, most = int(np.prod(self.image_shape)), self._most_images()
-        sizes = (n for n in _UPLOADS if n * size >= _LEAST_UPLOAD and images <= n < most)
-        return next(sizes, most)
 
     def flight(self, images: NDArray[np.uint8] | Uploaded) -> ChunkFlight:
         """A way to send work on these images, ``uint8[B, h, w, c]``, or as uploaded."""

@@ -69,7 +69,7 @@ def predict(
         mesh=mesh,
     )
     told = None if progress is None else (lambda count, slots: progress(count))
-    engine = engine.for_blocks(None)
+    engine = engine.for_blocks(max(1, len(images)))
     step = engine.images_at_once()
     blocks = [
         engine.table(images[start : start + step], told) for start in range(0, len(images), step)

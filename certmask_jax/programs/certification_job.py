@@ -177,7 +177,7 @@ def opened(config: Config, command: str, *, with_data: bool = True) -> Job:
             "class_mapping": dataset.class_mapping,
             **({"missing_images": list(dataset.missing)} if dataset.missing else {}),
             **({} if dataset.subset is None else {"subset": dataset.subset._asdict()}),
-            "weights": None if path is None else encodable(path.name),
+            "weights": None if file is None else encodable(file.path.name),
         },
         name=_name(config, dataset, identity),
         unreadable=unreadable,

@@ -27,7 +27,7 @@ def parser() -> CommandLine:
         prog=program.command("convert_weights"),
         description="Converts weights between formats, checked against a model.",
     )
-    parse.add_argument("source", type=paths.weights_path, metavar="IN", help="weights to read")
+    parse.add_argument("source", type=paths.weights_address, metavar="IN", help="weights to read")
     parse.add_argument(
         "out",
         type=paths.local_path,

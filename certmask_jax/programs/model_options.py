@@ -33,18 +33,26 @@ class ModelOptions:
     gelu: str | None
     pooling: str | None
     attention: str | None
-    weights: Path | None
+    weights: Path | str | None
     weights_entry: str | None
     new_head: bool
     resize_positions: bool
     can_start_head: bool
+    _created: dict[int | None, Model] = dataclasses.field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def create(self, *, num_classes: int | None = None) -> Model:
-        """The model, with ``num_classes`` unless ``--num-classes`` says otherwise.
+        """The model, with ``num_classes`` unless ``--num-classes`` says otherwise; made once.
 
         Raises:
           ValueError: for what the model does not have or cannot take, naming the option.
         """
+        if num_classes not in self._created:
+            self._created[num_classes] = self._create(num_classes)
+        return self._created[num_classes]
+
+    def _create(self, num_classes: int | None) -> Model:
         chosen = ("gelu", "pooling", "attention", "input_size")
         with as_options("model", "num_classes", *chosen):
             model = named_model(
@@ -61,8 +69,8 @@ class ModelOptions:
             )
         return model
 
-    def read(self, path: Path) -> WeightsFile:
-        """The file of weights, opened once for ``load``."""
+    def read(self, path: Path | str) -> WeightsFile:
+        """The file of weights, or of an installed package, opened once for ``load``."""
         try:
             return weights.read(path, entry=self.weights_entry)
         except TorchMissingError as error:
@@ -167,7 +175,7 @@ def add(
     if weights_for is not None:
         group.add_argument(
             "--weights",
-            type=paths.weights_path,
+            type=paths.weights_address,
             metavar="FILE",
             help=f"{weights_for}: .npz (PyTorch's names, Google's ViT or BiT), .safetensors, an "
             "Orbax folder, or PyTorch's .pth, .th, .tar, .ckpt where torch is installed; or "

@@ -22,10 +22,13 @@ def local_path(text: str) -> Path:
         raise argparse.ArgumentTypeError(message(error)) from error
 
 
-def weights_path(text: str) -> Path:
-    """argparse's type of an option that takes weights: a local path, or ``pip:NAME``."""
+def weights_address(text: str) -> Path | str:
+    """argparse's type of an option that takes weights: a local path, or ``pip:NAME``.
+
+    The package is looked for when the weights are read.
+    """
     try:
-        return weights.weights_path(text)
+        return weights.address(text)
     except (ValueError, OSError) as error:
         raise argparse.ArgumentTypeError(message(error)) from error
 

@@ -55,8 +55,8 @@ def head_of(model: Model) -> TrainedPart:
     found = frozenset(path for path, name in _names(model).items() if is_head(name))
     if not found:
         raise ValueError(
-            f"train: expected a model whose last layer is called head, head.fc, fc or linear, got "
-            f"{model.name}"
+            "train: expected a model whose last layer is called head, head.fc, fc, linear or "
+            f"classifier, got {model.name}"
         )
     return TrainedPart(found)
 

@@ -6,7 +6,7 @@ or one error lists what is missing, unexpected and misshapen, with the likely ca
 """
 
 from certmask_jax._settings import Naming, SettingError
-from certmask_jax.weights.installed_packages import weights_path
+from certmask_jax.weights.installed_packages import address, weights_path
 from certmask_jax.weights.loading import digest, load, num_classes, read, save, taken
 from certmask_jax.weights.names import torch_name
 from certmask_jax.weights.places import Taken
@@ -18,6 +18,7 @@ __all__ = [
     "SettingError",
     "Taken",
     "WeightsFile",
+    "address",
     "check_writable",
     "digest",
     "load",

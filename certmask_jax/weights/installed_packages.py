@@ -15,6 +15,20 @@ _NAME = re.compile(r"([A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)(?:/(.+))?")  #
 _SUFFIXES = {*TORCH_SUFFIXES, ".npz", ".safetensors"}
 
 
+def address(where: str | os.PathLike[str]) -> Path | str:
+    """A local path, absolute; or ``pip:NAME`` as it is, whose package nobody looks for yet.
+
+    Raises:
+      ValueError: for ``pip:`` without the name of a package.
+      OSError, ValueError: as ``local_path``.
+    """
+    text = os.fspath(where)
+    if not isinstance(text, str) or not text.startswith(_SCHEME):
+        return local_path(where)
+    _named(text)
+    return text
+
+
 def weights_path(where: str | os.PathLike[str]) -> Path:
     """Where weights are: a local path, or the file that an installed package brings.
 
@@ -27,13 +41,11 @@ def weights_path(where: str | os.PathLike[str]) -> Path:
       ValueError: for a package that is not installed, has no file of weights, or several.
       OSError, ValueError: as ``local_path``.
     """
-    text = os.fspath(where)
-    if not isinstance(text, str) or not text.startswith(_SCHEME):
-        return local_path(where)
-    match = _NAME.fullmatch(text.removeprefix(_SCHEME))
-    if match is None:
-        raise ValueError(f"{text}: expected pip:NAME or pip:NAME/FILE, with the name of a package")
-    name, end = match.groups()
+    checked = address(where)
+    if isinstance(checked, Path):
+        return checked
+    text = checked
+    name, end = _named(text)
     try:
         files = importlib.metadata.files(name)
     except importlib.metadata.PackageNotFoundError as error:
@@ -55,3 +67,11 @@ def weights_path(where: str | os.PathLike[str]) -> Path:
             f"{', '.join(chosen)}; say which: pip:{name}/{chosen[0]}"
         )
     return local_path(str(importlib.metadata.distribution(name).locate_file(chosen[0])))
+
+
+def _named(text: str) -> tuple[str, str | None]:
+    """The package of ``pip:NAME/END``, and the end of its file's path if there is one."""
+    match = _NAME.fullmatch(text.removeprefix(_SCHEME))
+    if match is None:
+        raise ValueError(f"{text}: expected pip:NAME or pip:NAME/FILE, with the name of a package")
+    return match[1], match[2]
