@@ -7,6 +7,7 @@ machine that loses power then may lose the newest names.
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 from certmask_jax._text import encodable
@@ -35,6 +36,13 @@ def write(path: AnyPath, content: bytes) -> None:
         file_systems.sync_handle(file.fileno())
     os.replace(unfinished, path)
     file_systems.sync_folder(path.parent)
+
+
+def try_folder(path: Path) -> None:
+    """Makes the folder that a file is to lie in, and ``OSError`` unless it can be written to."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=path.parent):
+        pass
 
 
 def write_text(path: AnyPath, text: str) -> None:

@@ -125,7 +125,6 @@ def export_guard(
         **fingerprint.environment(),
     }
     text = json.dumps(fingerprint.plain(manifest), indent=1) + "\n"
-    file.parent.mkdir(parents=True, exist_ok=True)
     whole_files.write(file, content)
     whole_files.write_text(manifest_of(file), text)
     return manifest
@@ -139,6 +138,10 @@ def check_path(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
     for there in (file, manifest_of(file)):
         if there.is_dir() or (there.exists() and not overwrite):
             raise _taken(there)
+    try:
+        whole_files.try_folder(file)
+    except OSError as error:
+        raise OSError(f"{file}: expected to be able to write it, but {error.strerror}") from error
     return file
 
 

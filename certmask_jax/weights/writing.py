@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import jax
 import numpy as np
 
 from certmask_jax._text import encodable
-from certmask_jax.files import file_systems
+from certmask_jax.files import file_systems, whole_files
 from certmask_jax.files.local_paths import in_utf8
 from certmask_jax.weights.kinds import ORBAX_MARK
 from certmask_jax.weights.names import to_arrays
@@ -41,9 +40,7 @@ def check_writable(path: Path) -> None:
             "is left as it is; give another name"
         )
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
+        whole_files.try_folder(path)
     except OSError as error:
         raise _unwritable(path, error) from error
 

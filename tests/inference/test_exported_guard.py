@@ -257,6 +257,7 @@ def test_without_a_data_set_the_manifest_names_none(tmp_path, monkeypatch, capsy
             ["there.stablehlo", "--defense", "certmask"],
             "there.stablehlo: expected a file to write, got a folder",
         ),
+        (["/proc/g.stablehlo", "--defense", "certmask"], "expected to be able to write it, but"),
     ],
 )
 def test_bad_input_of_the_program(tmp_path, monkeypatch, capsys, options, message):
