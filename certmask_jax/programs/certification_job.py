@@ -62,15 +62,15 @@ class Job:
 
 def opened(config: Config, command: str) -> Job:
     """Opens everything; ``ValueError`` or ``OSError`` for what is not there or does not fit."""
-    path = config.model.weights or models.default_weights(config.model.model)
+    where = config.model.weights or models.default_weights(config.model.model)
     is_function = _is_function(config)
-    if path is None and not is_function:
+    if where is None and not is_function:
         name = config.model.create().name
         raise ValueError(
             f"--weights: expected a file for model {name!r}; only {models.DEFAULT} ships with "
             "weights"
         )
-    file = None if path is None else config.model.read(path)
+    file = None if where is None else config.model.read(where)
     dataset, model = _dataset_and_model(config, None if file is None else weights.num_classes(file))
     input_size = model.data_config.input_size
     attacks = threats(config.threat, dataset.image_size)
@@ -170,7 +170,8 @@ def opened(config: Config, command: str) -> Job:
             "class_mapping": dataset.class_mapping,
             **({"missing_images": list(dataset.missing)} if dataset.missing else {}),
             **({} if dataset.subset is None else {"subset": dataset.subset._asdict()}),
-            "weights": None if path is None else encodable(path.name),
+            "weights": None if file is None else encodable(file.path.name),
+            **({"weights_source": dict(file.source)} if file is not None and file.source else {}),
         },
         name=_name(config, dataset, identity),
         unreadable=unreadable,

@@ -27,7 +27,7 @@ def parser() -> CommandLine:
         prog=program.command("convert_weights"),
         description="Converts weights between formats, checked against a model.",
     )
-    parse.add_argument("source", type=paths.weights_path, metavar="IN", help="weights to read")
+    parse.add_argument("source", type=paths.weights_address, metavar="IN", help="weights to read")
     parse.add_argument(
         "out",
         type=paths.local_path,
@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace) -> None:
     if out.exists() and not arguments.overwrite:
         raise FileExistsError(f"OUT {out}: exists already; --overwrite replaces it")
     weights.check_writable(out)
-    options = model_options.read(arguments, model=arguments.model)
+    options = model_options.read(arguments, model=arguments.model, address=arguments.source)
     model = options.create()
     file = options.read(arguments.source)
     for note in options.taken(file, model)[1]:

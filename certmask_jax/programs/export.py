@@ -24,8 +24,9 @@ _OTHERWISE = (
 )
 """Options of certify that say nothing about what is exported."""
 _FACTS = (
-    *("model", "model_options", "weights", "weights_sha256", "data_config", "precision", "fill"),
-    *("views", "dataset", "class_names", "class_mapping", "patch_lives", "threats"),
+    *("model", "model_options", "weights", "weights_sha256", "weights_source", "data_config"),
+    *("precision", "fill", "views", "dataset", "class_names", "class_mapping", "patch_lives"),
+    *("threats",),
 )
 
 

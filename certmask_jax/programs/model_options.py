@@ -16,7 +16,7 @@ from certmask_jax.models.vit import ATTENTIONS, GELUS, POOLINGS
 from certmask_jax.programs import imported, paths, program, spec_keys
 from certmask_jax.programs.command_line import as_options
 from certmask_jax.programs.number_options import whole
-from certmask_jax.weights import SettingError, WeightsFile
+from certmask_jax.weights import Address, Card, SettingError, WeightsFile
 from certmask_jax.weights.torch_files import TorchMissingError
 
 _MOST_CLASSES = 32767  # labels are int16 in tables
@@ -33,7 +33,8 @@ class ModelOptions:
     gelu: str | None
     pooling: str | None
     attention: str | None
-    weights: Path | None
+    weights: Address | None
+    card: Card | None  # of the weights, where they have one that is of use
     weights_entry: str | None
     new_head: bool
     resize_positions: bool
@@ -52,6 +53,8 @@ class ModelOptions:
                 num_classes=num_classes if self.num_classes is None else self.num_classes,
                 **{name: getattr(self, name) for name in chosen},
             )
+            if self.card is not None:
+                model = self.card.prepared(model, self.input_size)
             if self.input_size is not None:
                 _check_input_size(model)
         if self.resize_positions and not hasattr(model.module, "pooling"):
@@ -61,10 +64,10 @@ class ModelOptions:
             )
         return model
 
-    def read(self, path: Path) -> WeightsFile:
+    def read(self, where: Address) -> WeightsFile:
         """The file of weights, opened once for ``load``."""
         try:
-            return weights.read(path, entry=self.weights_entry)
+            return weights.read(where, entry=self.weights_entry)
         except TorchMissingError as error:
             command = program.command("convert_weights")
             raise ValueError(f"{error}: {command} IN OUT.safetensors --model NAME") from error
@@ -167,11 +170,12 @@ def add(
     if weights_for is not None:
         group.add_argument(
             "--weights",
-            type=paths.weights_path,
+            type=paths.weights_address,
             metavar="FILE",
             help=f"{weights_for}: .npz (PyTorch's names, Google's ViT or BiT), .safetensors, an "
             "Orbax folder, or PyTorch's .pth, .th, .tar, .ckpt where torch is installed; or "
-            "pip:NAME, the file of an installed package"
+            "pip:NAME, the file of an installed package; or hf:OWNER/NAME[@REVISION] of the "
+            "Hugging Face Hub, or timm:NAME, which say the model and its preprocessing too"
             + ("" if model is not None else " (default: those that ship with the model)"),
         )
     group.add_argument(
@@ -222,16 +226,48 @@ def add(
         )
 
 
-def read(arguments: argparse.Namespace, *, model: str) -> ModelOptions:
-    """Arguments -> options; ``model`` is the name that they come down to."""
+def may_say_model(address: Address | None) -> bool:
+    """Whether weights are where a card may say what they are of."""
+    return address is not None and not isinstance(address, Path)
+
+
+def read(
+    arguments: argparse.Namespace, *, model: str | None, address: Address | None = None
+) -> ModelOptions:
+    """Arguments -> options.
+
+    Args:
+      arguments: as they were parsed.
+      model: the name that they come down to; None where the card of the weights says it.
+      address: of the weights, where no option says it.
+
+    Raises:
+      ValueError, OSError: for weights whose card cannot be had or is of another model.
+    """
+    address = address or getattr(arguments, "weights", None)
+    card = None if address is None else weights.card_of(address)
+    if model is not None and imported.path_of(model, imported.MODELS) is not None:
+        card = None  # a user's own is as it says itself
+    if card is None and model is None:
+        raise ValueError(
+            f"--model: expected one, as nothing says what the weights of {address} are of"
+        )
+    pooling = arguments.pooling
+    with as_options("model"):
+        if card is not None:
+            model = model or card.model_name()
+            card.check_is(model)
+            pooling = pooling or card.options().get("pooling")
+    assert model is not None
     return ModelOptions(
         model=model,
         num_classes=arguments.num_classes,
         input_size=arguments.input_size,
         gelu=arguments.gelu,
-        pooling=arguments.pooling,
+        pooling=pooling,
         attention=arguments.attention,
-        weights=getattr(arguments, "weights", None),
+        weights=address,
+        card=card,
         weights_entry=getattr(arguments, "weights_entry", None),
         new_head=getattr(arguments, "new_head", False),
         resize_positions=arguments.resize_positions,

@@ -22,10 +22,10 @@ def local_path(text: str) -> Path:
         raise argparse.ArgumentTypeError(message(error)) from error
 
 
-def weights_path(text: str) -> Path:
-    """argparse's type of an option that takes weights: a local path, or ``pip:NAME``."""
+def weights_address(text: str) -> weights.Address:
+    """argparse's type of an option that takes weights: a path, ``pip:``, ``hf:`` or ``timm:``."""
     try:
-        return weights.weights_path(text)
+        return weights.address(text)
     except (ValueError, OSError) as error:
         raise argparse.ArgumentTypeError(message(error)) from error
 
