@@ -28,6 +28,8 @@ if TYPE_CHECKING:
         worst_case,
     )
     from certmask_jax.inference.defended_model import defended
+    from certmask_jax.inference.exported_guard import read_guard
+    from certmask_jax.inference.exporting import export_guard
     from certmask_jax.inference.masked_pass import masked_logits
     from certmask_jax.inference.masking import masked_images
     from certmask_jax.inference.preprocessing import Preprocessing
@@ -61,6 +63,7 @@ __all__ = [
     "defended",
     "defenses",
     "distinct_unions",
+    "export_guard",
     "geometry",
     "load_model",
     "mask_sets",
@@ -69,6 +72,7 @@ __all__ = [
     "masked_logits",
     "pair_covers",
     "predict",
+    "read_guard",
     "rectangles",
     "rule",
     "rules",
@@ -103,11 +107,13 @@ _NAMES = {
     "View": "inference.views",
     "certificate": "defenses",
     "defended": "inference.defended_model",
+    "export_guard": "inference.exporting",
     "load_model": "weights.loaded_model",
     "masked_forward": "inference.whole_images",
     "masked_images": "inference.masking",
     "masked_logits": "inference.masked_pass",
     "predict": "inference.whole_table",
+    "read_guard": "inference.exported_guard",
     "rule": "defenses",
     "with_views": "inference.views",
     "worst_case": "defenses",

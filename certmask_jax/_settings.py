@@ -35,7 +35,7 @@ class SettingError(_Remedy, ValueError):
 
 
 class FolderTakenError(_Remedy, FileExistsError):
-    """A folder holds something else, or another process writes to it: a ``FileExistsError``."""
+    """A file or folder holds something else, or another process writes: a ``FileExistsError``."""
 
     def __init__(self, text: Callable[[Naming], str]) -> None:
         super().__init__(text(as_keyword))

@@ -21,7 +21,8 @@ class BlockSizes:
       cpu_flops, accelerator_flops: operations that keep one device busy for some seconds.
       least_images: a block has so many whatever they take, where there are.
       least_blocks: a test set is cut into so many at least, where each then takes a moment.
-      moment: as a share of the operations above; what is shared out is cut whatever it takes.
+      fewest_blocks: and into so many whatever they take, so that it can be shared out.
+      moment: as a share of the operations above.
       columns_decided: with early exit an image counts as this many masked images at most: of large
         tables most is left out, and the work of one image alone does not fill a chunk.
     """
@@ -31,20 +32,12 @@ class BlockSizes:
     accelerator_flops: float = 1e15
     least_images: int = 4
     least_blocks: int = 16
+    fewest_blocks: int = 4
     moment: float = 1 / 20
     columns_decided: int = 2048
 
-    def images_per_block(
-        self, num_images: int, engine: Engine, *, decide: bool, shares: int = 1
-    ) -> int:
-        """Images of one block of ``num_images``.
-
-        Args:
-          num_images: of the test set.
-          engine: what evaluates them.
-          decide: with early exit.
-          shares: among how many the blocks are shared out.
-        """
+    def images_per_block(self, num_images: int, engine: Engine, *, decide: bool) -> int:
+        """Images of one block of ``num_images``; ``decide``: with early exit."""
         num_columns = len(engine.masked_images)
         if decide:
             num_columns = min(num_columns, self.columns_decided)
@@ -52,8 +45,9 @@ class BlockSizes:
         in_seconds = self.images_in_seconds(num_columns, engine)
         fits = min(fits, num_images, *self._within(in_seconds))
         cut = -(-num_images // self.least_blocks)
-        if shares == 1 and in_seconds is not None:
-            cut = max(cut, int(self.moment * in_seconds))
+        if in_seconds is not None:
+            fewest = min(self.fewest_blocks, self.least_blocks)
+            cut = max(cut, min(int(self.moment * in_seconds), -(-num_images // fewest)))
         return max(1, min(engine.images_at_once(), fits, cut))
 
     def images_in_seconds(self, num_columns: int, engine: Engine) -> int | None:

@@ -150,9 +150,8 @@ def evaluate(
         mesh=mesh,
     )
     num_images = len(run.run_images)
-    own_share = processes.share_of_this(share)
     images_per_block = run.images_per_block or sizes.images_per_block(
-        num_images, engine, decide=decide, shares=own_share[1]
+        num_images, engine, decide=decide
     )
     engine = engine.for_blocks(images_per_block)
     guarded = Guarded(engine, hooks.warn)
@@ -172,7 +171,7 @@ def evaluate(
         masked_images=columns,
         num_classes=engine.num_classes,
         images_per_block=images_per_block,
-        share=own_share,
+        share=processes.share_of_this(share),
         run=facts,
         about={"provenance": provenance_of_run(num_images, engine, provenance or {})},
         began=run.run_images.began,

@@ -105,7 +105,7 @@ def plan(
         mesh=mesh,
     )
     sizes = BlockSizes() if block_sizes is None else block_sizes
-    images_per_block = sizes.images_per_block(len(test_set), engine, decide=decide, shares=share[1])
+    images_per_block = sizes.images_per_block(len(test_set), engine, decide=decide)
     engine = engine.for_blocks(images_per_block)
     blocks = Blocks(Path(), (len(test_set), len(columns)), images_per_block)
     num_images = sum(map(blocks.length, share_of(len(blocks), share)))

@@ -130,6 +130,15 @@ class Defense(abc.ABC):
         """The paper's conditions by name, of one image: what it prints as certified."""
         return {}
 
+    def row_needs(self, row: Row, known: Array) -> Array:
+        """What to evaluate next for the answer to one image: ``bool[V]``, traceable by JAX.
+
+        As ``open_columns`` without a label, inside a compiled program: empty only where the rule's
+        answer is decided, whatever the entries would say that are not ``known`` (``bool[V]``; what
+        the row holds there is no label). By default all that is not known.
+        """
+        return ~known
+
     def undecided(self, seen: Seen, label: int | None) -> NDArray[np.bool_]:
         """``bool[V]``: which masked images can still change an answer or a verdict.
 

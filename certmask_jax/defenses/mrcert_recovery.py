@@ -43,7 +43,7 @@ import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
-from certmask_jax.defenses import mrcert_early_exit
+from certmask_jax.defenses import mrcert_early_exit, traced_early_exit
 from certmask_jax.defenses.defense import Defense, Seen
 from certmask_jax.defenses.mrcert_early_exit import Plan
 from certmask_jax.defenses.over_tables import Row, RowProof
@@ -144,6 +144,9 @@ class MRCert(Defense):
     def row_worst_case(self, row: Row, label: Array, num_classes: int) -> Array:
         hiding = jnp.asarray(self._lattice.hiding)
         return (hiding & self._kept(row, label, 2 * self.patches)[None, :]).any(axis=1).all()
+
+    def row_needs(self, row: Row, known: Array) -> Array:
+        return traced_early_exit.mrcert_needs(row.predictions, known, self._lattice.unions)
 
     def undecided(self, seen: Seen, label: int | None) -> NDArray[np.bool_]:
         return mrcert_early_exit.undecided(self._lattice.plan, seen, label)

@@ -33,7 +33,7 @@ import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
-from certmask_jax.defenses import pair_cover_early_exit
+from certmask_jax.defenses import pair_cover_early_exit, traced_early_exit
 from certmask_jax.defenses.defense import Defense, Seen
 from certmask_jax.defenses.over_tables import Row, RowProof
 from certmask_jax.defenses.pair_cover_early_exit import Locations
@@ -117,6 +117,9 @@ class PairCover(Defense):
             num_classes=num_classes,
             ties=self.ties,
         )
+
+    def row_needs(self, row: Row, known: Array) -> Array:
+        return traced_early_exit.pair_cover_needs(row.predictions, known, self._at.groups)
 
     def undecided(self, seen: Seen, label: int | None) -> NDArray[np.bool_]:
         return pair_cover_early_exit.undecided(self._at, seen, label)

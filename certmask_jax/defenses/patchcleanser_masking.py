@@ -26,7 +26,11 @@ import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
-from certmask_jax.defenses import patchcleanser_early_exit, patchcleanser_proofs
+from certmask_jax.defenses import (
+    patchcleanser_early_exit,
+    patchcleanser_proofs,
+    traced_early_exit,
+)
 from certmask_jax.defenses.defense import Defense, Seen
 from certmask_jax.defenses.over_tables import Row, RowProof
 from certmask_jax.defenses.patchcleanser_early_exit import Question
@@ -155,6 +159,11 @@ class DoubleMasking(_TwoRounds):
             row.predictions, label, self.rounds, num_classes=num_classes, ties=self.ties
         )
 
+    def row_needs(self, row: Row, known: Array) -> Array:
+        return traced_early_exit.double_masking_needs(
+            row.predictions, known, self.rounds, ties=self.ties
+        )
+
     def undecided(self, seen: Seen, label: int | None) -> NDArray[np.bool_]:
         return patchcleanser_early_exit.undecided(self._question, seen, label)
 
@@ -202,6 +211,9 @@ class ChallengerMasking(_TwoRounds):
 
     def row_worst_case(self, row: Row, label: Array, num_classes: int) -> Array:
         return self.row_certificate(row, label, num_classes)
+
+    def row_needs(self, row: Row, known: Array) -> Array:
+        return traced_early_exit.challenger_masking_needs(row.predictions, known, self.rounds.pair)
 
     def undecided(self, seen: Seen, label: int | None) -> NDArray[np.bool_]:
         return patchcleanser_early_exit.undecided(self._question, seen, label)

@@ -1,13 +1,13 @@
 """The defended classifier as one pure function of images, for ``jit`` and ``jax.export``.
 
 ``defended`` decides on the host which masked images to look at next. Here that is part of the
-program, image by image, so what is answered does not depend on the batch: all that matters at first
-is evaluated, and the rest only for an image whose first labels do not settle the answer.
+program, a loop for each image: what the answer needs is evaluated, a few masked images at a time,
+until nothing can change it. So what is answered does not depend on the batch, and neither does
+memory.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -15,48 +15,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from numpy.typing import NDArray
 
-from certmask_jax.defenses.defense import ALERT, Defense, Seen, rule
+from certmask_jax.defenses.defense import ALERT, Defense, Guarantee, certificate, rule
+from certmask_jax.defenses.over_tables import Row
 from certmask_jax.inference.masked_pass import masked_logits, outputs_of
 from certmask_jax.inference.model_function import ApplyFn
 from certmask_jax.inference.preprocessing import Preprocessing
-from certmask_jax.tables.outputs import SCHEMA, Outputs
+from certmask_jax.tables.outputs import NO_LABEL, Outputs
 from certmask_jax.tables.prediction_table import PredictionTable
 
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Rounds:
-    """What is evaluated of an image at first, and what may follow.
-
-    Attributes:
-      first: ``int[F]``, columns of the defense's masked images.
-      rest: ``int[V - F]``, the others: evaluated unless all of the first agree.
-    """
-
-    first: NDArray[np.intp]
-    rest: NDArray[np.intp]
-
-
-def rounds_of(defense: Defense, num_classes: int) -> Rounds:
-    """The rounds of a defense: one where labels that agree do not settle its answer, else two.
-
-    That they do is asked of ``defense.undecided`` for every class, so it is no guess.
-    """
-    count = len(defense.masked_images)
-    first = np.sort(defense.open_columns(Seen.nothing(count), None))
-    rest = np.setdiff1d(np.arange(count), first)
-    known = np.zeros(count, np.bool_)
-    known[first] = True
-    for label in range(num_classes):
-        if not len(rest):
-            break
-        predictions = np.where(known, label, SCHEMA["predictions"].unknown).astype(np.int16)
-        # Whatever the margins: what a rule asks is labels, and confidences where it says so.
-        seen = Seen(predictions, np.where(known, 1, np.inf).astype(np.float16), known)
-        if defense.undecided(seen, None).any():
-            return Rounds(np.arange(count), np.arange(0))
-    return Rounds(first, rest)
+Guard = Callable[[Array], tuple[Array, ...]]
+"""``uint8[B, h, w, c]`` -> labels ``int32[B]`` and alerts ``bool[B]``, and perhaps certified labels
+``int32[B]``."""
 
 
 def guard_program(
@@ -67,69 +37,148 @@ def guard_program(
     num_classes: int,
     preprocessing: Preprocessing,
     masks_at_once: int = 16,
-) -> Callable[[Array], tuple[Array, Array]]:
+    certified: bool = False,
+) -> Guard:
     """A function ``uint8[B, h, w, c]`` -> labels ``int32[B]`` and alerts ``bool[B]``.
 
     Labels are those of ``defense.rule`` of the whole table: ``ALERT`` (-2) for an alert, -1 where
-    logits were not finite. Images are looked at one after another, ``masks_at_once`` masked images
-    together, so memory does not depend on B.
+    logits were not finite. Images are looked at one after another, so memory does not depend on B.
 
     Args:
-      apply_fn, params: any model; ``params`` become constants of the program.
+      apply_fn, params: any model of JAX; ``params`` become constants of the program.
       defense: what guards it.
       num_classes: K of the model.
       preprocessing: as for certification.
-      masks_at_once: masked images of an image in one forward pass.
+      masks_at_once: masked images of an image in one forward pass, at most; fewer where the first
+        round then fills all its passes.
+      certified: also gives ``defense.certified_labels``, ``int32[B]``: the label where it is
+        certified, else -1. The whole table of every image is evaluated for it.
 
     Raises:
-      ValueError: for ``masks_at_once`` below 1.
+      ValueError: for ``masks_at_once`` below 1, certified labels of a defense that detects, or a
+        defense whose rule JAX cannot trace.
     """
     if masks_at_once < 1:
         raise ValueError(f"masks_at_once: expected at least 1, got {masks_at_once}")
-    rounds = rounds_of(defense, num_classes)
+    if certified and defense.guarantee is not Guarantee.RECOVERY:
+        raise ValueError(
+            f"certified: expected a defense that recovers the label, got {defense.name}, which "
+            "detects patches; leave it out"
+        )
     masks = defense.masked_images
+    check_traceable(defense, num_classes, certified=certified)
 
-    def evaluated(image: Array, columns: NDArray[np.intp], so_far: Outputs) -> Outputs:
-        """What is known with these columns too."""
-        some = min(masks_at_once, len(columns))
-        lacking = -len(columns) % some
-        whole = np.concatenate([columns, np.repeat(columns[:1], lacking)])
-        boxes = jnp.asarray(masks.boxes[whole].reshape(-1, some, *masks.boxes.shape[1:]))
+    def needs(outputs: Outputs, known: Array) -> Array:
+        row = Row(outputs.predictions.astype(jnp.int32), outputs.confidences.astype(jnp.float32))
+        return ~known if certified else defense.row_needs(row, known) & ~known
 
-        def chunk(boxes: Array) -> Outputs:
+    with jax.ensure_compile_time_eval():
+        first = int(needs(*_nothing(len(masks))).sum())
+    at_once = first_round_filled(first, masks_at_once)
+
+    def answer(image: Array) -> tuple[Array, ...]:
+        def evaluate(columns: Array) -> Outputs:
             logits = masked_logits(
                 apply_fn,
                 params,
                 image[None],
-                boxes,
+                jnp.asarray(masks.boxes)[columns],
                 preprocessing=preprocessing,
-                image_of=np.zeros(some, np.int32),
+                image_of=np.zeros(at_once, np.int32),
             )
             return outputs_of(logits)
 
-        outputs = jax.lax.map(chunk, boxes)
-        return Outputs(
-            *(
-                known.at[columns].set(new.reshape(-1)[: len(columns)].astype(known.dtype))
-                for known, new in zip(so_far, outputs, strict=True)
-            )
-        )
+        outputs, _ = evaluated(evaluate, needs, len(masks), at_once)
+        return _answers(defense, outputs, num_classes, certified=certified)
 
-    def answer(image: Array) -> Array:
-        nothing = Outputs.unknown((len(masks),)).map(jnp.asarray)
-        outputs = evaluated(image, rounds.first, nothing)
-        if len(rounds.rest):
-            labels = outputs.predictions[rounds.first]
-            is_settled = (labels >= 0).all() & (labels == labels[0]).all()
-            is_settled &= (outputs.margins[rounds.first] > 0).all()
-            outputs = jax.lax.cond(
-                is_settled, lambda: outputs, lambda: evaluated(image, rounds.rest, outputs)
-            )
-        row = outputs.map(lambda column: column[None])
-        return rule(defense, PredictionTable.of(row, masks, num_classes))[0].astype(jnp.int32)
-
-    def guard(images: Array) -> tuple[Array, Array]:
-        answers = jax.lax.map(answer, images)
-        return answers, answers == ALERT
+    def guard(images: Array) -> tuple[Array, ...]:
+        labels, *more = jax.lax.map(answer, images)
+        return labels, labels == ALERT, *more
 
     return guard
+
+
+def evaluated(
+    evaluate: Callable[[Array], Outputs],
+    needs: Callable[[Outputs, Array], Array],
+    count: int,
+    at_once: int,
+) -> tuple[Outputs, Array]:
+    """What is known of one image once nothing more is needed, and which of it is known.
+
+    Args:
+      evaluate: columns ``int32[at_once]`` -> outputs ``[at_once]``; columns from ``count`` on fill
+        it up, and what is said of them is dropped.
+      needs: what is known so far, outputs ``[V]`` and ``bool[V]`` -> what is needed, ``bool[V]``;
+        of it the first ``at_once`` are evaluated next. Nothing that is known already.
+      count: V.
+    """
+
+    def step(state: tuple[Outputs, Array, Array]) -> tuple[Outputs, Array, Array]:
+        so_far, known, needed = state
+        columns = jnp.flatnonzero(needed, size=at_once, fill_value=count).astype(jnp.int32)
+        new = evaluate(columns)
+        so_far = Outputs(
+            *(
+                old.at[columns].set(said.astype(old.dtype), mode="drop")
+                for old, said in zip(so_far, new, strict=True)
+            )
+        )
+        known = known.at[columns].set(True, mode="drop")
+        return so_far, known, needs(so_far, known)
+
+    start = _nothing(count)
+    outputs, known, _ = jax.lax.while_loop(
+        lambda state: state[2].any(), step, (*start, needs(*start))
+    )
+    return outputs, known
+
+
+def first_round_filled(first: int, most: int) -> int:
+    """The smallest number at once that takes a first round in as few passes as ``most`` does."""
+    return -(-first // -(-first // most))
+
+
+def check_traceable(defense: Defense, num_classes: int, *, certified: bool = False) -> None:
+    """``ValueError`` for a defense whose answers cannot be part of a program, with the reason."""
+    if type(defense).rule is not Defense.rule or (
+        certified and type(defense).certified_labels is not Defense.certified_labels
+    ):
+        raise ValueError(
+            f"{defense.name}: expected a defense whose rule is its row_rule, which JAX traces, but "
+            "it has a rule of its own for whole tables, which no program can hold"
+        )
+    outputs, known = _nothing(len(defense.masked_images))
+
+    def asked(outputs: Outputs, known: Array) -> Any:
+        row = Row(outputs.predictions.astype(jnp.int32), outputs.confidences.astype(jnp.float32))
+        return _answers(defense, outputs, num_classes, certified=certified), defense.row_needs(
+            row, known
+        )
+
+    try:
+        jax.eval_shape(asked, outputs, known)
+    except Exception as error:  # the defense's own, of any kind
+        why = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ValueError(
+            f"{defense.name}: expected a rule that JAX traces, as it becomes part of the program, "
+            f"but it raised {type(error).__name__}: {why}"
+        ) from error
+
+
+def _answers(
+    defense: Defense, outputs: Outputs, num_classes: int, *, certified: bool
+) -> tuple[Array, ...]:
+    """Of one image: its label, and its certified label where that is asked for."""
+    row = outputs.map(lambda column: column[None])
+    table = PredictionTable.of(row, defense.masked_images, num_classes)
+    label = rule(defense, table).astype(jnp.int32)
+    if not certified:
+        return (label[0],)
+    holds = certificate(defense, table, jnp.maximum(label, 0)) & (label >= 0)
+    return label[0], jnp.where(holds, label, NO_LABEL)[0]
+
+
+def _nothing(count: int) -> tuple[Outputs, Array]:
+    """What is known of an image before any of its masked images is evaluated."""
+    return Outputs.unknown((count,)).map(jnp.asarray), jnp.zeros(count, jnp.bool_)

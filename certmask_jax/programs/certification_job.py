@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from certmask_jax import data, models, weights
 from certmask_jax._text import encodable, some
 from certmask_jax.certification import certified_size
@@ -60,8 +62,12 @@ class Job:
     notes: tuple[str, ...]  # what was decided on the way, in lines to show
 
 
-def opened(config: Config, command: str) -> Job:
-    """Opens everything; ``ValueError`` or ``OSError`` for what is not there or does not fit."""
+def opened(config: Config, command: str, *, with_data: bool = True) -> Job:
+    """Opens everything; ``ValueError`` or ``OSError`` for what is not there or does not fit.
+
+    ``with_data=False`` opens no data set, for what is about the classifier alone: the job's is one
+    blank image, and what it says of data and class names means nothing.
+    """
     where = config.model.weights or models.default_weights(config.model.model)
     is_function = _is_function(config)
     if where is None and not is_function:
@@ -71,7 +77,8 @@ def opened(config: Config, command: str) -> Job:
             "weights"
         )
     file = None if where is None else config.model.read(where)
-    dataset, model = _dataset_and_model(config, None if file is None else weights.num_classes(file))
+    opens = _dataset_and_model if with_data else _model_alone
+    dataset, model = opens(config, None if file is None else weights.num_classes(file))
     input_size = model.data_config.input_size
     attacks = threats(config.threat, dataset.image_size)
     specs = tuple(config.defenses or DEFAULT_DEFENSES)
@@ -295,6 +302,17 @@ def _dataset_and_model(config: Config, head: int | None) -> tuple[data.Dataset, 
     if outputs != model.num_classes:
         model = config.model.create(num_classes=outputs)
     return dataset, model
+
+
+def _model_alone(config: Config, head: int | None) -> tuple[data.Dataset, Model]:
+    """As ``_dataset_and_model``, where no data set says anything: one blank image."""
+    model = config.model.create()
+    outputs = config.model.num_classes or head or model.num_classes
+    if outputs != model.num_classes:
+        model = config.model.create(num_classes=outputs)
+    wants = model.data_config
+    blank = np.zeros((1, *wants.input_size, wants.channels), np.uint8)
+    return data.from_arrays(blank, [0], data_config=wants, num_outputs=outputs), model
 
 
 def _unreadable(config: Config, dataset: data.Dataset) -> dict[str, str]:

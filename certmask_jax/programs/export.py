@@ -8,26 +8,32 @@ of ``certmask certify``, with one --defense: the guard is the classifier that is
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from certmask_jax.inference import exported_guard, guard_graph
-from certmask_jax.programs import certification_options, paths, program
+from certmask_jax import models
+from certmask_jax.inference import exporting
+from certmask_jax.inference.exported_guard import manifest_of
+from certmask_jax.programs import certification_options, model_options, paths, program, runtime
 from certmask_jax.programs.certification_job import Job, opened
 from certmask_jax.programs.command_line import CommandLine, as_options, check_not_typed
+from certmask_jax.programs.number_options import whole
 
 _OTHERWISE = (
     *("list", "from_tables", "dry_run", "out", "max_minutes", "margin_guard", "shard", "chunk"),
-    *("decide", "whole_images", "format", "patched", "distributed"),
+    *("decide", "whole_images", "format", "patched", "distributed", "cpu_devices"),
+    *("compilation_cache", "num_images", "subset_seed", "on_unreadable"),
 )
 """Options of certify that say nothing about what is exported."""
+_OF_DATA = ("data_dir", "labels", "split", "class_index", "only_classes", "patch_lives")
 _FACTS = (
-    *("model", "model_options", "weights", "weights_sha256", "weights_source", "data_config"),
-    *("precision", "fill", "views", "dataset", "class_names", "class_mapping", "patch_lives"),
-    *("threats",),
+    *("model", "model_options", "weights", "weights_entry", "weights_sha256", "weights_source"),
+    *("data_config", "fill", "patch_lives", "command"),
 )
+_FACTS_OF_DATA = ("dataset", "class_mapping")
 
 
 def parser() -> CommandLine:
@@ -44,9 +50,29 @@ def parser() -> CommandLine:
     group = parse.add_argument_group("what is written")
     group.add_argument(
         "--platforms",
-        default=",".join(exported_guard.PLATFORMS),
+        default=",".join(exporting.PLATFORMS),
         metavar="NAME[,NAME]",
         help="what it runs on: cpu, cuda, tpu; none of them has to be here (default: %(default)s)",
+    )
+    group.add_argument(
+        "--masks-at-once",
+        type=whole(1, certification_options.MOST_MASKED_IMAGES),
+        default=16,
+        metavar="N",
+        help="masked images of an image in one forward pass, at most (default: %(default)s)",
+    )
+    group.add_argument(
+        "--certified",
+        action="store_true",
+        help="also give each image's label where it is certified, else -1, which takes the whole "
+        "table of every image (default: labels and alerts alone)",
+    )
+    group.add_argument(
+        "--class-names",
+        type=paths.local_path,
+        metavar="FILE",
+        help="names of the outputs for the manifest, one a line (default: those of --dataset, of "
+        "the digits for their model, else none)",
     )
     group.add_argument(
         "--overwrite",
@@ -62,51 +88,77 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str] | None) -> int:
-    arguments = parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    arguments = parser().parse_args(words)
     check_not_typed(arguments, _OTHERWISE, "in a guard")
-    file = exported_guard.check_path(arguments.file, overwrite=arguments.overwrite)
+    exporting.check_path(arguments.file, overwrite=arguments.overwrite)
     platforms = tuple(name.strip() for name in arguments.platforms.split(","))
     with as_options("platforms"):
-        exported_guard.check_platforms(platforms)
+        exporting.check_platforms(platforms)
+    names = None if arguments.class_names is None else _read_names(arguments.class_names)
     given = arguments.defense or []
     if len(given) != 1:
         raise ValueError(f"--defense: expected one, which the guard answers by, got {len(given)}")
+    is_digits = arguments.model == models.DEFAULT or (
+        arguments.model is None and not model_options.may_say_model(arguments.weights)
+    )
+    has_data = is_digits or "dataset" in arguments.typed
+    if not has_data:
+        check_not_typed(arguments, _OF_DATA, "without --dataset")
     config = certification_options.read_config(arguments)
-    job = opened(config, program.typed("export", list(argv or sys.argv[1:])))
+    runtime.start(dataclasses.replace(config.runtime, cpu_devices=None, compilation_cache=None))
+    job = opened(config, program.typed("export", words), with_data=has_data)
     if len(job.defenses) != 1:
         raise ValueError(
             f"--patch: expected one attack, which the guard is for, got {len(job.defenses)}"
         )
-    manifest = _written(job, file, platforms, overwrite=arguments.overwrite)
+    facts: tuple[str, ...] = _FACTS
+    if has_data:
+        facts = (*_FACTS, *_FACTS_OF_DATA)
+        names = names or job.provenance["class_names"]
+    about = {name: job.provenance[name] for name in facts if name in job.provenance}
+    for line in job.notes:
+        program.say(line)
+    manifest = _written(arguments, job, platforms, names, about)
+    file = arguments.file
     print(
         f"{file}: {manifest['bytes'] / 1e6:,.1f} MB for {', '.join(platforms)}, and "
-        f"{exported_guard.manifest_of(file).name}\n{manifest['defense']}"
+        f"{manifest_of(file).name}\n{manifest['defense']}"
     )
     return 0
 
 
-def _written(job: Job, file: Path, platforms: Sequence[str], *, overwrite: bool) -> dict[str, Any]:
+def _written(
+    arguments: argparse.Namespace,
+    job: Job,
+    platforms: Sequence[str],
+    names: Sequence[str] | None,
+    about: dict[str, Any],
+) -> dict[str, Any]:
     (defense,) = job.defenses
-    guard = guard_graph.guard_program(
-        job.model.apply_fn,
-        job.params,
-        defense,
-        num_classes=job.model.num_classes,
-        preprocessing=job.preprocessing,
-    )
-    height, width = defense.mask_set.image_size
-    about = {
-        "defense": str(defense),
-        "spec": job.identity["defense"][0],
-        "guarantee": str(defense.guarantee),
-        "num_classes": job.model.num_classes,
-        **{name: job.provenance[name] for name in _FACTS if name in job.provenance},
-    }
-    return exported_guard.write(
-        file,
-        guard,
-        (height, width, job.model.data_config.channels),
-        about=about,
-        platforms=platforms,
-        overwrite=overwrite,
-    )
+    with as_options("class_names", "certified"):
+        return exporting.export_guard(
+            arguments.file,
+            job.model.apply_fn,
+            job.params,
+            defense,
+            channels=job.model.data_config.channels,
+            preprocessing=job.preprocessing,
+            class_names=names,
+            certified=arguments.certified,
+            masks_at_once=arguments.masks_at_once,
+            platforms=platforms,
+            about={"spec": job.identity["defense"][0], **about},
+            overwrite=arguments.overwrite,
+        )
+
+
+def _read_names(file: Path) -> list[str]:
+    """The lines of a file; ``ValueError`` unless they are text, and each is a name."""
+    try:
+        names = file.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"--class-names {file}: expected text in UTF-8 ({error})") from error
+    if not names or not all(name.strip() for name in names):
+        raise ValueError(f"--class-names {file}: expected a name on every line")
+    return [name.strip() for name in names]

@@ -126,7 +126,7 @@ def named_model(name: str, **options: Any) -> Model:
       ValueError: as ``models.create``; for a user's own that cannot be imported, lacks an option or
         returns something else. It begins with the keyword that it is about.
     """
-    path = None if name in models.names() else imported.path_of(name, imported.MODELS)
+    path = _path_of_own(name)
     if path is None:
         return models.create(name, **options)
     given = {key: value for key, value in options.items() if value is not None}
@@ -147,6 +147,11 @@ def named_model(name: str, **options: Any) -> Model:
     return dataclasses.replace(model, name=name)
 
 
+def _path_of_own(name: str) -> str | None:
+    """Where a user's own model is imported from; None for those of ``models.create``."""
+    return None if name in models.names() else imported.path_of(name, imported.MODELS)
+
+
 def add(
     group: Any, *, model: str | None, about_model: str, weights_for: str | None, new_head: bool
 ) -> None:
@@ -162,7 +167,6 @@ def add(
         "--model",
         metavar="NAME",
         default=model,
-        required=model is None and weights_for is None,
         help="name, timm's too, or a PatchCleanser checkpoint's; certify --list names them; or "
         "your own, package.module:create, which is called with the options of models.create that "
         f"are given and returns a models.Model ({about_model})",
@@ -245,9 +249,9 @@ def read(
       ValueError, OSError: for weights whose card cannot be had or is of another model.
     """
     address = address or getattr(arguments, "weights", None)
-    card = None if address is None else weights.card_of(address)
-    if model is not None and imported.path_of(model, imported.MODELS) is not None:
-        card = None  # a user's own is as it says itself
+    # A user's own model is as it says itself.
+    has_card = address is not None and (model is None or _path_of_own(model) is None)
+    card = weights.card_of(address) if address is not None and has_card else None
     if card is None and model is None:
         raise ValueError(
             f"--model: expected one, as nothing says what the weights of {address} are of"

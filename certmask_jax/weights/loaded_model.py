@@ -171,7 +171,9 @@ def load_model(
         card.check_is(name)
         options = {**card.options(), **{k: v for k, v in options.items() if v is not None}}
     assert name is not None
-    said = resolve(name).num_classes if num_classes is None else num_classes
+    said = num_classes
+    if said is None:
+        said = resolve(name).num_classes if card is None else card.num_classes
     models.create(name, num_classes=said, **options)
     opened = file if isinstance(file, WeightsFile) else loading.read(file)
     classes = loading.num_classes(opened, entry=entry) if said is None else said

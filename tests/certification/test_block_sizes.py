@@ -30,7 +30,7 @@ def _engine(*, columns=10, chunk=80, flops=None, platform="cpu", devices=1, at_o
         ({"columns": 10**6}, 10**6, 1),
         ({}, 100, 7),  # sixteen blocks of a small test set
         ({}, 1, 1),
-        ({"flops": 1e7}, 100, 100),  # 1,000 of 1e8 operations would take but a moment
+        ({"flops": 1e7}, 100, 25),  # 1,000 of 1e8 operations would take but a moment: four blocks
         ({"flops": 1e9}, 100, 10),  # and of these 10
         ({"flops": 1e9}, 10**6, 200),  # 2e12 operations of 1e10 an image
         ({"flops": 1e9, "devices": 2}, 10**6, 400),
@@ -47,12 +47,6 @@ def test_of_large_tables_early_exit_leaves_out_most():
     sizes, engine = BlockSizes(), _engine(columns=20_480, at_once=10**4)
     assert sizes.images_per_block(10**6, engine, decide=False) == 1
     assert sizes.images_per_block(10**6, engine, decide=True) == 10
-
-
-def test_what_is_shared_out_is_cut_though_it_takes_but_a_moment():
-    engine = _engine(flops=1e7)
-    assert BlockSizes().images_per_block(100, engine, decide=False, shares=2) == 7
-    assert BlockSizes(moment=0).images_per_block(100, engine, decide=False) == 7
 
 
 def test_other_sizes():

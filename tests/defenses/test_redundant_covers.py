@@ -106,11 +106,10 @@ def _verdicts(defense, rows, labels, num_classes):
     return {name: np.asarray(values) for name, values in found.items()}
 
 
-@pytest.mark.parametrize("ties", ["largest", "smallest"])
-@pytest.mark.parametrize("num_classes", [2, 3])
+@pytest.mark.parametrize(("num_classes", "ties"), [(2, "smallest"), (3, "largest")])
 @pytest.mark.parametrize("kind", ["two sets", "one set"])
 def test_rule_worst_case_and_certificate_against_exhaustion(kind, num_classes, ties):
-    """10,560 random tables in all, on 48 random covers."""
+    """5,280 random tables in all, on 24 random covers."""
     rng = np.random.default_rng(sum(map(ord, kind + ties)) + num_classes)
     robust_ones = beyond = 0
     for _ in range(6):
@@ -339,7 +338,7 @@ def test_a_second_set_for_another_patch_or_image_is_refused():
 def test_early_exit_gives_the_verdicts_of_the_whole_table(kind):
     rng = np.random.default_rng(sum(map(ord, kind)))
     left_out = 0
-    for ties in ("largest", "smallest", "largest", "smallest"):
+    for ties in ("largest", "smallest"):
         if kind == "many masks":
             first = random_cover(rng, 7, 5, 1)
             second = random_cover(rng, 4, 5, 1)

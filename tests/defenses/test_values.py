@@ -126,7 +126,7 @@ def test_pure_functions_pass_through_jit_and_vmap(name):
         expected = np.asarray(method())
         jitted = jax.jit(pure, static_argnums=0)
         np.testing.assert_array_equal(jitted(defense, shown, *given), expected)
-        mapped = jax.vmap(functools.partial(pure, defense))(shown, *given)
+        mapped = jax.jit(jax.vmap(functools.partial(pure, defense)))(shown, *given)
         np.testing.assert_array_equal(mapped, expected)
         before = jitted._cache_size()
         jitted(BUILDERS[name](), shown, *given)

@@ -33,7 +33,7 @@ def test_the_largest_chunk_takes_half_a_second_of_a_core(platform, flops, expect
     [
         (128, 2, "cpu", None, (128,)),
         (128, 2, "cpu", 1e6, (128,)),  # a moment's work: no other program is worth compiling
-        (128, 2, "cpu", RESNET_20, (32, 128)),
+        (128, 2, "cpu", RESNET_20, (8, 32, 128)),
         (16, 2, "cpu", VIT_TINY, (2, 4, 16)),
         (2, 2, "cpu", VIT_BASE, (2,)),
         (100, 2, "cpu", VIT_TINY, (2, 6, 24, 100)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import subprocess
 import sys
@@ -13,22 +14,27 @@ import numpy as np
 import pytest
 
 import certmask_jax as cm
-from certmask_jax import data, defenses, mask_sets
-from certmask_jax.inference import exported_guard
-from certmask_jax.inference.guard_graph import guard_program, rounds_of
+from certmask_jax import data, defenses, mask_sets, models, weights
+from certmask_jax.inference.exported_guard import manifest_of
+from certmask_jax.inference.guard_graph import first_round_filled, guard_program
 from certmask_jax.inference.preprocessing import Preprocessing
+from certmask_jax.masks import pair_covers
 from certmask_jax.programs import export
 
 MASKS = mask_sets.budgeted_grid((8, 8), 2, masks_per_axis=3)
 PAIRS = mask_sets.budgeted_grid((8, 8), 1, masks_per_axis=(1, 2))
 CASES = {
-    "double masking": (defenses.double_masking(MASKS), 9),
-    "challenger masking": (defenses.challenger_masking(MASKS), 9),
-    "minority reports": (defenses.minority_reports(MASKS, tau=0.5), None),
-    "certmask": (defenses.certmask(MASKS), None),
-    "detection": (defenses.certmask_detection(MASKS), None),
-    "two boxes": (defenses.double_masking(PAIRS), 2),
+    "double masking": defenses.double_masking(MASKS),
+    "challenger masking": defenses.challenger_masking(MASKS),
+    "minority reports": defenses.minority_reports(MASKS, tau=0.5),
+    "certmask": defenses.certmask(MASKS),
+    "detection": defenses.certmask_detection(MASKS),
+    "two boxes": defenses.double_masking(PAIRS),
+    "pair cover": defenses.pair_cover(pair_covers.pairs_of_blocks((8, 8), (1, 1), rows=(2, 2))),
+    "mrcert": defenses.mrcert(PAIRS),
+    "plurality": defenses.plurality(MASKS),
 }
+CERTIFIED = ("pair cover", "mrcert")
 SHAPE = (8, 8, 1)
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (40, *SHAPE), dtype=np.uint8)
@@ -42,37 +48,44 @@ def exact(params, x):
 
 @pytest.mark.parametrize("name", CASES)
 def test_answers_are_the_rules(name):
-    defense, first = CASES[name]
-    rounds = rounds_of(defense, 3)
-    count = len(defense.masked_images)
-    assert len(rounds.first) == (count if first is None else first)
-    assert sorted([*rounds.first, *rounds.rest]) == list(range(count))
+    defense, certified = CASES[name], name in CERTIFIED
     guard = guard_program(
-        exact, WEIGHTS, defense, num_classes=3, preprocessing=Preprocessing(), masks_at_once=4
-    )
-    labels, alerts = jax.jit(guard)(IMAGES)
+        exact, WEIGHTS, defense, num_classes=3, preprocessing=Preprocessing(), masks_at_once=4,
+        certified=certified,
+    )  # fmt: skip
+    labels, alerts, *more = jax.jit(guard)(IMAGES)
     table = cm.predict(exact, WEIGHTS, IMAGES, defense.masked_images)
     np.testing.assert_array_equal(labels, defense.rule(table))
     np.testing.assert_array_equal(alerts, defense.rule(table) == defenses.ALERT)
-    if len(rounds.rest):  # of some images the first round says all, of others not
-        said = table.predictions[:, rounds.first]
-        assert 0 < (said == said[:, :1]).all(axis=1).sum() < len(IMAGES)
+    assert len(more) == certified
+    if certified:
+        np.testing.assert_array_equal(more[0], defense.certified_labels(table))
+        assert name != "pair cover" or 0 < (np.asarray(more[0]) >= 0).sum() < len(IMAGES)
 
 
 def test_ties_and_what_is_not_finite_answer_as_the_rule_does():
-    defense = CASES["double masking"][0]
-    models = (
+    defense = CASES["pair cover"]
+    functions = (
         lambda params, x: jnp.zeros((len(x), 3)) * params,  # all tied
         lambda params, x: jnp.where(x[:, 0, 0] > 0.5, jnp.nan, 1.0) * jnp.arange(3.0)[None],
     )
-    for apply_fn in models:
+    for apply_fn in functions:
         guard = guard_program(
-            apply_fn, np.float32(1), defense, num_classes=3, preprocessing=Preprocessing()
+            apply_fn, np.float32(1), defense, num_classes=3, preprocessing=Preprocessing(),
+            certified=True,
+        )  # fmt: skip
+        said = (
+            pytest.warns(RuntimeWarning) if apply_fn is functions[1] else contextlib.nullcontext()
         )
-        said = pytest.warns(RuntimeWarning) if apply_fn is models[1] else contextlib.nullcontext()
         with said:
             table = cm.predict(apply_fn, np.float32(1), IMAGES, defense.masked_images)
-        np.testing.assert_array_equal(jax.jit(guard)(IMAGES)[0], defense.rule(table))
+        labels, _, certified = jax.jit(guard)(IMAGES)
+        np.testing.assert_array_equal(labels, defense.rule(table))
+        np.testing.assert_array_equal(certified, defense.certified_labels(table))
+
+
+def test_a_first_round_fills_its_passes():
+    assert [first_round_filled(n, 16) for n in (5, 16, 36, 17)] == [5, 16, 12, 9]
 
 
 _SERVED = """
@@ -86,7 +99,7 @@ else:
     sys.exit("the package is here")
 with open(sys.argv[1], "rb") as file:
     guard = jax.export.deserialize(bytearray(file.read()))
-for count in (1, 3, 200):
+for count in (1, 200):
     labels, alerts = guard.call(np.load(sys.argv[2])[:count])
     assert labels.shape == alerts.shape == (count,)
 np.save(sys.argv[3], labels)
@@ -106,72 +119,118 @@ def test_a_fresh_process_without_the_package_serves_it(tmp_path, capsys, monkeyp
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     loaded = cm.load_model("vit_digits")
-    defense = CASES["double masking"][0]
+    defense = CASES["double masking"]
     table = cm.predict(
         loaded.apply_fn, loaded.params, images, defense.masked_images,
         preprocessing=loaded.preprocessing,
     )  # fmt: skip
-    first = rounds_of(defense, 10).first
-    assert (table.predictions[:, first] != table.predictions[:, first[:1]]).any(axis=1).sum() > 9
+    one_mask = table.predictions[:, defense.rounds.single]
+    assert (one_mask != one_mask[:, :1]).any(axis=1).sum() > 9  # as many need a second round
     np.testing.assert_array_equal(np.load("labels.npy"), defense.rule(table))
-    read = exported_guard.read("guard.stablehlo")
+    read = cm.read_guard("guard.stablehlo")
     np.testing.assert_array_equal(read(images)[0], defense.rule(table))
     assert read.manifest["class_names"] == list("0123456789")
     assert read.manifest["weights_sha256"]
     assert "ExportedGuard(double_masking: 9 masks of 4x4" in repr(read)
     for bad in (images[:, :7], images[..., 0], images.astype(np.float32), images[:0]):
-        with pytest.raises(ValueError, match=r"images: expected uint8 \[B, 8, 8, 1\] with B >= 1"):
+        with pytest.raises(ValueError, match=r"images: expected (shape \[T, 8, 8, 1\]|uint8)"):
             read(bad)
 
 
-def _tiny(path, **options):
-    defense = CASES["two boxes"][0]
-    guard = guard_program(exact, WEIGHTS, defense, num_classes=3, preprocessing=Preprocessing())
-    return exported_guard.write(path, guard, SHAPE, **options)
+def _tiny(path, apply_fn=exact, params=WEIGHTS, defense=CASES["two boxes"], **options):
+    return cm.export_guard(path, apply_fn, params, defense, channels=1, **options)
 
 
 def test_files_that_are_no_guard_for_this_machine(tmp_path):
     file = tmp_path / "g.stablehlo"
     _tiny(file, platforms=("tpu", "cuda"))
     with pytest.raises(ValueError, match="for cpu, which runs here, got one for tpu, cuda"):
-        exported_guard.read(file)
-    with pytest.raises(FileExistsError, match="nothing is there, but there is a file"):
+        cm.read_guard(file)
+    with pytest.raises(
+        FileExistsError, match=r"g\.stablehlo: exists already; overwrite=True replaces it"
+    ):
         _tiny(file)
     _tiny(file, overwrite=True)
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
     with pytest.raises(ValueError, match=r"is damaged, or not the file that g\.json is about"):
-        exported_guard.read(file)
-    manifest = exported_guard.manifest_of(file)
+        cm.read_guard(file)
+    manifest = manifest_of(file)
     facts = json.loads(manifest.read_text())
     manifest.write_text(json.dumps({**facts, "format": 2}))
     with pytest.raises(ValueError, match="expected format 1, got 2"):
-        exported_guard.read(file)
+        cm.read_guard(file)
     for text in ("[]", "{}", "{", json.dumps({**facts, "image_shape": 3})):
         manifest.write_text(text)
         with pytest.raises(ValueError, match="is damaged, or no manifest of a guard"):
-            exported_guard.read(file)
+            cm.read_guard(file)
     manifest.unlink()
     with pytest.raises(FileNotFoundError):
-        exported_guard.read(file)
+        cm.read_guard(file)
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class OnTheHost(defenses.CertMask):
+    """A rule for whole tables, which no program can hold."""
+
+    def rule(self, table):
+        return np.zeros(len(table), np.int32)
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class NotTraced(defenses.CertMask):
+    """A rule for one image that JAX cannot trace."""
+
+    def row_rule(self, row, num_classes):
+        return jnp.int32(max(map(int, row.predictions)))
 
 
 def test_what_cannot_be_exported_is_one_line(tmp_path):
-    def on_the_host(params, x):
-        return jnp.asarray(np.asarray(x).sum(axis=(1, 2)))
+    def calls_back(params, x):
+        shape = jax.ShapeDtypeStruct((len(x), 3), jnp.float32)
+        return jax.pure_callback(
+            lambda a: np.asarray(a).sum(axis=(1, 2))[:, :1] * [1, 2, 3], shape, x
+        )
 
-    guard = guard_program(
-        on_the_host, 0, CASES["certmask"][0], num_classes=3, preprocessing=Preprocessing()
+    function = models.from_function(
+        lambda x: np.zeros((len(x), 3)), num_classes=3, input_size=(8, 8), channels=1, sha256="x"
     )
-    with pytest.raises(ValueError, match=r"expected a model that jax\.export takes .* Tracer"):
-        exported_guard.write(tmp_path / "g.stablehlo", guard, SHAPE)
+    file = tmp_path / "g.stablehlo"
+    for message, given in {
+        r"expected a model that jax\.export takes .*": {"apply_fn": calls_back},
+        "apply_fn: expected a function of JAX, .* got a NumPy": {"apply_fn": function.apply_fn},
+        "a rule of its own for whole tables": {"defense": OnTheHost(MASKS)},
+        "expected a rule that JAX traces, .* Concretization": {"defense": NotTraced(MASKS)},
+        "certified: .* recovers": {"defense": CASES["detection"], "certified": True},
+        "masks_at_once: expected at least 1, got 0": {"masks_at_once": 0},
+        "class_names: expected 3, .* got 2": {"class_names": ["a", "b"]},
+    }.items():
+        with pytest.raises(ValueError, match=message) as raised:
+            _tiny(file, **given)
+        assert "\n" not in str(raised.value)
     assert not list(tmp_path.iterdir())
-    with pytest.raises(ValueError, match="masks_at_once: expected at least 1, got 0"):
-        guard_program(
-            exact, WEIGHTS, CASES["certmask"][0], num_classes=3, preprocessing=Preprocessing(),
-            masks_at_once=0,
-        )  # fmt: skip
+
+
+def test_without_a_data_set_the_manifest_names_none(tmp_path, monkeypatch, capsys):
+    """A model of other images has neither the digits, which are the default, nor their names."""
+    monkeypatch.chdir(tmp_path)
+    shapes = models.create("cifar_resnet20").param_shapes()
+    params = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), shapes)
+    weights.save("w.npz", params)
+    given = ["--model", "cifar_resnet20", "--weights", "w.npz", "--patch", "5"]
+    given += ["--defense", "pair_cover:partition=2x2", "--views", "mirror", "g.stablehlo"]
+    given += ["--platforms", "cpu"]
+    assert export.main(given) == 0
+    manifest = json.loads((tmp_path / "g.json").read_text())
+    assert manifest["class_names"] is None
+    assert "dataset" not in manifest
+    assert manifest["image_shape"] == [32, 32, 3]
+    assert manifest["views"] == ["itself", "mirror"]
+    assert manifest["weights_sha256"] == weights.digest(params)
+    (tmp_path / "names.txt").write_text("cat\ndog\n")
+    assert export.main([*given, "--class-names", "names.txt", "--overwrite"]) == 2
+    assert "--class-names: expected 10, one for each output" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -183,7 +242,19 @@ def test_what_cannot_be_exported_is_one_line(tmp_path):
         (["g.stablehlo", "--defense", "certmask", "--platforms", "gpu"], "--platforms: expected"),
         (["g.stablehlo", "--defense", "certmask", "--platforms", "cpu,cpu"], "got cpu, cpu"),
         (["g.stablehlo", "--defense", "certmask", "--dry-run"], "--dry-run: has no use in a guard"),
-        (["there.stablehlo", "--defense", "certmask"], "nothing is there, but there is a folder"),
+        (
+            ["g.stablehlo", "--defense", "certmask_detection", "--certified"],
+            "--certified: expected a",
+        ),
+        (["g.stablehlo", "--defense", "certmask", "--class-names", "no"], "no: No such file"),
+        (
+            ["g.stablehlo", "--model", "vit_b16", "--defense", "certmask", "--split", "test"],
+            "--split: has no use without --dataset",
+        ),
+        (
+            ["there.stablehlo", "--defense", "certmask"],
+            "there.stablehlo: expected a file to write, got a folder",
+        ),
     ],
 )
 def test_bad_input_of_the_program(tmp_path, monkeypatch, capsys, options, message):

@@ -15,6 +15,7 @@ from safetensors.numpy import load_file
 from timm_oracle import load_timm
 
 from certmask_jax import data, models, predict, weights
+from certmask_jax.inference import whole_images
 from certmask_jax.inference.preprocessing import Preprocessing
 from certmask_jax.masks import distinct_unions
 from certmask_jax.models.bagnet import BagNet
@@ -363,8 +364,34 @@ def test_cudnn_attention_is_what_jax_is_asked_for(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(jax.nn, "dot_product_attention", attention)
     for name in ("xla", "cudnn"):
-        module = VisionTransformer(10, 8, 16, 1, 2, attention=name, dtype=jnp.bfloat16)
+        module = VisionTransformer(
+            10, 8, 16, 1, 2, attention=name, dtype=jnp.bfloat16, last_block="all"
+        )
         x = jnp.zeros((1, 32, 32, 3))
         with jax.numpy_dtype_promotion("standard"):  # as a Model sets it for Flax's layers
             jax.eval_shape(lambda x, module=module: module.init(jax.random.key(0), x), x)
     assert asked == [("xla", jnp.bfloat16), ("cudnn", jnp.bfloat16)]
+
+
+def test_cudnn_attention_is_never_traced_in_float32(monkeypatch):
+    """Shapes of parameters, classes and operations: in 16 bits, or cuDNN's check refuses them."""
+    asked, real = [], jax.nn.dot_product_attention
+
+    def attention(q, k, v, *, implementation):
+        asked.append((implementation, q.dtype))
+        return real(q, k, v, implementation="xla")
+
+    model = models.create("vit_tiny_patch8_32", attention="cudnn", num_classes=3)
+    params = jax.tree.map(
+        lambda leaf: np.zeros(leaf.shape, np.float32), model.param_shapes()
+    )  # on any machine
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(jax.nn, "dot_product_attention", attention)
+    engine = whole_images.masked_forward(
+        model.apply_fn, params, (32, 32, 3), chunk=8,
+        preprocessing=Preprocessing((0.5,) * 3, (0.5,) * 3, precision="bfloat16"),
+    )  # fmt: skip
+    assert engine.num_classes == 3
+    assert engine.flops_an_image(1) > 1e6
+    assert ("cudnn", jnp.bfloat16) in asked
+    assert {dtype for _, dtype in asked} == {jnp.dtype(jnp.bfloat16)}

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from certmask_jax import predict
+from certmask_jax import defenses, mask_sets, predict
+from certmask_jax.inference.preprocessing import Preprocessing
 from certmask_jax.masks import distinct_unions
 from certmask_jax.programs import benchmark
-from certmask_jax.programs.measurements import passes, pytorch, pytorch_loops, subjects, timing
+from certmask_jax.programs.measurements import (
+    passes,
+    pytorch,
+    pytorch_loops,
+    serving,
+    subjects,
+    timing,
+)
 
 
 def test_the_pytorch_model_is_the_same_model(shared):
@@ -59,6 +69,30 @@ def test_passes_are_counted_by_mode():
     assert certmask == {
         "full_table": 1 + count, "early_exit": 1 + count, "answers_alone": count,
     }  # fmt: skip
+
+
+def test_patchcleansers_loop_answers_as_its_rule_and_so_does_the_guard():
+    rng = np.random.default_rng(0)
+    shape, weights = (8, 8, 1), rng.integers(-3, 4, (8, 8, 1, 3)).astype(np.float32)
+    defense = defenses.double_masking(mask_sets.budgeted_grid((8, 8), 2, masks_per_axis=3))
+
+    def exact(params, x):
+        """Sums of whole numbers, so that no batch rounds otherwise."""
+        return jnp.einsum("bhwc,hwck->bk", jnp.round(x * 255), params)
+
+    how = Preprocessing()
+    subject = subjects.Subject(
+        "noise", exact, weights, how, subjects.Noise(40, shape, 3), shape, 3, [defense]
+    )
+    images = subject.test_set.read(0, 40).images
+    table = predict(exact, weights, images, defense.masked_images, preprocessing=how)
+    loop = serving.patchcleanser_loop(subject, defense)
+    np.testing.assert_array_equal(loop(images), defense.rule(table))
+    found = serving.measure(subject, 2)
+    assert [found[f"milliseconds, {n} at once"]["labels that differ"] for n in (1, 8)] == [0, 0]
+    others = dataclasses.replace(subject, defenses=[defenses.certmask(defense.masks)])
+    with pytest.raises(ValueError, match=r"expected a job with double masking .* got certmask"):
+        serving.measure(others, 2)
 
 
 def test_in_turn_leaves_out_the_first_round_and_pairs_the_others():

@@ -293,10 +293,10 @@ def test_a_process_of_its_own_with_the_hubs_settings(repositories, made, tmp_pat
     pytest.importorskip("huggingface_hub", reason="needs huggingface_hub (extra: parity)")
     out = tmp_path / "out.npz"
     program = "from certmask_jax.programs import convert_weights as c; raise SystemExit(c.main())"
-    command = [sys.executable, "-c", program, "hf:me/vit", str(out), "--model", "vit_ti16"]
+    command = [sys.executable, "-c", program, "hf:me/vit", str(out)]
     with serving(repositories) as (endpoint, asked):
         ended = subprocess.run(
-            [*command, "--num-classes", "10"],
+            [*command, "--num-classes", "10"],  # which a checkpoint with another head would need
             env={**os.environ, "HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "hf")},
             cwd=ROOT, capture_output=True, text=True, check=False,
         )  # fmt: skip

@@ -1,0 +1,176 @@
+"""Writes a guard as one file for machines without this package: the program of ``jax.export``."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from certmask_jax._own_settings import reproducible
+from certmask_jax._settings import FolderTakenError
+from certmask_jax.defenses.defense import ALERT, Defense
+from certmask_jax.files import fingerprint, whole_files
+from certmask_jax.files.local_paths import local_path
+from certmask_jax.inference.exported_guard import FORMAT, manifest_of
+from certmask_jax.inference.guard_graph import Guard, guard_program
+from certmask_jax.inference.masked_pass import computed_with
+from certmask_jax.inference.model_function import ApplyFn, num_classes
+from certmask_jax.inference.numpy_function import NumpyFunction
+from certmask_jax.inference.preprocessing import Preprocessing
+from certmask_jax.inference.views import Views, names_of, with_views
+from certmask_jax.tables.outputs import NO_LABEL
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+_SUFFIX = ".stablehlo"
+
+
+def export_guard(
+    path: str | os.PathLike[str],
+    apply_fn: ApplyFn,
+    params: Any,
+    defense: Defense,
+    *,
+    channels: int = 3,
+    preprocessing: Preprocessing | None = None,
+    views: Views | None = None,
+    class_names: Sequence[str] | None = None,
+    certified: bool = False,
+    masks_at_once: int = 16,
+    platforms: Sequence[str] = PLATFORMS,
+    about: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Writes a guarded classifier as one file, with its weights, and its manifest beside it.
+
+    The program takes any number of images at once. Lowering needs none of the devices.
+
+    Args:
+      path: of the file, which ends in ``.stablehlo``; the manifest ends in ``.json``.
+      apply_fn, params, defense, channels, preprocessing, views: as of ``defended``.
+      class_names: of the K outputs, for the manifest.
+      certified, masks_at_once: as of ``guard_program``.
+      platforms: what it is lowered for, of ``cpu``, ``cuda``, ``tpu``.
+      about: further JSON-able facts for the manifest.
+      overwrite: whether files that are there are replaced.
+
+    Returns:
+      The manifest.
+
+    Raises:
+      ValueError: for another suffix or platform, class names that are not K, a model that cannot be
+        exported, or a defense whose rule cannot: says why.
+      FileExistsError: when a file is there, or a folder.
+      OSError: when it cannot be written.
+    """
+    file = check_path(path, overwrite=overwrite)
+    check_platforms(platforms)
+    if isinstance(apply_fn, NumpyFunction):
+        raise ValueError(
+            "apply_fn: expected a function of JAX, which becomes part of the program, got a NumPy "
+            "function; serve it by its own framework, guarded by cm.defended"
+        )
+    chosen = Preprocessing() if preprocessing is None else preprocessing
+    chosen.check_channels(channels)
+    model = with_views(apply_fn, views)
+    shape = (*defense.mask_set.image_size, channels)
+    held = computed_with(params, chosen)  # once, and not in every pass of the program
+    classes = num_classes(model, held, chosen.model_shape(shape), chosen.model_dtype)
+    if class_names is not None and len(class_names) != classes:
+        raise ValueError(
+            f"class_names: expected {classes}, one for each output of the model, got "
+            f"{len(class_names)}"
+        )
+    guard = guard_program(
+        model,
+        held,
+        defense,
+        num_classes=classes,
+        preprocessing=chosen,
+        masks_at_once=masks_at_once,
+        certified=certified,
+    )
+    content, convention = _lowered(guard, shape, platforms)
+    answers = {"labels": "int32", "alerts": "bool"} | ({"certified": "int32"} if certified else {})
+    manifest: dict[str, Any] = {
+        "format": FORMAT,
+        "defense": str(defense),
+        "guarantee": defense.guarantee.value,
+        "threat": str(defense.threat),
+        "masked_images": len(defense.masked_images),
+        "num_classes": classes,
+        "class_names": None if class_names is None else list(class_names),
+        "batch": "any",
+        "image_shape": list(shape),
+        "images": "uint8, levels 0 to 255, as they are before any normalisation",
+        "answers": answers,
+        "alert": ALERT,
+        "no_label": NO_LABEL,
+        "preprocessing": dataclasses.asdict(chosen),
+        "precision": chosen.precision,
+        "views": list(names_of(model)),
+        "masks_at_once": masks_at_once,
+        "weights_sha256": fingerprint.of_arrays(params),
+        **(about or {}),
+        "platforms": list(platforms),
+        "calling_convention": convention,
+        "bytes": len(content),
+        "sha256": hashlib.sha256(content).hexdigest(),
+        **fingerprint.environment(),
+    }
+    text = json.dumps(fingerprint.plain(manifest), indent=1) + "\n"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    whole_files.write(file, content)
+    whole_files.write_text(manifest_of(file), text)
+    return manifest
+
+
+def check_path(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
+    """Where a guard may be written; raises as ``export_guard``, before any work."""
+    file = local_path(path)
+    if file.suffix != _SUFFIX:
+        raise ValueError(f"{file}: expected a file that ends in {_SUFFIX}")
+    for there in (file, manifest_of(file)):
+        if there.is_dir() or (there.exists() and not overwrite):
+            raise _taken(there)
+    return file
+
+
+def _taken(there: Path) -> FileExistsError:
+    if there.is_dir():
+        return FileExistsError(f"{there}: expected a file to write, got a folder")
+    return FolderTakenError(
+        lambda say: f"{there}: exists already; {say('overwrite', True)} replaces it"
+    )
+
+
+def check_platforms(platforms: Sequence[str]) -> None:
+    """``ValueError`` for what is none of ``PLATFORMS``, for none, or for one twice."""
+    unknown = [name for name in platforms if name not in PLATFORMS]
+    if unknown or not platforms or len(set(platforms)) < len(platforms):
+        got = ", ".join(platforms) or "none"
+        raise ValueError(f"platforms: expected some of {', '.join(PLATFORMS)}, got {got}")
+
+
+def _lowered(
+    guard: Guard, image_shape: tuple[int, ...], platforms: Sequence[str]
+) -> tuple[bytes, int]:
+    """The program as bytes, and the version of how JAX calls it."""
+    (count,) = jax.export.symbolic_shape("images")
+    images = jax.ShapeDtypeStruct((count, *image_shape), np.uint8)
+    try:
+        with reproducible():
+            exported = jax.export.export(jax.jit(guard), platforms=tuple(platforms))(images)
+            return bytes(exported.serialize()), exported.calling_convention_version
+    except Exception as error:  # the model's own, of any kind
+        why = " ".join(str(error).split())[:300] or type(error).__name__
+        raise ValueError(
+            "expected a model that jax.export takes (operations of JAX alone, on "
+            f"{', '.join(platforms)}), but it raised {type(error).__name__}: {why}"
+        ) from error
