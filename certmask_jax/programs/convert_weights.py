@@ -3,8 +3,8 @@
     certmask convert-weights IN OUT --model NAME
 
 IN is .npz (PyTorch's names, Google's ViT or BiT), .safetensors, an Orbax folder, or PyTorch's .pth,
-.pt, .th, .tar, .bin where PyTorch is installed; or pip:NAME, hf:OWNER/NAME, timm:NAME. OUT is .safetensors (timm reads it), .npz, or an
-Orbax folder (.orbax or no suffix).
+.pt, .th, .tar, .bin where PyTorch is installed; or pip:NAME, hf:OWNER/NAME or timm:NAME. OUT is
+.safetensors (timm reads it), .npz, or an Orbax folder (.orbax or no suffix).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def parser() -> CommandLine:
     model_options.add(
         parse,
         model=None,
-        about_model="default: what the card of IN says",
+        about_model="default: what is said of IN, where it is published",
         weights_for=None,
         new_head=True,
     )
