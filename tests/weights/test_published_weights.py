@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -174,17 +175,35 @@ def test_a_cache_without_the_card_is_no_repository_without_one(hub, monkeypatch)
         weights.read("hf:me/vit")
 
 
+def test_a_file_of_pytorchs_online_and_offline(hub, repositories, monkeypatch):
+    """Offline it may be there alone, fetched by another program that asked for nothing else."""
+    torch = pytest.importorskip("torch", reason="needs the extra: parity")
+    import huggingface_hub
+
+    content = io.BytesIO()
+    torch.save({"head.bias": torch.ones(3)}, content)
+    files = {"config.json": _config(), "pytorch_model.bin": content.getvalue()}
+    for name in ("me/bin", "me/bin2"):
+        monkeypatch.setitem(repositories, name, Repository({"main": files}))
+    assert list(weights.read("hf:me/bin").entries) == ["head.bias"]
+    for name in files:
+        huggingface_hub.hf_hub_download("me/bin2", name)
+    _offline(monkeypatch)
+    for name in ("me/bin", "me/bin2"):
+        assert weights.read(f"hf:{name}").source["file"] == "pytorch_model.bin"
+
+
 def test_tokens_open_what_is_gated_or_private(hub, monkeypatch):
     with pytest.raises(ValueError, match="hf:me/gated: expected a repository that is open to you"):
-        weights.read("hf:me/gated")
+        weights.card_of("hf:me/gated")
     with pytest.raises(ValueError, match=r"hf:me/private: expected a repository, but .* has none"):
-        weights.read("hf:me/private")
+        weights.card_of("hf:me/private")
     monkeypatch.setenv("HF_TOKEN", "hf_another")
     with pytest.raises(ValueError, match=r"expected a token that .* accepts, .* \(401\)"):
-        weights.read("hf:me/private")
+        weights.card_of("hf:me/private")
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     for name in ("gated", "private"):
-        assert len(weights.read(f"hf:me/{name}").entries) == 152
+        assert weights.card_of(f"hf:me/{name}").data_config == WANTED
 
 
 @pytest.mark.parametrize(
