@@ -61,7 +61,7 @@ def run(arguments: argparse.Namespace) -> None:
         check_not_typed(arguments, ("seed",), "without --new-head, which it draws")
     if arguments.model is None and not model_options.may_say_model(arguments.source):
         raise ValueError(
-            "--model: expected one, as a file does not say what it is of (certify --list names "
+            "--model: required for a file, which does not say what it is of (certify --list names "
             "them)"
         )
     out = arguments.out
