@@ -49,7 +49,7 @@ def compiled_chunk(
     )
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=24)
 def _compiled(
     apply_fn: ApplyFn,
     preprocessing: Preprocessing,

@@ -88,11 +88,11 @@ def test_patchcleansers_loop_answers_as_its_rule_and_so_does_the_guard():
     table = predict(exact, weights, images, defense.masked_images, preprocessing=how)
     loop = serving.patchcleanser_loop(subject, defense)
     np.testing.assert_array_equal(loop(images), defense.rule(table))
-    found = serving.measure(subject, 2)
+    found = serving.measure(subject, 2, 4)
     assert [found[f"milliseconds, {n} at once"]["labels that differ"] for n in (1, 8)] == [0, 0]
     others = dataclasses.replace(subject, defenses=[defenses.certmask(defense.masks)])
     with pytest.raises(ValueError, match=r"expected a job with double masking .* got certmask"):
-        serving.measure(others, 2)
+        serving.measure(others, 2, None)
 
 
 def test_in_turn_leaves_out_the_first_round_and_pairs_the_others():

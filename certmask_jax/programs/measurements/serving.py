@@ -24,10 +24,11 @@ Images = NDArray[np.uint8]
 Answer = Callable[[Images], NDArray[np.int32]]
 
 
-def measure(subject: Subject, calls: int) -> dict[str, Any]:
+def measure(subject: Subject, calls: int, chunk: int | None) -> dict[str, Any]:
     """Milliseconds a call, one and eight images at once, of the job's first double masking.
 
-    The two answer the same images in turn; where their labels differ, it is counted.
+    The two answer the same images in turn; where their labels differ, it is counted. ``chunk`` is
+    the guard's ``masks_at_once``.
     """
     defense = next((d for d in subject.defenses if type(d) is DoubleMasking), None)
     if defense is None or defense.second_set is not None:
@@ -48,6 +49,7 @@ def measure(subject: Subject, calls: int) -> dict[str, Any]:
             channels=subject.image_shape[2],
             preprocessing=subject.preprocessing,
             platforms=(platform,),
+            masks_at_once=chunk or 16,
         )
         exported = time.perf_counter() - started
         guard = read_guard(file)
@@ -56,6 +58,7 @@ def measure(subject: Subject, calls: int) -> dict[str, Any]:
         "subject": subject.name,
         "defense": str(defense),
         "calls": calls,
+        "masks at once, at most": manifest["masks_at_once"],
         "seconds to export": exported,
         "megabytes": manifest["bytes"] / 1e6,
     }
