@@ -68,6 +68,7 @@ def opened(config: Config, command: str, *, with_data: bool = True) -> Job:
     ``with_data=False`` opens no data set, for what is about the classifier alone: the job's is one
     blank image, and what it says of data and class names means nothing.
     """
+    config = dataclasses.replace(config, model=config.model.with_card())
     where = config.model.weights or models.default_weights(config.model.model)
     is_function = _is_function(config)
     if where is None and not is_function:

@@ -260,6 +260,7 @@ def read_config(arguments: argparse.Namespace) -> Config:
         raise ValueError("--weights-entry: expected --weights, a file to find it in, beside it")
     return Config(
         data=chosen,
+        model=model_options.read(arguments, model=model),
         patch_lives=arguments.patch_lives,
         threat=threat_options.read(arguments),
         patched=arguments.patched,
@@ -278,8 +279,6 @@ def read_config(arguments: argparse.Namespace) -> Config:
         out=arguments.out,
         from_tables=arguments.from_tables,
         format=arguments.format,
-        # Last, as it may fetch what is said of the weights.
-        model=model_options.read(arguments, model=model),
     )
 
 

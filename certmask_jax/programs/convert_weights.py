@@ -69,6 +69,7 @@ def run(arguments: argparse.Namespace) -> None:
         raise FileExistsError(f"OUT {out}: exists already; --overwrite replaces it")
     weights.check_writable(out)
     options = model_options.read(arguments, model=arguments.model, address=arguments.source)
+    options = options.with_card()
     model = options.create()
     file = options.read(arguments.source)
     for note in options.taken(file, model)[1]:

@@ -27,7 +27,7 @@ _MOST_PIXELS = 8192  # a side
 class ModelOptions:
     """One field for each option; None where it was not given."""
 
-    model: str
+    model: str  # empty where the weights are to say it, until ``with_card``
     num_classes: int | None
     input_size: tuple[int, int] | None
     gelu: str | None
@@ -39,6 +39,27 @@ class ModelOptions:
     new_head: bool
     resize_positions: bool
     can_start_head: bool
+
+    def with_card(self) -> ModelOptions:
+        """The options with what is said of the weights where they are published, which is fetched.
+
+        Raises:
+          ValueError, OSError: for weights whose card cannot be had or is of another model.
+        """
+        # A user's own model is as it says itself.
+        may_be = not self.model or _path_of_own(self.model) is None
+        card = weights.card_of(self.weights) if self.weights is not None and may_be else None
+        if card is None and not self.model:
+            raise ValueError(
+                f"--model: expected one, as nothing says what the weights of {self.weights} are of"
+            )
+        if card is None:
+            return self
+        with as_options("model"):
+            name = self.model or card.model_name()
+            card.check_is(name)
+            pooling = self.pooling or card.options().get("pooling")
+        return dataclasses.replace(self, model=name, card=card, pooling=pooling)
 
     def create(self, *, num_classes: int | None = None) -> Model:
         """The model, with ``num_classes`` unless ``--num-classes`` says otherwise.
@@ -242,36 +263,18 @@ def read(
 
     Args:
       arguments: as they were parsed.
-      model: the name that they come down to; None where the card of the weights says it.
+      model: the name that they come down to; None where the weights may say it.
       address: of the weights, where no option says it.
-
-    Raises:
-      ValueError, OSError: for weights whose card cannot be had or is of another model.
     """
-    address = address or getattr(arguments, "weights", None)
-    # A user's own model is as it says itself.
-    has_card = address is not None and (model is None or _path_of_own(model) is None)
-    card = weights.card_of(address) if address is not None and has_card else None
-    if card is None and model is None:
-        raise ValueError(
-            f"--model: expected one, as nothing says what the weights of {address} are of"
-        )
-    pooling = arguments.pooling
-    with as_options("model"):
-        if card is not None:
-            model = model or card.model_name()
-            card.check_is(model)
-            pooling = pooling or card.options().get("pooling")
-    assert model is not None
     return ModelOptions(
-        model=model,
+        model=model or "",
         num_classes=arguments.num_classes,
         input_size=arguments.input_size,
         gelu=arguments.gelu,
-        pooling=pooling,
+        pooling=arguments.pooling,
         attention=arguments.attention,
-        weights=address,
-        card=card,
+        weights=address or getattr(arguments, "weights", None),
+        card=None,
         weights_entry=getattr(arguments, "weights_entry", None),
         new_head=getattr(arguments, "new_head", False),
         resize_positions=arguments.resize_positions,

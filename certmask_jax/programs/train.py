@@ -107,7 +107,8 @@ def run(arguments: argparse.Namespace) -> int:
 def _model_options(arguments: argparse.Namespace) -> ModelOptions:
     """Those of the model: a card says it unless it was typed."""
     is_said = "model" in arguments.typed or not model_options.may_say_model(arguments.weights)
-    return model_options.read(arguments, model=arguments.model if is_said else None)
+    options = model_options.read(arguments, model=arguments.model if is_said else None)
+    return options.with_card()
 
 
 def _job(arguments: argparse.Namespace, options: ModelOptions) -> _Job:
