@@ -68,15 +68,16 @@ def opened(config: Config, command: str, *, with_data: bool = True) -> Job:
     ``with_data=False`` opens no data set, for what is about the classifier alone: the job's is one
     blank image, and what it says of data and class names means nothing.
     """
-    path = config.model.weights or models.default_weights(config.model.model)
+    config = dataclasses.replace(config, model=config.model.with_card())
+    where = config.model.weights or models.default_weights(config.model.model)
     is_function = _is_function(config)
-    if path is None and not is_function:
+    if where is None and not is_function:
         name = config.model.create().name
         raise ValueError(
             f"--weights: expected a file for model {name!r}; only {models.DEFAULT} ships with "
             "weights"
         )
-    file = None if path is None else config.model.read(path)
+    file = None if where is None else config.model.read(where)
     opens = _dataset_and_model if with_data else _model_alone
     dataset, model = opens(config, None if file is None else weights.num_classes(file))
     input_size = model.data_config.input_size
@@ -178,6 +179,7 @@ def opened(config: Config, command: str, *, with_data: bool = True) -> Job:
             **({"missing_images": list(dataset.missing)} if dataset.missing else {}),
             **({} if dataset.subset is None else {"subset": dataset.subset._asdict()}),
             "weights": None if file is None else encodable(file.path.name),
+            **({"weights_source": dict(file.source)} if file is not None and file.source else {}),
         },
         name=_name(config, dataset, identity),
         unreadable=unreadable,

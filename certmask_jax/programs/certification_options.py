@@ -249,7 +249,7 @@ def read_config(arguments: argparse.Namespace) -> Config:
             raise ValueError(f"--defense: expected each one once, got {spec} twice")
     chosen = data_options.read(arguments)
     model = arguments.model
-    if model is None:
+    if model is None and not model_options.may_say_model(arguments.weights):
         if arguments.dataset != "digits" and arguments.from_tables is None:
             raise ValueError(
                 f"--model: expected a model for data set {arguments.dataset!r} (--list names "

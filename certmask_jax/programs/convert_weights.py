@@ -3,8 +3,8 @@
     certmask convert-weights IN OUT --model NAME
 
 IN is .npz (PyTorch's names, Google's ViT or BiT), .safetensors, an Orbax folder, or PyTorch's .pth,
-.pt, .th, .tar, .bin where PyTorch is installed. OUT is .safetensors (timm reads it), .npz, or an
-Orbax folder (.orbax or no suffix).
+.pt, .th, .tar, .bin where PyTorch is installed; or pip:NAME, hf:OWNER/NAME or timm:NAME. OUT is
+.safetensors (timm reads it), .npz, or an Orbax folder (.orbax or no suffix).
 """
 
 from __future__ import annotations
@@ -27,14 +27,25 @@ def parser() -> CommandLine:
         prog=program.command("convert_weights"),
         description="Converts weights between formats, checked against a model.",
     )
-    parse.add_argument("source", type=paths.weights_address, metavar="IN", help="weights to read")
+    parse.add_argument(
+        "source",
+        type=paths.weights_address,
+        metavar="IN",
+        help="weights to read: a file, pip:NAME, hf:OWNER/NAME or timm:NAME",
+    )
     parse.add_argument(
         "out",
         type=paths.local_path,
         metavar="OUT",
         help=".safetensors, .npz, or an Orbax folder to write",
     )
-    model_options.add(parse, model=None, about_model="required", weights_for=None, new_head=True)
+    model_options.add(
+        parse,
+        model=None,
+        about_model="default: what is said of IN, where it is published",
+        weights_for=None,
+        new_head=True,
+    )
     parse.add_argument(
         "--seed", type=seed, default=0, metavar="S", help="of --new-head (default: %(default)s)"
     )
@@ -48,11 +59,17 @@ def run(arguments: argparse.Namespace) -> None:
     """Reads, checks, writes; prints one line."""
     if not arguments.new_head:
         check_not_typed(arguments, ("seed",), "without --new-head, which it draws")
+    if arguments.model is None and not model_options.may_say_model(arguments.source):
+        raise ValueError(
+            "--model: required for a file, which does not say what it is of (certify --list names "
+            "them)"
+        )
     out = arguments.out
     if out.exists() and not arguments.overwrite:
         raise FileExistsError(f"OUT {out}: exists already; --overwrite replaces it")
     weights.check_writable(out)
-    options = model_options.read(arguments, model=arguments.model)
+    options = model_options.read(arguments, model=arguments.model, address=arguments.source)
+    options = options.with_card()
     model = options.create()
     file = options.read(arguments.source)
     for note in options.taken(file, model)[1]:

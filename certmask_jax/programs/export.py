@@ -17,7 +17,7 @@ from typing import Any
 from certmask_jax import models
 from certmask_jax.inference import exporting
 from certmask_jax.inference.exported_guard import manifest_of
-from certmask_jax.programs import certification_options, paths, program, runtime
+from certmask_jax.programs import certification_options, model_options, paths, program, runtime
 from certmask_jax.programs.certification_job import Job, opened
 from certmask_jax.programs.command_line import CommandLine, as_options, check_not_typed
 from certmask_jax.programs.number_options import whole
@@ -30,8 +30,8 @@ _OTHERWISE = (
 """Options of certify that say nothing about what is exported."""
 _OF_DATA = ("data_dir", "labels", "split", "class_index", "only_classes", "patch_lives")
 _FACTS = (
-    *("model", "model_options", "weights", "weights_entry", "weights_sha256", "data_config"),
-    *("fill", "patch_lives", "command"),
+    *("model", "model_options", "weights", "weights_entry", "weights_sha256", "weights_source"),
+    *("data_config", "fill", "patch_lives", "command"),
 )
 _FACTS_OF_DATA = ("dataset", "class_mapping")
 
@@ -99,7 +99,10 @@ def _run(argv: Sequence[str] | None) -> int:
     given = arguments.defense or []
     if len(given) != 1:
         raise ValueError(f"--defense: expected one, which the guard answers by, got {len(given)}")
-    has_data = "dataset" in arguments.typed or arguments.model in (None, models.DEFAULT)
+    is_digits = arguments.model == models.DEFAULT or (
+        arguments.model is None and not model_options.may_say_model(arguments.weights)
+    )
+    has_data = is_digits or "dataset" in arguments.typed
     if not has_data:
         check_not_typed(arguments, _OF_DATA, "without --dataset")
     config = certification_options.read_config(arguments)

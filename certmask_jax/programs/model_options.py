@@ -16,7 +16,8 @@ from certmask_jax.models.vit import ATTENTIONS, GELUS, POOLINGS
 from certmask_jax.programs import imported, paths, program, spec_keys
 from certmask_jax.programs.command_line import as_options
 from certmask_jax.programs.number_options import whole
-from certmask_jax.weights import SettingError, WeightsFile
+from certmask_jax.weights import Address, Card, SettingError, WeightsFile
+from certmask_jax.weights.installed_packages import InstalledPackage
 from certmask_jax.weights.torch_files import TorchMissingError
 
 _MOST_CLASSES = 32767  # labels are int16 in tables
@@ -27,13 +28,14 @@ _MOST_PIXELS = 8192  # a side
 class ModelOptions:
     """One field for each option; None where it was not given."""
 
-    model: str
+    model: str  # empty where the weights are to say it, until ``with_card``
     num_classes: int | None
     input_size: tuple[int, int] | None
     gelu: str | None
     pooling: str | None
     attention: str | None
-    weights: Path | str | None
+    weights: Address | None
+    card: Card | None  # of the weights, where they have one that is of use
     weights_entry: str | None
     new_head: bool
     resize_positions: bool
@@ -41,6 +43,27 @@ class ModelOptions:
     _created: dict[int | None, Model] = dataclasses.field(
         default_factory=dict, init=False, repr=False, compare=False
     )
+
+    def with_card(self) -> ModelOptions:
+        """The options with what is said of the weights where they are published, which is fetched.
+
+        Raises:
+          ValueError, OSError: for weights whose card cannot be had or is of another model.
+        """
+        # A user's own model is as it says itself.
+        may_be = not self.model or _path_of_own(self.model) is None
+        card = weights.card_of(self.weights) if self.weights is not None and may_be else None
+        if card is None and not self.model:
+            raise ValueError(
+                f"--model: expected one, as nothing says what the weights of {self.weights} are of"
+            )
+        if card is None:
+            return self
+        with as_options("model"):
+            name = self.model or card.model_name()
+            card.check_is(name)
+            pooling = self.pooling or card.options().get("pooling")
+        return dataclasses.replace(self, model=name, card=card, pooling=pooling)
 
     def create(self, *, num_classes: int | None = None) -> Model:
         """The model, with ``num_classes`` unless ``--num-classes`` says otherwise; made once.
@@ -60,6 +83,8 @@ class ModelOptions:
                 num_classes=num_classes if self.num_classes is None else self.num_classes,
                 **{name: getattr(self, name) for name in chosen},
             )
+            if self.card is not None:
+                model = self.card.prepared(model, self.input_size)
             if self.input_size is not None:
                 _check_input_size(model)
         if self.resize_positions and not hasattr(model.module, "pooling"):
@@ -69,10 +94,10 @@ class ModelOptions:
             )
         return model
 
-    def read(self, path: Path | str) -> WeightsFile:
-        """The file of weights, or of an installed package, opened once for ``load``."""
+    def read(self, where: Address) -> WeightsFile:
+        """The file of weights, opened once for ``load``."""
         try:
-            return weights.read(path, entry=self.weights_entry)
+            return weights.read(where, entry=self.weights_entry)
         except TorchMissingError as error:
             command = program.command("convert_weights")
             raise ValueError(f"{error}: {command} IN OUT.safetensors --model NAME") from error
@@ -131,7 +156,7 @@ def named_model(name: str, **options: Any) -> Model:
       ValueError: as ``models.create``; for a user's own that cannot be imported, lacks an option or
         returns something else. It begins with the keyword that it is about.
     """
-    path = None if name in models.names() else imported.path_of(name, imported.MODELS)
+    path = _path_of_own(name)
     if path is None:
         return models.create(name, **options)
     given = {key: value for key, value in options.items() if value is not None}
@@ -152,6 +177,11 @@ def named_model(name: str, **options: Any) -> Model:
     return dataclasses.replace(model, name=name)
 
 
+def _path_of_own(name: str) -> str | None:
+    """Where a user's own model is imported from; None for those of ``models.create``."""
+    return None if name in models.names() else imported.path_of(name, imported.MODELS)
+
+
 def add(
     group: Any, *, model: str | None, about_model: str, weights_for: str | None, new_head: bool
 ) -> None:
@@ -167,7 +197,6 @@ def add(
         "--model",
         metavar="NAME",
         default=model,
-        required=model is None and weights_for is None,
         help="name, timm's too, or a PatchCleanser checkpoint's; certify --list names them; or "
         "your own, package.module:create, which is called with the options of models.create that "
         f"are given and returns a models.Model ({about_model})",
@@ -179,7 +208,8 @@ def add(
             metavar="FILE",
             help=f"{weights_for}: .npz (PyTorch's names, Google's ViT or BiT), .safetensors, an "
             "Orbax folder, or PyTorch's .pth, .th, .tar, .ckpt where torch is installed; or "
-            "pip:NAME, the file of an installed package"
+            "pip:NAME, the file of an installed package; or hf:OWNER/NAME[@REVISION] of the "
+            "Hugging Face Hub, or timm:NAME, which say the model and its preprocessing too"
             + ("" if model is not None else " (default: those that ship with the model)"),
         )
     group.add_argument(
@@ -230,16 +260,30 @@ def add(
         )
 
 
-def read(arguments: argparse.Namespace, *, model: str) -> ModelOptions:
-    """Arguments -> options; ``model`` is the name that they come down to."""
+def may_say_model(address: Address | None) -> bool:
+    """Whether weights are where a card may say what they are of."""
+    return address is not None and not isinstance(address, Path | InstalledPackage)
+
+
+def read(
+    arguments: argparse.Namespace, *, model: str | None, address: Address | None = None
+) -> ModelOptions:
+    """Arguments -> options.
+
+    Args:
+      arguments: as they were parsed.
+      model: the name that they come down to; None where the weights may say it.
+      address: of the weights, where no option says it.
+    """
     return ModelOptions(
-        model=model,
+        model=model or "",
         num_classes=arguments.num_classes,
         input_size=arguments.input_size,
         gelu=arguments.gelu,
         pooling=arguments.pooling,
         attention=arguments.attention,
-        weights=getattr(arguments, "weights", None),
+        weights=address or getattr(arguments, "weights", None),
+        card=None,
         weights_entry=getattr(arguments, "weights_entry", None),
         new_head=getattr(arguments, "new_head", False),
         resize_positions=arguments.resize_positions,

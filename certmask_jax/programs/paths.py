@@ -22,11 +22,8 @@ def local_path(text: str) -> Path:
         raise argparse.ArgumentTypeError(message(error)) from error
 
 
-def weights_address(text: str) -> Path | str:
-    """argparse's type of an option that takes weights: a local path, or ``pip:NAME``.
-
-    The package is looked for when the weights are read.
-    """
+def weights_address(text: str) -> weights.Address:
+    """argparse's type of an option that takes weights: a path, ``pip:``, ``hf:`` or ``timm:``."""
     try:
         return weights.address(text)
     except (ValueError, OSError) as error:

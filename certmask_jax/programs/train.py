@@ -70,11 +70,12 @@ def run(arguments: argparse.Namespace) -> int:
     """Trains, writes, evaluates on the test split; returns the exit status."""
     check_uses(arguments, read_recipe(arguments))
     folder = arguments.run_folder
-    out = arguments.out or (folder or Path("runs")) / f"{arguments.model}.npz"
+    options = _model_options(arguments)
+    out = arguments.out or (folder or Path("runs")) / f"{options.model}.npz"
     if out.exists() and not (arguments.overwrite or arguments.resume or arguments.measure_input):
         raise FileExistsError(f"--out {out}: exists already; --overwrite replaces it")
     weights.check_writable(out)
-    job = _job(arguments)
+    job = _job(arguments, options)
     if arguments.measure_input:
         made = trainer(job.model, job.recipe, num_images=len(job.source), cutout_masks=job.masks)
         print(measure_input.measure(made, job.source, job.params, steps=arguments.measure_input))
@@ -103,10 +104,16 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _job(arguments: argparse.Namespace) -> _Job:
+def _model_options(arguments: argparse.Namespace) -> ModelOptions:
+    """Those of the model: a card says it unless it was typed."""
+    is_said = "model" in arguments.typed or not model_options.may_say_model(arguments.weights)
+    options = model_options.read(arguments, model=arguments.model if is_said else None)
+    return options.with_card()
+
+
+def _job(arguments: argparse.Namespace, options: ModelOptions) -> _Job:
     """Opens everything, so that whatever is wrong is said before the long work."""
     data_options.check_name(arguments.dataset)
-    options = model_options.read(arguments, model=arguments.model)
     model = options.create()
     train_set = _data_set(arguments, model, "split")
     test_set = _data_set(arguments, model, "test_split")

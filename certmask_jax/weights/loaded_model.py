@@ -24,9 +24,11 @@ from certmask_jax.models import DataConfig, Model, Params
 from certmask_jax.models.output_choice import viewed
 from certmask_jax.models.spellings import resolve
 from certmask_jax.weights import loading
+from certmask_jax.weights.addresses import Address, card_of
 from certmask_jax.weights.stored import WeightsFile
 
 AnyFile = str | os.PathLike[str]
+AnyWeights = AnyFile | Address
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -103,8 +105,8 @@ class LoadedModel:
 
 
 def load_model(
-    name: str,
-    file: AnyFile | WeightsFile | None = None,
+    name: str | None = None,
+    file: AnyWeights | WeightsFile | None = None,
     *,
     num_classes: int | None = None,
     input_size: int | tuple[int, int] | None = None,
@@ -120,8 +122,10 @@ def load_model(
     """A model by name with the weights of a file.
 
     Args:
-      name: as in ``create``: ``"vit_b16"``, timm's name, PatchCleanser's.
-      file: as in ``load``; None for the weights that ship with a model.
+      name: as in ``create``: ``"vit_b16"``, timm's name, PatchCleanser's. None for weights of
+        ``hf:OWNER/NAME`` or ``timm:NAME``, whose card says it.
+      file: as in ``load``; None for the weights that ship with a model. Where it has a card, that
+        says the preprocessing too; an ``input_size`` or a model for another size wins over it.
       num_classes: K; by default what the name says, else as many as the head in the file has.
       input_size: side, or ``(height, width)``, in pixels, other than the model's own.
       entry: which set of weights, where the file has several.
@@ -141,9 +145,10 @@ def load_model(
         weights, or a file that is not the model (see ``load``).
     """
     if file is None:
-        file = models.default_weights(name)
+        file = None if name is None else models.default_weights(name)
         if file is None:
-            models.create(name)  # for its error about the name
+            if name is not None:
+                models.create(name)  # for its error about the name
             raise ValueError(
                 f"file: expected the weights of model {name!r}; only {models.DEFAULT} ships with "
                 "weights"
@@ -156,11 +161,24 @@ def load_model(
         "attention": attention,
     }
     read_views(views)  # its errors come before the file is opened, and so do those of the model
-    said = resolve(name).num_classes if num_classes is None else num_classes
+    card = file.card if isinstance(file, WeightsFile) else card_of(file)
+    if card is None and name is None:
+        raise ValueError(
+            f"name: expected that of a model, as nothing says what the weights of {file} are of"
+        )
+    if card is not None:
+        name = name or card.model_name()
+        card.check_is(name)
+        options = {**card.options(), **{k: v for k, v in options.items() if v is not None}}
+    assert name is not None
+    said = num_classes
+    if said is None:
+        said = resolve(name).num_classes if card is None else card.num_classes
     models.create(name, num_classes=said, **options)
     opened = file if isinstance(file, WeightsFile) else loading.read(file)
     classes = loading.num_classes(opened, entry=entry) if said is None else said
     model = models.create(name, num_classes=classes, **options)
+    model = model if card is None else card.prepared(model, size)
     config = model.data_config
     preprocessing = Preprocessing(
         mean=config.mean,

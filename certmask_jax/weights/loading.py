@@ -17,14 +17,14 @@ from certmask_jax.files.local_paths import local_path
 from certmask_jax.models import Model, Params
 from certmask_jax.weights import dinov2, gate, google, places, reading, torch_files, writing
 from certmask_jax.weights.adaptation import can_resize_positions, resized_positions, with_new_head
+from certmask_jax.weights.addresses import Address, address
 from certmask_jax.weights.families import Shapes, likely_causes
 from certmask_jax.weights.gate import listed
-from certmask_jax.weights.installed_packages import weights_path
 from certmask_jax.weights.names import from_torch, torch_name, torch_shape
 from certmask_jax.weights.places import Place, Taken
 from certmask_jax.weights.stored import Entry, WeightsFile
 
-AnyFile = str | os.PathLike[str]
+AnyFile = str | os.PathLike[str] | Address
 
 
 def read(path: AnyFile, *, entry: str | None = None) -> WeightsFile:
@@ -42,7 +42,9 @@ def read(path: AnyFile, *, entry: str | None = None) -> WeightsFile:
       OSError: when the system cannot read it.
       ValueError: when it is of another kind, damaged, or holds more than weights.
     """
-    return dataclasses.replace(reading.read(weights_path(path)), asked=entry)
+    where = address(path)
+    file = reading.read(where) if isinstance(where, Path) else where.read()
+    return dataclasses.replace(file, asked=entry)
 
 
 def num_classes(file: AnyFile | WeightsFile, *, entry: str | None = None) -> int | None:
@@ -88,8 +90,9 @@ def load(
 
     Args:
       file: ``.npz``, ``.safetensors``, an Orbax folder, ``.pth``, ``.pt``, ``.th``, ``.tar``,
-        ``.bin`` or ``.ckpt``; ``pip:NAME`` for the file of an installed package (see
-        ``installed_packages.weights_path``); or what ``read`` gave.
+        ``.bin`` or ``.ckpt``; ``pip:NAME`` for the file of an installed package,
+        ``hf:OWNER/NAME`` and ``timm:NAME`` for published ones (see ``address``); or what ``read``
+        gave.
       model: what the weights are for.
       entry: which of several sets of weights in the file, by the name that it has there
         (``"state_dict_ema"``, ``"state_dict/model"``); what lies elsewhere in the file is left.
@@ -134,7 +137,7 @@ def load(
     return jax.tree_util.tree_unflatten(tree, loaded)
 
 
-def save(path: AnyFile, params: Params) -> None:
+def save(path: str | os.PathLike[str], params: Params) -> None:
     """Writes variables, whole or not at all; the suffix of ``path`` chooses the format.
 
     ``.npz`` and ``.safetensors`` get PyTorch's names and layouts (timm reads the latter),

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from certmask_jax.weights.cards import Card
+
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
@@ -49,6 +51,8 @@ class WeightsFile:
       nested: whether the file has places apart, as a training state has, so that weights in one
         say nothing of another. A flat file is its weights and no more.
       asked: which set of weights the caller wants, where the file has several.
+      card: what is said of the weights where they are from: model and preprocessing.
+      source: where that is, for the provenance of results; empty for a file that was given.
     """
 
     path: Path
@@ -56,6 +60,8 @@ class WeightsFile:
     others: Mapping[str, str] = dataclasses.field(default_factory=dict, repr=False)
     nested: bool = False
     asked: str | None = None
+    card: Card | None = None
+    source: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __repr__(self) -> str:
         return f"WeightsFile({str(self.path)!r}, {len(self.entries)} arrays)"

