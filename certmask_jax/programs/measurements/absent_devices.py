@@ -7,7 +7,10 @@ is run, so what is known afterwards is what the compiler says and no more.
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
 import os
+import re
+import shlex
 from typing import Any
 
 import jax
@@ -56,7 +59,8 @@ class Target:
       platform: JAX's name, as of a device that is there: ``"gpu"`` or ``"tpu"``.
       compiled_by: what JAX calls the compiler's platform.
       topology: how ``jax.experimental.topologies`` is asked for four of them on one machine.
-      packages: what has to be installed beside JAX, without what these ask for themselves.
+      packages: what has to be installed beside JAX, without what these ask for themselves; those
+        without a version of theirs have the one that JAX asks for.
       flops: a second, of products of each precision (``Preprocessing.precision``).
       bandwidth: bytes a second, to and from its memory.
       memory: bytes.
@@ -104,7 +108,7 @@ TARGETS = {
             "tpu",
             "tpu",
             {"topology_name": "v5e:2x2"},
-            ("libtpu, of the version that jax[tpu] asks for",),
+            ("libtpu",),
             # 32-bit numbers are made of one, three or six products of bfloat16.
             {"bfloat16": 197e12, "default": 197e12, "high": 197e12 / 3, "highest": 197e12 / 6},
             819e9,
@@ -124,6 +128,15 @@ def begin() -> None:
     jax.config.update("jax_platforms", "cpu")
 
 
+def packages(target: Target) -> list[str]:
+    """What has to be installed, as ``pip install`` takes it."""
+    asked = [one.partition(";")[0].strip() for one in importlib.metadata.requires("jax") or ()]
+    return [
+        next((one for one in asked if re.match(rf"{re.escape(name)}[=<>]", one)), name)
+        for name in target.packages
+    ]
+
+
 def devices(target: Target) -> list[Any]:
     """Four of them, which can be compiled for and nothing else.
 
@@ -137,7 +150,8 @@ def devices(target: Target) -> list[Any]:
     except Exception as error:  # of many kinds, as it depends on what is there
         why = (" ".join(str(error).split()) or type(error).__name__)[:200]
         raise ValueError(
-            f"{target.name}: expected XLA's compiler for it, which comes with "
-            f"{', '.join(target.packages)} (see the guide on accelerators), but: {why}"
+            f"{target.name}: expected XLA's compiler for it, but: {why}; pip install --no-deps "
+            f"--target compilers {' '.join(map(shlex.quote, packages(target)))} puts it into a "
+            "folder of its own, and PYTHONPATH=compilers finds it there"
         ) from error
     return list(found.devices)
