@@ -90,8 +90,12 @@ def lowered_chunk(
     everywhere, split = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), (AXIS,)))
 
     array: Any = jax.ShapeDtypeStruct
+
+    def held(leaf: Any) -> Any:
+        return array(leaf.shape, leaf.dtype, sharding=everywhere, weak_type=leaf.weak_type)
+
     return chunk_step(apply_fn, preprocessing, mesh).lower(
-        jax.tree.map(lambda leaf: leaf.update(sharding=everywhere), params),
+        jax.tree.map(held, params),
         array(images_shape, np.uint8, sharding=everywhere),
         array((items, boxes_per_mask, 4), np.int32, sharding=split),
         array((items,), np.int32, sharding=split),

@@ -109,7 +109,7 @@ def _of_fields(
         array: Any = jax.ShapeDtypeStruct
         parts = in_chunks(fields, each)
         return table_program(local, subject.preprocessing, mesh).lower(
-            jax.tree.map(lambda leaf: leaf.update(sharding=everywhere), params),
+            jax.tree.map(lambda leaf: array(leaf.shape, leaf.dtype, sharding=everywhere), params),
             array((mesh.size, *subject.image_shape), np.uint8, sharding=split),
             tuple(array(part.shape, part.dtype, sharding=everywhere) for part in parts),
         )
