@@ -64,19 +64,41 @@ def _compiled(
         raise ValueError(
             "expected that JAX may compile, but jax_disable_jit (JAX_DISABLE_JIT) is set; unset it"
         )
+    array: Any = jax.ShapeDtypeStruct
+    leaves = [array(t.shape, t.dtype, weak_type=t.weak_type) for t in types]
+    params = jax.tree.unflatten(structure, leaves)
+    return lowered_chunk(
+        apply_fn, preprocessing, mesh, params, images_shape, boxes_per_mask, items
+    ).compile()
+
+
+def lowered_chunk(
+    apply_fn: ApplyFn,
+    preprocessing: Preprocessing,
+    mesh: Mesh,
+    params: Any,
+    images_shape: tuple[int, int, int, int],
+    boxes_per_mask: int,
+    items: int,
+) -> Any:
+    """What ``compiled_chunk`` compiles, yet to be compiled; ``mesh`` may be of absent devices.
+
+    Args:
+      params: a pytree of ``jax.ShapeDtypeStruct``, as products take them.
+      apply_fn, preprocessing, mesh, images_shape, boxes_per_mask, items: as there.
+    """
     everywhere, split = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), (AXIS,)))
 
     array: Any = jax.ShapeDtypeStruct
-    leaves = [array(t.shape, t.dtype, sharding=everywhere, weak_type=t.weak_type) for t in types]
-    return (
-        chunk_step(apply_fn, preprocessing, mesh)
-        .lower(
-            jax.tree.unflatten(structure, leaves),
-            array(images_shape, np.uint8, sharding=everywhere),
-            array((items, boxes_per_mask, 4), np.int32, sharding=split),
-            array((items,), np.int32, sharding=split),
-        )
-        .compile()
+
+    def held(leaf: Any) -> Any:
+        return array(leaf.shape, leaf.dtype, sharding=everywhere, weak_type=leaf.weak_type)
+
+    return chunk_step(apply_fn, preprocessing, mesh).lower(
+        jax.tree.map(held, params),
+        array(images_shape, np.uint8, sharding=everywhere),
+        array((items, boxes_per_mask, 4), np.int32, sharding=split),
+        array((items,), np.int32, sharding=split),
     )
 
 

@@ -177,7 +177,7 @@ class FieldTables:
         return Outputs(*map(np.concatenate, parts))
 
 
-def _fields_at_once(fields: int, platform: str) -> int:
+def fields_at_once(fields: int, platform: str) -> int:
     """On a device: as many as keep it busy, but so that the last chunk is nearly full."""
     chunks = -(-fields // _DEFAULT_FIELDS.get(platform, 64))
     return -(-fields // chunks)
@@ -228,7 +228,7 @@ def local_forward(
     if chunk is not None and chunk < 1:
         raise ValueError(f"chunk: expected at least 1 field, got {chunk}")
     fields = local_fields(masked_images, local)
-    each = _fields_at_once(len(fields), platform) if chunk is None else -(-chunk // devices)
+    each = fields_at_once(len(fields), platform) if chunk is None else -(-chunk // devices)
     return FieldTables(
         local,
         preprocessing,

@@ -2,6 +2,8 @@
 
 What is compared runs in turn, A B A B ..., so that a machine whose speed drifts does not decide;
 medians are reported with their range. Memory and start-up are those of whole child processes.
+With ``--compile-for`` nothing is run: it says what XLA's compiler makes of the model for an
+accelerator that is not here, and what speed to expect.
 Writes one JSON file and prints one table.
 """
 
@@ -21,7 +23,9 @@ from certmask_jax.programs import model_options, paths, program, runtime
 from certmask_jax.programs.certification_options import MOST_MASKED_IMAGES, PRECISIONS
 from certmask_jax.programs.command_line import CommandLine, check_uses, named
 from certmask_jax.programs.measurements import (
+    absent_devices,
     children,
+    compiled_for,
     fields,
     latency,
     packing,
@@ -60,6 +64,8 @@ _USES = {
     "start_up": ("job", "model", "precision"),
     "memory": ("job", "model", "precision", "most_masks", "most_images"),
 }
+_COMPILED = "compiled"  # what is said of --compile-for
+_USED_BY_COMPILING = ("job", "model", "precision", "chunk", "compile_for")
 _LEAST_MASKS, _LEAST_IMAGES = 36, 1000  # of the least case of memory
 _MOST_IMAGES, _MOST_ROUNDS = 1_000_000, 1000
 _ALWAYS = ("only", "out", "cpu_devices", "compilation_cache", "distributed", "child")
@@ -78,6 +84,7 @@ class Config:
     most_masks: int
     most_images: int
     measurements: tuple[str, ...]
+    compile_for: str | None
     runtime: runtime.Runtime
     out: Path
 
@@ -149,6 +156,14 @@ def parser() -> CommandLine:
         + " (default: all; repeat for several)",
     )
     parse.add_argument(
+        "--compile-for",
+        choices=absent_devices.TARGETS,
+        metavar="DEVICE",
+        help="measure nothing: compile for four of a kind of accelerator that is not here (h100 or "
+        "tpu-v5e), whose compiler has to be installed, and say what came out and what speed the "
+        "compiler lets expect (default: measure)",
+    )
+    parse.add_argument(
         "--out",
         type=paths.local_path,
         default="runs/benchmark.json",
@@ -163,7 +178,11 @@ def parser() -> CommandLine:
 def read_config(arguments: argparse.Namespace) -> Config:
     """Arguments -> config; ``ValueError`` for options without use, or a job that is none."""
     names = tuple(dict.fromkeys(arguments.only or MEASUREMENTS))
-    if not arguments.child:
+    if arguments.compile_for:
+        names = ()
+        used_ones = {*_USED_BY_COMPILING, *_ALWAYS} - {"only"}
+        check_uses(arguments, used_ones, "with --compile-for, which runs nothing")
+    elif not arguments.child:
         used = {option for name in names for option in _USES[name]}
         check_uses(arguments, {*used, *_ALWAYS}, f"in {', '.join(names)}")
     job = arguments.job
@@ -185,6 +204,7 @@ def read_config(arguments: argparse.Namespace) -> Config:
         arguments.most_masks,
         arguments.most_images,
         names,
+        arguments.compile_for,
         runtime.read(arguments),
         arguments.out,
     )
@@ -216,6 +236,9 @@ def run(config: Config, command: str) -> dict[str, Any]:
         "start_up": lambda: children.start_up(shared),
         "memory": lambda: children.memory(shared, config.most_masks, config.most_images),
     }
+    if config.compile_for is not None:
+        target = absent_devices.TARGETS[config.compile_for]
+        record[_COMPILED] = compiled_for.measure(subject(), target, config.chunk)
     for name in config.measurements:
         print(f"{name}: {MEASUREMENTS[name]}", file=sys.stderr)
         record[name] = how[name]()
@@ -226,7 +249,7 @@ def as_text(record: dict[str, Any]) -> str:
     """The record as a table to read: one line a number, or a median with its range."""
     devices = record["devices"]
     lines = [f"{devices['count']} x {devices['kind']}, jax {record['versions']['jax']}"]
-    for name in MEASUREMENTS:
+    for name in (*MEASUREMENTS, _COMPILED):
         if name in record:
             lines += ["", name, *_lines(record[name], "  ")]
     return "\n".join(lines)
@@ -243,6 +266,8 @@ def _lines(values: dict[str, Any], indent: str) -> list[str]:
             lines += [label, *_lines(value, indent + "  ")]
         elif isinstance(value, int | float):
             lines.append(f"{label:58}{_number(value):>12}")
+        elif isinstance(value, list):
+            lines.append(f"{label}: {'; '.join(map(str, value)) or 'none'}")
         else:
             lines.append(f"{label}: {value}")
     return lines
@@ -259,8 +284,9 @@ def _subjects(config: Config) -> tuple[Callable[[], Subject], Callable[[], Subje
     job = config.job
     if job is not None:
         return (lambda: of_job(job)), (lambda: of_job(job))
+    only_shapes = config.compile_for is not None
     return (
-        lambda: of_noise(config.model, config.precision, config.images),
+        lambda: of_noise(config.model, config.precision, config.images, only_shapes=only_shapes),
         lambda: of_job(_embedded(config)),
     )
 
@@ -278,11 +304,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: Sequence[str] | None) -> int:
     arguments = parser().parse_args(argv)
     config = read_config(arguments)
-    if config.job is None and "model" in {o for m in config.measurements for o in _USES[m]}:
+    compiles = config.compile_for is not None
+    if config.job is None and (
+        compiles or "model" in {o for m in config.measurements for o in _USES[m]}
+    ):
         with named("--model"):
             model_options.named_model(config.model)
     if config.out.is_dir():
         raise FileExistsError(f"--out {config.out}: expected a file to write, got a folder")
+    if compiles:
+        absent_devices.begin()
     runtime.start(config.runtime)
     if arguments.child:
         name, *numbers = arguments.child

@@ -125,6 +125,36 @@ def test_chunk_is_chosen_within_the_memory_budget():
     assert 8 <= tight < roomy
 
 
+def test_a_chunk_that_does_not_compile_for_want_of_memory_does_not_fit(monkeypatch):
+    real, compiled = whole_images.compiled_chunk, []
+
+    def compiled_chunk(*arguments):
+        compiled.append(arguments[-1])
+        if arguments[-1] > most[0]:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Ran out of memory in hbm")
+        if arguments[-1] == refused[0]:
+            raise jax.errors.JaxRuntimeError("INTERNAL: the compiler is broken")
+        return real(*arguments)
+
+    def chosen():
+        compiled.clear()
+        engine = whole_images.masked_forward(
+            linear, WEIGHTS, IMAGES.shape[1:], preprocessing=PREPROCESSING, memory_budget=1 << 40
+        )
+        return engine.for_blocks(None).chunk
+
+    most, refused = [1 << 20], [0]
+    monkeypatch.setattr(whole_images, "compiled_chunk", compiled_chunk)
+    start = chosen()
+    assert compiled == [start]
+    most[0] = start // 4
+    assert chosen() == start // 4
+    assert compiled == [start, start // 2, start // 4]
+    refused[0] = start // 4
+    with pytest.raises(jax.errors.JaxRuntimeError, match="the compiler is broken"):
+        chosen()
+
+
 def test_bfloat16_casts_parameters_and_inputs_and_keeps_float32_results():
     kinds = []
 

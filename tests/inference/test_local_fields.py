@@ -270,6 +270,22 @@ def test_a_defended_classifier_answers_as_the_rule():
         assert (found.masked_images == len(defense.masked_images)).all()
 
 
+@pytest.mark.parametrize(
+    ("fields", "platform", "expected"),
+    [
+        (2549, "tpu", 2549),  # one chunk, and not 4,096 with 61% more to do
+        (4096, "gpu", 4096),
+        (4097, "gpu", 2049),  # two, of which the last lacks one
+        (9000, "tpu", 3000),
+        (130, "cpu", 44),  # three, of 44, 44 and 42
+        (1, "cpu", 1),
+    ],
+)
+def test_chunks_of_fields_are_nearly_full(fields, platform, expected):
+    assert field_tables.fields_at_once(fields, platform) == expected
+    assert -fields % expected < -(-fields // expected)  # less than a field a chunk
+
+
 def test_devices_without_memory_get_half_the_fields(tmp_path, monkeypatch):
     apply_fn, local, params = _bagnet()
     real, tried = field_tables.in_chunks, []

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -14,6 +16,8 @@ from certmask_jax.inference.preprocessing import Preprocessing
 from certmask_jax.masks import distinct_unions
 from certmask_jax.programs import benchmark
 from certmask_jax.programs.measurements import (
+    absent_devices,
+    compiled_for,
     passes,
     pytorch,
     pytorch_loops,
@@ -107,6 +111,70 @@ def test_in_turn_leaves_out_the_first_round_and_pairs_the_others():
     assert [len(seconds[name]) for name in "abc"] == [2, 2, 2]
     assert seconds["c"] == [4, 6]
     assert timing.ratio([1, 4, 9], [1, 2, 3]) == {"median": 2, "least": 1, "most": 3}
+
+
+def test_an_estimate_for_a_device_that_is_not_here(monkeypatch, capsys, tmp_path):
+    """Of this machine's own compiler in its place: what is said, and how it is added up."""
+    target = dataclasses.replace(
+        absent_devices.TARGETS["tpu-v5e"],
+        name="this", platform="cpu", options={},
+        flops={"highest": 1e9, "bfloat16": 4e9}, bandwidth=1e8, memory=1e9,
+    )  # fmt: skip
+    monkeypatch.setattr(absent_devices, "TARGETS", {"tpu-v5e": target})
+    monkeypatch.setattr(compiled_for, "devices", lambda target: jax.devices()[:4])
+    monkeypatch.setattr(absent_devices, "begin", lambda: None)
+    out = tmp_path / "b.json"
+    options = ["--compile-for", "tpu-v5e", "--model", "vit_digits", "--chunk", "30"]
+    assert benchmark.main([*options, "--precision", "bfloat16", "--out", str(out)]) == 0
+    found = json.loads(out.read_text())["compiled"]
+    assert found["masked_images_at_once_a_device"] == 8  # of 30 for four
+    assert found["collectives"] == found["chunks_that_did_not_fit"] == []
+    estimate = found["estimate_of_the_compiler"]
+    operations, traffic = estimate["operations_each"], estimate["traffic_megabytes_each"]
+    assert estimate["microseconds_a_masked_image_by_operations"] == pytest.approx(
+        operations / 4e9 * 1e6
+    )
+    assert estimate["microseconds_a_masked_image_by_traffic"] == pytest.approx(traffic / 1e8 * 1e12)
+    slowest = max(operations / 4e9, traffic * 1e6 / 1e8)
+    assert estimate["masked_images_a_second_a_device"] == pytest.approx(1 / slowest)
+    assert estimate["share_of_the_peak"] == pytest.approx(operations / 4e9 / slowest)
+    printed = capsys.readouterr().out
+    assert "estimate of the compiler\n" in printed
+    assert "collectives: none\n" in printed
+    assert benchmark.main([*options, "--only", "speed"]) == 2
+    assert "--only: has no use with --compile-for" in capsys.readouterr().err
+
+
+def test_a_device_that_is_not_here_may_lack_memory(monkeypatch):
+    monkeypatch.setattr(compiled_for, "devices", lambda target: jax.devices()[:4])
+    monkeypatch.setattr(compiled_for, "flops", lambda *_: None)
+    shape, weights = (8, 8, 1), np.zeros((64, 3), np.float32)
+    how, grid = Preprocessing(), mask_sets.budgeted_grid((8, 8), 2, masks_per_axis=3)
+    subject = subjects.Subject(
+        "noise", lambda params, x: x.reshape(len(x), -1) @ params, weights, how,
+        subjects.Noise(1, shape, 3), shape, 3, [defenses.double_masking(grid)],
+    )  # fmt: skip
+    here = dataclasses.replace(absent_devices.TARGETS["h100"], platform="cpu", options={})
+    found = compiled_for.measure(subject, here, 32)
+    assert (found["masked_images_at_once_a_device"], found["chunks_that_did_not_fit"]) == (8, [])
+    needs = found["temporary_megabytes"] + found["parameters_and_images_megabytes"]
+    smaller = dataclasses.replace(here, memory=1e6 * needs)  # of which a fifth is left alone
+    found = compiled_for.measure(subject, smaller, 32)
+    assert found["chunks_that_did_not_fit"][0] == 8
+    assert found["masked_images_at_once_a_device"] < 8
+    tiny = dataclasses.replace(here, memory=1e3)
+    with pytest.raises(ValueError, match=r"h100: expected memory for one masked image on each"):
+        compiled_for.measure(subject, tiny, 8)
+
+
+def test_a_compiler_that_is_not_installed_is_named(capsys):
+    if compilers := [n for n in ("libtpu", "jax_plugins") if importlib.util.find_spec(n)]:
+        pytest.skip(f"needs a machine without compilers for accelerators, has {compilers}")
+    for name, package in (("h100", "jax-cuda12-plugin==0"), ("tpu-v5e", r"libtpu==\d")):
+        with pytest.raises(
+            ValueError, match=rf"{name}: expected XLA's compiler .*{package}.*compilers"
+        ):
+            absent_devices.devices(absent_devices.TARGETS[name])
 
 
 def test_the_program_writes_json_and_prints_a_table(tmp_path, capsys):

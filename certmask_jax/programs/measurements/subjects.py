@@ -89,8 +89,11 @@ class Subject:
         ).for_blocks(None)
 
 
-def of_noise(name: str, precision: str, images: int) -> Subject:
-    """A model by name with random weights on random images: speed depends on neither."""
+def of_noise(name: str, precision: str, images: int, *, only_shapes: bool = False) -> Subject:
+    """A model by name with random weights on random images: speed depends on neither.
+
+    With ``only_shapes`` its parameters are ``jax.ShapeDtypeStruct``, to be compiled with.
+    """
     model = model_options.named_model(name)
     config = model.data_config
     size = config.input_size
@@ -99,7 +102,7 @@ def of_noise(name: str, precision: str, images: int) -> Subject:
     return Subject(
         f"{name}, random weights and images",
         model.apply_fn,
-        model.init(jax.random.key(0)),
+        model.param_shapes() if only_shapes else model.init(jax.random.key(0)),
         Preprocessing(config.mean, config.std, precision=precision),  # type: ignore[arg-type]
         Noise(images, shape, model.num_classes),
         shape,
