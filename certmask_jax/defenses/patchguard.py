@@ -50,9 +50,9 @@ from certmask_jax.defenses.quantised_evidence import (
 from certmask_jax.defenses.robust_masking_game import (
     Game,
     beats,
+    game_on,
     least_of_label,
     outside_windows,
-    robust_masking_game,
     scores,
 )
 from certmask_jax.defenses.unmasked_program import most_unmasked
@@ -93,9 +93,7 @@ def robust_masking_rule(
       ValueError: for another shape, a window that does not fit, or a parameter out of range.
     """
     array = checked_evidence(evidence)
-    game = robust_masking_game(
-        _cells(array), window=window, clip=clip, threshold=threshold, wrap=wrap
-    )
+    game = game_on(_cells(array), window=window, clip=clip, threshold=threshold, wrap=wrap)
     with unguarded():
         answers = _answers(jnp.asarray(quantised(array, game.grid)), game)
         return answers if isinstance(array, Array) else np.asarray(answers)
@@ -132,9 +130,7 @@ def robust_masking_worst_case(
       ValueError: as of the rule, and for labels that are no classes, or ``exact`` while traced.
     """
     array = checked_evidence(evidence)
-    game = robust_masking_game(
-        _cells(array), window=window, clip=clip, threshold=threshold, wrap=wrap
-    )
+    game = game_on(_cells(array), window=window, clip=clip, threshold=threshold, wrap=wrap)
     truth = checked_labels(labels, array)
     if ties not in (None, "largest"):
         raise ValueError(f"ties: expected None or 'largest', got {ties!r}")

@@ -28,8 +28,8 @@ from certmask_jax.defenses.quantised_evidence import (
 from certmask_jax.defenses.robust_masking_game import (
     Game,
     beats,
+    game_on,
     outside_windows,
-    robust_masking_game,
 )
 
 Program = Literal["head", "before_2021_12"]
@@ -62,7 +62,7 @@ def as_published(
     """
     array = checked_evidence(evidence)
     cells = (array.shape[1], array.shape[2])
-    game = robust_masking_game(cells, window=window, clip=clip, threshold=threshold, wrap=wrap)
+    game = game_on(cells, window=window, clip=clip, threshold=threshold, wrap=wrap)
     truth = checked_labels(labels, array)
     if program not in get_args(Program):
         raise ValueError(f"program: expected one of {get_args(Program)}, got {program!r}")

@@ -55,7 +55,7 @@ class Game:
         return ((self.threshold * high) << 1) + ((self.threshold * low) >> THRESHOLD_BITS)
 
 
-def robust_masking_game(
+def game_on(
     cells: tuple[int, int], *, window: Size, clip: float, threshold: float, wrap: bool
 ) -> Game:
     """The game; ``ValueError`` for a window that does not fit, or a parameter out of range."""
