@@ -32,6 +32,7 @@ from certmask_jax.defenses.quantised_evidence import (
     Evidence,
     Grid,
     all_finite,
+    beside,
     checked_evidence,
     checked_labels,
     evidence_grid,
@@ -64,7 +65,7 @@ def rule(evidence: ArrayLike | Array, *, clip: float | None = None) -> Array | N
     with unguarded():
         units, _ = _clipped(array, clip)
         answers = _answers(jnp.asarray(units))
-        return answers if isinstance(array, Array) else np.asarray(answers)
+        return beside(array, answers)
 
 
 def worst_case(
@@ -99,8 +100,7 @@ def worst_case(
         units, spread = _clipped(array, clip)
         game = _Game(fitting, fitting[0] * fitting[1] * spread)
         robust = _worst_cases(jnp.asarray(units), jnp.asarray(truth), game, ties)
-        robust &= jnp.asarray(all_finite(array))
-        return robust if isinstance(array, Array) else np.asarray(robust)
+        return beside(array, robust) & all_finite(array)
 
 
 def runner_up_as_published(
@@ -122,7 +122,7 @@ def runner_up_as_published(
         units, spread = _clipped(array, clip)
         game = _Game(fitting, fitting[0] * fitting[1] * spread)
         holds = _runner_up(jnp.asarray(units), jnp.asarray(truth), game)
-        return holds if isinstance(array, Array) else np.asarray(holds)
+        return beside(array, holds)
 
 
 def _clipped(evidence: Evidence, clip: float | None) -> tuple[Evidence, int]:

@@ -42,6 +42,7 @@ from certmask_jax.defenses.patchguard_detection import (
 from certmask_jax.defenses.patchguard_published import as_published
 from certmask_jax.defenses.quantised_evidence import (
     all_finite,
+    beside,
     checked_evidence,
     checked_labels,
     image_by_image,
@@ -96,7 +97,7 @@ def robust_masking_rule(
     game = game_on(_cells(array), window=window, clip=clip, threshold=threshold, wrap=wrap)
     with unguarded():
         answers = _answers(jnp.asarray(quantised(array, game.grid)), game)
-        return answers if isinstance(array, Array) else np.asarray(answers)
+        return beside(array, answers)
 
 
 def robust_masking_worst_case(
@@ -138,16 +139,14 @@ def robust_masking_worst_case(
         raise ValueError("exact: expected evidence that is known; leave it out while JAX traces")
     with unguarded():
         units = jnp.asarray(quantised(array, game.grid))
-        robust = _worst_cases(units, jnp.asarray(truth), game, ties) & jnp.asarray(
-            all_finite(array)
-        )
+        robust = beside(array, _worst_cases(units, jnp.asarray(truth), game, ties))
+        finite = all_finite(array)
         if exact and game.threshold:
-            doubtful = np.flatnonzero(~np.asarray(robust) & np.asarray(all_finite(array)))
             settled = np.array(robust)
-            for image in doubtful:
+            for image in np.flatnonzero(~settled & np.asarray(finite)):
                 settled[image] = _by_program(units[image], int(truth[image]), game, ties)
-            robust = jnp.asarray(settled)
-        return robust if isinstance(array, Array) else np.asarray(robust)
+            robust = jnp.asarray(settled) if isinstance(array, Array) else settled
+        return robust & finite
 
 
 def _cells(evidence: Array | NDArray[np.generic]) -> tuple[int, int]:

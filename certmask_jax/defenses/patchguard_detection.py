@@ -33,6 +33,7 @@ from certmask_jax.defenses.quantised_evidence import (
     Evidence,
     Grid,
     all_finite,
+    beside,
     checked_evidence,
     checked_labels,
     evidence_grid,
@@ -92,7 +93,7 @@ def detection_rule(
     game = _game(array, window, tau)
     with unguarded():
         answers = _answers(jnp.asarray(quantised(array, game.grid)), game.odds_above(tau), game)
-        return answers if isinstance(array, Array) else np.asarray(answers)
+        return beside(array, answers)
 
 
 def detection_worst_case(
@@ -118,8 +119,7 @@ def detection_worst_case(
     with unguarded():
         units = jnp.asarray(quantised(array, game.grid))
         robust = _proofs(units, jnp.asarray(truth), game.odds_above(tau), game, False)
-        robust &= jnp.asarray(all_finite(array))
-        return robust if isinstance(array, Array) else np.asarray(robust)
+        return beside(array, robust) & all_finite(array)
 
 
 def detection_as_published(
@@ -135,7 +135,7 @@ def detection_as_published(
     with unguarded():
         units = jnp.asarray(quantised(array, game.grid))
         holds = _proofs(units, jnp.asarray(truth), game.odds_from(tau), game, True)
-        return holds if isinstance(array, Array) else np.asarray(holds)
+        return beside(array, holds)
 
 
 def _game(evidence: Evidence, window: Size, tau: float) -> _Game:

@@ -20,6 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from certmask_jax._own_settings import unguarded
 from certmask_jax.defenses.evidence_windows import Size, kept_of_windows, meeting, window_sums
 from certmask_jax.defenses.quantised_evidence import (
+    beside,
     checked_evidence,
     checked_labels,
     image_by_image,
@@ -70,7 +71,7 @@ def as_published(
         holds = _conditions(
             jnp.asarray(quantised(array, game.grid)), jnp.asarray(truth), game, program
         )
-        return holds if isinstance(array, Array) else np.asarray(holds)
+        return beside(array, holds)
 
 
 @partial(jax.jit, static_argnames=("game", "program"))

@@ -134,6 +134,11 @@ def all_finite(evidence: Evidence) -> Evidence:
     return np.asarray(np.isfinite(evidence).all(axis=(1, 2, 3)))
 
 
+def beside(evidence: Evidence, result: Array) -> Evidence:
+    """A result on the side where the evidence is: NumPy for NumPy."""
+    return result if isinstance(evidence, Array) else np.asarray(result)
+
+
 def image_by_image(one: Callable[..., Array], entries: int, *arrays: Array) -> Array:
     """``one`` on each image of ``arrays [T, ...]``, as many at once as memory is meant for.
 
