@@ -114,7 +114,8 @@ def robust_masking_worst_case(
     """Whether the rule answers the label whatever evidence is put into any one window.
 
     Exact at ``threshold=0``. Above it true verdicts are proved, and false ones may be due to the
-    bound B / (1 - T); with ``exact`` and without a clip they are exact up to the rounding.
+    bound B / (1 - T); with ``exact`` and without a clip they are exact up to the rounding, for
+    evidence far below 1024.
 
     Args:
       evidence, window, clip, threshold, wrap: as of ``robust_masking_rule``.

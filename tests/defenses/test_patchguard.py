@@ -168,20 +168,20 @@ def test_linear_programs_are_never_wrong_and_certify_more():
     assert (bool(sufficient[0]), bool(exact[0])) == (False, True)
 
 
-@pytest.mark.parametrize("denominator", [10**6, 1])
-def test_the_linear_program_against_all_contents_of_a_window(monkeypatch, denominator):
+@pytest.mark.parametrize(("denominator", "threshold"), [(10**6, 0.375), (1, 0.3125)])
+def test_the_linear_program_against_all_contents_of_a_window(monkeypatch, denominator, threshold):
     """In quarters, which is as fine as its solutions are here; and where it has none.
 
     A dual solution that is rounded badly is no longer tight, and a bound all the same.
     """
     monkeypatch.setattr(unmasked_program, "_DENOMINATOR", denominator)
     random = np.random.default_rng(0)
-    game = game_on((6, 1), window=(2, 1), clip=math.inf, threshold=0.375, wrap=False)
-    boxes = oracle.windows((6, 1), (2, 1))
+    game = game_on((8, 1), window=(2, 1), clip=math.inf, threshold=threshold, wrap=False)
+    boxes = oracle.windows((8, 1), (2, 1))
     impossible = below = 0
     for _ in range(40):
-        evidence = random.integers(0, 4, 6) * (random.random(6) < 0.7)
-        attacked = int(random.integers(0, 5))
+        evidence = random.integers(0, 4, 8) * (random.random(8) < 0.8)
+        attacked = int(random.integers(0, 7))
         units = (evidence * 2**game.grid.bits).astype(np.int32)[:, None]
         bound = unmasked_program.most_unmasked(units, attacked, game) / 2**game.grid.bits
         around = evidence.astype(float)
@@ -190,12 +190,12 @@ def test_the_linear_program_against_all_contents_of_a_window(monkeypatch, denomi
         tried = np.repeat(around[None], len(contents), axis=0)
         tried[:, boxes[attacked]] = contents
         largest = np.max([tried[:, box].sum(axis=1) for box in boxes], axis=0)
-        unmasked = tried.sum(axis=1)[largest <= 0.375 * tried.sum(axis=1)]
+        unmasked = tried.sum(axis=1)[largest <= threshold * tried.sum(axis=1)]
         total = around.sum()
         if len(unmasked):
             assert unmasked.max() <= bound
             assert denominator == 1 or bound - 1 < unmasked.max()
-            below += bound < total / 0.625 - 1e-6
+            below += bound < total / (1 - threshold) - 1e-6
         else:
             impossible += bound <= total
     assert denominator == 1 or (impossible > 5 and below > 2)
@@ -303,6 +303,18 @@ def test_detection_against_every_attack(tau):
     rest = [np.sort(np.delete(evidence, c, axis=1).sum(axis=(1, 2)), axis=1) for c in range(4)]
     clear = np.all([s[:, -1] > s[:, -2] for s in (total, *rest)], axis=0)
     np.testing.assert_array_equal(robust[clear], (~fooled & (answers == labels))[clear])
+
+
+def test_rule_and_proof_compare_the_same_number_with_tau():
+    """Tau just below and just above a confidence of 1 / (1 + exp(-1/2)) of the table."""
+    clean = _map([3, 1], [0, 0])  # without the first cell the means are 1/2 and 0
+    attacked = _map([-900, 1], [900, 0])
+    one, other = 2**20, round(math.exp(-0.5) * 2**20)
+    for tau, above in ((one / (one + other + 0.5), True), (one / (one + other - 0.5), False)):
+        options = {"window": 1, "tau": tau}
+        assert patchguard.detection_worst_case(clean, [0], **options) == above
+        answer = patchguard.detection_rule(attacked, **options)
+        assert answer == (ALERT if above else 1)
 
 
 def test_what_a_patch_puts_there_may_be_any_number():
