@@ -22,17 +22,14 @@ fewer than 2**24 bands.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from numpy.typing import NDArray
 
+from certmask_jax.defenses.plain_arrays import AnyArray, as_given, checked_classes
 from certmask_jax.defenses.voting import Ties, check_ties, preference
-
-AnyArray = Array | NDArray[Any]
 
 _MOST_BANDS = 1 << 24
 
@@ -54,7 +51,7 @@ def threshold_votes(logits: AnyArray, threshold: float) -> AnyArray:
         raise ValueError(f"threshold: expected a share in (0, 1], got {threshold!r}")
     given = jnp.asarray(logits)
     trust = jax.nn.softmax(given.astype(jnp.float32), axis=-1)
-    return _as_given(trust >= threshold, logits)
+    return as_given(trust >= threshold, logits)
 
 
 def top_one_votes(logits: AnyArray) -> AnyArray:
@@ -64,7 +61,7 @@ def top_one_votes(logits: AnyArray) -> AnyArray:
     """
     given = jnp.asarray(logits)
     best = jax.nn.one_hot(given.argmax(axis=-1), given.shape[-1], dtype=jnp.bool_)
-    return _as_given(best & _usable(given), logits)
+    return as_given(best & _usable(given), logits)
 
 
 def shared_top_votes(logits: AnyArray) -> AnyArray:
@@ -73,19 +70,19 @@ def shared_top_votes(logits: AnyArray) -> AnyArray:
     ``float[..., K]`` -> ``bool[..., K]``. A band with NaN or +inf among its logits votes for none.
     """
     given = jnp.asarray(logits)
-    return _as_given((given == given.max(axis=-1, keepdims=True)) & _usable(given), logits)
+    return as_given((given == given.max(axis=-1, keepdims=True)) & _usable(given), logits)
 
 
 def label_votes(labels: AnyArray, num_classes: int) -> AnyArray:
     """A vote for the label of each band: ``int[..., B]`` -> ``bool[..., B, K]``; -1 for none."""
     given = jnp.asarray(labels)
     classes = jnp.arange(num_classes, dtype=jnp.int32).reshape((1,) * given.ndim + (-1,))
-    return _as_given(given.astype(jnp.int32)[..., None] == classes, labels)
+    return as_given(given.astype(jnp.int32)[..., None] == classes, labels)
 
 
 def vote_counts(votes: AnyArray) -> AnyArray:
     """How many bands vote for each class: ``bool[..., B, K]`` -> ``int32[..., K]``."""
-    return _as_given(_checked(votes).sum(axis=-2, dtype=jnp.int32), votes)
+    return as_given(_checked(votes).sum(axis=-2, dtype=jnp.int32), votes)
 
 
 def rule(votes: AnyArray, *, ties: Ties = "smallest") -> AnyArray:
@@ -103,7 +100,7 @@ def rule(votes: AnyArray, *, ties: Ties = "smallest") -> AnyArray:
     ordered = counts if ties == "smallest" else counts[..., ::-1]
     first = ordered.argmax(axis=-1).astype(jnp.int32)
     best = first if ties == "smallest" else counts.shape[-1] - 1 - first
-    return _as_given(best, votes)
+    return as_given(best, votes)
 
 
 def worst_case(
@@ -137,7 +134,7 @@ def worst_case(
     rank = preference(leads.shape[-1], ties)
     true = jnp.asarray(labels, jnp.int32)[..., None]
     wins_tie = rank[true] > rank.reshape((1,) * (leads.ndim - 1) + (-1,))
-    return _as_given(_all_others(leads >= jnp.where(wins_tie, 0, 1), true), votes, labels)
+    return as_given(_all_others(leads >= jnp.where(wins_tie, 0, 1), true), votes, labels)
 
 
 def certificate(
@@ -146,7 +143,7 @@ def certificate(
     """As ``worst_case``, where a tie is lost: a proof in whatever order equals are broken."""
     leads = _worst_leads(votes, labels, affected)
     true = jnp.asarray(labels, jnp.int32)[..., None]
-    return _as_given(_all_others(leads > 0, true), votes, labels)
+    return as_given(_all_others(leads > 0, true), votes, labels)
 
 
 def worst_leads(
@@ -157,7 +154,7 @@ def worst_leads(
     Arguments as of ``worst_case``; ``int32[T, K]``, 0 or less where it does not lead, and nothing
     meant for the true class itself.
     """
-    return _as_given(_worst_leads(votes, labels, affected), votes, labels)
+    return as_given(_worst_leads(votes, labels, affected), votes, labels)
 
 
 def _worst_leads(
@@ -166,7 +163,8 @@ def _worst_leads(
     given = _checked(votes)
     *axes, bands, classes = given.shape
     parts = _checked_parts(affected, bands)
-    true = _checked_labels(labels, tuple(axes), classes)
+    checked_classes(labels, tuple(axes), classes)
+    true = jnp.asarray(labels, jnp.int32)
     flat = given.reshape((-1, bands, classes))
     leads = jax.lax.map(lambda one: _leads_of_one(one[0], one[1], parts), (flat, true.reshape(-1)))
     return leads.reshape((*axes, classes))
@@ -217,21 +215,3 @@ def _checked_parts(affected: AnyArray | Sequence[AnyArray], bands: int) -> tuple
     if any(part.dtype != np.bool_ for part in parts):
         raise ValueError(f"affected: expected bool, got {[str(part.dtype) for part in parts]}")
     return tuple(map(jnp.asarray, parts))
-
-
-def _checked_labels(labels: AnyArray, shape: tuple[int, ...], classes: int) -> Array:
-    if np.shape(labels) != shape:
-        raise ValueError(
-            f"labels: expected one for each image, int{list(shape)}, got shape "
-            f"{list(np.shape(labels))}"
-        )
-    if isinstance(labels, np.ndarray | np.integer | int):
-        known = np.asarray(labels)
-        if not np.issubdtype(known.dtype, np.integer) or ((known < 0) | (known >= classes)).any():
-            raise ValueError(f"labels: expected classes from 0 to {classes - 1}, got {known}")
-    return jnp.asarray(labels, jnp.int32)
-
-
-def _as_given(result: Array, *given: Any) -> AnyArray:
-    """A NumPy array, unless something that was given is an array of JAX."""
-    return result if any(isinstance(one, Array) for one in given) else np.asarray(result)
