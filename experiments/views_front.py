@@ -113,8 +113,8 @@ class Cache:
         if len(known) < count:
             known = self._computed(self.models[checkpoint], VIEWS[view], masks, count)
             np.save(file, known)
-        found: NDArray[np.float32] = known[:count]
-        return found
+        stored: NDArray[np.float32] = known[:count]
+        return stored
 
     def _computed(
         self, model: cm.LoadedModel, view: View, masks: str, count: int
@@ -174,8 +174,8 @@ def figure(points: Sequence[tuple[Row, int, float]]) -> str:
     def at(passes: float, certified: float) -> tuple[float, float]:
         return 60 + 340 * math.log10(passes / 8), 300 - 20 * (certified - 30)
 
-    def dots(kind: str, found: Sequence[tuple[float, float]]) -> str:
-        places = [at(*one) for one in found]
+    def dots(kind: str, values: Sequence[tuple[float, float]]) -> str:
+        places = [at(*one) for one in values]
         line = " ".join(f"{x:.1f},{y:.1f}" for x, y in sorted(places))
         return f'<polyline class="{kind}" points="{line}"/>' + "".join(
             f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="5"/>' for x, y in places

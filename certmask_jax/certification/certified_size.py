@@ -71,7 +71,7 @@ def largest(certified: NDArray[np.bool_]) -> NDArray[np.intp]:
     return np.where(certified, numbers, 0).max(axis=0, initial=0)
 
 
-def with_curves(found: Report, families: Sequence[Family]) -> Report:
+def with_curves(report: Report, families: Sequence[Family]) -> Report:
     """The report with the curves, and each image's certified size among its columns.
 
     The column ``certified_size:DEFENSE`` holds a size such as 5x5; 0x0 where there is none.
@@ -81,7 +81,7 @@ def with_curves(found: Report, families: Sequence[Family]) -> Report:
     """
     curves, columns = [], {}
     for family in families:
-        results = [found.defenses[number] for number in family.results]
+        results = [report.defenses[number] for number in family.results]
         sizes = [result.threat.shapes[0] for result in results]
         check_sizes(sizes if family.built_for in (None, sizes[-1]) else [*sizes, family.built_for])
         certified = np.stack([result.per_image["worst_case"] for result in results])
@@ -102,11 +102,11 @@ def with_curves(found: Report, families: Sequence[Family]) -> Report:
         texts = np.array(["0x0", *map(_by, sizes)])
         columns[f"certified_size:{_label(curve)}"] = texts[largest(certified)]
     return dataclasses.replace(
-        found, certified_size=tuple(curves), per_image={**found.per_image, **columns}
+        report, certified_size=tuple(curves), per_image={**report.per_image, **columns}
     )
 
 
-def write_curve(found: Report, folder: AnyPath) -> None:
+def write_curve(report: Report, folder: AnyPath) -> None:
     """Writes ``certified_size.csv``: a row for each curve and size; atomically.
 
     ``built_for`` is empty where each size has masks of its own.
@@ -118,7 +118,7 @@ def write_curve(found: Report, folder: AnyPath) -> None:
         ["defense", "built_for", "patch", "masks", "masked_images", "worst_case_exact"]
         + [f"{name}{end}" for name in accuracies for end in ("", "_low", "_high")]
     )
-    for curve, result in _points(found):
+    for curve, result in _points(report):
         built_for = "" if curve.built_for is None else _by(curve.built_for)
         row = [curve.defense, built_for, _by(result.threat.shapes[0])]
         row += [str(result.masks), str(result.masked_images), str(int(result.worst_case_exact))]

@@ -79,12 +79,12 @@ def _of_json(content: Any) -> list[tuple[str, int]]:
 
 
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    once: dict[str, Any] = {}
     for key, value in pairs:
-        if key in found:  # of which the reader of JSON would keep the last
+        if key in once:  # of which the reader of JSON would keep the last
             raise ValueError(f"got {key!r} twice")
-        found[key] = value
-    return found
+        once[key] = value
+    return once
 
 
 def _of_lines(path: Path, text: str) -> list[tuple[str, int]]:

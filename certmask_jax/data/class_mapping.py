@@ -207,7 +207,7 @@ def _by_letters(names: Sequence[str]) -> list[str]:
     """Sorts names of folders as torchvision does: bytes that are no text come after letters."""
 
     def raw(name: str) -> str:
-        return re.sub(r"\\u(dc[89a-f][0-9a-f])", lambda found: chr(int(found[1], 16)), name)
+        return re.sub(r"\\u(dc[89a-f][0-9a-f])", lambda escape: chr(int(escape[1], 16)), name)
 
     return sorted(names, key=raw)
 

@@ -80,11 +80,11 @@ def from_arrays(
     def example(number: int) -> tuple[Any, int, str]:
         return pixels[number], int(numbers[number]), known[number]
 
-    found = Found(
+    contents = Found(
         len(pixels), names, example, classes_of=lambda count: numbers[:count].astype(np.int64)
     )
     return dataset_of(
-        found,
+        contents,
         name=name,
         split=split,
         data_config=data_config,
@@ -97,7 +97,7 @@ def from_arrays(
 
 
 def dataset_of(
-    found: Found,
+    contents: Found,
     *,
     name: str,
     split: str,
@@ -121,17 +121,17 @@ def dataset_of(
       ValueError: for an empty data set, fewer images than asked for, or classes whose outputs are
         not known.
     """
-    if found.num_images == 0:
+    if contents.num_images == 0:
         raise ValueError(
             f"data set {name!r}, split {split!r}: expected at least 1 image, got none"
-            + "".join(f"; {note}" for note in found.notes)
+            + "".join(f"; {note}" for note in contents.notes)
         )
-    classes = _classes(name, found, num_outputs, class_index)
+    classes = _classes(name, contents, num_outputs, class_index)
     outputs = None
     if only_classes:
         classes, outputs = restricted(classes)
-    numbers, subset = subsets.chosen(name, split, found, num_images, subset_seed)
-    size = image_size(found.example(int(numbers[0]))[0]) if native else data_config.input_size
+    numbers, subset = subsets.chosen(name, split, contents, num_images, subset_seed)
+    size = image_size(contents.example(int(numbers[0]))[0]) if native else data_config.input_size
     config = data_config
     if native:
         config = dataclasses.replace(data_config, input_size=size, resize=None)
@@ -155,15 +155,15 @@ def dataset_of(
         split=split,
         class_names=classes.output_names,
         image_size=size,
-        classes=dict(zip(found.class_names, classes.labels, strict=True)),
+        classes=dict(zip(contents.class_names, classes.labels, strict=True)),
         class_mapping=classes.how,
         outputs=outputs,
-        listing=_listing(found, classes),
+        listing=_listing(contents, classes),
         whole=None,
         subset=None,
-        notes=(*found.notes, *_mapping_notes(found, classes, num_outputs, outputs)),
-        _numbers=np.arange(found.num_images),
-        _found=found,
+        notes=(*contents.notes, *_mapping_notes(contents, classes, num_outputs, outputs)),
+        _numbers=np.arange(contents.num_images),
+        _found=contents,
         _prepare=prepare,
     )
     if subset is None:
@@ -173,16 +173,18 @@ def dataset_of(
         listing=None if whole.listing is None else whole.listing.take(numbers),
         whole=whole,
         subset=subset,
-        notes=(*whole.notes, *_subset_notes(subset, len(numbers), found)),
+        notes=(*whole.notes, *_subset_notes(subset, len(numbers), contents)),
         _numbers=numbers,
     )
 
 
-def _classes(name: str, found: Found, num_outputs: int | None, index: ClassIndex | None) -> Classes:
+def _classes(
+    name: str, contents: Found, num_outputs: int | None, index: ClassIndex | None
+) -> Classes:
     """The outputs that the classes are; numbers in a list of labels are outputs, or an error."""
-    numbered = name == "image_list" and image_lists.is_numbered(found.class_names)
+    numbered = name == "image_list" and image_lists.is_numbered(contents.class_names)
     if numbered and index is None:
-        numbers = list(map(int, found.class_names))
+        numbers = list(map(int, contents.class_names))
         if num_outputs is None:
             num_outputs = max(numbers) + 1
         if max(numbers) >= num_outputs:
@@ -193,23 +195,23 @@ def _classes(name: str, found: Found, num_outputs: int | None, index: ClassIndex
                 + ("; they seem to begin at 1: subtract 1 in the list" if from_one else "")
                 + ", or give a class index that says which output each is"
             )
-    return mapped(found.class_names, num_outputs, index, in_order=found.in_order)
+    return mapped(contents.class_names, num_outputs, index, in_order=contents.in_order)
 
 
-def _listing(found: Found, classes: Classes) -> Listing | None:
-    if found.files is None:
+def _listing(contents: Found, classes: Classes) -> Listing | None:
+    if contents.files is None:
         return None
     return Listing(
-        tuple(file.image_id for file in found.files),
-        np.array([classes.labels[file.number] for file in found.files], np.int32),
-        np.array([file.size for file in found.files], np.int64),
+        tuple(file.image_id for file in contents.files),
+        np.array([classes.labels[file.number] for file in contents.files], np.int32),
+        np.array([file.size for file in contents.files], np.int64),
     )
 
 
 def _mapping_notes(
-    found: Found, classes: Classes, num_outputs: int | None, kept: tuple[int, ...] | None
+    contents: Found, classes: Classes, num_outputs: int | None, kept: tuple[int, ...] | None
 ) -> list[str]:
-    count = len(found.class_names)
+    count = len(contents.class_names)
     if kept is not None and len(kept) != num_outputs:
         first = ", ".join(map(str, kept[:5])) + ", ..." * (len(kept) > 5)
         return [
@@ -219,12 +221,12 @@ def _mapping_notes(
     joined = count - len(set(classes.labels))
     notes = [f"{joined} classes share the output of another one"] if joined else []
     # Names in the order of their letters is a reading, of a folder that could mean another.
-    is_read = classes.how == "sorted names" and not found.in_order
+    is_read = classes.how == "sorted names" and not contents.in_order
     in_order = list(classes.labels) == list(range(count)) and count == (num_outputs or count)
     if is_read or not in_order:
         first = ", ".join(
             f"{name} is {label}"
-            for name, label in list(zip(found.class_names, classes.labels, strict=True))[:3]
+            for name, label in list(zip(contents.class_names, classes.labels, strict=True))[:3]
         )
         notes.append(
             f"{count} classes of {num_outputs or count} outputs, by {classes.how}: {first}"
@@ -233,12 +235,12 @@ def _mapping_notes(
     return notes
 
 
-def _subset_notes(subset: Subset, count: int, found: Found) -> list[str]:
+def _subset_notes(subset: Subset, count: int, contents: Found) -> list[str]:
     if subset.how == "first":
         return []
     if subset.seed is not None:
         return [f"{count} of {subset.of} images at random, seed {subset.seed}"]
     return [
-        f"{count} of {subset.of} images, evenly over {len(found.class_names)} classes (a slice of "
-        f"the split, [:{count}], are the first ones)"
+        f"{count} of {subset.of} images, evenly over {len(contents.class_names)} classes (a slice "
+        f"of the split, [:{count}], are the first ones)"
     ]

@@ -54,7 +54,7 @@ def read_ground_truth(labels: Path, lines: Sequence[str], there: Iterable[str]) 
             f"{labels}: expected numbers of classes from {min(order)} to {max(order)}, got "
             f"{', '.join(map(str, unknown[:_SHOWN]))}"
         )
-    found = []
+    rows = []
     for name in there:
         match = _VALIDATION.fullmatch(PurePosixPath(name).stem)
         if match is None:
@@ -64,8 +64,8 @@ def read_ground_truth(labels: Path, lines: Sequence[str], there: Iterable[str]) 
             )
         if not 1 <= int(match[1]) <= len(numbers):
             raise ValueError(f"{labels}: it has {len(numbers)} lines, and none for {name}")
-        found.append(Row(name, order[numbers[int(match[1]) - 1]]))
-    return found
+        rows.append(Row(name, order[numbers[int(match[1]) - 1]]))
+    return rows
 
 
 def _order(labels: Path) -> dict[int, str]:

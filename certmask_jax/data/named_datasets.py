@@ -79,15 +79,15 @@ def load(
     _, usual, source = _KNOWN.get(name, ("", "test", name.removeprefix(_TFDS)))
     split = usual if split is None else split
     if name == "digits":
-        found = sources.digits(split)
+        contents = sources.digits(split)
     elif name == "image_folder":
-        found = sources.image_folder(split, data_dir)
+        contents = sources.image_folder(split, data_dir)
     elif name == "image_list":
-        found = sources.image_list(split, data_dir, labels)
+        contents = sources.image_list(split, data_dir, labels)
     else:
-        found = sources.tfds(str(source), split, data_dir)
+        contents = sources.tfds(str(source), split, data_dir)
     return dataset_of(
-        found,
+        contents,
         name=name,
         split=split,
         data_config=data_config,

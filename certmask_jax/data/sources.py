@@ -155,17 +155,17 @@ def tfds(name: str, split: str, data_dir: Path | str | None) -> Found:
 
     def example(number: int) -> tuple[Any, int, str]:
         try:
-            found = source[number]
-            image = np.asarray(found["image"])
+            record = source[number]
+            image = np.asarray(record["image"])
         except MemoryError:
             raise
         except Exception as error:  # of the decoder, of many kinds
             where = f"{name} {split}:{number}"
             why = " ".join(str(error).split())[:200] or type(error).__name__
             raise UnreadableImage(f"{split}:{number}", why, where=where) from error
-        raw = found.get("id", found.get("file_name"))
+        raw = record.get("id", record.get("file_name"))
         image_id = f"{split}:{number}" if raw is None else encodable(_text(raw))
-        number_of_class = int(found["label"])
+        number_of_class = int(record["label"])
         if not 0 <= number_of_class < len(names):  # -1 in splits whose labels were not published
             raise ValueError(
                 f"{name} {split}: expected labels from 0 to {len(names) - 1}, got "

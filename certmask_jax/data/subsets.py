@@ -23,7 +23,7 @@ class Subset(NamedTuple):
 
 
 def chosen(
-    name: str, split: str, found: Found, num_images: int | None, seed: int | None
+    name: str, split: str, contents: Found, num_images: int | None, seed: int | None
 ) -> tuple[NDArray[np.intp], Subset | None]:
     """The numbers ``int[T]`` of the images that are taken, and how they were chosen.
 
@@ -37,7 +37,7 @@ def chosen(
     Raises:
       ValueError: for more images than there are, or a seed without a number of images.
     """
-    total = found.num_images
+    total = contents.num_images
     if num_images is None:
         if seed is not None:
             raise ValueError("subset_seed: expected num_images, the number to draw, beside it")
@@ -51,12 +51,12 @@ def chosen(
         return np.arange(total), None
     if seed is not None:
         return at_random(total, num_images, seed), Subset("at random", total, seed)
-    if found.classes_of is not None and (
-        found.files is not None
-        or come_by_class(found.classes_of(min(total, max(num_images, _LOOKED_AT))).tolist())
+    if contents.classes_of is not None and (
+        contents.files is not None
+        or come_by_class(contents.classes_of(min(total, max(num_images, _LOOKED_AT))).tolist())
     ):
         return (
-            evenly(found.classes_of(total), num_images),
+            evenly(contents.classes_of(total), num_images),
             Subset("evenly over classes", total),
         )
     return np.arange(num_images), Subset("first", total)

@@ -166,7 +166,7 @@ def value_of(future: Any, where: BucketPath) -> bytes:
 def explained(text: str, where: BucketPath) -> OSError:
     """The ``OSError`` for one of TensorStore's errors, with what to do about it."""
     root = f"{where.scheme}://{where.bucket}"
-    status, reason = found.groups() if (found := re.match(r"([A-Z_]+): (.*)", text)) else ("", text)
+    status, reason = match.groups() if (match := re.match(r"([A-Z_]+): (.*)", text)) else ("", text)
     reason = reason.split(" [")[0].rsplit("attempts failed: ", 1)[-1][:200]
     if status in ("PERMISSION_DENIED", "UNAUTHENTICATED"):
         why = f"no permission ({reason}); log in as one who may list, read, write and delete there"

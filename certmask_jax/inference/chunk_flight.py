@@ -84,4 +84,4 @@ class ChunkFlight:
     def receive(self) -> Outputs:
         """Waits for the chunk that was sent first: NumPy arrays ``[W]``."""
         count, outputs = self._sent.popleft()
-        return Outputs(*(found[:count] for found in jax.device_get(outputs)))
+        return Outputs(*(column[:count] for column in jax.device_get(outputs)))

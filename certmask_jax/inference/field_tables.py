@@ -146,7 +146,7 @@ class FieldTables:
 
     def evaluate(self, images: NDArray[np.uint8], image_of: Indices, columns: Indices) -> Outputs:
         """Any list of W items, NumPy ``[W]``, out of the whole table."""
-        return Outputs(*(found[image_of, columns] for found in self.table(images)))
+        return Outputs(*(column[image_of, columns] for column in self.table(images)))
 
     def table(self, images: NDArray[np.uint8], progress: Told | None = None) -> Outputs:
         """All masked images of all images: NumPy ``[B, V]``."""
@@ -159,7 +159,7 @@ class FieldTables:
 
         def receive() -> None:
             count, outputs = sent.popleft()
-            received.append([found[:count, :width] for found in jax.device_get(outputs)])
+            received.append([column[:count, :width] for column in jax.device_get(outputs)])
             if progress is not None:
                 progress(count * width, devices * width)
 

@@ -135,8 +135,8 @@ class HostBatches:
         with unguarded():
             masked = _program(self.preprocessing, self.function.dtype)(images, boxes)
             logits = self.function.checked(np.array(masked))  # its own, which it may write to
-            found: Outputs = jax.device_get(_outputs_of(logits))
-        return found
+            on_host: Outputs = jax.device_get(_outputs_of(logits))
+        return on_host
 
 
 class _Flight:

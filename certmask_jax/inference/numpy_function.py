@@ -71,7 +71,7 @@ class NumpyFunction:
           ValueError: when the function raises anything, or gives no floating ``[B, K]``.
         """
         try:
-            found = np.asarray(self.logits(images))
+            given = np.asarray(self.logits(images))
         except Exception as error:  # the function's own, of any kind
             why = " ".join(str(error).split())[:300]
             raise ValueError(
@@ -79,13 +79,13 @@ class NumpyFunction:
                 f"({type(error).__name__}{': ' * bool(why)}{why})"
             ) from error
         wanted = (len(images), self.num_classes)
-        if found.shape != wanted or not np.issubdtype(found.dtype, np.floating):
+        if given.shape != wanted or not np.issubdtype(given.dtype, np.floating):
             raise ValueError(
                 f"logits: expected floating numbers {list(wanted)} for images "
-                f"{images.dtype}{list(images.shape)}, got {found.dtype}{list(found.shape)}"
+                f"{images.dtype}{list(images.shape)}, got {given.dtype}{list(given.shape)}"
             )
         with np.errstate(over="ignore"):  # infinite then, which is no label
-            logits = found.astype(np.float32)
+            logits = given.astype(np.float32)
         return logits if self.outputs is None else logits[:, list(self.outputs)]
 
 

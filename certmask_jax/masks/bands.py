@@ -1,50 +1,160 @@
-"""Bands: masks that leave one band of an image to be seen, as (De)Randomized Smoothing has them.
+"""Bands and blocks: masks that leave one part of an image to be seen, for votes of many parts.
 
-Levine and Feizi (NeurIPS 2020) classify an image by the votes of a model that sees one band of
-columns at a time, each of b columns, one starting at every s-th column, round the border. Here a
-band is told by what is hidden: the mask is everything else. A location of the patch is hidden by
-the mask of every band that it does not meet; of bands at every column a patch of p columns meets
-p + b - 1. Votes over such masks (``defenses.plurality``) are their smoothing, and its exact worst
-case knows which votes the patch reaches where the paper's certificate counts the most there can be.
+(De)Randomized Smoothing (Levine and Feizi, NeurIPS 2020) classifies an image by the votes of a
+model that sees one band of b columns at a time, or one block; smoothed ViTs do the same with a
+stride. A band is told here by what is hidden: its mask is everything else. So a mask hides a patch
+if and only if its band does not meet it, and ``MaskSet.affected`` says which bands each placement
+meets, counted one by one. The closed form ceil((p + b - 1) / s) is one short where the stride does
+not divide the width (soundness, 13.2).
+
+Bands begin at 0, s, 2s, ... With ``wrap`` there is one for every such position of the image, and
+those near the border go on at the other side. Without, bands end at the border: those that lie
+inside the image, and one more that ends at the border where the stride leaves a rest.
 """
 
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
-from certmask_jax.masks import geometry
+from certmask_jax.masks import geometry, placements
 from certmask_jax.masks.geometry import Size
+from certmask_jax.masks.intervals import Interval
 from certmask_jax.masks.mask_set import MaskSet
 
 
-def column_bands(image_size: Size, patch_size: Size, *, width: int, stride: int = 1) -> MaskSet:
-    """Masks that each leave ``width`` columns in a row to be seen, round the border.
-
-    A band that begins near the right border goes on at the left one, so all have the same width.
+def column_bands(
+    image_size: Size, patch_size: Size, *, band: int, stride: int = 1, wrap: bool = True
+) -> MaskSet:
+    """Masks that each leave ``band`` columns in a row to be seen, from left to right.
 
     Args:
       image_size, patch_size: in pixels.
-      width: b, columns that are seen.
+      band: b, columns that are seen.
       stride: s, columns from one band to the next; the last step may be shorter.
+      wrap: bands go round the border.
 
     Returns:
-      ``ceil(w / s)`` masks, from left to right.
+      ``ceil(w / s)`` masks with ``wrap``, else ``ceil((w - b) / s) + 1``.
 
     Raises:
       CoverageError: where a patch meets every band.
       ValueError: unless 1 <= b < w and 1 <= s <= w.
     """
     image, patch, _ = geometry.checked_sizes(image_size, patch_size)
-    height, columns = image
-    for name, value, most in (("width", width, columns - 1), ("stride", stride, columns)):
+    hidden = _hidden(image[1], band, stride, wrap, "columns")
+    return MaskSet(_stacked([_across(h, image) for h in hidden]), image, patch, name="column_bands")
+
+
+def row_bands(
+    image_size: Size, patch_size: Size, *, band: int, stride: int = 1, wrap: bool = True
+) -> MaskSet:
+    """Masks that each leave ``band`` rows in a row to be seen, from the top down.
+
+    As ``column_bands``, of rows.
+    """
+    image, patch, _ = geometry.checked_sizes(image_size, patch_size)
+    hidden = _hidden(image[0], band, stride, wrap, "rows")
+    return MaskSet(_stacked([_down(h, image) for h in hidden]), image, patch, name="row_bands")
+
+
+def row_and_column_bands(
+    image_size: Size, patch_size: Size, *, band: Size, stride: Size = 1, wrap: bool = True
+) -> MaskSet:
+    """The masks of ``row_bands`` and then those of ``column_bands``: smoothed ViTs' mode "both".
+
+    Args:
+      band, stride: of both, or ``(of rows, of columns)``.
+    """
+    (height, width), (down, across) = _pairs(band, stride)
+    image, patch, _ = geometry.checked_sizes(image_size, patch_size)
+    rows = [_down(h, image) for h in _hidden(image[0], height, down, wrap, "rows")]
+    columns = [_across(h, image) for h in _hidden(image[1], width, across, wrap, "columns")]
+    return MaskSet(_stacked(rows + columns), image, patch, name="row_and_column_bands")
+
+
+def blocks(
+    image_size: Size, patch_size: Size, *, band: Size, stride: Size = 1, wrap: bool = True
+) -> MaskSet:
+    """Masks that each leave a block to be seen, row by row: those of row and column bands at once.
+
+    Args:
+      image_size, patch_size: in pixels.
+      band: the height and width of a block; an int is a square.
+      stride: pixels from one block to the next, or ``(down, across)``.
+      wrap: blocks go round the border.
+
+    Raises:
+      CoverageError: where a patch meets every block.
+      ValueError: as for ``column_bands``, on each axis.
+    """
+    (height, width), (down, across) = _pairs(band, stride)
+    image, patch, _ = geometry.checked_sizes(image_size, patch_size)
+    rows = [_down(h, image) for h in _hidden(image[0], height, down, wrap, "rows")]
+    columns = [_across(h, image) for h in _hidden(image[1], width, across, wrap, "columns")]
+    masks = [row + column for row in rows for column in columns]
+    return MaskSet(_stacked(masks), image, patch, name="blocks")
+
+
+def affected_parts(masks: MaskSet) -> tuple[NDArray[np.bool_], ...]:
+    """``masks.affected()``, as parts of which an attacker picks a group each, whatever the others.
+
+    Which bands of rows a patch meets is up to its row alone, and which bands of columns up to its
+    column. So one patch of one shape, anywhere in the image, has two independent parts where the
+    set is of bands of rows followed by bands of columns; all pairs of them are never listed.
+
+    Returns:
+      ``bool[G_i, B_i]`` for each part, in the order of the masks; one part where they do not fall
+      apart.
+    """
+    top, left, bottom, right = np.moveaxis(masks.boxes, -1, 0)
+    used = (top < bottom) & (left < right)
+    of_rows = (~used | ((left == 0) & (right == masks.image_size[1]))).all(axis=1)
+    of_columns = (~used | ((top == 0) & (bottom == masks.image_size[0]))).all(axis=1)
+    first = int(of_rows.sum())
+    one_shape = len(masks.threat) == 1 and len(masks.threat.shapes) == 1
+    apart = of_rows[:first].all() and of_columns[first:].all() and 0 < first < len(masks)
+    if not apart or not one_shape or len(masks.threat.region) > 1:
+        return (masks.affected(),)
+    return tuple(
+        ~placements.groups(boxes, masks.threat).hidden
+        for boxes in (masks.boxes[:first], masks.boxes[first:])
+    )
+
+
+def _hidden(length: int, band: int, stride: int, wrap: bool, unit: str) -> list[list[Interval]]:
+    """What each band of an axis hides of it, as intervals."""
+    for name, value, most in (("band", band, length - 1), ("stride", stride, length)):
         if not isinstance(value, int | np.integer) or not 1 <= value <= most:
             raise ValueError(
-                f"{name}: expected columns from 1 to {most}, of an image of {columns}, got {value}"
+                f"{name}: expected {unit} from 1 to {most}, of an image of {length}, got {value}"
             )
-    boxes = np.zeros((-(-columns // stride), 2, 4), np.int32)
-    for mask, first in zip(boxes, range(0, columns, stride), strict=True):
-        last = first + width
-        hidden = [(0, first), (last, columns)] if last <= columns else [(last - columns, first)]
-        parts = [(0, left, height, right) for left, right in hidden if left < right]
+    if wrap:
+        firsts = list(range(0, length, stride))
+    else:
+        firsts = sorted({*range(0, length - band + 1, stride), length - band})
+    hidden = []
+    for first in firsts:
+        last = first + band
+        outside = [(0, first), (last, length)] if last <= length else [(last - length, first)]
+        hidden.append([(start, stop) for start, stop in outside if start < stop])
+    return hidden
+
+
+def _pairs(band: Size, stride: Size) -> tuple[tuple[int, int], tuple[int, int]]:
+    return geometry.as_size(band, "band"), geometry.as_size(stride, "stride")
+
+
+def _across(hidden: list[Interval], image: tuple[int, int]) -> list[tuple[int, int, int, int]]:
+    return [(0, start, image[0], stop) for start, stop in hidden]
+
+
+def _down(hidden: list[Interval], image: tuple[int, int]) -> list[tuple[int, int, int, int]]:
+    return [(start, 0, stop, image[1]) for start, stop in hidden]
+
+
+def _stacked(masks: list[list[tuple[int, int, int, int]]]) -> NDArray[np.int32]:
+    boxes = np.zeros((len(masks), max(map(len, masks)), 4), np.int32)
+    for mask, parts in zip(boxes, masks, strict=True):
         mask[: len(parts)] = parts
-    return MaskSet(boxes, image, patch, name="column_bands")
+    return boxes

@@ -125,6 +125,15 @@ class MaskSet(ByContent):
                 "budgeted_grid, exact_k_fold)"
             )
 
+    def affected(self) -> NDArray[np.bool_]:
+        """Which masks show something of the patches, ``bool[G, N]``, for groups of placements.
+
+        Counted one by one, for whatever threat the set was built for. Placements that the same
+        masks show are one group, and one whose masks are only some of another group's is left out,
+        as an attacker can do no more there. Of bands: which bands a patch meets.
+        """
+        return ~placements.groups(self.boxes, self.threat).hidden
+
     def coverage(self) -> NDArray[np.int32]:
         """How many masks hide the patch at each location: ``int32[h - ph + 1, w - pw + 1]``.
 

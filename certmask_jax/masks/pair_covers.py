@@ -111,14 +111,14 @@ def fano_plane(image_size: Size, patch_size: Size) -> MaskSet:
         tuple(sorted(tuple(sorted(p[i] for i in line)) for line in plane))
         for p in itertools.permutations(range(7))
     }
-    found = [
+    layouts = [
         (partitions.rank(partitions.hidden_areas(blocks[np.array(lines)], image)), blocks, lines)
         for _, _, blocks in partitions.even_partitions(image, patch, 7)
         for lines in sorted(planes)
     ]
-    if not found:
+    if not layouts:
         raise ValueError(f"fano_plane: expected at least 7 locations, got {_by(counts)}")
-    _, blocks, lines = min(found, key=lambda one: one[0])
+    _, blocks, lines = min(layouts, key=lambda one: one[0])
     return _mask_set(blocks, lines, image, patch, "lines of the Fano plane")
 
 

@@ -101,7 +101,7 @@ def _heights(
     }
     step = max(1, count // 8) if len(kinds) > 1 else 0
     while step:
-        found = None
+        better = None
         for source, target in itertools.permutations(kinds, 2):
             if totals[source] < step:
                 continue
@@ -109,7 +109,7 @@ def _heights(
             shares = {kind: iter(stretches(moved[kind], lengths.count(kind))) for kind in kinds}
             heights = [1 + b - a for a, b in (next(shares[n]) for n in lengths)]
             if value(heights) < value(best):
-                found, best = moved, heights
-        totals = found or totals
-        step = step if found else step // 2
+                better, best = moved, heights
+        totals = better or totals
+        step = step if better else step // 2
     return best

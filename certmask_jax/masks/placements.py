@@ -75,14 +75,14 @@ def any_hidden(boxes: NDArray[np.int32], threat: Threat) -> NDArray[np.bool_]:
 
     A mask that can hide one patch of each kind can hide them together, wherever that is.
     """
-    found = np.ones(len(boxes), dtype=np.bool_)
+    of_all = np.ones(len(boxes), dtype=np.bool_)
     for shapes in set(threat.patches):
         some = np.zeros(len(boxes), dtype=np.bool_)
         for shape in shapes:
             hidden, _, allowed = _on_grid(boxes, threat, shape)
             some |= hidden[:, allowed].any(axis=1)
-        found &= some
-    return found
+        of_all &= some
+    return of_all
 
 
 def described(example: NDArray[np.int64]) -> str:
@@ -93,8 +93,8 @@ def described(example: NDArray[np.int64]) -> str:
 def _of_one_patch(boxes: NDArray[np.int32], threat: Threat, shapes: tuple[Shape, ...]) -> Groups:
     hidden, examples = [], []
     for shape in shapes:
-        found, places = _hidden_at(boxes, threat, shape)
-        packed, first = _distinct(np.packbits(found, axis=1))
+        hides, places = _hidden_at(boxes, threat, shape)
+        packed, first = _distinct(np.packbits(hides, axis=1))
         hidden.append(packed)
         examples.append(np.column_stack([np.tile(shape, (len(first), 1)), places[first]]))
     return _minimal(np.concatenate(hidden), np.concatenate(examples)[:, None], len(boxes))

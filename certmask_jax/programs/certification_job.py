@@ -271,14 +271,14 @@ def _name(config: Config, dataset: data.Dataset, identity: dict[str, Any]) -> st
 
 def _registered(config: Config, specs: Sequence[str]) -> dict[str, Any]:
     """Import paths of what other packages have registered by name, for the identity of a run."""
-    found = defense_specs.registered_paths(specs)
+    import_paths = defense_specs.registered_paths(specs)
     for name, group, own in (
         (config.data.dataset, imported.DATASETS, data.names()),
         (config.model.model, imported.MODELS, models.names()),
     ):
         if name not in own and name in (paths := imported.registered(group)):
-            found[name] = paths[name]
-    return {"registered": found} if found else {}
+            import_paths[name] = paths[name]
+    return {"registered": import_paths} if import_paths else {}
 
 
 def _dataset_and_model(config: Config, head: int | None) -> tuple[data.Dataset, Model]:

@@ -178,8 +178,8 @@ def _own(name: str, path: str) -> DefenseEntry:
     def build(*masks: Any, **arguments: Any) -> Defense:
         if "against" in arguments and not imported.accepts(path, "against"):
             raise ValueError(f"{BUILT_FOR.name}: expected a defense that takes against={{threat}}")
-        found: Defense = imported.called(path, *masks, wanted=Defense, **arguments)
-        return found
+        defense: Defense = imported.called(path, *masks, wanted=Defense, **arguments)
+        return defense
 
     has_second = any(p.name == "second" for p in there)
     return DefenseEntry(name, about, build, keys, second_round=has_second, path=path)

@@ -104,13 +104,13 @@ def _with_default(key: Key) -> str:
 
 def _keys() -> list[Key]:
     """Every key once, those of defenses first; without a default where entries differ in it."""
-    found: dict[str, Key] = {}
+    by_name: dict[str, Key] = {}
     entries = [*(e.keys for e in DEFENSES.values()), *(m.keys for m in MASKS), (BUILT_FOR,)]
     for key in (key for keys in entries for key in keys):
-        before = found.setdefault(key.name, key)
+        before = by_name.setdefault(key.name, key)
         if before.default != key.default:
-            found[key.name] = Key(key.name, key.read, key.about)
-    return list(found.values())
+            by_name[key.name] = Key(key.name, key.read, key.about)
+    return list(by_name.values())
 
 
 def _installed(group: str) -> dict[str, str]:

@@ -224,7 +224,7 @@ MASKS = (
         "all but so many columns in a row, for votes (De-Randomized Smoothing's bands)",
         bands.column_bands,
         (
-            Key("bands", int, "columns that are seen", argument="width"),
+            Key("bands", int, "columns that are seen", argument="band"),
             Key("stride", int, "columns from one band to the next", "1"),
         ),
     ),

@@ -108,8 +108,8 @@ def compute_features(
     for start in starts:
         numbers = np.arange(start, min(start + _IMAGES_A_BLOCK, len(source)))
         file = None if folder is None else folder / f"{start:08}.npz"
-        found = None if file is None else _read(file, identity)
-        if found is None:
+        features = None if file is None else _read(file, identity)
+        if features is None:
             pixels = source.gather(numbers)
             computed = np.stack(
                 [
@@ -123,11 +123,11 @@ def compute_features(
                     f"features of images {start} to {numbers[-1]} are not finite; compute float32 "
                     "has a wider range than bfloat16, else the weights are broken"
                 )
-            found = Features(computed, pixels.labels)
+            features = Features(computed, pixels.labels)
             if file is not None:
-                _write(file, identity, found)
-        parts.append(found.of_copies)
-        labels.append(found.labels)
+                _write(file, identity, features)
+        parts.append(features.of_copies)
+        labels.append(features.labels)
         if progress is not None:
             progress(copies * (int(numbers[-1]) + 1), copies * len(source))
         if should_stop is not None and start != starts[-1] and should_stop():
@@ -175,13 +175,13 @@ def _of_copy(
         at = np.minimum(np.arange(start, start + size), len(images) - 1)  # filled up with the last
         batch = jax.device_put((images[at], numbers[at].astype(np.int32)), split)
         with usual_promotion(), reproducible():
-            found, error = program(params, *batch, np.int32(copy))
+            computed, error = program(params, *batch, np.int32(copy))
         if not float(error) <= _CLOSE and np.isfinite(float(error)):
             raise ValueError(
                 "train: expected a model whose logits are what its head gives, but something "
                 "follows the head"
             )
-        parts.append(np.asarray(found)[: len(images) - start])
+        parts.append(np.asarray(computed)[: len(images) - start])
     return np.concatenate(parts)
 
 

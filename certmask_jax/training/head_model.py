@@ -52,15 +52,15 @@ def head_alone(model: Model) -> Model:
     """
     config = model.data_config
     images = jax.ShapeDtypeStruct((1, *config.input_size, config.channels), np.float32)
-    found: list[tuple[nn.Module, tuple[int, ...]]] = []
+    heads: list[tuple[nn.Module, tuple[int, ...]]] = []
 
     def shapes(params: Params, images: Array) -> Array:
         seen, head, logits = seen_by_head(model, model.module, params, images)
-        found.append((head, seen.shape[1:]))
+        heads.append((head, seen.shape[1:]))
         return logits
 
     jax.eval_shape(shapes, model.param_shapes(), images)
-    head, shape = found[-1]
+    head, shape = heads[-1]
     if int(np.prod(shape)) != shape[-1]:
         raise ValueError(
             f"train: expected a model whose head sees one vector of each image, got {model.name}, "

@@ -52,13 +52,13 @@ def head_of(model: Model) -> TrainedPart:
     Raises:
       ValueError: for a model without one that is known by its name.
     """
-    found = frozenset(path for path, name in _names(model).items() if is_head(name))
-    if not found:
+    paths = frozenset(path for path, name in _names(model).items() if is_head(name))
+    if not paths:
         raise ValueError(
             "train: expected a model whose last layer is called head, head.fc, fc, linear or "
             f"classifier, got {model.name}"
         )
-    return TrainedPart(found)
+    return TrainedPart(paths)
 
 
 def last_block_of(model: Model) -> TrainedPart:
@@ -75,15 +75,15 @@ def last_block_of(model: Model) -> TrainedPart:
             f"{model.name}; head works for any with one layer at its end"
         )
     starts = (f"blocks.{max(numbers)}.", *_AFTER_BLOCKS)
-    found = {path for path, name in names.items() if name.startswith(starts)}
+    chosen = {path for path, name in names.items() if name.startswith(starts)}
     paths = head_of(model).paths
     assert paths is not None
-    return TrainedPart(frozenset(found) | paths)
+    return TrainedPart(frozenset(chosen) | paths)
 
 
 def _flat(params: Any) -> dict[tuple[str, ...], Any]:
-    found: dict[tuple[str, ...], Any] = traverse_util.flatten_dict(params)  # type: ignore[no-untyped-call]
-    return found
+    flat: dict[tuple[str, ...], Any] = traverse_util.flatten_dict(params)  # type: ignore[no-untyped-call]
+    return flat
 
 
 def _nested(flat: dict[tuple[str, ...], Any]) -> Any:

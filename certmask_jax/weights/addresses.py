@@ -49,5 +49,5 @@ def card_of(where: str | os.PathLike[str] | Address) -> Card | None:
     Raises:
       ValueError, OSError: for what is not there, or cannot be fetched; or as ``address``.
     """
-    found = address(where)
-    return None if isinstance(found, Path) else found.card()
+    place = address(where)
+    return None if isinstance(place, Path) else place.card()

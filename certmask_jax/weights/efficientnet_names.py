@@ -35,14 +35,14 @@ _SEPARABLE = {**_EXPANDED, "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "b
 
 def renamed(entries: Mapping[str, Entry]) -> Mapping[str, Entry]:
     """Entries under timm's names, wherever such a model lies in a file; others as they are."""
-    found = dict(entries)
+    entries_there = dict(entries)
     for mark in [name for name in entries if re.search(rf"(?:^|[./]){_MARK}$", name)]:
         prefix = mark.removesuffix(_MARK)
         own = {name[len(prefix) :]: name for name in entries if name.startswith(prefix)}
         blocks = _stages({name: entries[whole].shape for name, whole in own.items()})
         for name, whole in own.items():
-            found[prefix + _timm_name(name, own, blocks)] = found.pop(whole)
-    return found
+            entries_there[prefix + _timm_name(name, own, blocks)] = entries_there.pop(whole)
+    return entries_there
 
 
 def _stages(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, str]:

@@ -79,7 +79,7 @@ def prefixes(names: Set[str]) -> list[str]:
 
 def family(shapes: Shapes) -> str | None:
     """The family, such as ``"ViT"``; None when it is not known."""
-    return next((found for found, name in _FAMILIES if name in shapes), None)
+    return next((one for one, name in _FAMILIES if name in shapes), None)
 
 
 def describe(shapes: Shapes) -> str:

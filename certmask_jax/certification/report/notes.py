@@ -11,18 +11,18 @@ from certmask_jax.certification.report.records import MARGINS, Report
 
 def notices_of(report: Report) -> list[Notice]:
     """All notices of a report in their order: those that it holds, and those that numbers tell."""
-    found = list(report.notices)
+    said = list(report.notices)
     if report.left_out:
-        found.append(notices.LeftOut(report.left_out))
+        said.append(notices.LeftOut(report.left_out))
     made, whole = report.forward_passes["made"], report.forward_passes["full_table"]
     if made < whole:
-        found.append(notices.FewerPasses(made, whole, report.num_images))
+        said.append(notices.FewerPasses(made, whole, report.num_images))
     if report.margin_guard:
-        found.append(notices.MarginGuard(report.margin_guard))
+        said.append(notices.MarginGuard(report.margin_guard))
     if report.non_finite_images:
-        found.append(notices.NonFinite(report.non_finite_images))
+        said.append(notices.NonFinite(report.non_finite_images))
     order = {kind: number for number, kind in enumerate(notices.IN_ORDER)}
-    return sorted(found, key=lambda notice: order.get(type(notice), len(order)))
+    return sorted(said, key=lambda notice: order.get(type(notice), len(order)))
 
 
 def heading(report: Report) -> list[str]:

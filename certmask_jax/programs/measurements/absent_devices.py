@@ -146,7 +146,7 @@ def devices(target: Target) -> list[Any]:
     from jax.experimental import topologies
 
     try:
-        found = topologies.get_topology_desc(platform=target.compiled_by, **target.topology)
+        topology = topologies.get_topology_desc(platform=target.compiled_by, **target.topology)
     except Exception as error:  # of many kinds, as it depends on what is there
         why = (" ".join(str(error).split()) or type(error).__name__)[:200]
         raise ValueError(
@@ -154,4 +154,4 @@ def devices(target: Target) -> list[Any]:
             f"--target compilers {' '.join(map(shlex.quote, packages(target)))} puts it into a "
             "folder of its own, and PYTHONPATH=compilers finds it there"
         ) from error
-    return list(found.devices)
+    return list(topology.devices)

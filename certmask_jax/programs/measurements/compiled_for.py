@@ -181,15 +181,15 @@ def _estimate(
     else:
         slowest = max(seconds.values())
         how = "speed from the slower of operations and traffic, each at its peak, which is seldom"
-    found: dict[str, Any] = {
+    facts: dict[str, Any] = {
         f"microseconds_a_{work.unit}_{name}": 1e6 * value for name, value in seconds.items()
     }
-    found[f"{work.unit}s_a_second_a_device"] = 1 / slowest
+    facts[f"{work.unit}s_a_second_a_device"] = 1 / slowest
     if work.flops is not None:
-        found["operations_each"] = work.flops
-        found["share_of_the_peak"] = work.flops / slowest / peak
-    found["traffic_megabytes_each"] = traffic / done / 1e6
-    found["assumes"] = [
+        facts["operations_each"] = work.flops
+        facts["share_of_the_peak"] = work.flops / slowest / peak
+    facts["traffic_megabytes_each"] = traffic / done / 1e6
+    facts["assumes"] = [
         how,
         f"{peak / 1e12:,.4g} TFLOP/s at precision {precision}, {target.bandwidth / 1e12:.3g} TB/s "
         f"({target.source})",
@@ -197,5 +197,5 @@ def _estimate(
         "traffic as if each operation read and wrote all of its arrays, and no cache spared any",
     ]
     if "by_cycles" in seconds and target.clock is not None:
-        found["assumes"].append(f"{target.clock / 1e9:.3g} GHz, which follows from the peak")
-    return found
+        facts["assumes"].append(f"{target.clock / 1e9:.3g} GHz, which follows from the peak")
+    return facts

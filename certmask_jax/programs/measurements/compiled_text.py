@@ -135,8 +135,8 @@ def read(text: str) -> Program:
         elif line.startswith("}") and name:
             computations[name] = tuple(lines)
             name = ""
-        elif name and (found := _INSTRUCTION.match(line)):
-            lines.append(_instruction(found))
+        elif name and (match := _INSTRUCTION.match(line)):
+            lines.append(_instruction(match))
     if entry is None:
         raise ValueError("expected the text of a compiled program, got one without ENTRY")
     return Program(computations, entry)
@@ -144,12 +144,12 @@ def read(text: str) -> Program:
 
 def collectives(program: Program) -> list[str]:
     """The operations with which devices wait for each other, wherever they are."""
-    found = (
+    matches = (
         _COLLECTIVE.match(instruction.opcode)
         for lines in program.computations.values()
         for instruction in lines
     )
-    return [match[1] for match in found if match]
+    return [match[1] for match in matches if match]
 
 
 def loops(program: Program) -> list[int | None]:
@@ -187,12 +187,12 @@ def traffic(program: Program) -> int:
 
 def cycles(program: Program) -> int | None:
     """Cycles that the compiler of TPUs expects all to take; None of others, which say nothing."""
-    found = [
+    counts = [
         (int(said[1]), times)
         for _, line, times in program.executed()
         if (said := re.search(r'"estimated_cycles":"(\d+)"', line.rest))
     ]
-    return sum(each * times for each, times in found) if found else None
+    return sum(each * times for each, times in counts) if counts else None
 
 
 def narrow(program: Program, opcode: str) -> int:
@@ -215,8 +215,8 @@ def of_shape(program: Program, shape: Sequence[int]) -> set[str]:
     }
 
 
-def _instruction(found: re.Match[str]) -> Instruction:
-    name, types, opcode, rest = found.groups()
+def _instruction(match: re.Match[str]) -> Instruction:
+    name, types, opcode, rest = match.groups()
     outputs = tuple(_buffer(*array) for array in _ARRAY.findall(types))
     operands = tuple(_OPERAND.findall(rest[: _closing(rest)]))
     return Instruction(name, opcode, outputs, operands, rest)

@@ -1,0 +1,169 @@
+"""Kept tokens: what a ViT still sees of an image under a mask, when hidden tokens are dropped.
+
+A ViT cuts an image into square tokens and puts a class token before them. Under a mask a token is
+kept if any pixel of it can be seen, and the class token always (smoothed ViTs, Salman et al., CVPR
+2022; ViP, Li et al., ECCV 2022). Positions are added before tokens are dropped, so what is kept is
+told by its index alone. Nothing of a hidden pixel gets through, as a token that is partly hidden
+holds the fill there; so the proofs about masks hold for dropped tokens as they are.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from certmask_jax.masks import geometry
+from certmask_jax.masks.geometry import Size
+from certmask_jax.masks.intervals import boxes_of, wrapped
+from certmask_jax.masks.mask_set import MaskSet
+
+PADDING = -1
+"""What stands in a list of tokens after the last one."""
+
+# Masks are painted in blocks of about this many pixels.
+_PIXELS_AT_ONCE = 1 << 24
+
+
+class SameCount(NamedTuple):
+    """The masks that keep one number of tokens, and which."""
+
+    masks: NDArray[np.int32]  # [n] which masks
+    tokens: NDArray[np.int32]  # [n, count] without padding
+
+
+def kept_tokens(
+    masks: MaskSet | NDArray[np.int32],
+    image_size: Size | None = None,
+    *,
+    token: int,
+    enlarged: int = 1,
+) -> NDArray[np.int32]:
+    """The tokens that are kept under each mask.
+
+    Args:
+      masks: a mask set, or boxes ``int32[N, R, 4]``.
+      image_size: in pixels, of boxes.
+      token: the side of a token, in pixels of the model's input.
+      enlarged: how many times larger the model's input is than the image that is masked, where it
+        is enlarged by repeating pixels (7 for CIFAR-10 at 224).
+
+    Returns:
+      ``int32[N, M]``, ascending: 0 is the class token, ``1 + i`` token i, row by row; filled up
+      with ``PADDING`` to M, the most that a mask keeps.
+
+    Raises:
+      ValueError: for boxes without an image size, or a token that does not divide the input.
+    """
+    if isinstance(masks, MaskSet):
+        boxes, image = masks.boxes, masks.image_size
+    elif image_size is None:
+        raise ValueError("image_size: expected the size of the image beside boxes, got None")
+    else:
+        image = geometry.as_size(image_size, "image_size")
+        boxes = geometry.as_boxes(masks, image)
+    for name, value in (("token", token), ("enlarged", enlarged)):
+        if not isinstance(value, int | np.integer) or value < 1:
+            raise ValueError(f"{name}: expected an int of at least 1, got {value!r}")
+    height, width = image[0] * enlarged, image[1] * enlarged
+    if height % token or width % token:
+        raise ValueError(
+            f"token: expected a side that divides the input of {height}x{width} pixels, got {token}"
+        )
+    seen = np.concatenate(
+        [
+            _tokens_seen(part * enlarged, (height, width), token)
+            for part in np.array_split(
+                boxes, max(1, len(boxes) * height * width // _PIXELS_AT_ONCE)
+            )
+        ]
+    )
+    return _listed(seen)
+
+
+def by_count(tokens: NDArray[np.int32]) -> list[SameCount]:
+    """Masks that keep equally many tokens together, fewest first: programs without padding.
+
+    ``tokens int32[N, M]`` as of ``kept_tokens``.
+    """
+    counts = (tokens != PADDING).sum(axis=1)
+    groups = [(np.flatnonzero(counts == count), int(count)) for count in np.unique(counts)]
+    return [SameCount(of.astype(np.int32), tokens[of, :count]) for of, count in groups]
+
+
+def token_windows(image_size: Size, patch_size: Size, *, token: int, window: Size) -> MaskSet:
+    """ViP's masks: every window of ``window`` tokens of the image, row by row.
+
+    A patch of p pixels on an axis lies in some window of ``ceil((p - 1) / token) + 1`` tokens,
+    wherever it is (``window_for``): 3 for 23 and 32 pixels and tokens of 16.
+
+    Args:
+      image_size, patch_size: in pixels.
+      token: the side of a token in pixels.
+      window: in tokens, a side or ``(height, width)``. ViP's linear masks are as high as the image.
+
+    Raises:
+      CoverageError: where a placement is hidden by no window.
+      ValueError: for a token that does not divide the image, or a window that does not fit it.
+    """
+    image, patch, _ = geometry.checked_sizes(image_size, patch_size)
+    grid, sides = _grid(image, token), geometry.as_size(window, "window")
+    if any(side > count for side, count in zip(sides, grid, strict=True)):
+        raise ValueError(f"window: expected at most {grid[0]}x{grid[1]} tokens, got {sides}")
+    axes = [
+        [[(i * token, (i + side) * token)] for i in range(count - side + 1)]
+        for side, count in zip(sides, grid, strict=True)
+    ]
+    return MaskSet(boxes_of(axes), image, patch, name="token_windows")
+
+
+def wrapped_token_windows(image_size: Size, *, token: int, window: Size) -> NDArray[np.int32]:
+    """ViP's masks for two patches: windows of tokens that go round the border, row by row.
+
+    Returns:
+      Boxes ``int32[N, R, 4]`` in pixels, a window for each token; ``MaskSet(boxes, image_size,
+      Threat.of(image_size, patch, patches=2))`` says whether they hide every two patches.
+
+    Raises:
+      ValueError: for a token that does not divide the image.
+    """
+    image = geometry.as_size(image_size, "image_size")
+    grid, sides = _grid(image, token), geometry.as_size(window, "window")
+    axes = [
+        [wrapped(i * token, side * token, count * token) for i in range(count)]
+        for side, count in zip(sides, grid, strict=True)
+    ]
+    return boxes_of(axes)
+
+
+def window_for(patch_size: Size, *, token: int) -> tuple[int, int]:
+    """The smallest window, in tokens, that holds a patch wherever it is."""
+    patch = geometry.as_size(patch_size, "patch_size")
+    return -(-(patch[0] - 1) // token) + 1, -(-(patch[1] - 1) // token) + 1
+
+
+def _grid(image: tuple[int, int], token: int) -> tuple[int, int]:
+    if not isinstance(token, int | np.integer) or token < 1 or any(n % token for n in image):
+        raise ValueError(
+            f"token: expected a side that divides the image of {image[0]}x{image[1]} pixels, got "
+            f"{token!r}"
+        )
+    return image[0] // token, image[1] // token
+
+
+def _tokens_seen(boxes: NDArray[np.int32], size: tuple[int, int], token: int) -> NDArray[np.bool_]:
+    """``bool[n, tokens]``: whether any pixel of a token is seen."""
+    hidden = np.zeros((len(boxes), *size), dtype=np.bool_)
+    for pixels, mask in zip(hidden, boxes, strict=True):
+        for top, left, bottom, right in mask:
+            pixels[top:bottom, left:right] = True
+    cells = hidden.reshape(len(boxes), size[0] // token, token, size[1] // token, token)
+    return ~cells.all(axis=(2, 4)).reshape(len(boxes), -1)
+
+
+def _listed(seen: NDArray[np.bool_]) -> NDArray[np.int32]:
+    kept = np.concatenate([np.ones((len(seen), 1), np.bool_), seen], axis=1)
+    most = int(kept.sum(axis=1).max())
+    order = np.argsort(~kept, axis=1, kind="stable")[:, :most].astype(np.int32)
+    return np.where(np.take_along_axis(kept, order, axis=1), order, PADDING)
