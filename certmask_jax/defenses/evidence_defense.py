@@ -46,8 +46,8 @@ class EvidenceDefense(abc.ABC):
       spec: what a report calls it; its ``name`` if empty. No part of the value.
 
     Raises:
-      ValueError: for several patches at once, a field larger than the image, a window larger than
-        the map, or a parameter out of range.
+      ValueError: for several patches at once, a field larger than the image, a patch that reaches
+        all cells, or a parameter out of range.
     """
 
     threat: Threat
@@ -66,6 +66,13 @@ class EvidenceDefense(abc.ABC):
                 f"{self.threat}; several at once are for defenses that mask images"
             )
         checked_window(self.window, self.cells)
+        if self.window == self.cells:
+            rows, columns = self.cells
+            raise ValueError(
+                f"{self.name}: expected patches that leave some of the {rows}x{columns} cells "
+                f"alone, but {self.threat} reach all of them in one place, so nothing is proved; "
+                "a smaller patch, or a model that sees less in each cell"
+            )
 
     def __str__(self) -> str:
         return f"{self.name}: {self.windows_and_threat}, {self.guarantee.value}"
