@@ -1,0 +1,185 @@
+"""Clipped BagNet (Zhang et al., 2020): the mean of clipped local evidence, with its worst case.
+
+Each cell's evidence for a class is brought into a bounded range, by ``tanh(0.05 u - 1)`` as in the
+paper or by a clip to ``[0, c]``, and the class with the largest mean is the answer. A patch can
+move the cells of one window from one end of the range to the other and no more. With v the clipped
+evidence in ``[lo, hi]`` an image is robust if and only if for all windows w and *all* classes z
+other than y
+
+    SUM((1 - w) v_y) - SUM((1 - w) v_z)  >  |w| (hi - lo)    (soundness, section 12.5).
+
+The published program looks at the runner-up of the clean image only, and lets equality pass.
+
+``tanh`` is read from a table of integers, 256 steps a unit of evidence, so rule and proof see the
+same numbers on every device. In it, as in floating point, both ends of the range are reached.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache, partial
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from numpy.typing import ArrayLike, NDArray
+
+from certmask_jax._own_settings import unguarded
+from certmask_jax.defenses.evidence_windows import Size, checked_window, window_sums
+from certmask_jax.defenses.quantised_evidence import (
+    Evidence,
+    Grid,
+    all_finite,
+    beside,
+    checked_evidence,
+    checked_labels,
+    evidence_grid,
+    image_by_image,
+    quantised,
+)
+
+_TABLE = Grid(bits=8, low=-180 * 256, high=220 * 256)  # tanh is at its ends there
+
+
+class _Game(NamedTuple):
+    window: tuple[int, int]
+    reach: int  # |w| (hi - lo), in units
+
+
+def rule(evidence: ArrayLike | Array, *, clip: float | None = None) -> Array | NDArray[np.int32]:
+    """The label of the largest mean of clipped evidence, ties to the smallest.
+
+    Args:
+      evidence: ``[T, H, W, K]`` logits of cells. NumPy gives NumPy; arrays of JAX may be traced.
+      clip: c of a clip to ``[0, c]``, at most 1024; None is ``tanh(0.05 u - 1)``.
+
+    Returns:
+      ``int32[T]``. Infinities count as the ends of the range and NaN as its lower end.
+
+    Raises:
+      ValueError: for another shape, or a clip that is not above 0 and finite.
+    """
+    array = checked_evidence(evidence)
+    with unguarded():
+        units, _ = _clipped(array, clip)
+        answers = _answers(jnp.asarray(units))
+        return beside(array, answers)
+
+
+def worst_case(
+    evidence: ArrayLike | Array,
+    labels: ArrayLike | Array,
+    *,
+    window: Size,
+    clip: float | None = None,
+    ties: Literal["smallest"] | None = "smallest",
+) -> Array | NDArray[np.bool_]:
+    """Whether the rule answers the label whatever evidence is put into any one window. Exact.
+
+    Args:
+      evidence, clip: as of ``rule``.
+      labels: ``[T]``, the true classes.
+      window: cells that a patch reaches, an int or (height, width).
+      ties: ``"smallest"``, the order of the rule, or None for a proof that holds however ties are
+        broken, so equality never certifies.
+
+    Returns:
+      ``bool[T]``. False for an image with evidence that is not finite.
+
+    Raises:
+      ValueError: as of the rule, and for a window that does not fit or labels that are no classes.
+    """
+    array = checked_evidence(evidence)
+    fitting = checked_window(window, (array.shape[1], array.shape[2]))
+    truth = checked_labels(labels, array)
+    if ties not in (None, "smallest"):
+        raise ValueError(f"ties: expected None or 'smallest', got {ties!r}")
+    with unguarded():
+        units, spread = _clipped(array, clip)
+        game = _Game(fitting, fitting[0] * fitting[1] * spread)
+        robust = _worst_cases(jnp.asarray(units), jnp.asarray(truth), game, ties)
+        return beside(array, robust) & all_finite(array)
+
+
+def runner_up_as_published(
+    evidence: ArrayLike | Array,
+    labels: ArrayLike | Array,
+    *,
+    window: Size,
+    clip: float | None = None,
+) -> Array | NDArray[np.bool_]:
+    """What the published program certifies, true or not: the runner-up alone, equality included.
+
+    The program is that of PatchGuard's authors. Arguments and errors are those of ``worst_case``.
+    Not a certificate: another class than the runner-up may have more evidence outside a window.
+    """
+    array = checked_evidence(evidence)
+    fitting = checked_window(window, (array.shape[1], array.shape[2]))
+    truth = checked_labels(labels, array)
+    with unguarded():
+        units, spread = _clipped(array, clip)
+        game = _Game(fitting, fitting[0] * fitting[1] * spread)
+        holds = _runner_up(jnp.asarray(units), jnp.asarray(truth), game)
+        return beside(array, holds)
+
+
+def _clipped(evidence: Evidence, clip: float | None) -> tuple[Evidence, int]:
+    """Evidence in units of a grid, and how many units the range has."""
+    cells = evidence.shape[1] * evidence.shape[2]
+    if clip is None:
+        table = _tanh(2 * cells)  # a bit is kept free: SUM(v_z) + |w| (hi - lo)
+        index = quantised(evidence, _TABLE) - np.int32(_TABLE.low)
+        xp: Any = jnp if isinstance(index, Array) else np
+        return xp.asarray(table)[index], 2 * int(table[-1])
+    if not 0 < clip < math.inf:
+        raise ValueError(f"clip: expected None or a finite number above 0, got {clip}")
+    grid = evidence_grid(cells, ceiling=clip)
+    return quantised(evidence, grid), grid.high
+
+
+@lru_cache(maxsize=8)
+def _tanh(cells: int) -> NDArray[np.int32]:
+    grid = evidence_grid(cells, ceiling=1.0, signed=True)
+    at = np.arange(_TABLE.low, _TABLE.high + 1) / 2.0**_TABLE.bits
+    return np.rint(np.tanh(0.05 * at - 1) * grid.high).astype(np.int32)
+
+
+@jax.jit
+def _answers(units: Array) -> Array:
+    return units.sum(axis=(1, 2), dtype=jnp.int32).argmax(axis=-1).astype(jnp.int32)
+
+
+def _outside(image: Array, game: _Game) -> Array:
+    """``SUM((1 - w) v)``, ``int32[windows, K]``."""
+    inside = window_sums(image, game.window, wrap=False).reshape(-1, image.shape[-1])
+    return image.sum(axis=(0, 1), dtype=jnp.int32)[None, :] - inside
+
+
+@partial(jax.jit, static_argnames=("game", "ties"))
+def _worst_cases(units: Array, labels: Array, game: _Game, ties: str | None) -> Array:
+    def one(image: Array, label: Array) -> Array:
+        classes = jnp.arange(image.shape[-1], dtype=jnp.int32)
+        outside = _outside(image, game)
+        own, reached = jnp.take(outside, label, axis=1)[:, None], outside + jnp.int32(game.reach)
+        safe = own > reached
+        if ties == "smallest":
+            safe |= (own == reached) & (classes > label)[None, :]
+        return (safe | (classes == label)[None, :]).all()
+
+    return image_by_image(one, 4 * units[0].size, units, labels)
+
+
+@partial(jax.jit, static_argnames=("game",))
+def _runner_up(units: Array, labels: Array, game: _Game) -> Array:
+    def one(image: Array, label: Array) -> Array:
+        number = image.shape[-1]
+        # A stable sort's last and last but one, though nothing makes the program's sort stable.
+        order = jnp.argsort(image.sum(axis=(0, 1), dtype=jnp.int32), stable=True)
+        outside = _outside(image, game)
+        second = jnp.take(outside, order[max(number - 2, 0)], axis=1)
+        own = jnp.take(outside, label, axis=1)
+        return (order[-1] == label) & (own >= second + jnp.int32(game.reach)).all()
+
+    return image_by_image(one, 4 * units[0].size, units, labels)

@@ -1,0 +1,202 @@
+"""PatchGuard: robust masking of local evidence (Xiang et al., USENIX Security 2021), made exact.
+
+Evidence ``u[H, W, K]`` says what each cell of a map finds for each class. A patch reaches one
+window of cells and no more. The rule takes, from each class on its own, the window with the largest
+sum away, if that is more than T of the class's total, and answers the class with most left.
+Mask-BN is the rule on the local logits of a BagNet, clipped at 0; Mask-DS on the confidences of a
+model that sees bands, with windows that wrap around (``[T, bands, 1, K]`` and ``wrap=True``).
+
+At T = 0 the worst case is exact, for any clip (soundness, 12.2): the image is robust if and only if
+for all windows w and classes z other than the label y
+
+    min over windows v of SUM((1 - v)(1 - w) u_y)  >  SUM((1 - w) u_z).
+
+For 0 < T < 1 the same holds with a larger left side, and B / (1 - T) on the right, where B is the
+sum there (12.3); ``exact=True`` finds the right side by a linear program. Evidence is rounded to
+integers first, by rule and proofs alike (``quantised_evidence``), so all this holds bit for bit
+against any floating-point evidence that a patch may cause.
+
+Ties go to the largest label, as in the published program, and the worst case knows that order. With
+``ties=None`` it needs none: equality never certifies.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from numpy.typing import ArrayLike, NDArray
+
+from certmask_jax._own_settings import unguarded
+from certmask_jax.defenses.evidence_windows import Size, reached_window
+from certmask_jax.defenses.patchguard_detection import (
+    detection_as_published,
+    detection_rule,
+    detection_worst_case,
+)
+from certmask_jax.defenses.patchguard_published import as_published
+from certmask_jax.defenses.quantised_evidence import (
+    all_finite,
+    beside,
+    checked_evidence,
+    checked_labels,
+    image_by_image,
+    quantised,
+)
+from certmask_jax.defenses.robust_masking_game import (
+    Game,
+    beats,
+    game_on,
+    least_of_label,
+    outside_windows,
+    scores,
+)
+from certmask_jax.defenses.unmasked_program import most_unmasked
+
+__all__ = [
+    "as_published",
+    "detection_as_published",
+    "detection_rule",
+    "detection_worst_case",
+    "reached_window",
+    "robust_masking_rule",
+    "robust_masking_worst_case",
+]
+
+
+def robust_masking_rule(
+    evidence: ArrayLike | Array,
+    *,
+    window: Size,
+    clip: float = math.inf,
+    threshold: float = 0.0,
+    wrap: bool = False,
+) -> Array | NDArray[np.int32]:
+    """The label that robust masking answers, ties to the largest (Algorithm 1, each class alone).
+
+    Args:
+      evidence: ``[T, H, W, K]`` numbers. NumPy gives NumPy; arrays of JAX may be traced.
+      window: cells that a patch reaches, an int or (height, width); see ``reached_window``.
+      clip: evidence is clipped to ``[0, clip]``, and to 1024 where that is less.
+      threshold: T, the share of a class's sum above which its window is masked; rounded to 1/32768.
+      wrap: whether windows wrap around the ends of the map.
+
+    Returns:
+      ``int32[T]``. Infinities count as the ends of the range and NaN as 0, for a patch may cause
+      them and must not win by it.
+
+    Raises:
+      ValueError: for another shape, a window that does not fit, or a parameter out of range.
+    """
+    array = checked_evidence(evidence)
+    game = game_on(_cells(array), window=window, clip=clip, threshold=threshold, wrap=wrap)
+    with unguarded():
+        answers = _answers(jnp.asarray(quantised(array, game.grid)), game)
+        return beside(array, answers)
+
+
+def robust_masking_worst_case(
+    evidence: ArrayLike | Array,
+    labels: ArrayLike | Array,
+    *,
+    window: Size,
+    clip: float = math.inf,
+    threshold: float = 0.0,
+    wrap: bool = False,
+    ties: Literal["largest"] | None = "largest",
+    exact: bool = False,
+) -> Array | NDArray[np.bool_]:
+    """Whether the rule answers the label whatever evidence is put into any one window.
+
+    Exact at ``threshold=0``. Above it true verdicts are proved, and false ones may be due to the
+    bound B / (1 - T); with ``exact`` and without a clip they are exact up to the rounding, for
+    evidence far below 1024.
+
+    Args:
+      evidence, window, clip, threshold, wrap: as of ``robust_masking_rule``.
+      labels: ``[T]``, the true classes.
+      ties: ``"largest"``, the order of the rule, or None for a proof that holds however ties are
+        broken, so equality never certifies.
+      exact: bound the unmasked side by linear programs, on the host: for a few images, and not
+        traced. One program for each window and class that is in doubt.
+
+    Returns:
+      ``bool[T]``. False for an image with evidence that is not finite.
+
+    Raises:
+      ValueError: as of the rule, and for labels that are no classes, or ``exact`` while traced.
+    """
+    array = checked_evidence(evidence)
+    game = game_on(_cells(array), window=window, clip=clip, threshold=threshold, wrap=wrap)
+    truth = checked_labels(labels, array)
+    if ties not in (None, "largest"):
+        raise ValueError(f"ties: expected None or 'largest', got {ties!r}")
+    if exact and isinstance(array, jax.core.Tracer):
+        raise ValueError("exact: expected evidence that is known; leave it out while JAX traces")
+    with unguarded():
+        units = jnp.asarray(quantised(array, game.grid))
+        robust = beside(array, _worst_cases(units, jnp.asarray(truth), game, ties))
+        finite = all_finite(array)
+        if exact and game.threshold:
+            settled = np.array(robust)
+            for image in np.flatnonzero(~settled & np.asarray(finite)):
+                settled[image] = _by_program(units[image], int(truth[image]), game, ties)
+            robust = jnp.asarray(settled) if isinstance(array, Array) else settled
+        return robust & finite
+
+
+def _cells(evidence: Array | NDArray[np.generic]) -> tuple[int, int]:
+    return evidence.shape[1], evidence.shape[2]
+
+
+@partial(jax.jit, static_argnames=("game",))
+def _answers(units: Array, game: Game) -> Array:
+    classes = units.shape[-1]
+
+    def one(image: Array) -> Array:
+        left = scores(image, game)
+        return (classes - 1 - left[::-1].argmax()).astype(jnp.int32)
+
+    return image_by_image(one, 4 * units[0].size, units)
+
+
+@partial(jax.jit, static_argnames=("game", "ties"))
+def _worst_cases(units: Array, labels: Array, game: Game, ties: str | None) -> Array:
+    def one(image: Array, label: Array) -> Array:
+        least, outside = _sides(image, label, game, ties)
+        classes = jnp.arange(image.shape[-1], dtype=jnp.int32)
+        return (beats(least, outside, game) | (classes == label)[None, :]).all()
+
+    return image_by_image(one, 4 * units[0].size + 3 * game.windows**2, units, labels)
+
+
+def _sides(image: Array, label: Array, game: Game, ties: str | None) -> tuple[Array, Array]:
+    """The label's least score, one more where equality is enough, and ``OUT_w`` of all."""
+    classes = jnp.arange(image.shape[-1], dtype=jnp.int32)
+    least = least_of_label(jnp.take(image, label, axis=-1), game)
+    wins = (classes < label) & (ties == "largest")
+    return least[:, None] + wins.astype(jnp.int32)[None, :], outside_windows(image, game)
+
+
+@partial(jax.jit, static_argnames=("game", "ties"))
+def _doubt(image: Array, label: Array, game: Game, ties: str | None) -> tuple[Array, ...]:
+    least, outside = _sides(image, label, game, ties)
+    return least, outside, beats(least, outside, game)
+
+
+def _by_program(units: Array, label: int, game: Game, ties: str | None) -> bool:
+    least, outside, clear = map(np.asarray, _doubt(units, jnp.int32(label), game, ties))
+    open_pairs = ~clear
+    open_pairs[:, label] = False
+    if (least <= outside)[open_pairs].any():
+        return False  # lost already where the window is masked
+    cells = np.asarray(units)
+    return all(
+        most_unmasked(cells[..., other], int(attacked), game) < least[attacked, other]
+        for attacked, other in np.argwhere(open_pairs)
+    )

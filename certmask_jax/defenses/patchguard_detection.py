@@ -1,0 +1,201 @@
+"""PatchGuard++: detection on local evidence (Xiang and Mittal, 2021), made exact.
+
+``g`` is the mean of the evidence over all cells and ``m_w`` the same with window w taken out. The
+rule answers an alert if some ``m_w`` has another label than ``g`` with a confidence above tau, and
+the label of ``g`` otherwise. An image is certified, that is, no patch makes the rule answer a wrong
+label and the image itself raises no alert, if ``g`` and all ``m_w`` say y, these with a confidence
+above tau: an attack on w leaves ``m_w`` what it is, so a wrong answer meets an alert. For unbounded
+evidence that is exact (soundness, section 12.6). The paper asks for tau or more, which is one tie
+too many.
+
+Labels are those of exact integer sums. A confidence, ``1 / sum_k exp(m_k - max m)``, is the same on
+every device too: ``exp`` is read from a table of integers, 4096 steps a unit, so rule and proof
+compare the same number with tau.
+"""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+from functools import lru_cache, partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from numpy.typing import ArrayLike, NDArray
+
+from certmask_jax._own_settings import unguarded
+from certmask_jax.defenses.defense import ALERT
+from certmask_jax.defenses.evidence_windows import Size, checked_window, window_sums
+from certmask_jax.defenses.quantised_evidence import (
+    Evidence,
+    Grid,
+    all_finite,
+    beside,
+    checked_evidence,
+    checked_labels,
+    evidence_grid,
+    image_by_image,
+    quantised,
+)
+
+_STEPS = 4096  # of the table of exp, a unit of logits
+_ALL = 2**31 - 1
+
+
+class _Game(NamedTuple):
+    cells: tuple[int, int]
+    window: tuple[int, int]
+    classes: int
+    grid: Grid
+
+    @property
+    def entries(self) -> int:
+        rows, columns = self.cells
+        return 8 * rows * columns * self.classes
+
+    @property
+    def one(self) -> int:
+        """``exp(0)`` of the table: the sum over all classes is below 2**31."""
+        return int(2 ** min(20, 30 - self.classes.bit_length()))
+
+    def odds_above(self, tau: float) -> np.int32:
+        """The largest sum of the table's numbers whose confidence is above tau."""
+        return np.int32(min(math.ceil(self.one / Fraction(tau)) - 1 if tau else _ALL, _ALL))
+
+    def odds_from(self, tau: float) -> np.int32:
+        """The same for a confidence of tau or more."""
+        return np.int32(min(math.floor(self.one / Fraction(tau)) if tau else _ALL, _ALL))
+
+
+def detection_rule(
+    evidence: ArrayLike | Array, *, window: Size, tau: float
+) -> Array | NDArray[np.int32]:
+    """The label of the mean evidence, or ``ALERT`` if it fails with some window taken out.
+
+    Ties of the mean go to the largest label and those of a masked mean to the smallest, as in the
+    published program.
+
+    Args:
+      evidence: ``[T, H, W, K]`` logits of cells, clipped to 1024 either way. NumPy gives NumPy.
+      window: cells that a patch reaches, an int or (height, width).
+      tau: the confidence that an alert has to exceed, 0 or more and less than 1.
+
+    Returns:
+      ``int32[T]``. Infinities count as the ends of the range and NaN as the lower end.
+
+    Raises:
+      ValueError: for another shape, a window that does not fit, or tau out of range.
+    """
+    array = checked_evidence(evidence)
+    game = _game(array, window, tau)
+    with unguarded():
+        answers = _answers(jnp.asarray(quantised(array, game.grid)), game.odds_above(tau), game)
+        return beside(array, answers)
+
+
+def detection_worst_case(
+    evidence: ArrayLike | Array, labels: ArrayLike | Array, *, window: Size, tau: float
+) -> Array | NDArray[np.bool_]:
+    """Whether the rule answers the label or an alert whatever is put into any one window.
+
+    And no alert on the image as it is. Ties never certify, so it holds however they are broken.
+
+    Args:
+      evidence, window, tau: as of ``detection_rule``.
+      labels: ``[T]``, the true classes.
+
+    Returns:
+      ``bool[T]``. False for an image with evidence that is not finite.
+
+    Raises:
+      ValueError: as of the rule, and for labels that are no classes.
+    """
+    array = checked_evidence(evidence)
+    game = _game(array, window, tau)
+    truth = checked_labels(labels, array)
+    with unguarded():
+        units = jnp.asarray(quantised(array, game.grid))
+        robust = _proofs(units, jnp.asarray(truth), game.odds_above(tau), game, False)
+        return beside(array, robust) & all_finite(array)
+
+
+def detection_as_published(
+    evidence: ArrayLike | Array, labels: ArrayLike | Array, *, window: Size, tau: float
+) -> Array | NDArray[np.bool_]:
+    """The paper's condition: a confidence of tau *or more*, and ties as the program breaks them.
+
+    At equality it is no certificate. Arguments and errors are those of ``detection_worst_case``.
+    """
+    array = checked_evidence(evidence)
+    game = _game(array, window, tau)
+    truth = checked_labels(labels, array)
+    with unguarded():
+        units = jnp.asarray(quantised(array, game.grid))
+        holds = _proofs(units, jnp.asarray(truth), game.odds_from(tau), game, True)
+        return beside(array, holds)
+
+
+def _game(evidence: Evidence, window: Size, tau: float) -> _Game:
+    cells = (evidence.shape[1], evidence.shape[2])
+    if not 0 <= tau < 1:
+        raise ValueError(f"tau: expected a confidence from 0 to less than 1, got {tau}")
+    # Differences of two sums have to fit as well: a bit is kept free.
+    grid = evidence_grid(2 * cells[0] * cells[1], signed=True)
+    return _Game(cells, checked_window(window, cells), evidence.shape[3], grid)
+
+
+@lru_cache(maxsize=8)
+def _exponentials(game: _Game) -> tuple[NDArray[np.int32], int]:
+    """``exp(-d)`` times ``one`` for distances d of two sums, and how many units a step is."""
+    unit = 1 / (game.cells[0] * game.cells[1] * 2.0**game.grid.bits)
+    step = max(1, math.floor(1 / (unit * _STEPS)))
+    count = math.ceil(math.log(2.0 * game.one) / (unit * step)) + 1
+    table = np.rint(np.exp(-np.arange(count) * (unit * step)) * game.one).astype(np.int32)
+    table[-1] = 0
+    return table, step
+
+
+class _Said(NamedTuple):
+    total: Array  # int32[K]
+    masked: Array  # int32[windows, K]
+    odds: Array  # int32[windows]: the sum whose inverse is the confidence
+
+
+def _said(image: Array, game: _Game) -> _Said:
+    total = image.sum(axis=(0, 1), dtype=jnp.int32)
+    inside = window_sums(image, game.window, wrap=False).reshape(-1, game.classes)
+    masked = total[None, :] - inside
+    table, step = _exponentials(game)
+    distance = masked.max(axis=1, keepdims=True) - masked
+    steps = jnp.minimum(distance // step, len(table) - 1)
+    return _Said(total, masked, jnp.asarray(table)[steps].sum(axis=1, dtype=jnp.int32))
+
+
+@partial(jax.jit, static_argnames=("game",))
+def _answers(units: Array, most: Array, game: _Game) -> Array:
+    def one(image: Array) -> Array:
+        total, masked, odds = _said(image, game)
+        label = (game.classes - 1 - total[::-1].argmax()).astype(jnp.int32)
+        differs = masked.argmax(axis=1).astype(jnp.int32) != label
+        return jnp.where((differs & (odds <= most)).any(), jnp.int32(ALERT), label)
+
+    return image_by_image(one, game.entries, units)
+
+
+@partial(jax.jit, static_argnames=("game", "published"))
+def _proofs(units: Array, labels: Array, most: Array, game: _Game, published: bool) -> Array:
+    def one(image: Array, label: Array) -> Array:
+        total, masked, odds = _said(image, game)
+        classes = jnp.arange(game.classes, dtype=jnp.int32)
+        own = jnp.take(masked, label, axis=1)[:, None]
+        first = (total < total[label]) | (classes == label)
+        still = (masked < own) | (classes == label)[None, :]
+        if published:
+            first |= (total == total[label]) & (classes < label)
+            still |= (masked == own) & (classes > label)[None, :]
+        return first.all() & still.all() & (odds <= most).all()
+
+    return image_by_image(one, game.entries, units, labels)

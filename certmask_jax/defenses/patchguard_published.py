@@ -1,0 +1,99 @@
+"""PatchGuard's certificate as its programs compute it: to compare with, not to rely on.
+
+Both are about the rule of ``patchguard``, which answers ties with the largest label. What the
+programs get wrong, with counterexamples, is in soundness, section 12.4. Without wrap-around the
+program of today is right at every threshold.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import Literal, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from numpy.typing import ArrayLike, NDArray
+
+from certmask_jax._own_settings import unguarded
+from certmask_jax.defenses.evidence_windows import Size, kept_of_windows, meeting, window_sums
+from certmask_jax.defenses.quantised_evidence import (
+    beside,
+    checked_evidence,
+    checked_labels,
+    image_by_image,
+    quantised,
+)
+from certmask_jax.defenses.robust_masking_game import (
+    Game,
+    beats,
+    game_on,
+    outside_windows,
+)
+
+Program = Literal["head", "before_2021_12"]
+
+
+def as_published(
+    evidence: ArrayLike | Array,
+    labels: ArrayLike | Array,
+    *,
+    window: Size,
+    clip: float = math.inf,
+    threshold: float = 0.0,
+    wrap: bool = False,
+    program: Program = "head",
+) -> Array | NDArray[np.bool_]:
+    """Whether the authors' ``provable_masking`` certifies an image, true or not.
+
+    Args:
+      evidence, labels, window, clip, threshold, wrap: as of ``robust_masking_worst_case``.
+      program: ``"head"`` as it is since December 2021. With ``wrap`` and a threshold above 0 it
+        certifies images that can be attacked, since it keeps clean sums for windows that meet the
+        attacked one across the seam. ``"before_2021_12"`` as it was, which at a threshold above 0
+        took it that nothing is masked where the clean share is small.
+
+    Returns:
+      ``bool[T]``; of evidence that is rounded as everywhere here.
+
+    Raises:
+      ValueError: as of the rule, and for another ``program``.
+    """
+    array = checked_evidence(evidence)
+    cells = (array.shape[1], array.shape[2])
+    game = game_on(cells, window=window, clip=clip, threshold=threshold, wrap=wrap)
+    truth = checked_labels(labels, array)
+    if program not in get_args(Program):
+        raise ValueError(f"program: expected one of {get_args(Program)}, got {program!r}")
+    with unguarded():
+        holds = _conditions(
+            jnp.asarray(quantised(array, game.grid)), jnp.asarray(truth), game, program
+        )
+        return beside(array, holds)
+
+
+@partial(jax.jit, static_argnames=("game", "program"))
+def _conditions(units: Array, labels: Array, game: Game, program: Program) -> Array:
+    # Only these are summed anew by the program, also where windows wrap around.
+    near = meeting(game.cells, game.window, wrap=game.wrap, seam=False)
+
+    def one(image: Array, label: Array) -> Array:
+        own = jnp.take(image, label, axis=-1)
+        clean = window_sums(own, game.window, wrap=game.wrap).ravel()
+        left = own.sum(dtype=jnp.int32) - clean
+        kept = jnp.where(near, kept_of_windows(own, game.window, wrap=game.wrap), clean[None, :])
+        largest = kept.max(axis=1)
+        masked = largest > game.share(left)
+        met = jnp.where(near, kept, 0).max(axis=1) if program == "head" else jnp.zeros_like(largest)
+        least = left - jnp.where(masked, largest, met)
+
+        classes = jnp.arange(image.shape[-1], dtype=jnp.int32)
+        total = image.sum(axis=(0, 1), dtype=jnp.int32)
+        first = (total < total[label]) | ((total == total[label]) & (classes <= label))
+        raised = least[:, None] + (classes < label).astype(jnp.int32)[None, :]
+        safe = beats(raised, outside_windows(image, game), game, capped=False)
+        return first.all() & (safe | (classes == label)[None, :]).all()
+
+    return image_by_image(one, 4 * units[0].size + 3 * game.windows**2, units, labels)

@@ -1,0 +1,153 @@
+"""Local evidence as integers, so that sums are exact and theorems about sums hold bit for bit.
+
+A model with a small receptive field gives evidence ``u[H, W, K]``: what each cell of a map says for
+each class. In floating point a patch that puts 1e8 into one cell makes ``total - window`` forget
+all other cells, and then no theorem about sums is true of the program (soundness, section 12.1).
+So evidence is clipped to a finite range and rounded to a multiple of ``2**-bits``, once, by the
+rule and by the worst case alike: both are about the same game on integers.
+
+The *bound*: cells x largest magnitude x 2**bits < 2**31. Every sum over cells then fits ``int32``,
+which every device has and adds exactly. Prefix sums may wrap around, and differences of them are
+right all the same: arithmetic modulo 2**32 forgets nothing that the result keeps.
+
+Rounding is monotone, and it happens cell by cell, so what a patch does not reach stays what it is
+and what it reaches may become any integer in the range. Numbers that are not finite are read too,
+or a patch could leave the game: infinities are the ends of the range, and NaN is its lower end.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from numpy.typing import ArrayLike, NDArray
+
+CEILING = 1024.0
+"""The largest magnitude of evidence where no clip below it is asked for."""
+
+_MOST_BITS = 20
+_ENTRIES_AT_ONCE = 1 << 24  # of 4 bytes
+
+Evidence = Array | NDArray[Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """The integers that evidence is rounded to: ``round(u * 2**bits)``, from low to high.
+
+    Attributes:
+      bits: binary digits behind the point that are kept.
+      low: the least integer, for every ``u`` below and for NaN.
+      high: the largest integer, for every ``u`` above.
+    """
+
+    bits: int
+    low: int
+    high: int
+
+
+def evidence_grid(cells: int, *, ceiling: float = CEILING, signed: bool = False) -> Grid:
+    """The finest grid on which sums over ``cells`` cells are exact in ``int32``.
+
+    Args:
+      cells: how many cells the map has.
+      ceiling: evidence is clipped to ``[0, ceiling]``; infinity is ``CEILING``.
+      signed: whether it is clipped to ``[-ceiling, ceiling]`` instead.
+
+    Raises:
+      ValueError: for a ceiling that is not above 0, or for too many cells.
+    """
+    if not ceiling > 0:
+        raise ValueError(f"clip: expected a number above 0, or infinity, got {ceiling}")
+    ceiling = min(ceiling, CEILING)
+    bits = min(math.floor(math.log2((2**31 - 1) / (cells * ceiling))), _MOST_BITS)
+    while cells * max(1, round(ceiling * 2.0**bits)) >= 2**31:
+        bits -= 1
+        if bits < -10:
+            raise ValueError(
+                f"evidence: {cells} cells are too many for exact sums of 32 bits; "
+                f"expected a map of fewer cells"
+            )
+    high = max(1, round(ceiling * 2.0**bits))
+    return Grid(bits=bits, low=-high if signed else 0, high=high)
+
+
+def quantised(evidence: Evidence, grid: Grid) -> Evidence:
+    """Evidence as ``int32`` of the same shape, on the side where it is: NumPy stays NumPy."""
+    host = not isinstance(evidence, Array)
+    xp: Any = np if host else jnp
+    if evidence.dtype not in (np.float32, np.float64):
+        evidence = evidence.astype(np.float64 if host else jnp.float32)
+    far = np.asarray(2.0**30, evidence.dtype)  # finite in either type, and beyond every grid
+    with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+        scaled = evidence * np.asarray(2.0**grid.bits, evidence.dtype)  # exact: a power of two
+        scaled = xp.where(xp.isnan(evidence), -far, xp.clip(scaled, -far, far))
+    units = xp.rint(scaled).astype(np.int32)
+    return xp.clip(units, np.int32(grid.low), np.int32(grid.high))
+
+
+def checked_evidence(evidence: ArrayLike | Array) -> Evidence:
+    """``evidence [T, H, W, K]`` as an array; ``ValueError`` for another shape or no numbers."""
+    array: Evidence = evidence if isinstance(evidence, Array) else np.asarray(evidence)
+    if array.ndim != 4 or 0 in array.shape[1:]:
+        raise ValueError(
+            f"evidence: expected [images, height, width, classes], got the shape "
+            f"{list(array.shape)}; for bands [images, bands, 1, classes]"
+        )
+    if array.dtype.kind not in "fiub" and array.dtype != jnp.bfloat16:
+        raise ValueError(f"evidence: expected real numbers, got {array.dtype}")
+    return array
+
+
+def checked_labels(labels: ArrayLike | Array, evidence: Evidence) -> Evidence:
+    """``labels [T]`` as ``int32``; ``ValueError`` unless classes of the evidence.
+
+    The range is looked at where the numbers are known, not while JAX traces.
+    """
+    array: Evidence = labels if isinstance(labels, Array) else np.asarray(labels)
+    images, classes = evidence.shape[0], evidence.shape[-1]
+    if array.shape != (images,) or array.dtype.kind not in "iu":
+        raise ValueError(
+            f"labels: expected {images} integers, one an image, got {array.dtype} of the shape "
+            f"{list(array.shape)}"
+        )
+    if not isinstance(array, jax.core.Tracer) and array.size:
+        least, most = int(array.min()), int(array.max())
+        if least < 0 or most >= classes:
+            raise ValueError(
+                f"labels: expected classes from 0 to {classes - 1}, as the evidence has "
+                f"{classes}, got {least if least < 0 else most}"
+            )
+    return array.astype(np.int32)
+
+
+def all_finite(evidence: Evidence) -> Evidence:
+    """``bool[T]``: whether all evidence of an image is finite; what is not is never certified."""
+    if isinstance(evidence, Array):
+        return jnp.isfinite(evidence).all(axis=(1, 2, 3))
+    return np.asarray(np.isfinite(evidence).all(axis=(1, 2, 3)))
+
+
+def beside(evidence: Evidence, result: Array) -> Evidence:
+    """A result on the side where the evidence is: NumPy for NumPy."""
+    return result if isinstance(evidence, Array) else np.asarray(result)
+
+
+def image_by_image(one: Callable[..., Array], entries: int, *arrays: Array) -> Array:
+    """``one`` on each image of ``arrays [T, ...]``, as many at once as memory is meant for.
+
+    Args:
+      one: from the arrays of one image to its result.
+      entries: how many numbers of 4 bytes one image needs meanwhile.
+      arrays: of T images each.
+    """
+    at_once = max(1, _ENTRIES_AT_ONCE // entries)
+    if arrays[0].shape[0] <= at_once:
+        return jax.vmap(one)(*arrays)
+    return jax.lax.map(lambda image: one(*image), arrays, batch_size=at_once)

@@ -1,0 +1,70 @@
+"""Evidence as integers: the bound on sums, numbers that are not finite, and sums over windows."""
+
+from __future__ import annotations
+
+import math
+
+import jax.numpy as jnp
+import numpy as np
+import oracle_small_fields as oracle
+import pytest
+
+from certmask_jax.defenses import quantised_evidence as module
+from certmask_jax.defenses.evidence_windows import kept_of_windows, meeting, window_sums
+from certmask_jax.defenses.quantised_evidence import evidence_grid, image_by_image, quantised
+
+
+@pytest.mark.parametrize("cells", [1, 3, 32, 196, 676, 50176, 2_000_000])
+@pytest.mark.parametrize("ceiling", [1e-3, 0.3, 1.0, 15.0, 1000.3, math.inf])
+def test_no_sum_leaves_32_bits_and_no_finer_grid_would_do(cells, ceiling):
+    grid = evidence_grid(cells, ceiling=ceiling)
+    assert cells * grid.high < 2**31
+    assert grid.high == max(1, round(min(ceiling, module.CEILING) * 2.0**grid.bits))
+    assert grid.bits == 20 or 2 * cells * (grid.high + 1) >= 2**31
+    assert evidence_grid(cells, ceiling=ceiling, signed=True).low == -grid.high
+
+
+def test_too_many_cells_are_named():
+    with pytest.raises(ValueError, match="evidence: 4294967296 cells are too many"):
+        evidence_grid(2**32)
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_both_sides_read_every_number_alike(signed):
+    grid = evidence_grid(676, ceiling=15.0, signed=signed)
+    numbers = [0.0, -0.0, 1.0, 0.30, -2.5, 15.0, 15.1, -15.1, 1e8, -1e8, 3e38, -3e38, 1e-40, 1e-45]
+    by_hand = [round(min(max(x, grid.low / 2**grid.bits), 15.0) * 2**grid.bits) for x in numbers]
+    expected = [*by_hand, grid.high, grid.low, grid.low]
+    values = np.array([*numbers, math.inf, -math.inf, math.nan], np.float32)
+    for evidence in (values, values.astype(np.float64), jnp.asarray(values)):
+        units = quantised(evidence, grid)
+        assert units.dtype == np.int32
+        assert isinstance(units, type(evidence)) or not isinstance(evidence, np.ndarray)
+        np.testing.assert_array_equal(units, expected)
+    whole = quantised(np.arange(-2, 20), grid)
+    np.testing.assert_array_equal(whole, quantised(np.arange(-2.0, 20.0), grid))
+    few = jnp.asarray([0.5, -1, 3], jnp.bfloat16)
+    np.testing.assert_array_equal(quantised(few, grid), quantised(np.float32(few), grid))
+
+
+@pytest.mark.parametrize(
+    ("cells", "window", "wrap"),
+    [((4, 5), (2, 3), False), ((4, 5), (3, 4), True), ((5, 1), (5, 1), True)],
+)
+def test_window_sums_one_by_one(cells, window, wrap):
+    units = np.random.default_rng(0).integers(0, 2**26, cells).astype(np.int32)
+    boxes = oracle.windows(cells, window, wrap)
+    flat = units.ravel().astype(np.int64)
+    sums = window_sums(jnp.asarray(units), window, wrap=wrap)
+    np.testing.assert_array_equal(np.ravel(sums), [flat[box].sum() for box in boxes])
+    kept = kept_of_windows(jnp.asarray(units), window, wrap=wrap)
+    expected = [[flat[sorted(set(v) - set(w))].sum() for v in boxes] for w in boxes]
+    np.testing.assert_array_equal(kept, expected)
+    common = [[bool(set(v) & set(w)) for v in boxes] for w in boxes]
+    np.testing.assert_array_equal(meeting(cells, window, wrap=wrap), common)
+
+
+def test_images_that_do_not_fit_at_once_come_in_turn():
+    images = jnp.arange(10.0).reshape(5, 2)
+    summed = image_by_image(lambda image: image.sum(), module._ENTRIES_AT_ONCE // 2, images)
+    np.testing.assert_array_equal(summed, [1, 5, 9, 13, 17])
