@@ -1,8 +1,11 @@
 """Defenses: frozen values, from a mask set and the hyper-parameters of a paper.
 
-Each has a class, and by its paper's name in small letters a constructor, which is the class.
+Each has a class, and by its paper's name in small letters a constructor, which is the class. Those
+on local evidence and on votes of bands are modules of functions on arrays: ``patchguard``,
+``clipped_bagnet``, ``derandomized_smoothing``, ``crosscert``.
 """
 
+from certmask_jax.defenses import clipped_bagnet, crosscert, derandomized_smoothing, patchguard
 from certmask_jax.defenses.certmask_votes import CertMask, CertMaskDetection
 from certmask_jax.defenses.defense import (
     ALERT,
@@ -60,11 +63,15 @@ __all__ = [
     "certmask",
     "certmask_detection",
     "challenger_masking",
+    "clipped_bagnet",
+    "crosscert",
+    "derandomized_smoothing",
     "double_masking",
     "minimum_explanation",
     "minority_reports",
     "mrcert",
     "pair_cover",
+    "patchguard",
     "plurality",
     "robust_masking",
     "rule",

@@ -74,7 +74,7 @@ def worst_case(
     *,
     window: Size,
     clip: float | None = None,
-    ties: Literal["smallest"] | None = None,
+    ties: Literal["smallest"] | None = "smallest",
 ) -> Array | NDArray[np.bool_]:
     """Whether the rule answers the label whatever evidence is put into any one window. Exact.
 
@@ -82,8 +82,8 @@ def worst_case(
       evidence, clip: as of ``rule``.
       labels: ``[T]``, the true classes.
       window: cells that a patch reaches, an int or (height, width).
-      ties: None for a proof that holds however ties are broken, so equality never certifies, or
-        ``"smallest"``, the order of the rule.
+      ties: ``"smallest"``, the order of the rule, or None for a proof that holds however ties are
+        broken, so equality never certifies.
 
     Returns:
       ``bool[T]``. False for an image with evidence that is not finite.

@@ -16,8 +16,8 @@ sum there (12.3); ``exact=True`` finds the right side by a linear program. Evide
 integers first, by rule and proofs alike (``quantised_evidence``), so all this holds bit for bit
 against any floating-point evidence that a patch may cause.
 
-Ties go to the largest label, as in the published program. The default verdict needs no order:
-equality never certifies. ``ties="largest"`` knows the order.
+Ties go to the largest label, as in the published program, and the worst case knows that order. With
+``ties=None`` it needs none: equality never certifies.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def robust_masking_worst_case(
     clip: float = math.inf,
     threshold: float = 0.0,
     wrap: bool = False,
-    ties: Literal["largest"] | None = None,
+    ties: Literal["largest"] | None = "largest",
     exact: bool = False,
 ) -> Array | NDArray[np.bool_]:
     """Whether the rule answers the label whatever evidence is put into any one window.
@@ -120,8 +120,8 @@ def robust_masking_worst_case(
     Args:
       evidence, window, clip, threshold, wrap: as of ``robust_masking_rule``.
       labels: ``[T]``, the true classes.
-      ties: None for a proof that holds however ties are broken, so equality never certifies, or
-        ``"largest"``, the order of the rule.
+      ties: ``"largest"``, the order of the rule, or None for a proof that holds however ties are
+        broken, so equality never certifies.
       exact: bound the unmasked side by linear programs, on the host: for a few images, and not
         traced. One program for each window and class that is in doubt.
 

@@ -46,7 +46,7 @@ def _all(evidence, labels, **options):
     return (
         patchguard.robust_masking_rule(evidence, **options),
         patchguard.robust_masking_worst_case(evidence, labels, ties="largest", **options),
-        patchguard.robust_masking_worst_case(evidence, labels, **options),
+        patchguard.robust_masking_worst_case(evidence, labels, ties=None, **options),
         patchguard.as_published(evidence, labels, **options),
         patchguard.as_published(evidence, labels, program="before_2021_12", **options),
     )
@@ -159,8 +159,8 @@ def test_linear_programs_are_never_wrong_and_certify_more():
     # By hand: 4 are left of y, and B / (1 - T) = 4, but any window with the 3 of z is masked.
     evidence[0, :, 0], labels[0] = [[2, 3]] + 5 * [[2, 0]], 0
     options = {"window": (2, 1), "threshold": 0.25}
-    sufficient = patchguard.robust_masking_worst_case(evidence, labels, **options)
-    exact = patchguard.robust_masking_worst_case(evidence, labels, exact=True, **options)
+    sufficient = patchguard.robust_masking_worst_case(evidence, labels, ties=None, **options)
+    exact = patchguard.robust_masking_worst_case(evidence, labels, ties=None, exact=True, **options)
     halves = tuple(x / 2 for x in range(12))
     truth = oracle.robust_masking_by_attack(evidence, labels, (2, 1), (*halves, 60), threshold=0.25)
     assert not (sufficient & ~exact).any()
