@@ -23,7 +23,7 @@ from certmask_jax.defenses.evidence_defense import EvidenceDefense
 from certmask_jax.files import fingerprint, storage
 from certmask_jax.inference.devices import device_mesh
 from certmask_jax.inference.distinct_fields import LocalLogits
-from certmask_jax.inference.evidence_program import check_local, evidence_program, in_batches
+from certmask_jax.inference.evidence_program import check_local, in_batches, results_program
 from certmask_jax.inference.masked_pass import computed_with
 from certmask_jax.inference.preprocessing import Preprocessing, check_images
 from certmask_jax.tables import evidence_store
@@ -133,7 +133,7 @@ def evaluate_evidence(
     }
     evidence_store.begun(folder, facts, about)
     store = EvidenceStore(folder, len(run_images), size)
-    program = evidence_program(local, preprocessing, tuple(defenses), mesh)
+    program = results_program(local, preprocessing, tuple(defenses), mesh)
     everywhere = NamedSharding(mesh, PartitionSpec())
     held = jax.device_put(computed_with(params, preprocessing), everywhere)
     spans = store.spans()

@@ -65,9 +65,8 @@ class EvidenceDefense(abc.ABC):
                 f"{self.name}: expected one patch, which reaches one window of cells, got "
                 f"{self.threat}; several at once are for defenses that mask images"
             )
-        checked_window(self.window, self.cells)
-        if self.window == self.cells:
-            rows, columns = self.cells
+        rows, columns = self.cells
+        if checked_window(self.window, (rows, columns)) == (rows, columns):
             raise ValueError(
                 f"{self.name}: expected patches that leave some of the {rows}x{columns} cells "
                 f"alone, but {self.threat} reach all of them in one place, so nothing is proved; "
@@ -222,6 +221,11 @@ class PatchGuardDetection(EvidenceDefense):
         super().__post_init__()
         if not 0 <= self.tau < 1:
             raise ValueError(f"tau: expected a number from 0 to below 1, got {self.tau}")
+
+    @property
+    def exact(self) -> bool:
+        """False: exact but for ties and for evidence near the ends of its range."""
+        return False
 
     @property
     def condition_names(self) -> tuple[str, ...]:

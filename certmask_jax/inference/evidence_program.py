@@ -35,7 +35,7 @@ class EvidenceOutputs(NamedTuple):
 
 
 @functools.lru_cache(maxsize=16)
-def evidence_program(
+def results_program(
     local: LocalLogits,
     preprocessing: Preprocessing,
     defenses: tuple[EvidenceDefense, ...],

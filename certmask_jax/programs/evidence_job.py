@@ -68,7 +68,7 @@ def opened_evidence(
     for option, is_given, why in (
         ("--shard", config.shard[1] != 1, "one job evaluates them, a pass an image"),
         ("--views", config.views != views.NONE, "a mean over views has no fields"),
-        ("--sizes", bool(config.threat.sizes), "give --patch several times instead"),
+        ("--sizes", bool(config.threat.sizes), "certify each --patch in a run of its own"),
         ("--margin-guard", config.margin_guard > 0, "their sums are exact, and have no margin"),
         (
             "--patch-lives native",
@@ -130,8 +130,9 @@ class EvidenceWork:
 
 def plan_of(job: EvidenceJob, num_images: int) -> list[str]:
     """What it takes, in lines for ``--dry-run``."""
+    count = len(job.defenses)
     return [
-        f"{num_images:,} images, {len(job.defenses)} defenses on local evidence",
+        f"{num_images:,} images, {count} defense{'s' * (count > 1)} on local evidence",
         f"forward passes: {num_images:,}, one an image for all of these",
     ]
 

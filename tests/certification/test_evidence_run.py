@@ -33,7 +33,7 @@ CLASSES = 3
 def _local_logits(params, images):
     """Linear in each field of 3 pixels."""
     fields = [images[:, i : i + 6, j : j + 6, 0] for i in range(3) for j in range(3)]
-    return jnp.stack(fields, axis=-1) @ params["weights"] + params["bias"]
+    return jnp.stack(fields, axis=-1) @ params["weights"] + params["bias"][None, None, None]
 
 
 LOCAL = LocalLogits(_local_logits, field=3, stride=1)
@@ -49,7 +49,7 @@ def _evidence():
     return np.asarray(_local_logits(PARAMS, jnp.asarray(IMAGES / 255, jnp.float32)))
 
 
-LABELS = patchguard.robust_masking_rule(_evidence(), window=3)
+LABELS = np.array(patchguard.robust_masking_rule(_evidence(), window=3))
 LABELS[5] = (LABELS[5] + 1) % CLASSES
 
 
@@ -100,7 +100,7 @@ def test_what_is_kept_is_what_the_pure_functions_say(whole):
     assert report.forward_passes["made"] == 13
 
 
-@pytest.mark.parametrize("after", [0, 1, 3])
+@pytest.mark.parametrize("after", [0, 1, 2])
 def test_a_run_that_is_stopped_goes_on_to_the_same_bits(whole, tmp_path, after):
     folder, blocks = tmp_path / "evidence", []
 
@@ -157,10 +157,9 @@ def test_evidence_that_is_not_finite_is_never_certified_and_named(tmp_path):
 def test_another_run_is_refused_and_says_what_differs(whole):
     with pytest.raises(FileExistsError, match="weights_sha256"):
         _run(whole[0], params={**PARAMS, "bias": np.zeros(CLASSES, np.float32)})
-    with pytest.raises(FileExistsError, match="tau"):
-        others = [DEFENSES[0], dataclasses.replace(DEFENSES[1], tau=0.3), DEFENSES[2]]
-        _run(whole[0], defenses=others)
     other = dataclasses.replace(DEFENSES[1], tau=0.3)
+    with pytest.raises(FileExistsError, match="tau"):
+        _run(whole[0], defenses=[DEFENSES[0], other, DEFENSES[2]])
     with pytest.raises(ValueError, match="evidence is not kept"):
         certify_evidence(whole[1], [other])
 
