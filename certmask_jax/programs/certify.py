@@ -41,6 +41,7 @@ from certmask_jax.programs.evidence_job import (
     EvidenceJob,
     EvidenceWork,
     from_folder,
+    holds_evidence,
     plan_of,
 )
 from certmask_jax.programs.progress import Progress
@@ -217,7 +218,7 @@ def _check_before(config: Config, job: Job, out: AnyPath) -> None:
     )
 
 
-def run_from_tables(config: Config, folder: AnyPath) -> None:
+def run_from_tables(config: Config, folder: AnyPath, saved: saved_table.SavedTable | None) -> None:
     """Prints the defenses of an earlier run again, or others that its tables suffice for."""
     evidence, order, specs = from_folder(folder, config.defenses, threat=config.threat)
     if evidence is not None and config.margin_guard:
@@ -227,7 +228,7 @@ def run_from_tables(config: Config, folder: AnyPath) -> None:
     result = evidence
     if evidence is None or specs:
         result = certify_saved(
-            saved_table.load(folder / "tables" if (folder / "tables").is_dir() else folder),
+            _table_of(folder) if saved is None else saved,
             folder,
             threat=config.threat,
             specs=specs,
@@ -241,6 +242,11 @@ def run_from_tables(config: Config, folder: AnyPath) -> None:
             raise FileExistsError(f"--out {config.out}: expected a new or empty folder")
         config.out.mkdir(parents=True, exist_ok=True)
         write_report(result, config.out, _say)
+
+
+def _table_of(folder: AnyPath) -> saved_table.SavedTable:
+    """The table in the folder of a run, or in the folder itself."""
+    return saved_table.load(folder / "tables" if (folder / "tables").is_dir() else folder)
 
 
 def certify_saved(
@@ -353,8 +359,11 @@ def _run(argv: Sequence[str] | None) -> int:
         return 0
     config = read_config(arguments)
     if config.from_tables is not None:
+        folder = config.from_tables
+        on_evidence_alone = holds_evidence(folder) and not (folder / "tables").is_dir()
+        saved = None if on_evidence_alone else _table_of(folder)
         check_from_tables(arguments)
-        run_from_tables(config, config.from_tables)
+        run_from_tables(config, folder, saved)
         return 0
     status = run(config, program.typed("certify", words))
     processes.wait_for_all("end")  # the first one is reporting

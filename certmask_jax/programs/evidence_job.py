@@ -137,6 +137,11 @@ def plan_of(job: EvidenceJob, num_images: int) -> list[str]:
     ]
 
 
+def holds_evidence(folder: AnyPath) -> bool:
+    """Whether the folder of a run has evidence."""
+    return evidence_store.recorded(folder / FOLDER) is not None
+
+
 def from_folder(
     folder: AnyPath,
     specs: Sequence[str],
