@@ -28,13 +28,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from certmask_jax._own_settings import unguarded
 from certmask_jax.defenses.evidence_windows import Size, checked_window, window_sums
+from certmask_jax.defenses.plain_arrays import as_given, checked_classes
 from certmask_jax.defenses.quantised_evidence import (
     Evidence,
     Grid,
     all_finite,
-    beside,
     checked_evidence,
-    checked_labels,
     evidence_grid,
     image_by_image,
     quantised,
@@ -65,7 +64,7 @@ def rule(evidence: ArrayLike | Array, *, clip: float | None = None) -> Array | N
     with unguarded():
         units, _ = _clipped(array, clip)
         answers = _answers(jnp.asarray(units))
-        return beside(array, answers)
+        return as_given(answers, array)
 
 
 def worst_case(
@@ -93,14 +92,14 @@ def worst_case(
     """
     array = checked_evidence(evidence)
     fitting = checked_window(window, (array.shape[1], array.shape[2]))
-    truth = checked_labels(labels, array)
+    truth = checked_classes(labels, array.shape[:1], array.shape[-1])
     if ties not in (None, "smallest"):
         raise ValueError(f"ties: expected None or 'smallest', got {ties!r}")
     with unguarded():
         units, spread = _clipped(array, clip)
         game = _Game(fitting, fitting[0] * fitting[1] * spread)
         robust = _worst_cases(jnp.asarray(units), jnp.asarray(truth), game, ties)
-        return beside(array, robust) & all_finite(array)
+        return as_given(robust, array) & all_finite(array)
 
 
 def runner_up_as_published(
@@ -117,12 +116,12 @@ def runner_up_as_published(
     """
     array = checked_evidence(evidence)
     fitting = checked_window(window, (array.shape[1], array.shape[2]))
-    truth = checked_labels(labels, array)
+    truth = checked_classes(labels, array.shape[:1], array.shape[-1])
     with unguarded():
         units, spread = _clipped(array, clip)
         game = _Game(fitting, fitting[0] * fitting[1] * spread)
         holds = _runner_up(jnp.asarray(units), jnp.asarray(truth), game)
-        return beside(array, holds)
+        return as_given(holds, array)
 
 
 def _clipped(evidence: Evidence, clip: float | None) -> tuple[Evidence, int]:

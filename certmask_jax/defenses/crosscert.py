@@ -57,10 +57,10 @@ def joint_groups(masks: MaskSet, bands: MaskSet) -> JointGroups:
     pairs = np.concatenate([masks.boxes[first], masks.boxes[second]], axis=1)
     width = max(2 * slots, bands.boxes.shape[1])
     boxes = [np.pad(b, ((0, 0), (0, width - b.shape[1]), (0, 0))) for b in (pairs, bands.boxes)]
-    found = placements.groups(np.concatenate(boxes), masks.threat).hidden
-    hidden = np.zeros((len(found), count, count), np.bool_)
-    hidden[:, first, second] = hidden[:, second, first] = found[:, : len(pairs)]
-    return JointGroups(hidden, ~found[:, len(pairs) :])
+    hide = placements.groups(np.concatenate(boxes), masks.threat).hidden
+    hidden = np.zeros((len(hide), count, count), np.bool_)
+    hidden[:, first, second] = hidden[:, second, first] = hide[:, : len(pairs)]
+    return JointGroups(hidden, ~hide[:, len(pairs) :])
 
 
 def masking(tables: AnyArray, *, revised: bool = True) -> tuple[AnyArray, AnyArray]:

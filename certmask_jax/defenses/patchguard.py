@@ -40,11 +40,10 @@ from certmask_jax.defenses.patchguard_detection import (
     detection_worst_case,
 )
 from certmask_jax.defenses.patchguard_published import as_published
+from certmask_jax.defenses.plain_arrays import as_given, checked_classes
 from certmask_jax.defenses.quantised_evidence import (
     all_finite,
-    beside,
     checked_evidence,
-    checked_labels,
     image_by_image,
     quantised,
 )
@@ -97,7 +96,7 @@ def robust_masking_rule(
     game = game_on(_cells(array), window=window, clip=clip, threshold=threshold, wrap=wrap)
     with unguarded():
         answers = _answers(jnp.asarray(quantised(array, game.grid)), game)
-        return beside(array, answers)
+        return as_given(answers, array)
 
 
 def robust_masking_worst_case(
@@ -133,14 +132,14 @@ def robust_masking_worst_case(
     """
     array = checked_evidence(evidence)
     game = game_on(_cells(array), window=window, clip=clip, threshold=threshold, wrap=wrap)
-    truth = checked_labels(labels, array)
+    truth = checked_classes(labels, array.shape[:1], array.shape[-1])
     if ties not in (None, "largest"):
         raise ValueError(f"ties: expected None or 'largest', got {ties!r}")
     if exact and isinstance(array, jax.core.Tracer):
         raise ValueError("exact: expected evidence that is known; leave it out while JAX traces")
     with unguarded():
         units = jnp.asarray(quantised(array, game.grid))
-        robust = beside(array, _worst_cases(units, jnp.asarray(truth), game, ties))
+        robust = as_given(_worst_cases(units, jnp.asarray(truth), game, ties), array)
         finite = all_finite(array)
         if exact and game.threshold:
             settled = np.array(robust)

@@ -29,13 +29,12 @@ from numpy.typing import ArrayLike, NDArray
 from certmask_jax._own_settings import unguarded
 from certmask_jax.defenses.defense import ALERT
 from certmask_jax.defenses.evidence_windows import Size, checked_window, window_sums
+from certmask_jax.defenses.plain_arrays import as_given, checked_classes
 from certmask_jax.defenses.quantised_evidence import (
     Evidence,
     Grid,
     all_finite,
-    beside,
     checked_evidence,
-    checked_labels,
     evidence_grid,
     image_by_image,
     quantised,
@@ -93,7 +92,7 @@ def detection_rule(
     game = _game(array, window, tau)
     with unguarded():
         answers = _answers(jnp.asarray(quantised(array, game.grid)), game.odds_above(tau), game)
-        return beside(array, answers)
+        return as_given(answers, array)
 
 
 def detection_worst_case(
@@ -115,11 +114,11 @@ def detection_worst_case(
     """
     array = checked_evidence(evidence)
     game = _game(array, window, tau)
-    truth = checked_labels(labels, array)
+    truth = checked_classes(labels, array.shape[:1], array.shape[-1])
     with unguarded():
         units = jnp.asarray(quantised(array, game.grid))
         robust = _proofs(units, jnp.asarray(truth), game.odds_above(tau), game, False)
-        return beside(array, robust) & all_finite(array)
+        return as_given(robust, array) & all_finite(array)
 
 
 def detection_as_published(
@@ -131,11 +130,11 @@ def detection_as_published(
     """
     array = checked_evidence(evidence)
     game = _game(array, window, tau)
-    truth = checked_labels(labels, array)
+    truth = checked_classes(labels, array.shape[:1], array.shape[-1])
     with unguarded():
         units = jnp.asarray(quantised(array, game.grid))
         holds = _proofs(units, jnp.asarray(truth), game.odds_from(tau), game, True)
-        return beside(array, holds)
+        return as_given(holds, array)
 
 
 def _game(evidence: Evidence, window: Size, tau: float) -> _Game:

@@ -19,10 +19,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from certmask_jax._own_settings import unguarded
 from certmask_jax.defenses.evidence_windows import Size, kept_of_windows, meeting, window_sums
+from certmask_jax.defenses.plain_arrays import as_given, checked_classes
 from certmask_jax.defenses.quantised_evidence import (
-    beside,
     checked_evidence,
-    checked_labels,
     image_by_image,
     quantised,
 )
@@ -64,14 +63,14 @@ def as_published(
     array = checked_evidence(evidence)
     cells = (array.shape[1], array.shape[2])
     game = game_on(cells, window=window, clip=clip, threshold=threshold, wrap=wrap)
-    truth = checked_labels(labels, array)
+    truth = checked_classes(labels, array.shape[:1], array.shape[-1])
     if program not in get_args(Program):
         raise ValueError(f"program: expected one of {get_args(Program)}, got {program!r}")
     with unguarded():
         holds = _conditions(
             jnp.asarray(quantised(array, game.grid)), jnp.asarray(truth), game, program
         )
-        return beside(array, holds)
+        return as_given(holds, array)
 
 
 @partial(jax.jit, static_argnames=("game", "program"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import numpy as np
 from jax import Array
 from numpy.typing import NDArray
@@ -17,21 +18,29 @@ def as_given(result: Array, *given: Any) -> AnyArray:
     return result if any(isinstance(one, Array) for one in given) else np.asarray(result)
 
 
-def checked_classes(labels: AnyArray, shape: tuple[int, ...], num_classes: int) -> None:
-    """``ValueError`` unless there is a true class for each image, where that can be known.
+def checked_classes(labels: Any, shape: tuple[int, ...], num_classes: int) -> AnyArray:
+    """True classes as ``int32`` of ``shape``, on the side where they are.
 
     Args:
-      labels: the true classes.
+      labels: the true classes, one for each image.
       shape: of the axes of images.
-      num_classes: K; what JAX traces is not looked at.
+      num_classes: K.
+
+    Raises:
+      ValueError: for another shape, no integers, or classes outside ``[0, K)``; these are looked
+        at where the numbers are known, not while JAX traces.
     """
-    if np.shape(labels) != shape:
+    array: AnyArray = labels if isinstance(labels, Array) else np.asarray(labels)
+    if array.shape != shape or array.dtype.kind not in "iu":
         raise ValueError(
-            f"labels: expected one for each image, int{list(shape)}, got shape "
-            f"{list(np.shape(labels))}"
+            f"labels: expected one integer for each image, int{list(shape)}, got {array.dtype} of "
+            f"the shape {list(array.shape)}"
         )
-    if isinstance(labels, Array):
-        return
-    known = np.asarray(labels)
-    if not np.issubdtype(known.dtype, np.integer) or ((known < 0) | (known >= num_classes)).any():
-        raise ValueError(f"labels: expected classes from 0 to {num_classes - 1}, got {known}")
+    if not isinstance(array, jax.core.Tracer) and array.size:
+        least, most = int(array.min()), int(array.max())
+        if least < 0 or most >= num_classes:
+            raise ValueError(
+                f"labels: expected classes from 0 to {num_classes - 1}, got "
+                f"{least if least < 0 else most}"
+            )
+    return array.astype(np.int32)

@@ -26,7 +26,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
+
+from certmask_jax.defenses.plain_arrays import AnyArray
 
 CEILING = 1024.0
 """The largest magnitude of evidence where no clip below it is asked for."""
@@ -34,7 +36,7 @@ CEILING = 1024.0
 _MOST_BITS = 20
 _ENTRIES_AT_ONCE = 1 << 24  # of 4 bytes
 
-Evidence = Array | NDArray[Any]
+Evidence = AnyArray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,38 +107,11 @@ def checked_evidence(evidence: ArrayLike | Array) -> Evidence:
     return array
 
 
-def checked_labels(labels: ArrayLike | Array, evidence: Evidence) -> Evidence:
-    """``labels [T]`` as ``int32``; ``ValueError`` unless classes of the evidence.
-
-    The range is looked at where the numbers are known, not while JAX traces.
-    """
-    array: Evidence = labels if isinstance(labels, Array) else np.asarray(labels)
-    images, classes = evidence.shape[0], evidence.shape[-1]
-    if array.shape != (images,) or array.dtype.kind not in "iu":
-        raise ValueError(
-            f"labels: expected {images} integers, one an image, got {array.dtype} of the shape "
-            f"{list(array.shape)}"
-        )
-    if not isinstance(array, jax.core.Tracer) and array.size:
-        least, most = int(array.min()), int(array.max())
-        if least < 0 or most >= classes:
-            raise ValueError(
-                f"labels: expected classes from 0 to {classes - 1}, as the evidence has "
-                f"{classes}, got {least if least < 0 else most}"
-            )
-    return array.astype(np.int32)
-
-
 def all_finite(evidence: Evidence) -> Evidence:
     """``bool[T]``: whether all evidence of an image is finite; what is not is never certified."""
     if isinstance(evidence, Array):
         return jnp.isfinite(evidence).all(axis=(1, 2, 3))
     return np.asarray(np.isfinite(evidence).all(axis=(1, 2, 3)))
-
-
-def beside(evidence: Evidence, result: Array) -> Evidence:
-    """A result on the side where the evidence is: NumPy for NumPy."""
-    return result if isinstance(evidence, Array) else np.asarray(result)
 
 
 def image_by_image(one: Callable[..., Array], entries: int, *arrays: Array) -> Array:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from certmask_jax.masks import geometry, placements
 from certmask_jax.masks.geometry import Size
-from certmask_jax.masks.intervals import Interval
+from certmask_jax.masks.intervals import Interval, boxes_of, wrapped
 from certmask_jax.masks.mask_set import MaskSet
 
 
@@ -42,8 +42,7 @@ def column_bands(
       ValueError: unless 1 <= b < w and 1 <= s <= w.
     """
     image, patch, _ = geometry.checked_sizes(image_size, patch_size)
-    hidden = _hidden(image[1], band, stride, wrap, "columns")
-    return MaskSet(_stacked([_across(h, image) for h in hidden]), image, patch, name="column_bands")
+    return MaskSet(_columns(image, band, stride, wrap), image, patch, name="column_bands")
 
 
 def row_bands(
@@ -54,8 +53,7 @@ def row_bands(
     As ``column_bands``, of rows.
     """
     image, patch, _ = geometry.checked_sizes(image_size, patch_size)
-    hidden = _hidden(image[0], band, stride, wrap, "rows")
-    return MaskSet(_stacked([_down(h, image) for h in hidden]), image, patch, name="row_bands")
+    return MaskSet(_rows(image, band, stride, wrap), image, patch, name="row_bands")
 
 
 def row_and_column_bands(
@@ -66,11 +64,10 @@ def row_and_column_bands(
     Args:
       band, stride: of both, or ``(of rows, of columns)``.
     """
-    (height, width), (down, across) = _pairs(band, stride)
     image, patch, _ = geometry.checked_sizes(image_size, patch_size)
-    rows = [_down(h, image) for h in _hidden(image[0], height, down, wrap, "rows")]
-    columns = [_across(h, image) for h in _hidden(image[1], width, across, wrap, "columns")]
-    return MaskSet(_stacked(rows + columns), image, patch, name="row_and_column_bands")
+    rows, columns = _rows_and_columns(image, band, stride, wrap)
+    boxes = np.concatenate([rows, columns])
+    return MaskSet(boxes, image, patch, name="row_and_column_bands")
 
 
 def blocks(
@@ -88,12 +85,11 @@ def blocks(
       CoverageError: where a patch meets every block.
       ValueError: as for ``column_bands``, on each axis.
     """
-    (height, width), (down, across) = _pairs(band, stride)
     image, patch, _ = geometry.checked_sizes(image_size, patch_size)
-    rows = [_down(h, image) for h in _hidden(image[0], height, down, wrap, "rows")]
-    columns = [_across(h, image) for h in _hidden(image[1], width, across, wrap, "columns")]
-    masks = [row + column for row in rows for column in columns]
-    return MaskSet(_stacked(masks), image, patch, name="blocks")
+    rows, columns = _rows_and_columns(image, band, stride, wrap)
+    outer = np.repeat(rows, len(columns), axis=0)
+    boxes = np.concatenate([outer, np.tile(columns, (len(rows), 1, 1))], axis=1)
+    return MaskSet(boxes, image, patch, name="blocks")
 
 
 def affected_parts(masks: MaskSet) -> tuple[NDArray[np.bool_], ...]:
@@ -122,8 +118,32 @@ def affected_parts(masks: MaskSet) -> tuple[NDArray[np.bool_], ...]:
     )
 
 
+def _rows(image: tuple[int, int], band: int, stride: int, wrap: bool) -> NDArray[np.int32]:
+    return boxes_of([_hidden(image[0], band, stride, wrap, "rows"), [[(0, image[1])]]])
+
+
+def _columns(image: tuple[int, int], band: int, stride: int, wrap: bool) -> NDArray[np.int32]:
+    return boxes_of([[[(0, image[0])]], _hidden(image[1], band, stride, wrap, "columns")])
+
+
+def _rows_and_columns(
+    image: tuple[int, int], band: Size, stride: Size, wrap: bool
+) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """What bands of rows hide and what bands of columns do, with equally many boxes each."""
+    (height, width), (down, across) = (
+        geometry.as_size(band, "band"),
+        geometry.as_size(stride, "stride"),
+    )
+    rows, columns = _rows(image, height, down, wrap), _columns(image, width, across, wrap)
+    slots = max(rows.shape[1], columns.shape[1])
+    rows, columns = (
+        np.pad(boxes, ((0, 0), (0, slots - boxes.shape[1]), (0, 0))) for boxes in (rows, columns)
+    )
+    return rows, columns
+
+
 def _hidden(length: int, band: int, stride: int, wrap: bool, unit: str) -> list[list[Interval]]:
-    """What each band of an axis hides of it, as intervals."""
+    """What each band of an axis hides of it: all from its end round to its beginning."""
     for name, value, most in (("band", band, length - 1), ("stride", stride, length)):
         if not isinstance(value, int | np.integer) or not 1 <= value <= most:
             raise ValueError(
@@ -133,28 +153,4 @@ def _hidden(length: int, band: int, stride: int, wrap: bool, unit: str) -> list[
         firsts = list(range(0, length, stride))
     else:
         firsts = sorted({*range(0, length - band + 1, stride), length - band})
-    hidden = []
-    for first in firsts:
-        last = first + band
-        outside = [(0, first), (last, length)] if last <= length else [(last - length, first)]
-        hidden.append([(start, stop) for start, stop in outside if start < stop])
-    return hidden
-
-
-def _pairs(band: Size, stride: Size) -> tuple[tuple[int, int], tuple[int, int]]:
-    return geometry.as_size(band, "band"), geometry.as_size(stride, "stride")
-
-
-def _across(hidden: list[Interval], image: tuple[int, int]) -> list[tuple[int, int, int, int]]:
-    return [(0, start, image[0], stop) for start, stop in hidden]
-
-
-def _down(hidden: list[Interval], image: tuple[int, int]) -> list[tuple[int, int, int, int]]:
-    return [(start, 0, stop, image[1]) for start, stop in hidden]
-
-
-def _stacked(masks: list[list[tuple[int, int, int, int]]]) -> NDArray[np.int32]:
-    boxes = np.zeros((len(masks), max(map(len, masks)), 4), np.int32)
-    for mask, parts in zip(boxes, masks, strict=True):
-        mask[: len(parts)] = parts
-    return boxes
+    return [wrapped(first + band, length - band, length) for first in firsts]

@@ -255,7 +255,15 @@ def mask_set(threat: Threat, given: Mapping[str, str], *, default: str = DEFAULT
         if key not in {one.name for one in entry.keys}:
             raise UnknownKeyError(key, entry)
     more = entry.keys[1:] if entry.family == "tiling" else entry.keys
-    return combined_sets.for_threat(threat, functools.partial(entry.build, **values(more, own)))
+    build = functools.partial(entry.build, **values(more, own))
+    try:
+        return combined_sets.for_threat(threat, build)
+    except ValueError as error:  # which may call a key by the builder's word for it
+        argument, _, rest = str(error).partition(":")
+        typed = {key.argument: key.name for key in more if key.argument}.get(argument)
+        if typed is None:
+            raise
+        raise ValueError(f"{typed}:{rest}") from error
 
 
 class UnknownKeyError(ValueError):

@@ -6,6 +6,7 @@ import functools
 import importlib
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -84,11 +85,13 @@ def _described(name: Any, value: Any) -> str:
 def _loaded(torch: Any, path: Path) -> Any:
     how: dict[str, Any] = {"map_location": "cpu", "weights_only": True}
     try:
-        if encodable(str(path)) != str(path):  # PyTorch takes names in UTF-8 only
-            with open(path, "rb") as file:
-                return torch.load(file, **how)
-        # A file of today is mapped, so that only what is used is read.
-        return torch.load(path, **how, mmap=zipfile.is_zipfile(path))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of TorchScript, of which the error below tells
+            if encodable(str(path)) != str(path):  # PyTorch takes names in UTF-8 only
+                with open(path, "rb") as file:
+                    return torch.load(file, **how)
+            # A file of today is mapped, so that only what is used is read.
+            return torch.load(path, **how, mmap=zipfile.is_zipfile(path))
     except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
         forbidden = re.search(r"GLOBAL ([\w.]+)|(TorchScript)", str(error))
         forbidden = forbidden or re.search(r"Unsupported (?:class|type) ([\w.]+)", str(error))

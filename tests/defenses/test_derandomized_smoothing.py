@@ -326,7 +326,7 @@ def test_bad_input_is_named():
         (lambda: smoothing.worst_case(votes, labels, affected.astype(int)), "affected: expected b"),
         (
             lambda: smoothing.worst_case(votes, labels[:1], affected),
-            "labels: expected one for each",
+            "labels: expected one integer for each",
         ),
         (lambda: smoothing.worst_case(votes, labels + 3, affected), "labels: expected classes"),
         (lambda: smoothing.worst_case(votes, labels, affected, ties="any"), "ties: expected"),

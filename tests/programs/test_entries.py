@@ -118,6 +118,20 @@ def test_sizes_that_are_none(text):
         spec_keys.size(text)
 
 
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ("plurality:bands=9", "bands: expected columns from 1 to 7"),  # the builder's word is band
+        ("plurality:bands=3,stride=9", "stride: expected columns from 1 to 8"),
+        ("pair_cover:plane=6", "plane: expected an order q"),
+        ("pair_cover:partition=99", "partition: expected at most 8 rows"),
+    ],
+)
+def test_errors_of_builders_call_a_key_as_it_is_typed(spec, said):
+    with pytest.raises(ValueError, match=f"^--defense {spec}: {said}"):
+        defense_specs.build(spec, (8, 8), (1, 1))
+
+
 # --- what is made of them ---
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import warnings
 
 import jax
 import numpy as np
@@ -129,3 +130,13 @@ def test_names_are_there_without_flax():
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "has no attribute 'nothing'" in ended.stderr.splitlines()[-1]
+
+
+def test_a_scripted_model_is_refused_in_one_line(tmp_path):
+    torch = pytest.importorskip("torch", reason="needs the extra: parity")
+    path = tmp_path / "scripted.pt"
+    torch.jit.trace(torch.nn.Linear(1, 1), torch.zeros(1, 1)).save(str(path))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # PyTorch warns that it might be executed
+        with pytest.raises(ValueError, match="expected weights only, got TorchScript too"):
+            weights.read(path)
