@@ -39,7 +39,7 @@ def facts_of_run(
         asked = [(str(d), dict(d.options), fingerprint.of_arrays(d.groups)) for d in decided]
         known["defenses_sha256"] = fingerprint.of_facts(asked)
     return {
-        **_facts_of_images(run_images, first),
+        **facts_of_images(run_images, first),
         **engine.facts(),
         **fingerprint.of_environment(),
         **known,
@@ -59,7 +59,7 @@ def provenance_of_run(
     }
 
 
-def _facts_of_images(run_images: RunImages, first: NDArray[np.uint8]) -> dict[str, str]:
+def facts_of_images(run_images: RunImages, first: NDArray[np.uint8]) -> dict[str, str]:
     """What tells images apart: of files their names and labels, of others the first image."""
     if run_images.began is None:
         return {"first_image_sha256": fingerprint.of_arrays(first)}

@@ -24,9 +24,10 @@ from certmask_jax.masks.geometry import as_size
 from certmask_jax.masks.threats import Threat
 from certmask_jax.models import Model
 from certmask_jax.models.output_choice import restricted, viewed
-from certmask_jax.programs import defense_specs, imported, spec_keys
+from certmask_jax.programs import defense_specs, evidence_entries, imported, spec_keys
 from certmask_jax.programs.certification_options import Config, read_fill
 from certmask_jax.programs.command_line import as_options
+from certmask_jax.programs.evidence_job import EvidenceJob, opened_evidence
 from certmask_jax.programs.patched_images import PatchedImages
 from certmask_jax.programs.threat_options import threats
 from certmask_jax.tables.image_sets import TestSet
@@ -60,13 +61,15 @@ class Job:
     name: str  # the same for the same command on the same machine
     unreadable: Mapping[str, str]  # images that cannot be read, by id, and why
     notes: tuple[str, ...]  # what was decided on the way, in lines to show
+    evidence: EvidenceJob | None = None  # the defenses that are not on masked images
 
 
-def opened(config: Config, command: str, *, with_data: bool = True) -> Job:
+def opened(config: Config, command: str, *, with_data: bool = True, evidence: bool = False) -> Job:
     """Opens everything; ``ValueError`` or ``OSError`` for what is not there or does not fit.
 
     ``with_data=False`` opens no data set, for what is about the classifier alone: the job's is one
-    blank image, and what it says of data and class names means nothing.
+    blank image, and what it says of data and class names means nothing. Without ``evidence``
+    defenses on local evidence are refused.
     """
     config = dataclasses.replace(config, model=config.model.with_card())
     where = config.model.weights or models.default_weights(config.model.model)
@@ -85,8 +88,15 @@ def opened(config: Config, command: str, *, with_data: bool = True) -> Job:
     specs = tuple(config.defenses or DEFAULT_DEFENSES)
     if config.threat.sizes:
         specs = specs_over_sizes(specs, attacks)
+    on_evidence = opened_evidence(config, model, dataset, specs, attacks)
+    if on_evidence is not None and not evidence:
+        raise ValueError(
+            "--defense: expected defenses that mask images; those on local evidence are for "
+            "certify alone"
+        )
+    masking = [spec for spec in specs if not evidence_entries.is_on_evidence(spec)]
     try:
-        defenses = build_defenses(specs, attacks)
+        defenses = build_defenses(masking, attacks)
     except ValueError as error:
         if config.defenses:
             raise
@@ -101,6 +111,8 @@ def opened(config: Config, command: str, *, with_data: bool = True) -> Job:
         params = config.model.load(file, model)
     if dataset.outputs is not None:
         model = restricted(model, dataset.outputs)
+    if on_evidence is not None and model.local is not None:
+        on_evidence = dataclasses.replace(on_evidence, local=model.local)
     if config.whole_images and model.local is None:
         raise ValueError(
             "--whole-images: expected a model with local logits (BagNet), which can do otherwise, "
@@ -184,6 +196,7 @@ def opened(config: Config, command: str, *, with_data: bool = True) -> Job:
         name=_name(config, dataset, identity),
         unreadable=unreadable,
         notes=(*dataset.notes, *weights_notes, *views_notes),
+        evidence=on_evidence,
     )
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from certmask_jax.certification import evaluation, planning, precision_check, report, verdicts
+from certmask_jax.certification.evidence_verdicts import beside, certify_evidence
 from certmask_jax.files import processes
 from certmask_jax.files.storage import AnyPath
 from certmask_jax.inference import views
@@ -36,6 +37,13 @@ from certmask_jax.programs.certification_options import (
     parser,
     read_config,
 )
+from certmask_jax.programs.evidence_job import (
+    EvidenceJob,
+    EvidenceWork,
+    from_folder,
+    holds_evidence,
+    plan_of,
+)
 from certmask_jax.programs.progress import Progress
 from certmask_jax.programs.run_folder import (
     check_out,
@@ -47,6 +55,7 @@ from certmask_jax.programs.run_folder import (
 )
 from certmask_jax.programs.threat_options import ThreatOptions, recorded, threats
 from certmask_jax.tables import saved_table, table_writer
+from certmask_jax.tables.evidence_store import SavedEvidence
 from certmask_jax.tables.image_sets import readable
 
 TO_BE_GONE_ON_WITH = 3
@@ -57,7 +66,7 @@ def run(config: Config, command: str) -> int:
     """Certifies, writes the run folder and prints the table; returns the exit status."""
     started = time.monotonic()
     runtime.start(config.runtime)
-    job = opened(config, command)
+    job = opened(config, command, evidence=True)
     if config.dry_run:
         print(_plan(config, job))
         return 0
@@ -65,14 +74,27 @@ def run(config: Config, command: str) -> int:
     out = share_folder(run_folder, config.shard)
     check_out(out)
     take_shares(run_folder, out, _say)
-    for line in (*job.notes, *map(str, job.defenses)):
+    on_evidence = () if job.evidence is None else job.evidence.defenses
+    for line in (*job.notes, *map(str, job.defenses), *map(str, on_evidence)):
         _say(line)
-    _check_before(config, job, out)
+    if job.defenses:
+        _check_before(config, job, out)
     deadline = None if config.max_minutes is None else started + 60 * config.max_minutes
     part, provenance = f"{config.shard[0]}/{config.shard[1]}", job.provenance
     if out != run_folder:
         whole = re.sub(r" --shard[ =]\S+", "", command)
         provenance = {**provenance, "shard": part, "command_of_all_shares": whole}
+    work = EvidenceWork(deadline, _say)
+    evidence = None
+    if job.evidence is not None:
+        found = _on_evidence(config, job, job.evidence, work, out)
+        if found is None:
+            words = printing.words_to(config.format)
+            print(f"stopped: evidence is in {out}; give the same command again", file=words)
+            return TO_BE_GONE_ON_WITH
+        evidence = certify_evidence(found, job.evidence.defenses)
+        if not job.defenses:
+            return _told(config, evidence, out, started, is_new=work.is_new)
     with Progress(
         job.defenses,
         margin_guard=config.margin_guard,
@@ -116,7 +138,10 @@ def run(config: Config, command: str) -> int:
     result = verdicts.certify(saved, job.defenses, margin_guard=config.margin_guard)
     if config.threat.sizes:
         result = over_sizes(result, job.identity["defense"])
-    was_complete = not progress.settled_now and is_written(result, out, config.precision)
+    if job.evidence is not None and evidence is not None:
+        result = beside(result, evidence, job.evidence.order)
+    nothing_new = not progress.settled_now and not work.is_new
+    was_complete = nothing_new and is_written(result, out, config.precision)
     flips = _flips(config, job, saved, out if was_complete else None)
     seconds["all"] = round(time.monotonic() - started, 2)
     session = {
@@ -127,7 +152,42 @@ def run(config: Config, command: str) -> int:
     }
     if flips is not None:
         session["label_flips_against_float32"] = flips
-    result = result.with_facts(session)
+    return _shown(config, result.with_facts(session), out, was_complete, seconds["all"])
+
+
+def _on_evidence(
+    config: Config, job: Job, of: EvidenceJob, work: EvidenceWork, out: AnyPath
+) -> SavedEvidence | None:
+    """Evaluates the defenses on evidence; None where there was no more time."""
+    return work.run(
+        of,
+        job.dataset,
+        job.params,
+        out,
+        preprocessing=job.preprocessing,
+        identity=job.identity,
+        provenance=job.provenance,
+        unreadable=job.unreadable,
+        skip_unreadable=config.data.on_unreadable == "skip",
+        chunk=config.chunk,
+    )
+
+
+def _told(
+    config: Config, result: report.Report, out: AnyPath, started: float, *, is_new: bool
+) -> int:
+    """Reports a run whose defenses are all on evidence."""
+    was_complete = not is_new and is_written(result, out, "highest")
+    seconds = round(time.monotonic() - started, 2)
+    facts = {"seconds": {"evaluation": seconds, "all": seconds}}
+    return _shown(config, result.with_facts(facts), out, was_complete, seconds)
+
+
+def _shown(
+    config: Config, result: report.Report, out: AnyPath, was_complete: bool, seconds: float
+) -> int:
+    """Writes a report unless it was complete before, and prints it."""
+    words = printing.words_to(config.format)
     files = () if was_complete else write_report(result, out, _say)
     if words is sys.stdout:
         print()
@@ -135,8 +195,8 @@ def run(config: Config, command: str) -> int:
     if was_complete:
         end = f"this run was complete already: printed again from {out}, nothing computed"
     else:
-        names = ", ".join([*files, "tables"])
-        end = f"results in {out}: {names} ({seconds['all']:.0f} s)"
+        folders = [name for name in ("tables", "evidence") if (out / name).is_dir()]
+        end = f"results in {out}: {', '.join([*files, *folders])} ({seconds:.0f} s)"
     print(f"\n{end}", file=words)
     return 0
 
@@ -158,21 +218,35 @@ def _check_before(config: Config, job: Job, out: AnyPath) -> None:
     )
 
 
-def run_from_tables(config: Config, folder: AnyPath, saved: saved_table.SavedTable) -> None:
+def run_from_tables(config: Config, folder: AnyPath, saved: saved_table.SavedTable | None) -> None:
     """Prints the defenses of an earlier run again, or others that its tables suffice for."""
-    result = certify_saved(
-        saved,
-        folder,
-        threat=config.threat,
-        specs=config.defenses,
-        margin_guard=config.margin_guard,
-    )
+    evidence, order, specs = from_folder(folder, config.defenses, threat=config.threat)
+    if evidence is not None and config.margin_guard:
+        raise ValueError(
+            "--margin-guard: expected none beside defenses on evidence, whose sums are exact"
+        )
+    result = evidence
+    if evidence is None or specs:
+        result = certify_saved(
+            _table_of(folder) if saved is None else saved,
+            folder,
+            threat=config.threat,
+            specs=specs,
+            margin_guard=config.margin_guard,
+        )
+        result = result if evidence is None else beside(result, evidence, order)
+    assert result is not None
     print(printing.text_of(result, config.format))
     if config.out is not None:
         if config.out.exists() and any(config.out.iterdir()):
             raise FileExistsError(f"--out {config.out}: expected a new or empty folder")
         config.out.mkdir(parents=True, exist_ok=True)
         write_report(result, config.out, _say)
+
+
+def _table_of(folder: AnyPath) -> saved_table.SavedTable:
+    """The table in the folder of a run, or in the folder itself."""
+    return saved_table.load(folder / "tables" if (folder / "tables").is_dir() else folder)
 
 
 def certify_saved(
@@ -199,6 +273,12 @@ def certify_saved(
 
 
 def _plan(config: Config, job: Job) -> str:
+    images = readable(job.dataset, job.unreadable)
+    lines = [] if job.evidence is None else plan_of(job.evidence, len(images))
+    return "\n".join([*lines, *(_plan_of_table(config, job) if job.defenses else ())])
+
+
+def _plan_of_table(config: Config, job: Job) -> list[str]:
     plan = planning.plan(
         readable(job.dataset, job.unreadable),
         job.model.apply_fn,
@@ -213,7 +293,7 @@ def _plan(config: Config, job: Job) -> str:
     each = plan.flops_a_pass
     empty = max(0.0, 1 - plan.passes_expected / max(plan.slots_expected, 1e-9))
     share = "" if config.shard[1] == 1 else f" (share {config.shard[0]} of {config.shard[1]})"
-    lines = [
+    return [
         f"{plan.num_images:,} images{share}, {plan.masked_images:,} masked images each",
         f"forward passes: at most {plan.passes_most:,}, expected {plan.passes_expected:,.0f} "
         f"({plan.passes_expected / plan.num_images:.1f} an image)",
@@ -226,7 +306,6 @@ def _plan(config: Config, job: Job) -> str:
         f"passes/s in chunks of {plan.chunk}, {empty:.0%} of them padding (measured on "
         f"{plan.calibrated_on} images), and start-up",
     ]
-    return "\n".join(lines)
 
 
 def _duration(seconds: float) -> str:
@@ -281,7 +360,8 @@ def _run(argv: Sequence[str] | None) -> int:
     config = read_config(arguments)
     if config.from_tables is not None:
         folder = config.from_tables
-        saved = saved_table.load(folder / "tables" if (folder / "tables").is_dir() else folder)
+        on_evidence_alone = holds_evidence(folder) and not (folder / "tables").is_dir()
+        saved = None if on_evidence_alone else _table_of(folder)
         check_from_tables(arguments)
         run_from_tables(config, folder, saved)
         return 0

@@ -9,7 +9,7 @@ from typing import Any
 from certmask_jax.defenses import Defense
 from certmask_jax.masks.mask_set import MaskSet
 from certmask_jax.masks.threats import Threat, as_threat
-from certmask_jax.programs import defense_entries, imported, mask_entries
+from certmask_jax.programs import defense_entries, evidence_entries, imported, mask_entries
 from certmask_jax.programs.command_line import hint
 from certmask_jax.programs.defense_entries import BUILT_FOR, SECOND, DefenseEntry
 from certmask_jax.programs.mask_entries import UnknownKeyError
@@ -53,10 +53,17 @@ def check(text: str) -> Spec:
     Raises:
       ValueError: for an unknown name or key, or what is not ``NAME:key=value,...``.
     """
+    if evidence_entries.is_on_evidence(text):
+        return Spec(text.partition(":")[0], tuple(evidence_entries.check(text).items()))
     return _checked(text)[0]
 
 
 def _checked(text: str) -> tuple[Spec, DefenseEntry]:
+    if evidence_entries.is_on_evidence(text):
+        raise ValueError(
+            f"--defense {text}: expected a defense that masks images; those on local evidence are "
+            "for certify alone"
+        )
     try:
         entry = defense_entries.entry(_name(text))
     except ValueError as error:
@@ -131,7 +138,8 @@ def with_built_for(text: str, patch_size: tuple[int, int]) -> str:
 
 def registered_paths(texts: Iterable[str]) -> dict[str, str]:
     """Name -> import path, of the specs whose names other packages have registered."""
-    names = {_name(text) for text in texts} - set(defense_entries.DEFENSES)
+    own = {*defense_entries.DEFENSES, *evidence_entries.EVIDENCE}
+    names = {_name(text) for text in texts} - own
     known = imported.registered(imported.DEFENSES) if names else {}
     return {name: known[name] for name in sorted(names) if name in known}
 
@@ -139,7 +147,7 @@ def registered_paths(texts: Iterable[str]) -> dict[str, str]:
 def _name(text: str) -> str:
     """The name in a spec: all before the first colon, or an import path, which has a colon."""
     name = text.partition(":")[0]
-    if name in defense_entries.DEFENSES:
+    if name in defense_entries.DEFENSES or name in evidence_entries.EVIDENCE:
         return name
     return imported.begins_with_path(text) or name
 

@@ -10,6 +10,7 @@ from certmask_jax import data, models
 from certmask_jax.programs import imported
 from certmask_jax.programs.command_line import CommandLine
 from certmask_jax.programs.defense_entries import BUILT_FOR, DEFENSES, SECOND, DefenseEntry
+from certmask_jax.programs.evidence_entries import EVIDENCE, EvidenceEntry
 from certmask_jax.programs.mask_entries import MASKS
 from certmask_jax.programs.spec_keys import Key
 
@@ -33,6 +34,9 @@ def everything() -> str:
             **{name: _about_defense(entry) for name, entry in DEFENSES.items()},
             **_installed(imported.DEFENSES),
         },
+        "defenses on local evidence, of models with local logits (BagNets)": {
+            name: _about_evidence(entry) for name, entry in EVIDENCE.items()
+        },
         "masks of any defense": _about_masks(),
         "keys": {key.name: _about_key(key) for key in _keys()},
     }
@@ -47,6 +51,7 @@ def defenses_as_markdown() -> str:
         (f"`{name}`", entry.about, _key_cells(entry.keys, entry), f"`{entry.masks}`")
         for name, entry in DEFENSES.items()
     ]
+    rows += [(f"`{e.name}`", e.about, _key_cells(e.keys), "none") for e in EVIDENCE.values()]
     return _table(("defense", "what it is", "keys", "masks, if none are given"), rows)
 
 
@@ -86,6 +91,10 @@ def _about_defense(entry: DefenseEntry) -> str:
     return f"{entry.about} [{said}]" if said else entry.about
 
 
+def _about_evidence(entry: EvidenceEntry) -> str:
+    return f"{entry.about} [{', '.join(map(_with_default, entry.keys))}]"
+
+
 def _about_masks() -> dict[str, str]:
     lines = {}
     for one in MASKS:
@@ -105,7 +114,13 @@ def _with_default(key: Key) -> str:
 def _keys() -> list[Key]:
     """Every key once, those of defenses first; without a default where entries differ in it."""
     by_name: dict[str, Key] = {}
-    entries = [*(e.keys for e in DEFENSES.values()), *(m.keys for m in MASKS), (BUILT_FOR,)]
+    on_evidence = (e.keys for e in EVIDENCE.values())
+    entries = [
+        *(e.keys for e in DEFENSES.values()),
+        *on_evidence,
+        *(m.keys for m in MASKS),
+        (BUILT_FOR,),
+    ]
     for key in (key for keys in entries for key in keys):
         before = by_name.setdefault(key.name, key)
         if before.default != key.default:

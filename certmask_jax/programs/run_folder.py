@@ -33,7 +33,7 @@ def _is_share(folder: AnyPath) -> bool:
 
 def check_out(out: AnyPath) -> None:
     """Refuses a folder with files and without a table; whose table it is, ``evaluate`` checks."""
-    if not out.exists() or (out / "tables").is_dir():
+    if not out.exists() or any((out / name).is_dir() for name in ("tables", "evidence")):
         return
     if not out.is_dir() or not all(map(_is_share, out.iterdir())):
         raise FileExistsError(

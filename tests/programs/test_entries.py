@@ -13,6 +13,7 @@ from certmask_jax.programs import (
     certification_options,
     defense_entries,
     defense_specs,
+    evidence_entries,
     listings,
     mask_entries,
     spec_keys,
@@ -144,7 +145,7 @@ def test_the_list_fits_80_columns_and_has_every_name():
 
 def test_tables_for_documents():
     table = listings.defenses_as_markdown().splitlines()
-    assert len(table) == 2 + len(defense_entries.DEFENSES)
+    assert len(table) == 2 + len(defense_entries.DEFENSES) + len(evidence_entries.EVIDENCE)
     assert len({line.count(" | ") for line in table}) == 1
     assert "| `minority_reports` | one round of votes" in listings.defenses_as_markdown()
     assert "| `tiling=exact` |" in listings.masks_as_markdown()

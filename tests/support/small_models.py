@@ -9,7 +9,9 @@ import jax
 import numpy as np
 
 from certmask_jax import models
+from certmask_jax.inference.distinct_fields import LocalLogits
 from certmask_jax.models import Model, Params
+from certmask_jax.models.bagnet import BagNet
 from certmask_jax.models.cifar_resnet import CifarResNet
 from certmask_jax.models.vit import VisionTransformer
 
@@ -32,6 +34,42 @@ def small_vit() -> Model:
         ),
         name="small_vit",
     )
+
+
+def _local_logits(params, images):
+    return _bagnet().apply(params, images, method="local_logits")
+
+
+@functools.cache
+def _bagnet():
+    return BagNet(num_classes=10, kernels=(1, 1, 1, 1), blocks=(1, 1, 1, 1),
+                  strides=(1, 1, 1, 1), width=4)  # fmt: skip
+
+
+@functools.cache
+def small_bagnet(**options) -> Model:
+    """Fields of 3 pixels, 6x6 of them on a digit."""
+    del options
+    module = _bagnet()
+    return dataclasses.replace(
+        models.create("vit_digits"),
+        name="small_bagnet",
+        module=module,
+        train_module=BagNet(num_classes=10, kernels=(1, 1, 1, 1), is_training=True),
+        apply_fn=module.apply,
+        local=LocalLogits(_local_logits, field=module.receptive_field, stride=module.stride),
+    )
+
+
+def bagnet_of_wrong_field(**options) -> Model:
+    """The same, which says that its fields have 2 pixels."""
+    model = small_bagnet()
+    local = LocalLogits(lambda p, x: _local_logits(p, _padded(x)), field=2, stride=1)
+    return dataclasses.replace(model, name="wrong", local=local)
+
+
+def _padded(images):
+    return jax.numpy.pad(images, ((0, 0), (0, 1), (0, 1), (0, 0)))
 
 
 @functools.cache

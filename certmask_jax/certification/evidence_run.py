@@ -1,0 +1,284 @@
+"""Defenses on evidence over a test set: block by block onto the disk, to be stopped at any moment.
+
+One pass an image serves all of them. What is there of an earlier session stays of use.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from numpy.typing import NDArray
+
+from certmask_jax._text import some
+from certmask_jax.certification.finished_blocks import says_left_out
+from certmask_jax.certification.reading_ahead import ahead
+from certmask_jax.certification.run_facts import facts_of_images
+from certmask_jax.defenses.evidence_defense import EvidenceDefense
+from certmask_jax.files import fingerprint, storage
+from certmask_jax.inference.devices import device_mesh
+from certmask_jax.inference.distinct_fields import LocalLogits
+from certmask_jax.inference.evidence_program import check_local, in_batches, results_program
+from certmask_jax.inference.masked_pass import computed_with
+from certmask_jax.inference.preprocessing import Preprocessing, check_images
+from certmask_jax.tables import evidence_store
+from certmask_jax.tables.evidence_store import EvidenceBlock, EvidenceStore, SavedEvidence
+from certmask_jax.tables.image_sets import TestSet
+from certmask_jax.tables.prediction_table import check_labels
+from certmask_jax.tables.run_images import LEFT_OUT, Began, Part, RunImages, of_run
+
+_CPU_PIXELS = 1 << 19  # at once, on a device
+_MOST_AT_ONCE = 64  # images, on a device
+_BATCHES_A_BLOCK = 16
+_LEAST_BLOCKS = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class EvidenceHooks:
+    """What a program wants to hear of, and when it wants to stop.
+
+    Attributes:
+      progress: told of the images that are done, and of all, after each block.
+      warn: told in a line of what happened to damaged blocks or images.
+      stop: asked before each block; true ends the evaluation there.
+    """
+
+    progress: Callable[[int, int], None] = lambda done, total: None
+    warn: Callable[[str], None] = lambda line: None
+    stop: Callable[[], bool] = lambda: False
+
+
+def evaluate_evidence(
+    test_set: TestSet,
+    local: LocalLogits,
+    params: Any,
+    defenses: Sequence[EvidenceDefense],
+    folder: str | storage.AnyPath,
+    *,
+    preprocessing: Preprocessing,
+    identity: Mapping[str, Any] | None = None,
+    provenance: Mapping[str, Any] | None = None,
+    unreadable: Mapping[str, str] | None = None,
+    skip_unreadable: bool = False,
+    chunk: int | None = None,
+    mesh: Mesh | None = None,
+    hooks: EvidenceHooks | None = None,
+) -> SavedEvidence | None:
+    """What defenses on evidence answer and prove for each image, kept in a folder.
+
+    Args:
+      test_set: images of the size that the threats are on.
+      local, params: the model; that its cells see what they are said to see is checked first.
+      defenses: with the field and the stride of ``local``.
+      folder: local or in a bucket; new, or of this same run, which goes on.
+      preprocessing: without a resize, which spreads a patch over more pixels than it has.
+      identity: JSON-able facts that decide the numbers and that only the caller knows. With
+        ``weights_sha256``, ``params`` is not hashed again.
+      provenance: JSON-able facts about the run, kept with it.
+      unreadable, skip_unreadable: as of ``evaluation.evaluate``.
+      chunk: images at once over all devices, rounded up to a multiple of their number.
+      mesh: 1-D mesh; all devices of this process by default.
+      hooks: see ``EvidenceHooks``.
+
+    Returns:
+      All of the run; None where it was stopped before.
+
+    Raises:
+      ValueError: for no defense, an empty test set, images of another size, labels that are no
+        classes, a resize, or a model whose cells see other pixels; before any long work.
+      UnreadableImage: for an image that cannot be read, unless they are skipped.
+      FileExistsError: for the folder of another run; names what differs.
+      OSError: for a folder that cannot be written to.
+    """
+    told = EvidenceHooks() if hooks is None else hooks
+    folder = storage.any_path(folder)
+    _check(test_set, local, defenses, preprocessing)
+    there = evidence_store.recorded(folder)
+    run_images = _images(test_set, there, folder, unreadable or {}, skip_unreadable)
+    first = run_images.first()
+    check_images(first, defenses[0].threat.image_size)
+    classes = check_local(local, params, first.shape[1:])[2]
+    mesh = device_mesh() if mesh is None else mesh
+    batch = _at_once(first.shape[1] * first.shape[2], mesh, chunk)
+    size = _images_per_block(len(run_images), batch)
+    known = dict(identity or {})
+    if "weights_sha256" not in known:
+        known["weights_sha256"] = fingerprint.of_arrays(params)
+    facts = {
+        **facts_of_images(run_images, first),
+        **fingerprint.of_environment(),
+        "preprocessing": dataclasses.asdict(preprocessing),
+        "num_images": len(run_images),
+        "batch": batch,
+        "images_per_block": size,
+        "defenses": [facts_of(defense) for defense in defenses],
+        **known,
+    }
+    began = run_images.began
+    about = {
+        "provenance": {
+            **fingerprint.environment(),
+            **(provenance or {}),
+            "local_logits": {"field": local.field, "stride": local.stride},
+            "num_images": len(run_images),
+        },
+        "images": None if began is None else began._asdict(),
+        "image_size": list(first.shape[1:3]),
+        "verdicts": [1 + len(defense.condition_names) for defense in defenses],
+    }
+    evidence_store.begun(folder, facts, about)
+    store = EvidenceStore(folder, len(run_images), size)
+    program = results_program(local, preprocessing, tuple(defenses), mesh)
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    held = jax.device_put(computed_with(params, preprocessing), everywhere)
+    spans = store.spans()
+    missing = {n: at for n, at in spans.items() if not _of_use(store, n, at, run_images, told.warn)}
+    done = len(run_images) - sum(stop - start for start, stop in missing.values())
+    parts = ahead(functools.partial(_read, run_images, classes), list(missing.values()))
+    for number, (start, stop) in missing.items():
+        if told.stop():
+            parts.close()
+            return None
+        part = next(parts)
+        if part.rows.left_out:
+            told.warn(says_left_out(part.rows))
+        store.write(number, _block(program, held, part, batch, defenses))
+        done += stop - start
+        told.progress(done, len(run_images))
+    return evidence_store.load(folder)
+
+
+def facts_of(defense: EvidenceDefense) -> dict[str, Any]:
+    """What tells defenses apart, JSON-able."""
+    return {
+        "name": defense.name,
+        "threat": str(defense.threat),
+        "field": defense.field,
+        "stride": defense.stride,
+        **defense.options,
+    }
+
+
+def _check(
+    test_set: TestSet,
+    local: LocalLogits,
+    defenses: Sequence[EvidenceDefense],
+    preprocessing: Preprocessing,
+) -> None:
+    if not defenses:
+        raise ValueError("expected at least 1 defense, got none")
+    if len(test_set) < 1:
+        raise ValueError("expected a test set with at least 1 image, got an empty one")
+    if preprocessing.resize_to is not None:
+        raise ValueError(
+            "expected patches in the pixels that the model sees, got images that are resized: a "
+            "resize spreads a patch to more cells than its window has"
+        )
+    for defense in defenses:
+        if (defense.field, defense.stride) != (local.field, local.stride):
+            raise ValueError(
+                f"{defense.name}: expected the field {local.field} and stride {local.stride} of "
+                f"the model, got {defense.field} and {defense.stride}"
+            )
+        if defense.threat.image_size != defenses[0].threat.image_size:
+            raise ValueError("expected threats on one image size, got several")
+
+
+def _images(
+    test_set: TestSet,
+    there: Mapping[str, Any] | None,
+    folder: storage.AnyPath,
+    unreadable: Mapping[str, str],
+    skip: bool,
+) -> RunImages:
+    images = None if there is None else there["about"]["images"]
+    began = None if images is None else Began(tuple(images["ids"]), tuple(images["labels"]))
+    try:
+        return of_run(test_set, began, unreadable=unreadable, skip=skip)
+    except ValueError as error:
+        raise FileExistsError(
+            f"{folder}: {error}. Choose another folder for the results, or give the command and "
+            "the images of that run"
+        ) from error
+
+
+def _at_once(pixels: int, mesh: Mesh, chunk: int | None) -> int:
+    """Images at once over all devices, a multiple of their number."""
+    if chunk is not None:
+        if chunk < 1:
+            raise ValueError(f"chunk: expected at least 1 image, got {chunk}")
+        return -(-chunk // mesh.size) * mesh.size
+    is_cpu = mesh.devices.flat[0].platform == "cpu"
+    each = min(_MOST_AT_ONCE, _CPU_PIXELS // pixels) if is_cpu else _MOST_AT_ONCE
+    return max(1, each) * mesh.size
+
+
+def _images_per_block(num_images: int, batch: int) -> int:
+    """A multiple of what is evaluated at once."""
+    share = -(-num_images // _LEAST_BLOCKS)
+    return batch * min(_BATCHES_A_BLOCK, -(-share // batch))
+
+
+def _of_use(
+    store: EvidenceStore,
+    number: int,
+    span: tuple[int, int],
+    run_images: RunImages,
+    warn: Callable[[str], None],
+) -> bool:
+    """Whether a block is there; rows that are gone since are left out on the disk too."""
+    block = store.read(number, warn)
+    if block is None:
+        return False
+    start, stop = span
+    again, out = run_images.changed(block.rows, start)
+    if again:
+        names = some([block.rows.ids[row] for row in again])
+        warn(
+            f"{names}: another image than before, or readable now; images {start} to {stop - 1} "
+            "are computed again"
+        )
+        return False
+    if out:
+        rows = block.rows._replace(left_out={**block.rows.left_out, **out})
+        warn(says_left_out(rows._replace(left_out=out)))
+        store.write(number, block._replace(rows=rows))
+    return True
+
+
+def _read(run_images: RunImages, classes: int, start: int, stop: int) -> Part:
+    part = run_images.read(start, stop)
+    if not len(part.images):
+        return part
+    return part._replace(labels=check_labels(part.labels, len(part.images), classes))
+
+
+def _block(
+    program: Any, params: Any, part: Part, batch: int, defenses: Sequence[EvidenceDefense]
+) -> EvidenceBlock:
+    count = len(part.rows.ids)
+    width = sum(1 + len(defense.condition_names) for defense in defenses)
+
+    def rows(shape: tuple[int, ...], kind: Any, values: Any, fill: int = 0) -> NDArray[Any]:
+        array = np.full((count, *shape), fill, kind)
+        if len(part.present):
+            array[part.present] = values
+        return array
+
+    found: Any = [None] * 4
+    if len(part.present):
+        found = in_batches(program, params, part.images, part.labels, batch)
+    answers, verdicts, undefended, margins = found
+    return EvidenceBlock(
+        rows((len(defenses),), np.int32, answers),
+        rows((width,), np.bool_, verdicts),
+        rows((), np.int32, undefended),
+        rows((), np.float32, margins),
+        rows((), np.int32, part.labels, LEFT_OUT),
+        part.rows,
+    )

@@ -1,0 +1,152 @@
+"""Whole images through a model with local logits, and defenses on that evidence, on all devices.
+
+Evidence stays on the device that made it: of each image only answers and verdicts come back.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.sharding import Mesh, PartitionSpec
+from numpy.typing import NDArray
+
+from certmask_jax._own_settings import unguarded
+from certmask_jax.defenses.evidence_defense import EvidenceDefense
+from certmask_jax.inference.devices import AXIS
+from certmask_jax.inference.distinct_fields import LocalLogits
+from certmask_jax.inference.masked_pass import masked_logits
+from certmask_jax.inference.preprocessing import Preprocessing
+from certmask_jax.tables.outputs import NO_LABEL
+
+
+class EvidenceOutputs(NamedTuple):
+    """What is kept of B images."""
+
+    answers: Array  # int32[B, D], labels or ALERT
+    verdicts: Array  # bool[B, Q]: of each defense the worst case, then its conditions
+    undefended: Array  # int32[B], the label of the mean evidence; NO_LABEL where not finite
+    margins: Array  # float32[B], of that label; NaN where not finite
+
+
+@functools.lru_cache(maxsize=16)
+def results_program(
+    local: LocalLogits,
+    preprocessing: Preprocessing,
+    defenses: tuple[EvidenceDefense, ...],
+    mesh: Mesh,
+) -> Any:
+    """The jitted ``(params, images uint8[B, h, w, c], labels int32[B]) -> EvidenceOutputs``.
+
+    B is a multiple of the devices, each of which has its own share.
+    """
+
+    def outputs(params: Any, images: Array, labels: Array) -> EvidenceOutputs:
+        nothing = jnp.zeros((len(images), 1, 4), jnp.int32)
+        evidence = masked_logits(
+            local.apply_fn, params, images, nothing, preprocessing=preprocessing
+        )
+        finite = jnp.isfinite(evidence).all(axis=(1, 2, 3))
+        each = [defense.results(evidence, labels) for defense in defenses]
+        verdicts = [
+            verdict
+            for defense, found in zip(defenses, each, strict=True)
+            for verdict in (
+                found.worst_case & finite,
+                *(found.conditions[name] for name in defense.condition_names),
+            )
+        ]
+        means = evidence.mean(axis=(1, 2))
+        top, second = jax.lax.top_k(means, 2)[0].T
+        return EvidenceOutputs(
+            jnp.stack([found.answer for found in each], axis=1),
+            jnp.stack(verdicts, axis=1),
+            jnp.where(finite, means.argmax(axis=1), NO_LABEL).astype(jnp.int32),
+            jnp.where(finite, top - second, jnp.nan),
+        )
+
+    split = PartitionSpec(AXIS)
+    return jax.jit(
+        jax.shard_map(
+            outputs,
+            mesh=mesh,
+            in_specs=(PartitionSpec(), split, split),
+            out_specs=split,
+            check_vma=False,  # any model may be given, whatever it carries in its loops
+        )
+    )
+
+
+def in_batches(
+    program: Any, params: Any, images: NDArray[np.uint8], labels: NDArray[np.int32], batch: int
+) -> EvidenceOutputs:
+    """The program on any number of images, ``batch`` at a time, the last ones filled up: NumPy."""
+    parts = []
+    for start in range(0, len(images), batch):
+        some, true = images[start : start + batch], labels[start : start + batch]
+        count = len(some)
+        some = np.concatenate([some, np.zeros((batch - count, *some.shape[1:]), np.uint8)])
+        true = np.concatenate([true, np.zeros(batch - count, np.int32)])
+        with unguarded():
+            found = jax.device_get(program(params, jnp.asarray(some), jnp.asarray(true)))
+        parts.append([np.asarray(array)[:count] for array in found])
+    joined: list[Any] = [np.concatenate(columns) for columns in zip(*parts, strict=True)]
+    return EvidenceOutputs(*joined)
+
+
+def check_local(
+    local: LocalLogits, params: Any, image_shape: tuple[int, int, int]
+) -> tuple[int, int, int]:
+    """``(H, W, K)`` of the evidence of an image, whose cells see what they are said to see.
+
+    Cells in the corners and in the middle are looked at by their gradients on a random image: a
+    cheap check, which a model that is built to deceive may pass.
+
+    Raises:
+      ValueError: for evidence of another shape, or cells that see other pixels.
+    """
+    height, width, _ = image_shape
+    rows, columns = local.grid((height, width))
+    image = jax.ShapeDtypeStruct((1, *image_shape), np.float32)
+    shape = jax.eval_shape(local.apply_fn, params, image).shape
+    if len(shape) != 4 or shape[:3] != (1, rows, columns) or shape[3] < 2:
+        raise ValueError(
+            f"local logits: expected [1, {rows}, {columns}, K] for images {image.shape}, as fields "
+            f"of {local.field} pixels every {local.stride} make, got {list(shape)}"
+        )
+    random = np.random.default_rng(0)
+    pixels = jnp.asarray(random.normal(size=image.shape), jnp.float32)
+    weights = jnp.asarray(random.normal(size=shape[3]), jnp.float32)
+
+    @jax.jit
+    def gradient(parameters: Any, at: Array) -> Array:
+        back = jax.vjp(lambda seen: local.apply_fn(parameters, seen), pixels)[1]
+        cotangent = jnp.zeros(shape, jnp.float32).at[0, at[0], at[1]].set(weights)
+        found: Array = back(cotangent)[0][0]
+        return found
+
+    with unguarded():
+        for row, column in _places(rows, columns):
+            seen = np.asarray(gradient(params, jnp.asarray([row, column], jnp.int32)))
+            top, left = row * local.stride, column * local.stride
+            seen = (np.nan_to_num(seen, nan=1.0) != 0).any(axis=2)
+            seen[top : top + local.field, left : left + local.field] = False
+            if seen.any():
+                y, x = np.argwhere(seen)[0].tolist()
+                raise ValueError(
+                    f"local logits: expected the cell ({row}, {column}) to see the pixels from "
+                    f"({top}, {left}) to ({top + local.field}, {left + local.field}), exclusive, "
+                    f"as its field of {local.field} and stride of {local.stride} say, but it also "
+                    f"sees ({y}, {x}); give the model's true field and stride"
+                )
+    return rows, columns, int(shape[3])
+
+
+def _places(rows: int, columns: int) -> Sequence[tuple[int, int]]:
+    ends = [(row, column) for row in (0, rows - 1) for column in (0, columns - 1)]
+    return list(dict.fromkeys([*ends, (rows // 2, columns // 2)]))

@@ -1,0 +1,192 @@
+"""What ``certify`` does of defenses on evidence: what it refuses, the run, a folder's report."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+
+from certmask_jax.certification.evidence_run import EvidenceHooks, evaluate_evidence
+from certmask_jax.certification.evidence_verdicts import certify_evidence
+from certmask_jax.certification.report import Report
+from certmask_jax.data import Dataset
+from certmask_jax.defenses.evidence_defense import EvidenceDefense
+from certmask_jax.files.storage import AnyPath
+from certmask_jax.inference import views
+from certmask_jax.inference.distinct_fields import LocalLogits
+from certmask_jax.masks.threats import Threat
+from certmask_jax.models import Model
+from certmask_jax.programs import evidence_entries
+from certmask_jax.programs.certification_options import Config
+from certmask_jax.programs.threat_options import ThreatOptions, recorded, threats
+from certmask_jax.tables import evidence_store
+
+FOLDER = "evidence"
+"""Of a run, beside its tables."""
+
+_EVERY = 10.0  # seconds, between lines of progress
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class EvidenceJob:
+    """The defenses on evidence of a run.
+
+    Attributes:
+      defenses: those, in their order.
+      local: what gives the evidence.
+      order: of all results of the run, whether each is on evidence.
+    """
+
+    defenses: Sequence[EvidenceDefense]
+    local: LocalLogits
+    order: tuple[bool, ...]
+
+
+def opened_evidence(
+    config: Config, model: Model, dataset: Dataset, specs: Sequence[str], attacks: Sequence[Threat]
+) -> EvidenceJob | None:
+    """The defenses on evidence among ``specs``; None where there are none.
+
+    Raises:
+      ValueError: for a model without local logits, options that do not go with evidence, or
+        defenses that cannot be; before any work.
+    """
+    named = [spec for spec in specs if evidence_entries.is_on_evidence(spec)]
+    if not named:
+        return None
+    first = f"--defense {named[0]}"
+    local = model.local
+    if local is None:
+        raise ValueError(
+            f"{first}: expected a model with local logits, each of which sees a small field: a "
+            "BagNet (bagnet9, bagnet17, bagnet33), or a Model of your own with local=LocalLogits("
+            f"...); got {model.name}"
+        )
+    for option, is_given, why in (
+        ("--shard", config.shard[1] != 1, "one job evaluates them, a pass an image"),
+        ("--views", config.views != views.NONE, "a mean over views has no fields"),
+        ("--sizes", bool(config.threat.sizes), "certify each --patch in a run of its own"),
+        ("--margin-guard", config.margin_guard > 0, "their sums are exact, and have no margin"),
+        (
+            "--patch-lives native",
+            dataset.image_size != model.data_config.input_size,
+            "a resize spreads a patch over more cells than its window has",
+        ),
+        ("several processes", jax.process_count() > 1, "one process evaluates them"),
+    ):
+        if is_given:
+            raise ValueError(f"{first}: expected no {option} beside defenses on evidence: {why}")
+    return EvidenceJob(
+        [
+            evidence_entries.build(spec, attack, field=local.field, stride=local.stride)
+            for attack in attacks
+            for spec in named
+        ],
+        local,
+        tuple(evidence_entries.is_on_evidence(spec) for _ in attacks for spec in specs),
+    )
+
+
+class EvidenceWork:
+    """Evaluates the defenses on evidence of a run; ``images_now`` are those of this session.
+
+    Args:
+      deadline: in seconds of ``time.monotonic``; no block is begun after it.
+      say: told of progress and warnings in lines.
+    """
+
+    def __init__(self, deadline: float | None, say: Callable[[str], None]) -> None:
+        self.is_new = False
+        self._deadline = deadline
+        self._say = say
+        self._shown = time.monotonic()
+
+    def run(
+        self,
+        job: EvidenceJob,
+        test_set: Any,
+        params: Any,
+        out: AnyPath,
+        **how: Any,
+    ) -> evidence_store.SavedEvidence | None:
+        """See ``evaluate_evidence``, whose keywords are ``how``."""
+        hooks = EvidenceHooks(self._progress, self._say, self._stop)
+        return evaluate_evidence(
+            test_set, job.local, params, job.defenses, out / FOLDER, hooks=hooks, **how
+        )
+
+    def _progress(self, done: int, total: int) -> None:
+        self.is_new = True
+        if done == total or time.monotonic() - self._shown > _EVERY:
+            self._shown = time.monotonic()
+            self._say(f"evidence: {done} of {total} images")
+
+    def _stop(self) -> bool:
+        return self._deadline is not None and time.monotonic() > self._deadline
+
+
+def plan_of(job: EvidenceJob, num_images: int) -> list[str]:
+    """What it takes, in lines for ``--dry-run``."""
+    count = len(job.defenses)
+    return [
+        f"{num_images:,} images, {count} defense{'s' * (count > 1)} on local evidence",
+        f"forward passes: {num_images:,}, one an image for all of these",
+    ]
+
+
+def holds_evidence(folder: AnyPath) -> bool:
+    """Whether the folder of a run has evidence."""
+    return evidence_store.recorded(folder / FOLDER) is not None
+
+
+def from_folder(
+    folder: AnyPath,
+    specs: Sequence[str],
+    *,
+    threat: ThreatOptions | None,
+) -> tuple[Report | None, tuple[bool, ...], tuple[str, ...]]:
+    """What the folder of a run holds of defenses on evidence.
+
+    Args:
+      folder: of a run.
+      specs: defenses that are asked for; none: those of the run.
+      threat: what is asked for, or None: that of the run.
+
+    Returns:
+      The report of the defenses on evidence, None where there are none; of all results in their
+      order, whether each is on evidence; the specs of the others.
+
+    Raises:
+      ValueError: for defenses or threats that the run was not evaluated for.
+    """
+    record = evidence_store.recorded(folder / FOLDER)
+    on_evidence = [spec for spec in specs if evidence_entries.is_on_evidence(spec)]
+    if record is None:
+        if on_evidence:
+            raise ValueError(
+                f"{folder}: expected a run on evidence for --defense {on_evidence[0]}, but it has "
+                "tables alone; evaluate with it"
+            )
+        return None, (), tuple(specs)
+    known = record["about"]["provenance"]
+    specs = tuple(specs) or tuple(known["defense"])
+    on_evidence = [spec for spec in specs if evidence_entries.is_on_evidence(spec)]
+    others = tuple(spec for spec in specs if spec not in on_evidence)
+    if not on_evidence:
+        return None, (), others
+    chosen = recorded(known) if threat is None or threat == ThreatOptions() else threat
+    if chosen is None:
+        raise ValueError(f"{folder}: it does not say which patch it is about; give --patch")
+    attacks = threats(chosen, tuple(record["about"]["image_size"]))
+    local = known["local_logits"]
+    built = [
+        evidence_entries.build(spec, attack, field=local["field"], stride=local["stride"])
+        for attack in attacks
+        for spec in on_evidence
+    ]
+    saved = evidence_store.load(folder / FOLDER)
+    order = tuple(spec in on_evidence for _ in attacks for spec in specs)
+    return certify_evidence(saved, built), order, others

@@ -1,0 +1,204 @@
+"""What defenses on evidence found, on the disk: a file for each block of images.
+
+A file is whole or not there, and begins with the SHA-256 of what follows, so damage is found. The
+record, ``evidence.json``, is written first: what decides the numbers, and what is known beside it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import zipfile
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from certmask_jax.files import fingerprint, storage, whole_files
+from certmask_jax.files.storage import AnyPath
+from certmask_jax.tables.run_images import Rows
+
+RECORD = "evidence.json"
+_FORMAT = 1
+
+
+class EvidenceBlock(NamedTuple):
+    """The rows of B images; of those that are left out the label is -1 and the rest is 0."""
+
+    answers: NDArray[np.int32]  # [B, D]
+    verdicts: NDArray[np.bool_]  # [B, Q]
+    undefended: NDArray[np.int32]  # [B]
+    margins: NDArray[np.float32]  # [B]
+    labels: NDArray[np.int32]  # [B]
+    rows: Rows  # [B]
+
+
+class EvidenceStore:
+    """The blocks of one run.
+
+    Args:
+      folder: local, or in a bucket.
+      num_images: T.
+      images_per_block: the last block may have fewer.
+    """
+
+    def __init__(self, folder: AnyPath, num_images: int, images_per_block: int) -> None:
+        self.folder = folder
+        self._num_images = num_images
+        self._size = images_per_block
+
+    def spans(self) -> dict[int, tuple[int, int]]:
+        """The images of each block: from the first to before the last."""
+        starts = range(0, self._num_images, self._size)
+        return {n: (s, min(s + self._size, self._num_images)) for n, s in enumerate(starts)}
+
+    def write(self, number: int, block: EvidenceBlock) -> None:
+        """Writes a block; it is there as a whole or not at all."""
+        rows = {
+            "ids": block.rows.ids,
+            "left_out": {str(row): why for row, why in block.rows.left_out.items()},
+            "sizes": block.rows.sizes,
+        }
+        held = io.BytesIO()
+        text = np.frombuffer(json.dumps(rows, sort_keys=True).encode(), np.uint8)
+        arrays: dict[str, Any] = {**block._asdict(), "rows": text}
+        np.savez(held, **arrays)
+        content = held.getvalue()
+        digest = hashlib.sha256(content).hexdigest().encode() + b"\n"
+        whole_files.write(self._file(number), digest + content)
+
+    def read(self, number: int, warn: Callable[[str], None]) -> EvidenceBlock | None:
+        """A block, or None if it is missing, or damaged, which ``warn`` is told of."""
+        try:
+            content = self._file(number).read_bytes()
+        except FileNotFoundError:
+            return None
+        digest, _, rest = content.partition(b"\n")
+        start, stop = self.spans()[number]
+        try:
+            if hashlib.sha256(rest).hexdigest().encode() != digest:
+                raise ValueError("checksum")
+            with np.load(io.BytesIO(rest), allow_pickle=False) as found:
+                arrays = {name: found[name] for name in EvidenceBlock._fields}
+            known = json.loads(arrays.pop("rows").tobytes())
+            if any(len(array) != stop - start for array in arrays.values()):
+                raise ValueError("rows")
+        except (ValueError, KeyError, OSError, zipfile.BadZipFile):
+            warn(
+                f"{self._file(number)}: damaged, another checksum than it was written with; images "
+                f"{start} to {stop - 1} are computed again"
+            )
+            return None
+        left_out = {int(row): why for row, why in known["left_out"].items()}
+        rows = Rows(tuple(known["ids"]), left_out, tuple(known["sizes"]))
+        return EvidenceBlock(**arrays, rows=rows)
+
+    def _file(self, number: int) -> AnyPath:
+        return self.folder / f"block-{number:06d}.npz.sha256"
+
+
+def recorded(folder: AnyPath) -> dict[str, Any] | None:
+    """The record of a run; None where there is none.
+
+    Raises:
+      ValueError: for a record that cannot be read, or of another format.
+    """
+    try:
+        content = (folder / RECORD).read_bytes()
+    except FileNotFoundError:
+        return None
+    try:
+        record = dict(json.loads(content))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{folder / RECORD}: cannot be read ({error}); remove it") from error
+    if record.get("format") != _FORMAT:
+        raise ValueError(
+            f"{folder / RECORD}: expected format {_FORMAT}, got {record.get('format')!r}; choose "
+            "another folder"
+        )
+    return record
+
+
+def begun(folder: AnyPath, facts: Mapping[str, Any], about: Mapping[str, Any]) -> dict[str, Any]:
+    """The record of a run that begins now, or goes on.
+
+    Args:
+      folder: of the evidence.
+      facts: what decides the numbers.
+      about: what is known beside them, as it was when the run began.
+
+    Raises:
+      FileExistsError: for the folder of another run; names what differs.
+    """
+    wanted = fingerprint.plain(dict(facts))
+    there = recorded(folder)
+    if there is None:
+        storage.check_writable(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        there = {"format": _FORMAT, "fingerprint": wanted, "about": fingerprint.plain(dict(about))}
+        whole_files.write_text(folder / RECORD, json.dumps(there, indent=1, sort_keys=True))
+        return there
+    differences = fingerprint.differences(there["fingerprint"], wanted)
+    if differences:
+        raise FileExistsError(
+            f"{folder}: expected the evidence of this same run, but {'; '.join(differences[:5])}; "
+            "choose another folder, or give the command of that run"
+        )
+    return there
+
+
+class SavedEvidence(NamedTuple):
+    """A finished run: all its blocks, T images."""
+
+    rows: EvidenceBlock  # [T]
+    fingerprint: Mapping[str, Any]
+    about: Mapping[str, Any]
+
+    @property
+    def counted(self) -> NDArray[np.bool_]:
+        """``bool[T]``: the rows that are not left out."""
+        counted = np.ones(len(self.rows.labels), np.bool_)
+        counted[list(self.rows.rows.left_out)] = False
+        return counted
+
+
+def load(folder: AnyPath) -> SavedEvidence:
+    """A finished run.
+
+    Raises:
+      FileNotFoundError: where there is none.
+      ValueError: for a run that is not finished, or has a damaged block: says what to do.
+    """
+    record = recorded(folder)
+    if record is None:
+        raise FileNotFoundError(f"{folder}: expected the evidence of a run, found none")
+    facts = record["fingerprint"]
+    store = EvidenceStore(folder, facts["num_images"], facts["images_per_block"])
+    warnings: list[str] = []
+    found = [store.read(number, warnings.append) for number in store.spans()]
+    blocks = [block for block in found if block is not None]
+    if len(blocks) < len(found):
+        why = f" ({warnings[0].partition(';')[0]})" if warnings else ""
+        raise ValueError(
+            f"{folder}: expected a finished run, but {len(found) - len(blocks)} of {len(found)} "
+            f"blocks are missing or damaged{why}; give the command of the run again"
+        )
+    return SavedEvidence(_joined(store, blocks), facts, record["about"])
+
+
+def _joined(store: EvidenceStore, blocks: list[EvidenceBlock]) -> EvidenceBlock:
+    ids: list[str] = []
+    left_out: dict[int, str] = {}
+    for (start, _), block in zip(store.spans().values(), blocks, strict=True):
+        ids += block.rows.ids
+        left_out |= {start + row: why for row, why in block.rows.left_out.items()}
+    return EvidenceBlock(
+        np.concatenate([block.answers for block in blocks]),
+        np.concatenate([block.verdicts for block in blocks]),
+        np.concatenate([block.undefended for block in blocks]),
+        np.concatenate([block.margins for block in blocks]),
+        np.concatenate([block.labels for block in blocks]),
+        Rows(tuple(ids), left_out),
+    )

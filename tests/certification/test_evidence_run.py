@@ -1,0 +1,184 @@
+"""Runs on evidence: what is kept, after whatever happens to the process or the files."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from certmask_jax import data, models
+from certmask_jax.certification.evidence_run import EvidenceHooks, evaluate_evidence
+from certmask_jax.certification.evidence_verdicts import certify_evidence
+from certmask_jax.defenses import patchguard
+from certmask_jax.defenses.evidence_defense import ClippedBagNet, PatchGuard, PatchGuardDetection
+from certmask_jax.inference.devices import device_mesh
+from certmask_jax.inference.distinct_fields import LocalLogits
+from certmask_jax.inference.preprocessing import Preprocessing
+from certmask_jax.masks.threats import Threat
+from certmask_jax.tables import evidence_store
+
+THREAT = Threat.of(8, 1)
+HOW = {"field": 3, "stride": 1}
+DEFENSES = [
+    PatchGuard(THREAT, **HOW),
+    PatchGuardDetection(THREAT, **HOW, tau=0.4),
+    ClippedBagNet(THREAT, **HOW, clip=3),
+]
+CLASSES = 3
+
+
+def _local_logits(params, images):
+    """Linear in each field of 3 pixels."""
+    fields = [images[:, i : i + 6, j : j + 6, 0] for i in range(3) for j in range(3)]
+    return jnp.stack(fields, axis=-1) @ params["weights"] + params["bias"][None, None, None]
+
+
+LOCAL = LocalLogits(_local_logits, field=3, stride=1)
+_RNG = np.random.default_rng(3)
+PARAMS = {
+    "weights": _RNG.normal(size=(9, CLASSES)).astype(np.float32),
+    "bias": np.array([1, 0, 0], np.float32),
+}
+IMAGES = _RNG.integers(0, 256, (13, 8, 8, 1), np.uint8)
+
+
+def _evidence():
+    return np.asarray(_local_logits(PARAMS, jnp.asarray(IMAGES / 255, jnp.float32)))
+
+
+LABELS = np.array(patchguard.robust_masking_rule(_evidence(), window=3))
+LABELS[5] = (LABELS[5] + 1) % CLASSES
+
+
+def _run(folder, *, params=PARAMS, defenses=DEFENSES, **more):
+    test_set = data.from_arrays(
+        IMAGES, LABELS, data_config=models.create("vit_digits").data_config, num_outputs=CLASSES
+    )
+    mesh = device_mesh(jax.local_devices()[:2])
+    return evaluate_evidence(
+        test_set, LOCAL, params, defenses, folder, preprocessing=Preprocessing(), mesh=mesh,
+        chunk=3, **more,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole") / "evidence"
+    return folder, _run(folder)
+
+
+def _files(folder):
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def test_what_is_kept_is_what_the_pure_functions_say(whole):
+    saved = whole[1]
+    evidence = _evidence()
+    np.testing.assert_array_equal(saved.rows.labels, LABELS)
+    np.testing.assert_array_equal(
+        saved.rows.answers[:, 0], patchguard.robust_masking_rule(evidence, window=3)
+    )
+    np.testing.assert_array_equal(
+        saved.rows.answers[:, 1], patchguard.detection_rule(evidence, window=3, tau=0.4)
+    )
+    proved = patchguard.robust_masking_worst_case(evidence, LABELS, window=3)
+    assert 0 < proved.sum() < 13
+    np.testing.assert_array_equal(saved.rows.verdicts[:, 0], proved)
+    np.testing.assert_array_equal(
+        saved.rows.verdicts[:, 2], patchguard.detection_worst_case(evidence, LABELS, window=3,
+                                                                   tau=0.4)
+    )  # fmt: skip
+    means = np.sort(evidence.mean(axis=(1, 2)), axis=1)
+    np.testing.assert_allclose(saved.rows.margins, means[:, -1] - means[:, -2], rtol=1e-4)
+    report = certify_evidence(saved, DEFENSES[:1])
+    assert report.defenses[0].worst_case_accuracy == proved.mean()
+    assert report.defenses[0].clean_accuracy == 12 / 13
+    assert report.defenses[0].mask_set == "windows of 3x3 of 6x6 cells for 1x1 patches on 8x8"
+    assert report.forward_passes["made"] == 13
+
+
+@pytest.mark.parametrize("after", [0, 1, 2])
+def test_a_run_that_is_stopped_goes_on_to_the_same_bits(whole, tmp_path, after):
+    folder, blocks = tmp_path / "evidence", []
+
+    def killed(done, total):
+        blocks.append(done)
+        if len(blocks) > after:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        _run(folder, hooks=EvidenceHooks(progress=killed))
+    (folder / "block-000002.npz.sha256.unfinished").write_bytes(b"half a bl")
+    before = _files(folder)
+    assert _run(folder, hooks=EvidenceHooks(stop=lambda: True)) is None
+    assert _files(folder) == before
+    told = []
+    saved = _run(folder, hooks=EvidenceHooks(progress=lambda done, total: told.append(done)))
+    assert len(told) == 4 - (after + 1)
+    rubbish = folder / "block-000002.npz.sha256.unfinished"
+    rubbish.unlink(missing_ok=True)
+    np.testing.assert_equal(saved.rows._asdict(), whole[1].rows._asdict())
+    there, here = _files(whole[0]), _files(folder)
+    assert {n: c for n, c in here.items() if n.startswith("block")} == {
+        n: c for n, c in there.items() if n.startswith("block")
+    }
+
+
+@pytest.mark.parametrize("how", ["flipped", "cut", "empty"])
+def test_a_damaged_block_is_computed_again_and_said_so(whole, tmp_path, how):
+    folder = tmp_path / "evidence"
+    _run(folder)
+    block = folder / "block-000001.npz.sha256"
+    good = block.read_bytes()
+    at = len(good) // 2
+    flipped = good[:at] + bytes([good[at] ^ 1]) + good[at + 1 :]
+    block.write_bytes({"flipped": flipped, "cut": good[:at], "empty": b""}[how])
+    with pytest.raises(ValueError, match=r"1 of 4 blocks .*damaged"):
+        evidence_store.load(folder)
+    said, told = [], []
+    _run(folder, hooks=EvidenceHooks(warn=said.append, progress=lambda *done: told.append(done)))
+    assert "damaged" in said[0]
+    assert len(told) == 1
+    assert block.read_bytes() == good
+
+
+def test_evidence_that_is_not_finite_is_never_certified_and_named(tmp_path):
+    params = {**PARAMS, "bias": np.array([np.inf, 0, 0], np.float32)}
+    saved = _run(tmp_path / "evidence", params=params, defenses=DEFENSES[:1])
+    assert not saved.rows.verdicts[:, 0].any()
+    report = certify_evidence(saved, DEFENSES[:1])
+    assert len(report.non_finite_images) == 13
+    assert report.undefended_accuracy == 0
+
+
+def test_another_run_is_refused_and_says_what_differs(whole):
+    with pytest.raises(FileExistsError, match="weights_sha256"):
+        _run(whole[0], params={**PARAMS, "bias": np.zeros(CLASSES, np.float32)})
+    other = dataclasses.replace(DEFENSES[1], tau=0.3)
+    with pytest.raises(FileExistsError, match="tau"):
+        _run(whole[0], defenses=[DEFENSES[0], other, DEFENSES[2]])
+    with pytest.raises(ValueError, match="evidence is not kept"):
+        certify_evidence(whole[1], [other])
+
+
+def test_cells_that_see_other_pixels_than_they_say_are_found_before_any_work(tmp_path):
+    def sees_more(params, images):
+        return _local_logits(params, images) + images[:, 7:, 7:, :1]  # a pixel for all cells
+
+    test_set = data.from_arrays(
+        IMAGES, LABELS, data_config=models.create("vit_digits").data_config, num_outputs=CLASSES
+    )
+    how = {"preprocessing": Preprocessing()}
+    folder = tmp_path / "evidence"
+    with pytest.raises(ValueError, match=r"cell \(0, 0\) .*but it also sees \(7, 7\)"):
+        evaluate_evidence(test_set, LocalLogits(sees_more, 3, 1), PARAMS, DEFENSES, folder, **how)
+    with pytest.raises(ValueError, match="expected the field 2 and stride 1"):
+        evaluate_evidence(test_set, LocalLogits(sees_more, 2, 1), PARAMS, DEFENSES, folder, **how)
+    with pytest.raises(ValueError, match="images that are resized"):
+        evaluate_evidence(
+            test_set, LOCAL, PARAMS, DEFENSES, folder, preprocessing=Preprocessing(resize_to=16)
+        )
+    assert not folder.exists()

@@ -1,0 +1,111 @@
+"""``certify`` with defenses on local evidence, alone and beside those that mask images."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import jax
+import pytest
+
+from certmask_jax import weights
+from certmask_jax.programs import certify, defense_specs, evidence_entries
+from tests.support.small_models import small_bagnet
+
+MODEL = "tests.support.small_models:small_bagnet"
+SPECS = ["patchguard", "double_masking:masks_per_axis=2", "clipped_bagnet:clip=3"]
+
+
+@pytest.fixture(scope="module")
+def weights_file(tmp_path_factory):
+    file = tmp_path_factory.mktemp("weights") / "small.npz"
+    weights.save(file, small_bagnet().init(jax.random.key(0)))
+    return str(file)
+
+
+def _certify(weights_file, *options, specs=SPECS, model=MODEL):
+    named = [word for spec in specs for word in ("--defense", spec)]
+    of_model = ["--dataset", "digits", "--num-images", "20", "--model", model]
+    return certify.main([*of_model, "--weights", weights_file, *named, *options])
+
+
+def _table(printed):
+    return [line for line in printed.splitlines() if "recovery  " in line]
+
+
+def test_a_run_mixes_defenses_and_is_printed_again(weights_file, tmp_path, capsys):
+    out = str(tmp_path / "run")
+    assert _certify(weights_file, "--patch", "1", "--out", out) == 0
+    table = _table(capsys.readouterr().out)
+    assert [line.split()[0] for line in table] == ["patchguard", "double_masking", "clipped_bagnet"]
+    results = json.loads((tmp_path / "run" / "results.json").read_bytes())
+    assert [one["spec"] for one in results["defenses"]] == SPECS
+    rows = list(csv.DictReader((tmp_path / "run" / "per_image.csv").open()))
+    assert len(rows) == 20
+    assert _certify(weights_file, "--patch", "1", "--out", out) == 0
+    assert "nothing computed" in (said := capsys.readouterr().out)
+    assert _table(said) == table
+    assert certify.main(["--from-tables", out]) == 0
+    assert _table(capsys.readouterr().out) == table
+    assert certify.main(["--from-tables", out, "--defense", "clipped_bagnet:clip=3"]) == 0
+    assert len(_table(capsys.readouterr().out)) == 1
+    assert certify.main(["--from-tables", out, "--defense", "clipped_bagnet:clip=2"]) == 2
+    assert "evidence is not kept" in capsys.readouterr().err
+
+
+def test_a_run_on_evidence_alone_has_no_table(weights_file, tmp_path, capsys):
+    how = {"specs": ["patchguard_pp:tau=0.1"]}
+    assert _certify(weights_file, "--patch", "1", "--dry-run", **how) == 0
+    assert "forward passes: 20, one an image" in capsys.readouterr().out
+    assert _certify(weights_file, "--patch", "1", "--out", str(tmp_path / "run"), **how) == 0
+    assert "evidence (" in capsys.readouterr().out
+    assert not (tmp_path / "run" / "tables").exists()
+    assert certify.main(["--from-tables", str(tmp_path / "run")]) == 0
+    assert "windows of 3x3 of 6x6 cells" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("spec", "options", "words"),
+    [
+        ("patchguard:threshold=1", ["--patch", "1"], "threshold: expected"),
+        ("patchguard:clop=1", ["--patch", "1"], "did you mean"),
+        ("patchguard:masks_per_axis=2", ["--patch", "1"], "which has no masks"),
+        ("clipped_bagnet:clip=none", ["--patch", "1"], "clip: cannot read 'none'"),
+        ("patchguard", ["--patch", "6"], "reach all of them"),
+        ("patchguard", ["--patch", "1", "--patches", "2"], "expected one patch"),
+        ("patchguard", ["--patch", "1", "--shard", "0/2"], "no --shard"),
+        ("patchguard", ["--patch", "1", "--views", "mirror"], "no --views"),
+        ("patchguard", ["--patch", "1", "--margin-guard", "0.1"], "no --margin-guard"),
+        ("patchguard", ["--sizes", "1,2"], "no --sizes"),
+    ],
+)
+def test_what_cannot_be_is_one_error_before_any_work(
+    weights_file, tmp_path, capsys, spec, options, words
+):
+    out = tmp_path / "run"
+    assert _certify(weights_file, *options, "--out", str(out), specs=[spec]) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert "--defense " in error
+    assert not out.exists()
+
+
+def test_a_model_without_local_logits_is_told_what_has_them(capsys):
+    assert certify.main(["--patch", "1", "--defense", "patchguard"]) == 2
+    assert "BagNet" in capsys.readouterr().err
+
+
+def test_a_field_that_a_model_claims_is_looked_at(weights_file, tmp_path, capsys):
+    model = "tests.support.small_models:bagnet_of_wrong_field"
+    options = ["--patch", "1", "--out", str(tmp_path / "run")]
+    assert _certify(weights_file, *options, specs=["patchguard"], model=model) == 2
+    assert "but it also sees" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_they_are_listed_and_no_defense_that_masks(capsys):
+    assert certify.main(["--list"]) == 0
+    listed = capsys.readouterr().out
+    assert all(name in listed for name in evidence_entries.EVIDENCE)
+    with pytest.raises(ValueError, match="for certify alone"):
+        defense_specs.build("patchguard", (8, 8), (1, 1))
