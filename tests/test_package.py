@@ -15,7 +15,7 @@ PACKAGE = Path(certmask_jax.__file__).parent
 # From the bottom up: what is in a room may import only its own room and those before it.
 HOUSE = [
     "_version", "_text", "_settings", "_own_settings",
-    "files", "masks", "mask_sets", "tables", "defenses", "rules", "inference",
+    "files", "masks", "mask_sets", "tables", "defenses", "rules", "inference", "attacks",
     "models", "data", "weights", "training", "certification", "programs", "__main__",
 ]  # fmt: skip
 WITHOUT_JAX = ["masks", "mask_sets"]

@@ -1,0 +1,30 @@
+"""Attacks: patches of real pixels that are aimed at a defense, where a proof says what they cannot.
+
+A certificate needs no attack. An attack shows the other side: what a patch can really do where
+nothing is certified, and, where something is, that nothing contradicts it.
+"""
+
+from certmask_jax.attacks.attacked_images import AttackedImages, attack_images
+from certmask_jax.attacks.patch_places import (
+    places_by_gradient,
+    places_on_grid,
+    random_places,
+    weakest_places,
+)
+from certmask_jax.attacks.patch_search import PatchSearch
+from certmask_jax.attacks.patched_pixels import with_patches
+from certmask_jax.attacks.table_goals import Goal, goals_at, undefended_goals
+
+__all__ = [
+    "AttackedImages",
+    "Goal",
+    "PatchSearch",
+    "attack_images",
+    "goals_at",
+    "places_by_gradient",
+    "places_on_grid",
+    "random_places",
+    "undefended_goals",
+    "weakest_places",
+    "with_patches",
+]

@@ -1,0 +1,226 @@
+"""The search for a patch by gradients: sign steps, as LaVAN and IFGSM take them, or Adam.
+
+Many searches run at once, each of one image at one place with one goal. In every step a search
+looks at some of the masked images whose labels it wants, drawn anew, and moves the pixels inside
+the patch to lower their margins of loss.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+from jax.sharding import Mesh, PartitionSpec
+
+from certmask_jax._own_settings import usual_promotion
+from certmask_jax.attacks.patched_pixels import with_patches
+from certmask_jax.inference.devices import AXIS
+from certmask_jax.inference.masked_pass import masked_logits
+from certmask_jax.inference.model_function import ApplyFn
+from certmask_jax.inference.preprocessing import Preprocessing
+
+Optimizer = Literal["sign", "adam"]
+
+_LEVELS = 255.0
+
+
+@dataclasses.dataclass(frozen=True)
+class PatchSearch:
+    """How a patch is searched for.
+
+    Attributes:
+      steps: of one search.
+      step_size: how far a pixel moves in a step, as a share of its range: 0.05 is what MRCert and
+        De-randomized Smoothing take with 150 steps.
+      optimizer: ``"sign"`` of the gradient, or ``"adam"``.
+      momentum: of the sign steps, in [0, 1): what is kept of the direction before, each gradient
+        being divided by its mean size.
+      masks_a_step: how many masked images a search looks at in a step, at most.
+      surplus: a masked image whose wanted label leads by so much is no loss any more.
+    """
+
+    steps: int = 100
+    step_size: float = 0.05
+    optimizer: Optimizer = "sign"
+    momentum: float = 0.0
+    masks_a_step: int = 16
+    surplus: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "masks_a_step"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        if not 0 < self.step_size <= 1:
+            raise ValueError(f"step_size: expected a share in (0, 1], got {self.step_size}")
+        if self.optimizer not in ("sign", "adam"):
+            raise ValueError(f"optimizer: expected sign or adam, got {self.optimizer!r}")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum: expected a number in [0, 1), got {self.momentum}")
+        if not self.surplus >= 0:
+            raise ValueError(f"surplus: expected a number of at least 0, got {self.surplus}")
+
+
+class Searches(NamedTuple):
+    """B searches under way; a pytree.
+
+    Attributes:
+      free: ``float32[B, h, w, c]``, what the attacker would have everywhere, in levels.
+      motion: what the optimizer remembers.
+      loss: ``float32[B]``, of the last step; 0 where all that was looked at leads by the surplus.
+    """
+
+    free: Array
+    motion: Any
+    loss: Array
+
+
+class Goals(NamedTuple):
+    """What B searches are after; a pytree of arrays.
+
+    Attributes:
+      images: ``uint8[B, h, w, c]``, without patches.
+      corners: ``int32[B, K, 4]``, where the patches are.
+      wanted: ``int32[B, V]``, the label wanted of each masked image; below 0 any will do.
+      avoided: ``bool[B]``: the label named is to be left instead, whatever comes.
+    """
+
+    images: Array
+    corners: Array
+    wanted: Array
+    avoided: Array
+
+
+def margins_of_loss(logits: Array, wanted: Array, avoided: Array) -> Array:
+    """By how much each wanted label still lags, below 0 where it leads: ``[M, K]`` -> ``[M]``.
+
+    ``wanted`` is ``int32[M]``. With ``avoided`` (a scalar ``bool``) it is by how much that label
+    leads still.
+    """
+    classes = jnp.arange(logits.shape[-1], dtype=jnp.int32)[None]
+    own = classes == wanted[:, None]
+    named = jnp.where(own, logits, 0).sum(axis=-1)
+    best = jnp.where(own, -jnp.inf, logits).max(axis=-1)
+    return jnp.where(avoided, named - best, best - named)
+
+
+def begun(goals: Goals, keys: Array, search: PatchSearch, *, from_image: Array) -> Searches:
+    """Searches that begin: at random pixels, or at those of the image itself.
+
+    Args:
+      goals: B of them.
+      keys: ``[B]`` keys, one a search.
+      search: how.
+      from_image: ``bool[B]``.
+    """
+    shape = goals.images.shape[1:]
+    noise = jax.vmap(lambda key: jax.random.uniform(key, shape, jnp.float32, 0.0, _LEVELS))(keys)
+    own = goals.images.astype(jnp.float32)
+    free = jnp.where(from_image[:, None, None, None], own, noise)
+    return Searches(free, jax.vmap(_optimizer(search).init)(free), jnp.full(len(free), jnp.inf))
+
+
+def steps_program(
+    apply_fn: ApplyFn, preprocessing: Preprocessing, search: PatchSearch, count: int, mesh: Mesh
+) -> Callable[[Any, Array, Goals, Searches, Array], Searches]:
+    """``(params, boxes int32[V, R, 4], goals, searches, keys[B]) -> searches``, ``count`` steps on.
+
+    B is a multiple of the devices, each of which has its own share. One program for all steps, or
+    on CPUs, where XLA runs convolutions inside a loop many times slower, one that is called again
+    and again.
+    """
+    if mesh.devices.flat[0].platform != "cpu":
+        return _program(apply_fn, preprocessing, search, count, mesh)
+    once = _program(apply_fn, preprocessing, search, 1, mesh)
+
+    def again(params: Any, boxes: Array, goals: Goals, searches: Searches, keys: Array) -> Searches:
+        for number in range(count):
+            searches = once(params, boxes, goals, searches, _folded(keys, number))
+        return searches
+
+    return again
+
+
+@jax.jit
+def _folded(keys: Array, number: int) -> Array:
+    return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
+
+
+@functools.lru_cache(maxsize=16)
+def _program(
+    apply_fn: ApplyFn, preprocessing: Preprocessing, search: PatchSearch, count: int, mesh: Mesh
+) -> Any:
+    def moved(params: Any, boxes: Array, goals: Goals, searches: Searches, keys: Array) -> Searches:
+        looked_at = min(search.masks_a_step, boxes.shape[0])
+
+        def loss_of(free: Array, columns: Array, weights: Array) -> tuple[Array, Array]:
+            patched = jax.vmap(with_patches)(goals.images, free, goals.corners)
+            many = len(patched)
+            logits = masked_logits(
+                apply_fn,
+                params,
+                patched,
+                boxes[columns.reshape(-1)],
+                preprocessing=preprocessing,
+                image_of=jnp.repeat(jnp.arange(many, dtype=jnp.int32), looked_at),
+            ).reshape(many, looked_at, -1)
+            wanted = jnp.take_along_axis(goals.wanted, columns, axis=1)
+            lag = jax.vmap(margins_of_loss)(logits, wanted, goals.avoided)
+            lag = jnp.maximum(lag, -search.surplus) + search.surplus
+            each = (lag * weights).sum(axis=1) / jnp.maximum(weights.sum(axis=1), 1)
+            return each.sum(), each
+
+        def one(now: Searches, random: Array) -> Searches:
+            draw = jax.vmap(functools.partial(_drawn, count=looked_at))
+            columns, weights = draw(random, goals.wanted)
+            (_, each), slope = jax.value_and_grad(loss_of, has_aux=True)(now.free, columns, weights)
+            slope = jnp.where(jnp.isfinite(slope), slope, 0)
+            with usual_promotion():
+                step, motion = jax.vmap(_optimizer(search).update)(slope, now.motion)
+            return Searches(jnp.clip(now.free + step, 0, _LEVELS), motion, each)
+
+        if count == 1:
+            return one(searches, keys)
+        numbers = jnp.arange(count, dtype=jnp.int32)
+        return jax.lax.scan(
+            lambda now, number: (one(now, _folded(keys, number)), None), searches, numbers
+        )[0]
+
+    split = PartitionSpec(AXIS)
+    return jax.jit(
+        jax.shard_map(
+            moved,
+            mesh=mesh,
+            in_specs=(PartitionSpec(), PartitionSpec(), split, split, split),
+            out_specs=split,
+            check_vma=False,  # any model may be given, whatever it carries in its loops
+        )
+    )
+
+
+def _drawn(key: Array, wanted: Array, *, count: int) -> tuple[Array, Array]:
+    """``count`` columns of one search, those that are wanted first, and 1 for each that is."""
+    chance = jax.random.uniform(key, wanted.shape, jnp.float32)
+    _, columns = jax.lax.top_k(jnp.where(wanted >= 0, chance, -1), count)
+    return columns, (wanted[columns] >= 0).astype(jnp.float32)
+
+
+def _optimizer(search: PatchSearch) -> optax.GradientTransformation:
+    size = search.step_size * _LEVELS
+    if search.optimizer == "adam":
+        return optax.adam(size)
+    signs = optax.stateless(lambda updates, _: jnp.sign(updates))
+    first: list[optax.GradientTransformation] = []
+    if search.momentum:
+        first = [optax.stateless(lambda updates, _: _of_mean_size(updates)),
+                 optax.trace(decay=search.momentum)]  # fmt: skip
+    return optax.chain(*first, signs, optax.scale(-size))
+
+
+def _of_mean_size(slope: Array) -> Array:
+    return slope / jnp.maximum(jnp.abs(slope).mean(), 1e-30)

@@ -1,0 +1,95 @@
+"""Patches on pixels: where a placement lies, and images in which the attacker's pixels stand there.
+
+A *placement* is what an attacker picks, ``int[K, 4]``: height, width, row and column of each of the
+K patches, as ``masks.placements`` has it. Pixels outside are never touched.
+"""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+from numpy.typing import NDArray
+
+from certmask_jax.inference.masking import hidden_pixels
+from certmask_jax.masks.threats import Threat
+
+Placement = NDArray[np.int64]
+"""``int64[K, 4]``: height, width, row, column of each patch, in pixels."""
+
+
+def with_patches(images: ArrayLike, free: ArrayLike, corners: ArrayLike) -> Array:
+    """Images with the pixels of ``free`` inside the patches, and their own everywhere else.
+
+    The derivative with respect to a free pixel is 1 inside a patch and exactly 0 outside.
+
+    Args:
+      images: ``[h, w, c]``, levels in 0..255, ``uint8`` or floating.
+      free: ``float32[h, w, c]``, what the attacker would have everywhere.
+      corners: ``int32[K, 4]``, top, left, bottom and right of each patch, the last two exclusive.
+
+    Returns:
+      ``float32[h, w, c]``. For many images, ``jax.vmap`` over this one.
+    """
+    pixels, chosen = (jnp.asarray(a).astype(jnp.float32) for a in (images, free))
+    inside = hidden_pixels(jnp.asarray(corners), (pixels.shape[0], pixels.shape[1]))
+    return jnp.where(inside[:, :, None], chosen, pixels)
+
+
+def corners_of(place: Placement) -> NDArray[np.int32]:
+    """The boxes of a placement: ``int64[..., K, 4]`` -> ``int32[..., K, 4]``, as of a mask."""
+    height, width, row, column = np.moveaxis(np.asarray(place), -1, 0)
+    return np.stack([row, column, row + height, column + width], axis=-1).astype(np.int32)
+
+
+def check_placement(place: Placement, threat: Threat) -> Placement:
+    """A placement that the threat allows, as ``int64[K, 4]``.
+
+    Raises:
+      ValueError: for another number of patches, a shape that the threat has not, or a patch that is
+        not wholly inside the image and the region.
+    """
+    given = np.asarray(place, np.int64)
+    if given.shape != (len(threat), 4):
+        raise ValueError(
+            f"place: expected [{len(threat)}, 4], height, width, row and column of each patch, got "
+            f"shape {list(given.shape)}"
+        )
+    kinds = list(threat.patches)
+    for height, width, row, column in given.tolist():
+        fitting = [shapes for shapes in kinds if (height, width) in shapes]
+        if not fitting:
+            raise ValueError(
+                f"place: expected patches of {threat}, got one of {height}x{width} pixels"
+            )
+        kinds.remove(fitting[0])
+        allowed = threat.allowed((height, width))
+        inside = 0 <= row < allowed.shape[0] and 0 <= column < allowed.shape[1]
+        if not inside or not allowed[row, column]:
+            raise ValueError(
+                f"place: expected patches that lie wholly inside what {threat} allows, got one of "
+                f"{height}x{width} pixels at row {row}, column {column}"
+            )
+    return given
+
+
+def shows(boxes: NDArray[np.int32], place: Placement) -> NDArray[np.bool_]:
+    """Which masked images show some pixel of a placement: ``bool[V]``.
+
+    Args:
+      boxes: ``int32[V, R, 4]``, the union of boxes that each masked image hides.
+      place: ``int[K, 4]``.
+    """
+    seen = np.zeros(len(boxes), np.bool_)
+    for height, width, row, column in np.asarray(place).tolist():
+        rows = np.arange(row, row + height)[None, None]
+        columns = np.arange(column, column + width)[None, None]
+        top, left, bottom, right = np.moveaxis(boxes, -1, 0)[..., None]
+        in_rows, in_columns = (
+            (rows >= top) & (rows < bottom),
+            (columns >= left) & (columns < right),
+        )
+        hidden = (in_rows[..., :, None] & in_columns[..., None, :]).any(axis=1)
+        seen |= ~hidden.all(axis=(1, 2))
+    return seen
