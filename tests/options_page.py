@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from certmask_jax.programs import (
+    attack,
     benchmark,
     certification_options,
     convert_weights,
@@ -21,6 +22,7 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "guides" / "options.md"
 
 _PARSERS = {
     "certify": certification_options.parser,
+    "attack": attack.parser,
     "merge": merge.parser,
     "train": training_options.parser,
     "export": export.parser,

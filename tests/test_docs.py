@@ -21,6 +21,7 @@ import pytest
 
 import certmask_jax as cm
 from certmask_jax.programs import (
+    attack,
     benchmark,
     certification_options,
     certify,
@@ -111,13 +112,19 @@ def _read(name: str, arguments: list[str]) -> None:
     elif name == "benchmark":
         benchmark.read_config(benchmark.parser().parse_args(arguments))
     else:
-        others = {"merge": merge, "convert_weights": convert_weights, "export": export}
+        others = {
+            "attack": attack,
+            "merge": merge,
+            "convert_weights": convert_weights,
+            "export": export,
+        }
         others[name].parser().parse_args(arguments)
 
 
 MAINS = {
     "certify": certify.main,
     "train": train.main,
+    "attack": attack.main,
     "merge": merge.main,
     "convert_weights": convert_weights.main,
     "export": export.main,

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from numpy.typing import ArrayLike, NDArray
 
 from certmask_jax._own_settings import reproducible
@@ -25,7 +25,7 @@ from certmask_jax.attacks.patched_pixels import corners_of, with_patches
 from certmask_jax.attacks.table_goals import ANY, Goal
 from certmask_jax.defenses.defense import ALERT, Defense, Guarantee
 from certmask_jax.inference import early_exit
-from certmask_jax.inference.devices import device_mesh
+from certmask_jax.inference.devices import AXIS, device_mesh
 from certmask_jax.inference.early_exit import Question
 from certmask_jax.inference.engine_choice import engine_for
 from certmask_jax.inference.masked_pass import computed_with
@@ -117,17 +117,19 @@ def attack_images(
     on = device_mesh() if mesh is None else mesh
     asker = _Asker(apply_fn, params, pixels.shape[1:], masked, defense, shown, on)
     truth = check_labels(labels, len(pixels), asker.num_classes)
-    slots = -(-min(at_once, max(1, len(pixels))) // on.size) * on.size
+    few = 1 << max(0, len(pixels) - 1).bit_length()  # few sizes of programs
+    slots = -(-min(at_once, few) // on.size) * on.size
     alerts = defense is not None and defense.guarantee == Guarantee.DETECTION
     known = range(len(pixels)) if numbers is None else numbers
     if len(known) != len(pixels):
         raise ValueError(f"numbers: expected those of {len(pixels)} images, got {len(known)}")
     run = _Run(pixels, truth, known, len(masked), goals, starts, slots, seed, allows_alert=alerts)
-    held = computed_with(params, shown)
-    boxes = jnp.asarray(masked.boxes)
+    everywhere = NamedSharding(on, PartitionSpec())
+    shares = NamedSharding(on, PartitionSpec(AXIS))
+    held, boxes = jax.device_put((computed_with(params, shown), masked.boxes), everywhere)
     searches: Searches | None = None
     while run.fill():
-        goals_now, keys, fresh, from_image = run.arrays()
+        goals_now, keys, fresh, from_image = jax.device_put(run.arrays(), shares)
         count = min(_STEPS_BETWEEN, how.steps)
         beginning = begun(goals_now, keys, how, from_image=from_image)
         searches = beginning if searches is None else _chosen(fresh, beginning, searches)

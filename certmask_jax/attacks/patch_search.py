@@ -109,6 +109,7 @@ def margins_of_loss(logits: Array, wanted: Array, avoided: Array) -> Array:
     return jnp.where(avoided, named - best, best - named)
 
 
+@functools.partial(jax.jit, static_argnames="search")
 def begun(goals: Goals, keys: Array, search: PatchSearch, *, from_image: Array) -> Searches:
     """Searches that begin: at random pixels, or at those of the image itself.
 

@@ -1,0 +1,69 @@
+"""Certificates that an attack contradicts: each is asked about once more, and said in a line."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from PIL import Image
+
+from certmask_jax.defenses import ALERT, Guarantee
+from certmask_jax.inference.devices import device_mesh
+from certmask_jax.inference.whole_table import predict
+from certmask_jax.programs.attack_folder import AttackFolder, Line
+from certmask_jax.programs.certification_job import Job
+
+
+class Contradiction(NamedTuple):
+    """An image whose worst case is certified, and that is answered wrongly with a patch.
+
+    Attributes:
+      line: of ``attacks.jsonl``.
+      again: what the defense answers to the patched image when its whole table is evaluated on one
+        device, in chunks of another size.
+      stands: whether that is wrong too; if not, rounding decides between labels here.
+    """
+
+    line: Line
+    again: int
+    stands: bool
+
+    @property
+    def said(self) -> str:
+        """In a line."""
+        what = (
+            f"{self.line['defense']}: {self.line['image']} is certified, and answered "
+            f"{self.line['after']} with the patch in {self.line['file']}"
+        )
+        if self.stands:
+            return f"{what}, on one device in other chunks too: a proof of this program is wrong"
+        return (
+            f"{what}, but {self.again} on one device in other chunks: rounding decides it, and "
+            "certify --margin-guard leaves such images out"
+        )
+
+
+def contradictions(job: Job, folder: AttackFolder) -> list[Contradiction]:
+    """All certificates that were contradicted, each asked about once more."""
+    by_spec = {defense.spec or defense.name: defense for defense in job.defenses}
+    found = []
+    for line in folder.lines:
+        if not (line["broken"] and line["certified"]):
+            continue
+        defense = by_spec[line["defense"]]
+        pixels = np.asarray(Image.open(folder.folder / line["file"]), np.uint8)
+        image = pixels.reshape(*pixels.shape[:2], -1)
+        table = predict(
+            job.model.apply_fn,
+            job.params,
+            image[None],
+            defense.masked_images,
+            preprocessing=job.preprocessing,
+            chunk=7,  # of which nothing else is a multiple
+            mesh=device_mesh(jax.local_devices()[:1]),
+        )
+        again = int(defense.rule(table)[0])
+        alerts = defense.guarantee == Guarantee.DETECTION and again == ALERT
+        found.append(Contradiction(line, again, again != line["label"] and not alerts))
+    return found

@@ -1,0 +1,98 @@
+"""What an attack comes to: accuracy without a patch, under attack, and in the worst case."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from certmask_jax.certification.report import wilson_interval
+from certmask_jax.certification.report.layout import Column, paragraphs, table
+from certmask_jax.defenses import Guarantee
+from certmask_jax.programs.attack_folder import Line
+from certmask_jax.programs.attack_options import UNDEFENDED
+
+
+def summary(lines: Sequence[Line], specs: Sequence[str], detects: Sequence[bool]) -> list[Line]:
+    """For each that was attacked: accuracy without a patch, under attack, and in the worst case."""
+    made = []
+    for spec, may_alert in zip(specs, detects, strict=True):
+        rows = [line for line in lines if line["defense"] == spec]
+        right = [line["before"] == line["label"] for line in rows]
+        tried = [line for line in rows if line["broken"] is not None]
+        broken = sum(bool(line["broken"]) for line in tried)
+        settled = len(tried) == sum(right)
+        entry: Line = {
+            "defense": spec,
+            "images": len(rows),
+            "guarantee": (Guarantee.DETECTION if may_alert else Guarantee.RECOVERY).value,
+            "clean": sum(right) / max(1, len(rows)),
+            "attacked": len(tried),
+            "broken": broken,
+            "under_attack": (sum(right) - broken) / max(1, len(rows)) if settled else None,
+            "worst_case": None
+            if spec == UNDEFENDED
+            else sum(line["certified"] for line in rows) / max(1, len(rows)),
+            "contradictions": [
+                line["image"] for line in tried if line["broken"] and line["certified"]
+            ],
+            "by_kind": _by_kind(tried),
+        }
+        if rows:
+            entry["intervals"] = {
+                key: wilson_interval(entry[key], len(rows))
+                for key in ("clean", "under_attack", "worst_case")
+                if entry[key] is not None
+            }
+        made.append(entry)
+    return made
+
+
+def _by_kind(tried: Sequence[Line]) -> dict[str, dict[str, int]]:
+    """Of those that were attacked: certified, by a paper's condition alone, and neither."""
+    kinds: dict[str, dict[str, int]] = {}
+    for line in tried:
+        names = [name for name, holds in line.get("conditions", {}).items() if holds]
+        kind = "worst_case" if line["certified"] else " and ".join(names) or "not certified"
+        entry = kinds.setdefault(kind, {"attacked": 0, "broken": 0})
+        entry["attacked"] += 1
+        entry["broken"] += bool(line["broken"])
+    return kinds
+
+
+def text_of(summary: Sequence[Line], width: int) -> str:
+    """A summary as it is printed: a table, and what there is to say of it."""
+
+    def percent(entry: Line, key: str) -> str:
+        if entry[key] is None:
+            return "-"
+        low, high = entry["intervals"][key]
+        return f"{100 * entry[key]:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+
+    columns = [
+        Column("attacked", tuple(entry["defense"] for entry in summary)),
+        Column("images", tuple(str(entry["images"]) for entry in summary), right=True),
+        *(
+            Column(title, tuple(percent(entry, key) for entry in summary), right=True)
+            for title, key in (
+                ("clean", "clean"),
+                ("under attack", "under_attack"),
+                ("worst case", "worst_case"),
+            )
+        ),
+    ]
+    said = []
+    for entry in summary:
+        kinds = [
+            f"{kind.replace('_', ' ')} {of['broken']} of {of['attacked']}"
+            for kind, of in sorted(entry["by_kind"].items())
+        ]
+        said.append(
+            f"{entry['defense']}: broken {', '.join(kinds) or 'none, as none was attacked'}"
+        )
+    notes = [
+        "under attack: % of images that the strongest attack that was tried leaves right; a "
+        "stronger one may leave fewer, and none leaves fewer than the worst case. A dash: not all "
+        "images that are right were attacked. Brackets: 95% intervals (Wilson).",
+        "broken: how many of those attacked are answered wrongly, by what was said of them before",
+    ]
+    lines = [*table(columns), "", *paragraphs(said, width), "", *paragraphs(notes, width)]
+    return "\n".join(lines)

@@ -1,0 +1,154 @@
+"""``certmask attack``: what it says of a run, going on after a kill, a lie that is found out."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from certmask_jax.data import digits_arrays
+from certmask_jax.defenses import DoubleMasking
+from certmask_jax.programs import attack, attack_audit, certify
+from certmask_jax.programs.attack_folder import LINES
+
+FAST = ["--steps", "20", "--at-once", "8", "--locations", "1"]
+DEFENSE = "double_masking:masks_per_axis=2"
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Liar(DoubleMasking):
+    """Double masking that calls everything certified."""
+
+    name = "liar"
+
+    def row_worst_case(self, row, label, num_classes):
+        return jnp.asarray(True)
+
+    def row_certificate(self, row, label, num_classes):
+        return jnp.asarray(True)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "r"
+    assert certify.main(["--num-images", "9", "--defense", DEFENSE, "--out", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def attacked(run):
+    assert attack.main([str(run), *FAST]) == 0
+    return run / "attack"
+
+
+def _lines(folder):
+    _, *lines = (json.loads(line) for line in (folder / LINES).read_text().splitlines())
+    return lines
+
+
+def test_a_line_and_a_picture_for_every_image(attacked):
+    images, labels = digits_arrays("test")
+    lines = _lines(attacked)
+    assert [(line["defense"], line["number"]) for line in lines] == [
+        (name, number) for name in ("undefended", DEFENSE) for number in range(9)
+    ]
+    for line in lines:
+        assert line["label"] == labels[line["number"]]
+        assert (line["broken"] is None) == (line["before"] != line["label"])
+        if line["broken"] is None:
+            continue
+        assert line["broken"] == (line["after"] != line["label"])
+        patched = np.asarray(Image.open(attacked / line["file"]))
+        clean = images[line["number"]][..., 0]
+        [[height, width, row, column]] = line["place"]
+        changed = np.argwhere(patched != clean)
+        assert ((changed >= [row, column]) & (changed < [row + height, column + width])).all()
+        assert not (line["broken"] and line["certified"])
+
+
+def test_the_summary_stands_between_the_worst_case_and_the_clean_accuracy(attacked, run):
+    said = json.loads((attacked / "attack.json").read_text())
+    results = json.loads((run / "results.json").read_text())
+    plain, defended = said["results"]
+    assert (plain["defense"], plain["worst_case"]) == ("undefended", None)
+    assert plain["clean"] == results["undefended_accuracy"]
+    assert defended["worst_case"] == results["defenses"][0]["worst_case_accuracy"]
+    assert defended["worst_case"] <= defended["under_attack"] <= defended["clean"]
+    assert defended["clean"] == results["defenses"][0]["clean_accuracy"]
+    assert not defended["contradictions"]
+    assert said["provenance"]["weights_sha256"] == results["provenance"]["weights_sha256"]
+
+
+def test_it_goes_on_where_it_was_killed(attacked, run, tmp_path, capsys):
+    """After any whole line, and after half of one, whose picture may be there already."""
+    for kept in (1, 5, 12):
+        part = tmp_path / str(kept)
+        shutil.copytree(attacked, part)
+        whole = (attacked / LINES).read_bytes().splitlines(keepends=True)
+        (part / LINES).write_bytes(b"".join(whole[:kept]) + whole[kept][:20])
+        assert attack.main([str(run), *FAST, "--out", str(part)]) == 0
+        by_key = {(line["defense"], line["number"]): line for line in _lines(part)}
+        assert by_key == {(line["defense"], line["number"]): line for line in _lines(attacked)}
+        for line in _lines(part):
+            if "file" in line:
+                assert (part / line["file"]).read_bytes() == (attacked / line["file"]).read_bytes()
+    assert attack.main([str(run), *FAST, "--steps", "21", "--out", str(part)]) == 2
+    capsys.readouterr()
+    assert attack.main([str(run), "--steps", "21", *FAST[2:], "--out", str(part)]) == 2
+    assert "expected this same attack, but attack.search.steps" in capsys.readouterr().err
+
+
+def test_a_certificate_that_is_contradicted_is_found_out(tmp_path, capsys, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    out = tmp_path / "out"
+    lie = f"{__name__}:Liar:masks_per_axis=2"
+    command = ["--num-images", "8", "--defense", lie, "--no-undefended", "--out", str(out)]
+    status = attack.main([*command, "--steps", "40", "--locations", "3", "--images", "certified"])
+    said = capsys.readouterr()
+    broken = [line for line in _lines(out) if line["broken"]]
+    assert broken  # else nothing would be shown here
+    assert status == attack.CONTRADICTED
+    assert f"{broken[0]['image']} is certified, and answered" in said.err
+    assert "a proof of this program is wrong" in said.err
+
+
+def test_an_answer_that_rounding_decides_is_no_proof_that_failed():
+    line = {"defense": "d", "image": "i", "after": 3, "file": "f", "label": 1}
+    assert "--margin-guard" in attack_audit.Contradiction(line, 1, False).said
+    assert "a proof of this program is wrong" in attack_audit.Contradiction(line, 3, True).said
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["nowhere"], "nowhere: expected the folder of a run of certify"),
+        (["{run}", "--patch", "2"], "--patch: expected nothing that makes another run"),
+        (["--chunk", "3"], "--chunk: has no use in an attack"),
+        (["{run}", "--step-size", "2"], "--step-size: expected at most 1, got 2"),
+        (["{run}", "--optimizer", "adam", "--momentum", "0.5"], "--momentum: has no use"),
+        (["{run}", "--out", "{run}"], "expected a new or empty folder, or this same attack"),
+    ],
+)
+def test_bad_input_is_one_line(run, capsys, words, said):
+    assert attack.main([word.format(run=run) for word in words]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: ")
+    assert said in error
+
+
+def test_other_weights_are_not_those_of_the_run(run, tmp_path, capsys):
+    from certmask_jax import models, weights
+
+    model = models.create(models.DEFAULT)
+    params = weights.load(models.default_weights(models.DEFAULT), model)
+    params["params"]["head"]["bias"] = params["params"]["head"]["bias"] + 1
+    weights.save(tmp_path / "other.npz", params)
+    assert attack.main([str(run), "--weights", str(tmp_path / "other.npz")]) == 2
+    assert "expected the data and the weights of that run, but weights_sha256" in (
+        capsys.readouterr().err
+    )
