@@ -35,7 +35,10 @@ def everything() -> str:
             **_installed(imported.DEFENSES),
         },
         "defenses on local evidence, of models with local logits (BagNets)": {
-            name: _about_evidence(entry) for name, entry in EVIDENCE.items()
+            name: _about_evidence(entry) for name, entry in EVIDENCE.items() if entry.is_local
+        },
+        "defenses on bands of an image, each of which the model sees alone": {
+            name: _about_evidence(entry) for name, entry in EVIDENCE.items() if not entry.is_local
         },
         "masks of any defense": _about_masks(),
         "keys": {key.name: _about_key(key) for key in _keys()},

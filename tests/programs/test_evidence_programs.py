@@ -69,7 +69,7 @@ def test_a_run_on_evidence_alone_has_no_table(weights_file, tmp_path, capsys):
     [
         ("patchguard:threshold=1", ["--patch", "1"], "threshold: expected"),
         ("patchguard:clop=1", ["--patch", "1"], "did you mean"),
-        ("patchguard:masks_per_axis=2", ["--patch", "1"], "which has no masks"),
+        ("patchguard:masks_per_axis=2", ["--patch", "1"], "which takes no masks"),
         ("clipped_bagnet:clip=none", ["--patch", "1"], "clip: cannot read 'none'"),
         ("patchguard", ["--patch", "6"], "reach all of them"),
         ("patchguard", ["--patch", "1", "--patches", "2"], "expected one patch"),
