@@ -45,14 +45,17 @@ def _theta_or_top(text: str) -> float | None:
     return None if text == "top" else float(text)
 
 
-def _bands(wide: int) -> tuple[Key, ...]:
-    """The keys of bands; ``wide``: the paper's on large images."""
-    return (
-        Key("band", size, f"pixels that a band shows, 4 up to 64 pixels, else {wide} of the paper"),
-        Key("stride", size, "pixels from one band to the next", "1"),
-        Key("axis", str, "columns, rows, both (rows, then columns) or blocks", "columns"),
-        Key("wrap", flag, "bands that cross the border go on at the other side", "true"),
-    )
+_BANDS = (
+    Key(
+        "band",
+        size,
+        "pixels that a band shows, or HxW of blocks, in papers 4 on images of up to 64 pixels, "
+        "else 25, and 19 of smoothed_vit",
+    ),
+    Key("stride", size, "pixels from one band to the next", "1"),
+    Key("axis", str, "columns, rows, both (rows, then columns) or blocks", "columns"),
+    Key("wrap", flag, "bands that cross the border go on at the other side", "true"),
+)
 
 
 EVIDENCE = {
@@ -84,8 +87,13 @@ EVIDENCE = {
             "votes of bands, each seen alone, by a threshold of the softmax; recovery",
             DerandomizedSmoothing,
             (
-                *_bands(25),
-                Key("threshold", _theta_or_top, "softmax from which a band votes, or top", "0.2"),
+                *_BANDS,
+                Key(
+                    "threshold",
+                    _theta_or_top,
+                    "or softmax from which a band votes, top: its best",
+                    "0.2",
+                ),
                 Key("ties", str, "the label that wins where several have most votes", "smallest"),
             ),
             is_local=False,
@@ -94,7 +102,7 @@ EVIDENCE = {
             "smoothed_vit",
             "votes of bands for their labels, of any model; recovery",
             SmoothedViT,
-            _bands(19),
+            _BANDS,
             is_local=False,
         ),
         EvidenceEntry(
@@ -102,10 +110,10 @@ EVIDENCE = {
             "PatchGuard's robust masking of the confidences of bands; recovery",
             MaskDS,
             (
-                *_bands(25),
+                *_BANDS,
                 Key("features", str, "confidence, or votes: 1 where it is above", "confidence"),
                 Key("above", float, "softmax that a vote of mask_ds has to exceed", "0.2"),
-                Key("threshold", float, "as of patchguard", "0"),
+                Key("threshold", float, "share of a class above which it is masked", "0"),
             ),
             is_local=False,
         ),

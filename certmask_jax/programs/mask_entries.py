@@ -225,7 +225,7 @@ MASKS = (
         bands.column_bands,
         (
             Key("bands", int, "columns that are seen", argument="band"),
-            Key("stride", int, "columns from one band to the next", "1"),
+            Key("stride", int, "pixels from one band to the next", "1"),
         ),
     ),
 )
