@@ -9,6 +9,7 @@ import jax
 import pytest
 
 from certmask_jax import weights
+from certmask_jax.masks.threats import Threat
 from certmask_jax.programs import certify, defense_specs, evidence_entries
 from tests.support.small_models import small_bagnet
 
@@ -160,3 +161,14 @@ def test_they_are_listed_and_no_defense_that_masks(capsys):
     assert all(name in listed for name in evidence_entries.EVIDENCE)
     with pytest.raises(ValueError, match="for certify alone"):
         defense_specs.build("patchguard", (8, 8), (1, 1))
+
+
+@pytest.mark.parametrize(
+    "name", [n for n, e in evidence_entries.EVIDENCE.items() if not e.is_local]
+)
+def test_the_default_of_a_key_of_bands_is_its_builders(name):
+    threat = Threat.of(32, 5)
+    usual = evidence_entries.build(name, threat, None)
+    for key in evidence_entries.EVIDENCE[name].keys:
+        typed = f"{name}:{key.name}={key.default or 4}"
+        assert evidence_entries.build(typed, threat, None) == usual, typed
