@@ -164,7 +164,7 @@ def test_they_are_listed_and_no_defense_that_masks(capsys):
 
 
 @pytest.mark.parametrize(
-    "name", [n for n, e in evidence_entries.EVIDENCE.items() if not e.is_local]
+    "name", [name for name, one in evidence_entries.EVIDENCE.items() if not one.is_local]
 )
 def test_the_default_of_a_key_of_bands_is_its_builders(name):
     threat = Threat.of(32, 5)
