@@ -24,7 +24,7 @@ from certmask_jax.inference.item_stream import evaluate_items
 from certmask_jax.inference.masked_pass import check_unresized
 from certmask_jax.inference.preprocessing import Preprocessing
 from certmask_jax.inference.token_dropping import SeenTokens, TokenDropping
-from certmask_jax.inference.token_groups import TokenGroup, sizes_of_group, token_groups
+from certmask_jax.inference.token_groups import TokenGroup, grouped, sizes_of_group
 from certmask_jax.inference.uploads import Uploaded
 from certmask_jax.inference.whole_images import WholeImages, masked_forward
 from certmask_jax.masks.distinct_unions import MaskedImages
@@ -282,7 +282,7 @@ def dropped_forward(
       ValueError: as ``masked_forward``; for preprocessing that resizes masked images, or images
         that tokens do not divide.
     """
-    groups = token_groups(_counts(dropping, masked_images, preprocessing))
+    groups = grouped(_counts(dropping, masked_images, preprocessing))
     of_groups = [
         MaskedImages(masked_images.boxes[group.masks], masked_images.image_size) for group in groups
     ]

@@ -30,7 +30,7 @@ class TokenGroup(NamedTuple):
     padded: bool  # whether some of them leave fewer
 
 
-def token_groups(counts: NDArray[np.int32], *, most: int = MOST_GROUPS) -> tuple[TokenGroup, ...]:
+def grouped(counts: NDArray[np.int32], *, most: int = MOST_GROUPS) -> tuple[TokenGroup, ...]:
     """The groups of masks that leave ``counts int32[V]`` tokens each, fewest tokens first.
 
     Of all ways to make at most ``most`` groups it is the one with the fewest tokens, padding

@@ -21,7 +21,7 @@ from certmask_jax.inference.dropped_tokens import dropped_forward
 from certmask_jax.inference.engine_choice import engine_for
 from certmask_jax.inference.numpy_function import NumpyFunction
 from certmask_jax.inference.token_dropping import SeenTokens, seen_tokens
-from certmask_jax.inference.token_groups import TokenGroup, sizes_of_group, token_groups
+from certmask_jax.inference.token_groups import TokenGroup, grouped, sizes_of_group
 from certmask_jax.masks import distinct_unions
 from certmask_jax.masks.distinct_unions import MaskedImages
 from certmask_jax.masks.visible_tokens import kept_counts, kept_tokens
@@ -185,7 +185,7 @@ def test_tokens_seen_in_a_program_are_those_of_the_index_arrays():
 def test_groups_pad_the_least():
     for _ in range(40):
         counts = RNG.integers(1, 12, RNG.integers(1, 9)).astype(np.int32)
-        groups = token_groups(counts)
+        groups = grouped(counts)
         assert sorted(np.concatenate([group.masks for group in groups]).tolist()) == list(
             range(len(counts))
         )
