@@ -24,6 +24,7 @@ from certmask_jax.inference.evidence_sources import BandSource, LocalSource, Sou
 from certmask_jax.inference.model_function import ApplyFn, flops
 from certmask_jax.inference.out_of_memory import is_of_memory
 from certmask_jax.inference.preprocessing import Preprocessing
+from certmask_jax.inference.token_dropping import TokenDropping
 from certmask_jax.masks.distinct_unions import MaskedImages
 
 _CPU_PIXELS = 1 << 19  # at once, on a device
@@ -56,9 +57,13 @@ class Batches:
         return rounds * sum(source.slots(each) for source in dict.fromkeys(self.sources))
 
     def facts(self) -> dict[str, Any]:
-        """What may change last bits: how many bands a device evaluates at once, if any."""
-        sizes = [one.at_once for one in self.sources if isinstance(one, BandSource)]
-        return {"bands_at_once": sizes[0]} if sizes else {}
+        """What may change last bits: how many bands a device evaluates at once, and of what."""
+        bands = [one for one in self.sources if isinstance(one, BandSource)]
+        tokens = {count for one in bands for count in one.tokens()}
+        return {
+            **({"bands_at_once": bands[0].at_once} if bands else {}),
+            **({"hidden_tokens": "dropped", "tokens": sorted(tokens)} if tokens else {}),
+        }
 
 
 def sources_of(
@@ -66,6 +71,7 @@ def sources_of(
     local: LocalLogits | None,
     apply_fn: ApplyFn | None,
     *,
+    dropping: TokenDropping | None = None,
     bands_at_once: int = 1,
 ) -> tuple[Source, ...]:
     """What gives the evidence of each defense; equal where defenses share it.
@@ -88,7 +94,8 @@ def sources_of(
             raise ValueError(f"apply_fn: expected a model that sees bands for {defense.name}")
         bands = MaskedImages(defense.masks.boxes, defense.masks.image_size)
         first = bands if first is None else first
-        sources.append(BandSource(apply_fn, bands, on_bands and bands == first, bands_at_once))
+        whole = on_bands and bands == first
+        sources.append(BandSource(apply_fn, bands, whole, bands_at_once, dropping))
     return tuple(sources)
 
 
@@ -103,6 +110,7 @@ def planned(
     apply_fn: ApplyFn | None,
     held: Any,
     *,
+    dropping: TokenDropping | None,
     image_shape: tuple[int, int, int],
     preprocessing: Preprocessing,
     mesh: Mesh,
@@ -113,7 +121,7 @@ def planned(
     """How much at once, as the devices have memory for.
 
     Args:
-      defenses, local, apply_fn: as of ``evaluate_evidence``.
+      defenses, local, apply_fn, dropping: as of ``evaluate_evidence``.
       held: the parameters, as they are on the devices.
       image_shape: ``(h, w, c)`` of the images.
       preprocessing, mesh: of the run.
@@ -139,7 +147,7 @@ def planned(
         seen = preprocessing.model_shape(image_shape)
         each = default_items(platform, flops(apply_fn, held, seen, preprocessing.model_dtype))
     while True:
-        sources = sources_of(defenses, local, apply_fn, bands_at_once=each)
+        sources = sources_of(defenses, local, apply_fn, dropping=dropping, bands_at_once=each)
         work = _with(sources, image_shape, mesh, chunk)
         if platform == "cpu" or chunk is not None or known is not None or each == 1:
             return work

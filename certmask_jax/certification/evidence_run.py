@@ -31,6 +31,7 @@ from certmask_jax.inference.evidence_program import check_local, in_batches, res
 from certmask_jax.inference.masked_pass import computed_with
 from certmask_jax.inference.model_function import ApplyFn, num_classes
 from certmask_jax.inference.preprocessing import Preprocessing, check_images
+from certmask_jax.inference.token_dropping import TokenDropping
 from certmask_jax.tables import evidence_store
 from certmask_jax.tables.evidence_store import EvidenceBlock, EvidenceStore, SavedEvidence
 from certmask_jax.tables.image_sets import TestSet
@@ -66,6 +67,7 @@ def evaluate_evidence(
     folder: str | storage.AnyPath,
     *,
     apply_fn: ApplyFn | None = None,
+    dropping: TokenDropping | None = None,
     preprocessing: Preprocessing,
     identity: Mapping[str, Any] | None = None,
     provenance: Mapping[str, Any] | None = None,
@@ -84,6 +86,8 @@ def evaluate_evidence(
       defenses: on local logits, with the field and the stride of ``local``, or on bands.
       folder: local or in a bucket; new, or of this same run, which goes on.
       apply_fn: the model that sees bands, ``(params, float32[B, h, w, c]) -> logits [B, K]``.
+      dropping: how that model drops tokens, if bands are to be given to it as the tokens that are
+        seen alone.
       preprocessing: for local logits without a resize, which spreads a patch over more pixels than
         it has.
       identity: JSON-able facts that decide the numbers and that only the caller knows. With
@@ -125,6 +129,7 @@ def evaluate_evidence(
         local,
         apply_fn,
         held,
+        dropping=dropping,
         image_shape=first.shape[1:],
         preprocessing=preprocessing,
         mesh=mesh,
@@ -153,6 +158,7 @@ def evaluate_evidence(
         "provenance": {
             **fingerprint.environment(),
             **(provenance or {}),
+            **work.facts(),
             **(
                 {}
                 if local is None

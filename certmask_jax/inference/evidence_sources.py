@@ -7,19 +7,24 @@ that defenses on the same evidence share it.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from numpy.typing import NDArray
 
 from certmask_jax.inference.distinct_fields import LocalLogits
 from certmask_jax.inference.masked_pass import masked_logits
 from certmask_jax.inference.model_function import ApplyFn
 from certmask_jax.inference.preprocessing import Preprocessing
+from certmask_jax.inference.token_dropping import SeenTokens, TokenDropping
+from certmask_jax.inference.token_groups import grouped
 from certmask_jax.inference.views import views_of
 from certmask_jax.masks.distinct_unions import MaskedImages
+from certmask_jax.masks.visible_tokens import kept_counts
 
 
 class Evidence(NamedTuple):
@@ -65,12 +70,20 @@ class BandSource:
       bands: what is hidden around each band.
       whole: whether the image itself is evaluated too, in a pass more.
       at_once: passes that a device makes together, at most.
+      dropping: how the model drops tokens, if it is to be given those alone that are seen.
     """
 
     apply_fn: ApplyFn
     bands: MaskedImages
     whole: bool
     at_once: int
+    dropping: TokenDropping | None = None
+
+    @property
+    def boxes(self) -> NDArray[np.int32]:
+        """``int32[N, R, 4]``: what is hidden of an image in each of its passes, the image last."""
+        bands = self.bands.boxes
+        return np.concatenate([bands, np.zeros_like(bands[:1])]) if self.whole else bands
 
     @property
     def masked(self) -> int:
@@ -81,38 +94,75 @@ class BandSource:
         """Passes of the model that an image takes, of each view of each masked image."""
         return self.masked * max(1, len(views_of(self.apply_fn)))
 
+    def tokens(self) -> tuple[int, ...]:
+        """How many tokens its programs take, where hidden ones are dropped; else none."""
+        models = (model for _, model in _groups(self))
+        return tuple(m.most or 0 for m in models if isinstance(m, SeenTokens))
+
     def slots(self, images: int) -> int:
         """Places for passes, with those left empty, that so many images at once take."""
-        rounds, size = self._rounds(images)
-        return rounds * size * max(1, len(views_of(self.apply_fn)))
+        each = (_rounds(images * len(masks), self.at_once) for masks, _ in _groups(self))
+        views = max(1, len(views_of(self.apply_fn)))
+        return sum(rounds * size for rounds, size in each) * views
 
     def evidence(self, params: Any, images: Array, preprocessing: Preprocessing) -> Evidence:
         """Of ``uint8[T, h, w, c]``: ``at_once`` masked images after ``at_once``, evenly."""
-        boxes = self.bands.boxes
-        if self.whole:
-            boxes = np.concatenate([boxes, np.zeros_like(boxes[:1])])
-        rounds, size = self._rounds(len(images))
-        count = len(images) * self.masked
-        items = np.minimum(np.arange(rounds * size, dtype=np.int32), count - 1)  # the last again
-        image_of, mask_of = (a.reshape(rounds, size) for a in np.divmod(items, self.masked))
-
-        def some(of: tuple[Array, Array]) -> Array:
-            return seen(self.apply_fn, params, images, jnp.asarray(boxes)[of[1]], of[0],
-                        preprocessing)  # fmt: skip
-
-        work = jnp.asarray(image_of, jnp.int32), jnp.asarray(mask_of, jnp.int32)
-        found = some((work[0][0], work[1][0]))[None] if rounds == 1 else jax.lax.map(some, work)
-        logits = found.reshape(rounds * size, -1)[:count]
-        logits = logits.reshape(len(images), self.masked, -1)
+        groups = _groups(self)
+        parts = [
+            self._logits(model, masks, params, images, preprocessing) for masks, model in groups
+        ]
+        logits = parts[0]
+        if len(groups) > 1:
+            order = np.argsort(np.concatenate([masks for masks, _ in groups]))
+            logits = jnp.take(jnp.concatenate(parts, axis=1), order.astype(np.int32), axis=1)
         if not self.whole:
             return Evidence(logits, None)
         return Evidence(logits[:, :-1], logits[:, -1])
 
-    def _rounds(self, images: int) -> tuple[int, int]:
-        """How many rounds of how many masked images: even ones, so that few places stay empty."""
-        count = images * self.masked
-        rounds = -(-count // self.at_once)
-        return rounds, -(-count // rounds)
+    def _logits(
+        self,
+        model: ApplyFn,
+        masks: NDArray[np.int32],
+        params: Any,
+        images: Array,
+        preprocessing: Preprocessing,
+    ) -> Array:
+        """``float32[T, masks, K]`` of some of the masks."""
+        boxes = jnp.asarray(self.boxes[masks])
+        count = len(images) * len(masks)
+        rounds, size = _rounds(count, self.at_once)
+        items = np.minimum(np.arange(rounds * size, dtype=np.int32), count - 1)  # the last again
+        image_of, mask_of = (
+            jnp.asarray(a.reshape(rounds, size)) for a in np.divmod(items, np.int32(len(masks)))
+        )
+
+        def some(of: tuple[Array, Array]) -> Array:
+            return seen(model, params, images, boxes[of[1]], of[0], preprocessing)
+
+        if rounds == 1:
+            logits = some((image_of[0], mask_of[0]))
+        else:
+            logits = jax.lax.map(some, (image_of, mask_of)).reshape(rounds * size, -1)
+        return logits[:count].reshape(len(images), len(masks), -1)
+
+
+def _rounds(count: int, at_once: int) -> tuple[int, int]:
+    """How many rounds of how many masked images: even ones, so that few places stay empty."""
+    rounds = -(-count // at_once)
+    return rounds, -(-count // rounds)
+
+
+@functools.lru_cache(maxsize=64)
+def _groups(source: BandSource) -> tuple[tuple[NDArray[np.int32], ApplyFn], ...]:
+    """Masks that go through one program, and the model that sees them."""
+    if source.dropping is None:
+        return ((np.arange(source.masked, dtype=np.int32), source.apply_fn),)
+    token = source.dropping.token
+    counts = kept_counts(source.boxes, source.bands.image_size, token=token)
+    return tuple(
+        (group.masks.astype(np.int32), SeenTokens(source.dropping, group.most, group.padded))
+        for group in grouped(counts)
+    )
 
 
 Source = LocalSource | BandSource

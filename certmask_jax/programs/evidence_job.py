@@ -20,6 +20,7 @@ from certmask_jax.inference import views
 from certmask_jax.inference.distinct_fields import LocalLogits
 from certmask_jax.inference.model_function import ApplyFn
 from certmask_jax.inference.numpy_function import NumpyFunction
+from certmask_jax.inference.token_dropping import TokenDropping
 from certmask_jax.masks.threats import Threat
 from certmask_jax.models import Model
 from certmask_jax.programs import evidence_entries
@@ -42,12 +43,14 @@ class EvidenceJob:
       local: what gives local evidence; None where no defense is on it.
       apply_fn: what sees bands.
       order: of all results of the run, whether each is on evidence.
+      dropping: how it drops tokens, where it is to see bands without those that are hidden.
     """
 
     defenses: Sequence[EvidenceDefense]
     local: LocalLogits | None
     apply_fn: ApplyFn
     order: tuple[bool, ...]
+    dropping: TokenDropping | None = None
 
 
 def opened_evidence(
@@ -141,6 +144,7 @@ class EvidenceWork:
             job.defenses,
             out / FOLDER,
             apply_fn=job.apply_fn,
+            dropping=job.dropping,
             hooks=hooks,
             **how,
         )

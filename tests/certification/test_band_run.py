@@ -12,6 +12,7 @@ import pytest
 
 from certmask_jax import data, models
 from certmask_jax.certification import evidence_batches
+from certmask_jax.certification.evidence_batches import sources_of
 from certmask_jax.certification.evidence_run import EvidenceHooks, evaluate_evidence
 from certmask_jax.certification.evidence_verdicts import certify_evidence
 from certmask_jax.defenses.band_defense import DerandomizedSmoothing, SmoothedViT
@@ -19,8 +20,10 @@ from certmask_jax.defenses.local_defense import PatchGuard
 from certmask_jax.defenses.mask_ds_defense import MaskDS
 from certmask_jax.inference.devices import device_mesh
 from certmask_jax.inference.distinct_fields import LocalLogits
-from certmask_jax.inference.preprocessing import Preprocessing
+from certmask_jax.inference.preprocessing import Preprocessing, model_input
 from certmask_jax.masks.threats import Threat
+from certmask_jax.masks.visible_tokens import kept_tokens
+from certmask_jax.weights.loaded_model import load_model
 
 THREAT = Threat.of(8, 1)
 CLASSES = 3
@@ -225,7 +228,7 @@ def test_bands_are_halved_until_there_is_memory_for_them(monkeypatch):
 
     monkeypatch.setattr(evidence_batches, "results_program", program)
     work = evidence_batches.planned(
-        DEFENSES, None, _model, PARAMS, image_shape=(8, 8, 1), preprocessing=HOW,
+        DEFENSES, None, _model, PARAMS, dropping=None, image_shape=(8, 8, 1), preprocessing=HOW,
         mesh=Accelerator(), chunk=None, known=None, warn=said.append,
     )  # fmt: skip
     assert asked == [512, 256, 128, 64]
@@ -252,3 +255,39 @@ def test_another_run_is_refused_and_says_what_differs(whole):
         _run(whole[0], defenses=[dataclasses.replace(DEFENSES[0], threshold=0.3), *DEFENSES[1:]])
     with pytest.raises(ValueError, match="evidence is not kept"):
         certify_evidence(whole[1], [dataclasses.replace(DEFENSES[0], band=3)])
+
+
+def test_a_vit_is_given_the_tokens_of_a_band_alone(tmp_path):
+    """By hand: band by band, from its own tokens without padding."""
+    loaded = load_model("vit_digits")
+    model, params, how = loaded.model, loaded.params, loaded.preprocessing
+    # One column of tokens or two; the image itself has four.
+    defense = SmoothedViT(THREAT, band=2, stride=3)
+    test_set = data.from_arrays(IMAGES, LABELS, data_config=model.data_config, num_outputs=10)
+    saved = evaluate_evidence(
+        test_set, None, params, [defense], tmp_path / "run", apply_fn=model.apply_fn,
+        dropping=model.dropping, preprocessing=how, mesh=device_mesh(jax.local_devices()[:1]),
+        chunk=3,
+    )  # fmt: skip
+    assert saved.fingerprint["tokens"] == [5, 9, 17]
+    report = certify_evidence(saved, [defense])
+    assert any("tokens" in notice.text() for notice in report.notices)
+    (source,) = sources_of([defense], None, model.apply_fn, dropping=model.dropping)
+    evidence = source.evidence(params, jnp.asarray(IMAGES), how)
+    apply_fn, logits = jax.jit(model.dropping.apply_fn, static_argnames="padded"), []
+    kept = kept_tokens(defense.masks, token=2)
+    assert {int((row >= 0).sum()) for row in kept} == {5, 9}
+    for boxes, row in zip(defense.masks.boxes, kept, strict=True):
+        seen = jax.vmap(lambda image, hidden=boxes: model_input(image, hidden, how))(IMAGES)
+        tokens = np.tile(row[row >= 0], (len(IMAGES), 1))
+        logits.append(apply_fn(params, seen, tokens, padded=False))
+    logits = np.stack(logits, axis=1)
+    np.testing.assert_allclose(evidence.parts, logits, rtol=1e-4, atol=1e-5)
+    found = defense.results(jnp.asarray(logits), jnp.asarray(LABELS))
+    np.testing.assert_array_equal(saved.rows.answers[:, 0], found.answer)
+    np.testing.assert_array_equal(saved.rows.verdicts[:, 0], found.worst_case)
+    itself = np.asarray(model.apply_fn(params, (IMAGES / 255 - how.mean) / np.asarray(how.std)))
+    np.testing.assert_array_equal(saved.rows.undefended, itself.argmax(axis=1))
+    ordered = np.sort(np.concatenate([logits, itself[:, None]], axis=1), axis=2)
+    leads = (ordered[..., -1] - ordered[..., -2]).min(axis=1)
+    np.testing.assert_allclose(saved.rows.margins, leads, rtol=1e-3, atol=1e-5)
