@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import jax
@@ -15,6 +16,7 @@ from certmask_jax import models, weights
 from certmask_jax.inference.preprocessing import Preprocessing, model_input
 from certmask_jax.masks.bands import column_bands
 from certmask_jax.programs import certify
+from tests.support.small_models import small_resnet
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
 RNG = np.random.default_rng(5)
@@ -128,31 +130,39 @@ def test_a_table_of_bands_shows_a_network_of_six_channels_what_the_loop_by_hand_
             assert label == np.einsum("hwc,hwck->k", both, params).argmax()
 
 
+def _of_zeros(model, file):
+    shapes = model.param_shapes()
+    weights.save(file, jax.tree.map(lambda one: np.zeros(one.shape, one.dtype), shapes))
+    return str(file)
+
+
 def test_certify_with_an_encoding(tmp_path, capsys):
-    """With its own weights, with those of a network of three channels, and with a fill."""
-    model = models.create("cifar_resnet20", input_size=(8, 8), encoding="complement")
-    assert jax.tree.leaves(model.param_shapes()["params"]["conv1"])[0].shape[2] == 6
-    weights.save(tmp_path / "six.npz", model.init(jax.random.key(0)))
-    three = models.create("cifar_resnet20", input_size=(8, 8))
-    weights.save(tmp_path / "three.npz", three.init(jax.random.key(0)))
+    """A digit is one channel, so the network has two."""
+    model = dataclasses.replace(small_resnet(), encoding="complement")
+    file = _of_zeros(model, tmp_path / "two.npz")
     options = [
-        "--num-images", "4", "--model", "cifar_resnet20", "--input-size", "8", "--patch", "2",
-        "--defense", "plurality:bands=2", "--encoding", "complement",
+        "--num-images", "4", "--model", "tests.support.small_models:small_resnet",
+        "--weights", file, "--patch", "2", "--defense", "plurality:bands=2", "--encoding",
+        "complement",
+        "--out", str(tmp_path / "run"),
     ]  # fmt: skip
-
-    def run(file, *more):
-        given = [*options, "--weights", str(tmp_path / file), "--out", str(tmp_path / "run"), *more]
-        return certify.main(given)
-
-    assert run("three.npz") == 2
-    assert "3 input channels instead of 6): --encoding fill is for" in capsys.readouterr().err
-    assert run("six.npz", "--fill", "gray") == 2
+    assert certify.main([*options, "--fill", "gray"]) == 2
     assert "--fill: expected none beside the encoding complement" in capsys.readouterr().err
-    assert run("six.npz") == 0
+    assert certify.main(options) == 0
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["provenance"]["encoding"] == "complement"
     assert results["provenance"]["preprocessing"]["encoding"] == "complement"
-    loaded = cm.load_model(
-        "cifar_resnet20", tmp_path / "six.npz", input_size=8, encoding="complement"
-    )
+
+
+def test_weights_of_another_number_of_channels_are_told_the_encoding(tmp_path):
+    three = models.create("cifar_resnet20", input_size=(8, 8))
+    six = models.create("cifar_resnet20", input_size=(8, 8), encoding="complement")
+    assert jax.tree.leaves(six.param_shapes()["params"]["conv1"])[0].shape[2] == 6
+    file = _of_zeros(three, tmp_path / "three.npz")
+    with pytest.raises(ValueError, match=r"3 input channels instead of 6\): encoding='fill'"):
+        cm.load_model("cifar_resnet20", file, input_size=8, encoding="complement")
+    file = _of_zeros(six, tmp_path / "six.npz")
+    with pytest.raises(ValueError, match="encoding='complement' is for as many"):
+        cm.load_model("cifar_resnet20", file, input_size=8)
+    loaded = cm.load_model("cifar_resnet20", file, input_size=8, encoding="complement")
     assert loaded.preprocessing == COMPLEMENT
