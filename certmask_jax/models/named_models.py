@@ -6,7 +6,7 @@ import dataclasses
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -16,9 +16,12 @@ from jax import Array
 
 from certmask_jax._own_settings import usual_promotion
 from certmask_jax.inference.distinct_fields import LocalLogits
+from certmask_jax.inference.preprocessing import ENCODINGS, Encoding, encoded_channels
+from certmask_jax.inference.token_dropping import TokenDropping
 from certmask_jax.models.bagnet import BagNet
 from certmask_jax.models.published import MODELS, DataConfig
 from certmask_jax.models.spellings import resolve
+from certmask_jax.models.vit import VisionTransformer
 
 Params = Any
 """A model's variables: ``{"params": ..., "batch_stats": ...}``."""
@@ -41,6 +44,8 @@ class Model:
       apply_fn: ``(params, normalised images float32[B, h, w, c]) -> logits float32[B, K]``. Equal
         models share it, so that JAX compiles once.
       local: its local logits, where the logits are their mean (BagNet); else None.
+      encoding: how it is told what is hidden, see ``Preprocessing.encoding``.
+      dropping: how it is given some of its tokens, of a ViT; else None.
     """
 
     name: str
@@ -50,6 +55,8 @@ class Model:
     data_config: DataConfig
     apply_fn: ApplyFn = dataclasses.field(repr=False)
     local: LocalLogits | None = None
+    encoding: Encoding = "fill"
+    dropping: TokenDropping | None = None
 
     def __repr__(self) -> str:
         height, width = self.data_config.input_size
@@ -63,7 +70,8 @@ class Model:
 
     def init(self, key: Array) -> Params:
         """Random variables."""
-        size, channels = self.data_config.input_size, self.data_config.channels
+        size = self.data_config.input_size
+        channels = encoded_channels(self.encoding, self.data_config.channels)
         module = self.module
         if getattr(module, "attention", "xla") != "xla":  # it takes 16 bits alone
             module = module.clone(attention="xla")
@@ -91,6 +99,7 @@ def create(
     gelu: str | None = None,
     attention: str | None = None,
     last_block: str | None = None,
+    encoding: Encoding = "fill",
 ) -> Model:
     """A model by name.
 
@@ -108,6 +117,8 @@ def create(
       attention: ViTs only: ``"xla"`` (default) or ``"cudnn"``, on NVIDIA GPUs in 16 bits.
       last_block: ViTs only: ``"token"`` (default but for ``vit_digits``) computes of the last block
         what the class token needs; ``"all"`` computes it for all tokens.
+      encoding: how the model is told what is hidden, which decides its input channels; see
+        ``Preprocessing.encoding``.
 
     Raises:
       ValueError: for an unknown name, listing what there is, or an option that the model lacks.
@@ -129,16 +140,26 @@ def create(
     classes = spelling.num_classes or entry.num_classes if num_classes is None else num_classes
     if classes < 1:
         raise ValueError(f"num_classes: expected at least 1, got {classes}")
-    module, trained, apply_fn, local = _build(
-        spelling.model, classes, tuple(sorted(chosen.items()))
-    )
+    if encoding not in ENCODINGS:
+        raise ValueError(f"encoding: expected one of {', '.join(ENCODINGS)}, got {encoding!r}")
+    built = _build(spelling.model, classes, tuple(sorted(chosen.items())))
     config = entry.data_config
     if spelling.resize is not None:
         config = dataclasses.replace(config, resize=spelling.resize)
     if input_size is not None or spelling.resizes_whole:
         size = config.input_size if input_size is None else input_size
         config = dataclasses.replace(config, input_size=size, resize=None)
-    return Model(name, classes, module, trained, config, apply_fn, local)
+    return Model(
+        name,
+        classes,
+        built.module,
+        built.train_module,
+        config,
+        built.apply_fn,
+        built.local,
+        encoding,
+        built.dropping,
+    )
 
 
 def default_weights(name: str) -> Path | None:
@@ -147,10 +168,18 @@ def default_weights(name: str) -> Path | None:
     return path if path.is_file() else None
 
 
+class _Built(NamedTuple):
+    """What equal models share, see ``Model``."""
+
+    module: nn.Module
+    train_module: nn.Module
+    apply_fn: ApplyFn
+    local: LocalLogits | None
+    dropping: TokenDropping | None
+
+
 @functools.lru_cache(maxsize=64)
-def _build(
-    model: str, num_classes: int, options: tuple[tuple[str, Any], ...]
-) -> tuple[nn.Module, nn.Module, ApplyFn, LocalLogits | None]:
+def _build(model: str, num_classes: int, options: tuple[tuple[str, Any], ...]) -> _Built:
     """The modules in eval and training mode, and what applies them, one for equal arguments."""
     build = MODELS[model].build
     module = build(num_classes=num_classes, is_training=False)
@@ -168,10 +197,16 @@ def _build(
         with usual_promotion():
             return module.apply(params, images, method="local_logits")  # type: ignore[return-value]
 
-    local = None
+    def kept_logits(params: Params, images: Array, kept: Array, *, padded: bool = True) -> Array:
+        with usual_promotion():
+            return module.apply(params, images, kept, padded=padded)  # type: ignore[return-value]
+
+    local, dropping = None, None
     if isinstance(module, BagNet):
         local = LocalLogits(local_logits, module.receptive_field, module.stride)
-    return module, trained, apply_fn, local
+    if isinstance(module, VisionTransformer):
+        dropping = TokenDropping(kept_logits, module.patch)
+    return _Built(module, trained, apply_fn, local, dropping)
 
 
 def _as_dtype(dtype: Any, option: str) -> Any:

@@ -20,6 +20,7 @@ from certmask_jax.inference import views
 from certmask_jax.inference.distinct_fields import LocalLogits
 from certmask_jax.inference.numpy_function import NumpyFunction
 from certmask_jax.inference.preprocessing import Preprocessing
+from certmask_jax.inference.token_dropping import TokenDropping
 from certmask_jax.masks.geometry import as_size
 from certmask_jax.masks.threats import Threat
 from certmask_jax.models import Model
@@ -60,6 +61,7 @@ class Job:
     provenance: dict[str, Any]
     name: str  # the same for the same command on the same machine
     unreadable: Mapping[str, str]  # images that cannot be read, by id, and why
+    dropping: TokenDropping | None  # where a ViT is given the tokens alone that are seen
     notes: tuple[str, ...]  # what was decided on the way, in lines to show
     evidence: EvidenceJob | None = None  # the defenses that are not on masked images
 
@@ -69,7 +71,7 @@ def opened(config: Config, command: str, *, with_data: bool = True, evidence: bo
 
     ``with_data=False`` opens no data set, for what is about the classifier alone: the job's is one
     blank image, and what it says of data and class names means nothing. Without ``evidence``
-    defenses on local evidence are refused.
+    defenses on evidence are refused.
     """
     config = dataclasses.replace(config, model=config.model.with_card())
     where = config.model.weights or models.default_weights(config.model.model)
@@ -91,8 +93,7 @@ def opened(config: Config, command: str, *, with_data: bool = True, evidence: bo
     on_evidence = opened_evidence(config, model, dataset, specs, attacks)
     if on_evidence is not None and not evidence:
         raise ValueError(
-            "--defense: expected defenses that mask images; those on local evidence are for "
-            "certify alone"
+            "--defense: expected defenses that mask images; those on evidence are for certify alone"
         )
     masking = [spec for spec in specs if not evidence_entries.is_on_evidence(spec)]
     try:
@@ -111,8 +112,6 @@ def opened(config: Config, command: str, *, with_data: bool = True, evidence: bo
         params = config.model.load(file, model)
     if dataset.outputs is not None:
         model = restricted(model, dataset.outputs)
-    if on_evidence is not None and model.local is not None:
-        on_evidence = dataclasses.replace(on_evidence, local=model.local)
     if config.whole_images and model.local is None:
         raise ValueError(
             "--whole-images: expected a model with local logits (BagNet), which can do otherwise, "
@@ -124,7 +123,12 @@ def opened(config: Config, command: str, *, with_data: bool = True, evidence: bo
             f"--views {config.views}: masked images are evaluated whole, more work than by "
             f"the fields of {model.name}: a mean over views is no mean over fields of one image",
         )
+    if on_evidence is not None and on_evidence.local is not None:
+        on_evidence = dataclasses.replace(on_evidence, local=model.local)
+    dropping = dropping_of(config, model, resized=dataset.image_size != input_size)
     model = viewed(model, config.views)
+    if on_evidence is not None:
+        on_evidence = dataclasses.replace(on_evidence, apply_fn=model.apply_fn, dropping=dropping)
     unreadable = _unreadable(config, dataset)
     resized = None if dataset.image_size == input_size else input_size
     uses_fields = model.local is not None and not config.whole_images and resized is None
@@ -160,16 +164,21 @@ def opened(config: Config, command: str, *, with_data: bool = True, evidence: bo
     }
     if entry is not None:
         identity["weights_entry"] = entry
+    if model.encoding != "fill":
+        identity["encoding"] = model.encoding
     if views.names_of(model.apply_fn):
         identity["views"] = views.names_of(model.apply_fn)
-    preprocessing = Preprocessing(
-        mean=model.data_config.mean,
-        std=model.data_config.std,
-        fill=read_fill(config.fill),
-        precision=config.precision,  # type: ignore[arg-type]  # checked there
-        resize_to=resized,
-    )
+    if dropping is not None:
+        identity["hidden_tokens"] = "dropped"
     with as_options("fill"):
+        preprocessing = Preprocessing.of_encoding(
+            model.encoding,
+            mean=model.data_config.mean,
+            std=model.data_config.std,
+            fill=read_fill(config.fill),
+            precision=config.precision,
+            resize_to=resized,
+        )
         preprocessing.check_channels(model.data_config.channels)
     return Job(
         dataset=test_set,
@@ -195,9 +204,29 @@ def opened(config: Config, command: str, *, with_data: bool = True, evidence: bo
         },
         name=_name(config, dataset, identity),
         unreadable=unreadable,
+        dropping=dropping,
         notes=(*dataset.notes, *weights_notes, *views_notes),
         evidence=on_evidence,
     )
+
+
+def dropping_of(config: Config, model: Model, *, resized: bool) -> TokenDropping | None:
+    """How the model drops hidden tokens, if it is to; ``ValueError`` where it cannot."""
+    if config.hidden_tokens == "fill":
+        return None
+    asked = f"--hidden-tokens {config.hidden_tokens}"
+    if model.dropping is None:
+        raise ValueError(
+            f"{asked}: expected a ViT, which sees an image as tokens, got {model.name}; leave it "
+            "out, and hidden pixels are filled"
+        )
+    for option, given, why in (
+        ("--views", config.views != views.NONE, "moves what a mask hides to other tokens"),
+        ("--patch-lives native", resized, "spreads what a mask hides over other tokens"),
+    ):
+        if given:
+            raise ValueError(f"{asked}: expected no {option} beside it, which {why}")
+    return model.dropping
 
 
 def _is_function(config: Config) -> bool:
@@ -213,6 +242,7 @@ def _is_function(config: Config) -> bool:
         ("weights-entry", config.model.weights_entry is not None, "it holds its own"),
         ("precision", config.precision != "highest", "it computes in its own"),
         ("views", config.views != views.NONE, "it can average over views itself"),
+        ("hidden-tokens", config.hidden_tokens != "fill", "it is given masked images"),
     ):
         if given:
             raise ValueError(

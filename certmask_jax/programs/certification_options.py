@@ -9,6 +9,7 @@ import re
 from certmask_jax import models
 from certmask_jax.files import storage
 from certmask_jax.inference import views
+from certmask_jax.inference.preprocessing import ENCODINGS
 from certmask_jax.programs import (
     data_options,
     defense_specs,
@@ -36,6 +37,7 @@ _OF_THREAT = ("patch", "patch_area", "sizes", "patches", "patch_region")
 _OF_TABLES = (*_OF_THREAT, "from_tables", "defense", "margin_guard", "format", "out")
 _OF_WRITING = ("margin_guard", "max_minutes", "format", "out")
 MOST_MASKED_IMAGES = 1 << 20  # at once: more than any device holds
+HIDDEN_TOKENS = ("fill", "drop")
 PRECISIONS = ("highest", "high", "default", "bfloat16")
 _NAMED_FILLS = {"black": (0.0,), "gray": (127.5,), "white": (255.0,)}
 
@@ -53,6 +55,7 @@ class Config:
     defenses: tuple[str, ...]
     precision: str
     views: str
+    hidden_tokens: str
     decide: bool
     whole_images: bool
     chunk: int | None
@@ -91,6 +94,13 @@ def parser() -> CommandLine:
         new_head=False,
     )
     group.add_argument(
+        "--encoding",
+        choices=tuple(ENCODINGS),
+        help="how the model is told what is hidden, which decides its input channels: "
+        + "; ".join(f"{name}, {about}" for name, about in ENCODINGS.items())
+        + "; part of the result (default: as the model says itself, fill)",
+    )
+    group.add_argument(
         "--precision",
         default="highest",
         help="of products: highest (float32), high, default (the backend's), bfloat16; part of "
@@ -103,6 +113,14 @@ def parser() -> CommandLine:
         help="average the logits over views of each masked image, each of which is a forward pass: "
         + "; ".join(f"{name}, {about}" for name, about in views.ABOUT.items())
         + "; joined by +, every view of every view; part of the result (default: %(default)s)",
+    )
+    group.add_argument(
+        "--hidden-tokens",
+        choices=HIDDEN_TOKENS,
+        default="fill",
+        help="what a ViT is given of a token that a mask hides: its fill as of all pixels, or "
+        "nothing (drop: hidden tokens are left out of the sequence, as smoothed ViTs do, for less "
+        "work); part of the result (default: %(default)s)",
     )
     group = parse.add_argument_group("what attacks and what defends")
     threat_options.add(group)
@@ -268,6 +286,7 @@ def read_config(arguments: argparse.Namespace) -> Config:
         defenses=tuple(arguments.defense or ()),
         precision=arguments.precision,
         views=arguments.views,
+        hidden_tokens=arguments.hidden_tokens,
         decide=arguments.decide,
         whole_images=arguments.whole_images,
         chunk=arguments.chunk,
