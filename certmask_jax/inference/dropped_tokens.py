@@ -108,7 +108,7 @@ class DroppedTokens:
         return {
             **self._parts[0].facts(),
             "hidden_tokens": "dropped",
-            "tokens": [group.most for group in self.groups],
+            "kept_tokens": [group.most for group in self.groups],
         }
 
     def for_few(self, items: int) -> DroppedTokens:

@@ -252,7 +252,7 @@ def test_the_program_records_what_it_dropped(tmp_path, capsys):
     assert "hidden tokens: left out of the model's sequence and not filled" in printed
     facts = json.loads((tmp_path / "run" / "results.json").read_text())["provenance"]
     assert facts["hidden_tokens"] == "dropped"
-    assert facts["tokens"] == [5, 17]  # a column of tokens, and the image itself
+    assert facts["kept_tokens"] == [5, 17]  # a column of tokens, and the image itself
     assert certify.main(["--from-tables", out]) == 0
     assert "at most 5, 17 tokens, by the mask" in " ".join(capsys.readouterr().out.split())
     assert certify.main([*command, *drop, "--out", out]) == 0
