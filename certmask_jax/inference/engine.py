@@ -5,9 +5,11 @@ image, which column of the list), not boxes: how a masked image comes about is t
 affair. Whoever asks for work (a whole table, early exit, the guard of a classifier, a run on the
 disk) knows nothing else of it.
 
-There are two: ``whole_images`` masks pixels and runs the model once for each item; ``field_tables``
-evaluates the distinct fields of a model with local logits and makes the whole table of an image
-from them (``by_items`` is false: there is nothing that a shorter list would save).
+There are several. ``whole_images`` masks pixels and runs the model once for each item.
+``dropped_tokens`` does so too, and gives a ViT the tokens alone that a mask leaves.
+``field_tables`` evaluates the distinct fields of a model with local logits and makes the whole
+table of an image from them (``by_items`` is false: there is nothing that a shorter list would
+save).
 
 Others fit the same members. A model in two parts has a stem that is run once an image and a head
 that is run for every mask: its ``upload`` runs the stem and keeps what it gives on the devices

@@ -386,6 +386,7 @@ def test_no_fact_but_a_notice_steers_what_is_printed():
 def test_notices_stand_in_their_order_whatever_order_they_came_in():
     given = (
         notices.LabelFlips(4096, 3, 0.25),
+        notices.DroppedTokens((5, 17)),
         notices.Viewed(("itself", "mirror")),
         notices.DistinctFields(81, 2.5),
         notices.PatchedAlready(7),
@@ -411,6 +412,7 @@ def test_notices_stand_in_their_order_whatever_order_they_came_in():
             "the images are patched already",
             "forward passes: 40.0 an image of 137",
             "means over 2 views of each masked image, which is 2 forward passes: itself, mirror",
+            "hidden tokens: left out of the model's sequence and not filled",
             "from 81 distinct fields, as many as 2.5 whole images have",
             "precision: 3 of 4096 masked images have another label in float32",
             "margin guard: no image is certified with a logit margin of 0.5 or less",
@@ -433,6 +435,7 @@ def test_what_is_stored_is_read_back_as_notices():
         "patched_with_noise_of_seed": 0,
         "fields": 4,
         "fields_as_whole_images": 0.5,
+        "kept_tokens": [5, 17],
     }
     assert set(notices.recorded(stored)) == {
         notices.LabelFlips(**flips),
@@ -441,10 +444,11 @@ def test_what_is_stored_is_read_back_as_notices():
         notices.OnlyClasses(2),
         notices.PatchedAlready(0),
         notices.DistinctFields(4, 0.5),
+        notices.DroppedTokens((5, 17)),
     }
     written = report.to_json(made.usual().with_facts(stored))
     assert written["provenance"] == stored
     twice = made.usual().with_facts(stored).with_facts({"only_classes": [1, 2, 3]})
     assert notices.OnlyClasses(3) in twice.notices
-    assert len(twice.notices) == 6
+    assert len(twice.notices) == 7
     assert not {"notices", "class_names"} & {*written}

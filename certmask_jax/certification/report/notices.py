@@ -246,8 +246,8 @@ def recorded(provenance: Mapping[str, Any]) -> tuple[Notice, ...]:
         notices.append(PatchedAlready(provenance["patched_with_noise_of_seed"]))
     if provenance.get("views"):
         notices.append(Viewed(tuple(provenance["views"])))
-    if provenance.get("hidden_tokens") == "dropped":
-        notices.append(DroppedTokens(tuple(provenance["tokens"])))
+    if provenance.get("kept_tokens"):
+        notices.append(DroppedTokens(tuple(provenance["kept_tokens"])))
     if "fields" in provenance:
         notices.append(DistinctFields(provenance["fields"], provenance["fields_as_whole_images"]))
     flips = provenance.get("label_flips_against_float32")
