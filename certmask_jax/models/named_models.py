@@ -17,6 +17,7 @@ from jax import Array
 from certmask_jax._own_settings import usual_promotion
 from certmask_jax.inference.distinct_fields import LocalLogits
 from certmask_jax.models.bagnet import BagNet
+from certmask_jax.models.cifar_bagnet import CifarBagNet
 from certmask_jax.models.published import MODELS, DataConfig
 from certmask_jax.models.spellings import resolve
 
@@ -169,7 +170,7 @@ def _build(
             return module.apply(params, images, method="local_logits")  # type: ignore[return-value]
 
     local = None
-    if isinstance(module, BagNet):
+    if isinstance(module, BagNet | CifarBagNet):
         local = LocalLogits(local_logits, module.receptive_field, module.stride)
     return module, trained, apply_fn, local
 

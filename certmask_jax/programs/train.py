@@ -42,7 +42,7 @@ from certmask_jax.programs.command_line import as_options
 from certmask_jax.programs.model_options import ModelOptions
 from certmask_jax.programs.threat_options import read_patch
 from certmask_jax.programs.training_options import check_uses, parser, read_recipe
-from certmask_jax.training import input_pipeline, training_run
+from certmask_jax.training import cutout, input_pipeline, training_run
 from certmask_jax.training.checkpoints import Checkpoints
 from certmask_jax.training.input_pipeline import Source, Streamed
 from certmask_jax.training.log import Row, write_csv, write_picture
@@ -124,7 +124,7 @@ def _job(arguments: argparse.Namespace, options: ModelOptions) -> _Job:
     params = _first_weights(options, model, seed=recipe.seed)
     size = model.data_config.input_size
     masks: tuple[MaskSet, ...] = ()
-    if recipe.cutout in ("mask_set", "two_masks", "greedy"):
+    if recipe.cutout in cutout.OF_MASKS:
         masks = tuple(
             mask_entries.read(
                 arguments.cutout_masks,
@@ -178,6 +178,10 @@ def _facts(recipe: training.Recipe) -> dict[str, Any]:
         del facts["copies"]
     if recipe.train == "all":
         del facts["train"]
+    if recipe.cutout not in cutout.BANDS:
+        del facts["cutout_band"]
+    if not recipe.feature_window:
+        del facts["feature_window"]
     return facts
 
 

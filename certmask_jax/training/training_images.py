@@ -53,7 +53,7 @@ class TrainingImages:
 
 def _hide(recipe: Recipe, input_size: tuple[int, int], masks: Sequence[MaskSet]) -> _Hide:
     """The recipe's Cutout: (key, images, losses of images) -> images."""
-    wants = recipe.cutout in ("mask_set", "two_masks", "greedy")
+    wants = recipe.cutout in cutout.OF_MASKS
     if wants != bool(masks):
         raise ValueError(
             f"cutout {recipe.cutout}: expected {'at least 1 mask set' if wants else 'no mask sets'}"
@@ -61,6 +61,11 @@ def _hide(recipe: Recipe, input_size: tuple[int, int], masks: Sequence[MaskSet])
         )
     if recipe.cutout == "none":
         return lambda key, images, losses_of: images
+    if recipe.cutout in cutout.BANDS:
+        band = recipe.cutout_band or cutout.default_band(input_size)
+        return lambda key, images, losses_of: cutout.random_bands(
+            key, images, kind=recipe.cutout, band=band
+        )
     if not wants:
         size = recipe.cutout_size or cutout.default_size(input_size)
         return lambda key, images, losses_of: cutout.random_squares(
