@@ -112,7 +112,7 @@ def evaluate_evidence(
     facts = {
         **facts_of_images(run_images, first),
         **fingerprint.of_environment(),
-        "preprocessing": dataclasses.asdict(preprocessing),
+        "preprocessing": preprocessing.facts(),
         "num_images": len(run_images),
         "batch": batch,
         "images_per_block": size,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import os
@@ -112,7 +111,7 @@ def export_guard(
         "answers": answers,
         "alert": ALERT,
         "no_label": NO_LABEL,
-        "preprocessing": dataclasses.asdict(chosen),
+        "preprocessing": chosen.facts(),
         "precision": chosen.precision,
         "views": list(names_of(model)),
         "masks_at_once": masks_at_once,

@@ -78,7 +78,8 @@ class FieldTables:
 
     def flops_an_image(self, count: int) -> float | None:
         """Operations for ``count`` masked images, at the mean of all; None where nobody knows."""
-        shape = (self.local.field, self.local.field, self.image_shape[2])
+        side = self.local.field
+        shape = self.preprocessing.model_shape((side, side, self.image_shape[2]))
         each = flops(self.local.apply_fn, self._params, shape, self.preprocessing.model_dtype)
         return None if each is None else each * len(self.fields) * count / len(self.masked_images)
 
@@ -86,7 +87,7 @@ class FieldTables:
         """Chunk, preprocessing, and how many fields there are of which kind."""
         return {
             "chunk": self.chunk,
-            "preprocessing": dataclasses.asdict(self.preprocessing),
+            "preprocessing": self.preprocessing.facts(),
             "local_logits": {"field": self.local.field, "stride": self.local.stride},
             "fields": len(self.fields),
             "fields_as_whole_images": round(self.fields.whole_images, 2),
@@ -216,7 +217,9 @@ def local_forward(
     preprocessing.check_channels(image_shape[2])
     side = local.field
     for size, grid in (((side, side), (1, 1)), (image_shape[:2], local.grid(image_shape[:2]))):
-        image = jax.ShapeDtypeStruct((2, *size, image_shape[2]), np.float32)
+        image = jax.ShapeDtypeStruct(
+            (2, *preprocessing.model_shape((*size, image_shape[2]))), np.float32
+        )
         shape = jax.eval_shape(local.apply_fn, params, image).shape
         if len(shape) != 4 or shape[:3] != (2, *grid):
             raise ValueError(

@@ -76,7 +76,7 @@ class HostBatches:
         """Batch and preprocessing, and what tells the function from others."""
         return {
             "chunk": self.chunk,
-            "preprocessing": dataclasses.asdict(self.preprocessing),
+            "preprocessing": self.preprocessing.facts(),
             "numpy_function": {
                 "sha256": self.function.sha256,
                 "dtype": self.function.dtype,
@@ -186,7 +186,8 @@ def host_forward(
 
     Raises:
       ValueError: for a precision, several devices, or another batch than the function takes; for
-        images of ``uint8`` that are resized; when the function fails or gives no ``[B, K]``.
+        images of ``uint8`` that are resized or encoded; when the function fails, or gives no
+        ``[B, K]``.
 
     Warns:
       RuntimeWarning: when the function says of one batch once this and once that.
@@ -200,6 +201,11 @@ def host_forward(
         raise ValueError(
             "resize_to: expected None for a NumPy function of uint8 images, as masked images are "
             f"resized in float32, got {preprocessing.resize_to}"
+        )
+    if function.dtype == "uint8" and preprocessing.encoding != "fill":
+        raise ValueError(
+            "encoding: expected fill for a NumPy function of uint8 images, as others are in "
+            f"float32, got {preprocessing.encoding}"
         )
     if mesh is not None and mesh.size > 1:
         raise ValueError(f"mesh: expected 1 device for a NumPy function, got {mesh.size}")

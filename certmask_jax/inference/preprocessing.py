@@ -16,6 +16,20 @@ from certmask_jax.masks import geometry
 
 _LEAST_STD = 1e-6  # whose inverse float32 still tells pixels apart by
 Precision = Literal["highest", "high", "default", "bfloat16"]
+Encoding = Literal["fill", "complement", "mask_channel"]
+ENCODINGS: dict[Encoding, str] = {
+    "fill": "normalised pixels, hidden ones the fill",
+    "complement": "a channel x and one 1 - x for each of the image, in [0, 1], hidden pixels 0 in "
+    "both (De-Randomized Smoothing)",
+    "mask_channel": "normalised pixels and one channel more that is 1 where they are seen, hidden "
+    "pixels 0 in all (smoothed ViTs)",
+}
+"""How a model is told what is hidden, and a line about each."""
+
+
+def encoded_channels(encoding: Encoding, channels: int) -> int:
+    """How many channels a model sees of images with so many; see ``Preprocessing.encoding``."""
+    return {"complement": 2 * channels, "mask_channel": channels + 1}.get(encoding, channels)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +47,14 @@ class Preprocessing:
         Patch and masks then live in the original pixels: a patch that is put on before an
         upsampling spreads, by up to the width of the kernel, over pixels that masks of the
         resized image do not hide.
+      encoding: what a model is given of a pixel. ``"fill"``: c channels, normalised, and the fill
+        where it is hidden. ``"complement"``: 2c channels, x and then 1 - x with x in [0, 1], and 0
+        in all of them where it is hidden, which no pixel is; mean and std stay as they are by
+        default. ``"mask_channel"``: c + 1 channels, normalised, and 1 where it is seen, and 0 in
+        all of them where it is hidden.
+
+    Raises:
+      ValueError: for a value that cannot be, or one that the encoding has no use for.
     """
 
     mean: tuple[float, ...] = (0.0,)
@@ -40,6 +62,7 @@ class Preprocessing:
     fill: tuple[float, ...] | None = None
     precision: Precision = "highest"
     resize_to: tuple[int, int] | None = None
+    encoding: Encoding = "fill"
 
     def __post_init__(self) -> None:
         for name in ("mean", "std", "fill"):
@@ -63,6 +86,46 @@ class Preprocessing:
             raise ValueError(f"fill: expected pixel values in [0, 255], got {self.fill}")
         if self.resize_to is not None:
             object.__setattr__(self, "resize_to", geometry.as_size(self.resize_to, "resize_to"))
+        self._check_encoding()
+
+    def _check_encoding(self) -> None:
+        if self.encoding not in ENCODINGS:
+            raise ValueError(
+                f"encoding: expected one of {', '.join(ENCODINGS)}, got {self.encoding!r}"
+            )
+        if self.encoding != "fill" and self.fill is not None:
+            raise ValueError(
+                f"fill: expected none beside the encoding {self.encoding}, which has hidden pixels "
+                f"0 in every channel, got {self.fill}"
+            )
+        if self.encoding == "complement" and (any(self.mean) or {*self.std} != {1.0}):
+            raise ValueError(
+                f"mean: expected 0, and std 1, beside the encoding complement, which shows pixels "
+                f"in [0, 1], got {self.mean} and {self.std}"
+            )
+
+    def facts(self) -> dict[str, Any]:
+        """Its fields, for the record of a run; the encoding where it is not the usual one."""
+        facts = dataclasses.asdict(self)
+        if self.encoding == "fill":  # as in records from before there were others
+            del facts["encoding"]
+        return facts
+
+    @classmethod
+    def of_encoding(
+        cls,
+        encoding: Encoding,
+        *,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        **more: Any,
+    ) -> Preprocessing:
+        """That of a model whose pixels are normalised by ``mean`` and ``std``, unless ``encoding``
+        shows them in [0, 1]; ``more`` as of the class.
+        """
+        if encoding == "complement":
+            return cls(encoding=encoding, **more)
+        return cls(mean=mean, std=std, encoding=encoding, **more)
 
     def check_channels(self, channels: int) -> None:
         """``ValueError`` unless mean, std and fill have one value, or one for each channel."""
@@ -75,7 +138,8 @@ class Preprocessing:
 
     def model_shape(self, image_shape: tuple[int, int, int]) -> tuple[int, int, int]:
         """What the model sees of images of ``(h, w, c)``."""
-        return image_shape if self.resize_to is None else (*self.resize_to, image_shape[2])
+        height, width = image_shape[:2] if self.resize_to is None else self.resize_to
+        return height, width, encoded_channels(self.encoding, image_shape[2])
 
     @property
     def model_dtype(self) -> Any:
@@ -92,7 +156,7 @@ def model_input(image: Array, boxes: Array, preprocessing: Preprocessing) -> Arr
       preprocessing: how; a constant of the compiled program.
 
     Returns:
-      ``float32[h, w, c]``, or of the size that it is resized to.
+      ``float32[h, w, C]``, or of the size that it is resized to; C as of ``encoded_channels``.
     """
     # Each [1, 1, channels], or [1, 1, 1]: ranks are equal, whatever JAX is set to allow.
     mean, std = (
@@ -101,13 +165,23 @@ def model_input(image: Array, boxes: Array, preprocessing: Preprocessing) -> Arr
     fill = preprocessing.fill
     filled = np.zeros((1, 1, 1)) if fill is None else (_pixel(fill) / 255 - mean) / std
     pixels = (image.astype(jnp.float32) / 255 - mean) / std
+    lowest, highest = (0 - mean) / std, (1 - mean) / std
+    channels = image.shape[2]
+    if preprocessing.encoding == "complement":
+        pixels = jnp.concatenate([pixels, 1 - pixels], axis=2)
+    elif preprocessing.encoding == "mask_channel":
+        seen = jnp.ones((*image.shape[:2], 1), jnp.float32)
+        pixels = jnp.concatenate([pixels, seen], axis=2)
+        lowest, highest = (
+            np.append(np.broadcast_to(of, (1, 1, channels)), one).reshape(1, 1, -1)
+            for of, one in ((lowest, np.float32(0)), (highest, np.float32(1)))
+        )
     masked = masked_images(pixels, boxes, filled.reshape(-1))
     if preprocessing.resize_to is None:
         return masked
     # The cubic kernel overshoots: each axis is cut to the range of pixels, columns before rows, as
     # Pillow does on uint8 (but for its rounding to whole grey levels).
     height, width = preprocessing.resize_to
-    lowest, highest = (0 - mean) / std, (1 - mean) / std
     wide = jax.image.resize(masked, (masked.shape[0], width, masked.shape[2]), "bicubic")
     wide = jnp.clip(wide, lowest, highest)
     tall = jax.image.resize(wide, (height, width, masked.shape[2]), "bicubic")

@@ -103,7 +103,7 @@ class WholeImages:
         return {
             "chunk": self.chunk,
             **sizes,
-            "preprocessing": dataclasses.asdict(self.preprocessing),
+            "preprocessing": self.preprocessing.facts(),
             **({"views": views} if views else {}),
         }
 

@@ -16,6 +16,7 @@ from jax import Array
 
 from certmask_jax._own_settings import usual_promotion
 from certmask_jax.inference.distinct_fields import LocalLogits
+from certmask_jax.inference.preprocessing import ENCODINGS, Encoding, encoded_channels
 from certmask_jax.models.bagnet import BagNet
 from certmask_jax.models.cifar_bagnet import CifarBagNet
 from certmask_jax.models.published import MODELS, DataConfig
@@ -42,6 +43,7 @@ class Model:
       apply_fn: ``(params, normalised images float32[B, h, w, c]) -> logits float32[B, K]``. Equal
         models share it, so that JAX compiles once.
       local: its local logits, where the logits are their mean (BagNet); else None.
+      encoding: how it is told what is hidden, see ``Preprocessing.encoding``.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Model:
     data_config: DataConfig
     apply_fn: ApplyFn = dataclasses.field(repr=False)
     local: LocalLogits | None = None
+    encoding: Encoding = "fill"
 
     def __repr__(self) -> str:
         height, width = self.data_config.input_size
@@ -64,7 +67,8 @@ class Model:
 
     def init(self, key: Array) -> Params:
         """Random variables."""
-        size, channels = self.data_config.input_size, self.data_config.channels
+        size = self.data_config.input_size
+        channels = encoded_channels(self.encoding, self.data_config.channels)
         module = self.module
         if getattr(module, "attention", "xla") != "xla":  # it takes 16 bits alone
             module = module.clone(attention="xla")
@@ -92,6 +96,7 @@ def create(
     gelu: str | None = None,
     attention: str | None = None,
     last_block: str | None = None,
+    encoding: Encoding = "fill",
 ) -> Model:
     """A model by name.
 
@@ -109,6 +114,8 @@ def create(
       attention: ViTs only: ``"xla"`` (default) or ``"cudnn"``, on NVIDIA GPUs in 16 bits.
       last_block: ViTs only: ``"token"`` (default but for ``vit_digits``) computes of the last block
         what the class token needs; ``"all"`` computes it for all tokens.
+      encoding: how the model is told what is hidden, which decides its input channels; see
+        ``Preprocessing.encoding``.
 
     Raises:
       ValueError: for an unknown name, listing what there is, or an option that the model lacks.
@@ -130,6 +137,8 @@ def create(
     classes = spelling.num_classes or entry.num_classes if num_classes is None else num_classes
     if classes < 1:
         raise ValueError(f"num_classes: expected at least 1, got {classes}")
+    if encoding not in ENCODINGS:
+        raise ValueError(f"encoding: expected one of {', '.join(ENCODINGS)}, got {encoding!r}")
     module, trained, apply_fn, local = _build(
         spelling.model, classes, tuple(sorted(chosen.items()))
     )
@@ -139,7 +148,7 @@ def create(
     if input_size is not None or spelling.resizes_whole:
         size = config.input_size if input_size is None else input_size
         config = dataclasses.replace(config, input_size=size, resize=None)
-    return Model(name, classes, module, trained, config, apply_fn, local)
+    return Model(name, classes, module, trained, config, apply_fn, local, encoding)
 
 
 def default_weights(name: str) -> Path | None:

@@ -160,16 +160,19 @@ def opened(config: Config, command: str, *, with_data: bool = True, evidence: bo
     }
     if entry is not None:
         identity["weights_entry"] = entry
+    if model.encoding != "fill":
+        identity["encoding"] = model.encoding
     if views.names_of(model.apply_fn):
         identity["views"] = views.names_of(model.apply_fn)
-    preprocessing = Preprocessing(
-        mean=model.data_config.mean,
-        std=model.data_config.std,
-        fill=read_fill(config.fill),
-        precision=config.precision,  # type: ignore[arg-type]  # checked there
-        resize_to=resized,
-    )
     with as_options("fill"):
+        preprocessing = Preprocessing.of_encoding(
+            model.encoding,
+            mean=model.data_config.mean,
+            std=model.data_config.std,
+            fill=read_fill(config.fill),
+            precision=config.precision,
+            resize_to=resized,
+        )
         preprocessing.check_channels(model.data_config.channels)
     return Job(
         dataset=test_set,

@@ -9,6 +9,7 @@ import re
 from certmask_jax import models
 from certmask_jax.files import storage
 from certmask_jax.inference import views
+from certmask_jax.inference.preprocessing import ENCODINGS
 from certmask_jax.programs import (
     data_options,
     defense_specs,
@@ -89,6 +90,13 @@ def parser() -> CommandLine:
         about_model="default: the shipped model of the digits",
         weights_for="of the model",
         new_head=False,
+    )
+    group.add_argument(
+        "--encoding",
+        choices=tuple(ENCODINGS),
+        help="how the model is told what is hidden, which decides its input channels: "
+        + "; ".join(f"{name}, {about}" for name, about in ENCODINGS.items())
+        + "; part of the result (default: as the model says itself, fill)",
     )
     group.add_argument(
         "--precision",

@@ -10,6 +10,7 @@ from typing import Any
 
 from certmask_jax import models, weights
 from certmask_jax._text import encodable
+from certmask_jax.inference.preprocessing import Encoding
 from certmask_jax.masks import geometry
 from certmask_jax.models import Model, Params
 from certmask_jax.models.vit import ATTENTIONS, GELUS, POOLINGS
@@ -34,6 +35,7 @@ class ModelOptions:
     gelu: str | None
     pooling: str | None
     attention: str | None
+    encoding: Encoding | None  # None: as the model says itself
     weights: Address | None
     card: Card | None  # of the weights, where they have one that is of use
     weights_entry: str | None
@@ -87,6 +89,8 @@ class ModelOptions:
                 model = self.card.prepared(model, self.input_size)
             if self.input_size is not None:
                 _check_input_size(model)
+            if self.encoding is not None:
+                model = dataclasses.replace(model, encoding=self.encoding)
         if self.resize_positions and not hasattr(model.module, "pooling"):
             raise ValueError(
                 "--resize-positions: expected only for ViTs, which have position embeddings, got "
@@ -282,6 +286,7 @@ def read(
         gelu=arguments.gelu,
         pooling=arguments.pooling,
         attention=arguments.attention,
+        encoding=getattr(arguments, "encoding", None),
         weights=address or getattr(arguments, "weights", None),
         card=None,
         weights_entry=getattr(arguments, "weights_entry", None),

@@ -100,6 +100,10 @@ def describe(shapes: Shapes) -> str:
     return f"{'an' if kind[0] in 'AEIOU' else 'a'} {kind} ({', '.join(facts)})"
 
 
+_OF_CHANNELS = {3: "fill", 6: "complement", 4: "mask_channel"}
+"""Input channels of models of RGB images, and the encoding that has so many."""
+
+
 def likely_causes(file: Shapes, model: Shapes, resizable: bool, say: Naming) -> str:
     """Why a file does not fit a model, and what to do; both as shapes under PyTorch's names.
 
@@ -130,7 +134,16 @@ def likely_causes(file: Shapes, model: Shapes, resizable: bool, say: Naming) -> 
             f"another input size ({file['pos_embed'][1]} positions instead of "
             f"{model['pos_embed'][1]}): {say('resize_positions', True)} resizes them"
         )
-    if not wrong - heads - before - positions and causes:
+    inputs = {name for name in wrong if _differs_in_input(file.get(name, ()), model.get(name, ()))}
+    if len(inputs) == 1:
+        (first,) = inputs
+        encoding = _OF_CHANNELS.get(file[first][1])
+        if encoding is not None:
+            causes.append(
+                f"another encoding of what is hidden ({file[first][1]} input channels instead of "
+                f"{model[first][1]}): {say('encoding', encoding)} is for as many"
+            )
+    if not wrong - heads - before - positions - inputs and causes:
         return f"Likely {', and '.join(causes)}"
     if describe(file) != describe(model):
         return (
@@ -138,6 +151,19 @@ def likely_causes(file: Shapes, model: Shapes, resizable: bool, say: Naming) -> 
             f"{describe(file)}"
         )
     return "Likely another variant, or a file that is cut short"
+
+
+def _differs_in_input(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
+    """Whether these are kernels of convolutions ``(out, in, h, w)`` alike but for ``in``."""
+    return (
+        len(one) == len(other) == 4
+        and one != other
+        and (*one[:1], *one[2:])
+        == (
+            *other[:1],
+            *other[2:],
+        )
+    )
 
 
 def _ends(name: str, end: str) -> bool:

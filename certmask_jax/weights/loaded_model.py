@@ -17,7 +17,7 @@ from certmask_jax.data import preprocess
 from certmask_jax.data.decoding import decode
 from certmask_jax.inference.distinct_fields import LocalLogits
 from certmask_jax.inference.model_function import ApplyFn
-from certmask_jax.inference.preprocessing import Precision, Preprocessing
+from certmask_jax.inference.preprocessing import Encoding, Precision, Preprocessing
 from certmask_jax.inference.views import Views
 from certmask_jax.inference.views import read as read_views
 from certmask_jax.models import DataConfig, Model, Params
@@ -118,6 +118,7 @@ def load_model(
     views: Views | None = None,
     fill: float | Sequence[float] | None = None,
     precision: Precision = "highest",
+    encoding: Encoding = "fill",
 ) -> LoadedModel:
     """A model by name with the weights of a file.
 
@@ -137,6 +138,7 @@ def load_model(
       fill: pixel value in [0, 255], one or one a channel, that masked pixels take; None for the
         model's mean colour.
       precision: of the products, as in ``Preprocessing``.
+      encoding: how the model is told what is hidden, as in ``Preprocessing``.
 
     Raises:
       FileNotFoundError: when there is no such file.
@@ -159,6 +161,7 @@ def load_model(
         "gelu": gelu,
         "pooling": pooling,
         "attention": attention,
+        **({} if encoding == "fill" else {"encoding": encoding}),
     }
     read_views(views)  # its errors come before the file is opened, and so do those of the model
     card = file.card if isinstance(file, WeightsFile) else card_of(file)
@@ -180,7 +183,8 @@ def load_model(
     model = models.create(name, num_classes=classes, **options)
     model = model if card is None else card.prepared(model, size)
     config = model.data_config
-    preprocessing = Preprocessing(
+    preprocessing = Preprocessing.of_encoding(
+        encoding,
         mean=config.mean,
         std=config.std,
         fill=(fill,) if isinstance(fill, int | float) else None if fill is None else tuple(fill),

@@ -132,6 +132,8 @@ def _plain(subject: Subject, forward: WholeImages) -> Callable[[int], None]:
         np.asarray(v, np.float32).reshape(1, 1, 1, -1)
         for v in (preprocessing.mean, preprocessing.std)
     )
+    if preprocessing.encoding != "fill":  # of channels that the images do not have
+        mean, std = np.zeros_like(mean[..., :1]), np.ones_like(std[..., :1])
     is_bfloat16 = preprocessing.precision == "bfloat16"
     precision = "default" if is_bfloat16 else preprocessing.precision
     shape = preprocessing.model_shape(subject.image_shape)
