@@ -11,6 +11,7 @@ import typing
 from typing import Any, Literal, Union
 
 from certmask_jax import models
+from certmask_jax.inference.preprocessing import ENCODINGS
 from certmask_jax.programs import data_options, model_options, paths, program
 from certmask_jax.programs.command_line import CommandLine, as_options, check_not_typed
 from certmask_jax.programs.number_options import number, seed, whole
@@ -69,6 +70,13 @@ def parser() -> CommandLine:
         about_model="default: %(default)s",
         weights_for="start from these (default: random)",
         new_head=True,
+    )
+    group.add_argument(
+        "--encoding",
+        choices=tuple(ENCODINGS),
+        help="how the model is told what is hidden, which decides its input channels: "
+        + "; ".join(f"{name}, {about}" for name, about in ENCODINGS.items())
+        + " (default: as the model says itself, fill)",
     )
     group = parse.add_argument_group("what is written")
     group.add_argument(
