@@ -126,3 +126,104 @@ def test_a_step_with_masked_features_by_hand():
 
     jax.tree.map(close, state.variables["params"], expected)
     jax.tree.map(close, state.variables["batch_stats"], changed["batch_stats"])
+
+
+def test_eight_devices_take_the_same_windows_and_bands_as_one():
+    recipe = dataclasses.replace(TINY, cutout="blocks", feature_window=1)
+    found = [_after_one_step(small_local(), recipe, devices)[1] for devices in (1, 8)]
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
+
+
+def test_a_stopped_run_with_bands_and_windows_ends_in_the_same_bits(tmp_path):
+    recipe = dataclasses.replace(TINY, cutout="row_and_column_bands", feature_window=1)
+    start = first_params(small_local())
+
+    def trained(folder, **options):
+        saved = Checkpoints(tmp_path / folder, run={}, resume=True)
+        try:
+            return training.train(
+                small_local(), _digits(128), recipe=recipe, params=start, saved=saved, **options
+            )
+        finally:
+            saved.close()
+
+    whole = trained("a")
+    begun = trained("b", max_steps=3)
+    assert (begun.step, begun.finished, whole.step) == (3, False, 4)
+    rest = trained("b")
+    jax.tree.map(np.testing.assert_array_equal, rest.params, whole.params)
+
+
+@pytest.mark.parametrize(
+    ("model", "given", "message"),
+    [
+        (small_resnet, {"feature_window": 1}, "expected a model with local logits .*small_resnet"),
+        (small_local, {"feature_window": 2}, "expected fewer cells than 2, since small_local"),
+        (small_vit, {"cutout": "blocks", "cutout_band": 8}, "cutout_band: expected at most 7"),
+    ],
+)
+def test_windows_and_bands_that_the_model_does_not_have(model, given, message):
+    with pytest.raises(ValueError, match=message):
+        step.trainer(model(), dataclasses.replace(TINY, **given), num_images=64)
+
+
+def test_bad_recipes_of_bands_and_windows():
+    with pytest.raises(ValueError, match="cutout_band: expected at least 1"):
+        Recipe(cutout="blocks", cutout_band=0)
+    with pytest.raises(ValueError, match="feature_window: expected 0 where the head alone"):
+        Recipe(train="head", feature_window=2)
+
+
+# --- encodings ---
+
+
+@pytest.mark.parametrize(("encoding", "channels"), [("complement", 2), ("mask_channel", 2)])
+def test_what_is_hidden_is_nothing_in_every_channel(encoding, channels):
+    model = dataclasses.replace(small_resnet(), encoding=encoding)
+    recipe = dataclasses.replace(TINY, cutout="row_bands", cutout_band=3)
+    images_of = training.training_images.TrainingImages.of(model, recipe, ())
+    images = _digits(20).images
+    given = np.asarray(images_of(jax.random.key(0), images, None))
+    assert given.shape == (20, 8, 8, channels)
+    pixels = images[..., 0] / 255
+    if encoding == "complement":
+        whole = np.stack([pixels, 1 - pixels], axis=-1)
+    else:
+        config = model.data_config
+        normalised = (pixels - config.mean[0]) / config.std[0]
+        whole = np.stack([normalised, np.ones_like(pixels)], axis=-1)
+    seen = (given != 0).any(axis=(2, 3))
+    assert (seen.sum(axis=1) == 3).all()
+    np.testing.assert_allclose(given, np.where(seen[:, :, None, None], whole, 0), atol=1e-6)
+
+
+def test_a_model_of_more_channels_is_trained_measured_and_evaluated(tmp_path, capsys):
+    out = tmp_path / "w.npz"
+    options = ["--model", "tests.support.small_models:small_resnet", "--encoding", "complement"]
+    options += ["--cutout", "column_bands", "--cutout-band", "3", "--held-out", "20"]
+    options += ["--max-steps", "2", "--batch-size", "64", "--test-images", "16", "--epochs", "1"]
+    assert program.main([*options, "--out", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert "on 16 test images, 1 px patch, votes of 8 column bands: clean" in said
+    with np.load(out) as arrays:
+        assert arrays["conv1.weight"].shape == (4, 2, 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--cutout-band", "3"], "--cutout-band: has no use with --cutout random"),
+        (["--cutout", "blocks", "--cutout-size", "3"], "--cutout-size: has no use with"),
+        (["--cutout", "blocks", "--cutout-band", "8"], "--cutout-band: expected at most 7"),
+        (["--feature-window", "2"], "--feature-window: expected a model with local logits"),
+    ],
+)
+def test_bad_options_are_one_line(tmp_path, capsys, options, message):
+    assert program.main([*options, "--out", str(tmp_path / "w.npz")]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_runs_of_before_are_told_apart_as_they_were():
+    assert {"cutout_band", "feature_window"}.isdisjoint(program._facts(Recipe()))
+    more = program._facts(Recipe(cutout="blocks", cutout_band=2, feature_window=3))
+    assert (more["cutout_band"], more["feature_window"]) == (2, 3)
