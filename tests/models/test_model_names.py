@@ -40,9 +40,9 @@ def test_parameter_counts_are_the_published_ones(name, published):
 
 
 @pytest.mark.parametrize(
-    "name", ["vit_digits", "cifar_resnet8", "cifar_resnet56", "vit_small_patch2_64", "vit_tiny_patch8_32",
-             "vit_l32_384", "vit_ti32", "vit_s14_dinov2", "vit_l14_reg4_dinov2_518",
-             "vit_b16_mae", "deit3_b16_384"],
+    "name", ["vit_digits", "cifar_resnet8", "cifar_resnet56", "vit_small_patch2_64",
+             "vit_tiny_patch8_32", "vit_l32_384", "vit_ti32", "vit_s14_dinov2",
+             "vit_l14_reg4_dinov2_518", "vit_b16_mae", "deit3_b16_384"],
 )  # fmt: skip
 def test_parameter_counts_of_the_table(name):
     assert _count(models.create(name)) == MODELS[name].parameters

@@ -8,11 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_models import first_params, small_local, small_vit
+from small_models import first_params, small_local, small_resnet, small_vit
 
 from certmask_jax import data, mask_sets, training
 from certmask_jax.inference.devices import device_mesh
+from certmask_jax.programs import train as program
 from certmask_jax.training import cutout, masked_features, step
+from certmask_jax.training.checkpoints import Checkpoints
 from certmask_jax.training.input_pipeline import InMemory
 from certmask_jax.training.recipes import Recipe
 
