@@ -24,9 +24,8 @@ from certmask_jax.programs.measurements import timing
 from certmask_jax.programs.measurements.subjects import Subject, of_noise
 
 _MODEL = "bagnet17"
-_PIXELS_A_DEVICE = 1 << 19  # at once, as in a run on a CPU
-_MOST_A_DEVICE = 64
-_BATCHES = 4  # a round
+_PIXELS = 1 << 19  # a round and a device, and the most at once, as in a run on a CPU
+_MOST_AT_ONCE = 64  # images, on a device
 
 
 def measure(subject: Subject, repeat: int) -> dict[str, Any]:
@@ -45,9 +44,9 @@ def measure(subject: Subject, repeat: int) -> dict[str, Any]:
     alone = PatchGuard(threat, **cells)
     others = PatchGuardDetection(threat, tau=0.5, **cells), ClippedBagNet(threat, **cells)
     mesh = device_mesh()
-    each = max(1, min(_MOST_A_DEVICE, _PIXELS_A_DEVICE // (height * width)))
-    batch = each * mesh.size
-    count = batch * _BATCHES
+    in_round = max(1, _PIXELS // (height * width))
+    batch = min(_MOST_AT_ONCE, in_round) * mesh.size
+    count = -(-in_round * mesh.size // batch) * batch
     found = subject.test_set.read(0, min(count, len(subject.test_set)))
     again = np.arange(count) % len(found.images)
     images, labels = found.images[again], np.asarray(found.labels, np.int32)[again]
