@@ -1,6 +1,7 @@
 """Defenses on evidence over a test set: block by block onto the disk, to be stopped at any moment.
 
-One pass an image serves all of them. What is there of an earlier session stays of use.
+One pass an image serves all that are on local logits, and one for each band all that are on the
+same bands. What is there of an earlier session stays of use.
 """
 
 from __future__ import annotations
@@ -16,15 +17,19 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from numpy.typing import NDArray
 
 from certmask_jax._text import some
+from certmask_jax.certification.evidence_batches import planned, sources_of
 from certmask_jax.certification.finished_blocks import says_left_out
 from certmask_jax.certification.reading_ahead import ahead
 from certmask_jax.certification.run_facts import facts_of_images
+from certmask_jax.defenses.band_defense import BandDefense
 from certmask_jax.defenses.evidence_defense import EvidenceDefense
+from certmask_jax.defenses.local_defense import LocalDefense
 from certmask_jax.files import fingerprint, storage
 from certmask_jax.inference.devices import device_mesh
 from certmask_jax.inference.distinct_fields import LocalLogits
 from certmask_jax.inference.evidence_program import check_local, in_batches, results_program
 from certmask_jax.inference.masked_pass import computed_with
+from certmask_jax.inference.model_function import ApplyFn, num_classes
 from certmask_jax.inference.preprocessing import Preprocessing, check_images
 from certmask_jax.tables import evidence_store
 from certmask_jax.tables.evidence_store import EvidenceBlock, EvidenceStore, SavedEvidence
@@ -32,8 +37,6 @@ from certmask_jax.tables.image_sets import TestSet
 from certmask_jax.tables.prediction_table import check_labels
 from certmask_jax.tables.run_images import LEFT_OUT, Began, Part, RunImages, of_run
 
-_CPU_PIXELS = 1 << 19  # at once, on a device
-_MOST_AT_ONCE = 64  # images, on a device
 _BATCHES_A_BLOCK = 16
 _LEAST_BLOCKS = 16
 
@@ -46,20 +49,23 @@ class EvidenceHooks:
       progress: told of the images that are done, and of all, after each block.
       warn: told in a line of what happened to damaged blocks or images.
       stop: asked before each block; true ends the evaluation there.
+      passes: told of the passes of a block, and of the places for passes that these took.
     """
 
     progress: Callable[[int, int], None] = lambda done, total: None
     warn: Callable[[str], None] = lambda line: None
     stop: Callable[[], bool] = lambda: False
+    passes: Callable[[int, int], None] = lambda useful, slots: None
 
 
 def evaluate_evidence(
     test_set: TestSet,
-    local: LocalLogits,
+    local: LocalLogits | None,
     params: Any,
     defenses: Sequence[EvidenceDefense],
     folder: str | storage.AnyPath,
     *,
+    apply_fn: ApplyFn | None = None,
     preprocessing: Preprocessing,
     identity: Mapping[str, Any] | None = None,
     provenance: Mapping[str, Any] | None = None,
@@ -74,14 +80,18 @@ def evaluate_evidence(
     Args:
       test_set: images of the size that the threats are on.
       local, params: the model; that its cells see what they are said to see is checked first.
-      defenses: with the field and the stride of ``local``.
+        None where no defense is on local logits.
+      defenses: on local logits, with the field and the stride of ``local``, or on bands.
       folder: local or in a bucket; new, or of this same run, which goes on.
-      preprocessing: without a resize, which spreads a patch over more pixels than it has.
+      apply_fn: the model that sees bands, ``(params, float32[B, h, w, c]) -> logits [B, K]``.
+      preprocessing: for local logits without a resize, which spreads a patch over more pixels than
+        it has.
       identity: JSON-able facts that decide the numbers and that only the caller knows. With
         ``weights_sha256``, ``params`` is not hashed again.
       provenance: JSON-able facts about the run, kept with it.
       unreadable, skip_unreadable: as of ``evaluation.evaluate``.
-      chunk: images at once over all devices, rounded up to a multiple of their number.
+      chunk: images at once over all devices, rounded up to a multiple of their number; of bands
+        masked images. Chosen by default, and halved until the devices have memory for it.
       mesh: 1-D mesh; all devices of this process by default.
       hooks: see ``EvidenceHooks``.
 
@@ -90,7 +100,8 @@ def evaluate_evidence(
 
     Raises:
       ValueError: for no defense, an empty test set, images of another size, labels that are no
-        classes, a resize, or a model whose cells see other pixels; before any long work.
+        classes, a resize, a model whose cells see other pixels, or one that does not take images
+        of the channels that bands are shown in; before any long work.
       UnreadableImage: for an image that cannot be read, unless they are skipped.
       FileExistsError: for the folder of another run; names what differs.
       OSError: for a folder that cannot be written to.
@@ -98,13 +109,30 @@ def evaluate_evidence(
     told = EvidenceHooks() if hooks is None else hooks
     folder = storage.any_path(folder)
     _check(test_set, local, defenses, preprocessing)
+    sources_of(defenses, local, apply_fn)
     there = evidence_store.recorded(folder)
     run_images = _images(test_set, there, folder, unreadable or {}, skip_unreadable)
     first = run_images.first()
     check_images(first, defenses[0].threat.image_size)
-    classes = check_local(local, params, first.shape[1:])[2]
+    preprocessing.check_channels(first.shape[3])
     mesh = device_mesh() if mesh is None else mesh
-    batch = _at_once(first.shape[1] * first.shape[2], mesh, chunk)
+    held = jax.device_put(
+        computed_with(params, preprocessing), NamedSharding(mesh, PartitionSpec())
+    )
+    classes = _classes(local, apply_fn, params, defenses, preprocessing, first.shape[1:])
+    work = planned(
+        defenses,
+        local,
+        apply_fn,
+        held,
+        image_shape=first.shape[1:],
+        preprocessing=preprocessing,
+        mesh=mesh,
+        chunk=chunk,
+        known=None if there is None else there["fingerprint"].get("bands_at_once"),
+        warn=told.warn,
+    )
+    batch = work.images
     size = _images_per_block(len(run_images), batch)
     known = dict(identity or {})
     if "weights_sha256" not in known:
@@ -116,7 +144,8 @@ def evaluate_evidence(
         "num_images": len(run_images),
         "batch": batch,
         "images_per_block": size,
-        "defenses": [facts_of(defense) for defense in defenses],
+        "defenses": [defense.facts for defense in defenses],
+        **work.facts(),
         **known,
     }
     began = run_images.began
@@ -124,18 +153,21 @@ def evaluate_evidence(
         "provenance": {
             **fingerprint.environment(),
             **(provenance or {}),
-            "local_logits": {"field": local.field, "stride": local.stride},
+            **(
+                {}
+                if local is None
+                else {"local_logits": {"field": local.field, "stride": local.stride}}
+            ),
             "num_images": len(run_images),
         },
         "images": None if began is None else began._asdict(),
         "image_size": list(first.shape[1:3]),
         "verdicts": [1 + len(defense.condition_names) for defense in defenses],
+        "passes_each": work.passes,
     }
     evidence_store.begun(folder, facts, about)
     store = EvidenceStore(folder, len(run_images), size)
-    program = results_program(local, preprocessing, tuple(defenses), mesh)
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    held = jax.device_put(computed_with(params, preprocessing), everywhere)
+    program = results_program(work.sources, preprocessing, tuple(defenses), mesh)
     spans = store.spans()
     missing = {n: at for n, at in spans.items() if not _of_use(store, n, at, run_images, told.warn)}
     done = len(run_images) - sum(stop - start for start, stop in missing.values())
@@ -149,24 +181,14 @@ def evaluate_evidence(
             told.warn(says_left_out(part.rows))
         store.write(number, _block(program, held, part, batch, defenses))
         done += stop - start
+        told.passes(work.passes * len(part.images), work.slots(len(part.images)))
         told.progress(done, len(run_images))
     return evidence_store.load(folder)
 
 
-def facts_of(defense: EvidenceDefense) -> dict[str, Any]:
-    """What tells defenses apart, JSON-able."""
-    return {
-        "name": defense.name,
-        "threat": str(defense.threat),
-        "field": defense.field,
-        "stride": defense.stride,
-        **defense.options,
-    }
-
-
 def _check(
     test_set: TestSet,
-    local: LocalLogits,
+    local: LocalLogits | None,
     defenses: Sequence[EvidenceDefense],
     preprocessing: Preprocessing,
 ) -> None:
@@ -174,19 +196,39 @@ def _check(
         raise ValueError("expected at least 1 defense, got none")
     if len(test_set) < 1:
         raise ValueError("expected a test set with at least 1 image, got an empty one")
-    if preprocessing.resize_to is not None:
-        raise ValueError(
-            "expected patches in the pixels that the model sees, got images that are resized: a "
-            "resize spreads a patch to more cells than its window has"
-        )
     for defense in defenses:
+        if defense.threat.image_size != defenses[0].threat.image_size:
+            raise ValueError("expected threats on one image size, got several")
+        if local is None or not isinstance(defense, LocalDefense):
+            continue
+        if preprocessing.resize_to is not None:
+            raise ValueError(
+                "expected patches in the pixels that the model sees, got images that are resized: "
+                "a resize spreads a patch to more cells than its window has"
+            )
         if (defense.field, defense.stride) != (local.field, local.stride):
             raise ValueError(
                 f"{defense.name}: expected the field {local.field} and stride {local.stride} of "
                 f"the model, got {defense.field} and {defense.stride}"
             )
-        if defense.threat.image_size != defenses[0].threat.image_size:
-            raise ValueError("expected threats on one image size, got several")
+
+
+def _classes(
+    local: LocalLogits | None,
+    apply_fn: ApplyFn | None,
+    params: Any,
+    defenses: Sequence[EvidenceDefense],
+    preprocessing: Preprocessing,
+    image_shape: tuple[int, int, int],
+) -> int:
+    """K of the model; ``ValueError`` where it is not what it is said to be."""
+    seen, classes = preprocessing.model_shape(image_shape), 0
+    if local is not None and any(isinstance(one, LocalDefense) for one in defenses):
+        classes = check_local(local, params, seen)[2]
+    if apply_fn is not None and any(isinstance(one, BandDefense) for one in defenses):
+        held = computed_with(params, preprocessing)
+        classes = num_classes(apply_fn, held, seen, preprocessing.model_dtype)
+    return classes
 
 
 def _images(
@@ -205,17 +247,6 @@ def _images(
             f"{folder}: {error}. Choose another folder for the results, or give the command and "
             "the images of that run"
         ) from error
-
-
-def _at_once(pixels: int, mesh: Mesh, chunk: int | None) -> int:
-    """Images at once over all devices, a multiple of their number."""
-    if chunk is not None:
-        if chunk < 1:
-            raise ValueError(f"chunk: expected at least 1 image, got {chunk}")
-        return -(-chunk // mesh.size) * mesh.size
-    is_cpu = mesh.devices.flat[0].platform == "cpu"
-    each = min(_MOST_AT_ONCE, _CPU_PIXELS // pixels) if is_cpu else _MOST_AT_ONCE
-    return max(1, each) * mesh.size
 
 
 def _images_per_block(num_images: int, batch: int) -> int:

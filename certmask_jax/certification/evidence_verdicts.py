@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from certmask_jax.certification.evidence_run import facts_of
 from certmask_jax.certification.report import DefenseResult, Report, notices, wilson_interval
 from certmask_jax.defenses.defense import ALERT, Guarantee
 from certmask_jax.defenses.evidence_defense import EvidenceDefense
@@ -34,9 +33,10 @@ def certify_evidence(saved: SavedEvidence, defenses: Sequence[EvidenceDefense]) 
     ids = tuple(one for one, counts in zip(rows.rows.ids, counted, strict=True) if counts)
     accuracy = float((undefended == labels).mean())
     provenance = saved.about["provenance"]
+    passes = count * int(saved.about.get("passes_each", 1))
     return Report(
         num_images=count,
-        forward_passes={"made": count, "full_table": count},
+        forward_passes={"made": passes, "full_table": passes},
         undefended_accuracy=accuracy,
         intervals={"undefended_accuracy": wilson_interval(accuracy, count)},
         defenses=tuple(_result(defense, saved) for defense in defenses),
@@ -84,7 +84,7 @@ def beside(table: Report, evidence: Report, on_evidence: Sequence[bool]) -> Repo
 
 def _result(defense: EvidenceDefense, saved: SavedEvidence) -> DefenseResult:
     known = saved.fingerprint["defenses"]
-    wanted = fingerprint.plain(facts_of(defense))
+    wanted = fingerprint.plain(defense.facts)
     if wanted not in known:
         raise ValueError(
             f"{defense.name}: expected a defense that the run was evaluated for, got {defense!r}; "
@@ -114,9 +114,9 @@ def _result(defense: EvidenceDefense, saved: SavedEvidence) -> DefenseResult:
         options=defense.options,
         guarantee=defense.guarantee.value,
         threat=defense.threat,
-        mask_set=defense.windows_and_threat,
-        masks=defense.num_windows,
-        masked_images=0,
+        mask_set=defense.parts_and_threat,
+        masks=defense.num_parts,
+        masked_images=defense.masked_images,
         clean_accuracy=fractions["clean_accuracy"],
         worst_case_accuracy=fractions["worst_case_accuracy"],
         worst_case_exact=defense.exact,

@@ -7,15 +7,20 @@ stand (soundness, 13.3): smoothed ViTs and ViP count n one short where the strid
 the width, and the Adversarial Robustness Toolbox breaks a tie by whichever second class it meets.
 
 Conditions take counts, ``int[T, K]`` (``derandomized_smoothing.vote_counts``), and give
-``bool[T]``: that the true class is answered and certified.
+``bool[T]``: that the true class is answered and certified. NumPy gives NumPy; arrays of JAX may be
+traced.
 """
 
 from __future__ import annotations
 
 from typing import Literal
 
+import jax.numpy as jnp
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from jax import Array
+from numpy.typing import ArrayLike
+
+from certmask_jax.defenses.plain_arrays import AnyArray, as_given
 
 Mode = Literal["column", "row", "both", "block"]
 
@@ -45,34 +50,40 @@ def published_reach(patch: int, band: int, *, stride: int = 1, mode: Mode = "col
     return reach[mode]
 
 
-def levine_feizi_gap(counts: ArrayLike, labels: ArrayLike, *, reach: int) -> NDArray[np.bool_]:
+def levine_feizi_gap(
+    counts: ArrayLike | Array, labels: ArrayLike | Array, *, reach: int
+) -> AnyArray:
     """A lead of more than ``2 reach``, or of just that over a larger class (Levine and Feizi).
 
     The second class is the smallest one of those with as many votes.
     """
     votes, best, lead, runners = _leads(counts)
-    second = np.where(runners, np.arange(votes.shape[1]), votes.shape[1]).min(axis=1)
+    classes = votes.shape[1]
+    second = jnp.where(runners, _row(classes), classes).min(axis=1)
     certified = (lead > 2 * reach) | ((lead == 2 * reach) & (best < second))
-    return certified & (best == np.asarray(labels))
+    return as_given(certified & (best == jnp.asarray(labels, jnp.int32)), counts, labels)
 
 
-def smoothed_vit_gap(counts: ArrayLike, labels: ArrayLike, *, reach: int) -> NDArray[np.bool_]:
+def smoothed_vit_gap(
+    counts: ArrayLike | Array, labels: ArrayLike | Array, *, reach: int
+) -> AnyArray:
     """A lead of at least ``2 reach + 1`` (smoothed ViTs, ViP's recovery).
 
     A proof with the true ``reach``, and not with ``published_reach`` where that is one short.
     """
     _, best, lead, _ = _leads(counts)
-    return (lead >= 2 * reach + 1) & (best == np.asarray(labels))
+    certified = (lead >= 2 * reach + 1) & (best == jnp.asarray(labels, jnp.int32))
+    return as_given(certified, counts, labels)
 
 
 def toolbox_gap(
-    counts: ArrayLike,
-    labels: ArrayLike,
+    counts: ArrayLike | Array,
+    labels: ArrayLike | Array,
     *,
     reach: int,
     algorithm: Literal["levine2020", "salman2021"] = "levine2020",
     second: ArrayLike | None = None,
-) -> NDArray[np.bool_]:
+) -> AnyArray:
     """The condition of the Adversarial Robustness Toolbox for bands.
 
     ``salman2021`` is a lead of more than ``2 reach``. ``levine2020`` adds leads of just that where
@@ -88,25 +99,26 @@ def toolbox_gap(
     votes, best, lead, runners = _leads(counts)
     certified = lead > 2 * reach
     if algorithm == "levine2020":
-        largest = np.where(runners, np.arange(votes.shape[1]), -1).max(axis=1)
-        given = largest if second is None else np.asarray(second)
+        largest = jnp.where(runners, _row(votes.shape[1]), -1).max(axis=1)
+        given = largest if second is None else jnp.asarray(second, jnp.int32)
         certified |= (lead == 2 * reach) & (best < given)
-    return certified & (best == np.asarray(labels))
+    return as_given(certified & (best == jnp.asarray(labels, jnp.int32)), counts, labels)
 
 
-def _leads(
-    counts: ArrayLike,
-) -> tuple[NDArray[np.int64], NDArray[np.intp], NDArray[np.int64], NDArray[np.bool_]]:
+def _row(classes: int) -> Array:
+    return jnp.arange(classes, dtype=jnp.int32)[None]
+
+
+def _leads(counts: ArrayLike | Array) -> tuple[Array, Array, Array, Array]:
     """The counts, the best class (of equals the smallest), its lead, and who comes second."""
-    votes = np.asarray(counts)
-    if votes.ndim != 2 or votes.shape[1] < 2 or not np.issubdtype(votes.dtype, np.integer):
+    given = counts if isinstance(counts, Array) else np.asarray(counts)
+    if given.ndim != 2 or given.shape[1] < 2 or given.dtype.kind not in "iu":
         raise ValueError(
-            f"counts: expected int[images, classes] of at least 2 classes, got {votes.dtype}"
-            f"{list(votes.shape)}"
+            f"counts: expected int[images, classes] of at least 2 classes, got {given.dtype}"
+            f"{list(given.shape)}"
         )
-    votes = votes.astype(np.int64)
-    best = votes.argmax(axis=1)
-    others = votes.copy()
-    np.put_along_axis(others, best[:, None], -1, axis=1)
+    votes = jnp.asarray(given).astype(jnp.int32)
+    best = votes.argmax(axis=1).astype(jnp.int32)
+    others = jnp.where(_row(votes.shape[1]) == best[:, None], -1, votes)
     most = others.max(axis=1)
     return votes, best, votes.max(axis=1) - most, others == most[:, None]

@@ -1,4 +1,4 @@
-"""Whole images through a model with local logits, and defenses on that evidence, on all devices.
+"""Images through a model, and defenses on the evidence that it gives of them, on all devices.
 
 Evidence stays on the device that made it: of each image only answers and verdicts come back.
 """
@@ -20,7 +20,7 @@ from certmask_jax._own_settings import unguarded
 from certmask_jax.defenses.evidence_defense import EvidenceDefense
 from certmask_jax.inference.devices import AXIS
 from certmask_jax.inference.distinct_fields import LocalLogits
-from certmask_jax.inference.masked_pass import masked_logits
+from certmask_jax.inference.evidence_sources import BandSource, Source
 from certmask_jax.inference.preprocessing import Preprocessing
 from certmask_jax.tables.outputs import NO_LABEL
 
@@ -30,44 +30,50 @@ class EvidenceOutputs(NamedTuple):
 
     answers: Array  # int32[B, D], labels or ALERT
     verdicts: Array  # bool[B, Q]: of each defense the worst case, then its conditions
-    undefended: Array  # int32[B], the label of the mean evidence; NO_LABEL where not finite
-    margins: Array  # float32[B], of that label; NaN where not finite
+    undefended: Array  # int32[B], the label of the image itself; NO_LABEL where not finite
+    margins: Array  # float32[B], the smallest of that label and those of bands; NaN: not finite
 
 
 @functools.lru_cache(maxsize=16)
 def results_program(
-    local: LocalLogits,
+    sources: tuple[Source, ...],
     preprocessing: Preprocessing,
     defenses: tuple[EvidenceDefense, ...],
     mesh: Mesh,
 ) -> Any:
     """The jitted ``(params, images uint8[B, h, w, c], labels int32[B]) -> EvidenceOutputs``.
 
-    B is a multiple of the devices, each of which has its own share.
+    B is a multiple of the devices, each of which has its own share. ``sources`` has one for each
+    defense; equal ones are evaluated once. Undefended is the model of the first that says it.
     """
 
     def outputs(params: Any, images: Array, labels: Array) -> EvidenceOutputs:
-        nothing = jnp.zeros((len(images), 1, 4), jnp.int32)
-        evidence = masked_logits(
-            local.apply_fn, params, images, nothing, preprocessing=preprocessing
-        )
-        finite = jnp.isfinite(evidence).all(axis=(1, 2, 3))
-        each = [defense.results(evidence, labels) for defense in defenses]
+        evidence = {
+            source: source.evidence(params, images, preprocessing)
+            for source in dict.fromkeys(sources)
+        }
+        finite = {source: _finite(one.parts) for source, one in evidence.items()}
+        each = [
+            defense.results(evidence[source].parts, labels)
+            for source, defense in zip(sources, defenses, strict=True)
+        ]
         verdicts = [
             verdict
-            for defense, found in zip(defenses, each, strict=True)
+            for source, defense, found in zip(sources, defenses, each, strict=True)
             for verdict in (
-                found.worst_case & finite,
+                found.worst_case & finite[source],
                 *(found.conditions[name] for name in defense.condition_names),
             )
         ]
-        means = evidence.mean(axis=(1, 2))
-        top, second = jax.lax.top_k(means, 2)[0].T
+        whole = next(one.whole for one in evidence.values() if one.whole is not None)
+        margins = [_margin(whole)]
+        margins += [_margin(evidence[s].parts) for s in evidence if isinstance(s, BandSource)]
+        all_finite = functools.reduce(jnp.logical_and, finite.values())
         return EvidenceOutputs(
             jnp.stack([found.answer for found in each], axis=1),
             jnp.stack(verdicts, axis=1),
-            jnp.where(finite, means.argmax(axis=1), NO_LABEL).astype(jnp.int32),
-            jnp.where(finite, top - second, jnp.nan),
+            jnp.where(_finite(whole), whole.argmax(axis=1), NO_LABEL).astype(jnp.int32),
+            jnp.where(all_finite & _finite(whole), functools.reduce(jnp.minimum, margins), jnp.nan),
         )
 
     split = PartitionSpec(AXIS)
@@ -102,7 +108,7 @@ def in_batches(
 def check_local(
     local: LocalLogits, params: Any, image_shape: tuple[int, int, int]
 ) -> tuple[int, int, int]:
-    """``(H, W, K)`` of the evidence of an image, whose cells see what they are said to see.
+    """``(H, W, K)`` of the evidence of what the model sees, whose cells see what they say.
 
     Cells in the corners and in the middle are looked at by their gradients on a random image: a
     cheap check, which a model that is built to deceive may pass.
@@ -145,6 +151,18 @@ def check_local(
                     f"sees ({y}, {x}); give the model's true field and stride"
                 )
     return rows, columns, int(shape[3])
+
+
+def _finite(evidence: Array) -> Array:
+    """``bool[T]``: whether all of ``float32[T, ...]`` is finite."""
+    return jnp.isfinite(evidence.reshape(len(evidence), -1)).all(axis=1)
+
+
+def _margin(logits: Array) -> Array:
+    """``float32[T]``: the least lead of a best class, of logits ``[T, ..., K]``."""
+    top = jax.lax.top_k(logits, 2)[0]
+    leads = top[..., 0] - top[..., 1]
+    return leads.reshape(len(logits), -1).min(axis=1)
 
 
 def _places(rows: int, columns: int) -> Sequence[tuple[int, int]]:

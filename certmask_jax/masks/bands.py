@@ -92,6 +92,13 @@ def blocks(
     return MaskSet(boxes, image, patch, name="blocks")
 
 
+def band_starts(length: int, band: int, stride: int, *, wrap: bool) -> list[int]:
+    """Where the bands of an axis begin, ascending; sizes that fit it."""
+    if wrap:
+        return list(range(0, length, stride))
+    return sorted({*range(0, length - band + 1, stride), length - band})
+
+
 def affected_parts(masks: MaskSet) -> tuple[NDArray[np.bool_], ...]:
     """``masks.affected()``, as parts of which an attacker picks a group each, whatever the others.
 
@@ -149,8 +156,5 @@ def _hidden(length: int, band: int, stride: int, wrap: bool, unit: str) -> list[
             raise ValueError(
                 f"{name}: expected {unit} from 1 to {most}, of an image of {length}, got {value}"
             )
-    if wrap:
-        firsts = list(range(0, length, stride))
-    else:
-        firsts = sorted({*range(0, length - band + 1, stride), length - band})
+    firsts = band_starts(length, band, stride, wrap=wrap)
     return [wrapped(first + band, length - band, length) for first in firsts]

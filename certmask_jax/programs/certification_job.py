@@ -69,7 +69,7 @@ def opened(config: Config, command: str, *, with_data: bool = True, evidence: bo
 
     ``with_data=False`` opens no data set, for what is about the classifier alone: the job's is one
     blank image, and what it says of data and class names means nothing. Without ``evidence``
-    defenses on local evidence are refused.
+    defenses on evidence are refused.
     """
     config = dataclasses.replace(config, model=config.model.with_card())
     where = config.model.weights or models.default_weights(config.model.model)
@@ -91,8 +91,7 @@ def opened(config: Config, command: str, *, with_data: bool = True, evidence: bo
     on_evidence = opened_evidence(config, model, dataset, specs, attacks)
     if on_evidence is not None and not evidence:
         raise ValueError(
-            "--defense: expected defenses that mask images; those on local evidence are for "
-            "certify alone"
+            "--defense: expected defenses that mask images; those on evidence are for certify alone"
         )
     masking = [spec for spec in specs if not evidence_entries.is_on_evidence(spec)]
     try:
@@ -111,8 +110,6 @@ def opened(config: Config, command: str, *, with_data: bool = True, evidence: bo
         params = config.model.load(file, model)
     if dataset.outputs is not None:
         model = restricted(model, dataset.outputs)
-    if on_evidence is not None and model.local is not None:
-        on_evidence = dataclasses.replace(on_evidence, local=model.local)
     if config.whole_images and model.local is None:
         raise ValueError(
             "--whole-images: expected a model with local logits (BagNet), which can do otherwise, "
@@ -124,7 +121,11 @@ def opened(config: Config, command: str, *, with_data: bool = True, evidence: bo
             f"--views {config.views}: masked images are evaluated whole, more work than by "
             f"the fields of {model.name}: a mean over views is no mean over fields of one image",
         )
+    if on_evidence is not None and on_evidence.local is not None:
+        on_evidence = dataclasses.replace(on_evidence, local=model.local)
     model = viewed(model, config.views)
+    if on_evidence is not None:
+        on_evidence = dataclasses.replace(on_evidence, apply_fn=model.apply_fn)
     unreadable = _unreadable(config, dataset)
     resized = None if dataset.image_size == input_size else input_size
     uses_fields = model.local is not None and not config.whole_images and resized is None

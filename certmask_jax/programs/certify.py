@@ -94,7 +94,7 @@ def run(config: Config, command: str) -> int:
             return TO_BE_GONE_ON_WITH
         evidence = certify_evidence(found, job.evidence.defenses)
         if not job.defenses:
-            return _told(config, evidence, out, started, is_new=work.is_new)
+            return _told(config, evidence, out, started, work)
     with Progress(
         job.defenses,
         margin_guard=config.margin_guard,
@@ -148,7 +148,10 @@ def run(config: Config, command: str) -> int:
         "seconds": seconds,
         "masked_images_settled": progress.settled_now,  # evaluated or needless
         # Slots are the places of chunks that they took, with those that were left empty.
-        "passes": {"useful": progress.passes_now, "slots": progress.slots_now},
+        "passes": {
+            "useful": progress.passes_now + work.passes[0],
+            "slots": progress.slots_now + work.passes[1],
+        },
     }
     if flips is not None:
         session["label_flips_against_float32"] = flips
@@ -174,12 +177,16 @@ def _on_evidence(
 
 
 def _told(
-    config: Config, result: report.Report, out: AnyPath, started: float, *, is_new: bool
+    config: Config, result: report.Report, out: AnyPath, started: float, work: EvidenceWork
 ) -> int:
     """Reports a run whose defenses are all on evidence."""
-    was_complete = not is_new and is_written(result, out, "highest")
+    was_complete = not work.is_new and is_written(result, out, "highest")
     seconds = round(time.monotonic() - started, 2)
-    facts = {"seconds": {"evaluation": seconds, "all": seconds}}
+    useful, slots = work.passes
+    facts = {
+        "seconds": {"evaluation": seconds, "all": seconds},
+        "passes": {"useful": useful, "slots": slots},
+    }
     return _shown(config, result.with_facts(facts), out, was_complete, seconds)
 
 

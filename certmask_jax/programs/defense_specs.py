@@ -61,8 +61,8 @@ def check(text: str) -> Spec:
 def _checked(text: str) -> tuple[Spec, DefenseEntry]:
     if evidence_entries.is_on_evidence(text):
         raise ValueError(
-            f"--defense {text}: expected a defense that masks images; those on local evidence are "
-            "for certify alone"
+            f"--defense {text}: expected a defense that masks images; those on evidence are for "
+            "certify alone"
         )
     try:
         entry = defense_entries.entry(_name(text))

@@ -1,33 +1,61 @@
-"""The defenses on local evidence that ``--defense`` can name, and how a model has them built."""
+"""The defenses on evidence that ``--defense`` can name, and how a model has them built.
+
+Evidence is the local logits of a model that has them, or what any model says of bands of an image.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
 
-from certmask_jax.defenses.evidence_defense import (
-    ClippedBagNet,
-    EvidenceDefense,
-    PatchGuard,
-    PatchGuardDetection,
-)
+from certmask_jax.defenses.band_defense import DerandomizedSmoothing, SmoothedViT
+from certmask_jax.defenses.evidence_defense import EvidenceDefense
+from certmask_jax.defenses.local_defense import ClippedBagNet, PatchGuard, PatchGuardDetection
+from certmask_jax.defenses.mask_ds_defense import MaskDS
+from certmask_jax.inference.distinct_fields import LocalLogits
 from certmask_jax.masks.threats import Threat
 from certmask_jax.programs.command_line import hint
-from certmask_jax.programs.spec_keys import Key, pairs, values
+from certmask_jax.programs.spec_keys import Key, flag, pairs, size, values
 
 
 @dataclasses.dataclass(frozen=True)
 class EvidenceEntry:
-    """One defense: its name, a line about it, what builds it of a threat, and its keys."""
+    """One defense.
+
+    Attributes:
+      name: as it is typed.
+      about: a line about it.
+      build: what makes it of a threat and the values of keys.
+      keys: those that it takes.
+      is_local: whether it is on local logits; else on bands.
+    """
 
     name: str
     about: str
     build: Callable[..., EvidenceDefense]
     keys: tuple[Key, ...]
+    is_local: bool = True
 
 
 def _clip_or_tanh(text: str) -> float | None:
     return None if text == "tanh" else float(text)
+
+
+def _theta_or_top(text: str) -> float | None:
+    return None if text == "top" else float(text)
+
+
+_BANDS = (
+    Key(
+        "band",
+        size,
+        "pixels that a band shows, or HxW of blocks, in papers 4 on images of up to 64 pixels, "
+        "else 25, and 19 of smoothed_vit",
+    ),
+    Key("stride", size, "pixels from one band to the next", "1"),
+    Key("axis", str, "columns, rows, both (rows, then columns) or blocks", "columns"),
+    Key("wrap", flag, "bands that cross the border go on at the other side", "true"),
+)
 
 
 EVIDENCE = {
@@ -54,14 +82,54 @@ EVIDENCE = {
             ClippedBagNet,
             (Key("clip", _clip_or_tanh, "as of patchguard, or tanh, the paper's", "tanh"),),
         ),
+        EvidenceEntry(
+            "derandomized_smoothing",
+            "votes of bands, each seen alone, by a threshold of the softmax; recovery",
+            DerandomizedSmoothing,
+            (
+                *_BANDS,
+                Key(
+                    "threshold",
+                    _theta_or_top,
+                    "or softmax from which a band votes, top: its best",
+                    "0.2",
+                ),
+                Key("ties", str, "the label that wins where several have most votes", "smallest"),
+            ),
+            is_local=False,
+        ),
+        EvidenceEntry(
+            "smoothed_vit",
+            "votes of bands for their labels, of any model; recovery",
+            SmoothedViT,
+            _BANDS,
+            is_local=False,
+        ),
+        EvidenceEntry(
+            "mask_ds",
+            "PatchGuard's robust masking of the confidences of bands; recovery",
+            MaskDS,
+            (
+                *_BANDS,
+                Key("features", str, "confidence, or votes: 1 where it is above", "confidence"),
+                Key("above", float, "softmax that a vote of mask_ds has to exceed", "0.2"),
+                Key("threshold", float, "share of a class above which it is masked", "0"),
+            ),
+            is_local=False,
+        ),
     )
 }
-"""Name -> entry. All need a model with local logits."""
+"""Name -> entry."""
 
 
 def is_on_evidence(text: str) -> bool:
     """Whether a spec names one of these."""
     return text.partition(":")[0] in EVIDENCE
+
+
+def is_local(text: str) -> bool:
+    """Whether a spec names one of these that is on local logits."""
+    return is_on_evidence(text) and EVIDENCE[text.partition(":")[0]].is_local
 
 
 def check(text: str) -> dict[str, str]:
@@ -79,21 +147,25 @@ def check(text: str) -> dict[str, str]:
         if key not in known:
             raise ValueError(
                 f"--defense {text}: unknown option {key!r}{hint(key, known)}; expected keys of "
-                f"{name}, which has no masks: {', '.join(known)}"
+                f"{name}, which takes no masks: {', '.join(known)}"
             )
     return given
 
 
-def build(text: str, threat: Threat, *, field: int, stride: int) -> EvidenceDefense:
-    """The defense of a spec, against a threat, on cells that see ``field`` pixels each ``stride``.
+def build(text: str, threat: Threat, local: LocalLogits | None) -> EvidenceDefense:
+    """The defense of a spec against a threat; of local logits on the cells of a model.
 
     Raises:
-      ValueError: for an unknown key, a value that cannot be, or a window that does not fit.
+      ValueError: for an unknown key, a value that cannot be, a window that does not fit, or bands
+        that do not.
     """
     given = check(text)
     entry = EVIDENCE[text.partition(":")[0]]
     try:
         arguments = values(entry.keys, given)
-        return entry.build(threat, field=field, stride=stride, spec=text, **arguments)
+        if entry.is_local:
+            assert local is not None
+            arguments |= {"field": local.field, "stride": local.stride}
+        return entry.build(threat, spec=text, **arguments)
     except ValueError as error:
         raise ValueError(f"--defense {text}: {error}") from error

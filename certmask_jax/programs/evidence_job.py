@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 
+from certmask_jax.certification.evidence_batches import passes_of, sources_of
 from certmask_jax.certification.evidence_run import EvidenceHooks, evaluate_evidence
 from certmask_jax.certification.evidence_verdicts import certify_evidence
 from certmask_jax.certification.report import Report
@@ -17,6 +18,8 @@ from certmask_jax.defenses.evidence_defense import EvidenceDefense
 from certmask_jax.files.storage import AnyPath
 from certmask_jax.inference import views
 from certmask_jax.inference.distinct_fields import LocalLogits
+from certmask_jax.inference.model_function import ApplyFn
+from certmask_jax.inference.numpy_function import NumpyFunction
 from certmask_jax.masks.threats import Threat
 from certmask_jax.models import Model
 from certmask_jax.programs import evidence_entries
@@ -36,12 +39,14 @@ class EvidenceJob:
 
     Attributes:
       defenses: those, in their order.
-      local: what gives the evidence.
+      local: what gives local evidence; None where no defense is on it.
+      apply_fn: what sees bands.
       order: of all results of the run, whether each is on evidence.
     """
 
     defenses: Sequence[EvidenceDefense]
-    local: LocalLogits
+    local: LocalLogits | None
+    apply_fn: ApplyFn
     order: tuple[bool, ...]
 
 
@@ -51,47 +56,61 @@ def opened_evidence(
     """The defenses on evidence among ``specs``; None where there are none.
 
     Raises:
-      ValueError: for a model without local logits, options that do not go with evidence, or
-        defenses that cannot be; before any work.
+      ValueError: for a model without local logits where a defense needs them, options that do
+        not go with evidence, or defenses that cannot be; before any work.
     """
     named = [spec for spec in specs if evidence_entries.is_on_evidence(spec)]
     if not named:
         return None
     first = f"--defense {named[0]}"
-    local = model.local
-    if local is None:
+    on_local = [spec for spec in named if evidence_entries.is_local(spec)]
+    local = model.local if on_local else None
+    if on_local and local is None:
         raise ValueError(
-            f"{first}: expected a model with local logits, each of which sees a small field: a "
-            "BagNet (bagnet9, bagnet17, bagnet33), or a Model of your own with local=LocalLogits("
-            f"...); got {model.name}"
+            f"--defense {on_local[0]}: expected a model with local logits, each of which sees a "
+            "small field: a BagNet (bagnet9, bagnet17, bagnet33), or a Model of your own with "
+            f"local=LocalLogits(...); got {model.name}"
         )
     for option, is_given, why in (
-        ("--shard", config.shard[1] != 1, "one job evaluates them, a pass an image"),
-        ("--views", config.views != views.NONE, "a mean over views has no fields"),
+        ("--shard", config.shard[1] != 1, "one job evaluates them"),
         ("--sizes", bool(config.threat.sizes), "certify each --patch in a run of its own"),
-        ("--margin-guard", config.margin_guard > 0, "their sums are exact, and have no margin"),
+        ("--margin-guard", config.margin_guard > 0, "their margins are not kept"),
+        ("several processes", jax.process_count() > 1, "one process evaluates them"),
+    ):
+        if is_given:
+            raise ValueError(f"{first}: expected no {option} beside defenses on evidence: {why}")
+    for option, is_given, why in (
+        ("--views", config.views != views.NONE, "a mean over views has no fields"),
         (
             "--patch-lives native",
             dataset.image_size != model.data_config.input_size,
             "a resize spreads a patch over more cells than its window has",
         ),
-        ("several processes", jax.process_count() > 1, "one process evaluates them"),
     ):
-        if is_given:
-            raise ValueError(f"{first}: expected no {option} beside defenses on evidence: {why}")
+        if is_given and on_local:
+            raise ValueError(
+                f"--defense {on_local[0]}: expected no {option} beside defenses on local logits: "
+                f"{why}"
+            )
+    if isinstance(model.apply_fn, NumpyFunction):
+        raise ValueError(
+            f"{first}: expected a model of JAX, which is part of a program with the defense, got a "
+            f"NumPy function, {model.name}"
+        )
     return EvidenceJob(
-        [
-            evidence_entries.build(spec, attack, field=local.field, stride=local.stride)
-            for attack in attacks
-            for spec in named
-        ],
+        [evidence_entries.build(spec, attack, local) for attack in attacks for spec in named],
         local,
+        model.apply_fn,
         tuple(evidence_entries.is_on_evidence(spec) for _ in attacks for spec in specs),
     )
 
 
 class EvidenceWork:
-    """Evaluates the defenses on evidence of a run; ``images_now`` are those of this session.
+    """Evaluates the defenses on evidence of a run.
+
+    Attributes:
+      is_new: whether any image was evaluated in this session.
+      passes: of this session, the useful ones, and the places for passes that they took.
 
     Args:
       deadline: in seconds of ``time.monotonic``; no block is begun after it.
@@ -100,6 +119,7 @@ class EvidenceWork:
 
     def __init__(self, deadline: float | None, say: Callable[[str], None]) -> None:
         self.is_new = False
+        self.passes = (0, 0)
         self._deadline = deadline
         self._say = say
         self._shown = time.monotonic()
@@ -113,10 +133,20 @@ class EvidenceWork:
         **how: Any,
     ) -> evidence_store.SavedEvidence | None:
         """See ``evaluate_evidence``, whose keywords are ``how``."""
-        hooks = EvidenceHooks(self._progress, self._say, self._stop)
+        hooks = EvidenceHooks(self._progress, self._say, self._stop, self._count)
         return evaluate_evidence(
-            test_set, job.local, params, job.defenses, out / FOLDER, hooks=hooks, **how
+            test_set,
+            job.local,
+            params,
+            job.defenses,
+            out / FOLDER,
+            apply_fn=job.apply_fn,
+            hooks=hooks,
+            **how,
         )
+
+    def _count(self, useful: int, slots: int) -> None:
+        self.passes = self.passes[0] + useful, self.passes[1] + slots
 
     def _progress(self, done: int, total: int) -> None:
         self.is_new = True
@@ -131,9 +161,11 @@ class EvidenceWork:
 def plan_of(job: EvidenceJob, num_images: int) -> list[str]:
     """What it takes, in lines for ``--dry-run``."""
     count = len(job.defenses)
+    each = passes_of(sources_of(job.defenses, job.local, job.apply_fn))
     return [
-        f"{num_images:,} images, {count} defense{'s' * (count > 1)} on local evidence",
-        f"forward passes: {num_images:,}, one an image for all of these",
+        f"{num_images:,} images, {count} defense{'s' * (count > 1)} on evidence",
+        f"forward passes: {each * num_images:,}, {'one' if each == 1 else each} an image for all "
+        "of these",
     ]
 
 
@@ -181,12 +213,21 @@ def from_folder(
     if chosen is None:
         raise ValueError(f"{folder}: it does not say which patch it is about; give --patch")
     attacks = threats(chosen, tuple(record["about"]["image_size"]))
-    local = known["local_logits"]
+    of_cells = known.get("local_logits")
+    local = None if of_cells is None else LocalLogits(_no_model, **of_cells)
+    lost = [spec for spec in on_evidence if evidence_entries.is_local(spec) and local is None]
+    if lost:
+        raise ValueError(
+            f"{folder}: expected a run on local logits for --defense {lost[0]}, but it is on bands "
+            "alone; evaluate with it"
+        )
     built = [
-        evidence_entries.build(spec, attack, field=local["field"], stride=local["stride"])
-        for attack in attacks
-        for spec in on_evidence
+        evidence_entries.build(spec, attack, local) for attack in attacks for spec in on_evidence
     ]
     saved = evidence_store.load(folder / FOLDER)
     order = tuple(spec in on_evidence for _ in attacks for spec in specs)
     return certify_evidence(saved, built), order, others
+
+
+def _no_model(params: Any, images: Any) -> Any:
+    raise NotImplementedError("a folder has no model")

@@ -35,7 +35,10 @@ def everything() -> str:
             **_installed(imported.DEFENSES),
         },
         "defenses on local evidence, of models with local logits (BagNets)": {
-            name: _about_evidence(entry) for name, entry in EVIDENCE.items()
+            name: _about_evidence(entry) for name, entry in EVIDENCE.items() if entry.is_local
+        },
+        "defenses on bands of an image, each of which the model sees alone": {
+            name: _about_evidence(entry) for name, entry in EVIDENCE.items() if not entry.is_local
         },
         "masks of any defense": _about_masks(),
         "keys": {key.name: _about_key(key) for key in _keys()},
@@ -112,7 +115,10 @@ def _with_default(key: Key) -> str:
 
 
 def _keys() -> list[Key]:
-    """Every key once, those of defenses first; without a default where entries differ in it."""
+    """Every key once, those of defenses first, with all that entries say of it.
+
+    Without a default where they differ in it.
+    """
     by_name: dict[str, Key] = {}
     on_evidence = (e.keys for e in EVIDENCE.values())
     entries = [
@@ -123,8 +129,11 @@ def _keys() -> list[Key]:
     ]
     for key in (key for keys in entries for key in keys):
         before = by_name.setdefault(key.name, key)
-        if before.default != key.default:
-            by_name[key.name] = Key(key.name, key.read, key.about)
+        is_new = key.about not in before.about
+        if is_new or before.default != key.default:
+            about = f"{before.about}; {key.about}" if is_new else before.about
+            default = key.default if key.default == before.default else ""
+            by_name[key.name] = Key(key.name, key.read, about, default)
     return list(by_name.values())
 
 

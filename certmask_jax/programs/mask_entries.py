@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 from certmask_jax import mask_sets
-from certmask_jax.masks import bands, combined_sets, pair_covers
+from certmask_jax.masks import bands, combined_sets, pair_covers, visible_tokens
 from certmask_jax.masks.mask_set import MaskSet
 from certmask_jax.masks.threats import Threat
 from certmask_jax.programs.command_line import hint
@@ -121,6 +121,16 @@ def _exact(image: tuple[int, int], patch: tuple[int, int], **keys: object) -> Ma
     return mask_sets.exact_k_fold(image, patch, **{"coverage": 6, **keys})  # type: ignore[arg-type]
 
 
+def _token_windows(
+    image: tuple[int, int],
+    patch: tuple[int, int],
+    *,
+    window: tuple[int, int],
+    token: int = 16,
+) -> MaskSet:
+    return visible_tokens.token_windows(image, patch, token=token, window=window)
+
+
 def _product(coverage: Coverage) -> int:
     return coverage if isinstance(coverage, int) else coverage[0] * coverage[1]
 
@@ -225,13 +235,23 @@ MASKS = (
         bands.column_bands,
         (
             Key("bands", int, "columns that are seen", argument="band"),
-            Key("stride", int, "columns from one band to the next", "1"),
+            Key("stride", int, "pixels from one band to the next", "1"),
+        ),
+    ),
+    MaskEntry(
+        "token_windows=2",
+        "tokens",
+        "every window of so many tokens of a ViT, ViP's; or HxW",
+        _token_windows,
+        (
+            Key("token_windows", size, "tokens that a window has on a side", argument="window"),
+            Key("token", int, "the side of a token, in pixels", "16"),
         ),
     ),
 )
 """All kinds of masks, the usual ones first."""
 
-_FAMILIES = ("tiling", "pairs", "bands", "grid")  # the first that is asked for decides
+_FAMILIES = ("tiling", "pairs", "bands", "tokens", "grid")  # the first that is asked for decides
 
 KEYS = tuple(dict.fromkeys(key.name for entry in MASKS for key in entry.keys))
 """The names of all keys of masks."""

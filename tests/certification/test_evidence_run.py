@@ -13,7 +13,7 @@ from certmask_jax import data, models
 from certmask_jax.certification.evidence_run import EvidenceHooks, evaluate_evidence
 from certmask_jax.certification.evidence_verdicts import certify_evidence
 from certmask_jax.defenses import patchguard
-from certmask_jax.defenses.evidence_defense import ClippedBagNet, PatchGuard, PatchGuardDetection
+from certmask_jax.defenses.local_defense import ClippedBagNet, PatchGuard, PatchGuardDetection
 from certmask_jax.inference.devices import device_mesh
 from certmask_jax.inference.distinct_fields import LocalLogits
 from certmask_jax.inference.preprocessing import Preprocessing

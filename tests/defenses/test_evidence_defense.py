@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from certmask_jax.defenses import clipped_bagnet, patchguard
-from certmask_jax.defenses.evidence_defense import ClippedBagNet, PatchGuard, PatchGuardDetection
+from certmask_jax.defenses.local_defense import ClippedBagNet, PatchGuard, PatchGuardDetection
 from certmask_jax.masks.threats import Threat
 
 FIELD = {"field": 3, "stride": 1}
@@ -54,7 +54,7 @@ def test_a_window_holds_what_each_shape_reaches_anywhere():
             columns = [i for i in range(6) if 3 * i < left + width and 3 * i + 5 > left]
             widest = max(widest, len(columns))
     assert defense.window == (tallest, widest)
-    assert defense.num_windows == (7 - tallest) * (7 - widest)
+    assert defense.num_parts == (7 - tallest) * (7 - widest)
     assert not defense.exact  # no one shape reaches all of it
     assert ClippedBagNet(Threat.of(20, 5), field=field, stride=stride).exact
     assert not PatchGuard(Threat.of(20, 5), field=field, stride=stride, threshold=0.5).exact

@@ -9,6 +9,7 @@ from certmask_jax.masks import visible_tokens as tokens
 from certmask_jax.masks.bands import blocks, column_bands, row_bands
 from certmask_jax.masks.mask_set import CoverageError, MaskSet
 from certmask_jax.masks.threats import Threat
+from certmask_jax.programs import defense_specs
 
 
 def _golden(shared, name):
@@ -85,3 +86,15 @@ def test_bad_input_is_named():
     ):
         with pytest.raises(ValueError, match=why):
             wrong()
+
+
+def test_vips_windows_by_name():
+    found = defense_specs.build("minority_reports:token_windows=3,token=14", (224, 224), (28, 28))
+    assert (len(found.mask_set), found.mask_set.name) == (14 * 14, "token_windows")
+    assert found.mask_set.mask_size == (42, 42)
+    usual = defense_specs.build("minority_reports:token_windows=3", (224, 224), (33, 33))
+    assert len(usual.mask_set) == 12 * 12
+    with pytest.raises(ValueError, match="token_windows: expected at most 14x14 tokens"):
+        defense_specs.build("minority_reports:token_windows=15", (224, 224), (32, 32))
+    with pytest.raises(ValueError, match="token_windows: expected all 34x34 patches"):
+        defense_specs.build("minority_reports:token_windows=3", (224, 224), (34, 34))

@@ -9,11 +9,14 @@ import jax
 import pytest
 
 from certmask_jax import weights
+from certmask_jax.masks.threats import Threat
 from certmask_jax.programs import certify, defense_specs, evidence_entries
 from tests.support.small_models import small_bagnet
 
 MODEL = "tests.support.small_models:small_bagnet"
-SPECS = ["patchguard", "double_masking:masks_per_axis=2", "clipped_bagnet:clip=3"]
+SPECS = [
+    "patchguard", "double_masking:masks_per_axis=2", "smoothed_vit:band=2", "clipped_bagnet:clip=3",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -37,9 +40,12 @@ def test_a_run_mixes_defenses_and_is_printed_again(weights_file, tmp_path, capsy
     out = str(tmp_path / "run")
     assert _certify(weights_file, "--patch", "1", "--out", out) == 0
     table = _table(capsys.readouterr().out)
-    assert [line.split()[0] for line in table] == ["patchguard", "double_masking", "clipped_bagnet"]
+    assert [line.split()[0] for line in table] == [spec.partition(":")[0] for spec in SPECS]
     results = json.loads((tmp_path / "run" / "results.json").read_bytes())
     assert [one["spec"] for one in results["defenses"]] == SPECS
+    masked = [one["masked_images"] for one in results["defenses"]]
+    assert masked == [0, 10, 8, 0]
+    assert results["forward_passes"]["full_table"] == 20 * (1 + 11 + 8)
     rows = list(csv.DictReader((tmp_path / "run" / "per_image.csv").open()))
     assert len(rows) == 20
     assert _certify(weights_file, "--patch", "1", "--out", out) == 0
@@ -64,12 +70,58 @@ def test_a_run_on_evidence_alone_has_no_table(weights_file, tmp_path, capsys):
     assert "windows of 3x3 of 6x6 cells" in capsys.readouterr().out
 
 
+def test_a_run_on_bands_of_any_model(tmp_path, capsys):
+    """The shipped model, each band of a digit with its mirror image."""
+    specs = ["derandomized_smoothing:band=3,threshold=top", "mask_ds:band=3", "smoothed_vit:band=2"]
+    named = [word for spec in specs for word in ("--defense", spec)]
+    options = ["--num-images", "12", "--patch", "1", "--views", "mirror", *named]
+    assert certify.main([*options, "--dry-run"]) == 0
+    assert "forward passes: 408, 34 an image for all" in capsys.readouterr().out
+    out = ["--out", str(tmp_path / "run")]
+    assert certify.main([*options, *out, "--patch", "2"]) == 0
+    said = capsys.readouterr().out
+    assert "8 bands of 3 columns" in said
+    results = json.loads((tmp_path / "run" / "results.json").read_bytes())
+    assert results["forward_passes"]["made"] == 12 * 34
+    assert results["provenance"]["passes"]["useful"] == 12 * 34
+    assert results["defenses"][0]["options"]["threshold"] is None
+    assert certify.main([*options, *out, "--patch", "2"]) == 0
+    assert "nothing computed" in capsys.readouterr().out
+    folder = ["--from-tables", str(tmp_path / "run")]
+    assert certify.main([*folder, "--defense", specs[1]]) == 0
+    assert len(_table(capsys.readouterr().out)) == 1
+    assert certify.main([*folder, "--defense", "patchguard"]) == 2
+    assert "but it is on bands alone" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ("smoothed_vit:band=9", "band: expected columns from 1 to 7"),
+        ("smoothed_vit:band=2,stride=0", "stride: cannot read '0'"),
+        ("smoothed_vit:band=2x3", "band: expected one number of pixels"),
+        ("smoothed_vit:band=7", "meet all bands of 7 in some place"),
+        ("derandomized_smoothing:threshold=0", "threshold: expected a share in (0, 1]"),
+        ("derandomized_smoothing:threshold=most", "threshold: cannot read 'most'"),
+        ("derandomized_smoothing:bands=4", "did you mean band"),
+        ("mask_ds:band=2,axis=both", "one window of neighbours"),
+    ],
+)
+def test_bands_that_cannot_be_are_one_error_before_any_work(tmp_path, capsys, spec, words):
+    out = ["--out", str(tmp_path / "run")]
+    assert certify.main(["--patch", "2", "--defense", spec, *out]) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert f"--defense {spec}: " in error
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("spec", "options", "words"),
     [
         ("patchguard:threshold=1", ["--patch", "1"], "threshold: expected"),
         ("patchguard:clop=1", ["--patch", "1"], "did you mean"),
-        ("patchguard:masks_per_axis=2", ["--patch", "1"], "which has no masks"),
+        ("patchguard:masks_per_axis=2", ["--patch", "1"], "which takes no masks"),
         ("clipped_bagnet:clip=none", ["--patch", "1"], "clip: cannot read 'none'"),
         ("patchguard", ["--patch", "6"], "reach all of them"),
         ("patchguard", ["--patch", "1", "--patches", "2"], "expected one patch"),
@@ -109,3 +161,14 @@ def test_they_are_listed_and_no_defense_that_masks(capsys):
     assert all(name in listed for name in evidence_entries.EVIDENCE)
     with pytest.raises(ValueError, match="for certify alone"):
         defense_specs.build("patchguard", (8, 8), (1, 1))
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, one in evidence_entries.EVIDENCE.items() if not one.is_local]
+)
+def test_the_default_of_a_key_of_bands_is_its_builders(name):
+    threat = Threat.of(32, 5)
+    usual = evidence_entries.build(name, threat, None)
+    for key in evidence_entries.EVIDENCE[name].keys:
+        typed = f"{name}:{key.name}={key.default or 4}"
+        assert evidence_entries.build(typed, threat, None) == usual, typed

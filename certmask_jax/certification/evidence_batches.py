@@ -1,0 +1,179 @@
+"""What evidence a run needs, and how much of it is evaluated at once on each device.
+
+Of local logits a pass is a whole image. Of bands each is a masked image, of which an image has many
+more than a device may take at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from certmask_jax._own_settings import unguarded
+from certmask_jax.defenses.band_defense import BandDefense
+from certmask_jax.defenses.evidence_defense import EvidenceDefense
+from certmask_jax.inference.chunk_sizes import default_items
+from certmask_jax.inference.distinct_fields import LocalLogits
+from certmask_jax.inference.evidence_program import results_program
+from certmask_jax.inference.evidence_sources import BandSource, LocalSource, Source
+from certmask_jax.inference.model_function import ApplyFn, flops
+from certmask_jax.inference.out_of_memory import is_of_memory
+from certmask_jax.inference.preprocessing import Preprocessing
+from certmask_jax.masks.distinct_unions import MaskedImages
+
+_CPU_PIXELS = 1 << 19  # at once, on a device
+_MOST_AT_ONCE = 64  # images, on a device
+
+
+@dataclasses.dataclass(frozen=True)
+class Batches:
+    """How a run evaluates its evidence.
+
+    Attributes:
+      sources: one for each defense, equal ones once.
+      images: at once over all devices, a multiple of their number.
+      devices: how many there are.
+    """
+
+    sources: tuple[Source, ...]
+    images: int
+    devices: int
+
+    @property
+    def passes(self) -> int:
+        """Passes that an image takes."""
+        return passes_of(self.sources)
+
+    def slots(self, images: int) -> int:
+        """Places for passes that so many images take, with those that stay empty."""
+        rounds = -(-images // self.images) * self.devices
+        each = self.images // self.devices
+        return rounds * sum(source.slots(each) for source in dict.fromkeys(self.sources))
+
+    def facts(self) -> dict[str, Any]:
+        """What may change last bits: how many bands a device evaluates at once, if any."""
+        sizes = [one.at_once for one in self.sources if isinstance(one, BandSource)]
+        return {"bands_at_once": sizes[0]} if sizes else {}
+
+
+def sources_of(
+    defenses: Sequence[EvidenceDefense],
+    local: LocalLogits | None,
+    apply_fn: ApplyFn | None,
+    *,
+    bands_at_once: int = 1,
+) -> tuple[Source, ...]:
+    """What gives the evidence of each defense; equal where defenses share it.
+
+    Where none is on local logits, the first bands also say what the model makes of the image.
+
+    Raises:
+      ValueError: for a defense whose model is not given.
+    """
+    sources: list[Source] = []
+    first: MaskedImages | None = None
+    on_bands = all(isinstance(one, BandDefense) for one in defenses)
+    for defense in defenses:
+        if not isinstance(defense, BandDefense):
+            if local is None:
+                raise ValueError(f"local: expected a model with local logits for {defense.name}")
+            sources.append(LocalSource(local))
+            continue
+        if apply_fn is None:
+            raise ValueError(f"apply_fn: expected a model that sees bands for {defense.name}")
+        bands = MaskedImages(defense.masks.boxes, defense.masks.image_size)
+        first = bands if first is None else first
+        sources.append(BandSource(apply_fn, bands, on_bands and bands == first, bands_at_once))
+    return tuple(sources)
+
+
+def passes_of(sources: Sequence[Source]) -> int:
+    """Passes that an image takes for all of them, equal ones once."""
+    return sum(source.passes() for source in dict.fromkeys(sources))
+
+
+def planned(
+    defenses: Sequence[EvidenceDefense],
+    local: LocalLogits | None,
+    apply_fn: ApplyFn | None,
+    held: Any,
+    *,
+    image_shape: tuple[int, int, int],
+    preprocessing: Preprocessing,
+    mesh: Mesh,
+    chunk: int | None,
+    known: int | None,
+    warn: Callable[[str], None],
+) -> Batches:
+    """How much at once, as the devices have memory for.
+
+    Args:
+      defenses, local, apply_fn: as of ``evaluate_evidence``.
+      held: the parameters, as they are on the devices.
+      image_shape: ``(h, w, c)`` of the images.
+      preprocessing, mesh: of the run.
+      chunk: as of ``evaluate_evidence``.
+      known: bands at once of this run, when it began.
+      warn: told in a line when there was no memory for as many as are usual.
+
+    Raises:
+      ValueError: for a chunk below 1.
+    """
+    if chunk is not None and chunk < 1:
+        raise ValueError(f"chunk: expected at least 1 image, got {chunk}")
+    platform = mesh.devices.flat[0].platform
+    each = 1
+    if not any(isinstance(one, BandDefense) for one in defenses):
+        return _with(sources_of(defenses, local, apply_fn), image_shape, mesh, chunk)
+    if chunk is not None:
+        each = -(-chunk // mesh.size)
+    elif known is not None:
+        each = known
+    else:
+        assert apply_fn is not None
+        seen = preprocessing.model_shape(image_shape)
+        each = default_items(platform, flops(apply_fn, held, seen, preprocessing.model_dtype))
+    while True:
+        sources = sources_of(defenses, local, apply_fn, bands_at_once=each)
+        work = _with(sources, image_shape, mesh, chunk)
+        if platform == "cpu" or chunk is not None or known is not None or each == 1:
+            return work
+        program = results_program(work.sources, preprocessing, tuple(defenses), mesh)
+        images = jnp.zeros((work.images, *image_shape), jnp.uint8)
+        try:
+            with unguarded():
+                jax.block_until_ready(program(held, images, jnp.zeros(work.images, jnp.int32)))
+            return work
+        except jax.errors.JaxRuntimeError as error:
+            if not is_of_memory(error):
+                raise
+        warn(f"the devices ran out of memory with {each} bands at once; going on with {each // 2}")
+        each //= 2
+
+
+def _with(
+    sources: tuple[Source, ...],
+    image_shape: tuple[int, int, int],
+    mesh: Mesh,
+    chunk: int | None,
+) -> Batches:
+    """As many images at once as take what a device may take, one at least."""
+    each = _images_each(image_shape[0] * image_shape[1], mesh, chunk)
+    bands = [one for one in sources if isinstance(one, BandSource)]
+    if bands:
+        most = max(1, bands[0].at_once // max(one.masked for one in bands))
+        each = most if len(bands) == len(sources) else min(each, most)
+    return Batches(sources, each * mesh.size, mesh.size)
+
+
+def _images_each(pixels: int, mesh: Mesh, chunk: int | None) -> int:
+    """Images at once on a device, where each is a pass."""
+    if chunk is not None:
+        return -(-chunk // mesh.size)
+    is_cpu = mesh.devices.flat[0].platform == "cpu"
+    return max(1, min(_MOST_AT_ONCE, _CPU_PIXELS // pixels) if is_cpu else _MOST_AT_ONCE)

@@ -1,0 +1,233 @@
+"""Defenses on local evidence as values, and the windows that a threat gives them.
+
+A model whose cells see a small field each gives evidence ``u[H, W, K]``. A patch reaches one window
+of cells; how large that is follows from the threat, the field and the stride. What is answered and
+proved are the functions of ``patchguard`` and ``clipped_bagnet``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any, ClassVar
+
+import jax.numpy as jnp
+from jax import Array
+
+from certmask_jax.defenses import clipped_bagnet, patchguard
+from certmask_jax.defenses.defense import Guarantee
+from certmask_jax.defenses.evidence_defense import EvidenceDefense, EvidenceResults
+from certmask_jax.defenses.evidence_windows import checked_window
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class LocalDefense(EvidenceDefense):
+    """A rule on local evidence, and what is proved of it against one patch of a threat.
+
+    Attributes:
+      threat: one patch, of one or several shapes, anywhere or in a region. A window contains what
+        each of its shapes reaches anywhere in the image.
+      field: side in pixels of what a cell sees.
+      stride: pixels between the fields of neighbouring cells.
+
+    Raises:
+      ValueError: for several patches at once, a field larger than the image, a patch that reaches
+        all cells, or a parameter out of range.
+    """
+
+    _: dataclasses.KW_ONLY
+    field: int
+    stride: int
+
+    def __post_init__(self) -> None:
+        if len(self.threat) != 1:
+            raise ValueError(
+                f"{self.name}: expected one patch, which reaches one window of cells, got "
+                f"{self.threat}; several at once are for defenses that mask images"
+            )
+        rows, columns = self.cells
+        if checked_window(self.window, (rows, columns)) == (rows, columns):
+            raise ValueError(
+                f"{self.name}: expected patches that leave some of the {rows}x{columns} cells "
+                f"alone, but {self.threat} reach all of them in one place, so nothing is proved; "
+                "a smaller patch, or a model that sees less in each cell"
+            )
+
+    @property
+    def cells(self) -> tuple[int, int]:
+        """``(H, W)`` of the map: the cells whose fields lie in the image.
+
+        Raises:
+          ValueError: for a field that is larger than the image.
+        """
+        if self.field > min(self.threat.image_size):
+            height, width = self.threat.image_size
+            raise ValueError(
+                f"{self.name}: expected images of at least {self.field}x{self.field} pixels, which "
+                f"a cell sees, got {height}x{width}"
+            )
+        rows, columns = ((n - self.field) // self.stride + 1 for n in self.threat.image_size)
+        return rows, columns
+
+    @property
+    def window(self) -> tuple[int, int]:
+        """Cells that a patch reaches, as (height, width): the most of all its shapes."""
+        each = [
+            patchguard.reached_window(
+                shape, field=self.field, stride=self.stride, image_size=self.threat.image_size
+            )
+            for shape in self.threat.shapes
+        ]
+        rows, columns = zip(*each, strict=True)
+        return max(rows), max(columns)
+
+    @property
+    def num_parts(self) -> int:
+        """How many windows the map has."""
+        rows, columns = (n - w + 1 for n, w in zip(self.cells, self.window, strict=True))
+        return rows * columns
+
+    @property
+    def parts_and_threat(self) -> str:
+        """``windows of 6x6 of 26x26 cells for 32x32 patches on 224x224``."""
+        (height, width), (rows, columns) = self.window, self.cells
+        return f"windows of {height}x{width} of {rows}x{columns} cells for {self.threat}"
+
+    @property
+    def exact(self) -> bool:
+        """Whether the worst case is exact when each window can be reached; else a lower bound."""
+        return not self.threat.region and len(self.threat.shapes) == 1
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What tells defenses apart, JSON-able."""
+        return {**super().facts, "field": self.field, "stride": self.stride}
+
+    @classmethod
+    def _common(cls) -> set[str]:
+        return super()._common() | {"field", "stride"}
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class PatchGuard(LocalDefense):
+    """Robust masking of each class's evidence (Mask-BN); see ``patchguard``.
+
+    Attributes:
+      clip: evidence is clipped to ``[0, clip]``.
+      threshold: T, in ``[0, 1)``.
+    """
+
+    clip: float = math.inf
+    threshold: float = 0.0
+
+    name: ClassVar[str] = "patchguard"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "clip", float(self.clip))
+        object.__setattr__(self, "threshold", float(self.threshold))
+        super().__post_init__()
+        if not self.clip > 0:
+            raise ValueError(f"clip: expected a number above 0, or infinity, got {self.clip}")
+        if not 0 <= self.threshold < 1:
+            raise ValueError(
+                f"threshold: expected a number from 0 to below 1, got {self.threshold}; at 1 no "
+                "window is masked and nothing is proved"
+            )
+
+    @property
+    def exact(self) -> bool:
+        """Whether T is 0 and each window can be reached."""
+        return super().exact and self.threshold == 0
+
+    @property
+    def condition_names(self) -> tuple[str, ...]:
+        """The condition of the authors' program."""
+        return ("provable_masking",)
+
+    def results(self, evidence: Array, labels: Array) -> EvidenceResults:
+        """See ``EvidenceDefense.results``."""
+        how: dict[str, Any] = {
+            "window": self.window, "clip": self.clip, "threshold": self.threshold
+        }  # fmt: skip
+        return EvidenceResults(
+            jnp.asarray(patchguard.robust_masking_rule(evidence, **how)),
+            jnp.asarray(patchguard.robust_masking_worst_case(evidence, labels, **how)),
+            {"provable_masking": jnp.asarray(patchguard.as_published(evidence, labels, **how))},
+        )
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class PatchGuardDetection(LocalDefense):
+    """PatchGuard++: an alert where a masked mean dissents with confidence.
+
+    Attributes:
+      tau: the confidence that an alert has to exceed, in ``[0, 1)``.
+    """
+
+    tau: float = 0.5
+
+    name: ClassVar[str] = "patchguard_pp"
+    guarantee: ClassVar[Guarantee] = Guarantee.DETECTION
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "tau", float(self.tau))
+        super().__post_init__()
+        if not 0 <= self.tau < 1:
+            raise ValueError(f"tau: expected a number from 0 to below 1, got {self.tau}")
+
+    @property
+    def exact(self) -> bool:
+        """False: exact but for ties and for evidence near the ends of its range."""
+        return False
+
+    @property
+    def condition_names(self) -> tuple[str, ...]:
+        """The paper's condition, which asks for tau or more."""
+        return ("all_agree",)
+
+    def results(self, evidence: Array, labels: Array) -> EvidenceResults:
+        """See ``EvidenceDefense.results``."""
+        how: dict[str, Any] = {"window": self.window, "tau": self.tau}
+        return EvidenceResults(
+            jnp.asarray(patchguard.detection_rule(evidence, **how)),
+            jnp.asarray(patchguard.detection_worst_case(evidence, labels, **how)),
+            {"all_agree": jnp.asarray(patchguard.detection_as_published(evidence, labels, **how))},
+        )
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class ClippedBagNet(LocalDefense):
+    """The label of the mean of clipped evidence; see ``clipped_bagnet``.
+
+    Attributes:
+      clip: evidence is clipped to ``[0, clip]``; None: ``tanh(0.05 u - 1)``, as in the paper.
+    """
+
+    clip: float | None = None
+
+    name: ClassVar[str] = "clipped_bagnet"
+
+    def __post_init__(self) -> None:
+        if self.clip is not None:
+            object.__setattr__(self, "clip", float(self.clip))
+        super().__post_init__()
+        if self.clip is not None and not 0 < self.clip < math.inf:
+            raise ValueError(f"clip: expected a finite number above 0, got {self.clip}")
+
+    @property
+    def condition_names(self) -> tuple[str, ...]:
+        """The condition of PatchGuard's program, on the runner-up alone."""
+        return ("runner_up",)
+
+    def results(self, evidence: Array, labels: Array) -> EvidenceResults:
+        """See ``EvidenceDefense.results``."""
+        published = clipped_bagnet.runner_up_as_published(
+            evidence, labels, window=self.window, clip=self.clip
+        )
+        return EvidenceResults(
+            jnp.asarray(clipped_bagnet.rule(evidence, clip=self.clip)),
+            jnp.asarray(
+                clipped_bagnet.worst_case(evidence, labels, window=self.window, clip=self.clip)
+            ),
+            {"runner_up": jnp.asarray(published)},
+        )

@@ -1,0 +1,131 @@
+"""Mask-DS as a value: PatchGuard's robust masking of what a model says of each band.
+
+PatchGuard (Xiang et al., USENIX Security 2021) on the model of De-Randomized Smoothing. Bands that
+a patch meets are neighbours, on a cycle where bands wrap around, so they lie in one window.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, ClassVar, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from numpy.typing import NDArray
+
+from certmask_jax.defenses import patchguard
+from certmask_jax.defenses.band_defense import BandDefense
+from certmask_jax.defenses.evidence_defense import EvidenceResults
+from certmask_jax.masks import bands
+from certmask_jax.masks.geometry import as_size
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class MaskDS(BandDefense):
+    """Mask-DS: PatchGuard's robust masking of what the bands say; see ``patchguard``.
+
+    A patch reaches bands that are neighbours, on a cycle where they wrap around. Which windows of
+    neighbours a patch can reach is not looked at, but for their size.
+
+    Attributes:
+      threat: one patch, of one or several shapes.
+      features: a band's evidence for a class is its softmax (``"confidence"``), or 1 where that is
+        above ``above`` and else 0 (``"votes"``, as in the paper on ImageNet).
+      above: the softmax that a vote has to exceed.
+      threshold: T, in ``[0, 1)``.
+    """
+
+    features: Literal["confidence", "votes"] = "confidence"
+    above: float = 0.2
+    threshold: float = 0.0
+
+    name: ClassVar[str] = "mask_ds"
+    paper_band: ClassVar[int] = 25
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "above", float(self.above))
+        object.__setattr__(self, "threshold", float(self.threshold))
+        if len(self.threat) != 1 or self.axis == "both":
+            raise ValueError(
+                f"{self.name}: expected one patch and bands of columns, of rows or blocks, of "
+                f"which it reaches one window of neighbours, got {self.threat} and {self.axis}"
+            )
+        if self.features not in ("confidence", "votes"):
+            raise ValueError(f"features: expected confidence or votes, got {self.features!r}")
+        if not 0 <= self.above < 1:
+            raise ValueError(f"above: expected a share from 0 to below 1, got {self.above}")
+        if not 0 <= self.threshold < 1:
+            raise ValueError(
+                f"threshold: expected a number from 0 to below 1, got {self.threshold}; at 1 no "
+                "window is masked and nothing is proved"
+            )
+
+    @property
+    def cells(self) -> tuple[int, int]:
+        """Bands as a map: rows of blocks and columns of blocks; ``(B, 1)`` of other bands."""
+        if self.axis != "blocks":
+            return len(self.masks), 1
+        (height, _), (band, _), (stride, _) = (
+            self.threat.image_size, as_size(self.band or 1), as_size(self.stride)
+        )  # fmt: skip
+        rows = len(bands.band_starts(height, band, stride, wrap=self.wrap))
+        return rows, len(self.masks) // rows
+
+    @property
+    def window(self) -> tuple[int, int]:
+        """Bands that a patch reaches, as (height, width) of the map: the most in any place."""
+        (met,) = self.affected
+        on_map = met.reshape(-1, *self.cells)
+        return int(on_map.any(axis=2).sum(axis=1).max()), int(on_map.any(axis=1).sum(axis=1).max())
+
+    @property
+    def exact(self) -> bool:
+        """Whether T is 0 and each window can be reached; on a cycle some cannot."""
+        (met,) = self.affected
+        reached = {row.tobytes() for row in met}
+        return self.threshold == 0 and all(w.tobytes() in reached for w in self._windows())
+
+    @property
+    def condition_names(self) -> tuple[str, ...]:
+        """The condition of the authors' program, with the true window."""
+        return ("provable_masking",)
+
+    def results(self, evidence: Array, labels: Array) -> EvidenceResults:
+        """See ``EvidenceDefense.results``; ``evidence float32[T, B, K]`` are logits of bands."""
+        trust = jax.nn.softmax(evidence.astype(jnp.float32), axis=-1)
+        if self.features == "votes":
+            trust = (trust > self.above).astype(jnp.float32)
+        return self.masked(trust.reshape(len(evidence), *self.cells, evidence.shape[-1]), labels)
+
+    def masked(self, features: Array, labels: Array) -> EvidenceResults:
+        """As ``results``, of what the bands say on their map: ``float32[T, *cells, K]`` in [0, 1].
+
+        Raises:
+          ValueError: for another shape.
+        """
+        if features.shape[1:3] != self.cells:
+            raise ValueError(
+                f"features: expected [T, {self.cells[0]}, {self.cells[1]}, K], got "
+                f"{list(features.shape)}"
+            )
+        how: dict[str, Any] = {
+            "window": self.window, "clip": 1.0, "threshold": self.threshold, "wrap": self.wrap
+        }  # fmt: skip
+        return EvidenceResults(
+            jnp.asarray(patchguard.robust_masking_rule(features, **how)),
+            jnp.asarray(patchguard.robust_masking_worst_case(features, labels, **how)),
+            {"provable_masking": jnp.asarray(patchguard.as_published(features, labels, **how))},
+        )
+
+    def _windows(self) -> NDArray[np.bool_]:
+        """``bool[windows, B]``: the bands of each window."""
+        axes = []
+        for count, size in zip(self.cells, self.window, strict=True):
+            starts = np.arange(count if self.wrap else count - size + 1)
+            axes.append((np.arange(count) - starts[:, None]) % count < size)
+        rows, columns = axes
+        both = rows[:, None, :, None] & columns[None, :, None, :]
+        return both.reshape(both.shape[0] * both.shape[1], -1)
