@@ -105,7 +105,7 @@ def test_features_are_what_the_head_sees_of_the_image_and_of_masked_copies():
         )[1]["intermediates"]["norm"]["__call__"][0]
     )
     pixels = _digits(70).images[66:67]
-    plain = images_of.normalised(pixels)
+    plain = images_of.encoded(pixels)
     changed = jax.jit(lambda key: images_of(key, pixels, None))
     for copy in range(3):
         own = jax.random.fold_in(jax.random.fold_in(key, 66), copy)

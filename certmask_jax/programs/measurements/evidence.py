@@ -10,14 +10,11 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from certmask_jax.defenses.evidence_defense import (
-    ClippedBagNet,
-    EvidenceDefense,
-    PatchGuard,
-    PatchGuardDetection,
-)
+from certmask_jax.defenses.evidence_defense import EvidenceDefense
+from certmask_jax.defenses.local_defense import ClippedBagNet, PatchGuard, PatchGuardDetection
 from certmask_jax.inference.devices import AXIS, device_mesh
 from certmask_jax.inference.evidence_program import in_batches, results_program
+from certmask_jax.inference.evidence_sources import LocalSource
 from certmask_jax.inference.masked_pass import computed_with, masked_logits
 from certmask_jax.masks.threats import Threat
 from certmask_jax.programs.measurements import timing
@@ -55,7 +52,8 @@ def measure(subject: Subject, repeat: int) -> dict[str, Any]:
     plain = _plain(subject, mesh)
 
     def of_defenses(*defenses: EvidenceDefense) -> Any:
-        program = results_program(local, subject.preprocessing, defenses, mesh)
+        sources = (LocalSource(local),) * len(defenses)
+        program = results_program(sources, subject.preprocessing, defenses, mesh)
         return lambda: in_batches(program, params, images, labels, batch) and None
 
     def of_model() -> None:
