@@ -19,6 +19,7 @@ from certmask_jax.inference.distinct_fields import LocalLogits
 from certmask_jax.inference.preprocessing import ENCODINGS, Encoding, encoded_channels
 from certmask_jax.inference.token_dropping import TokenDropping
 from certmask_jax.models.bagnet import BagNet
+from certmask_jax.models.cifar_bagnet import CifarBagNet
 from certmask_jax.models.published import MODELS, DataConfig
 from certmask_jax.models.spellings import resolve
 from certmask_jax.models.vit import VisionTransformer
@@ -202,7 +203,7 @@ def _build(model: str, num_classes: int, options: tuple[tuple[str, Any], ...]) -
             return module.apply(params, images, kept, padded=padded)  # type: ignore[return-value]
 
     local, dropping = None, None
-    if isinstance(module, BagNet):
+    if isinstance(module, BagNet | CifarBagNet):
         local = LocalLogits(local_logits, module.receptive_field, module.stride)
     if isinstance(module, VisionTransformer):
         dropping = TokenDropping(kept_logits, module.patch)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import flax.linen as nn
 
 from certmask_jax.models.bagnet import BagNet
+from certmask_jax.models.cifar_bagnet import CifarBagNet, Layer
 from certmask_jax.models.cifar_resnet import CifarResNet
 from certmask_jax.models.efficientnet_lite import EfficientNetLite
 from certmask_jax.models.resmlp import ResMLP
@@ -233,6 +234,23 @@ def _bagnet(field: int, kernels: tuple[int, ...], parameters: int) -> Entry:
     )
 
 
+_CIFAR_BAGNETS = {  # field -> (layers, parameters)
+    5: ((Layer(32, 3), Layer(64, 3, 2), Layer(128), Layer(128)), 45_866),
+    9: ((Layer(32, 3), Layer(64, 3, 2), Layer(96, 3), Layer(128)), 88_810),
+}
+
+
+def _cifar_bagnet(field: int) -> Entry:
+    layers, parameters = _CIFAR_BAGNETS[field]
+    return Entry(
+        f"small BagNet-{field} for 32x32, logits of {field}x{field} pixels averaged",
+        functools.partial(CifarBagNet, layers=layers),
+        _CIFAR,
+        parameters,
+        f"this package, after {_BAGNET_PAPER}",
+    )
+
+
 _LITE = {  # number -> (width, depth, input side, parameters)
     0: (1.0, 1.0, 224, 4_652_008),
     1: (1.0, 1.1, 240, 5_416_680),
@@ -256,7 +274,7 @@ def _efficientnet_lite(number: int) -> Entry:
     )
 
 
-_CIFAR_PARAMETERS = {20: 269_722, 32: 464_154, 44: 658_586, 56: 853_018}
+_CIFAR_PARAMETERS = {8: 75_290, 20: 269_722, 32: 464_154, 44: 658_586, 56: 853_018}
 
 MODELS: dict[str, Entry] = {
     "vit_digits": Entry(
@@ -279,6 +297,7 @@ MODELS: dict[str, Entry] = {
         )
         for depth, parameters in _CIFAR_PARAMETERS.items()
     },
+    **{f"cifar_bagnet{field}": _cifar_bagnet(field) for field in _CIFAR_BAGNETS},
     **{
         f"vit_{_VITS[size][0]}_patch{patch}_{side}": _small_vit(size, patch, side)
         for size, patch, side in _SMALL_VIT_PARAMETERS

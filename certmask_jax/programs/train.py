@@ -27,7 +27,6 @@ from tqdm import tqdm
 from certmask_jax import data, defenses, mask_sets, predict, training, weights
 from certmask_jax.files import fingerprint
 from certmask_jax.inference import views
-from certmask_jax.inference.preprocessing import Preprocessing
 from certmask_jax.masks.mask_set import MaskSet
 from certmask_jax.masks.threats import Threat
 from certmask_jax.models import Model, Params
@@ -42,11 +41,12 @@ from certmask_jax.programs.command_line import as_options
 from certmask_jax.programs.model_options import ModelOptions
 from certmask_jax.programs.threat_options import read_patch
 from certmask_jax.programs.training_options import check_uses, parser, read_recipe
-from certmask_jax.training import input_pipeline, training_run
+from certmask_jax.training import cutout, input_pipeline, training_run
 from certmask_jax.training.checkpoints import Checkpoints
 from certmask_jax.training.input_pipeline import Source, Streamed
 from certmask_jax.training.log import Row, write_csv, write_picture
 from certmask_jax.training.step import trainer
+from certmask_jax.training.training_images import seen_by
 
 _STOPPED = 143  # as the shell reports a program that SIGTERM ended
 
@@ -63,6 +63,7 @@ class _Job:
     held_out: Source | None
     streamed: Streamed
     test_set: data.Dataset
+    at_the_end: defenses.Defense
     identity: dict[str, Any]
 
 
@@ -124,7 +125,7 @@ def _job(arguments: argparse.Namespace, options: ModelOptions) -> _Job:
     params = _first_weights(options, model, seed=recipe.seed)
     size = model.data_config.input_size
     masks: tuple[MaskSet, ...] = ()
-    if recipe.cutout in ("mask_set", "two_masks", "greedy"):
+    if recipe.cutout in cutout.OF_MASKS:
         masks = tuple(
             mask_entries.read(
                 arguments.cutout_masks,
@@ -143,6 +144,7 @@ def _job(arguments: argparse.Namespace, options: ModelOptions) -> _Job:
         raise ValueError(f"--held-out {arguments.held_out}: {error}") from error
     with as_options(*(field.name for field in dataclasses.fields(recipe))):
         training_run.check(model, recipe, num_images=len(kept), cutout_masks=masks)
+    at_the_end = _defense_at_the_end(recipe, size)
     source, held_out = input_pipeline.split_off(
         _fitting(streamed, arguments.input, arguments.memory_mb, model),
         arguments.held_out,
@@ -151,7 +153,7 @@ def _job(arguments: argparse.Namespace, options: ModelOptions) -> _Job:
     first = streamed.gather(np.arange(1)).images
     identity = {
         "model": model.name,
-        "model_options": {**options.about(), **model.facts},
+        "model_options": {**options.about(), **_encoding_of(model), **model.facts},
         "num_classes": model.num_classes,
         "input_size": list(size),
         "recipe": _facts(recipe),
@@ -166,7 +168,14 @@ def _job(arguments: argparse.Namespace, options: ModelOptions) -> _Job:
         "held_out": arguments.held_out,
         "first_weights": None if params is None else weights.digest(params),
     }
-    return _Job(model, params, recipe, masks, source, held_out, streamed, test_set, identity)
+    return _Job(
+        model, params, recipe, masks, source, held_out, streamed, test_set, at_the_end, identity
+    )
+
+
+def _encoding_of(model: Model) -> dict[str, Any]:
+    """The model's encoding, if it is not the one that older runs had."""
+    return {} if model.encoding == "fill" else {"encoding": model.encoding}
 
 
 def _facts(recipe: training.Recipe) -> dict[str, Any]:
@@ -178,6 +187,10 @@ def _facts(recipe: training.Recipe) -> dict[str, Any]:
         del facts["copies"]
     if recipe.train == "all":
         del facts["train"]
+    if recipe.cutout not in cutout.BANDS:
+        del facts["cutout_band"]
+    if not recipe.feature_window:
+        del facts["feature_window"]
     return facts
 
 
@@ -291,28 +304,47 @@ def _asked_to_stop(*, listens: bool) -> Iterator[Callable[[], bool]]:
 
 def _evaluated(job: _Job, params: Params, count: int) -> str:
     """Clean and certified accuracy on test images that are spread evenly over the split."""
-    config = job.model.data_config
     chosen = np.linspace(0, len(job.test_set) - 1, min(count, len(job.test_set))).round()
     held_out = [job.test_set.read(int(i), int(i) + 1) for i in chosen]
     labels = np.concatenate([one.labels for one in held_out])
-    patch = max(1, round(config.input_size[0] / 10))
-    defense = defenses.double_masking(
-        mask_sets.budgeted_grid(config.input_size, patch, masks_per_axis=4)
-    )
+    defense, kind = job.at_the_end, job.recipe.cutout
+    how = "double masking 4x4"
+    if kind in cutout.BANDS:
+        how = f"votes of {len(defense.mask_set)} {kind.replace('_', ' ')}"
     table = predict(
         job.model.apply_fn,
         params,
         np.concatenate([one.images for one in held_out]),
         defense.masked_images,
-        preprocessing=Preprocessing(mean=config.mean, std=config.std),
+        preprocessing=seen_by(job.model),
         views=job.recipe.views,
     )
     clean = np.mean(defense.rule(table) == labels)
     robust = np.mean(defense.worst_case(table, labels))
     return (
-        f"on {len(labels)} test images, {patch} px patch, double masking 4x4: clean {clean:.3f}, "
-        f"certified {robust:.3f}"
+        f"on {len(labels)} test images, {defense.mask_set.patch_size[0]} px patch, {how}: clean "
+        f"{clean:.3f}, certified {robust:.3f}"
     )
+
+
+def _defense_at_the_end(recipe: training.Recipe, size: tuple[int, int]) -> defenses.Defense:
+    """What the trained model is evaluated with: double masking, or votes of what it was trained on.
+
+    Blocks stand beside each other then, as all of them would be as many as pixels.
+
+    Raises:
+      ValueError: for bands so wide that a patch meets all of them.
+    """
+    patch = max(1, round(size[0] / 10))
+    if recipe.cutout not in cutout.BANDS:
+        return defenses.double_masking(mask_sets.budgeted_grid(size, patch, masks_per_axis=4))
+    band = recipe.cutout_band or cutout.default_band(size)
+    stride = band if recipe.cutout == "blocks" else 1
+    try:
+        masks = getattr(mask_sets, recipe.cutout)(size, patch, band=band, stride=stride)
+    except ValueError as error:
+        raise ValueError(f"--cutout-band {band}: {error}") from error
+    return defenses.plurality(masks)
 
 
 def _check_same_classes(train_set: data.Dataset, test_set: data.Dataset) -> None:

@@ -11,6 +11,7 @@ import typing
 from typing import Any, Literal, Union
 
 from certmask_jax import models
+from certmask_jax.inference.preprocessing import ENCODINGS
 from certmask_jax.programs import data_options, model_options, paths, program
 from certmask_jax.programs.command_line import CommandLine, as_options, check_not_typed
 from certmask_jax.programs.number_options import number, seed, whole
@@ -21,10 +22,13 @@ _OF_CHECKPOINTS = ("resume", "checkpoint_every", "keep_best")
 _OF_RESULTS = (*_OF_CHECKPOINTS, "out", "overwrite", "run_folder", "test_images", "max_steps")
 _OF_SQUARES = ("cutout_size", "cutout_squares")
 _OF_MASKS = ("cutout_patch", "cutout_masks")
+_OF_BANDS = ("cutout_band",)
 _TYPES: dict[str, Any] = {
     "epochs": whole(1, 100_000),
     "cutout_squares": whole(1, 1000),
     "copies": whole(1, 1000),
+    "cutout_band": whole(1),
+    "feature_window": whole(0),
     "learning_rate": number(above=0),
     "seed": seed,
 }
@@ -66,6 +70,13 @@ def parser() -> CommandLine:
         about_model="default: %(default)s",
         weights_for="start from these (default: random)",
         new_head=True,
+    )
+    group.add_argument(
+        "--encoding",
+        choices=tuple(ENCODINGS),
+        help="how the model is told what is hidden, which decides its input channels: "
+        + "; ".join(f"{name}, {about}" for name, about in ENCODINGS.items())
+        + " (default: as the model says itself, fill)",
     )
     group = parse.add_argument_group("what is written")
     group.add_argument(
@@ -249,8 +260,10 @@ def check_uses(arguments: argparse.Namespace, recipe: Recipe) -> None:
     if recipe.optimizer != "sgd":
         check_not_typed(arguments, ("momentum",), f"with --optimizer {recipe.optimizer}")
     useless = () if recipe.cutout == "random" else _OF_SQUARES
-    if recipe.cutout not in ("mask_set", "two_masks", "greedy"):
+    if recipe.cutout not in cutout.OF_MASKS:
         useless = (*useless, *_OF_MASKS)
+    if recipe.cutout not in cutout.BANDS:
+        useless = (*useless, *_OF_BANDS)
     check_not_typed(arguments, useless, f"with --cutout {recipe.cutout}")
 
 

@@ -1,8 +1,10 @@
 """Cutout: training images lose pixels, so that the model bears the masks of certification.
 
 Random squares (DeVries and Taylor, 2017, with PatchCleanser's sizes), masks of the mask set that
-certifies, unions of two of them, and Greedy Cutout (Saha et al., 2023). Images are normalised, so
-that the fill 0 is the mean colour: what ``Preprocessing`` puts behind a mask by default.
+certifies, unions of two of them, Greedy Cutout (Saha et al., 2023), and all but one band or block
+(Levine and Feizi, 2020; smoothed ViTs, Salman et al., 2022). What is hidden becomes 0 in every
+channel of what the model sees: the mean colour of normalised pixels, which is what
+``Preprocessing`` puts behind a mask by default, and "hidden" in its other encodings.
 """
 
 from __future__ import annotations
@@ -19,8 +21,24 @@ from numpy.typing import NDArray
 from certmask_jax.inference.masking import hidden_pixels
 from certmask_jax.masks.mask_set import MaskSet
 
-Cutout = Literal["none", "random", "mask_set", "two_masks", "greedy"]
+Cutout = Literal[
+    "none",
+    "random",
+    "mask_set",
+    "two_masks",
+    "greedy",
+    "column_bands",
+    "row_bands",
+    "row_and_column_bands",
+    "blocks",
+]
 """What a training image loses; see ``ABOUT``."""
+
+OF_MASKS = ("mask_set", "two_masks", "greedy")
+"""Those that hide masks of a mask set."""
+
+BANDS = ("column_bands", "row_bands", "row_and_column_bands", "blocks")
+"""Those that leave one band or block to be seen, as the masks of ``mask_sets`` of these names."""
 
 ABOUT: dict[str, str] = {
     "none": "nothing",
@@ -28,6 +46,10 @@ ABOUT: dict[str, str] = {
     "mask_set": "one random mask of the mask set",
     "two_masks": "two random masks of the mask set",
     "greedy": "the two masks that a greedy search finds worst for the model as it is",
+    "column_bands": "all but one random band of columns, which goes round the border",
+    "row_bands": "all but one of rows",
+    "row_and_column_bands": "all but one of either",
+    "blocks": "all but one random block, which goes round the borders",
 }
 
 LossesOf = Callable[[Array], Array]
@@ -48,6 +70,11 @@ class MaskStack(NamedTuple):
 def default_size(input_size: tuple[int, int]) -> int:
     """PatchCleanser's squares, 128 pixels at 224 (section 4.1), scaled to the shorter side."""
     return max(1, round(min(input_size) * 128 / 224))
+
+
+def default_band(input_size: tuple[int, int]) -> int:
+    """Levine and Feizi's 4 of 32 columns (their section 5), scaled to the shorter side."""
+    return max(1, round(min(input_size) * 4 / 32))
 
 
 def mask_stack(mask_sets: Sequence[MaskSet]) -> MaskStack:
@@ -90,6 +117,34 @@ def random_squares(key: Array, images: Array, *, size: int, squares: int) -> Arr
     cols = jnp.arange(width, dtype=jnp.int32).reshape(1, 1, 1, -1)
     hidden = (rows >= top) & (rows < top + size) & (cols >= left) & (cols < left + size)
     return jnp.where(hidden.any(axis=1)[..., None], 0.0, images)
+
+
+def random_bands(key: Array, images: Array, *, kind: str, band: int) -> Array:
+    """Replaces all but a band or a block of each image by 0.
+
+    Args:
+      key: of the randomness.
+      images: ``float32[B, h, w, c]``, as the model sees them.
+      kind: one of ``BANDS``. Each image has a band of its own, of ``row_and_column_bands`` a band
+        of rows or of columns by the toss of a coin.
+      band: rows, columns or both that are seen. The first of them is uniform over the image, and
+        what passes a border goes on at the other side.
+    """
+    count, height, width = images.shape[:3]
+    keys = jax.random.split(key, 3)
+
+    def seen(key: Array, side: int) -> Array:
+        first = jax.random.randint(key, (count, 1), 0, side)
+        return (jnp.arange(side, dtype=jnp.int32)[None] - first) % side < band
+
+    rows = seen(keys[0], height)[:, :, None, None]
+    columns = seen(keys[1], width)[:, None, :, None]
+    if kind == "row_and_column_bands":
+        of_rows = jax.random.bernoulli(keys[2], shape=(count, 1, 1, 1))
+        kept = jnp.where(of_rows, rows, columns)
+    else:
+        kept = {"column_bands": columns, "row_bands": rows, "blocks": rows & columns}[kind]
+    return jnp.where(kept, images, 0.0)
 
 
 def random_masks(key: Array, images: Array, masks: MaskStack, *, order: int) -> Array:

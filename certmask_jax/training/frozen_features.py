@@ -148,7 +148,7 @@ def _program(model: Model, recipe: Recipe, cutout_masks: Sequence[MaskSet]) -> A
             own = jax.random.fold_in(jax.random.fold_in(key, number), copy)
             return images_of(own, image[None], None)[0]
 
-        plain = images_of.normalised(images)
+        plain = images_of.encoded(images)
         changed = jax.vmap(one)(numbers, images)
         given = jnp.where(copy == 0, plain, changed)
         seen, _, logits = seen_by_head(model, module, params, given)

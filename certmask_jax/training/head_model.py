@@ -15,6 +15,7 @@ import numpy as np
 from jax import Array
 
 from certmask_jax._own_settings import usual_promotion
+from certmask_jax.inference.preprocessing import encoded_channels
 from certmask_jax.models import Model, Params
 from certmask_jax.training.trained_part import head_of
 
@@ -51,7 +52,8 @@ def head_alone(model: Model) -> Model:
         one vector of each image.
     """
     config = model.data_config
-    images = jax.ShapeDtypeStruct((1, *config.input_size, config.channels), np.float32)
+    channels = encoded_channels(model.encoding, config.channels)
+    images = jax.ShapeDtypeStruct((1, *config.input_size, channels), np.float32)
     heads: list[tuple[nn.Module, tuple[int, ...]]] = []
 
     def shapes(params: Params, images: Array) -> Array:

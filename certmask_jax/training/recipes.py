@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 import optax
 
 from certmask_jax.inference import views
-from certmask_jax.training.cutout import Cutout
+from certmask_jax.training.cutout import BANDS, Cutout
 
 Optimizer = Literal["sgd", "adamw"]
 Schedule = Literal["step", "cosine"]
@@ -39,6 +39,10 @@ class Recipe:
       cutout: what an image loses, see ``ABOUT``.
       cutout_size: side of the random squares in pixels; None for 128 at 224, scaled to the input.
       cutout_squares: how many random squares an image loses.
+      cutout_band: rows or columns of the band, or side of the block, that is seen alone; None for 4
+        at 32, scaled to the input.
+      feature_window: side in cells of a random window of local logits that is left out of the mean
+        of each image (PatchGuard's masked features), or 0. For models with local logits.
       flip: mirror every other image.
       crop: random crops after padding by so many pixels.
       shift: random moves, up to so many pixels.
@@ -76,6 +80,8 @@ class Recipe:
     cutout: Cutout = "random"
     cutout_size: int | None = None
     cutout_squares: int = 2
+    cutout_band: int | None = None
+    feature_window: int = 0
     flip: bool = False
     crop: int = 0
     shift: float = 0.0
@@ -109,7 +115,7 @@ class Recipe:
                 f"{self.views!r}"
             )
         ones = ("epochs", "batch_size", "cutout_squares", "copies")
-        for name, least in (*((one, 1) for one in ones), ("seed", 0)):
+        for name, least in (*((one, 1) for one in ones), ("seed", 0), ("feature_window", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name}: expected at least {least}, got {getattr(self, name)}")
         if self.train == "head" and self.cutout == "greedy":
@@ -123,6 +129,13 @@ class Recipe:
                 f"cutout_size: expected at least 1 pixel, got {self.cutout_size}; cutout none "
                 "trains without squares"
             )
+        if self.cutout_band is not None and self.cutout_band < 1:
+            raise ValueError(f"cutout_band: expected at least 1 pixel, got {self.cutout_band}")
+        if self.feature_window and self.train == "head":
+            raise ValueError(
+                "feature_window: expected 0 where the head alone is trained, on features of whole "
+                f"images, got {self.feature_window}"
+            )
         for name in ("momentum", "warmup", "label_smoothing", "ema", "zoom"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected 0 <= {name} < 1, got {getattr(self, name)}")
@@ -134,15 +147,16 @@ class Recipe:
             raise ValueError(f"learning_rate: expected more than 0, got {self.learning_rate}")
 
     def check_input_size(self, input_size: tuple[int, int]) -> None:
-        """``ValueError`` where squares, padding or moves are larger than the images."""
+        """``ValueError`` where squares, bands, padding or moves are larger than the images."""
         side = min(input_size)
         for name, applies in (
             ("cutout_size", self.cutout == "random"),
+            ("cutout_band", self.cutout in BANDS),
             ("crop", True),
             ("shift", True),
         ):
             value = getattr(self, name)
-            most = max(input_size) if name == "cutout_size" else side
+            most = {"cutout_size": max(input_size), "cutout_band": side - 1}.get(name, side)
             if applies and value is not None and value > most:
                 raise ValueError(
                     f"{name}: expected at most {most} on images of {input_size[0]}x{input_size[1]} "

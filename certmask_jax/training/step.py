@@ -27,6 +27,7 @@ from certmask_jax.masks.mask_set import MaskSet
 from certmask_jax.models import Model, Params
 from certmask_jax.training import recipes
 from certmask_jax.training.input_pipeline import Pixels
+from certmask_jax.training.masked_features import check_window, kept_mean, random_windows
 from certmask_jax.training.recipes import Recipe
 from certmask_jax.training.trained_part import TrainedPart, last_block_of
 from certmask_jax.training.training_images import TrainingImages, computing
@@ -125,10 +126,10 @@ def trainer(
       mesh: 1-D mesh; all devices by default.
 
     Raises:
-      ValueError: for a recipe whose squares, padding or moves are larger than the images, fewer
-        images than a batch, a batch that the devices cannot share evenly,
-        masks that are missing or not wanted or of another image size, or a model that cannot
-        compute in bfloat16.
+      ValueError: for a recipe whose squares, bands, padding or moves are larger than the images,
+        fewer images than a batch, a batch that the devices cannot share evenly,
+        masks that are missing or not wanted or of another image size, a window of features that
+        the model does not have, or a model that cannot compute in bfloat16.
     """
     if recipe.train != "head":
         recipe.check_input_size(model.data_config.input_size)
@@ -207,9 +208,22 @@ def _step(
     module = model.train_module if recipe.train == "all" else model.module
     training_module = computing(module, recipe)
     views = read(recipe.views)
+    window = recipe.feature_window
+    grid = check_window(model, window) if window else (0, 0)
+
+    def logits_of(variables: Params, images: Array, key: Array) -> Any:
+        """Logits, and what batches change of the variables."""
+        changing = [name for name in variables if name != "params"]
+        if not window:
+            return training_module.apply(variables, images, mutable=changing)
+        local, changed = training_module.apply(
+            variables, images, method="local_logits", mutable=changing
+        )
+        kept = random_windows(key, images.shape[0], grid=grid, window=window)
+        return kept_mean(local, kept), changed
 
     def loss_of(
-        trained: Any, frozen: Any, rest: Any, images: Array, labels: Array
+        trained: Any, frozen: Any, rest: Any, images: Array, labels: Array, key: Array
     ) -> tuple[Array, Any]:
         truth = labels
         if len(views) > 1:  # those of an image beside each other, so that they are on its device
@@ -217,7 +231,7 @@ def _step(
             images = copies.reshape(-1, *images.shape[1:])
             truth = jnp.repeat(labels, len(views))
         variables = {"params": part.merged(trained, frozen), **rest}
-        logits, changed = training_module.apply(variables, images, mutable=list(rest))
+        logits, changed = logits_of(variables, images, key)
         target = optax.smooth_labels(
             jax.nn.one_hot(truth, model.num_classes), recipe.label_smoothing
         )
@@ -228,11 +242,12 @@ def _step(
 
     def step(state: TrainState, batch: DeviceBatch) -> tuple[TrainState, Measures]:
         variables, labels = state.variables, batch.labels
-        images = seen_in(jax.random.wrap_key_data(batch.key), variables, batch)
+        key = jax.random.wrap_key_data(batch.key)
+        images = seen_in(key, variables, batch)
         rest = {name: value for name, value in variables.items() if name != "params"}
         trained, frozen = part.split(variables["params"])
         (loss, (changed, correct)), grads = jax.value_and_grad(loss_of, has_aux=True)(
-            trained, frozen, rest, images, labels
+            trained, frozen, rest, images, labels, jax.random.fold_in(key, 4)
         )
         updates, moments = optimizer.update(grads, state.optimizer, trained)
         params = part.merged(optax.apply_updates(trained, updates), frozen)

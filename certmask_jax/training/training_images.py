@@ -1,4 +1,4 @@
-"""What a training step is given of its images: normalised, moved, and with Cutout."""
+"""What a training step is given of its images: encoded, moved, and with Cutout."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from numpy.typing import NDArray
 
+from certmask_jax.inference.preprocessing import Preprocessing, model_input
 from certmask_jax.masks.mask_set import MaskSet
 from certmask_jax.models import Model
 from certmask_jax.training import augmentation, cutout
@@ -25,35 +25,45 @@ class TrainingImages:
     """What a recipe makes of images; build it with ``of``.
 
     Called with a key, ``uint8[B, h, w, c]`` and the losses of images (for greedy Cutout) it gives
-    ``float32[B, h, w, c]``, normalised, moved and with what they lose replaced by 0.
+    ``float32[B, h, w, C]``, normalised or as the model's encoding has them, moved and with what
+    they lose replaced by 0. The border that random crops add is 0 too: what is hidden.
     """
 
     recipe: Recipe
-    mean: NDArray[np.float32]
-    std: NDArray[np.float32]
+    preprocessing: Preprocessing
     hide: _Hide
 
     @classmethod
     def of(cls, model: Model, recipe: Recipe, masks: Sequence[MaskSet]) -> TrainingImages:
         """For the images of a model; ``ValueError`` as ``trainer`` for masks."""
-        config = model.data_config
-        mean, std = (
-            np.asarray(v, np.float32).reshape(1, 1, 1, -1) for v in (config.mean, config.std)
-        )
-        return cls(recipe, mean, std, _hide(recipe, config.input_size, masks))
+        preprocessing = seen_by(model)
+        return cls(recipe, preprocessing, _hide(recipe, model.data_config.input_size, masks))
 
-    def normalised(self, images: Array) -> Array:
-        """``uint8[B, h, w, c]`` -> ``float32``, as they are."""
-        return (images.astype(jnp.float32) / 255 - self.mean) / self.std
+    def encoded(self, images: Array) -> Array:
+        """``uint8[B, h, w, c]`` -> ``float32[B, h, w, C]``, whole images."""
+        if self.preprocessing.encoding == "fill":
+            mean, std = (
+                np.asarray(v, np.float32).reshape(1, 1, 1, -1)
+                for v in (self.preprocessing.mean, self.preprocessing.std)
+            )
+            return (images.astype(jnp.float32) / 255 - mean) / std
+        nothing = jnp.zeros((1, 4), jnp.int32)
+        return jax.vmap(lambda image: model_input(image, nothing, self.preprocessing))(images)
 
     def __call__(self, key: Array, images: Array, losses_of: cutout.LossesOf | None) -> Array:
-        images = _augmented(key, self.normalised(images), self.recipe)
+        images = _augmented(key, self.encoded(images), self.recipe)
         return self.hide(jax.random.split(key)[1], images, losses_of)
+
+
+def seen_by(model: Model) -> Preprocessing:
+    """How a model wants its images, masked ones too."""
+    config = model.data_config
+    return Preprocessing.of_encoding(model.encoding, mean=config.mean, std=config.std)
 
 
 def _hide(recipe: Recipe, input_size: tuple[int, int], masks: Sequence[MaskSet]) -> _Hide:
     """The recipe's Cutout: (key, images, losses of images) -> images."""
-    wants = recipe.cutout in ("mask_set", "two_masks", "greedy")
+    wants = recipe.cutout in cutout.OF_MASKS
     if wants != bool(masks):
         raise ValueError(
             f"cutout {recipe.cutout}: expected {'at least 1 mask set' if wants else 'no mask sets'}"
@@ -61,6 +71,11 @@ def _hide(recipe: Recipe, input_size: tuple[int, int], masks: Sequence[MaskSet])
         )
     if recipe.cutout == "none":
         return lambda key, images, losses_of: images
+    if recipe.cutout in cutout.BANDS:
+        band = recipe.cutout_band or cutout.default_band(input_size)
+        return lambda key, images, losses_of: cutout.random_bands(
+            key, images, kind=recipe.cutout, band=band
+        )
     if not wants:
         size = recipe.cutout_size or cutout.default_size(input_size)
         return lambda key, images, losses_of: cutout.random_squares(

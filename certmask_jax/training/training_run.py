@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from certmask_jax._own_settings import reproducible
 from certmask_jax.inference.devices import device_mesh
-from certmask_jax.inference.preprocessing import Preprocessing, check_images
+from certmask_jax.inference.preprocessing import check_images
 from certmask_jax.inference.whole_table import predict
 from certmask_jax.masks import distinct_unions
 from certmask_jax.masks.mask_set import MaskSet
@@ -23,7 +23,7 @@ from certmask_jax.training.input_pipeline import Source
 from certmask_jax.training.loop import Progress, Saving, Trained, run_steps
 from certmask_jax.training.recipes import Recipe
 from certmask_jax.training.step import Trainer, trainer
-from certmask_jax.training.training_images import TrainingImages
+from certmask_jax.training.training_images import TrainingImages, seen_by
 
 _HELD_OUT_AT_ONCE = 256
 
@@ -172,7 +172,7 @@ def _accuracy(made: Trainer, held_out: Source, params: Params) -> float:
             params,
             pixels.images,
             distinct_unions.unmasked(config.input_size),
-            preprocessing=Preprocessing(mean=config.mean, std=config.std),
+            preprocessing=seen_by(model),
             views=made.recipe.views,
             chunk=_HELD_OUT_AT_ONCE,
             mesh=made.mesh,

@@ -29,6 +29,9 @@ def _count(model: models.Model) -> int:
         # 12 of its 3x3 convolutions become 1x1; then layer4.0's (8 * 512^2), then layer3.0's.
         ("bagnet33", 25_557_032 - 9_408 + 192 + 36_864
          - 8 * (2 * 64**2 + 3 * 128**2 + 5 * 256**2 + 2 * 512**2)),
+        # Weights of the convolutions, two numbers a channel of each norm, the layer of logits.
+        ("cifar_bagnet5", 27 * 32 + 288 * 64 + 64 * 128 + 128**2 + 2 * 352 + 1290),
+        ("cifar_bagnet9", 27 * 32 + 288 * 64 + 576 * 96 + 96 * 128 + 2 * 320 + 1290),
         ("bagnet17", 18_310_184 - 8 * 512**2), ("bagnet9", 16_213_032 - 8 * 256**2),
     ],
 )  # fmt: skip
@@ -37,9 +40,9 @@ def test_parameter_counts_are_the_published_ones(name, published):
 
 
 @pytest.mark.parametrize(
-    "name", ["vit_digits", "cifar_resnet56", "vit_small_patch2_64", "vit_tiny_patch8_32",
-             "vit_l32_384", "vit_ti32", "vit_s14_dinov2", "vit_l14_reg4_dinov2_518",
-             "vit_b16_mae", "deit3_b16_384"],
+    "name", ["vit_digits", "cifar_resnet8", "cifar_resnet56", "vit_small_patch2_64",
+             "vit_tiny_patch8_32", "vit_l32_384", "vit_ti32", "vit_s14_dinov2",
+             "vit_l14_reg4_dinov2_518", "vit_b16_mae", "deit3_b16_384"],
 )  # fmt: skip
 def test_parameter_counts_of_the_table(name):
     assert _count(models.create(name)) == MODELS[name].parameters

@@ -12,6 +12,7 @@ from certmask_jax import models
 from certmask_jax.inference.distinct_fields import LocalLogits
 from certmask_jax.models import Model, Params
 from certmask_jax.models.bagnet import BagNet
+from certmask_jax.models.cifar_bagnet import CifarBagNet, Layer
 from certmask_jax.models.cifar_resnet import CifarResNet
 from certmask_jax.models.vit import VisionTransformer
 
@@ -70,6 +71,25 @@ def bagnet_of_wrong_field(**options) -> Model:
 
 def _padded(images):
     return jax.numpy.pad(images, ((0, 0), (0, 1), (0, 1), (0, 0)))
+
+
+@functools.cache
+def small_local() -> Model:
+    """Fields of 5 pixels every 2, and 2x2 of them on a digit; for training."""
+    module = _local_net(is_training=False)
+
+    def local_logits(params, images):
+        return module.apply(params, images, method="local_logits")
+
+    return dataclasses.replace(
+        _replaced(_local_net, name="small_local"),
+        local=LocalLogits(local_logits, field=module.receptive_field, stride=module.stride),
+    )
+
+
+def _local_net(**given) -> CifarBagNet:
+    layers = (Layer(4, 3), Layer(6, 3, 2), Layer(5))
+    return CifarBagNet(num_classes=10, layers=layers, **given)
 
 
 @functools.cache

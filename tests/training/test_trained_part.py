@@ -105,7 +105,7 @@ def test_features_are_what_the_head_sees_of_the_image_and_of_masked_copies():
         )[1]["intermediates"]["norm"]["__call__"][0]
     )
     pixels = _digits(70).images[66:67]
-    plain = images_of.normalised(pixels)
+    plain = images_of.encoded(pixels)
     changed = jax.jit(lambda key: images_of(key, pixels, None))
     for copy in range(3):
         own = jax.random.fold_in(jax.random.fold_in(key, 66), copy)
@@ -196,7 +196,7 @@ def test_the_head_learns_and_nothing_else_changes(make):
         jax.tree.map(np.testing.assert_array_equal, tree, first_params(make())[name])
     assert trained.rows[-1].loss < trained.rows[0].loss
     model, pixels = make(), _digits(40)
-    plain = training_images.TrainingImages.of(model, HEAD, ()).normalised(pixels.images)
+    plain = training_images.TrainingImages.of(model, HEAD, ()).encoded(pixels.images)
     logits = jax.jit(model.module.apply)(trained.params, plain)
     accuracy = np.mean(np.asarray(logits).argmax(1) == pixels.labels)
     assert trained.rows[-1].held_out_accuracy == pytest.approx(accuracy)
