@@ -19,6 +19,7 @@ from certmask_jax.inference.distinct_fields import LocalLogits
 from certmask_jax.inference.engine_choice import engine_for
 from certmask_jax.inference.model_function import ApplyFn
 from certmask_jax.inference.preprocessing import Preprocessing, check_images
+from certmask_jax.inference.two_parts import image_size_for
 from certmask_jax.inference.views import passes_each
 from certmask_jax.tables.blocks import BYTES_A_PREDICTION, Blocks
 from certmask_jax.tables.image_sets import TestSet
@@ -93,7 +94,7 @@ def plan(
     """
     columns, questions = merged(defenses)
     first = test_set.read(0, 1).images
-    check_images(first, columns.image_size)
+    check_images(first, image_size_for(apply_fn, columns))
     engine = engine_for(
         apply_fn,
         params,

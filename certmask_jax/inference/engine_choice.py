@@ -1,4 +1,4 @@
-"""Which engine runs a model: by local logits, as a NumPy function, or on whole images."""
+"""Which engine runs a model: in two parts, by local logits, as a NumPy function, or whole."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from certmask_jax.inference.host_batches import host_forward
 from certmask_jax.inference.model_function import ApplyFn
 from certmask_jax.inference.numpy_function import NumpyFunction
 from certmask_jax.inference.preprocessing import Preprocessing
+from certmask_jax.inference.stem_and_head import parts_forward
+from certmask_jax.inference.two_parts import TwoParts
 from certmask_jax.inference.views import Views, views_of, with_views
 from certmask_jax.inference.whole_images import masked_forward
 from certmask_jax.masks.distinct_unions import MaskedImages
@@ -35,16 +37,29 @@ def engine_for(
 
     Args:
       apply_fn, params, image_shape, preprocessing, chunk, mesh: see ``masked_forward``; or a
-        ``NumpyFunction``, whose ``params`` are ``()``, see ``host_forward``.
-      masked_images: V masked images.
+        ``NumpyFunction``, whose ``params`` are ``()``, see ``host_forward``; or a ``TwoParts``,
+        whose masks are those of its map, see ``parts_forward``.
+      masked_images: V masked images, or maps.
       local: the model's local logits, if it has any and they are to be used: ``local_forward``.
       views: what the model averages its logits over, see ``with_views``.
 
     Raises:
-      ValueError: see ``masked_forward``, ``host_forward``, ``local_forward`` and ``with_views``;
-        for local logits and views together.
+      ValueError: see ``masked_forward``, ``host_forward``, ``local_forward``, ``parts_forward`` and
+        ``with_views``; for local logits together with views or two parts.
     """
     apply_fn = with_views(apply_fn, views)
+    if isinstance(apply_fn, TwoParts):
+        if local is not None:
+            raise ValueError("local: expected none beside a model in two parts")
+        return parts_forward(
+            apply_fn,
+            params,
+            image_shape,
+            masked_images,
+            preprocessing=preprocessing,
+            chunk=chunk,
+            mesh=mesh,
+        )
     if isinstance(apply_fn, NumpyFunction):
         if local is not None:
             raise ValueError("local: expected none for a NumpyFunction, which has no local logits")

@@ -14,6 +14,7 @@ from certmask_jax.inference.distinct_fields import LocalLogits
 from certmask_jax.inference.engine_choice import engine_for
 from certmask_jax.inference.model_function import ApplyFn
 from certmask_jax.inference.preprocessing import Preprocessing, check_images
+from certmask_jax.inference.two_parts import image_size_for
 from certmask_jax.inference.views import Views
 from certmask_jax.masks.distinct_unions import MaskedImages
 from certmask_jax.tables.outputs import Outputs
@@ -56,7 +57,7 @@ def predict(
     """
     preprocessing = Preprocessing() if preprocessing is None else preprocessing
     images = np.asarray(images)
-    check_images(images, masks.image_size)
+    check_images(images, image_size_for(apply_fn, masks))
     engine = engine_for(
         apply_fn,
         params,

@@ -29,7 +29,8 @@ class Attention(nn.Module):
     """Multi-head self-attention: tokens ``[B, N, D]`` -> ``[B, N, D]``, or ``[B, 1, D]``.
 
     With ``token_only`` the first token alone asks, all are looked at: what the whole attention
-    gives for it, without what nobody reads.
+    gives for it, without what nobody reads. ``seen bool[B, N]`` are the tokens that are looked at;
+    None for all of them.
     """
 
     num_heads: int
@@ -39,7 +40,7 @@ class Attention(nn.Module):
     param_dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array, seen: Array | None = None) -> Array:
         batch, tokens, width = x.shape
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         heads = (self.num_heads, width // self.num_heads)
@@ -52,11 +53,14 @@ class Attention(nn.Module):
             q, k, v = jnp.moveaxis(qkv.reshape(batch, tokens, 3, *heads), 2, 0)
         if self.attention == "cudnn":
             _check_cudnn(q)
+        if seen is not None:  # cuDNN wants every query's, [B, 1, queries, keys]
+            seen = jnp.broadcast_to(seen[:, None, None], (batch, 1, q.shape[1], tokens))
         mixed = jax.nn.dot_product_attention(  # softmax in float32
             # One query has no scores worth fusing, and cuDNN's kernels are made for many.
             q,
             k,
             v,
+            mask=seen,
             implementation="xla" if self.token_only else self.attention,
         )
         return nn.Dense(width, name="proj", **types)(mixed.reshape(batch, -1, width))
@@ -101,8 +105,9 @@ class LayerScale(nn.Module):
 class Block(nn.Module):
     """Pre-norm transformer block: tokens ``[B, N, D]`` -> ``[B, N, D]``, or ``[B, 1, D]``.
 
-    ``token_only`` computes the first token alone, see ``Attention``. ``layer_scale`` is what the
-    scales of the residual branches start from; None for none.
+    ``token_only`` computes the first token alone, and ``seen`` are the tokens that others look at,
+    see ``Attention``. ``layer_scale`` is what the scales of the residual branches start from; None
+    for none.
     """
 
     num_heads: int
@@ -115,11 +120,12 @@ class Block(nn.Module):
     param_dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array, seen: Array | None = None) -> Array:
         width = x.shape[-1]
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         y = _norm(self.param_dtype, "norm1")(x).astype(x.dtype)
-        mixed = Attention(self.num_heads, self.attention, self.token_only, name="attn", **types)(y)
+        attention = Attention(self.num_heads, self.attention, self.token_only, name="attn", **types)
+        mixed = attention(y, seen)
         x = (x[:, :1] if self.token_only else x) + self._scaled(mixed, "ls1")
         y = _norm(self.param_dtype, "norm2")(x).astype(x.dtype)
         y = nn.Dense(self.mlp_ratio * width, name="mlp_fc1", **types)(y)
