@@ -49,7 +49,8 @@ class Step(NamedTuple):
     slots: int  # of chunks, which hold those evaluated and what was left empty
     total: int  # all that this call of ``evaluate`` is about
     is_new: bool  # whether it was done now, or in an earlier session
-    stem_slots: int = 0  # passes of a stem that were made beside these, with those left empty
+    stems: int = 0  # passes of a stem that were made beside these
+    stem_slots: int = 0  # and with those left empty
 
 
 @dataclasses.dataclass(frozen=True)
@@ -230,7 +231,7 @@ class _Heard:
     def stem(self, images: Any) -> None:
         """Tells of the passes of a stem that ``images``, as uploaded, took."""
         if slots := getattr(images, "stem_slots", 0):
-            self.hooks.progress(Step(0, 0, 0, self.total, True, slots))
+            self.hooks.progress(Step(0, 0, 0, self.total, True, len(images), slots))
 
     def left_out(self, block: Block) -> None:
         if block.rows.left_out:

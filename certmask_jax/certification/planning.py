@@ -19,7 +19,7 @@ from certmask_jax.inference.distinct_fields import LocalLogits
 from certmask_jax.inference.engine_choice import engine_for
 from certmask_jax.inference.model_function import ApplyFn
 from certmask_jax.inference.preprocessing import Preprocessing, check_images
-from certmask_jax.inference.two_parts import image_size_for
+from certmask_jax.inference.two_parts import TwoParts, image_size_for
 from certmask_jax.inference.views import passes_each
 from certmask_jax.tables.blocks import BYTES_A_PREDICTION, Blocks
 from certmask_jax.tables.image_sets import TestSet
@@ -46,6 +46,8 @@ class Plan:
       passes_per_second: measured.
       seconds_expected: of the evaluation, without start-up and compilation.
       calibrated_on: how many images the calibration finished.
+      stem_passes: of a model in two parts, beside the passes of its head; 0 for others.
+      flops_a_stem: operations of one of these; 0 where there are none or nobody knows.
     """
 
     num_images: int
@@ -60,6 +62,8 @@ class Plan:
     passes_per_second: float
     seconds_expected: float
     calibrated_on: int
+    stem_passes: int = 0
+    flops_a_stem: float = 0.0
 
 
 def plan(
@@ -138,7 +142,7 @@ def plan(
         passes += each * int((np.asarray(outputs.predictions) != UNKNOWN).sum())
         finished += len(images)
     expected = num_images * passes / finished
-    flops = engine.flops_an_image(1)
+    none, one = engine.flops_an_image(0), engine.flops_an_image(1)
     return Plan(
         num_images=num_images,
         masked_images=len(columns),
@@ -147,9 +151,11 @@ def plan(
         passes_most=each * num_images * len(columns),
         passes_expected=expected,
         slots_expected=num_images * slots / finished,
-        flops_a_pass=None if flops is None else flops / each,
+        flops_a_pass=None if none is None or one is None else (one - none) / each,
         table_bytes=num_images * len(columns) * BYTES_A_PREDICTION,
         passes_per_second=passes / spent,
         seconds_expected=expected / (passes / spent),
         calibrated_on=finished,
+        stem_passes=num_images if isinstance(apply_fn, TwoParts) else 0,
+        flops_a_stem=none or 0.0,
     )
