@@ -6,7 +6,7 @@ import dataclasses
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -16,9 +16,11 @@ from jax import Array
 
 from certmask_jax._own_settings import usual_promotion
 from certmask_jax.inference.distinct_fields import LocalLogits
+from certmask_jax.inference.token_dropping import TokenDropping
 from certmask_jax.models.bagnet import BagNet
 from certmask_jax.models.published import MODELS, DataConfig
 from certmask_jax.models.spellings import resolve
+from certmask_jax.models.vit import VisionTransformer
 
 Params = Any
 """A model's variables: ``{"params": ..., "batch_stats": ...}``."""
@@ -41,6 +43,7 @@ class Model:
       apply_fn: ``(params, normalised images float32[B, h, w, c]) -> logits float32[B, K]``. Equal
         models share it, so that JAX compiles once.
       local: its local logits, where the logits are their mean (BagNet); else None.
+      dropping: how it is given some of its tokens, of a ViT; else None.
     """
 
     name: str
@@ -50,6 +53,7 @@ class Model:
     data_config: DataConfig
     apply_fn: ApplyFn = dataclasses.field(repr=False)
     local: LocalLogits | None = None
+    dropping: TokenDropping | None = None
 
     def __repr__(self) -> str:
         height, width = self.data_config.input_size
@@ -129,16 +133,23 @@ def create(
     classes = spelling.num_classes or entry.num_classes if num_classes is None else num_classes
     if classes < 1:
         raise ValueError(f"num_classes: expected at least 1, got {classes}")
-    module, trained, apply_fn, local = _build(
-        spelling.model, classes, tuple(sorted(chosen.items()))
-    )
+    built = _build(spelling.model, classes, tuple(sorted(chosen.items())))
     config = entry.data_config
     if spelling.resize is not None:
         config = dataclasses.replace(config, resize=spelling.resize)
     if input_size is not None or spelling.resizes_whole:
         size = config.input_size if input_size is None else input_size
         config = dataclasses.replace(config, input_size=size, resize=None)
-    return Model(name, classes, module, trained, config, apply_fn, local)
+    return Model(
+        name,
+        classes,
+        built.module,
+        built.train_module,
+        config,
+        built.apply_fn,
+        built.local,
+        built.dropping,
+    )
 
 
 def default_weights(name: str) -> Path | None:
@@ -147,10 +158,18 @@ def default_weights(name: str) -> Path | None:
     return path if path.is_file() else None
 
 
+class _Built(NamedTuple):
+    """What equal models share, see ``Model``."""
+
+    module: nn.Module
+    train_module: nn.Module
+    apply_fn: ApplyFn
+    local: LocalLogits | None
+    dropping: TokenDropping | None
+
+
 @functools.lru_cache(maxsize=64)
-def _build(
-    model: str, num_classes: int, options: tuple[tuple[str, Any], ...]
-) -> tuple[nn.Module, nn.Module, ApplyFn, LocalLogits | None]:
+def _build(model: str, num_classes: int, options: tuple[tuple[str, Any], ...]) -> _Built:
     """The modules in eval and training mode, and what applies them, one for equal arguments."""
     build = MODELS[model].build
     module = build(num_classes=num_classes, is_training=False)
@@ -168,10 +187,16 @@ def _build(
         with usual_promotion():
             return module.apply(params, images, method="local_logits")  # type: ignore[return-value]
 
-    local = None
+    def kept_logits(params: Params, images: Array, kept: Array, *, padded: bool = True) -> Array:
+        with usual_promotion():
+            return module.apply(params, images, kept, padded=padded)  # type: ignore[return-value]
+
+    local, dropping = None, None
     if isinstance(module, BagNet):
         local = LocalLogits(local_logits, module.receptive_field, module.stride)
-    return module, trained, apply_fn, local
+    if isinstance(module, VisionTransformer):
+        dropping = TokenDropping(kept_logits, module.patch)
+    return _Built(module, trained, apply_fn, local, dropping)
 
 
 def _as_dtype(dtype: Any, option: str) -> Any:

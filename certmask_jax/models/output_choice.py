@@ -10,6 +10,7 @@ import numpy as np
 
 from certmask_jax.inference.distinct_fields import LocalLogits
 from certmask_jax.inference.numpy_function import NumpyFunction
+from certmask_jax.inference.token_dropping import TokenDropping
 from certmask_jax.inference.two_parts import TwoParts
 from certmask_jax.inference.views import Views, with_views
 from certmask_jax.models.named_models import Model
@@ -34,18 +35,24 @@ def restricted(model: Model, outputs: tuple[int, ...]) -> Model:
     local = model.local
     if local is not None:
         local = LocalLogits(_chosen(local.apply_fn, outputs), local.field, local.stride)
+    dropping = model.dropping
+    if dropping is not None:
+        kept_logits: Any = dropping.apply_fn
+        dropping = TokenDropping(_chosen(kept_logits, outputs), dropping.token)
     return dataclasses.replace(
         model,
         num_classes=len(outputs),
         apply_fn=_chosen(model.apply_fn, outputs),
         local=local,
+        dropping=dropping,
     )
 
 
 def viewed(model: Model, views: Views | None) -> Model:
     """The model whose logits are means over views of an image, see ``with_views``.
 
-    It has no local logits: a mean over views is no mean over the fields of one image.
+    It has no local logits: a mean over views is no mean over the fields of one image. Nor can it
+    drop tokens: a view moves what a mask hides to other tokens.
 
     Raises:
       ValueError: see ``with_views``.
@@ -53,7 +60,7 @@ def viewed(model: Model, views: Views | None) -> Model:
     apply_fn = with_views(model.apply_fn, views)
     if apply_fn is model.apply_fn:
         return model
-    return dataclasses.replace(model, apply_fn=apply_fn, local=None)
+    return dataclasses.replace(model, apply_fn=apply_fn, local=None, dropping=None)
 
 
 @functools.lru_cache(maxsize=64)  # equal ones are one function, so that JAX compiles once
@@ -70,7 +77,7 @@ def _chosen(apply_fn: Any, outputs: tuple[int, ...]) -> Any:
         parts: dict[str, Any] = {**vars(apply_fn), "head": head}
         return TwoParts(parts.pop("stem"), parts.pop("head"), **parts)
 
-    def chosen(params: Any, images: Any) -> Any:
-        return apply_fn(params, images)[..., at]
+    def chosen(params: Any, images: Any, *more: Any, **how: Any) -> Any:
+        return apply_fn(params, images, *more, **how)[..., at]
 
     return chosen

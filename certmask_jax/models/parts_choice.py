@@ -45,4 +45,4 @@ def in_two_parts(model: Model, *, windows: Size | None = None, depth: int | None
         )
     else:
         parts = vit_in_two_parts(model, windows=windows, depth=depth)
-    return dataclasses.replace(model, apply_fn=parts, local=None)
+    return dataclasses.replace(model, apply_fn=parts, local=None, dropping=None)

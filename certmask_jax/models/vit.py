@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from certmask_jax._settings import SettingError
+from certmask_jax.masks.visible_tokens import PADDING
 
 POOLINGS = ("token", "mean")
 GELUS = ("exact", "tanh")
@@ -53,15 +54,17 @@ class Attention(nn.Module):
             q, k, v = jnp.moveaxis(qkv.reshape(batch, tokens, 3, *heads), 2, 0)
         if self.attention == "cudnn":
             _check_cudnn(q)
+        mask: dict[str, Array] = {}
         if seen is not None:  # cuDNN wants every query's, [B, 1, queries, keys]
-            seen = jnp.broadcast_to(seen[:, None, None], (batch, 1, q.shape[1], tokens))
+            every = (batch, 1, q.shape[1], tokens)
+            mask = {"mask": jnp.broadcast_to(seen[:, None, None], every)}
         mixed = jax.nn.dot_product_attention(  # softmax in float32
             # One query has no scores worth fusing, and cuDNN's kernels are made for many.
             q,
             k,
             v,
-            mask=seen,
             implementation="xla" if self.token_only else self.attention,
+            **mask,
         )
         return nn.Dense(width, name="proj", **types)(mixed.reshape(batch, -1, width))
 
@@ -141,6 +144,12 @@ class Block(nn.Module):
 class VisionTransformer(nn.Module):
     """ViT: images ``float32[B, h, w, c]`` -> logits ``float32[B, K]``.
 
+    It may be given ``kept int32[B, M]``, the tokens of each image that it is to see (first the
+    class token, 0, then ``1 + i`` for token i of the image, row by row): the pixels of the others
+    are dropped before anything is computed of them. What is kept has the position that it has in
+    the whole image; class token and registers always stay. Where an image keeps fewer than M, -1
+    stands, which no token looks at; ``padded=False`` says that there is none.
+
     Attributes:
       num_classes: K.
       patch: side of a token in pixels; must divide the image.
@@ -212,7 +221,7 @@ class VisionTransformer(nn.Module):
         return self.pooling == "token" and self.last_block == "token"
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array, kept: Array | None = None, *, padded: bool = True) -> Array:
         if x.shape[1] % self.patch or x.shape[2] % self.patch:
             raise ValueError(
                 f"input_size: expected multiples of the ViT's patch of {self.patch} pixels, got "
@@ -220,11 +229,22 @@ class VisionTransformer(nn.Module):
             )
         side = (self.patch, self.patch)
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        count = (x.shape[1] // self.patch) * (x.shape[2] // self.patch)
+        places, seen = None, None
+        if kept is not None:
+            places, seen = _places(kept, x.shape[0], padded=padded)
+            x = _side_by_side(x, places, self.patch)
         x = nn.Conv(self.width, side, side, padding="VALID", name="patch_embed_proj", **types)(x)
         batch, rows, columns = x.shape[:3]  # the batch may be symbolic, for jax.export
         x = x.reshape(batch, rows * columns, self.width)
-        x = self._with_prefix(x)
+        if seen is not None:  # nothing of the pixels that stand for what is not there
+            x = jnp.where(seen[..., None], x, 0)
+        x = self._with_prefix(x, count, places)
         x = x.astype(self.dtype or x.dtype)
+        looked_at = None
+        if seen is not None:
+            prefix = jnp.ones((batch, 1 + self.registers), jnp.bool_)
+            looked_at = jnp.concatenate([prefix, seen], axis=1)
         for block in range(self.depth):
             is_last = block == self.depth - 1
             x = Block(
@@ -235,34 +255,81 @@ class VisionTransformer(nn.Module):
                 token_only=is_last and self.computes_token_only,
                 name=f"blocks_{block}",
                 **types,
-            )(x)
+            )(x, looked_at)
         if self.pooling == "token":
             x = _norm(self.param_dtype, "norm")(x[:, 0])
         else:
-            seen = x[:, 1 + self.registers :]
-            x = _norm(self.param_dtype, "fc_norm")(seen.astype(jnp.float32).mean(axis=1))
+            tokens = x[:, 1 + self.registers :].astype(jnp.float32)
+            x = _norm(self.param_dtype, "fc_norm")(_mean(tokens, seen))
         head = nn.Dense(
             self.num_classes, dtype=jnp.float32, param_dtype=self.param_dtype, name="head"
         )
         return head(x)
 
-    def _with_prefix(self, x: Array) -> Array:
-        """Tokens of the image with their positions, behind the class token and the registers."""
+    def _with_prefix(self, x: Array, count: int, places: Array | None) -> Array:
+        """Tokens of the image with their positions, behind the class token and the registers.
+
+        ``count`` tokens has the whole image; those at ``places int[B, M]`` are there, or all.
+        """
         batch, _, width = x.shape
         small = nn.initializers.normal(0.02)
         names = ("cls_token", "reg_token") if self.registers else ("cls_token",)
         counts = (1, self.registers)
         prefix = [
             jnp.broadcast_to(
-                self.param(name, small, (1, count, width), self.param_dtype), (batch, count, width)
+                self.param(name, small, (1, number, width), self.param_dtype),
+                (batch, number, width),
             )
-            for name, count in zip(names, counts, strict=False)
+            for name, number in zip(names, counts, strict=False)
         ]
+        first = int(self.class_position)
         if self.class_position:
             x = jnp.concatenate([*prefix, x], axis=1)
             prefix = []
-        x = x + self.param("pos_embed", small, (1, x.shape[1], width), self.param_dtype)
+        positions = self.param("pos_embed", small, (1, first + count, width), self.param_dtype)
+        if places is not None:
+            of_image = positions[0, first:][places]
+            own = jnp.broadcast_to(positions[:, :first], (batch, first, width))
+            positions = jnp.concatenate([own, of_image], axis=1)
+        x = x + positions
         return jnp.concatenate([*prefix, x], axis=1) if prefix else x
+
+
+def _places(kept: Array, images: int, *, padded: bool) -> tuple[Array, Array | None]:
+    """Which tokens of the image are kept, ``int32[B, M]``, M >= 1, and which of these are there.
+
+    None where all are. ``kept`` is as ``VisionTransformer`` takes it.
+    """
+    kept = jnp.asarray(kept)
+    if kept.ndim != 2 or kept.shape[0] != images or not jnp.issubdtype(kept.dtype, jnp.integer):
+        raise ValueError(
+            f"kept: expected tokens int32[{images}, M], those of each image, got {kept.dtype}"
+            f"{list(kept.shape)}"
+        )
+    if kept.shape[1] == 1:  # the class token alone: a list of no tokens is no array for products
+        kept, padded = jnp.pad(kept, ((0, 0), (0, 1)), constant_values=PADDING), True
+    of_image = kept[:, 1:]
+    return jnp.maximum(of_image - 1, 0), (of_image != PADDING) if padded else None
+
+
+def _side_by_side(x: Array, places: Array, patch: int) -> Array:
+    """Tokens ``places int[B, M]`` of images ``[B, h, w, c]``, in a row: ``[B, patch, M patch, c]``.
+
+    A convolution then costs what these tokens cost.
+    """
+    batch, height, width, channels = x.shape
+    grid = x.reshape(batch, height // patch, patch, width // patch, patch, channels)
+    tokens = grid.transpose(0, 1, 3, 2, 4, 5).reshape(batch, -1, patch, patch, channels)
+    chosen = jnp.take_along_axis(tokens, places[:, :, None, None, None], axis=1)
+    return chosen.transpose(0, 2, 1, 3, 4).reshape(batch, patch, -1, channels)
+
+
+def _mean(tokens: Array, seen: Array | None) -> Array:
+    """The mean of the tokens that are there: ``float32[B, M, D]`` -> ``[B, D]``; 0 of none."""
+    if seen is None:
+        return tokens.mean(axis=1)
+    total = jnp.where(seen[..., None], tokens, 0).sum(axis=1)
+    return total / jnp.maximum(seen.sum(axis=1, keepdims=True), 1).astype(total.dtype)
 
 
 def _norm(param_dtype: Any, name: str) -> nn.LayerNorm:

@@ -68,7 +68,7 @@ def head_alone(model: Model) -> Model:
         )
     alone: Any = HeadAlone(head, _path(model), shape)
     return dataclasses.replace(
-        model, module=alone, train_module=alone, apply_fn=alone.apply, local=None
+        model, module=alone, train_module=alone, apply_fn=alone.apply, local=None, dropping=None
     )
 
 
