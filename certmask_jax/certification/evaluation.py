@@ -30,6 +30,7 @@ from certmask_jax.inference.engine_choice import engine_for
 from certmask_jax.inference.model_function import ApplyFn
 from certmask_jax.inference.out_of_memory import Guarded
 from certmask_jax.inference.preprocessing import Preprocessing
+from certmask_jax.inference.token_dropping import TokenDropping
 from certmask_jax.inference.two_parts import TwoParts, check_parts, image_size_for
 from certmask_jax.masks import distinct_unions
 from certmask_jax.masks.distinct_unions import MaskedImages
@@ -81,6 +82,7 @@ def evaluate(
     preprocessing: Preprocessing,
     decide: bool = False,
     local: LocalLogits | None = None,
+    dropping: TokenDropping | None = None,
     share: tuple[int, int] = (0, 1),
     identity: Mapping[str, Any] | None = None,
     provenance: Mapping[str, Any] | None = None,
@@ -109,6 +111,8 @@ def evaluate(
         defenses (``early_exit``); the verdicts are those of the whole table.
       local: the model's local logits, if it has any: all masked images from their distinct fields
         (``local_forward``), where that is less work than ``decide`` would leave.
+      dropping: how a ViT drops tokens, if it is to be given those alone that a mask leaves
+        (``dropped_forward``).
       share: ``(i, n)``: only every n-th block, from block i on. Tables of the n shares make up one
         (``merging``).
       identity: JSON-able facts that decide the numbers and that only the caller knows (data set,
@@ -150,6 +154,7 @@ def evaluate(
         columns,
         preprocessing=preprocessing,
         local=local,
+        dropping=dropping,
         chunk=run.chunk_sizes if chunk is None or run.began_with(chunk, mesh) else chunk,
         mesh=mesh,
     )

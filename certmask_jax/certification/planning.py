@@ -19,6 +19,7 @@ from certmask_jax.inference.distinct_fields import LocalLogits
 from certmask_jax.inference.engine_choice import engine_for
 from certmask_jax.inference.model_function import ApplyFn
 from certmask_jax.inference.preprocessing import Preprocessing, check_images
+from certmask_jax.inference.token_dropping import TokenDropping
 from certmask_jax.inference.two_parts import TwoParts, image_size_for
 from certmask_jax.inference.views import passes_each
 from certmask_jax.tables.blocks import BYTES_A_PREDICTION, Blocks
@@ -75,6 +76,7 @@ def plan(
     preprocessing: Preprocessing,
     decide: bool = False,
     local: LocalLogits | None = None,
+    dropping: TokenDropping | None = None,
     share: tuple[int, int] = (0, 1),
     chunk: int | None = None,
     mesh: Mesh | None = None,
@@ -86,7 +88,7 @@ def plan(
     """Counts, compiles, and evaluates images from all over the test set for some seconds.
 
     Args:
-      test_set, apply_fn, params, defenses, preprocessing, decide, local, share, chunk,
+      test_set, apply_fn, params, defenses, preprocessing, decide, local, dropping, share, chunk,
         mesh, block_sizes: as for ``evaluate``.
       seconds: of the calibration, which ends with the turn of images that it is in.
       images_a_turn: images that are evaluated together there, at most; by default those of a block,
@@ -106,6 +108,7 @@ def plan(
         columns,
         preprocessing=preprocessing,
         local=local,
+        dropping=dropping,
         chunk=chunk,
         mesh=mesh,
     )

@@ -14,6 +14,7 @@ from certmask_jax.inference.engine_choice import engine_for
 from certmask_jax.inference.model_function import ApplyFn
 from certmask_jax.inference.out_of_memory import Guarded
 from certmask_jax.inference.preprocessing import Preprocessing
+from certmask_jax.inference.token_dropping import TokenDropping
 from certmask_jax.tables.image_sets import TestSet, places_of
 from certmask_jax.tables.prediction_table import UNKNOWN
 from certmask_jax.tables.saved_table import SavedTable
@@ -26,6 +27,7 @@ def label_flips(
     params: Any,
     *,
     preprocessing: Preprocessing,
+    dropping: TokenDropping | None = None,
     count: int = 4096,
     most_images: int = 64,
     chunk: int | None = None,
@@ -35,7 +37,8 @@ def label_flips(
 
     Args:
       saved: the table of ``test_set`` in ``preprocessing.precision``.
-      test_set, apply_fn, params, preprocessing, chunk, mesh: those that it was evaluated with.
+      test_set, apply_fn, params, preprocessing, dropping, chunk, mesh: those that it was evaluated
+        with.
       count: masked images to compare, at most.
       most_images: how many images these are of, at most.
     """
@@ -54,6 +57,7 @@ def label_flips(
         pixels.shape[1:],
         saved.table.masked_images,
         preprocessing=dataclasses.replace(preprocessing, precision="highest"),
+        dropping=dropping,
         chunk=chunk,
         mesh=mesh,
     )

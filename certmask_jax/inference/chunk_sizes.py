@@ -57,6 +57,16 @@ def with_size(sizes: Sequence[int], size: int) -> tuple[int, ...]:
     return tuple(sizes) if size >= sizes[-1] else tuple(sorted({*sizes, size}))
 
 
+def finer(sizes: Sequence[int], *, devices: int) -> tuple[int, ...]:
+    """The ladder with a quarter and a sixteenth of its largest size, for chunks of several sorts.
+
+    ``devices``: of which sizes are multiples.
+    """
+    each = sizes[-1] // devices
+    smaller = {max(1, each // _RATIO**steps) * devices for steps in (1, 2)}
+    return tuple(sorted({*sizes, *smaller}))
+
+
 def next_items(waiting: int, sizes: Sequence[int]) -> int:
     """How many of the items that wait go into the next chunk, if nothing more will come.
 

@@ -16,6 +16,7 @@ from certmask_jax.inference.engine import Engine
 from certmask_jax.inference.engine_choice import engine_for
 from certmask_jax.inference.model_function import ApplyFn
 from certmask_jax.inference.preprocessing import Preprocessing, check_images, from_unit
+from certmask_jax.inference.token_dropping import TokenDropping
 from certmask_jax.inference.two_parts import image_size_for
 from certmask_jax.inference.views import Views, passes_each
 from certmask_jax.tables.prediction_table import UNKNOWN, PredictionTable
@@ -100,6 +101,7 @@ def defended(
     pixels: Pixels = "uint8",
     preprocessing: Preprocessing | None = None,
     local: LocalLogits | None = None,
+    dropping: TokenDropping | None = None,
     views: Views | None = None,
     chunk: int | None = None,
     mesh: Mesh | None = None,
@@ -119,7 +121,7 @@ def defended(
       preprocessing: as in ``predict``; the same as for
         certification.
       local: the model's local logits, if it has any: see ``local_forward``.
-      views: as in ``predict``; the same as for certification.
+      dropping, views: as in ``predict``; the same as for certification.
       chunk, mesh: see ``masked_forward``.
     """
     if pixels not in ("uint8", "unit"):
@@ -131,6 +133,7 @@ def defended(
         defense.masked_images,
         preprocessing=Preprocessing() if preprocessing is None else preprocessing,
         local=local,
+        dropping=dropping,
         views=views,
         chunk=chunk,
         mesh=mesh,

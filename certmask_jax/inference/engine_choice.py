@@ -1,4 +1,4 @@
-"""Which engine runs a model: in two parts, by local logits, as a NumPy function, or whole."""
+"""Which engine runs a model: in two parts, by local logits, seen tokens, from NumPy, or whole."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 from jax.sharding import Mesh
 
 from certmask_jax.inference.distinct_fields import LocalLogits
+from certmask_jax.inference.dropped_tokens import dropped_forward
 from certmask_jax.inference.engine import Engine
 from certmask_jax.inference.field_tables import local_forward
 from certmask_jax.inference.host_batches import host_forward
@@ -15,6 +16,7 @@ from certmask_jax.inference.model_function import ApplyFn
 from certmask_jax.inference.numpy_function import NumpyFunction
 from certmask_jax.inference.preprocessing import Preprocessing
 from certmask_jax.inference.stem_and_head import parts_forward
+from certmask_jax.inference.token_dropping import SeenTokens, TokenDropping
 from certmask_jax.inference.two_parts import TwoParts
 from certmask_jax.inference.views import Views, views_of, with_views
 from certmask_jax.inference.whole_images import masked_forward
@@ -29,6 +31,7 @@ def engine_for(
     *,
     preprocessing: Preprocessing,
     local: LocalLogits | None = None,
+    dropping: TokenDropping | None = None,
     views: Views | None = None,
     chunk: int | Sequence[int] | None = None,
     mesh: Mesh | None = None,
@@ -37,16 +40,43 @@ def engine_for(
 
     Args:
       apply_fn, params, image_shape, preprocessing, chunk, mesh: see ``masked_forward``; or a
-        ``NumpyFunction``, whose ``params`` are ``()``, see ``host_forward``; or a ``TwoParts``,
-        whose masks are those of its map, see ``parts_forward``.
+        ``NumpyFunction``, whose ``params`` are ``()``, see ``host_forward``; or ``SeenTokens``,
+        which is ``dropping``; or a ``TwoParts``, whose masks are those of its map, see
+        ``parts_forward``.
       masked_images: V masked images, or maps.
       local: the model's local logits, if it has any and they are to be used: ``local_forward``.
+      dropping: how the model drops tokens, if it is to be given those alone that are seen:
+        ``dropped_forward``.
       views: what the model averages its logits over, see ``with_views``.
 
     Raises:
-      ValueError: see ``masked_forward``, ``host_forward``, ``local_forward``, ``parts_forward`` and
-        ``with_views``; for local logits together with views or two parts.
+      ValueError: see ``masked_forward``, ``host_forward``, ``local_forward``, ``dropped_forward``,
+        ``parts_forward`` and ``with_views``; for two of local logits, dropped tokens, views and two
+        parts together.
     """
+    if isinstance(apply_fn, SeenTokens):
+        dropping = apply_fn.dropping
+    if dropping is not None:
+        if local is not None or isinstance(apply_fn, NumpyFunction | TwoParts):
+            parted = isinstance(apply_fn, TwoParts)
+            what = "a model in two parts" if parted else "a NumPy function"
+            what = "local logits" if local is not None else what
+            raise ValueError(f"dropping: expected none beside {what}; leave it out")
+        with_views(SeenTokens(dropping), views)  # its error, where there are any
+        if views_of(apply_fn):
+            raise ValueError(
+                "dropping: expected none beside views, as a view moves what a mask hides to other "
+                "tokens; leave it out, and hidden pixels are filled"
+            )
+        return dropped_forward(
+            dropping,
+            params,
+            image_shape,
+            masked_images,
+            preprocessing=preprocessing,
+            chunk=chunk,
+            mesh=mesh,
+        )
     apply_fn = with_views(apply_fn, views)
     if isinstance(apply_fn, TwoParts):
         if local is not None:

@@ -18,12 +18,14 @@ from certmask_jax._settings import FolderTakenError
 from certmask_jax.defenses.defense import ALERT, Defense
 from certmask_jax.files import fingerprint, whole_files
 from certmask_jax.files.local_paths import local_path
+from certmask_jax.inference.dropped_tokens import seen_under
 from certmask_jax.inference.exported_guard import FORMAT, manifest_of
 from certmask_jax.inference.guard_graph import Guard, guard_program
 from certmask_jax.inference.masked_pass import computed_with
 from certmask_jax.inference.model_function import ApplyFn, num_classes
 from certmask_jax.inference.numpy_function import NumpyFunction
 from certmask_jax.inference.preprocessing import Preprocessing
+from certmask_jax.inference.token_dropping import TokenDropping
 from certmask_jax.inference.two_parts import TwoParts
 from certmask_jax.inference.views import Views, names_of, with_views
 from certmask_jax.tables.outputs import NO_LABEL
@@ -40,6 +42,7 @@ def export_guard(
     *,
     channels: int = 3,
     preprocessing: Preprocessing | None = None,
+    dropping: TokenDropping | None = None,
     views: Views | None = None,
     class_names: Sequence[str] | None = None,
     certified: bool = False,
@@ -54,7 +57,7 @@ def export_guard(
 
     Args:
       path: of the file, which ends in ``.stablehlo``; the manifest ends in ``.json``.
-      apply_fn, params, defense, channels, preprocessing, views: as of ``defended``.
+      apply_fn, params, defense, channels, preprocessing, dropping, views: as of ``defended``.
       class_names: of the K outputs, for the manifest.
       certified, masks_at_once: as of ``guard_program``.
       platforms: what it is lowered for, of ``cpu``, ``cuda``, ``tpu``.
@@ -85,6 +88,9 @@ def export_guard(
     chosen = Preprocessing() if preprocessing is None else preprocessing
     chosen.check_channels(channels)
     model = with_views(apply_fn, views)
+    if dropping is not None:
+        model = seen_under(dropping, defense.masked_images, chosen)
+        with_views(model, views)  # its error, where there are any
     shape = (*defense.mask_set.image_size, channels)
     held = computed_with(params, chosen)  # once, and not in every pass of the program
     classes = num_classes(model, held, chosen.model_shape(shape), chosen.model_dtype)
@@ -121,6 +127,7 @@ def export_guard(
         "preprocessing": dataclasses.asdict(chosen),
         "precision": chosen.precision,
         "views": list(names_of(model)),
+        **({} if dropping is None else {"hidden_tokens": "dropped"}),
         "masks_at_once": masks_at_once,
         "weights_sha256": fingerprint.of_arrays(params),
         **(about or {}),

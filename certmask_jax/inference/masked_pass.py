@@ -14,6 +14,7 @@ from jax.typing import ArrayLike
 
 from certmask_jax.inference.model_function import ApplyFn
 from certmask_jax.inference.preprocessing import Preprocessing, model_input
+from certmask_jax.inference.token_dropping import SeenTokens
 from certmask_jax.tables.outputs import Outputs
 from certmask_jax.tables.prediction_table import NO_LABEL
 
@@ -35,7 +36,8 @@ def masked_logits(
     with respect to one that is hidden it is exactly 0.
 
     Args:
-      apply_fn: any model, ``(params, float32[W, h, w, c]) -> logits [W, K]``.
+      apply_fn: any model, ``(params, float32[W, h, w, c]) -> logits [W, K]``; or
+        ``SeenTokens(model.dropping)``, a ViT without the tokens that a mask hides.
       params: its parameters, any pytree.
       images: ``[B, h, w, c]``, ``uint8`` levels, or floating numbers of the same unit (0..255).
       boxes: ``int32[W, R, 4]``, the union of boxes that each masked image hides.
@@ -47,7 +49,8 @@ def masked_logits(
       ``float32[W, K]``.
 
     Raises:
-      ValueError: for arrays of other shapes.
+      ValueError: for arrays of other shapes; for a ViT that drops tokens on images that are
+        resized after masking, which spreads what a mask hides over other tokens.
     """
     pixels, corners = jnp.asarray(images), jnp.asarray(boxes)
     if pixels.ndim != 4:
@@ -59,6 +62,8 @@ def masked_logits(
         whose = "images" if image_of is None else "image_of"
         raise ValueError(f"{whose}: expected {len(corners)}, one for each mask, got {count}")
     chosen = Preprocessing() if preprocessing is None else preprocessing
+    if isinstance(apply_fn, SeenTokens):
+        check_unresized(chosen)
     if image_of is None:
         masked = jax.vmap(lambda image, box: model_input(image, box, chosen))(pixels, corners)
     else:
@@ -71,7 +76,18 @@ def masked_logits(
         masked = masked.astype(jnp.bfloat16)
     precision = "default" if is_bfloat16 else chosen.precision
     with jax.default_matmul_precision(precision):
+        if isinstance(apply_fn, SeenTokens):
+            return apply_fn(params, masked, corners).astype(jnp.float32)
         return apply_fn(params, masked).astype(jnp.float32)
+
+
+def check_unresized(preprocessing: Preprocessing) -> None:
+    """``ValueError`` where masked images are resized, and so masks do not hide whole tokens."""
+    if preprocessing.resize_to is not None:
+        raise ValueError(
+            "dropping: expected masks in the pixels that the model sees, got masked images that "
+            "are resized, which spreads what a mask hides over other tokens; fill hidden pixels"
+        )
 
 
 def computed_with(params: Any, preprocessing: Preprocessing) -> Any:

@@ -1,33 +1,34 @@
 """Dropped tokens: a ViT that is given the tokens of an image that can be seen, and no others.
 
 Under a mask a ViT need not look at a fill: the tokens that are hidden wholly are left out of its
-sequence (smoothed ViTs, Salman et al., CVPR 2022; ViP, Li et al., ECCV 2022). Which ones stay is
-told by index arrays, ``masks.visible_tokens``. That is another function than the one that sees the
-fill, with other logits, so a run records it.
+sequence (smoothed ViTs, Salman et al., CVPR 2022; ViP, Li et al., ECCV 2022). A token that is
+hidden in part stays, with the fill in that part. That is another function than the one that sees
+the fill, with other logits, so a run records it. What it sees of an image is a function of the mask
+and of pixels that the mask shows, so proofs about masks hold for it as they are (soundness, 13.4).
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 from jax import Array
+from jax.typing import ArrayLike
 
+from certmask_jax.inference.masking import hidden_pixels
+from certmask_jax.masks.visible_tokens import PADDING
 
-class KeptLogits(Protocol):
-    """A ViT on some tokens of each image."""
+KeptLogits = Callable[..., Array]
+"""A ViT on some tokens of each image: ``(params, images, kept, *, padded=True) -> logits``.
 
-    def __call__(self, params: Any, images: Any, kept: Any, *, padded: bool = True) -> Array:
-        """Logits ``float32[B, K]``.
-
-        Args:
-          params: of the model.
-          images: masked, normalised, ``floating[B, h, w, c]``.
-          kept: ``int32[B, M]``, first the class token, 0, then ``1 + i`` for each token i of the
-            image, row by row, that is kept; -1 where there are fewer, which nothing looks at.
-          padded: whether there is any -1. False leaves the mask of the attention out.
-        """
-        ...
+Images are masked and normalised, ``floating[B, h, w, c]``; ``kept int32[B, M]`` is the class token,
+0, then ``1 + i`` for each token i of the image, row by row, that is kept; -1 stands where there are
+fewer, and nothing looks at it. ``padded=False`` says that there is no -1, which saves the mask of
+the attention. Logits are ``float32[B, K]``.
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,3 +44,64 @@ class TokenDropping:
 
     apply_fn: KeptLogits = dataclasses.field(repr=False)
     token: int
+
+    def tokens(self, image_size: tuple[int, int]) -> int:
+        """How many tokens a whole image has, the class token too."""
+        return 1 + (image_size[0] // self.token) * (image_size[1] // self.token)
+
+
+@dataclasses.dataclass(frozen=True)
+class SeenTokens:
+    """A model function that looks at the tokens that are seen under each mask.
+
+    ``masked_logits`` gives it the masks. Equal ones hash alike, so that what was compiled for one
+    serves the other.
+
+    Attributes:
+      dropping: the ViT.
+      most: M, how many tokens it is given, the class token too: as many as any mask leaves, or
+        fewer are looked at. None for those of a whole image, which is enough for every mask and
+        saves nothing.
+      padded: whether some masks leave fewer.
+    """
+
+    dropping: TokenDropping
+    most: int | None = None
+    padded: bool = True
+
+    def __call__(self, params: Any, images: Array, boxes: Array | None = None) -> Array:
+        """Logits ``float32[B, K]`` of masked, normalised images ``floating[B, h, w, c]``.
+
+        ``boxes int32[B, R, 4]`` are their masks; without, nothing is hidden, and of the tokens of
+        an image the first M are looked at: what it costs is the same.
+        """
+        if boxes is None:
+            boxes = jnp.zeros((images.shape[0], 1, 4), jnp.int32)
+        height, width = images.shape[1:3]
+        most = self.dropping.tokens((height, width)) if self.most is None else self.most
+        kept = seen_tokens(boxes, (height, width), token=self.dropping.token, most=most)
+        return self.dropping.apply_fn(params, images, kept, padded=self.padded)
+
+
+def seen_tokens(boxes: ArrayLike, image_size: tuple[int, int], *, token: int, most: int) -> Array:
+    """``masks.visible_tokens.kept_tokens`` as a traceable function of masks.
+
+    Args:
+      boxes: ``int32[W, R, 4]``.
+      image_size: ``(height, width)`` in pixels, multiples of ``token``.
+      token: the side of a token in pixels.
+      most: M, the class token too. Of a mask that leaves more the first M are given.
+
+    Returns:
+      ``int32[W, M]``: 0 for the class token, then ``1 + i`` for each token i of the image, row by
+      row, of which any pixel is seen, then -1.
+    """
+    corners = jnp.asarray(boxes)
+    height, width = image_size
+    hidden = jax.vmap(lambda one: hidden_pixels(one, image_size))(corners)
+    cells = hidden.reshape(-1, height // token, token, width // token, token)
+    gone = cells.all(axis=(2, 4)).reshape(corners.shape[0], -1)
+    order = jnp.argsort(gone, axis=1, stable=True)[:, : most - 1].astype(jnp.int32)
+    there = ~jnp.take_along_axis(gone, order, axis=1)
+    first = jnp.zeros((corners.shape[0], 1), jnp.int32)
+    return jnp.concatenate([first, jnp.where(there, order + 1, PADDING)], axis=1)

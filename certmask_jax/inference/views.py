@@ -20,6 +20,7 @@ from jax import Array
 
 from certmask_jax.inference.model_function import ApplyFn
 from certmask_jax.inference.numpy_function import NumpyFunction
+from certmask_jax.inference.token_dropping import SeenTokens
 from certmask_jax.inference.two_parts import TwoParts
 
 NONE = "none"
@@ -99,6 +100,11 @@ def with_views(apply_fn: ApplyFn, views: Views | None) -> ApplyFn:
         raise ValueError(
             "views: expected none for a model in two parts, as a view of an image has its patch in "
             f"other cells, got {', '.join(name for name, _ in chosen)}"
+        )
+    if isinstance(apply_fn, SeenTokens):
+        raise ValueError(
+            "views: expected none for a model that drops hidden tokens, as a view moves what a "
+            f"mask hides to other tokens, got {', '.join(name for name, _ in chosen)}"
         )
     if views_of(apply_fn):
         raise ValueError(

@@ -14,6 +14,7 @@ from certmask_jax.inference.distinct_fields import LocalLogits
 from certmask_jax.inference.engine_choice import engine_for
 from certmask_jax.inference.model_function import ApplyFn
 from certmask_jax.inference.preprocessing import Preprocessing, check_images
+from certmask_jax.inference.token_dropping import TokenDropping
 from certmask_jax.inference.two_parts import image_size_for
 from certmask_jax.inference.views import Views
 from certmask_jax.masks.distinct_unions import MaskedImages
@@ -29,6 +30,7 @@ def predict(
     *,
     preprocessing: Preprocessing | None = None,
     local: LocalLogits | None = None,
+    dropping: TokenDropping | None = None,
     views: Views | None = None,
     chunk: int | None = None,
     mesh: Mesh | None = None,
@@ -43,14 +45,16 @@ def predict(
       preprocessing: by default pixels scaled to [0, 1], masked ones black.
       local: the model's local logits, if it has any (``Model.local``): all masked images from
         their distinct fields, see ``local_forward``.
+      dropping: the tokens that a mask hides are left out of the model's sequence, and not filled
+        (``Model.dropping``, of a ViT): other logits, for less. See ``dropped_forward``.
       views: average the logits over views of each masked image, such as ``"mirror"``, which then
         takes as many passes: see ``with_views``.
       chunk, mesh: see ``masked_forward``.
       progress: called with the number of masked images finished since the last call.
 
     Raises:
-      ValueError: for images of the wrong shape or dtype; for views that there are not, or beside
-        ``local``.
+      ValueError: for images of the wrong shape or dtype; for views that there are not; for two of
+        views, ``local`` and ``dropping``.
 
     Warns:
       RuntimeWarning: naming images whose logits are NaN or infinite; they are never certified.
@@ -65,6 +69,7 @@ def predict(
         masks,
         preprocessing=preprocessing,
         local=local,
+        dropping=dropping,
         views=views,
         chunk=chunk,
         mesh=mesh,

@@ -9,6 +9,7 @@ holds the fill there; so the proofs about masks hold for dropped tokens as they 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -56,30 +57,18 @@ def kept_tokens(
     Raises:
       ValueError: for boxes without an image size, or a token that does not divide the input.
     """
-    if isinstance(masks, MaskSet):
-        boxes, image = masks.boxes, masks.image_size
-    elif image_size is None:
-        raise ValueError("image_size: expected the size of the image beside boxes, got None")
-    else:
-        image = geometry.as_size(image_size, "image_size")
-        boxes = geometry.as_boxes(masks, image)
-    for name, value in (("token", token), ("enlarged", enlarged)):
-        if not isinstance(value, int | np.integer) or value < 1:
-            raise ValueError(f"{name}: expected an int of at least 1, got {value!r}")
-    height, width = image[0] * enlarged, image[1] * enlarged
-    if height % token or width % token:
-        raise ValueError(
-            f"token: expected a side that divides the input of {height}x{width} pixels, got {token}"
-        )
-    seen = np.concatenate(
-        [
-            _tokens_seen(part * enlarged, (height, width), token)
-            for part in np.array_split(
-                boxes, max(1, len(boxes) * height * width // _PIXELS_AT_ONCE)
-            )
-        ]
-    )
-    return _listed(seen)
+    return _listed(np.concatenate(list(_seen(masks, image_size, token, enlarged))))
+
+
+def kept_counts(
+    masks: MaskSet | NDArray[np.int32], image_size: Size | None = None, *, token: int
+) -> NDArray[np.int32]:
+    """How many tokens are kept under each mask, ``int32[N]``, the class token too.
+
+    Arguments and errors are those of ``kept_tokens``, without its lists in memory.
+    """
+    parts = [part.sum(axis=1, dtype=np.int32) for part in _seen(masks, image_size, token, 1)]
+    return 1 + np.concatenate(parts)
 
 
 def by_count(tokens: NDArray[np.int32]) -> list[SameCount]:
@@ -150,6 +139,29 @@ def _grid(image: tuple[int, int], token: int) -> tuple[int, int]:
             f"{token!r}"
         )
     return image[0] // token, image[1] // token
+
+
+def _seen(
+    masks: MaskSet | NDArray[np.int32], image_size: Size | None, token: int, enlarged: int
+) -> Iterator[NDArray[np.bool_]]:
+    """``bool[n, tokens]`` for some masks after others: which tokens of the image are seen."""
+    if isinstance(masks, MaskSet):
+        boxes, image = masks.boxes, masks.image_size
+    elif image_size is None:
+        raise ValueError("image_size: expected the size of the image beside boxes, got None")
+    else:
+        image = geometry.as_size(image_size, "image_size")
+        boxes = geometry.as_boxes(masks, image)
+    for name, value in (("token", token), ("enlarged", enlarged)):
+        if not isinstance(value, int | np.integer) or value < 1:
+            raise ValueError(f"{name}: expected an int of at least 1, got {value!r}")
+    height, width = image[0] * enlarged, image[1] * enlarged
+    if height % token or width % token:
+        raise ValueError(
+            f"token: expected a side that divides the input of {height}x{width} pixels, got {token}"
+        )
+    for part in np.array_split(boxes, max(1, len(boxes) * height * width // _PIXELS_AT_ONCE)):
+        yield _tokens_seen(part * enlarged, (height, width), token)
 
 
 def _tokens_seen(boxes: NDArray[np.int32], size: tuple[int, int], token: int) -> NDArray[np.bool_]:

@@ -54,7 +54,7 @@ class Attention(nn.Module):
             q, k, v = jnp.moveaxis(qkv.reshape(batch, tokens, 3, *heads), 2, 0)
         if self.attention == "cudnn":
             _check_cudnn(q)
-        mask: dict[str, Array] = {}
+        mask: dict[str, Any] = {}
         if seen is not None:  # cuDNN wants every query's, [B, 1, queries, keys]
             every = (batch, 1, q.shape[1], tokens)
             mask = {"mask": jnp.broadcast_to(seen[:, None, None], every)}

@@ -20,6 +20,7 @@ from certmask_jax.inference import views
 from certmask_jax.inference.distinct_fields import LocalLogits
 from certmask_jax.inference.numpy_function import NumpyFunction
 from certmask_jax.inference.preprocessing import Preprocessing
+from certmask_jax.inference.token_dropping import TokenDropping
 from certmask_jax.inference.two_parts import TwoParts
 from certmask_jax.masks.geometry import as_size
 from certmask_jax.masks.threats import Threat
@@ -70,6 +71,7 @@ class Job:
     provenance: dict[str, Any]
     name: str  # the same for the same command on the same machine
     unreadable: Mapping[str, str]  # images that cannot be read, by id, and why
+    dropping: TokenDropping | None  # where a ViT is given the tokens alone that are seen
     notes: tuple[str, ...]  # what was decided on the way, in lines to show
     evidence: EvidenceJob | None = None  # the defenses that are not on masked images
 
@@ -141,6 +143,7 @@ def opened(config: Config, command: str, *, with_data: bool = True, evidence: bo
             f"--views {config.views}: masked images are evaluated whole, more work than by "
             f"the fields of {model.name}: a mean over views is no mean over fields of one image",
         )
+    dropping = dropping_of(config, model, resized=dataset.image_size != input_size)
     model = viewed(model, config.views)
     unreadable = _unreadable(config, dataset)
     resized = None if dataset.image_size == input_size else input_size
@@ -182,6 +185,8 @@ def opened(config: Config, command: str, *, with_data: bool = True, evidence: bo
     if isinstance(model.apply_fn, TwoParts):
         identity["two_parts"] = model.apply_fn.facts
         identity["windows_of_cells"] = list(map(str, attacks))
+    if dropping is not None:
+        identity["hidden_tokens"] = "dropped"
     preprocessing = Preprocessing(
         mean=model.data_config.mean,
         std=model.data_config.std,
@@ -215,9 +220,29 @@ def opened(config: Config, command: str, *, with_data: bool = True, evidence: bo
         },
         name=_name(config, dataset, identity),
         unreadable=unreadable,
+        dropping=dropping,
         notes=(*dataset.notes, *weights_notes, *views_notes),
         evidence=on_evidence,
     )
+
+
+def dropping_of(config: Config, model: Model, *, resized: bool) -> TokenDropping | None:
+    """How the model drops hidden tokens, if it is to; ``ValueError`` where it cannot."""
+    if config.hidden_tokens == "fill":
+        return None
+    asked = f"--hidden-tokens {config.hidden_tokens}"
+    if model.dropping is None:
+        raise ValueError(
+            f"{asked}: expected a ViT, which sees an image as tokens, got {model.name}; leave it "
+            "out, and hidden pixels are filled"
+        )
+    for option, given, why in (
+        ("--views", config.views != views.NONE, "moves what a mask hides to other tokens"),
+        ("--patch-lives native", resized, "spreads what a mask hides over other tokens"),
+    ):
+        if given:
+            raise ValueError(f"{asked}: expected no {option} beside it, which {why}")
+    return model.dropping
 
 
 def _is_function(config: Config) -> bool:
@@ -234,6 +259,7 @@ def _is_function(config: Config) -> bool:
         ("weights-entry", config.model.weights_entry is not None, "it holds its own"),
         ("precision", config.precision != "highest", "it computes in its own"),
         ("views", config.views != views.NONE, "it can average over views itself"),
+        ("hidden-tokens", config.hidden_tokens != "fill", "it is given masked images"),
     ):
         if given:
             raise ValueError(

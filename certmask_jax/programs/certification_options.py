@@ -38,6 +38,7 @@ _OF_THREAT = ("patch", "patch_area", "sizes", "patches", "patch_region")
 _OF_TABLES = (*_OF_THREAT, "from_tables", "defense", "margin_guard", "format", "out")
 _OF_WRITING = ("margin_guard", "max_minutes", "format", "out")
 MOST_MASKED_IMAGES = 1 << 20  # at once: more than any device holds
+HIDDEN_TOKENS = ("fill", "drop")
 PRECISIONS = ("highest", "high", "default", "bfloat16")
 _NAMED_FILLS = {"black": (0.0,), "gray": (127.5,), "white": (255.0,)}
 
@@ -56,6 +57,7 @@ class Config:
     precision: str
     views: str
     two_parts: PartsOptions | None
+    hidden_tokens: str
     decide: bool
     whole_images: bool
     chunk: int | None
@@ -108,6 +110,14 @@ def parser() -> CommandLine:
         + "; joined by +, every view of every view; part of the result (default: %(default)s)",
     )
     parts_options.add(group)
+    group.add_argument(
+        "--hidden-tokens",
+        choices=HIDDEN_TOKENS,
+        default="fill",
+        help="what a ViT is given of a token that a mask hides: its fill as of all pixels, or "
+        "nothing (drop: hidden tokens are left out of the sequence, as smoothed ViTs do, for less "
+        "work); part of the result (default: %(default)s)",
+    )
     group = parse.add_argument_group("what attacks and what defends")
     threat_options.add(group)
     group.add_argument(
@@ -273,6 +283,7 @@ def read_config(arguments: argparse.Namespace) -> Config:
         precision=arguments.precision,
         views=arguments.views,
         two_parts=parts_options.read(arguments.two_parts),
+        hidden_tokens=arguments.hidden_tokens,
         decide=arguments.decide,
         whole_images=arguments.whole_images,
         chunk=arguments.chunk,

@@ -111,6 +111,7 @@ def run(config: Config, command: str) -> int:
             preprocessing=job.preprocessing,
             decide=config.decide,
             local=job.local,
+            dropping=job.dropping,
             share=config.shard,
             identity=job.identity,
             provenance=provenance,
@@ -292,6 +293,7 @@ def _plan_of_table(config: Config, job: Job) -> list[str]:
         preprocessing=job.preprocessing,
         decide=config.decide,
         local=job.local,
+        dropping=job.dropping,
         share=config.shard,
         chunk=config.chunk,
     )
@@ -338,6 +340,7 @@ def _flips(
         job.model.apply_fn,
         job.params,
         preprocessing=job.preprocessing,
+        dropping=job.dropping,
         chunk=config.chunk,
     )
     return dataclasses.asdict(compared)

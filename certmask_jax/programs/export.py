@@ -144,6 +144,7 @@ def _written(
             defense,
             channels=job.model.data_config.channels,
             preprocessing=job.preprocessing,
+            dropping=job.dropping,
             class_names=names,
             certified=arguments.certified,
             masks_at_once=arguments.masks_at_once,

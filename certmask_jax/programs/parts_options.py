@@ -86,6 +86,11 @@ def check(config: Any, specs: Sequence[str], *, resized: bool) -> None:
     """
     for option, is_given, why in (
         ("--views", config.views != views.NONE, "a view of an image has its patch in other cells"),
+        (
+            "--hidden-tokens drop",
+            config.hidden_tokens != "fill",
+            "hidden windows are left out as it is",
+        ),
         ("--whole-images", config.whole_images, "no masked image is evaluated whole"),
         ("--sizes", bool(config.threat.sizes), "several sizes reach windows of one size"),
         ("--fill", config.fill != "mean", "hidden features are left out, and nothing filled in"),

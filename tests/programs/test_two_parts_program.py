@@ -106,6 +106,7 @@ def test_a_bagnet_by_its_cells_and_what_it_would_take(files, tmp_path, capsys):
         (BAGNET, ["windows=2x1,depth=1"], "whose local logits are the features"),
         (VIT, ["windows=2x1,depth=1", "--patch", "2"], "--patch: expected patches that leave"),
         (VIT, ["windows=2x1,depth=1", "--views", "mirror"], "--views: expected none"),
+        (VIT, ["windows=2x1,depth=1", "--hidden-tokens", "drop"], "--hidden-tokens drop: expected"),
         (VIT, ["windows=2x1,depth=1", "--fill", "gray"], "--fill: expected none"),
         (VIT, ["windows=2x1,depth=1", "--sizes", "1,2"], "--sizes: expected none"),
         (BAGNET, ["cells", "--whole-images"], "--whole-images: expected none"),

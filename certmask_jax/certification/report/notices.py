@@ -162,6 +162,21 @@ class InTwoParts(Notice):
 
 
 @dataclasses.dataclass(frozen=True)
+class DroppedTokens(Notice):
+    """The model was given the tokens alone that masks leave, so many of them at most."""
+
+    place = Place.WORK
+    tokens: Sequence[int]
+
+    def text(self) -> str:
+        counts = ", ".join(map(str, self.tokens))
+        return (
+            "hidden tokens: left out of the model's sequence and not filled, so masked images have "
+            f"at most {counts} tokens" + ", by the mask" * (len(self.tokens) > 1)
+        )
+
+
+@dataclasses.dataclass(frozen=True)
 class DistinctFields(Notice):
     """Local logits were evaluated on distinct fields, as many as so many whole images have."""
 
@@ -230,6 +245,7 @@ IN_ORDER: tuple[type[Notice], ...] = (
     PatchedAlready,
     FewerPasses,
     Viewed,
+    DroppedTokens,
     DistinctFields,
     LabelFlips,
     MarginGuard,
@@ -255,6 +271,8 @@ def recorded(provenance: Mapping[str, Any]) -> tuple[Notice, ...]:
     if "two_parts" in provenance:
         of_run = (provenance.get("threats", ()), provenance.get("windows_of_cells", ()))
         notices.append(InTwoParts(provenance["two_parts"]["name"], *map(tuple, of_run)))
+    if provenance.get("hidden_tokens") == "dropped":
+        notices.append(DroppedTokens(tuple(provenance["tokens"])))
     if "fields" in provenance:
         notices.append(DistinctFields(provenance["fields"], provenance["fields_as_whole_images"]))
     flips = provenance.get("label_flips_against_float32")

@@ -3,10 +3,12 @@
 import jax
 import numpy as np
 import pytest
+from bagnet_oracle import random_weights, uniform
 from scipy.special import erf
+from timm_oracle import load_timm
 
 import certmask_jax as cm
-from certmask_jax import models
+from certmask_jax import models, weights
 from certmask_jax.models.output_choice import restricted, viewed
 from certmask_jax.models.vit import VisionTransformer
 
@@ -95,8 +97,52 @@ def test_logits_are_those_of_the_kept_tokens_alone(shape):
         rtol=1e-5,
         atol=1e-5,
     )
-    more = np.pad(KEPT, ((0, 0), (0, 3)), constant_values=-1)  # other padding, other last bits
+
+
+def test_more_padding_changes_last_bits_alone():
+    module = vit(pooling="mean")
+    params = variables(module)
+    apply = jax.jit(module.apply)
+    found = np.asarray(apply(params, IMAGES, KEPT))
+    more = np.pad(KEPT, ((0, 0), (0, 3)), constant_values=-1)
     np.testing.assert_allclose(apply(params, IMAGES, more), found, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        ({}, {}),
+        (
+            {"layer_scale": 0.1, "registers": 4, "class_position": False},
+            {"init_values": 0.1, "reg_tokens": 4, "no_embed_class": True},
+        ),
+    ],
+)
+def test_logits_are_those_of_timms_blocks_on_the_tokens_that_are_left(tmp_path, ours, theirs):
+    timm = load_timm()
+    import torch
+
+    other = timm.models.vision_transformer.VisionTransformer(
+        img_size=32, patch_size=8, embed_dim=48, depth=2, num_heads=3, num_classes=10, **theirs
+    ).eval()
+    arrays = random_weights({n: tuple(value.shape) for n, value in other.state_dict().items()})
+    other.load_state_dict({n: torch.from_numpy(a) for n, a in arrays.items()}, strict=True)
+    module = VisionTransformer(10, patch=8, width=48, depth=2, num_heads=3, **ours)
+    config = models.DataConfig((32, 32), (0.5,) * 3, (0.5,) * 3)
+    np.savez(tmp_path / "w.npz", **arrays)
+    small = models.Model("small", 10, module, module, config, module.apply)
+    params = weights.load(tmp_path / "w.npz", small)
+    images = uniform("kept tokens", (2, 32, 32, 3))
+    kept = np.array([[0, 2, 3, 9, 16], [0, 1, 5, -1, -1]], np.int32)
+    first = 1 + module.registers
+    with torch.no_grad():
+        tokens = other.patch_embed(torch.from_numpy(images).permute(0, 3, 1, 2))
+        tokens = other._pos_embed(tokens)
+        for row, (one, own) in enumerate(zip(tokens, kept, strict=True)):
+            left = [*range(first), *(first - 1 + own[own > 0])]
+            expected = other.forward_head(other.norm(other.blocks(one[None, left]))).numpy()
+            found = jax.jit(module.apply)(params, images[row : row + 1], kept[row : row + 1])
+            np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("pooling", ["token", "mean"])

@@ -1,0 +1,296 @@
+"""Dropped tokens in every engine's place: tables, early exit, guards and programs, and attacks."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracle
+import pytest
+
+import certmask_jax as cm
+from certmask_jax.data import digits_arrays
+from certmask_jax.inference import early_exit
+from certmask_jax.inference.devices import device_mesh
+from certmask_jax.inference.distinct_fields import LocalLogits
+from certmask_jax.inference.dropped_tokens import dropped_forward
+from certmask_jax.inference.engine_choice import engine_for
+from certmask_jax.inference.numpy_function import NumpyFunction
+from certmask_jax.inference.token_dropping import SeenTokens, seen_tokens
+from certmask_jax.inference.token_groups import TokenGroup, grouped, sizes_of_group
+from certmask_jax.masks import distinct_unions
+from certmask_jax.masks.distinct_unions import MaskedImages
+from certmask_jax.masks.visible_tokens import kept_counts, kept_tokens
+from certmask_jax.programs import certification_options, certify
+from certmask_jax.programs.certification_job import dropping_of, opened
+from certmask_jax.tables.prediction_table import UNKNOWN
+
+RNG = np.random.default_rng(5)
+LOADED = cm.load_model("vit_digits", fill=97.0)
+TOKEN = LOADED.model.dropping.token
+IMAGES, LABELS = (array[:7] for array in digits_arrays("test"))
+# Bands that are no whole tokens, pairs of masks, and the image itself: many numbers of tokens.
+BANDS = cm.defenses.plurality(cm.mask_sets.column_bands(8, 1, band=3, stride=1))
+DOUBLE = cm.defenses.double_masking(cm.mask_sets.budgeted_grid(8, 2, masks_per_axis=3))
+HOW = {"preprocessing": LOADED.preprocessing, "dropping": LOADED.model.dropping}
+
+
+@pytest.fixture(scope="module")
+def columns():
+    parts = [distinct_unions.unmasked((8, 8)), BANDS.masked_images, DOUBLE.masked_images]
+    return distinct_unions.merge(parts)[0]
+
+
+@pytest.fixture(scope="module")
+def one_by_one(columns):
+    """Logits ``[T, V, K]``: each masked image by itself, made in NumPy, with its own tokens."""
+    pre = LOADED.preprocessing
+    apply = jax.jit(LOADED.model.dropping.apply_fn)
+    kept = kept_tokens(columns.boxes, (8, 8), token=TOKEN)
+    logits = []
+    for boxes, tokens in zip(columns.boxes, kept, strict=True):
+        hidden = oracle.paint(boxes, (8, 8))[..., None]
+        seen = (np.where(hidden, 97.0, IMAGES) / 255 - pre.mean[0]) / pre.std[0]
+        lists = np.tile(tokens, (len(IMAGES), 1))
+        logits.append(apply(LOADED.params, seen.astype(np.float32), lists))
+    return np.stack(logits, axis=1)
+
+
+def _engine(masks, **options):
+    return engine_for(LOADED.apply_fn, LOADED.params, (8, 8, 1), masks, **{**HOW, **options})
+
+
+def _is_of(outputs, logits):
+    """Labels and margins are those of the logits."""
+    ordered = np.sort(logits, axis=-1)
+    np.testing.assert_array_equal(outputs.predictions, logits.argmax(-1))
+    margins = ordered[..., -1] - ordered[..., -2]
+    np.testing.assert_allclose(outputs.margins, margins, rtol=2e-3, atol=1e-4)
+
+
+def test_a_table_is_that_of_each_masked_image_by_itself(columns, one_by_one):
+    engine = _engine(columns, chunk=16)
+    counts = kept_counts(columns.boxes, (8, 8), token=TOKEN)
+    assert len(engine.groups) == 3
+    assert (
+        [group.most for group in engine.groups][-1]
+        == counts.max()
+        == LOADED.model.dropping.tokens((8, 8))
+    )
+    slots = []
+    table = engine.table(IMAGES, lambda done, taken: slots.append((done, taken)))
+    _is_of(table, one_by_one)
+    assert sum(done for done, _ in slots) == table.predictions.size
+    assert all(done <= taken <= 16 for done, taken in slots)
+
+    image_of = RNG.integers(0, len(IMAGES), 60)
+    of = RNG.integers(0, len(columns), 60)
+    items = engine.evaluate(IMAGES, image_of, of)
+    _is_of(items, one_by_one[image_of, of])
+    assert engine.tried(IMAGES[:1]).predictions[0] == one_by_one[0, 0].argmax()
+
+    fewer = engine.halved()
+    assert fewer.chunk == engine.chunk // 2
+    assert fewer.facts() == {**engine.facts(), "chunk": fewer.chunk}
+    alone = _engine(MaskedImages(columns.boxes[:1], (8, 8)), mesh=device_mesh(jax.devices()[:1]))
+    _is_of(alone.table(IMAGES), one_by_one[:, :1])
+
+
+def test_early_exit_and_guards_answer_as_the_table(columns, one_by_one):
+    engine = _engine(columns, chunk=16)
+    questions = [
+        early_exit.Question(defense, columns.places(defense.masked_images))
+        for defense in (BANDS, DOUBLE)
+    ]
+    some = early_exit.evaluate(engine, IMAGES, questions, LABELS.astype(np.int32), always=[0])
+    known = some.predictions != UNKNOWN
+    assert known[:, 0].all()
+    assert not known.all()
+    _is_of(some.map(lambda column: column[known]), one_by_one[known])
+
+    table = cm.predict(
+        LOADED.apply_fn, LOADED.params, IMAGES, DOUBLE.masked_images, chunk=16, **HOW
+    )
+    guard = cm.defended(LOADED.apply_fn, LOADED.params, DOUBLE, channels=1, chunk=16, **HOW)
+    np.testing.assert_array_equal(guard(IMAGES).labels, DOUBLE.rule(table))
+
+
+def test_an_exported_guard_drops_tokens(tmp_path):
+    file = tmp_path / "guard.stablehlo"
+    manifest = cm.export_guard(
+        file, LOADED.apply_fn, LOADED.params, BANDS, channels=1, platforms=["cpu"], **HOW
+    )
+    assert manifest["hidden_tokens"] == "dropped"
+    table = cm.predict(LOADED.apply_fn, LOADED.params, IMAGES, BANDS.masked_images, **HOW)
+    np.testing.assert_array_equal(cm.read_guard(file)(IMAGES)[0], BANDS.rule(table))
+
+
+def test_nothing_of_a_hidden_pixel_gets_through(columns):
+    """Attacks write what they like where a mask hides; no bit of its outputs changes."""
+    engine = _engine(columns, chunk=16)
+    for column in RNG.permutation(len(columns))[:12]:
+        hidden = oracle.paint(columns.boxes[column], (8, 8))[..., None]
+        noise = RNG.integers(0, 256, IMAGES.shape, dtype=np.uint8)
+        attacked = np.where(hidden, noise, IMAGES)
+        every, of = np.arange(len(IMAGES)), np.full(len(IMAGES), column)
+        for said, now in zip(
+            engine.evaluate(IMAGES, every, of), engine.evaluate(attacked, every, of), strict=True
+        ):
+            np.testing.assert_array_equal(said, now)
+
+
+def test_logits_are_pure_and_slopes_are_zero_where_hidden():
+    # The second mask hides whole tokens, so nothing of its fill is seen; the others do not.
+    boxes = np.array(
+        [[[0, 0, 8, 3], [0, 6, 8, 8]], [[0, 0, 8, 2], [4, 4, 8, 8]], [[1, 1, 5, 6], [0] * 4]],
+        np.int32,
+    )
+    model = SeenTokens(LOADED.model.dropping)
+
+    def logits(pixels, fill):
+        how = dataclasses.replace(LOADED.preprocessing, fill=(fill,))
+        return cm.masked_logits(model, LOADED.params, pixels, boxes, preprocessing=how)
+
+    @jax.jit
+    def both_and_slope(pixels):
+        one, pull = jax.vjp(lambda x: logits(x, 97.0), pixels)
+        return one, logits(pixels, 3.0), pull(jnp.ones_like(one))[0]
+
+    one, other, slope = map(np.asarray, both_and_slope(IMAGES[:3].astype(np.float32)))
+    hidden = np.stack([oracle.paint(mask, (8, 8)) for mask in boxes])
+    np.testing.assert_array_equal(slope[..., 0][hidden], 0)
+    assert (slope[..., 0][~hidden] != 0).mean() > 0.9
+    assert (np.abs(one - other).max(axis=1) > 1e-3).tolist() == [True, False, True]
+    np.testing.assert_allclose(one[1], other[1], atol=1e-5)  # another compiled function
+
+
+def test_tokens_seen_in_a_program_are_those_of_the_index_arrays():
+    drawn = np.sort(RNG.integers(0, 13, (200, 3, 2, 2)), axis=2)
+    boxes = np.moveaxis(drawn, 3, 2).reshape(200, 3, 4)[..., [0, 2, 1, 3]]
+    boxes = np.minimum(boxes, [8, 12, 8, 12]).astype(np.int32)
+    kept = kept_tokens(boxes, (8, 12), token=2)
+    most = kept.shape[1]
+    found = jax.jit(lambda b: seen_tokens(b, (8, 12), token=2, most=most))(boxes)
+    np.testing.assert_array_equal(found, kept)
+    assert len(set(kept_counts(boxes, (8, 12), token=2).tolist())) > 8
+    np.testing.assert_array_equal((kept >= 0).sum(axis=1), kept_counts(boxes, (8, 12), token=2))
+    few = jax.jit(lambda b: seen_tokens(b, (8, 12), token=2, most=4))(boxes)
+    np.testing.assert_array_equal(few, kept[:, :4])
+
+
+def test_groups_pad_the_least():
+    for _ in range(40):
+        counts = RNG.integers(1, 12, RNG.integers(1, 9)).astype(np.int32)
+        groups = grouped(counts)
+        assert sorted(np.concatenate([group.masks for group in groups]).tolist()) == list(
+            range(len(counts))
+        )
+        for group in groups:
+            assert group.most == counts[group.masks].max()
+            assert group.padded == (counts[group.masks] < group.most).any()
+
+        def cost(ends, counts=counts):
+            return sum(min(end for end in ends if end >= count) for count in counts)
+
+        distinct = sorted(set(counts.tolist()))
+        best = {
+            many: min(
+                cost((*inner, distinct[-1]))
+                for inner in itertools.combinations(distinct[:-1], many - 1)
+            )
+            for many in range(1, min(3, len(distinct)) + 1)
+        }
+        taken = cost([group.most for group in groups])
+        assert taken == best[len(groups)]
+        more = [best[many] for many in best if many > len(groups)]
+        assert all(other > 0.9 * taken for other in more)  # at most two steps, of 5% each
+
+
+def test_chunks_of_a_group_are_as_much_work():
+    group = TokenGroup(np.arange(3), 257, False)
+    assert sizes_of_group((4, 16, 64), group, fewest=33, devices=4) == (4, 8)
+    assert sizes_of_group((2, 10), group, fewest=33, devices=1) == (1,)
+    assert sizes_of_group((4, 16, 64), group, fewest=257, devices=4) == (4, 16, 64)
+
+
+def test_what_cannot_be_is_refused(columns):
+    dropping = LOADED.model.dropping
+    masks = columns
+    resized = dataclasses.replace(LOADED.preprocessing, resize_to=(16, 16))
+    with pytest.raises(ValueError, match="dropping: expected masks in the pixels that the model"):
+        _engine(masks, preprocessing=resized)
+    with pytest.raises(ValueError, match="dropping: expected masks in the pixels that the model"):
+        cm.masked_logits(
+            SeenTokens(dropping), (), IMAGES[:1], masks.boxes[:1], preprocessing=resized
+        )
+    for views in ("mirror", [("turned", lambda image: image)]):
+        with pytest.raises(ValueError, match="views: expected none for a model that drops hidden"):
+            _engine(masks, views=views)
+    with pytest.raises(ValueError, match="dropping: expected none beside views"):
+        engine_for(cm.with_views(LOADED.apply_fn, "mirror"), LOADED.params, (8, 8, 1), masks, **HOW)
+    local = LocalLogits(LOADED.apply_fn, 2, 2)
+    with pytest.raises(ValueError, match="dropping: expected none beside local logits"):
+        _engine(masks, local=local)
+    function = NumpyFunction(lambda images: images, num_classes=3, sha256="0")
+    with pytest.raises(ValueError, match="dropping: expected none beside a NumPy function"):
+        engine_for(function, (), (8, 8, 1), masks, **HOW)
+    odd = MaskedImages(masks.boxes[:1], (9, 8))
+    with pytest.raises(ValueError, match="dropping: token: expected a side that divides"):
+        dropped_forward(dropping, LOADED.params, (9, 8, 1), odd, preprocessing=LOADED.preprocessing)
+
+
+def test_the_program_records_what_it_dropped(tmp_path, capsys):
+    command = ["--num-images", "6", "--defense", "plurality:bands=2,stride=2"]
+    drop = ["--hidden-tokens", "drop"]
+    out = str(tmp_path / "run")
+    assert certify.main([*command, *drop, "--out", out]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "hidden tokens: left out of the model's sequence and not filled" in printed
+    facts = json.loads((tmp_path / "run" / "results.json").read_text())["provenance"]
+    assert facts["hidden_tokens"] == "dropped"
+    assert facts["tokens"] == [5, 17]  # a column of tokens, and the image itself
+    assert certify.main(["--from-tables", out]) == 0
+    assert "at most 5, 17 tokens, by the mask" in " ".join(capsys.readouterr().out.split())
+    assert certify.main([*command, *drop, "--out", out]) == 0
+    assert "complete already" in capsys.readouterr().out
+    assert certify.main([*command, "--out", out]) == 2  # another run
+    assert "hidden_tokens" in capsys.readouterr().err
+    for options, message in (
+        (["--views", "mirror"], "--hidden-tokens drop: expected no --views beside it"),
+        (["--hidden-tokens", "keep"], "--hidden-tokens: "),
+    ):
+        assert certify.main([*command, *drop, *options]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_runs_that_fill_are_told_apart_as_they_were():
+    parse = certification_options.parser()
+    config = certification_options.read_config(parse.parse_args([]))
+    filled, dropped = (
+        opened(dataclasses.replace(config, hidden_tokens=how), "") for how in ("fill", "drop")
+    )
+    assert "hidden_tokens" not in filled.identity
+    assert dropped.identity == {**filled.identity, "hidden_tokens": "dropped"}
+    assert filled.dropping is None
+    assert filled.name != dropped.name
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--model", "cifar_resnet20"], "expected a ViT, .* got cifar_resnet20; leave it out"),
+        (["--model", "vit_b16", "--patch-lives", "native"], "expected no --patch-lives native"),
+    ],
+)
+def test_models_and_resizes_that_do_not_go_with_it(options, message):
+    parse = certification_options.parser()
+    config = certification_options.read_config(
+        parse.parse_args(["--hidden-tokens", "drop", *options])
+    )
+    model = config.model.create()
+    with pytest.raises(ValueError, match=f"--hidden-tokens drop: {message}"):
+        dropping_of(config, model, resized=True)
