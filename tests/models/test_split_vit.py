@@ -40,9 +40,12 @@ def _model(shape):
 @functools.cache
 def _params(shape):
     random = np.random.default_rng(0)
-    params = _model(shape).init(jax.random.key(0))
-    return jax.tree.map(
-        lambda leaf: np.asarray(leaf) + random.normal(0, 0.3, leaf.shape).astype(np.float32), params
+    shapes = _model(shape).param_shapes()
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: (
+            random.normal(0, 0.4, leaf.shape) + (path[-1].key in ("scale", "gamma"))
+        ).astype(np.float32),
+        shapes,
     )
 
 
