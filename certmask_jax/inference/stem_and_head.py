@@ -88,6 +88,13 @@ class StemAndHead(WholeImages):
             "stem_sizes": list(self.stem_sizes),
         }
 
+    def for_few(self, items: int) -> StemAndHead:
+        """As of whole images, and with a pass of the stem for an image on each device."""
+        fewer = chunk_sizes.with_size(self.stem_sizes, self.mesh.size)
+        sizes = dataclasses.replace(self, stem_sizes=fewer) if fewer != self.stem_sizes else self
+        few = super(StemAndHead, sizes).for_few(items)
+        return dataclasses.replace(sizes, chunk_sizes=few.chunk_sizes)
+
     def upload(self, images: NDArray[np.uint8]) -> Uploaded:
         """Runs the stem on ``uint8[B, h, w, c]``, and leaves the features on every device."""
         everywhere, split = (

@@ -143,6 +143,7 @@ def test_early_exit_and_a_guard_ask_for_heads_alone():
     np.testing.assert_array_equal(some.predictions[known], whole.predictions[known])
     for defense in every:
         guard = defended(parts, params, defense, preprocessing=PREPROCESSING)
+        assert guard.engine.upload(IMAGES[:1]).stem_slots == jax.device_count()  # one on each
         np.testing.assert_array_equal(guard(IMAGES).labels, defense.rule(whole))
 
 
