@@ -105,6 +105,8 @@ def opened(config: Config, command: str, *, with_data: bool = True, evidence: bo
         model = parts_options.cut(model, config.two_parts)
         assert isinstance(model.apply_fn, TwoParts)
         attacks = parts_options.on_cells(model.apply_fn, attacks)
+    else:
+        parts_options.check_whole(specs)
     if config.threat.sizes:
         specs = specs_over_sizes(specs, attacks)
     on_evidence = opened_evidence(config, model, dataset, specs, attacks)

@@ -12,7 +12,7 @@ from certmask_jax.inference.two_parts import TwoParts
 from certmask_jax.masks.threats import Threat
 from certmask_jax.models import Model
 from certmask_jax.models.parts_choice import in_two_parts
-from certmask_jax.programs import evidence_entries
+from certmask_jax.programs import defense_specs, evidence_entries, mask_entries
 from certmask_jax.programs.command_line import hint, named
 from certmask_jax.programs.number_options import whole
 from certmask_jax.programs.spec_keys import Key, pairs, size, values
@@ -104,6 +104,25 @@ def check(config: Any, specs: Sequence[str], *, resized: bool) -> None:
             f"--defense {named_so}: expected a defense that masks beside --two-parts, got one on "
             "local evidence; run it without --two-parts"
         )
+
+
+def check_whole(specs: Sequence[str]) -> None:
+    """That no defense of a whole model has the masks that are for a map: one for every place.
+
+    Raises:
+      ValueError: naming it.
+    """
+    for text in specs:
+        if evidence_entries.is_on_evidence(text):
+            continue
+        spec = defense_specs.parsed(text)
+        keys = {key for key, _ in spec.keys}
+        if spec.name == "patchcure" and not keys & set(mask_entries.KEYS):
+            raise ValueError(
+                f"--defense {text}: expected --two-parts beside it, whose map has few places, or "
+                "masks, such as patchcure:masks_per_axis=6; its own are one for every place of the "
+                "patch"
+            )
 
 
 def cut(model: Model, options: PartsOptions) -> Model:

@@ -124,6 +124,11 @@ def test_what_cannot_be_is_one_error_before_any_work(
     assert not out.exists()
 
 
+def test_a_whole_model_has_no_mask_for_every_place(capsys):
+    assert certify.main(["--num-images", "5", "--defense", "patchcure"]) == 2
+    assert "expected --two-parts beside it" in capsys.readouterr().err
+
+
 def test_a_guard_in_one_file_has_one_part(capsys):
     words = ["guard.stablehlo", "--two-parts", "windows=2x1,depth=1", "--defense", "patchcure"]
     assert export.main(words) == 2
