@@ -230,7 +230,7 @@ class GroupedFlight:
     @property
     def has_room(self) -> bool:
         """Whether another chunk should be sent before one is received."""
-        return len(self._sent) < 2
+        return len(self._sent) < 2  # one runs and one waits
 
     def send(self, image_of: Indices, columns: Indices) -> int:
         """Starts work on ``image_of int[W]`` and ``columns int[W]``; gives the slots it takes."""

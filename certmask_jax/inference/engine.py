@@ -5,10 +5,11 @@ image, which column of the list), not boxes: how a masked image comes about is t
 affair. Whoever asks for work (a whole table, early exit, the guard of a classifier, a run on the
 disk) knows nothing else of it.
 
-There are three: ``whole_images`` masks pixels and runs the model once for each item;
+There are several. ``whole_images`` masks pixels and runs the model once for each item.
+``dropped_tokens`` does so too, and gives a ViT the tokens alone that a mask leaves.
 ``field_tables`` evaluates the distinct fields of a model with local logits and makes the whole
 table of an image from them (``by_items`` is false: there is nothing that a shorter list would
-save); ``stem_and_head`` runs the stem of a model in two parts once an image, in ``upload``, keeps
+save). ``stem_and_head`` runs the stem of a model in two parts once an image, in ``upload``, keeps
 its features on the devices (``images_at_once`` says how many images of these fit), and the head on
 the features that are not hidden for each item. Its masks are those of the map of features, so the
 size of its images is not that of its masked images.

@@ -18,6 +18,7 @@ from certmask_jax.data.decoding import decode
 from certmask_jax.inference.distinct_fields import LocalLogits
 from certmask_jax.inference.model_function import ApplyFn
 from certmask_jax.inference.preprocessing import Precision, Preprocessing
+from certmask_jax.inference.token_dropping import TokenDropping
 from certmask_jax.inference.views import Views
 from certmask_jax.inference.views import read as read_views
 from certmask_jax.models import DataConfig, Model, Params
@@ -63,6 +64,11 @@ class LoadedModel:
     def local(self) -> LocalLogits | None:
         """The model's local logits, where it has any (BagNet); a guard with them does less work."""
         return self.model.local
+
+    @property
+    def dropping(self) -> TokenDropping | None:
+        """How the model drops hidden tokens, where it is a ViT without views; for those who ask."""
+        return self.model.dropping
 
     @property
     def num_classes(self) -> int:
@@ -133,7 +139,7 @@ def load_model(
       gelu, pooling, attention: of a ViT, as in ``create``; Google's own
         weights were trained with ``gelu="tanh"``.
       views: average the logits over views of each image, such as ``"mirror"``: ``apply_fn`` then
-        does it, and ``local`` is None. See ``with_views``.
+        does it, and ``local`` and ``dropping`` are None. See ``with_views``.
       fill: pixel value in [0, 255], one or one a channel, that masked pixels take; None for the
         model's mean colour.
       precision: of the products, as in ``Preprocessing``.

@@ -16,6 +16,7 @@ from certmask_jax import models
 from certmask_jax._own_settings import usual_promotion
 from certmask_jax.defenses import double_masking
 from certmask_jax.inference.preprocessing import Preprocessing
+from certmask_jax.inference.token_dropping import SeenTokens, TokenDropping
 from certmask_jax.mask_sets import budgeted_grid
 from certmask_jax.models.resnetv2 import ResNetV2
 from certmask_jax.models.vit import VisionTransformer
@@ -103,6 +104,28 @@ def test_attention_of_cudnn_spares_the_scores(target, monkeypatch):
         found = _checked(compiled_for.measure(_subject(module, 224), target, 4 * CHUNK))
         traffic[attention] = found["estimate_of_the_compiler"]["traffic_megabytes_each"]
     assert traffic["cudnn"] < 0.7 * traffic["xla"]
+
+
+def test_dropped_tokens_are_gathered_without_a_loop(target):
+    """50 of 197 tokens, which the compiler takes to be less work (a gather of pixels was more)."""
+    module, size, most = CASES["vit"]
+    whole = _subject(module, size)
+
+    def kept_logits(params, images, kept, *, padded=True):
+        with usual_promotion():
+            return module.apply(params, images, kept, padded=padded)
+
+    model = SeenTokens(TokenDropping(kept_logits, module.patch), 50)
+    some = dataclasses.replace(whole, apply_fn=model)
+    of_all, found = (
+        _checked(compiled_for.measure(one, target, 4 * CHUNK)) for one in (whole, some)
+    )
+    assert found["float32_copies_of_all_masked_images"] == 0
+    assert found["temporary_kilobytes_an_item"] <= most[target.name] / 2
+    speed = "masked_images_a_second_a_device"
+    estimates = [one["estimate_of_the_compiler"] for one in (of_all, found)]
+    assert estimates[1][speed] > 1.1 * estimates[0][speed]
+    assert estimates[1]["operations_each"] < 0.5 * estimates[0]["operations_each"]
 
 
 def test_fields_are_cut_without_a_loop_over_them(target):

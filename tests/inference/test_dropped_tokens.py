@@ -31,12 +31,12 @@ from certmask_jax.tables.prediction_table import UNKNOWN
 
 RNG = np.random.default_rng(5)
 LOADED = cm.load_model("vit_digits", fill=97.0)
-TOKEN = LOADED.model.dropping.token
+TOKEN = LOADED.dropping.token
 IMAGES, LABELS = (array[:7] for array in digits_arrays("test"))
 # Bands that are no whole tokens, pairs of masks, and the image itself: many numbers of tokens.
 BANDS = cm.defenses.plurality(cm.mask_sets.column_bands(8, 1, band=3, stride=1))
 DOUBLE = cm.defenses.double_masking(cm.mask_sets.budgeted_grid(8, 2, masks_per_axis=3))
-HOW = {"preprocessing": LOADED.preprocessing, "dropping": LOADED.model.dropping}
+HOW = {"preprocessing": LOADED.preprocessing, "dropping": LOADED.dropping}
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def columns():
 def one_by_one(columns):
     """Logits ``[T, V, K]``: each masked image by itself, made in NumPy, with its own tokens."""
     pre = LOADED.preprocessing
-    apply = jax.jit(LOADED.model.dropping.apply_fn)
+    apply = jax.jit(LOADED.dropping.apply_fn)
     kept = kept_tokens(columns.boxes, (8, 8), token=TOKEN)
     logits = []
     for boxes, tokens in zip(columns.boxes, kept, strict=True):
@@ -79,7 +79,7 @@ def test_a_table_is_that_of_each_masked_image_by_itself(columns, one_by_one):
     assert (
         [group.most for group in engine.groups][-1]
         == counts.max()
-        == LOADED.model.dropping.tokens((8, 8))
+        == LOADED.dropping.tokens((8, 8))
     )
     slots = []
     table = engine.table(IMAGES, lambda done, taken: slots.append((done, taken)))
@@ -149,7 +149,7 @@ def test_logits_are_pure_and_slopes_are_zero_where_hidden():
         [[[0, 0, 8, 3], [0, 6, 8, 8]], [[0, 0, 8, 2], [4, 4, 8, 8]], [[1, 1, 5, 6], [0] * 4]],
         np.int32,
     )
-    model = SeenTokens(LOADED.model.dropping)
+    model = SeenTokens(LOADED.dropping)
 
     def logits(pixels, fill):
         how = dataclasses.replace(LOADED.preprocessing, fill=(fill,))
@@ -218,7 +218,7 @@ def test_chunks_of_a_group_are_as_much_work():
 
 
 def test_what_cannot_be_is_refused(columns):
-    dropping = LOADED.model.dropping
+    dropping = LOADED.dropping
     masks = columns
     resized = dataclasses.replace(LOADED.preprocessing, resize_to=(16, 16))
     with pytest.raises(ValueError, match="dropping: expected masks in the pixels that the model"):

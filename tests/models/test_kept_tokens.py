@@ -182,7 +182,7 @@ def test_models_say_whether_and_how_they_drop_tokens():
     assert models.create("vit_digits").dropping == model.dropping  # and so compiles once
     assert models.create("cifar_resnet20").dropping is None
     loaded = cm.load_model("vit_digits")
-    assert loaded.model.dropping is model.dropping
+    assert loaded.dropping is model.dropping
     chosen = restricted(model, (3, 1)).dropping
     assert chosen.token == model.dropping.token
     images = RNG.normal(size=(2, 8, 8, 1)).astype(np.float32)
