@@ -46,7 +46,7 @@ class BlockWork:
         part = self.run_images.read(start, stop)
         if not len(part.images):  # all left out
             return part.images, part
-        check_images(part.images, self.engine.masked_images.image_size)
+        check_images(part.images, self.engine.image_shape[:2])
         labels = check_labels(part.labels, len(part.images), self.engine.num_classes)
         return self.engine.upload(part.images), part._replace(labels=labels)
 

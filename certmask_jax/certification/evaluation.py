@@ -31,6 +31,7 @@ from certmask_jax.inference.model_function import ApplyFn
 from certmask_jax.inference.out_of_memory import Guarded
 from certmask_jax.inference.preprocessing import Preprocessing
 from certmask_jax.inference.token_dropping import TokenDropping
+from certmask_jax.inference.two_parts import TwoParts, check_parts, image_size_for
 from certmask_jax.masks import distinct_unions
 from certmask_jax.masks.distinct_unions import MaskedImages
 from certmask_jax.tables import saved_table
@@ -49,6 +50,8 @@ class Step(NamedTuple):
     slots: int  # of chunks, which hold those evaluated and what was left empty
     total: int  # all that this call of ``evaluate`` is about
     is_new: bool  # whether it was done now, or in an earlier session
+    stems: int = 0  # passes of a stem that were made beside these
+    stem_slots: int = 0  # and with those left empty
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +101,8 @@ def evaluate(
 
     Args:
       test_set: T images of one size, T >= 1.
-      apply_fn, params, preprocessing, chunk, mesh: see ``predict``.
+      apply_fn, params, preprocessing, chunk, mesh: see ``predict``. A model in two parts is looked
+        at before any work, see ``check_parts``.
       defenses: their masked images are merged; equal ones are evaluated once.
       folder: where the table goes; local or in a bucket (``any_path``).
         One of the same fingerprint that it holds is resumed, after its checksums were
@@ -139,7 +143,7 @@ def evaluate(
     run = open_run(
         test_set,
         folder,
-        columns.image_size,
+        image_size_for(apply_fn, columns),
         unreadable=unreadable or {},
         skip_unreadable=skip_unreadable,
     )
@@ -161,6 +165,8 @@ def evaluate(
     engine = engine.for_blocks(images_per_block)
     guarded = Guarded(engine, hooks.warn)
     if run.is_new:
+        if isinstance(apply_fn, TwoParts):
+            check_parts(apply_fn, params, run.first.shape[3])
         _check_logits(guarded.run(lambda engine: engine.tried(run.first)))
     facts = facts_of_run(
         run.run_images,
@@ -191,7 +197,9 @@ def evaluate(
             if hooks.stop():
                 batches.close()
                 break
-            block = work.computed(*next(batches), heard.tell)
+            images, part = next(batches)
+            heard.stem(images)
+            block = work.computed(images, part, heard.tell)
             heard.left_out(block)
             writer.write(number, block)
             heard.block(block)
@@ -224,6 +232,11 @@ class _Heard:
 
     def tell(self, settled: int, evaluated: int, slots: int, is_new: bool = True) -> None:
         self.hooks.progress(Step(settled, evaluated, slots, self.total, is_new))
+
+    def stem(self, images: Any) -> None:
+        """Tells of the passes of a stem that ``images``, as uploaded, took."""
+        if slots := getattr(images, "stem_slots", 0):
+            self.hooks.progress(Step(0, 0, 0, self.total, True, len(images), slots))
 
     def left_out(self, block: Block) -> None:
         if block.rows.left_out:

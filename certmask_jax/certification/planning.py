@@ -20,6 +20,7 @@ from certmask_jax.inference.engine_choice import engine_for
 from certmask_jax.inference.model_function import ApplyFn
 from certmask_jax.inference.preprocessing import Preprocessing, check_images
 from certmask_jax.inference.token_dropping import TokenDropping
+from certmask_jax.inference.two_parts import TwoParts, image_size_for
 from certmask_jax.inference.views import passes_each
 from certmask_jax.tables.blocks import BYTES_A_PREDICTION, Blocks
 from certmask_jax.tables.image_sets import TestSet
@@ -46,6 +47,8 @@ class Plan:
       passes_per_second: measured.
       seconds_expected: of the evaluation, without start-up and compilation.
       calibrated_on: how many images the calibration finished.
+      stem_passes: of a model in two parts, beside the passes of its head; 0 for others.
+      flops_a_stem: operations of one of these; 0 where there are none or nobody knows.
     """
 
     num_images: int
@@ -60,6 +63,8 @@ class Plan:
     passes_per_second: float
     seconds_expected: float
     calibrated_on: int
+    stem_passes: int = 0
+    flops_a_stem: float = 0.0
 
 
 def plan(
@@ -95,7 +100,7 @@ def plan(
     """
     columns, questions = merged(defenses)
     first = test_set.read(0, 1).images
-    check_images(first, columns.image_size)
+    check_images(first, image_size_for(apply_fn, columns))
     engine = engine_for(
         apply_fn,
         params,
@@ -140,7 +145,7 @@ def plan(
         passes += each * int((np.asarray(outputs.predictions) != UNKNOWN).sum())
         finished += len(images)
     expected = num_images * passes / finished
-    flops = engine.flops_an_image(1)
+    none, one = engine.flops_an_image(0), engine.flops_an_image(1)
     return Plan(
         num_images=num_images,
         masked_images=len(columns),
@@ -149,9 +154,11 @@ def plan(
         passes_most=each * num_images * len(columns),
         passes_expected=expected,
         slots_expected=num_images * slots / finished,
-        flops_a_pass=None if flops is None else flops / each,
+        flops_a_pass=None if none is None or one is None else (one - none) / each,
         table_bytes=num_images * len(columns) * BYTES_A_PREDICTION,
         passes_per_second=passes / spent,
         seconds_expected=expected / (passes / spent),
         calibrated_on=finished,
+        stem_passes=num_images if isinstance(apply_fn, TwoParts) else 0,
+        flops_a_stem=none or 0.0,
     )

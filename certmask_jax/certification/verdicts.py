@@ -61,6 +61,7 @@ def certify(
             "made": each * _known(table, counted),
             "full_table": each * count * table.predictions.shape[1],
             **({} if each == 1 else {"a_masked_image": each}),
+            **({"stem": count} if "two_parts" in provenance else {}),
         },
         undefended_accuracy=accuracy,
         intervals={"undefended_accuracy": wilson_interval(accuracy, count)},

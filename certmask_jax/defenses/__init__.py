@@ -21,6 +21,7 @@ from certmask_jax.defenses.mrcert_recovery import MRCert
 from certmask_jax.defenses.over_tables import Row
 from certmask_jax.defenses.pair_cover_recovery import PairCover
 from certmask_jax.defenses.patchcleanser_masking import ChallengerMasking, DoubleMasking
+from certmask_jax.defenses.patchcure_masking import PatchCURE
 from certmask_jax.defenses.vote_scores import (
     MinimumExplanation,
     Plurality,
@@ -40,6 +41,7 @@ mrcert = MRCert
 plurality = Plurality
 minimum_explanation = MinimumExplanation
 robust_masking = RobustMasking
+patchcure = PatchCURE
 
 __all__ = [
     "ALERT",
@@ -53,6 +55,7 @@ __all__ = [
     "MinimumExplanation",
     "MinorityReports",
     "PairCover",
+    "PatchCURE",
     "Plurality",
     "RobustMasking",
     "Row",
@@ -71,6 +74,7 @@ __all__ = [
     "minority_reports",
     "mrcert",
     "pair_cover",
+    "patchcure",
     "patchguard",
     "plurality",
     "robust_masking",

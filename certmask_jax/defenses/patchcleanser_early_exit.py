@@ -28,6 +28,7 @@ class Question(NamedTuple):
 
     rounds: TwoRounds
     masks_of: NDArray[np.int32]  # [V, 2] -> a first and a second mask that it is the union of
+    first_round: NDArray[np.int32]  # masked images that are looked at first
     losing: NDArray[np.bool_]  # [G, N1]; a verdict is lost if all masks of a row have a wrong label
     # What is known, of a whole first round at least -> what may change the answer, and of that what
     # is looked at next, in order; both empty once the answer is decided.
@@ -47,21 +48,32 @@ def double_masking(rounds: TwoRounds, ties: Ties) -> Question:
     lost = 2 * hiding < rounds.hiding.shape[1]
     if rounds.symmetric:
         lost |= hiding == 1
-    for_answer = functools.partial(_standing_rows, rounds, ties == "largest")
-    return Question(rounds, _masks_of(rounds), rounds.hiding[lost], for_answer)
+    of_most = functools.partial(_most_frequent, rounds.single, ties == "largest")
+    for_answer = functools.partial(_standing_rows, rounds, of_most)
+    return Question(rounds, _masks_of(rounds), rounds.single, rounds.hiding[lost], for_answer)
 
 
 @functools.lru_cache(maxsize=64)
 def challenger_masking(rounds: TwoRounds) -> Question:
     """The question of challenger masking."""
     for_answer = functools.partial(_challenges, rounds.pair)
-    return Question(rounds, _masks_of(rounds), rounds.hiding, for_answer)
+    return Question(rounds, _masks_of(rounds), rounds.single, rounds.hiding, for_answer)
+
+
+@functools.lru_cache(maxsize=64)
+def patchcure(rounds: TwoRounds, base: int) -> Question:
+    """The question of PatchCURE's double masking, whose base is the label of masked image ``base``.
+
+    A verdict is lost at any group where no mask that hides it has a row of true labels.
+    """
+    first_round = np.append(rounds.single, base).astype(np.int32)
+    for_answer = functools.partial(_standing_rows, rounds, functools.partial(_label_at, base))
+    return Question(rounds, _masks_of(rounds), first_round, rounds.hiding, for_answer)
 
 
 def undecided(question: Question, seen: Seen, label: int | None) -> NDArray[np.bool_]:
     """``bool[V]``: what may still change the answer and, with a label, a verdict."""
-    rounds = question.rounds
-    if not seen.known[rounds.single].all():
+    if not seen.known[question.first_round].all():
         return ~seen.known
     return _verdict_open(question, seen, label) | question.for_answer(seen)[0]
 
@@ -69,9 +81,10 @@ def undecided(question: Question, seen: Seen, label: int | None) -> NDArray[np.b
 def most_telling(question: Question, seen: Seen, label: int | None) -> NDArray[np.intp]:
     """The first round; then what the answer needs, then the rest, smallest margins first."""
     rounds = question.rounds
-    first_round = np.unique(rounds.single[~seen.known[rounds.single]]).astype(np.intp)
-    if len(first_round):
-        return first_round
+    first = question.first_round
+    waiting = np.unique(first[~seen.known[first]]).astype(np.intp)
+    if len(waiting):
+        return waiting
     _, answer = question.for_answer(seen)
     rest = _verdict_open(question, seen, label)
     rest[answer] = False
@@ -92,7 +105,7 @@ def _masks_of(rounds: TwoRounds) -> NDArray[np.int32]:
 
 
 def _standing_rows(
-    rounds: TwoRounds, largest_wins: bool, seen: Seen
+    rounds: TwoRounds, default: Callable[[Seen], int | None], seen: Seen
 ) -> tuple[NDArray[np.bool_], NDArray[np.intp]]:
     """What is not known of the rows of masks that may yet stand; in turns.
 
@@ -100,7 +113,7 @@ def _standing_rows(
     and refute a mask that says another.
     """
     matters = np.zeros(len(seen.known), dtype=np.bool_)
-    rows = _standing(rounds, largest_wins, seen)
+    rows = _standing(rounds, default(seen), seen)
     if not len(rows):
         return matters, rows.astype(np.intp)
     order = np.argsort(-_second_margins(rounds, seen), kind="stable")
@@ -110,14 +123,25 @@ def _standing_rows(
     return matters, columns
 
 
-def _standing(rounds: TwoRounds, largest_wins: bool, seen: Seen) -> NDArray[np.signedinteger[Any]]:
-    """Masks that disagree with the majority and may yet stand, up to the first that does."""
-    labels = seen.predictions[rounds.single]
+def _most_frequent(single: NDArray[np.int32], largest_wins: bool, seen: Seen) -> int | None:
+    """The label of most masks, None where none can disagree with it."""
+    labels = seen.predictions[single]
     values, counts = np.unique(labels[labels >= 0], return_counts=True)
     if len(values) == 0 or counts.max() == len(labels):
+        return None
+    return int(values[counts == counts.max()][-1 if largest_wins else 0])
+
+
+def _label_at(column: int, seen: Seen) -> int | None:
+    return int(seen.predictions[column])
+
+
+def _standing(rounds: TwoRounds, default: int | None, seen: Seen) -> NDArray[np.signedinteger[Any]]:
+    """Masks that disagree with the default answer and may yet stand, up to the first that does."""
+    if default is None:
         return np.zeros(0, dtype=np.intp)
-    most = values[counts == counts.max()][-1 if largest_wins else 0]
-    disagree = np.flatnonzero(labels != most)
+    labels = seen.predictions[rounds.single]
+    disagree = np.flatnonzero(labels != default)
     rows = rounds.pair[disagree]
     known = seen.known[rows]
     refuted = (known & (seen.predictions[rows] != labels[disagree, None])).any(axis=1)

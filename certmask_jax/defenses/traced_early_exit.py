@@ -28,15 +28,25 @@ def double_masking_needs(labels: Array, known: Array, rounds: TwoRounds, *, ties
 
     Nothing of a row once one of its labels is not the mask's own, nor after a mask that stands.
     """
+    most = majority_label(labels[rounds.single], ties)
+    return _after(rounds.single, _rows_that_may_stand(labels, known, rounds, most), known)
+
+
+def patchcure_needs(labels: Array, known: Array, rounds: TwoRounds, base: int) -> Array:
+    """As of double masking, with the label of masked image ``base`` for the majority."""
+    second = _rows_that_may_stand(labels, known, rounds, labels[base])
+    return _after(np.append(rounds.single, base), second, known)
+
+
+def _rows_that_may_stand(labels: Array, known: Array, rounds: TwoRounds, default: Array) -> Array:
     one_mask = labels[rounds.single]
     told = known[rounds.pair]
     refuted = (told & (labels[rounds.pair] != one_mask[:, None])).any(axis=1)
-    disagrees = one_mask != majority_label(one_mask, ties)
+    disagrees = one_mask != default
     stands = disagrees & told.all(axis=1) & ~refuted
     may_stand = disagrees & ~refuted & (jnp.cumsum(stands.astype(jnp.int32)) == 0)
     in_row = _members(rounds.pair, labels.shape[0])
-    second = (may_stand[:, None] & in_row).any(axis=0)
-    return _after(rounds.single, second, known)
+    return (may_stand[:, None] & in_row).any(axis=0)
 
 
 def challenger_masking_needs(labels: Array, known: Array, pair: NDArray[np.int32]) -> Array:

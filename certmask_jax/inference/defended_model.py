@@ -17,6 +17,7 @@ from certmask_jax.inference.engine_choice import engine_for
 from certmask_jax.inference.model_function import ApplyFn
 from certmask_jax.inference.preprocessing import Preprocessing, check_images, from_unit
 from certmask_jax.inference.token_dropping import TokenDropping
+from certmask_jax.inference.two_parts import image_size_for
 from certmask_jax.inference.views import Views, passes_each
 from certmask_jax.tables.prediction_table import UNKNOWN, PredictionTable
 
@@ -72,7 +73,7 @@ class DefendedPredictor:
           ValueError: for images of the wrong shape, channels or dtype, or pixels out of range.
         """
         array = from_unit(images) if self.pixels == "unit" else np.asarray(images)
-        check_images(array, self.defense.mask_set.image_size, self.engine.image_shape[2])
+        check_images(array, self.engine.image_shape[:2], self.engine.image_shape[2])
         step = self.engine.images_at_once()
         starts = range(0, len(array), step)
         parts = [self._answer(array[start : start + step]) for start in starts]
@@ -128,7 +129,7 @@ def defended(
     engine = engine_for(
         apply_fn,
         params,
-        (*defense.mask_set.image_size, channels),
+        (*image_size_for(apply_fn, defense.masked_images), channels),
         defense.masked_images,
         preprocessing=Preprocessing() if preprocessing is None else preprocessing,
         local=local,

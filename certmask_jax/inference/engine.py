@@ -9,16 +9,15 @@ There are several. ``whole_images`` masks pixels and runs the model once for eac
 ``dropped_tokens`` does so too, and gives a ViT the tokens alone that a mask leaves.
 ``field_tables`` evaluates the distinct fields of a model with local logits and makes the whole
 table of an image from them (``by_items`` is false: there is nothing that a shorter list would
-save).
+save). ``stem_and_head`` runs the stem of a model in two parts once an image, in ``upload``, keeps
+its features on the devices (``images_at_once`` says how many images of these fit), and the head on
+the features that are not hidden for each item. Its masks are those of the map of features, so the
+size of its images is not that of its masked images.
 
-Others fit the same members. A model in two parts has a stem that is run once an image and a head
-that is run for every mask: its ``upload`` runs the stem and keeps what it gives on the devices
-(``images_at_once`` says how many images of that fit), and an item is the head on one image's
-features without those that see a masked pixel; ``by_items`` is true, so early exit works as it is.
-Ablated bands are V masked images of which each leaves a band to be seen: whole images run them
-unchanged, and an engine that cuts the band out (items grouped by column, one program a shape) only
-differs in what ``flight`` sends. Both name in ``facts`` what changes numbers, and take ``table``
-and ``evaluate`` from ``item_stream``.
+Others fit the same members. Ablated bands are V masked images of which each leaves a band to be
+seen: whole images run them unchanged, and an engine that cuts the band out (items grouped by
+column, one program a shape) only differs in what ``flight`` sends. Such a one names in ``facts``
+what changes numbers, and takes ``table`` and ``evaluate`` from ``item_stream``.
 """
 
 from __future__ import annotations
@@ -90,7 +89,7 @@ class Engine(Protocol):
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """``(height, width, channels)`` of its images."""
+        """``(height, width, channels)`` of its images, which may be larger than what is masked."""
         ...
 
     @property

@@ -1,4 +1,4 @@
-"""Which engine runs a model: by local logits, by seen tokens, as a NumPy function, or on images."""
+"""Which engine runs a model: in two parts, by local logits, seen tokens, from NumPy, or whole."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from certmask_jax.inference.host_batches import host_forward
 from certmask_jax.inference.model_function import ApplyFn
 from certmask_jax.inference.numpy_function import NumpyFunction
 from certmask_jax.inference.preprocessing import Preprocessing
+from certmask_jax.inference.stem_and_head import parts_forward
 from certmask_jax.inference.token_dropping import SeenTokens, TokenDropping
+from certmask_jax.inference.two_parts import TwoParts
 from certmask_jax.inference.views import Views, views_of, with_views
 from certmask_jax.inference.whole_images import masked_forward
 from certmask_jax.masks.distinct_unions import MaskedImages
@@ -39,22 +41,26 @@ def engine_for(
     Args:
       apply_fn, params, image_shape, preprocessing, chunk, mesh: see ``masked_forward``; or a
         ``NumpyFunction``, whose ``params`` are ``()``, see ``host_forward``; or ``SeenTokens``,
-        which is ``dropping``.
-      masked_images: V masked images.
+        which is ``dropping``; or a ``TwoParts``, whose masks are those of its map, see
+        ``parts_forward``.
+      masked_images: V masked images, or maps.
       local: the model's local logits, if it has any and they are to be used: ``local_forward``.
       dropping: how the model drops tokens, if it is to be given those alone that are seen:
         ``dropped_forward``.
       views: what the model averages its logits over, see ``with_views``.
 
     Raises:
-      ValueError: see ``masked_forward``, ``host_forward``, ``local_forward``, ``dropped_forward``
-        and ``with_views``; for two of local logits, dropped tokens and views together.
+      ValueError: see ``masked_forward``, ``host_forward``, ``local_forward``, ``dropped_forward``,
+        ``parts_forward`` and ``with_views``; for two of local logits, dropped tokens, views and two
+        parts together.
     """
     if isinstance(apply_fn, SeenTokens):
         dropping = apply_fn.dropping
     if dropping is not None:
-        if local is not None or isinstance(apply_fn, NumpyFunction):
-            what = "local logits" if local is not None else "a NumPy function"
+        if local is not None or isinstance(apply_fn, NumpyFunction | TwoParts):
+            parted = isinstance(apply_fn, TwoParts)
+            what = "a model in two parts" if parted else "a NumPy function"
+            what = "local logits" if local is not None else what
             raise ValueError(f"dropping: expected none beside {what}; leave it out")
         with_views(SeenTokens(dropping), views)  # its error, where there are any
         if views_of(apply_fn):
@@ -72,6 +78,18 @@ def engine_for(
             mesh=mesh,
         )
     apply_fn = with_views(apply_fn, views)
+    if isinstance(apply_fn, TwoParts):
+        if local is not None:
+            raise ValueError("local: expected none beside a model in two parts")
+        return parts_forward(
+            apply_fn,
+            params,
+            image_shape,
+            masked_images,
+            preprocessing=preprocessing,
+            chunk=chunk,
+            mesh=mesh,
+        )
     if isinstance(apply_fn, NumpyFunction):
         if local is not None:
             raise ValueError("local: expected none for a NumpyFunction, which has no local logits")

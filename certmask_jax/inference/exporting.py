@@ -25,6 +25,7 @@ from certmask_jax.inference.model_function import ApplyFn, num_classes
 from certmask_jax.inference.numpy_function import NumpyFunction
 from certmask_jax.inference.preprocessing import Preprocessing
 from certmask_jax.inference.token_dropping import TokenDropping
+from certmask_jax.inference.two_parts import TwoParts
 from certmask_jax.inference.views import Views, names_of, with_views
 from certmask_jax.tables.outputs import NO_LABEL
 
@@ -77,6 +78,11 @@ def export_guard(
         raise ValueError(
             "apply_fn: expected a function of JAX, which becomes part of the program, got a NumPy "
             "function; serve it by its own framework, guarded by cm.defended"
+        )
+    if isinstance(apply_fn, TwoParts):
+        raise ValueError(
+            "apply_fn: expected a model that sees masked images, got one in two parts; serve it by "
+            "cm.defended"
         )
     chosen = Preprocessing() if preprocessing is None else preprocessing
     chosen.check_channels(channels)

@@ -21,11 +21,14 @@ class Uploaded:
     """Images on every device, for several calls; ``len`` is how many.
 
     Attributes:
-      on_devices: ``uint8[N, h, w, c]``, filled up to one of few N, as each has programs of its own.
+      on_devices: ``uint8[N, h, w, c]``, filled up to one of few N, as each has programs of its own;
+        or the features of a stem, ``[N, H, W, ...]``.
+      stem_slots: how many passes of a stem it took, with those that were left empty.
     """
 
     on_devices: Array
     count: int
+    stem_slots: int = 0
 
     def __len__(self) -> int:
         return self.count
@@ -34,6 +37,11 @@ class Uploaded:
 def most_images(image_shape: tuple[int, int, int]) -> int:
     """How many images ``uint8[h, w, c]`` one upload holds at most."""
     return int(np.clip(_BYTES_AT_ONCE // int(np.prod(image_shape)), 1, _MOST))
+
+
+def rooms(images: int, most: int) -> int:
+    """The least of few numbers that is at least ``images``, at most ``most``."""
+    return next((n for n in _SIZES if images <= n < most), most)
 
 
 def room_for(images: int, image_shape: tuple[int, int, int]) -> int:

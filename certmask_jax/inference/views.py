@@ -21,6 +21,7 @@ from jax import Array
 from certmask_jax.inference.model_function import ApplyFn
 from certmask_jax.inference.numpy_function import NumpyFunction
 from certmask_jax.inference.token_dropping import SeenTokens
+from certmask_jax.inference.two_parts import TwoParts
 
 NONE = "none"
 """The image alone: the model as it is."""
@@ -84,7 +85,8 @@ def with_views(apply_fn: ApplyFn, views: Views | None) -> ApplyFn:
         same shape. None or ``"none"``: the model as it is.
 
     Raises:
-      ValueError: for an unknown name, one view twice, or a model that has views already.
+      ValueError: for an unknown name, one view twice, or a model that has views already or is in
+        two parts.
     """
     chosen = read(views)
     if len(chosen) == 1 and chosen[0] == _ITSELF:
@@ -93,6 +95,11 @@ def with_views(apply_fn: ApplyFn, views: Views | None) -> ApplyFn:
         raise ValueError(
             "views: expected none for a NumPy function, which can average over views itself, got "
             f"{', '.join(name for name, _ in chosen)}"
+        )
+    if isinstance(apply_fn, TwoParts):
+        raise ValueError(
+            "views: expected none for a model in two parts, as a view of an image has its patch in "
+            f"other cells, got {', '.join(name for name, _ in chosen)}"
         )
     if isinstance(apply_fn, SeenTokens):
         raise ValueError(

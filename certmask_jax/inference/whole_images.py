@@ -78,13 +78,26 @@ class WholeImages:
         return self.chunk_sizes[-1]
 
     @property
+    def masked_size(self) -> tuple[int, int]:
+        """``(height, width)`` of what is masked: the images."""
+        return self.image_shape[:2]
+
+    @property
     def by_items(self) -> bool:
         """True: each item is a pass of its own."""
         return True
 
     def images_at_once(self) -> int:
         """How many images one uploaded block holds (uint8, one copy on each device)."""
-        return most_images(self.image_shape) if self.block is None else self.block
+        return self.most_images() if self.block is None else self.block
+
+    def most_images(self) -> int:
+        """How many images one uploaded block may hold."""
+        return most_images(self.image_shape)
+
+    def room_for(self, images: int) -> int:
+        """For how many images the upload is that has room for so many."""
+        return room_for(images, self.image_shape)
 
     def masked_at_once(self) -> int:
         """How many masked images the devices work on together."""
@@ -121,7 +134,7 @@ class WholeImages:
 
         Its chunk is halved until it fits the memory, if that was left to it. None: any number.
         """
-        most = None if images is None else min(images, most_images(self.image_shape))
+        most = None if images is None else min(images, self.most_images())
         engine = dataclasses.replace(self, block=most, _budget=None)
         if self._budget is not None:
             while engine.chunk > self.mesh.size and not engine._fits(self._budget):
@@ -140,7 +153,7 @@ class WholeImages:
     def warm_up(self) -> None:
         """Compiles the programs of all its chunks, for a whole block of images."""
         for size in self.chunk_sizes:
-            self.executable(size, room_for(self.block or 1, self.image_shape))
+            self.executable(size, self.room_for(self.block or 1))
 
     def for_masks(self, masked_images: MaskedImages) -> WholeImages:
         """An engine for another list of masked images, with this one's compiled program.
@@ -148,9 +161,9 @@ class WholeImages:
         Raises:
           ValueError: for masks of more boxes, or of another image size, than it was compiled for.
         """
-        if masked_images.image_size != self.image_shape[:2]:
+        if masked_images.image_size != self.masked_size:
             raise ValueError(
-                f"masked images: expected those of images of {self.image_shape[:2]}, got "
+                f"masked images: expected those of images of {self.masked_size}, got "
                 f"{masked_images.image_size}"
             )
         if masked_images.boxes.shape[1] > self.boxes_per_mask:
@@ -178,14 +191,12 @@ class WholeImages:
 
     def memory(self) -> int | None:
         """Bytes of temporary memory that a chunk takes on a device, where the compiler says so."""
-        analysis = self.executable(
-            self.chunk, room_for(self.block or 1, self.image_shape)
-        ).memory_analysis()
+        analysis = self.executable(self.chunk, self.room_for(self.block or 1)).memory_analysis()
         return None if analysis is None else int(analysis.temp_size_in_bytes)
 
     def upload(self, images: NDArray[np.uint8]) -> Uploaded:
         """Puts ``uint8[B, h, w, c]`` on every device, B at most ``images_at_once``."""
-        room = room_for(self.block or len(images), self.image_shape)
+        room = self.room_for(self.block or len(images))
         spare = np.zeros((room - len(images), *self.image_shape), np.uint8)
         whole = np.concatenate([images, spare])  # few shapes, few compilations
         everywhere = NamedSharding(self.mesh, PartitionSpec())
@@ -206,7 +217,7 @@ class WholeImages:
 
     def tried(self, image: NDArray[np.uint8]) -> Outputs:
         """What it says of ``uint8[1, h, w, c]`` without a mask: arrays ``[1]``; compiles."""
-        itself = dataclasses.replace(self, masked_images=unmasked(self.image_shape[:2]))
+        itself = dataclasses.replace(self, masked_images=unmasked(self.masked_size))
         first = np.zeros(1, np.int32)
         return itself.evaluate(image, first, first)
 

@@ -15,6 +15,7 @@ from certmask_jax.inference.engine_choice import engine_for
 from certmask_jax.inference.model_function import ApplyFn
 from certmask_jax.inference.preprocessing import Preprocessing, check_images
 from certmask_jax.inference.token_dropping import TokenDropping
+from certmask_jax.inference.two_parts import image_size_for
 from certmask_jax.inference.views import Views
 from certmask_jax.masks.distinct_unions import MaskedImages
 from certmask_jax.tables.outputs import Outputs
@@ -60,7 +61,7 @@ def predict(
     """
     preprocessing = Preprocessing() if preprocessing is None else preprocessing
     images = np.asarray(images)
-    check_images(images, masks.image_size)
+    check_images(images, image_size_for(apply_fn, masks))
     engine = engine_for(
         apply_fn,
         params,

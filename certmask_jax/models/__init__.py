@@ -13,6 +13,7 @@ from certmask_jax.models.named_models import (
     default_weights,
     names,
 )
+from certmask_jax.models.parts_choice import in_two_parts
 from certmask_jax.models.published import DataConfig
 
 __all__ = [
@@ -24,5 +25,6 @@ __all__ = [
     "create",
     "default_weights",
     "from_function",
+    "in_two_parts",
     "names",
 ]

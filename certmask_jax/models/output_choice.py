@@ -11,6 +11,7 @@ import numpy as np
 from certmask_jax.inference.distinct_fields import LocalLogits
 from certmask_jax.inference.numpy_function import NumpyFunction
 from certmask_jax.inference.token_dropping import TokenDropping
+from certmask_jax.inference.two_parts import TwoParts
 from certmask_jax.inference.views import Views, with_views
 from certmask_jax.models.named_models import Model
 
@@ -67,6 +68,14 @@ def _chosen(apply_fn: Any, outputs: tuple[int, ...]) -> Any:
     if isinstance(apply_fn, NumpyFunction):
         return dataclasses.replace(apply_fn, outputs=outputs)
     at = np.asarray(outputs, np.int32)
+    if isinstance(apply_fn, TwoParts):
+        whole = apply_fn.head
+
+        def head(params: Any, features: Any, hidden: Any) -> Any:
+            return whole(params, features, hidden)[..., at]
+
+        parts: dict[str, Any] = {**vars(apply_fn), "head": head}
+        return TwoParts(parts.pop("stem"), parts.pop("head"), **parts)
 
     def chosen(params: Any, images: Any, *more: Any, **how: Any) -> Any:
         return apply_fn(params, images, *more, **how)[..., at]

@@ -21,11 +21,18 @@ from certmask_jax.inference.distinct_fields import LocalLogits
 from certmask_jax.inference.numpy_function import NumpyFunction
 from certmask_jax.inference.preprocessing import Preprocessing
 from certmask_jax.inference.token_dropping import TokenDropping
+from certmask_jax.inference.two_parts import TwoParts
 from certmask_jax.masks.geometry import as_size
 from certmask_jax.masks.threats import Threat
 from certmask_jax.models import Model
 from certmask_jax.models.output_choice import restricted, viewed
-from certmask_jax.programs import defense_specs, evidence_entries, imported, spec_keys
+from certmask_jax.programs import (
+    defense_specs,
+    evidence_entries,
+    imported,
+    parts_options,
+    spec_keys,
+)
 from certmask_jax.programs.certification_options import Config, read_fill
 from certmask_jax.programs.command_line import as_options
 from certmask_jax.programs.evidence_job import EvidenceJob, opened_evidence
@@ -40,6 +47,9 @@ DEFAULT_DEFENSES = (
     "certmask:tiling=exact,coverage=2x2",
     "certmask_detection:tiling=exact,coverage=2x2,tolerance=3",
 )
+
+PARTS_DEFENSES = ("patchcure",)
+"""Of a model in two parts."""
 
 _PATCH_LIVES = {
     "input": "in the image that the model sees, after any resize",
@@ -88,6 +98,15 @@ def opened(config: Config, command: str, *, with_data: bool = True, evidence: bo
     input_size = model.data_config.input_size
     attacks = threats(config.threat, dataset.image_size)
     specs = tuple(config.defenses or DEFAULT_DEFENSES)
+    in_pixels = attacks
+    if config.two_parts is not None:
+        specs = tuple(config.defenses or PARTS_DEFENSES)
+        parts_options.check(config, specs, resized=dataset.image_size != input_size)
+        model = parts_options.cut(model, config.two_parts)
+        assert isinstance(model.apply_fn, TwoParts)
+        attacks = parts_options.on_cells(model.apply_fn, attacks)
+    else:
+        parts_options.check_whole(specs)
     if config.threat.sizes:
         specs = specs_over_sizes(specs, attacks)
     on_evidence = opened_evidence(config, model, dataset, specs, attacks)
@@ -135,12 +154,12 @@ def opened(config: Config, command: str, *, with_data: bool = True, evidence: bo
     test_set: TestSet = dataset
     patched: dict[str, Any] = {}
     if config.patched is not None:
-        if len(attacks) != 1 or len(attacks[0].shapes) != 1:
+        if len(in_pixels) != 1 or len(in_pixels[0].shapes) != 1:
             raise ValueError(
                 "--patched: expected one --patch of one size, which the patches on the images "
-                f"have, got {'; '.join(map(str, attacks))}"
+                f"have, got {'; '.join(map(str, in_pixels))}"
             )
-        test_set = PatchedImages(dataset, attacks[0].shapes[0], config.patched)
+        test_set = PatchedImages(dataset, in_pixels[0].shapes[0], config.patched)
         patched = {"patched_with_noise_of_seed": config.patched}
     identity = {
         "dataset": config.data.dataset,
@@ -168,6 +187,9 @@ def opened(config: Config, command: str, *, with_data: bool = True, evidence: bo
         identity["encoding"] = model.encoding
     if views.names_of(model.apply_fn):
         identity["views"] = views.names_of(model.apply_fn)
+    if isinstance(model.apply_fn, TwoParts):
+        identity["two_parts"] = model.apply_fn.facts
+        identity["windows_of_cells"] = list(map(str, attacks))
     if dropping is not None:
         identity["hidden_tokens"] = "dropped"
     with as_options("fill"):
@@ -190,7 +212,7 @@ def opened(config: Config, command: str, *, with_data: bool = True, evidence: bo
         identity=identity,
         provenance={
             **identity,
-            "threats": list(map(str, attacks)),
+            "threats": list(map(str, in_pixels)),
             "command": command,
             "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "data_dir": _text(config.data.data_dir),
@@ -238,6 +260,7 @@ def _is_function(config: Config) -> bool:
     if not isinstance(config.model.create().apply_fn, NumpyFunction):
         return False
     for option, given, why in (
+        ("two-parts", config.two_parts is not None, "it has no parts"),
         ("weights", config.model.weights is not None, "it holds its own"),
         ("weights-entry", config.model.weights_entry is not None, "it holds its own"),
         ("precision", config.precision != "highest", "it computes in its own"),

@@ -14,6 +14,7 @@ from certmask_jax.programs import (
     data_options,
     defense_specs,
     model_options,
+    parts_options,
     paths,
     printing,
     program,
@@ -30,6 +31,7 @@ from certmask_jax.programs.command_line import (
 from certmask_jax.programs.data_options import DataOptions
 from certmask_jax.programs.model_options import ModelOptions
 from certmask_jax.programs.number_options import number, seed, whole
+from certmask_jax.programs.parts_options import PartsOptions
 from certmask_jax.programs.runtime import Runtime
 from certmask_jax.programs.threat_options import ThreatOptions
 
@@ -55,6 +57,7 @@ class Config:
     defenses: tuple[str, ...]
     precision: str
     views: str
+    two_parts: PartsOptions | None
     hidden_tokens: str
     decide: bool
     whole_images: bool
@@ -114,6 +117,7 @@ def parser() -> CommandLine:
         + "; ".join(f"{name}, {about}" for name, about in views.ABOUT.items())
         + "; joined by +, every view of every view; part of the result (default: %(default)s)",
     )
+    parts_options.add(group)
     group.add_argument(
         "--hidden-tokens",
         choices=HIDDEN_TOKENS,
@@ -286,6 +290,7 @@ def read_config(arguments: argparse.Namespace) -> Config:
         defenses=tuple(arguments.defense or ()),
         precision=arguments.precision,
         views=arguments.views,
+        two_parts=parts_options.read(arguments.two_parts),
         hidden_tokens=arguments.hidden_tokens,
         decide=arguments.decide,
         whole_images=arguments.whole_images,

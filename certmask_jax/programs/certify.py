@@ -22,7 +22,7 @@ from certmask_jax.certification.evidence_verdicts import beside, certify_evidenc
 from certmask_jax.files import processes
 from certmask_jax.files.storage import AnyPath
 from certmask_jax.inference import views
-from certmask_jax.programs import listings, printing, program, runtime
+from certmask_jax.programs import listings, parts_options, printing, program, runtime
 from certmask_jax.programs.certification_job import (
     Job,
     build_defenses,
@@ -154,6 +154,8 @@ def run(config: Config, command: str) -> int:
             "slots": progress.slots_now + work.passes[1],
         },
     }
+    if progress.stem_slots_now:
+        session["stem_passes"] = {"useful": progress.stem_now, "slots": progress.stem_slots_now}
     if flips is not None:
         session["label_flips_against_float32"] = flips
     return _shown(config, result.with_facts(session), out, was_complete, seconds["all"])
@@ -272,7 +274,10 @@ def certify_saved(
     specs = specs or tuple(known.get("defense", ()))
     if threat is None or not specs:
         raise ValueError(f"{folder}: its tables name no defenses; give --patch and --defense")
-    attacks = threats(threat, saved.table.masked_images.image_size)
+    masked_size = saved.table.masked_images.image_size
+    attacks = threats(threat, parts_options.image_size_of(known, masked_size))
+    if "two_parts" in known:
+        attacks = parts_options.recorded_on_cells(known, attacks)
     if threat.sizes:
         specs = specs_over_sizes(specs, attacks)
     defenses = build_defenses(specs, attacks)
@@ -302,13 +307,15 @@ def _plan_of_table(config: Config, job: Job) -> list[str]:
     each = plan.flops_a_pass
     empty = max(0.0, 1 - plan.passes_expected / max(plan.slots_expected, 1e-9))
     share = "" if config.shard[1] == 1 else f" (share {config.shard[0]} of {config.shard[1]})"
+    stem = f", beside {plan.stem_passes:,} of the stem" if plan.stem_passes else ""
     return [
         f"{plan.num_images:,} images{share}, {plan.masked_images:,} masked images each",
         f"forward passes: at most {plan.passes_most:,}, expected {plan.passes_expected:,.0f} "
-        f"({plan.passes_expected / plan.num_images:.1f} an image)",
+        f"({plan.passes_expected / plan.num_images:.1f} an image){stem}",
         "operations: unknown"
         if each is None
-        else f"operations: {each * plan.passes_expected:.3g} FLOP expected ({each:.3g} a pass)",
+        else f"operations: {each * plan.passes_expected + plan.stem_passes * plan.flops_a_stem:.3g}"
+        f" FLOP expected ({each:.3g} a pass)",
         f"table on disk: at most {plan.table_bytes / 1e6:,.1f} MB, in blocks of "
         f"{plan.images_per_block} images",
         f"time: {_duration(plan.seconds_expected)} expected, at {plan.passes_per_second:,.0f} "

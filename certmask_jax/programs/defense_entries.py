@@ -78,6 +78,12 @@ DEFENSES = {
             defenses.challenger_masking,
         ),
         DefenseEntry(
+            "patchcure",
+            "PatchCURE, two rounds against the unmasked label, made for --two-parts; recovery",
+            defenses.patchcure,
+            masks="mask_stride=1",
+        ),
+        DefenseEntry(
             "minority_reports",
             "one round of votes against the unmasked label; detection",
             defenses.minority_reports,

@@ -24,7 +24,7 @@ from certmask_jax.programs.number_options import whole
 
 _OTHERWISE = (
     *("list", "from_tables", "dry_run", "out", "max_minutes", "margin_guard", "shard", "chunk"),
-    *("decide", "whole_images", "format", "patched", "distributed", "cpu_devices"),
+    *("decide", "whole_images", "two_parts", "format", "patched", "distributed", "cpu_devices"),
     *("compilation_cache", "num_images", "subset_seed", "on_unreadable"),
 )
 """Options of certify that say nothing about what is exported."""

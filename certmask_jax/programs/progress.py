@@ -52,6 +52,8 @@ class Progress:
         self.settled_now = 0
         self.passes_now = 0
         self.slots_now = 0  # places of chunks that the passes took, with those left empty
+        self.stem_now = 0  # passes of a stem, and their places
+        self.stem_slots_now = 0
         self.stopped = False
         self._defenses = list(defenses)[:_SHOWN]
         self._names = in_a_line(defenses)[:_SHOWN]
@@ -125,6 +127,8 @@ class Progress:
             self.settled_now += step.settled
             self.passes_now += self._passes_each * step.evaluated
             self.slots_now += self._passes_each * step.slots
+            self.stem_now += step.stems
+            self.stem_slots_now += step.stem_slots
             self._recent.append((now, self.settled_now))
             while len(self._recent) > 2 and self._recent[1][0] <= now - _RECENT:
                 self._recent.popleft()

@@ -390,6 +390,8 @@ def test_notices_stand_in_their_order_whatever_order_they_came_in():
         notices.Viewed(("itself", "mirror")),
         notices.DistinctFields(81, 2.5),
         notices.PatchedAlready(7),
+        notices.InTwoParts("cells", ("5x5 patches on 8x8",), ("1x2 patches on 1x4",)),
+        notices.DroppedTokens((5, 9)),
         notices.OnlyClasses(10),
         notices.MissingImages(("c\x1b.png",)),
         notices.Subset("first", 50),
@@ -409,6 +411,8 @@ def test_notices_stand_in_their_order_whatever_order_they_came_in():
             "the first images of 50",
             r"1 more stand in the list of labels, are not in the folder, and count nowhere: c\x1b.",
             "the model chooses among the 10 classes",
+            "two parts: cells; masks, and what they are against, are in cells of the map between "
+            "them (5x5 patches on 8x8 reach windows of 1x2 on 1x4 cells)",
             "the images are patched already",
             "forward passes: 40.0 an image of 137",
             "means over 2 views of each masked image, which is 2 forward passes: itself, mirror",

@@ -34,6 +34,7 @@ CASES = {
         SMALL, mask_sets.budgeted_grid((6, 6), 1, masks_per_axis=3)
     ),
     "challenger masking": defenses.challenger_masking(GRID),
+    "patchcure": defenses.patchcure(GRID),
     "pair cover": defenses.pair_cover(BLOCKS),
     "pair cover of four": defenses.pair_cover(PLANE, ties="smallest"),
     "mrcert": defenses.mrcert(SMALL),

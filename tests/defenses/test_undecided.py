@@ -42,6 +42,8 @@ CASES = {
     ),
     "challenger_masking": (defenses.ChallengerMasking(LINE), 2),
     "challenger_masking redundant": (defenses.ChallengerMasking(REDUNDANT), 2),
+    "patchcure": (defenses.PatchCURE(LINE), 2),
+    "patchcure redundant": (defenses.PatchCURE(REDUNDANT), 2),
     "minority_reports": (defenses.MinorityReports(LINE), 3),
     "certmask": (defenses.CertMask(TRIANGLE), 3),
     "certmask_detection": (defenses.CertMaskDetection(LARGE), 3),

@@ -115,6 +115,19 @@ def double_masking(table: np.ndarray, ties: str = "largest") -> int:
     return most
 
 
+def patchcure(table: np.ndarray, base: int) -> int:
+    """PatchCURE's double masking, as its program goes through the masks."""
+    one_mask = [int(table[i, i]) for i in range(len(table))]
+    if all(label == base for label in one_mask):
+        return int(base)
+    for i, label in enumerate(one_mask):
+        if label == base:
+            continue
+        if all(int(v) == label for v in table[i]):
+            return label
+    return int(base)
+
+
 def challenger_masking(table: np.ndarray) -> int:
     """PatchCleanser, Appendix C; a challenger that does not win retires (so that it ends)."""
     one_mask = [int(table[i, i]) for i in range(len(table))]

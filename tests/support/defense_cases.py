@@ -42,6 +42,13 @@ def _pairs(defense: Defense, num_classes: int) -> Rule:
     return lambda row, trust: oracle.double_masking(row[pair], defense.options["ties"])
 
 
+def _from_base(defense: Defense, num_classes: int) -> Rule:
+    pairs, pair = unions(defense.mask_set, 2)
+    _, (of_pair, (clean,)) = merge([pairs, unmasked(defense.mask_set.image_size)])
+    columns = of_pair[pair]
+    return lambda row, trust: oracle.patchcure(row[columns], row[clean])
+
+
 def _challenges(defense: Defense, num_classes: int) -> Rule:
     pair = unions(defense.mask_set, 2)[1]
     return lambda row, trust: oracle.challenger_masking(row[pair])
@@ -94,6 +101,7 @@ CASES = {
         lambda masks, **given: defenses.double_masking(masks, masks, **given)
     ),
     "challenger_masking": Case(defenses.challenger_masking, _challenges),
+    "patchcure": Case(defenses.patchcure, _from_base),
     "minority_reports": Case(
         functools.partial(defenses.minority_reports, tau=0.5), _minority, trusts=(0.0, 1.0)
     ),

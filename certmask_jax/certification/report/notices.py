@@ -141,6 +141,27 @@ class Viewed(Notice):
 
 
 @dataclasses.dataclass(frozen=True)
+class InTwoParts(Notice):
+    """A stem was run once an image, a head for every mask of its map of features."""
+
+    place = Place.HEADING
+    name: str
+    threats: Sequence[str]  # in pixels
+    windows: Sequence[str]  # the same, in cells
+
+    def text(self) -> str:
+        met = "; ".join(
+            f"{patches} reach windows of {cells.replace(' patches', '', 1)} cells"
+            for patches, cells in zip(self.threats, self.windows, strict=False)
+        )
+        return (
+            f"two parts: {printable(self.name)}; masks, and what they are against, are in cells of "
+            f"the map between them ({printable(met)}); forward passes are those of the head, the "
+            "stem makes one an image"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
 class DroppedTokens(Notice):
     """The model was given the tokens alone that masks leave, so many of them at most."""
 
@@ -220,6 +241,7 @@ IN_ORDER: tuple[type[Notice], ...] = (
     Subset,
     MissingImages,
     OnlyClasses,
+    InTwoParts,
     PatchedAlready,
     FewerPasses,
     Viewed,
@@ -248,6 +270,9 @@ def recorded(provenance: Mapping[str, Any]) -> tuple[Notice, ...]:
         notices.append(Viewed(tuple(provenance["views"])))
     if provenance.get("kept_tokens"):
         notices.append(DroppedTokens(tuple(provenance["kept_tokens"])))
+    if "two_parts" in provenance:
+        of_run = (provenance.get("threats", ()), provenance.get("windows_of_cells", ()))
+        notices.append(InTwoParts(provenance["two_parts"]["name"], *map(tuple, of_run)))
     if "fields" in provenance:
         notices.append(DistinctFields(provenance["fields"], provenance["fields_as_whole_images"]))
     flips = provenance.get("label_flips_against_float32")

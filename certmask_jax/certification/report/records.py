@@ -91,7 +91,8 @@ class Report:
 
     Attributes:
       forward_passes: how many were ``"made"``, and how many the ``"full_table"`` takes; with views
-        ``"a_masked_image"`` too, how many each takes.
+        ``"a_masked_image"`` too, how many each takes. Of a model in two parts these are passes of
+        the head, and ``"stem"`` says how many its stem makes, one an image.
       provenance: facts about the run, as they are stored; nothing here depends on what they say.
       notices: what to know about the run that its numbers do not tell.
       margin_guard: images with a logit margin of at most this are not certified.

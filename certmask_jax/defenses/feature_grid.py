@@ -1,0 +1,89 @@
+"""A threat as it arrives on a map of features: which cells its patches can reach.
+
+Cell i of an axis sees the pixels from ``i * stride`` to ``i * stride + field``, so a patch reaches
+the cells whose fields it meets: a box of cells, neighbours on each axis. The threat on the map has
+these boxes as its patches. Masks that hide every one of them leave nothing that a patch could have
+changed, so all that is proved of masks on images holds of masks on maps (soundness, 14).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from certmask_jax.defenses.evidence_windows import Size, size_pair
+from certmask_jax.masks.threats import Box, Shape, Threat
+
+
+def cells_of(image_size: Size, *, field: Size, stride: Size) -> tuple[int, int]:
+    """``(H, W)`` of the map: the cells whose fields lie in the image.
+
+    Raises:
+      ValueError: for a field that is larger than the image, or sizes below 1.
+    """
+    images, fields = size_pair(image_size, "image_size"), size_pair(field, "field")
+    strides = size_pair(stride, "stride")
+    if any(r > n for r, n in zip(fields, images, strict=True)):
+        raise ValueError(
+            f"field: expected one that fits into images of {images[0]}x{images[1]} pixels, got "
+            f"{fields[0]}x{fields[1]}"
+        )
+    rows, columns = ((n - r) // s + 1 for n, r, s in zip(images, fields, strides, strict=True))
+    return rows, columns
+
+
+def threat_on_cells(threat: Threat, *, field: Size, stride: Size) -> Threat:
+    """The threat on the map of features: windows of cells in place of patches of pixels.
+
+    Every place that a patch may have is looked at, so a window has the cells that it reaches and no
+    more. A window may then be anywhere in the map, or in the cells that see the region. Of several
+    patches each has its own windows. A patch that the border spares from every cell is none.
+
+    Args:
+      threat: on images, in pixels.
+      field, stride: receptive field of a cell, and the distance of two cells, in pixels: an int or
+        (height, width).
+
+    Raises:
+      ValueError: for a field that does not fit the image; for a patch that reaches all cells in
+        some place, so that nothing can be proved.
+    """
+    grid = cells_of(threat.image_size, field=field, stride=stride)
+    fields, strides = size_pair(field, "field"), size_pair(stride, "stride")
+
+    def reached(axis: int, length: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """First cell, and one past the last, that a stretch of pixels meets at each place."""
+        cells = np.arange(grid[axis]) * strides[axis]
+        places = np.arange(threat.image_size[axis] - length + 1)
+        first = np.searchsorted(cells + fields[axis], places, side="right")
+        last = np.searchsorted(cells, places + length, side="left")
+        return first, np.maximum(last, first)
+
+    def windows(shape: Shape) -> tuple[Shape, ...]:
+        (top, bottom), (left, right) = reached(0, shape[0]), reached(1, shape[1])
+        heights, widths, allowed = bottom - top, right - left, threat.allowed(shape)
+        found = [
+            (int(h), int(w))
+            for h in np.unique(heights[heights > 0])
+            for w in np.unique(widths[widths > 0])
+            if allowed[np.ix_(heights == h, widths == w)].any()
+        ]
+        if grid in found:
+            raise ValueError(
+                f"patch_size: expected patches that leave some of the {grid[0]}x{grid[1]} cells "
+                f"alone, but {shape[0]}x{shape[1]} pixels reach all of them in one place, so "
+                "nothing is proved; choose a smaller patch, or parts of which each cell sees less"
+            )
+        return tuple(found) or ((1, 1),)
+
+    def of_region(box: Box) -> Box | None:
+        top, left, bottom, right = box
+        (first, last), (start, stop) = reached(0, bottom - top), reached(1, right - left)
+        cells = int(first[top]), int(start[left]), int(last[top]), int(stop[left])
+        return cells if cells[0] < cells[2] and cells[1] < cells[3] else None
+
+    region = tuple(box for box in map(of_region, threat.region) if box is not None)
+    patches = tuple(
+        tuple(window for shape in shapes for window in windows(shape)) for shapes in threat.patches
+    )
+    return Threat(grid, patches, region)
