@@ -33,6 +33,7 @@ from certmask_jax.programs import (
     attack_options,
     attack_summary,
     certification_options,
+    evidence_entries,
     paths,
     printing,
     program,
@@ -110,6 +111,12 @@ def _run(argv: Sequence[str] | None) -> int:
         config, known = _config_of(arguments.run, arguments)
     else:
         config = certification_options.read_config(arguments)
+    if config.two_parts is not None:
+        raise ValueError(
+            "--two-parts: expected a model that sees masked images; attacks on maps of features "
+            "are not built"
+        )
+    config = _without_evidence(config)
     runtime.start(config.runtime)
     command = program.typed("attack", words)
     job = opened(config, command)
@@ -218,6 +225,26 @@ def _config_of(run: Path, arguments: argparse.Namespace) -> tuple[Config, dict[s
         ),
         known,
     )
+
+
+def _without_evidence(config: Config) -> Config:
+    """The config without defenses on evidence, which are said and not attacked.
+
+    Raises:
+      ValueError: where there are no others.
+    """
+    left_out = [spec for spec in config.defenses if evidence_entries.is_on_evidence(spec)]
+    if not left_out:
+        return config
+    if len(left_out) == len(config.defenses):
+        raise ValueError(
+            f"--defense {left_out[0]}: expected a defense that masks images; attacks on evidence "
+            "are not built"
+        )
+    for spec in left_out:
+        program.say(f"{spec}: not attacked, as attacks on evidence are not built")
+    kept = tuple(spec for spec in config.defenses if spec not in left_out)
+    return dataclasses.replace(config, defenses=kept)
 
 
 def _own_destinations() -> set[str]:

@@ -12,6 +12,7 @@ from certmask_jax.defenses import ALERT, Guarantee
 from certmask_jax.inference.devices import device_mesh
 from certmask_jax.inference.whole_table import predict
 from certmask_jax.programs.attack_folder import AttackFolder, Line
+from certmask_jax.programs.attack_job import model_of
 from certmask_jax.programs.certification_job import Job
 
 
@@ -55,7 +56,7 @@ def contradictions(job: Job, folder: AttackFolder) -> list[Contradiction]:
         pixels = np.asarray(Image.open(folder.folder / line["file"]), np.uint8)
         image = pixels.reshape(*pixels.shape[:2], -1)
         table = predict(
-            job.model.apply_fn,
+            model_of(job),
             job.params,
             image[None],
             defense.masked_images,

@@ -17,6 +17,8 @@ from certmask_jax.attacks.patch_places import places_by_gradient, random_places,
 from certmask_jax.attacks.table_goals import Goal, goals_at, undefended_goals
 from certmask_jax.defenses import ALERT, Defense
 from certmask_jax.inference.masked_pass import masked_logits
+from certmask_jax.inference.model_function import ApplyFn
+from certmask_jax.inference.token_dropping import SeenTokens
 from certmask_jax.inference.whole_table import predict
 from certmask_jax.masks.threats import Threat
 from certmask_jax.programs.attack_folder import AttackFolder, Line
@@ -32,6 +34,7 @@ class Attacker:
 
     def __init__(self, job: Job, options: AttackOptions, folder: AttackFolder) -> None:
         self._job, self._options, self._folder = job, options, folder
+        self._apply_fn = model_of(job)
         self._images = readable(job.dataset, job.unreadable)
         self._classes = job.model.num_classes
         self._class_names: list[str] = list(job.provenance.get("class_names") or ())
@@ -123,7 +126,7 @@ class Attacker:
             published = certified
         else:
             table = predict(
-                self._job.model.apply_fn,
+                self._apply_fn,
                 self._job.params,
                 images,
                 defense.masked_images,
@@ -191,7 +194,7 @@ class Attacker:
         numbers: Sequence[int],
     ) -> AttackedImages:
         return attack_images(
-            self._job.model.apply_fn,
+            self._apply_fn,
             self._job.params,
             images[list(chosen)],
             labels[list(chosen)],
@@ -210,7 +213,7 @@ class Attacker:
         count = len(images)
         padded = np.concatenate([images, np.zeros_like(images[: -count % 8])])
         parts = [
-            _plain_logits(self._job.model.apply_fn, self._job.preprocessing)(
+            _plain_logits(self._apply_fn, self._job.preprocessing)(
                 self._job.params, jnp.asarray(padded[at : at + 8])
             )
             for at in range(0, len(padded), 8)
@@ -220,7 +223,7 @@ class Attacker:
     @reproducible()
     def _mass(self, images: NDArray[np.uint8], labels: NDArray[np.int32]) -> NDArray[np.float32]:
         """``float32[B, h, w]``: how much each pixel matters to the lead of the true label."""
-        program = _mass_program(self._job.model.apply_fn, self._job.preprocessing)
+        program = _mass_program(self._apply_fn, self._job.preprocessing)
         each = [
             program(self._job.params, jnp.asarray(image), jnp.int32(label))
             for image, label in zip(images, labels, strict=True)
@@ -230,6 +233,11 @@ class Attacker:
     def _name_of(self, label: int) -> str:
         named = label < len(self._class_names) and self._class_names[label]
         return str(named or label)
+
+
+def model_of(job: Job) -> ApplyFn:
+    """The model function that is certified, as a function of masked images."""
+    return job.model.apply_fn if job.dropping is None else SeenTokens(job.dropping)
 
 
 def threat_of(job: Job) -> Threat:
