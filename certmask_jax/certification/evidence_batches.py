@@ -62,7 +62,7 @@ class Batches:
         tokens = {count for one in bands for count in one.tokens()}
         return {
             **({"bands_at_once": bands[0].at_once} if bands else {}),
-            **({"hidden_tokens": "dropped", "tokens": sorted(tokens)} if tokens else {}),
+            **({"hidden_tokens": "dropped", "kept_tokens": sorted(tokens)} if tokens else {}),
         }
 
 
