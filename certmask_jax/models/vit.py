@@ -289,7 +289,7 @@ class VisionTransformer(nn.Module):
             prefix = []
         positions = self.param("pos_embed", small, (1, first + count, width), self.param_dtype)
         if places is not None:
-            of_image = positions[0, first:][places]
+            of_image = jnp.take(positions[0, first:], places, axis=0)  # NumPy arrays too
             own = jnp.broadcast_to(positions[:, :first], (batch, first, width))
             positions = jnp.concatenate([own, of_image], axis=1)
         x = x + positions
