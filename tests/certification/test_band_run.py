@@ -269,7 +269,7 @@ def test_a_vit_is_given_the_tokens_of_a_band_alone(tmp_path):
         dropping=model.dropping, preprocessing=how, mesh=device_mesh(jax.local_devices()[:1]),
         chunk=3,
     )  # fmt: skip
-    assert saved.fingerprint["tokens"] == [5, 9, 17]
+    assert saved.fingerprint["kept_tokens"] == [5, 9, 17]
     report = certify_evidence(saved, [defense])
     assert any("tokens" in notice.text() for notice in report.notices)
     (source,) = sources_of([defense], None, model.apply_fn, dropping=model.dropping)

@@ -18,6 +18,7 @@ from certmask_jax.programs import benchmark
 from certmask_jax.programs.measurements import (
     absent_devices,
     compiled_for,
+    evidence,
     passes,
     pytorch,
     pytorch_loops,
@@ -97,6 +98,18 @@ def test_patchcleansers_loop_answers_as_its_rule_and_so_does_the_guard():
     others = dataclasses.replace(subject, defenses=[defenses.certmask(defense.masks)])
     with pytest.raises(ValueError, match=r"expected a job with double masking .* got certmask"):
         serving.measure(others, 2, None)
+
+
+def test_evidence_is_measured_beside_the_plain_pass_of_the_same_images(monkeypatch):
+    monkeypatch.setattr(evidence, "_PIXELS", 32 * 32)  # an image a device
+    found = evidence.measure(subjects.of_noise("cifar_bagnet5", "highest", 3), 1)
+    assert (found["images"], found["images_at_once"]) == (8, 8)
+    assert "windows of 5x5 of 14x14 cells for 5x5 patches" in found["defense"]
+    speeds = found["images_per_second"]
+    assert set(speeds) == {"plain", "patchguard", "all"}
+    assert found["patchguard_over_plain"]["median"] == pytest.approx(
+        speeds["patchguard"]["median"] / speeds["plain"]["median"]
+    )
 
 
 def test_in_turn_leaves_out_the_first_round_and_pairs_the_others():
