@@ -2,11 +2,12 @@
 
 Each has a class, and by its paper's name in small letters a constructor, which is the class. Those
 on local evidence and on votes of bands are modules of functions on arrays: ``patchguard``,
-``clipped_bagnet``, ``derandomized_smoothing``, ``crosscert``.
+``clipped_bagnet``, ``derandomized_smoothing``, ``crosscert`` (whose class is ``CrossCert``).
 """
 
 from certmask_jax.defenses import clipped_bagnet, crosscert, derandomized_smoothing, patchguard
 from certmask_jax.defenses.certmask_votes import CertMask, CertMaskDetection
+from certmask_jax.defenses.crosscert_detection import CrossCert
 from certmask_jax.defenses.defense import (
     ALERT,
     Defense,
@@ -48,6 +49,7 @@ __all__ = [
     "CertMask",
     "CertMaskDetection",
     "ChallengerMasking",
+    "CrossCert",
     "Defense",
     "DoubleMasking",
     "Guarantee",

@@ -16,6 +16,10 @@ from typing import Any, Literal, Union
 
 from certmask_jax import defenses
 from certmask_jax.defenses import Defense
+from certmask_jax.defenses.band_defense import SmoothedViT
+from certmask_jax.masks.geometry import Size
+from certmask_jax.masks.mask_set import MaskSet
+from certmask_jax.masks.threats import Threat
 from certmask_jax.programs import imported, mask_entries
 from certmask_jax.programs.command_line import hint
 from certmask_jax.programs.spec_keys import Key, flag, size
@@ -60,6 +64,18 @@ class DefenseEntry:
         return tuple(dict.fromkeys((*own, *mask_entries.KEYS, *second, BUILT_FOR.name)))
 
 
+def _crosscert(
+    masks: MaskSet,
+    *,
+    band: Size | None = None,
+    band_stride: Size = 1,
+    band_axis: Any = "columns",
+    against: Threat | None = None,
+) -> Defense:
+    bands = SmoothedViT(masks.threat, band=band, stride=band_stride, axis=band_axis).masks
+    return defenses.CrossCert(masks, bands, against=against)
+
+
 _TIES = Key("ties", str, "the label that wins where several have most votes", "largest")
 
 DEFENSES = {
@@ -88,6 +104,16 @@ DEFENSES = {
             "one round of votes against the unmasked label; detection",
             defenses.minority_reports,
             (Key("tau", float, "confidence above which a dissenting mask alerts, in [0, 1)", "0"),),
+        ),
+        DefenseEntry(
+            "crosscert",
+            "CrossCert, double masking and votes of bands that check each other; detection",
+            _crosscert,
+            (
+                Key("band", size, "pixels that a band shows (4 on images of up to 64, else 19)"),
+                Key("band_stride", size, "pixels from one band to the next", "1"),
+                Key("band_axis", str, "columns, rows, both or blocks", "columns"),
+            ),
         ),
         DefenseEntry(
             "mrcert",
