@@ -71,7 +71,7 @@ def opened_evidence(
     if on_local and local is None:
         raise ValueError(
             f"--defense {on_local[0]}: expected a model with local logits, each of which sees a "
-            "small field: a BagNet (bagnet9, bagnet17, bagnet33), or a Model of your own with "
+            "small field: a BagNet (--list), or a Model of your own with "
             f"local=LocalLogits(...); got {model.name}"
         )
     for option, is_given, why in (
