@@ -391,7 +391,6 @@ def test_notices_stand_in_their_order_whatever_order_they_came_in():
         notices.DistinctFields(81, 2.5),
         notices.PatchedAlready(7),
         notices.InTwoParts("cells", ("5x5 patches on 8x8",), ("1x2 patches on 1x4",)),
-        notices.DroppedTokens((5, 9)),
         notices.OnlyClasses(10),
         notices.MissingImages(("c\x1b.png",)),
         notices.Subset("first", 50),

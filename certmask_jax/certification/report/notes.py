@@ -42,10 +42,14 @@ def of_columns(report: Report, *, short: bool) -> list[str]:
     several = len({d.threat for d in report.defenses}) > 1
     patches = "the patches of its row" if several else "these patches"
     where = "one patch anywhere" if usual else f"{patches} where they may be"
+    on_cells = [not d.masked_images for d in report.defenses]
+    chosen = "all local logits that see" if all(on_cells) else "every prediction that sees"
+    if any(on_cells) and not all(on_cells):
+        chosen = "every prediction, or all local logits, that see"
     lines = [
-        f"worst case: % of images on which no attacker can win who puts {where} and chooses every "
-        "prediction that sees a patch pixel. Only this number is a certificate. Brackets: 95% "
-        "intervals (Wilson)."
+        f"worst case: % of images on which no attacker can win who puts {where} and chooses "
+        f"{chosen} a patch pixel. Only this number is a certificate. Brackets: 95% intervals "
+        "(Wilson)."
     ]
     words = {
         "recovery": ("rec", "always the true label"),

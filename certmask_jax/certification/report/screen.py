@@ -64,7 +64,7 @@ def as_text(report: Report, *, width: int = WIDTH) -> str:
     explained = [
         *notes.of_columns(report, short=not shape.words),
         *notes.of_conditions(report),
-        *(["masked: distinct masked images of an image"] if shape.masked else []),
+        *([_masked(report)] if shape.masked else []),
         *notes.of_work(report),
         *notes.of_near_ties(report, [rows.label(n, shape) for n in range(len(places))]),
         *notes.warnings(report),
@@ -182,3 +182,8 @@ def _patches(report: Report) -> tuple[list[str], list[str]]:
             names[threat] = f"P{number}"
             legend.append(f"P{number} = {labels.against(threat)}")
     return [names[d.threat] for d in report.defenses], legend
+
+
+def _masked(report: Report) -> str:
+    whole = "; 0: the image itself, once" * any(not d.masked_images for d in report.defenses)
+    return f"masked: distinct masked images of an image{whole}"
