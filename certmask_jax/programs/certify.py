@@ -377,7 +377,7 @@ def _run(argv: Sequence[str] | None) -> int:
     config = read_config(arguments)
     if config.from_tables is not None:
         folder = config.from_tables
-        on_evidence_alone = holds_evidence(folder) and not (folder / "tables").is_dir()
+        on_evidence_alone = not (folder / "tables").is_dir() and holds_evidence(folder)
         saved = None if on_evidence_alone else _table_of(folder)
         check_from_tables(arguments)
         run_from_tables(config, folder, saved)
