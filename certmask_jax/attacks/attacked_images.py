@@ -231,6 +231,7 @@ class _Run:
         images = np.zeros((count, *shape), np.uint8)
         corners = np.zeros((count, self._patches, 4), np.int32)
         wanted = np.full((count, self._columns), ANY, np.int32)
+        changed = np.zeros((count, self._columns), np.bool_)
         avoids, from_image = np.zeros(count, np.bool_), np.zeros(count, np.bool_)
         keys = []
         for number, slot in enumerate(self._slots):
@@ -239,12 +240,13 @@ class _Run:
                 goal = self._goals[slot.image][slot.goal]
                 images[number] = self._images[slot.image]
                 corners[number] = corners_of(goal.place)
-                wanted[number], avoids[number] = goal.wanted, goal.avoids
+                wanted[number], changed[number] = goal.wanted, goal.changed
+                avoids[number] = goal.avoids
                 from_image[number] = slot.start == 0
                 for part in (self._numbers[slot.image], slot.goal, slot.start, slot.done):
                     key = jax.random.fold_in(key, part)
             keys.append(key)
-        goals = Goals(*map(jnp.asarray, (images, corners, wanted, avoids)))
+        goals = Goals(*map(jnp.asarray, (images, corners, wanted, changed, avoids)))
         fresh, self._fresh = self._fresh, np.zeros(count, np.bool_)
         return goals, jnp.stack(keys), jnp.asarray(fresh), jnp.asarray(from_image)
 

@@ -87,12 +87,15 @@ class Goals(NamedTuple):
       images: ``uint8[B, h, w, c]``, without patches.
       corners: ``int32[B, K, 4]``, where the patches are.
       wanted: ``int32[B, V]``, the label wanted of each masked image; below 0 any will do.
+      changed: ``bool[B, V]``: something else is wanted than the clean image has. Half of what a
+        step looks at are such, or the many that are to stay as they are would hide them.
       avoided: ``bool[B]``: the label named is to be left instead, whatever comes.
     """
 
     images: Array
     corners: Array
     wanted: Array
+    changed: Array
     avoided: Array
 
 
@@ -159,7 +162,7 @@ def _program(
     def moved(params: Any, boxes: Array, goals: Goals, searches: Searches, keys: Array) -> Searches:
         looked_at = min(search.masks_a_step, boxes.shape[0])
 
-        def loss_of(free: Array, columns: Array, weights: Array) -> tuple[Array, Array]:
+        def loss_of(free: Array, columns: Array, counts: Array) -> tuple[Array, Array]:
             patched = jax.vmap(with_patches)(goals.images, free, goals.corners)
             many = len(patched)
             logits = masked_logits(
@@ -173,13 +176,14 @@ def _program(
             wanted = jnp.take_along_axis(goals.wanted, columns, axis=1)
             lag = jax.vmap(margins_of_loss)(logits, wanted, goals.avoided)
             lag = jnp.maximum(lag, -search.surplus) + search.surplus
-            each = (lag * weights).sum(axis=1) / jnp.maximum(weights.sum(axis=1), 1)
+            changed = jnp.take_along_axis(goals.changed, columns, axis=1)
+            each = _mean(lag, counts & changed) + _mean(lag, counts & ~changed)
             return each.sum(), each
 
         def one(now: Searches, random: Array) -> Searches:
             draw = jax.vmap(functools.partial(_drawn, count=looked_at))
-            columns, weights = draw(random, goals.wanted)
-            (_, each), slope = jax.value_and_grad(loss_of, has_aux=True)(now.free, columns, weights)
+            columns, counts = draw(random, goals.wanted, goals.changed)
+            (_, each), slope = jax.value_and_grad(loss_of, has_aux=True)(now.free, columns, counts)
             slope = jnp.where(jnp.isfinite(slope), slope, 0)
             with usual_promotion():
                 step, motion = jax.vmap(_optimizer(search).update)(slope, now.motion)
@@ -204,11 +208,24 @@ def _program(
     )
 
 
-def _drawn(key: Array, wanted: Array, *, count: int) -> tuple[Array, Array]:
-    """``count`` columns of one search, those that are wanted first, and 1 for each that is."""
+def _drawn(key: Array, wanted: Array, changed: Array, *, count: int) -> tuple[Array, Array]:
+    """``count`` columns of one search, half of them to be changed, and which are wanted at all.
+
+    Where there are not enough of one sort there are more of the other.
+    """
     chance = jax.random.uniform(key, wanted.shape, jnp.float32)
-    _, columns = jax.lax.top_k(jnp.where(wanted >= 0, chance, -1), count)
-    return columns, (wanted[columns] >= 0).astype(jnp.float32)
+    half = (count + 1) // 2
+    _, first = jax.lax.top_k(jnp.where(changed, chance, -1), half)
+    others = jnp.where(wanted >= 0, jnp.where(changed, chance, chance + 1), -1)
+    _, second = jax.lax.top_k(others.at[first].set(-2), count - half)
+    columns = jnp.concatenate([first, second])
+    return columns, wanted[columns] >= 0
+
+
+def _mean(values: Array, counts: Array) -> Array:
+    """The mean of each row where it counts, 0 where nothing does: ``[B, M]`` -> ``[B]``."""
+    many = jnp.maximum(counts.sum(axis=1), 1).astype(values.dtype)
+    return jnp.where(counts, values, 0).sum(axis=1) / many
 
 
 def _optimizer(search: PatchSearch) -> optax.GradientTransformation:

@@ -28,6 +28,7 @@ class Goal(NamedTuple):
     Attributes:
       place: ``int64[K, 4]``, height, width, row and column of each patch.
       wanted: ``int32[V]``, labels of the masked images that show the patch, else ``ANY``.
+      changed: ``bool[V]``, those of which something else is wanted than the clean image has.
       answer: what the rule answers then.
       wins: whether that is a wrong answer.
       effort: the mean margin by which the clean labels of those that have to change are held.
@@ -36,6 +37,7 @@ class Goal(NamedTuple):
 
     place: Placement
     wanted: NDArray[np.int32]
+    changed: NDArray[np.bool_]
     answer: int
     wins: bool
     effort: float
@@ -48,7 +50,8 @@ def undefended_goals(label: int, *, places: NDArray[np.int64]) -> list[Goal]:
     For attacks on no defense at all: the one column is the image as it is.
     """
     named = np.asarray([label], np.int32)
-    return [Goal(place, named, ANY, True, 0.0, avoids=True) for place in places]
+    here = np.ones(1, np.bool_)
+    return [Goal(place, named, here, ANY, True, 0.0, avoids=True) for place in places]
 
 
 def goals_at(
@@ -102,7 +105,7 @@ def goals_at(
     for (number, target, place, wanted), answer in zip(tried, answers.tolist(), strict=True):
         changed = (wanted != ANY) & (wanted != clean)
         effort = float(held[changed].mean()) if changed.any() else 0.0
-        goal = Goal(place, wanted, answer, answer not in right, effort)
+        goal = Goal(place, wanted, changed, answer, answer not in right, effort)
         known = best.get((number, target))
         if known is None or (goal.wins and not known.wins):
             best[number, target] = goal

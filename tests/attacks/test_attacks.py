@@ -81,7 +81,8 @@ def test_the_closed_form_is_reached_to_the_pixel(linear):
     target = int(np.argsort(logits[0])[-2])
     goals = patch_search.Goals(
         jnp.asarray(images[:1]), jnp.asarray([[[2, 3, 5, 7]]], jnp.int32),
-        jnp.asarray([[target]], jnp.int32), jnp.zeros(1, jnp.bool_),
+        jnp.asarray([[target]], jnp.int32),
+        jnp.ones((1, 1), jnp.bool_), jnp.zeros(1, jnp.bool_),
     )  # fmt: skip
     search = attacks.PatchSearch(steps=40, surplus=1e6)
     keys = jax.random.split(jax.random.key(0), 1)
@@ -210,6 +211,7 @@ def test_goals_win_only_where_the_table_adversary_does(defense):
         for goal in goals:
             shown = patched_pixels.shows(defense.masked_images.boxes, goal.place)
             assert ((goal.wanted == ANY) == ~shown).all()
+            assert (goal.changed == (shown & (goal.wanted != row))).all()
             after = np.where(goal.wanted == ANY, row, goal.wanted)[None]
             answer = defense.rule(from_labels(after, defense.masked_images, num_classes=3))[0]
             assert answer == goal.answer
@@ -266,3 +268,19 @@ def test_bad_input_is_one_clear_error(linear):
         attacks.places_on_grid(THREATS[0], stride=0)
     with pytest.raises(ValueError, match="threat: expected one patch"):
         attacks.places_by_gradient(np.zeros((SIZE, SIZE)), THREATS[2], 1)
+
+
+def test_half_of_what_a_step_looks_at_is_to_change():
+    wanted = jnp.asarray([-1, 0, 1, 1, 1, 1, 1, 1, -1, 0], jnp.int32)
+    changed = jnp.asarray([False, True] + [False] * 7 + [True])
+    for seed in range(8):
+        columns, counts = patch_search._drawn(jax.random.key(seed), wanted, changed, count=4)
+        assert len(set(columns.tolist())) == 4
+        assert set(columns[:2].tolist()) == {1, 9}
+        assert counts.all()
+        columns, counts = patch_search._drawn(jax.random.key(seed), wanted, changed, count=6)
+        assert np.asarray(changed)[columns].sum() == 2
+        assert sorted(np.asarray(counts).tolist()) == [False, True, True, True, True, True]
+        few = jnp.where(changed, wanted, -1)  # nothing is to stay
+        columns, counts = patch_search._drawn(jax.random.key(seed), few, changed, count=2)
+        assert set(columns.tolist()) == {1, 9}
