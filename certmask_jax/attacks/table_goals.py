@@ -66,9 +66,9 @@ def goals_at(
 ) -> list[Goal]:
     """Goals at some places, those that win first, and of these the ones that take least.
 
-    At each place and for each target z: all masked images that show the patch say z; as many as
-    hide it, or one more, say z and the others what they say (for rules that count to a number, as
-    CertMask's to k); and one more than half of them.
+    At each place and for each target z: all masked images that show the patch say z; all but the
+    one that is hardest to change (where a rule trusts those that stand against all others, such
+    as CertMask's exactly k); one more than half of them; as many as hide the patch; and one more.
 
     Args:
       defense: whose rule is to err.
@@ -118,6 +118,6 @@ def _choices(seen: NDArray[np.bool_], held: NDArray[np.float64]) -> Iterator[NDA
     yield shown
     easiest = shown[np.argsort(held[shown], kind="stable")]
     hidden = len(seen) - len(shown)
-    for count in dict.fromkeys((hidden, hidden + 1, len(shown) // 2 + 1)):
+    for count in dict.fromkeys((len(shown) - 1, len(shown) // 2 + 1, hidden, hidden + 1)):
         if 0 < count < len(shown):
             yield easiest[:count]
