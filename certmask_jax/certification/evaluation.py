@@ -25,13 +25,15 @@ from certmask_jax.certification.run_facts import facts_of_run, provenance_of_run
 from certmask_jax.defenses.defense import Defense
 from certmask_jax.files import processes, storage
 from certmask_jax.inference import early_exit
+from certmask_jax.inference.cell_fields import MIXES
 from certmask_jax.inference.distinct_fields import LocalLogits
 from certmask_jax.inference.engine_choice import engine_for
 from certmask_jax.inference.model_function import ApplyFn
 from certmask_jax.inference.out_of_memory import Guarded
 from certmask_jax.inference.preprocessing import Preprocessing
+from certmask_jax.inference.stem_and_head import StemAndHead
 from certmask_jax.inference.token_dropping import TokenDropping
-from certmask_jax.inference.two_parts import TwoParts, check_parts, image_size_for
+from certmask_jax.inference.two_parts import check_parts, image_size_for
 from certmask_jax.masks import distinct_unions
 from certmask_jax.masks.distinct_unions import MaskedImages
 from certmask_jax.tables import saved_table
@@ -164,9 +166,13 @@ def evaluate(
     )
     engine = engine.for_blocks(images_per_block)
     guarded = Guarded(engine, hooks.warn)
+    about = dict(provenance or {})
     if run.is_new:
-        if isinstance(apply_fn, TwoParts):
-            check_parts(apply_fn, params, run.first.shape[3])
+        if isinstance(engine, StemAndHead):
+            check_parts(engine.apply_fn, params, run.first.shape[3])
+            about["cells_keep_bits"] = engine.cells_keep_bits()
+            if not about["cells_keep_bits"]:
+                hooks.warn(MIXES)
         _check_logits(guarded.run(lambda engine: engine.tried(run.first)))
     facts = facts_of_run(
         run.run_images,
@@ -184,7 +190,7 @@ def evaluate(
         images_per_block=images_per_block,
         share=processes.share_of_this(share),
         run=facts,
-        about={"provenance": provenance_of_run(num_images, engine, provenance or {})},
+        about={"provenance": provenance_of_run(num_images, engine, about)},
         began=run.run_images.began,
         damaged=hooks.warn,
     )

@@ -25,10 +25,15 @@ from certmask_jax.defenses.band_defense import BandDefense
 from certmask_jax.defenses.evidence_defense import EvidenceDefense
 from certmask_jax.defenses.local_defense import LocalDefense
 from certmask_jax.files import fingerprint, storage
+from certmask_jax.inference.cell_fields import MIXES
 from certmask_jax.inference.devices import device_mesh
 from certmask_jax.inference.distinct_fields import LocalLogits
-from certmask_jax.inference.evidence_program import check_local, in_batches, results_program
-from certmask_jax.inference.kept_bits import cells_keep_bits
+from certmask_jax.inference.evidence_program import (
+    check_local,
+    in_batches,
+    local_cells_keep_bits,
+    results_program,
+)
 from certmask_jax.inference.masked_pass import computed_with
 from certmask_jax.inference.model_function import ApplyFn, num_classes
 from certmask_jax.inference.preprocessing import Preprocessing, check_images
@@ -41,12 +46,6 @@ from certmask_jax.tables.run_images import LEFT_OUT, Began, Part, RunImages, of_
 
 _BATCHES_A_BLOCK = 16
 _LEAST_BLOCKS = 16
-_MIXES = (
-    "on these devices the last bits of cells change with pixels that they do not see, as some "
-    "algorithms of convolutions mix them; where evidence is close to the middle between two "
-    "integers a verdict rests on rounding. CPUs do not do it, and neither do GPUs with "
-    "XLA_FLAGS=--xla_gpu_autotune_level=0 in most cases"
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,17 +161,12 @@ def evaluate_evidence(
     }
     keep_bits: dict[str, bool] = {}
     if local is not None and any(isinstance(one, LocalDefense) for one in defenses):
-        keep_bits["cells_keep_bits"] = cells_keep_bits(
-            local.apply_fn,
-            held,
-            first.shape[1:],
-            field=(local.field, local.field),
-            stride=(local.stride, local.stride),
-            preprocessing=preprocessing,
-            images=batch // mesh.size,
+        keeps = local_cells_keep_bits(
+            local, held, first.shape[1:], preprocessing=preprocessing, images=batch // mesh.size
         )
-        if not keep_bits["cells_keep_bits"]:
-            told.warn(_MIXES)
+        keep_bits["cells_keep_bits"] = keeps
+        if not keeps:
+            told.warn(MIXES)
     began = run_images.began
     about = {
         "provenance": {

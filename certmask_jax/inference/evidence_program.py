@@ -6,7 +6,6 @@ Evidence stays on the device that made it: of each image only answers and verdic
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -18,9 +17,10 @@ from numpy.typing import NDArray
 
 from certmask_jax._own_settings import unguarded
 from certmask_jax.defenses.evidence_defense import EvidenceDefense
+from certmask_jax.inference.cell_fields import cells_keep_bits, check_fields
 from certmask_jax.inference.devices import AXIS
 from certmask_jax.inference.distinct_fields import LocalLogits
-from certmask_jax.inference.evidence_sources import BandSource, Source
+from certmask_jax.inference.evidence_sources import BandSource, LocalSource, Source
 from certmask_jax.inference.preprocessing import Preprocessing
 from certmask_jax.tables.outputs import NO_LABEL
 
@@ -110,8 +110,7 @@ def check_local(
 ) -> tuple[int, int, int]:
     """``(H, W, K)`` of the evidence of what the model sees, whose cells see what they say.
 
-    Cells in the corners and in the middle are looked at by their gradients on a random image: a
-    cheap check, which a model that is built to deceive may pass.
+    By their gradients, see ``check_fields``.
 
     Raises:
       ValueError: for evidence of another shape, or cells that see other pixels.
@@ -125,32 +124,41 @@ def check_local(
             f"local logits: expected [1, {rows}, {columns}, K] for images {image.shape}, as fields "
             f"of {local.field} pixels every {local.stride} make, got {list(shape)}"
         )
-    random = np.random.default_rng(0)
-    pixels = jnp.asarray(random.normal(size=image.shape), jnp.float32)
-    weights = jnp.asarray(random.normal(size=shape[3]), jnp.float32)
-
-    @jax.jit
-    def gradient(parameters: Any, at: Array) -> Array:
-        back = jax.vjp(lambda seen: local.apply_fn(parameters, seen), pixels)[1]
-        cotangent = jnp.zeros(shape, jnp.float32).at[0, at[0], at[1]].set(weights)
-        found: Array = back(cotangent)[0][0]
-        return found
-
-    with unguarded():
-        for row, column in _places(rows, columns):
-            seen = np.asarray(gradient(params, jnp.asarray([row, column], jnp.int32)))
-            top, left = row * local.stride, column * local.stride
-            seen = (np.nan_to_num(seen, nan=1.0) != 0).any(axis=2)
-            seen[top : top + local.field, left : left + local.field] = False
-            if seen.any():
-                y, x = np.argwhere(seen)[0].tolist()
-                raise ValueError(
-                    f"local logits: expected the cell ({row}, {column}) to see the pixels from "
-                    f"({top}, {left}) to ({top + local.field}, {left + local.field}), exclusive, "
-                    f"as its field of {local.field} and stride of {local.stride} say, but it also "
-                    f"sees ({y}, {x}); give the model's true field and stride"
-                )
+    check_fields(
+        local.apply_fn,
+        params,
+        image_shape,
+        field=(local.field, local.field),
+        stride=(local.stride, local.stride),
+        what="local logits",
+    )
     return rows, columns, int(shape[3])
+
+
+def local_cells_keep_bits(
+    local: LocalLogits,
+    params: Any,
+    image_shape: tuple[int, int, int],
+    *,
+    preprocessing: Preprocessing,
+    images: int,
+) -> bool:
+    """Whether cells keep their bits when pixels change that they do not see.
+
+    Args:
+      local, params, preprocessing: the model.
+      image_shape: ``(h, w, c)`` of its images.
+      images: as many as a device evaluates at once.
+    """
+    source = LocalSource(local)
+    program = jax.jit(lambda held, pixels: source.evidence(held, pixels, preprocessing).parts)
+    return cells_keep_bits(
+        lambda pixels: program(params, pixels),
+        image_shape,
+        field=(local.field, local.field),
+        stride=(local.stride, local.stride),
+        images=images,
+    )
 
 
 def _finite(evidence: Array) -> Array:
@@ -163,8 +171,3 @@ def _margin(logits: Array) -> Array:
     top = jax.lax.top_k(logits, 2)[0]
     leads = top[..., 0] - top[..., 1]
     return leads.reshape(len(logits), -1).min(axis=1)
-
-
-def _places(rows: int, columns: int) -> Sequence[tuple[int, int]]:
-    ends = [(row, column) for row in (0, rows - 1) for column in (0, columns - 1)]
-    return list(dict.fromkeys([*ends, (rows // 2, columns // 2)]))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -16,7 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from certmask_jax.inference.devices import AXIS
 from certmask_jax.inference.masked_pass import outputs_of
 from certmask_jax.inference.masking import hidden_pixels
-from certmask_jax.inference.preprocessing import Precision, Preprocessing, model_input
+from certmask_jax.inference.preprocessing import Preprocessing, model_input
 from certmask_jax.inference.two_parts import TwoParts
 from certmask_jax.tables.outputs import Outputs
 
@@ -28,7 +26,7 @@ def head_logits(
     boxes: Array,
     image_of: Array,
     *,
-    precision: Precision = "highest",
+    preprocessing: Preprocessing,
 ) -> Array:
     """The logits of the head on W masked maps of features.
 
@@ -39,13 +37,13 @@ def head_logits(
       features: ``[B, H, W, ...]``, as its stem gives them.
       boxes: ``int32[W, R, 4]``, the union of boxes of cells that each one hides.
       image_of: ``int32[W]``, whose features they are.
-      precision: as of ``Preprocessing``.
+      preprocessing: its precision.
 
     Returns:
       ``float32[W, K]``.
     """
     hidden = jax.vmap(lambda box: hidden_pixels(box, parts.grid))(boxes)
-    with _precision(precision):
+    with preprocessing.products():
         return parts.head(params, features[image_of], hidden).astype(jnp.float32)
 
 
@@ -59,7 +57,7 @@ def stem_program(parts: TwoParts, preprocessing: Preprocessing, mesh: Mesh) -> A
     def features(params: Any, images: Array) -> Array:
         nothing = jnp.zeros((1, 4), jnp.int32)
         seen = jax.vmap(lambda image: model_input(image, nothing, preprocessing))(images)
-        with _precision(preprocessing.precision):
+        with preprocessing.products():
             return parts.stem(params, seen.astype(preprocessing.model_dtype))
 
     return _over_devices(features, mesh, (PartitionSpec(), PartitionSpec(AXIS)))
@@ -67,7 +65,7 @@ def stem_program(parts: TwoParts, preprocessing: Preprocessing, mesh: Mesh) -> A
 
 def compiled_head(
     parts: TwoParts,
-    precision: Precision,
+    preprocessing: Preprocessing,
     mesh: Mesh,
     params: Any,
     features: Any,
@@ -78,7 +76,7 @@ def compiled_head(
 
     Args:
       parts: the model. Give the same functions each time: they key the compilation.
-      precision, mesh: constants of the program.
+      preprocessing, mesh: constants of the program.
       params: the parameters.
       features: ``[B, H, W, ...]``, whole on every device, or its ``jax.ShapeDtypeStruct``.
       boxes_per_mask: R.
@@ -88,13 +86,15 @@ def compiled_head(
     leaves, structure = jax.tree.flatten(params)
     types = tuple(jax.typeof(leaf) for leaf in leaves)
     shape, dtype = tuple(features.shape), jnp.dtype(features.dtype)
-    return _compiled(parts, precision, mesh, structure, types, shape, dtype, boxes_per_mask, items)
+    return _compiled(
+        parts, preprocessing, mesh, structure, types, shape, dtype, boxes_per_mask, items
+    )
 
 
 @functools.lru_cache(maxsize=24)
 def _compiled(
     parts: TwoParts,
-    precision: Precision,
+    preprocessing: Preprocessing,
     mesh: Mesh,
     structure: Any,
     types: tuple[Any, ...],
@@ -105,7 +105,7 @@ def _compiled(
 ) -> Any:
     def head(params: Any, features: Array, boxes: Array, image_of: Array) -> Outputs:
         return outputs_of(
-            head_logits(parts, params, features, boxes, image_of, precision=precision)
+            head_logits(parts, params, features, boxes, image_of, preprocessing=preprocessing)
         )
 
     everywhere, split = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), (AXIS,)))
@@ -135,10 +135,3 @@ def _over_devices(function: Any, mesh: Mesh, specs: tuple[PartitionSpec, ...]) -
             check_vma=False,  # any model may be given, whatever it carries in its loops
         )
     )
-
-
-@contextlib.contextmanager
-def _precision(precision: Precision) -> Iterator[None]:
-    chosen = "default" if precision == "bfloat16" else precision
-    with jax.default_matmul_precision(chosen):
-        yield

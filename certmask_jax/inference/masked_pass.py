@@ -70,12 +70,9 @@ def masked_logits(
         masked = jax.vmap(lambda number, box: model_input(pixels[number], box, chosen))(
             jnp.asarray(image_of), corners
         )
-    is_bfloat16 = chosen.precision == "bfloat16"
     params = computed_with(params, chosen)
-    if is_bfloat16:
-        masked = masked.astype(jnp.bfloat16)
-    precision = "default" if is_bfloat16 else chosen.precision
-    with jax.default_matmul_precision(precision):
+    masked = masked.astype(chosen.model_dtype)
+    with chosen.products():
         if isinstance(apply_fn, SeenTokens):
             return apply_fn(params, masked, corners).astype(jnp.float32)
         return apply_fn(params, masked).astype(jnp.float32)

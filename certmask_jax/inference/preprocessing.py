@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import AbstractContextManager
 from typing import Any, Literal
 
 import jax
@@ -140,6 +141,13 @@ class Preprocessing:
         """What the model sees of images of ``(h, w, c)``."""
         height, width = image_shape[:2] if self.resize_to is None else self.resize_to
         return height, width, encoded_channels(self.encoding, image_shape[2])
+
+    def products(self) -> AbstractContextManager[None]:
+        """A context in which products have the precision that was chosen."""
+        # What is bfloat16 already has nothing more to choose.
+        chosen = "default" if self.precision == "bfloat16" else self.precision
+        context: AbstractContextManager[None] = jax.default_matmul_precision(chosen)
+        return context
 
     @property
     def model_dtype(self) -> Any:

@@ -18,7 +18,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from numpy.typing import NDArray
 
 from certmask_jax._own_settings import unguarded
-from certmask_jax.inference import chunk_sizes
+from certmask_jax.inference import cell_fields, chunk_sizes
 from certmask_jax.inference.devices import AXIS, device_mesh, free_memory
 from certmask_jax.inference.head_program import compiled_head, stem_program
 from certmask_jax.inference.masked_pass import computed_with
@@ -117,13 +117,25 @@ class StemAndHead(WholeImages):
             whole = jax.device_put(jnp.concatenate(parts), everywhere)
         return Uploaded(whole, len(images), slots)
 
+    def cells_keep_bits(self) -> bool:
+        """Whether cells keep their bits when pixels change that they do not see, on its devices."""
+        stem = stem_program(self.apply_fn, self.preprocessing, self.mesh)
+        split = NamedSharding(self.mesh, PartitionSpec(AXIS))
+        return cell_fields.cells_keep_bits(
+            lambda images: stem(self._params, jax.device_put(images, split)),
+            self.image_shape,
+            field=self.apply_fn.field,
+            stride=self.apply_fn.stride,
+            images=self.stem_sizes[-1],
+        )
+
     @unguarded()
     def executable(self, items: int, images: int) -> Any:
         """The compiled head for that many items of so many images, see ``compiled_head``."""
         features = jax.ShapeDtypeStruct((images, *self.features.shape[1:]), self.features.dtype)
         return compiled_head(
             self.apply_fn,
-            self.preprocessing.precision,
+            self.preprocessing,
             self.mesh,
             self._params,
             features,

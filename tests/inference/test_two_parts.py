@@ -322,7 +322,7 @@ def _parts(stem=_plain, head=mean_of_kept, **sizes):
 def test_parts_that_are_not_what_they_say_are_found_before_any_work():
     params = jnp.ones(())
     check_parts(_parts(), params, 3)
-    with pytest.raises(ValueError, match=r"stem: expected the cell .* but it sees others too"):
+    with pytest.raises(ValueError, match=r"stem: expected the cell .* but it also sees"):
         check_parts(_parts(_leaky), params, 3)
     with pytest.raises(ValueError, match="head: expected that no hidden cell has any influence"):
         check_parts(_parts(head=_multiplies), params, 3)

@@ -15,6 +15,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from certmask_jax.certification import evaluation, verdicts
 from certmask_jax.inference.devices import AXIS
+from certmask_jax.inference.masked_pass import computed_with
 from certmask_jax.inference.model_function import flops
 from certmask_jax.inference.whole_images import WholeImages
 from certmask_jax.programs.measurements import pytorch
@@ -134,17 +135,13 @@ def _plain(subject: Subject, forward: WholeImages) -> Callable[[int], None]:
     )
     if preprocessing.encoding != "fill":  # of channels that the images do not have
         mean, std = np.zeros_like(mean[..., :1]), np.ones_like(std[..., :1])
-    is_bfloat16 = preprocessing.precision == "bfloat16"
-    precision = "default" if is_bfloat16 else preprocessing.precision
     shape = preprocessing.model_shape(subject.image_shape)
 
     def classify(params: Any, images: jax.Array) -> jax.Array:
         pixels = (images.astype(jnp.float32) / 255 - mean) / std
-        if is_bfloat16:
-            pixels = pixels.astype(jnp.bfloat16)
-            params = jax.tree.map(lambda a: a.astype(jnp.bfloat16), params)
-        with jax.default_matmul_precision(precision):
-            return subject.apply_fn(params, pixels).argmax(axis=1)
+        with preprocessing.products():
+            seen = pixels.astype(preprocessing.model_dtype)
+            return subject.apply_fn(computed_with(params, preprocessing), seen).argmax(axis=1)
 
     split = NamedSharding(forward.mesh, PartitionSpec(AXIS))
     everywhere = NamedSharding(forward.mesh, PartitionSpec())
@@ -173,12 +170,10 @@ def _plain(subject: Subject, forward: WholeImages) -> Callable[[int], None]:
 
 def _matrix_product(subject: Subject, forward: WholeImages) -> tuple[Callable[[], None], float]:
     """Products of large matrices on every device, in the model's precision, and their FLOP."""
-    is_bfloat16 = subject.preprocessing.precision == "bfloat16"
-    dtype = jnp.bfloat16 if is_bfloat16 else jnp.float32
-    precision = "default" if is_bfloat16 else subject.preprocessing.precision
+    dtype = subject.preprocessing.model_dtype
 
     def products(a: jax.Array) -> jax.Array:
-        with jax.default_matmul_precision(precision):
+        with subject.preprocessing.products():
             return jax.lax.fori_loop(0, _PRODUCTS, lambda _, x: (a @ x).astype(dtype), a)
 
     # Nothing to communicate: each device has matrices of its own.

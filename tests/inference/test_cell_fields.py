@@ -7,11 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import certmask_jax as cm
-from certmask_jax.inference.kept_bits import cells_keep_bits
+from certmask_jax.inference.cell_fields import cells_keep_bits, check_fields
 
 SHAPE = (16, 16, 1)
-HOW = cm.Preprocessing((0.5,), (0.25,))
 
 
 def _plain(params, x):
@@ -33,14 +31,21 @@ def kernel():
     return jnp.asarray(np.random.default_rng(0).normal(size=(5, 5, 1, 3)), jnp.float32)
 
 
+def _cells(function, kernel):
+    program = jax.jit(lambda pixels: function(kernel, pixels.astype(jnp.float32) / 64 - 2))
+    return lambda images: program(jnp.asarray(images))
+
+
 @pytest.mark.parametrize(("function", "keeps"), [(_plain, True), (_fourier, False)])
 def test_bits_of_cells_that_see_nothing_of_a_patch(kernel, function, keeps):
     x = np.random.default_rng(1).normal(size=(2, *SHAPE)).astype(np.float32)
     np.testing.assert_allclose(function(kernel, x), _plain(kernel, x), atol=1e-4)
-    how = {"preprocessing": HOW, "stride": (1, 1), "images": 8}
-    assert cells_keep_bits(function, kernel, SHAPE, field=(5, 5), **how) == keeps
+    how = {"field": (5, 5), "stride": (1, 1), "images": 8}
+    assert cells_keep_bits(_cells(function, kernel), SHAPE, **how) == keeps
 
 
-def test_a_field_that_is_too_small_is_seen_too(kernel):
-    how = {"preprocessing": HOW, "stride": (1, 1), "images": 8}
-    assert not cells_keep_bits(_plain, kernel, SHAPE, field=(4, 5), **how)
+def test_a_field_that_is_too_small_is_seen_by_bits_and_by_gradients(kernel):
+    assert not cells_keep_bits(_cells(_plain, kernel), SHAPE, field=(4, 5), stride=(1, 1), images=8)
+    check_fields(_plain, kernel, SHAPE, field=(5, 5), stride=(1, 1), what="net")
+    with pytest.raises(ValueError, match=r"net: expected the cell .* but it also sees \(4, 0\)"):
+        check_fields(_plain, kernel, SHAPE, field=(4, 5), stride=(1, 1), what="net")
