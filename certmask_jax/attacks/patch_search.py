@@ -1,4 +1,8 @@
-"""The search for a patch by gradients: sign steps, as LaVAN and IFGSM take them, or Adam.
+"""The search for a patch by gradients: projected gradient descent (Madry et al., ICLR 2018).
+
+Steps go by the sign of the gradient, as LaVAN's do (Karmon et al., ICML 2018), with momentum if it
+is asked for (MI-FGSM, Dong et al., CVPR 2018), or by Adam (Kingma and Ba, ICLR 2015). Pixels stay
+in their range, and those outside the patch are never touched.
 
 Many searches run at once, each of one image at one place with one goal. In every step a search
 looks at some of the masked images whose labels it wants, drawn anew, and moves the pixels inside
@@ -99,8 +103,10 @@ class Goals(NamedTuple):
     avoided: Array
 
 
-def margins_of_loss(logits: Array, wanted: Array, avoided: Array) -> Array:
-    """By how much each wanted label still lags, below 0 where it leads: ``[M, K]`` -> ``[M]``.
+def margin_losses(logits: Array, wanted: Array, avoided: Array) -> Array:
+    """The margin loss of each masked image (Carlini and Wagner, 2017): ``[M, K]`` -> ``[M]``.
+
+    By how much the wanted label still lags behind the best of the others, below 0 where it leads.
 
     ``wanted`` is ``int32[M]``. With ``avoided`` (a scalar ``bool``) it is by how much that label
     leads still.
@@ -174,7 +180,7 @@ def _program(
                 image_of=jnp.repeat(jnp.arange(many, dtype=jnp.int32), looked_at),
             ).reshape(many, looked_at, -1)
             wanted = jnp.take_along_axis(goals.wanted, columns, axis=1)
-            lag = jax.vmap(margins_of_loss)(logits, wanted, goals.avoided)
+            lag = jax.vmap(margin_losses)(logits, wanted, goals.avoided)
             lag = jnp.maximum(lag, -search.surplus) + search.surplus
             changed = jnp.take_along_axis(goals.changed, columns, axis=1)
             each = _mean(lag, counts & changed) + _mean(lag, counts & ~changed)

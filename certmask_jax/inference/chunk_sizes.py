@@ -23,6 +23,23 @@ _MOST_ITEMS = {"cpu": 64}
 _MOST_ITEMS_OF_ACCELERATORS = 512
 
 
+def given(chunk: int | Sequence[int] | None, *, devices: int, what: str) -> tuple[int, ...]:
+    """The sizes that were asked for, ascending, each rounded up to a multiple of the devices.
+
+    Args:
+      chunk: one, or all of them; None for none.
+      devices: how many share a chunk.
+      what: a chunk is made of, for the error.
+
+    Raises:
+      ValueError: for a size below 1.
+    """
+    sizes = (chunk,) if isinstance(chunk, int) else tuple(chunk or ())
+    if any(size < 1 for size in sizes):
+        raise ValueError(f"chunk: expected at least 1 {what}, got {chunk}")
+    return tuple(sorted({-(-size // devices) * devices for size in sizes}))
+
+
 def default_items(platform: str, flops: float | None) -> int:
     """Work items of the largest chunk on one device, before anything is known of its memory.
 

@@ -56,72 +56,38 @@ def engine_for(
     """
     if isinstance(apply_fn, SeenTokens):
         dropping = apply_fn.dropping
+    how: dict[str, Any] = {"preprocessing": preprocessing, "chunk": chunk, "mesh": mesh}
+    largest = chunk if chunk is None or isinstance(chunk, int) else chunk[-1]
     if dropping is not None:
-        if local is not None or isinstance(apply_fn, NumpyFunction | TwoParts):
-            parted = isinstance(apply_fn, TwoParts)
-            what = "a model in two parts" if parted else "a NumPy function"
-            what = "local logits" if local is not None else what
-            raise ValueError(f"dropping: expected none beside {what}; leave it out")
+        others = (
+            ("local logits", local is not None),
+            ("a NumPy function", isinstance(apply_fn, NumpyFunction)),
+            ("a model in two parts", isinstance(apply_fn, TwoParts)),
+        )
+        for what, is_there in others:
+            if is_there:
+                raise ValueError(f"dropping: expected none beside {what}; leave it out")
         with_views(SeenTokens(dropping), views)  # its error, where there are any
         if views_of(apply_fn):
             raise ValueError(
                 "dropping: expected none beside views, as a view moves what a mask hides to other "
                 "tokens; leave it out, and hidden pixels are filled"
             )
-        return dropped_forward(
-            dropping,
-            params,
-            image_shape,
-            masked_images,
-            preprocessing=preprocessing,
-            chunk=chunk,
-            mesh=mesh,
-        )
+        return dropped_forward(dropping, params, image_shape, masked_images, **how)
     apply_fn = with_views(apply_fn, views)
     if isinstance(apply_fn, TwoParts):
         if local is not None:
             raise ValueError("local: expected none beside a model in two parts")
-        return parts_forward(
-            apply_fn,
-            params,
-            image_shape,
-            masked_images,
-            preprocessing=preprocessing,
-            chunk=chunk,
-            mesh=mesh,
-        )
+        return parts_forward(apply_fn, params, image_shape, masked_images, **how)
     if isinstance(apply_fn, NumpyFunction):
         if local is not None:
             raise ValueError("local: expected none for a NumpyFunction, which has no local logits")
-        return host_forward(
-            apply_fn,
-            image_shape,
-            masked_images,
-            preprocessing=preprocessing,
-            chunk=chunk if chunk is None or isinstance(chunk, int) else chunk[-1],
-            mesh=mesh,
-        )
+        return host_forward(apply_fn, image_shape, masked_images, **{**how, "chunk": largest})
     if local is not None and views_of(apply_fn):
         raise ValueError(
             "local: expected none beside views, as a mean over views is no mean of local logits of "
             "one image; leave local out, and masked images are evaluated whole"
         )
     if local is not None:
-        return local_forward(
-            local,
-            params,
-            image_shape,
-            masked_images,
-            preprocessing=preprocessing,
-            chunk=chunk if chunk is None or isinstance(chunk, int) else chunk[-1],
-            mesh=mesh,
-        )
-    return masked_forward(
-        apply_fn,
-        params,
-        image_shape,
-        preprocessing=preprocessing,
-        masked_images=masked_images,
-        chunk=chunk,
-        mesh=mesh,
-    )
+        return local_forward(local, params, image_shape, masked_images, **{**how, "chunk": largest})
+    return masked_forward(apply_fn, params, image_shape, masked_images=masked_images, **how)

@@ -182,10 +182,7 @@ def parts_forward(
     mesh = device_mesh() if mesh is None else mesh
     devices, device = mesh.size, mesh.devices.flat[0]
     preprocessing.check_channels(image_shape[2])
-    given = (chunk,) if isinstance(chunk, int) else tuple(chunk or ())
-    if any(size < 1 for size in given):
-        raise ValueError(f"chunk: expected at least 1 masked map, got {chunk}")
-    known = tuple(sorted({-(-size // devices) * devices for size in given}))
+    known = chunk_sizes.given(chunk, devices=devices, what="masked map")
     itself = unmasked(parts.grid)
     masks = itself if masked_maps is None else masked_maps
     held, dtype = computed_with(params, preprocessing), preprocessing.model_dtype

@@ -291,10 +291,7 @@ def masked_forward(
     devices = mesh.size
     preprocessing.check_channels(image_shape[2])
     device = mesh.devices.flat[0]
-    given = (chunk,) if isinstance(chunk, int) else tuple(chunk or ())
-    if any(size < 1 for size in given):
-        raise ValueError(f"chunk: expected at least 1 masked image, got {chunk}")
-    known = tuple(sorted({-(-size // devices) * devices for size in given}))
+    known = chunk_sizes.given(chunk, devices=devices, what="masked image")
     check_views(apply_fn, preprocessing.model_shape(image_shape))
     itself = unmasked(image_shape[:2])
     masks = itself if masked_images is None else masked_images

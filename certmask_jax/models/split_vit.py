@@ -24,7 +24,13 @@ from certmask_jax._own_settings import usual_promotion
 from certmask_jax.inference.two_parts import Head, Stem, TwoParts
 from certmask_jax.masks.geometry import Size, as_size
 from certmask_jax.models.named_models import Model, Params
-from certmask_jax.models.vit import Block, Implementation, VisionTransformer
+from certmask_jax.models.vit import (
+    Block,
+    Implementation,
+    VisionTransformer,
+    layer_norm,
+    mean_of_seen,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,11 +143,10 @@ class ViTHead(nn.Module):
         for number in range(of.split, of.depth):
             x = of.block(number)(x, looked_at)
         if of.pooling == "token":
-            x = _norm(of.param_dtype, "norm")(x[:, 0])
+            x = layer_norm(of.param_dtype, "norm")(x[:, 0])
         else:
-            of_image = jnp.where(seen[..., None], x[:, first:].astype(jnp.float32), 0)
-            total = jnp.maximum(seen.sum(axis=1, keepdims=True), 1).astype(jnp.float32)
-            x = _norm(of.param_dtype, "fc_norm")(of_image.sum(axis=1) / total)
+            mean = mean_of_seen(x[:, first:].astype(jnp.float32), seen)
+            x = layer_norm(of.param_dtype, "fc_norm")(mean)
         types: dict[str, Any] = {**of.types, "dtype": jnp.float32}
         return nn.Dense(of.num_classes, name="head", **types)(x)
 
@@ -206,8 +211,3 @@ def _parts(module: VisionTransformer, windows: tuple[int, int], split: int) -> t
             return second.apply(params, features, hidden)  # type: ignore[return-value]
 
     return stem, head
-
-
-def _norm(param_dtype: Any, name: str) -> nn.LayerNorm:
-    """As in the ViT: in float32, with the published epsilon."""
-    return nn.LayerNorm(epsilon=1e-6, dtype=jnp.float32, param_dtype=param_dtype, name=name)

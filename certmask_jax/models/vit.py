@@ -126,11 +126,11 @@ class Block(nn.Module):
     def __call__(self, x: Array, seen: Array | None = None) -> Array:
         width = x.shape[-1]
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        y = _norm(self.param_dtype, "norm1")(x).astype(x.dtype)
+        y = layer_norm(self.param_dtype, "norm1")(x).astype(x.dtype)
         attention = Attention(self.num_heads, self.attention, self.token_only, name="attn", **types)
         mixed = attention(y, seen)
         x = (x[:, :1] if self.token_only else x) + self._scaled(mixed, "ls1")
-        y = _norm(self.param_dtype, "norm2")(x).astype(x.dtype)
+        y = layer_norm(self.param_dtype, "norm2")(x).astype(x.dtype)
         y = nn.Dense(self.mlp_ratio * width, name="mlp_fc1", **types)(y)
         y = nn.gelu(y, approximate=self.gelu == "tanh")
         return x + self._scaled(nn.Dense(width, name="mlp_fc2", **types)(y), "ls2")
@@ -258,10 +258,10 @@ class VisionTransformer(nn.Module):
                 **types,
             )(x, looked_at)
         if self.pooling == "token":
-            x = _norm(self.param_dtype, "norm")(x[:, 0])
+            x = layer_norm(self.param_dtype, "norm")(x[:, 0])
         else:
             tokens = x[:, 1 + self.registers :].astype(jnp.float32)
-            x = _norm(self.param_dtype, "fc_norm")(_mean(tokens, seen))
+            x = layer_norm(self.param_dtype, "fc_norm")(mean_of_seen(tokens, seen))
         head = nn.Dense(
             self.num_classes, dtype=jnp.float32, param_dtype=self.param_dtype, name="head"
         )
@@ -313,7 +313,7 @@ def _places(kept: Array, images: int, *, padded: bool) -> tuple[Array, Array | N
     return jnp.maximum(of_image - 1, 0), (of_image != PADDING) if padded else None
 
 
-def _mean(tokens: Array, seen: Array | None) -> Array:
+def mean_of_seen(tokens: Array, seen: Array | None) -> Array:
     """The mean of the tokens that are there: ``float32[B, M, D]`` -> ``[B, D]``; 0 of none."""
     if seen is None:
         return tokens.mean(axis=1)
@@ -321,8 +321,8 @@ def _mean(tokens: Array, seen: Array | None) -> Array:
     return total / jnp.maximum(seen.sum(axis=1, keepdims=True), 1).astype(total.dtype)
 
 
-def _norm(param_dtype: Any, name: str) -> nn.LayerNorm:
-    """Layer normalisation in float32, with the published epsilon."""
+def layer_norm(param_dtype: Any, name: str) -> nn.LayerNorm:
+    """Layer normalisation in float32, with the published epsilon (timm's, 1e-6)."""
     return nn.LayerNorm(epsilon=1e-6, dtype=jnp.float32, param_dtype=param_dtype, name=name)
 
 

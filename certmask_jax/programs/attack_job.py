@@ -136,7 +136,7 @@ class Attacker:
             verdicts = defense.verdicts(table, labels)
             certified = verdicts["worst_case"]
             conditions = {name: verdicts[name] for name in defense.row_conditions}
-            published = np.any(list(conditions.values()), axis=0) if conditions else ~certified
+            published = np.any([np.zeros_like(certified), *conditions.values()], axis=0)
             for row, line in enumerate(lines):
                 line["conditions"] = {name: bool(v[row]) for name, v in conditions.items()}
         right = before == labels
@@ -211,7 +211,7 @@ class Attacker:
     @reproducible()
     def _logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         count = len(images)
-        padded = np.concatenate([images, np.zeros_like(images[: -count % 8])])
+        padded = np.pad(images, ((0, -count % 8), *((0, 0),) * 3))
         parts = [
             _plain_logits(self._apply_fn, self._job.preprocessing)(
                 self._job.params, jnp.asarray(padded[at : at + 8])

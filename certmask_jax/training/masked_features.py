@@ -48,18 +48,3 @@ def random_windows(key: Array, count: int, *, grid: tuple[int, int], window: int
     of_rows, of_columns = jax.random.split(key)
     rows, columns = inside(of_rows, grid[0]), inside(of_columns, grid[1])
     return ~(rows[:, :, None] & columns[:, None, :])
-
-
-def kept_mean(local: Array, kept: Array) -> Array:
-    """The mean of the local logits that are kept.
-
-    Args:
-      local: ``float32[B, Fh, Fw, K]``.
-      kept: ``bool[B, Fh, Fw]``, at least one of each image.
-
-    Returns:
-      ``float32[B, K]``.
-    """
-    of_kept = jnp.where(kept[..., None], local, 0.0).sum(axis=(1, 2))
-    count = kept.sum(axis=(1, 2), dtype=jnp.int32).astype(jnp.float32)
-    return of_kept / count[:, None]

@@ -22,12 +22,13 @@ from numpy.typing import NDArray
 
 from certmask_jax._own_settings import reproducible, usual_promotion
 from certmask_jax.inference.devices import device_mesh
+from certmask_jax.inference.two_parts import mean_of_kept
 from certmask_jax.inference.views import all_views, read, with_views
 from certmask_jax.masks.mask_set import MaskSet
 from certmask_jax.models import Model, Params
 from certmask_jax.training import recipes
 from certmask_jax.training.input_pipeline import Pixels
-from certmask_jax.training.masked_features import check_window, kept_mean, random_windows
+from certmask_jax.training.masked_features import check_window, random_windows
 from certmask_jax.training.recipes import Recipe
 from certmask_jax.training.trained_part import TrainedPart, last_block_of
 from certmask_jax.training.training_images import TrainingImages, computing
@@ -220,7 +221,7 @@ def _step(
             variables, images, method="local_logits", mutable=changing
         )
         kept = random_windows(key, images.shape[0], grid=grid, window=window)
-        return kept_mean(local, kept), changed
+        return mean_of_kept((), local, ~kept), changed
 
     def loss_of(
         trained: Any, frozen: Any, rest: Any, images: Array, labels: Array, key: Array

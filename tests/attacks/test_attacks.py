@@ -115,7 +115,7 @@ def test_gradients_are_those_of_finite_differences(linear):
         patched = attacks.with_patches(images[0], free, corners)[None]
         logits = cm.masked_logits(smooth, params, patched, boxes, preprocessing=HOW)
         wanted = jnp.asarray([2], jnp.int32)
-        return patch_search.margins_of_loss(logits, wanted, jnp.asarray(False))[0]
+        return patch_search.margin_losses(logits, wanted, jnp.asarray(False))[0]
 
     free = jnp.asarray(np.random.default_rng(2).uniform(20, 230, images[0].shape), jnp.float32)
     slope = np.asarray(jax.grad(lag)(free))

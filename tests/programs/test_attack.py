@@ -117,6 +117,14 @@ def test_a_certificate_that_is_contradicted_is_found_out(tmp_path, capsys, monke
     assert "a proof of this program is wrong" in said.err
 
 
+def test_a_defense_whose_paper_has_no_condition_of_its_own_publishes_nothing(tmp_path):
+    command = ["--num-images", "6", "--defense", "pair_cover:partition=2/2", "--no-undefended"]
+    assert attack.main([*command, "--images", "published", "--out", str(tmp_path / "o")]) == 0
+    lines = _lines(tmp_path / "o")
+    assert len(lines) == 6
+    assert all(line["broken"] is None for line in lines)
+
+
 def test_an_answer_that_rounding_decides_is_no_proof_that_failed():
     line = {"defense": "d", "image": "i", "after": 3, "file": "f", "label": 1}
     assert "--margin-guard" in attack_audit.Contradiction(line, 1, False).said

@@ -12,6 +12,7 @@ from small_models import first_params, small_local, small_resnet, small_vit
 
 from certmask_jax import data, mask_sets, training
 from certmask_jax.inference.devices import device_mesh
+from certmask_jax.inference.two_parts import mean_of_kept
 from certmask_jax.programs import train as program
 from certmask_jax.training import cutout, masked_features, step
 from certmask_jax.training.checkpoints import Checkpoints
@@ -87,11 +88,11 @@ def test_windows_lie_inside_and_are_equally_likely():
     assert np.abs(counts - 2000 / 6).max() < 5 * np.sqrt(2000 / 6)
 
 
-def test_kept_mean_by_hand_and_nothing_comes_from_what_is_taken_out():
+def test_the_mean_of_what_is_kept_by_hand_and_nothing_comes_from_what_is_taken_out():
     local = jnp.array([[[[1.0, 2], [3, 4]], [[5, 6], [jnp.nan, jnp.inf]]]])
     kept = jnp.array([[[True, True], [True, False]]])
-    np.testing.assert_array_equal(masked_features.kept_mean(local, kept), [[3, 4]])
-    slope = jax.grad(lambda u: masked_features.kept_mean(u, kept)[0, 0])(local)
+    np.testing.assert_array_equal(mean_of_kept((), local, ~kept), [[3, 4]])
+    slope = jax.grad(lambda u: mean_of_kept((), u, ~kept)[0, 0])(local)
     np.testing.assert_allclose(slope[0, ..., 0], [[1 / 3, 1 / 3], [1 / 3, 0]], rtol=1e-6)
 
 
