@@ -7,8 +7,6 @@ the next image. What is reported as broken was answered wrongly as ``uint8`` pix
 
 from __future__ import annotations
 
-import dataclasses
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -21,9 +19,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from certmask_jax._own_settings import reproducible
 from certmask_jax.attacks.patch_search import Goals, PatchSearch, Searches, begun, steps_program
-from certmask_jax.attacks.patched_pixels import corners_of, with_patches
-from certmask_jax.attacks.table_goals import ANY, Goal
-from certmask_jax.defenses.defense import ALERT, Defense, Guarantee
+from certmask_jax.attacks.patched_pixels import with_patches
+from certmask_jax.attacks.search_slots import SearchSlots
+from certmask_jax.attacks.table_goals import Goal
+from certmask_jax.defenses.defense import Defense, Guarantee
 from certmask_jax.inference import early_exit
 from certmask_jax.inference.devices import AXIS, device_mesh
 from certmask_jax.inference.early_exit import Question
@@ -55,14 +54,6 @@ class AttackedImages(NamedTuple):
     places: NDArray[np.int64]
     targets: NDArray[np.int32]
     steps: NDArray[np.int64]
-
-
-@dataclasses.dataclass
-class _Slot:
-    image: int
-    goal: int = 0
-    start: int = 0
-    done: int = 0
 
 
 @reproducible()
@@ -123,7 +114,9 @@ def attack_images(
     known = range(len(pixels)) if numbers is None else numbers
     if len(known) != len(pixels):
         raise ValueError(f"numbers: expected those of {len(pixels)} images, got {len(known)}")
-    run = _Run(pixels, truth, known, len(masked), goals, starts, slots, seed, allows_alert=alerts)
+    run = SearchSlots(
+        pixels, truth, known, len(masked), goals, starts, slots, seed, allows_alert=alerts
+    )
     everywhere = NamedSharding(on, PartitionSpec())
     shares = NamedSharding(on, PartitionSpec(AXIS))
     held, boxes = jax.device_put((computed_with(params, shown), masked.boxes), everywhere)
@@ -139,7 +132,9 @@ def attack_images(
         run.settle(patched, asker.answers(patched), count, how.steps)
         if progress is not None:
             progress(int(run.settled.sum()), int(run.broken.sum()))
-    return run.result(asker)
+    if run.untried:
+        run.answers[run.untried] = asker.answers(pixels[run.untried])
+    return AttackedImages(run.patched, run.broken, run.answers, run.places, run.targets, run.steps)
 
 
 def _unmasked(image_size: tuple[int, int]) -> MaskedImages:
@@ -177,119 +172,6 @@ class _Asker:
         question = Question(self._defense, np.arange(len(self._masked)))
         found = early_exit.evaluate(self._engine, images, [question], None)
         return self._defense.rule(PredictionTable.of(found, self._masked, self.num_classes))
-
-
-class _Run:
-    """Who is searched for in which slot, and what came of whom."""
-
-    def __init__(
-        self,
-        images: NDArray[np.uint8],
-        labels: NDArray[np.int32],
-        numbers: Sequence[int],
-        columns: int,
-        goals: Sequence[Sequence[Goal]],
-        starts: int,
-        slots: int,
-        seed: int,
-        *,
-        allows_alert: bool,
-    ) -> None:
-        self._images, self._labels, self._numbers, self._goals = images, labels, numbers, goals
-        self._starts, self._columns, self._allows_alert = starts, columns, allows_alert
-        patches = {len(goal.place) for some in goals for goal in some} or {1}
-        if len(patches) > 1:
-            raise ValueError(f"goals: expected equally many patches in all, got {sorted(patches)}")
-        self._patches = patches.pop()
-        self._waiting = deque(range(len(images)))
-        self._slots: list[_Slot | None] = [None] * slots
-        self._fresh = np.zeros(slots, np.bool_)
-        self._key = jax.random.key(seed)
-        self._untried: list[int] = []
-        self.settled, self.broken = (np.zeros(len(images), np.bool_) for _ in range(2))
-        self._patched, self._answers = images.copy(), np.zeros(len(images), np.int32)
-        self._places = np.zeros((len(images), self._patches, 4), np.int64)
-        self._targets = np.full(len(images), ANY, np.int32)
-        self._steps = np.zeros(len(images), np.int64)
-
-    def fill(self) -> bool:
-        """Puts waiting images into free slots; whether any slot is in use."""
-        for number in range(len(self._slots)):
-            while self._slots[number] is None and self._waiting:
-                image = self._waiting.popleft()
-                if not self._goals[image]:
-                    self.settled[image] = True
-                    self._untried.append(image)
-                    continue
-                self._slots[number] = _Slot(image)
-                self._fresh[number] = True
-        return any(slot is not None for slot in self._slots)
-
-    def arrays(self) -> tuple[Goals, Array, Array, Array]:
-        """The goals of all slots, their keys, which of them begin, and which from the image."""
-        count, shape = len(self._slots), self._images.shape[1:]
-        images = np.zeros((count, *shape), np.uint8)
-        corners = np.zeros((count, self._patches, 4), np.int32)
-        wanted = np.full((count, self._columns), ANY, np.int32)
-        changed = np.zeros((count, self._columns), np.bool_)
-        avoids, from_image = np.zeros(count, np.bool_), np.zeros(count, np.bool_)
-        keys = []
-        for number, slot in enumerate(self._slots):
-            key = self._key
-            if slot is not None:
-                goal = self._goals[slot.image][slot.goal]
-                images[number] = self._images[slot.image]
-                corners[number] = corners_of(goal.place)
-                wanted[number], changed[number] = goal.wanted, goal.changed
-                avoids[number] = goal.avoids
-                from_image[number] = slot.start == 0
-                for part in (self._numbers[slot.image], slot.goal, slot.start, slot.done):
-                    key = jax.random.fold_in(key, part)
-            keys.append(key)
-        goals = Goals(*map(jnp.asarray, (images, corners, wanted, changed, avoids)))
-        fresh, self._fresh = self._fresh, np.zeros(count, np.bool_)
-        return goals, jnp.stack(keys), jnp.asarray(fresh), jnp.asarray(from_image)
-
-    def settle(
-        self, patched: NDArray[np.uint8], answers: NDArray[np.int32], count: int, steps: int
-    ) -> None:
-        """Takes the broken ones out, and gives those at their end another goal, or none."""
-        for number, slot in enumerate(self._slots):
-            if slot is None:
-                continue
-            image, answer = slot.image, int(answers[number])
-            goal, label = self._goals[image][slot.goal], int(self._labels[image])
-            slot.done += count
-            self._steps[image] += count
-            self._patched[image], self._answers[image] = patched[number], answer
-            self._places[image], self._targets[image] = goal.place, _target(goal, label)
-            if answer != label and not (self._allows_alert and answer == ALERT):
-                self.broken[image] = self.settled[image] = True
-                self._slots[number] = None
-            elif slot.done >= steps:
-                self._slots[number] = self._next(slot)
-                self.settled[image] = self._slots[number] is None
-                self._fresh[number] = True
-
-    def result(self, asker: _Asker) -> AttackedImages:
-        """What came of all; those without a goal as they are."""
-        if self._untried:
-            self._answers[self._untried] = asker.answers(self._images[self._untried])
-        return AttackedImages(
-            self._patched, self.broken, self._answers, self._places, self._targets, self._steps
-        )
-
-    def _next(self, slot: _Slot) -> _Slot | None:
-        if slot.start + 1 < self._starts:
-            return _Slot(slot.image, slot.goal, slot.start + 1)
-        if slot.goal + 1 < len(self._goals[slot.image]):
-            return _Slot(slot.image, slot.goal + 1)
-        return None
-
-
-def _target(goal: Goal, label: int) -> int:
-    others = goal.wanted[(goal.wanted >= 0) & (goal.wanted != label)]
-    return int(np.bincount(others).argmax()) if len(others) else ANY
 
 
 @jax.jit

@@ -18,6 +18,7 @@ from certmask_jax.defenses import clipped_bagnet, patchguard
 from certmask_jax.defenses.defense import Guarantee
 from certmask_jax.defenses.evidence_defense import EvidenceDefense, EvidenceResults
 from certmask_jax.defenses.evidence_windows import checked_window
+from certmask_jax.defenses.feature_grid import cells_of
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -60,14 +61,7 @@ class LocalDefense(EvidenceDefense):
         Raises:
           ValueError: for a field that is larger than the image.
         """
-        if self.field > min(self.threat.image_size):
-            height, width = self.threat.image_size
-            raise ValueError(
-                f"{self.name}: expected images of at least {self.field}x{self.field} pixels, which "
-                f"a cell sees, got {height}x{width}"
-            )
-        rows, columns = ((n - self.field) // self.stride + 1 for n in self.threat.image_size)
-        return rows, columns
+        return cells_of(self.threat.image_size, field=self.field, stride=self.stride)
 
     @property
     def window(self) -> tuple[int, int]:

@@ -7,6 +7,7 @@ kin build on. Parameter names are those of bag-of-local-features-models (``conv1
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -15,6 +16,14 @@ from jax import Array
 
 _EXPANSION = 4
 _STEM_KERNEL = 3
+
+
+def field_and_stride(layers: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """What a place sees, and the distance of two, in pixels: after ``(kernel, stride)`` layers."""
+    field, step = 1, 1
+    for kernel, stride in layers:
+        field, step = field + (kernel - 1) * step, step * stride
+    return field, step
 
 
 class Bottleneck(nn.Module):
@@ -85,18 +94,16 @@ class BagNet(nn.Module):
     @property
     def receptive_field(self) -> int:
         """Side in pixels of what a local logit sees."""
-        field, step = _STEM_KERNEL, 1
-        for kernel, stride in zip(self.kernels, self.strides, strict=True):
-            field, step = field + (kernel - 1) * step, step * stride
-        return field
+        return field_and_stride([(_STEM_KERNEL, 1), *self._stages])[0]
 
     @property
     def stride(self) -> int:
         """Pixels between the fields of neighbouring local logits."""
-        step = 1
-        for stride in self.strides:
-            step *= stride
-        return step
+        return field_and_stride(self._stages)[1]
+
+    @property
+    def _stages(self) -> list[tuple[int, int]]:
+        return list(zip(self.kernels, self.strides, strict=True))
 
     def feature_map_size(self, input_size: tuple[int, int]) -> tuple[int, int]:
         """``(Fh, Fw)`` for images of ``(height, width)``.

@@ -13,6 +13,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
+from certmask_jax.models.bagnet import field_and_stride
+
 
 class Layer(NamedTuple):
     """A convolution, which a batch norm and a ReLU follow."""
@@ -49,18 +51,12 @@ class CifarBagNet(nn.Module):
     @property
     def receptive_field(self) -> int:
         """Side in pixels of what a local logit sees."""
-        field, step = 1, 1
-        for layer in self.layers:
-            field, step = field + (layer.kernel - 1) * step, step * layer.stride
-        return field
+        return field_and_stride([(layer.kernel, layer.stride) for layer in self.layers])[0]
 
     @property
     def stride(self) -> int:
         """Pixels between the fields of neighbouring local logits."""
-        step = 1
-        for layer in self.layers:
-            step *= layer.stride
-        return step
+        return field_and_stride([(layer.kernel, layer.stride) for layer in self.layers])[1]
 
     @nn.compact
     def _logits(self, x: Array, *, is_local: bool) -> Array:

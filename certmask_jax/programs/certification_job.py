@@ -12,8 +12,6 @@ import numpy as np
 
 from certmask_jax import data, models, weights
 from certmask_jax._text import encodable, some
-from certmask_jax.certification import certified_size
-from certmask_jax.certification.report import Report
 from certmask_jax.defenses import Defense
 from certmask_jax.files import fingerprint
 from certmask_jax.inference import views
@@ -22,8 +20,6 @@ from certmask_jax.inference.numpy_function import NumpyFunction
 from certmask_jax.inference.preprocessing import Preprocessing
 from certmask_jax.inference.token_dropping import TokenDropping
 from certmask_jax.inference.two_parts import TwoParts
-from certmask_jax.masks.geometry import as_size
-from certmask_jax.masks.threats import Threat
 from certmask_jax.models import Model
 from certmask_jax.models.output_choice import restricted, viewed
 from certmask_jax.programs import (
@@ -31,12 +27,12 @@ from certmask_jax.programs import (
     evidence_entries,
     imported,
     parts_options,
-    spec_keys,
 )
 from certmask_jax.programs.certification_options import Config, read_fill
 from certmask_jax.programs.command_line import as_options
 from certmask_jax.programs.evidence_job import EvidenceJob, opened_evidence
 from certmask_jax.programs.patched_images import PatchedImages
+from certmask_jax.programs.run_defenses import build_defenses, specs_over_sizes
 from certmask_jax.programs.threat_options import threats
 from certmask_jax.tables.image_sets import TestSet
 
@@ -273,53 +269,6 @@ def _is_function(config: Config) -> bool:
                 f"function: {why}; leave it out"
             )
     return True
-
-
-def build_defenses(specs: Sequence[str], attacks: Sequence[Threat]) -> list[Defense]:
-    """Every defense for every threat; an error names the threat that one cannot be built for."""
-
-    def built(threat: Threat) -> list[Defense]:
-        try:
-            return [defense_specs.build(spec, threat.image_size, threat) for spec in specs]
-        except ValueError as error:
-            at = f" ({threat}, one of {len(attacks)} threats)" if len(attacks) > 1 else ""
-            raise ValueError(f"{error}{at}") from error
-
-    # The last first: over sizes it is what masks of all the others are built for.
-    by_threat = [built(threat) for threat in reversed(attacks)]
-    return [defense for each in reversed(by_threat) for defense in each]
-
-
-def specs_over_sizes(specs: Sequence[str], attacks: Sequence[Threat]) -> tuple[str, ...]:
-    """Adds to each defense its one classifier for all sizes, with masks built for the largest.
-
-    Raises:
-      ValueError: for sizes that do not fit into each other in turn.
-    """
-    patches = [threat.shapes[0] for threat in attacks]
-    try:
-        certified_size.check_sizes(patches)
-    except ValueError as error:
-        raise ValueError(f"--sizes: {error}") from error
-    given = [defense_specs.without_built_for(spec) for spec in specs]
-    asked = {base for base, built_for in given if built_for is not None}
-    all_specs = []
-    for spec, (base, built_for) in zip(specs, given, strict=True):
-        all_specs.append(spec)
-        if built_for is None and base not in asked:
-            all_specs.append(defense_specs.with_built_for(spec, patches[-1]))
-    return tuple(dict.fromkeys(all_specs))
-
-
-def over_sizes(result: Report, specs: Sequence[str]) -> Report:
-    """A report of ``build_defenses`` with what it says over patch sizes."""
-    families = []
-    for number, spec in enumerate(specs):
-        base, built_for = defense_specs.without_built_for(spec)
-        largest = None if built_for is None else as_size(spec_keys.size(built_for))
-        numbers = tuple(range(number, len(result.defenses), len(specs)))
-        families.append(certified_size.Family(base, largest, numbers))
-    return certified_size.with_curves(result, families)
 
 
 def _name(config: Config, dataset: data.Dataset, identity: dict[str, Any]) -> str:

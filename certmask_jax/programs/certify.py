@@ -17,19 +17,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from certmask_jax.certification import evaluation, planning, precision_check, report, verdicts
+from certmask_jax.certification import evaluation, precision_check, report, verdicts
 from certmask_jax.certification.evidence_verdicts import beside, certify_evidence
 from certmask_jax.files import processes
 from certmask_jax.files.storage import AnyPath
 from certmask_jax.inference import views
-from certmask_jax.programs import listings, parts_options, printing, program, runtime
-from certmask_jax.programs.certification_job import (
-    Job,
-    build_defenses,
-    opened,
-    over_sizes,
-    specs_over_sizes,
-)
+from certmask_jax.programs import dry_run, from_tables, listings, printing, program, runtime
+from certmask_jax.programs.certification_job import Job, opened
 from certmask_jax.programs.certification_options import (
     Config,
     check_from_tables,
@@ -37,14 +31,9 @@ from certmask_jax.programs.certification_options import (
     parser,
     read_config,
 )
-from certmask_jax.programs.evidence_job import (
-    EvidenceJob,
-    EvidenceWork,
-    from_folder,
-    holds_evidence,
-    plan_of,
-)
+from certmask_jax.programs.evidence_job import EvidenceJob, EvidenceWork, holds_evidence
 from certmask_jax.programs.progress import Progress
+from certmask_jax.programs.run_defenses import over_sizes
 from certmask_jax.programs.run_folder import (
     check_out,
     is_written,
@@ -53,10 +42,8 @@ from certmask_jax.programs.run_folder import (
     write_report,
     written,
 )
-from certmask_jax.programs.threat_options import ThreatOptions, recorded, threats
 from certmask_jax.tables import saved_table, table_writer
 from certmask_jax.tables.evidence_store import SavedEvidence
-from certmask_jax.tables.image_sets import readable
 
 TO_BE_GONE_ON_WITH = 3
 """Exit status of a run that ended as it had no more time."""
@@ -68,7 +55,7 @@ def run(config: Config, command: str) -> int:
     runtime.start(config.runtime)
     job = opened(config, command, evidence=True)
     if config.dry_run:
-        print(_plan(config, job))
+        print(dry_run.plan_text(config, job))
         return 0
     run_folder: AnyPath = config.out or Path("runs") / job.name
     out = share_folder(run_folder, config.shard)
@@ -228,108 +215,6 @@ def _check_before(config: Config, job: Job, out: AnyPath) -> None:
     )
 
 
-def run_from_tables(config: Config, folder: AnyPath, saved: saved_table.SavedTable | None) -> None:
-    """Prints the defenses of an earlier run again, or others that its tables suffice for."""
-    evidence, order, specs = from_folder(folder, config.defenses, threat=config.threat)
-    if evidence is not None and config.margin_guard:
-        raise ValueError(
-            "--margin-guard: expected none beside defenses on evidence, whose sums are exact"
-        )
-    result = evidence
-    if evidence is None or specs:
-        result = certify_saved(
-            _table_of(folder) if saved is None else saved,
-            folder,
-            threat=config.threat,
-            specs=specs,
-            margin_guard=config.margin_guard,
-        )
-        result = result if evidence is None else beside(result, evidence, order)
-    assert result is not None
-    print(printing.text_of(result, config.format))
-    if config.out is not None:
-        if config.out.exists() and any(config.out.iterdir()):
-            raise FileExistsError(f"--out {config.out}: expected a new or empty folder")
-        config.out.mkdir(parents=True, exist_ok=True)
-        write_report(result, config.out, _say)
-
-
-def _table_of(folder: AnyPath) -> saved_table.SavedTable:
-    """The table in the folder of a run, or in the folder itself."""
-    return saved_table.load(folder / "tables" if (folder / "tables").is_dir() else folder)
-
-
-def certify_saved(
-    saved: saved_table.SavedTable,
-    folder: AnyPath,
-    *,
-    threat: ThreatOptions | None = None,
-    specs: Sequence[str] = (),
-    margin_guard: float = 0.0,
-) -> report.Report:
-    """What a table proves about defenses, by default those that it was made for."""
-    known = saved.about.get("provenance", {})
-    if threat is None or threat == ThreatOptions():
-        threat = recorded(known)
-    specs = specs or tuple(known.get("defense", ()))
-    if threat is None or not specs:
-        raise ValueError(f"{folder}: its tables name no defenses; give --patch and --defense")
-    masked_size = saved.table.masked_images.image_size
-    attacks = threats(threat, parts_options.image_size_of(known, masked_size))
-    if "two_parts" in known:
-        attacks = parts_options.recorded_on_cells(known, attacks)
-    if threat.sizes:
-        specs = specs_over_sizes(specs, attacks)
-    defenses = build_defenses(specs, attacks)
-    result = verdicts.certify(saved, defenses, margin_guard=margin_guard)
-    return over_sizes(result, specs) if threat.sizes else result
-
-
-def _plan(config: Config, job: Job) -> str:
-    images = readable(job.dataset, job.unreadable)
-    lines = [] if job.evidence is None else plan_of(job.evidence, len(images))
-    return "\n".join([*lines, *(_plan_of_table(config, job) if job.defenses else ())])
-
-
-def _plan_of_table(config: Config, job: Job) -> list[str]:
-    plan = planning.plan(
-        readable(job.dataset, job.unreadable),
-        job.model.apply_fn,
-        job.params,
-        job.defenses,
-        preprocessing=job.preprocessing,
-        decide=config.decide,
-        local=job.local,
-        dropping=job.dropping,
-        share=config.shard,
-        chunk=config.chunk,
-    )
-    each = plan.flops_a_pass
-    empty = max(0.0, 1 - plan.passes_expected / max(plan.slots_expected, 1e-9))
-    share = "" if config.shard[1] == 1 else f" (share {config.shard[0]} of {config.shard[1]})"
-    stem = f", beside {plan.stem_passes:,} of the stem" if plan.stem_passes else ""
-    return [
-        f"{plan.num_images:,} images{share}, {plan.masked_images:,} masked images each",
-        f"forward passes: at most {plan.passes_most:,}, expected {plan.passes_expected:,.0f} "
-        f"({plan.passes_expected / plan.num_images:.1f} an image){stem}",
-        "operations: unknown"
-        if each is None
-        else f"operations: {each * plan.passes_expected + plan.stem_passes * plan.flops_a_stem:.3g}"
-        f" FLOP expected ({each:.3g} a pass)",
-        f"table on disk: at most {plan.table_bytes / 1e6:,.1f} MB, in blocks of "
-        f"{plan.images_per_block} images",
-        f"time: {_duration(plan.seconds_expected)} expected, at {plan.passes_per_second:,.0f} "
-        f"passes/s in chunks of {plan.chunk}, {empty:.0%} of them padding (measured on "
-        f"{plan.calibrated_on} images), and start-up",
-    ]
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
-
-
 def _flips(
     config: Config, job: Job, saved: saved_table.SavedTable, complete: AnyPath | None
 ) -> dict[str, Any] | None:
@@ -378,9 +263,9 @@ def _run(argv: Sequence[str] | None) -> int:
     if config.from_tables is not None:
         folder = config.from_tables
         on_evidence_alone = not (folder / "tables").is_dir() and holds_evidence(folder)
-        saved = None if on_evidence_alone else _table_of(folder)
+        saved = None if on_evidence_alone else from_tables.table_of(folder)
         check_from_tables(arguments)
-        run_from_tables(config, folder, saved)
+        from_tables.run_from_tables(config, folder, saved)
         return 0
     status = run(config, program.typed("certify", words))
     processes.wait_for_all("end")  # the first one is reporting

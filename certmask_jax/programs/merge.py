@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 from certmask_jax.files.storage import AnyPath
 from certmask_jax.programs import paths, printing, program
-from certmask_jax.programs.certify import certify_saved
 from certmask_jax.programs.command_line import CommandLine
+from certmask_jax.programs.from_tables import certify_saved
 from certmask_jax.programs.number_options import number
 from certmask_jax.programs.run_folder import check_out, share_tables, write_report
 from certmask_jax.tables import merging, saved_table

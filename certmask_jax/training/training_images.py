@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from certmask_jax.inference.preprocessing import Preprocessing, model_input
@@ -41,12 +40,6 @@ class TrainingImages:
 
     def encoded(self, images: Array) -> Array:
         """``uint8[B, h, w, c]`` -> ``float32[B, h, w, C]``, whole images."""
-        if self.preprocessing.encoding == "fill":
-            mean, std = (
-                np.asarray(v, np.float32).reshape(1, 1, 1, -1)
-                for v in (self.preprocessing.mean, self.preprocessing.std)
-            )
-            return (images.astype(jnp.float32) / 255 - mean) / std
         nothing = jnp.zeros((1, 4), jnp.int32)
         return jax.vmap(lambda image: model_input(image, nothing, self.preprocessing))(images)
 

@@ -24,7 +24,7 @@ from certmask_jax.defenses import ALERT, Guarantee, adversary
 from certmask_jax.inference.preprocessing import Preprocessing
 from certmask_jax.masks import distinct_unions
 from certmask_jax.masks.threats import Threat
-from certmask_jax.programs import certification_job, certify, defense_specs, merge
+from certmask_jax.programs import certify, defense_specs, merge, run_defenses
 from certmask_jax.programs.threat_options import ThreatOptions, read_sizes, threats
 from certmask_jax.tables import saved_table
 from certmask_jax.tables.prediction_table import from_labels
@@ -64,13 +64,13 @@ SIZES = ("1x1", "1x2", "1x3", "1x4", "1x5")
 
 def _report(folder, test_set, *, decide):
     attacks = threats(ThreatOptions(sizes=SIZES), (1, WIDTH))
-    specs = certification_job.specs_over_sizes(SPECS, attacks)
-    chosen = certification_job.build_defenses(specs, attacks)
+    specs = run_defenses.specs_over_sizes(SPECS, attacks)
+    chosen = run_defenses.build_defenses(specs, attacks)
     saved = evaluation.evaluate(
         test_set, _linear, test_set.weights, chosen, folder,
         preprocessing=Preprocessing(), decide=decide, chunk=64,
     )  # fmt: skip
-    return certification_job.over_sizes(verdicts.certify(saved, chosen), specs)
+    return run_defenses.over_sizes(verdicts.certify(saved, chosen), specs)
 
 
 @pytest.mark.parametrize("decide", [True, False])
@@ -322,10 +322,10 @@ def test_the_curve_is_that_of_separate_runs(tmp_path, capsys, monkeypatch):
 
 def test_the_classifier_of_all_sizes_takes_no_masked_images_of_its_own(tmp_path):
     attacks = threats(ThreatOptions(sizes=("1", "4")), (16, 16))
-    specs = certification_job.specs_over_sizes(["double_masking"], attacks)
+    specs = run_defenses.specs_over_sizes(["double_masking"], attacks)
     assert specs == ("double_masking", "double_masking:built_for=4")
     own = [defense_specs.build(specs[0], (16, 16), (p, p)) for p in (1, 4)]
-    both = certification_job.build_defenses(specs, attacks)
+    both = run_defenses.build_defenses(specs, attacks)
     assert len(evaluation.merged(both)[0]) == len(evaluation.merged(own)[0])
 
 

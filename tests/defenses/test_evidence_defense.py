@@ -91,7 +91,10 @@ def test_results_are_those_of_the_pure_functions():
     [
         (lambda: PatchGuard(Threat.of(8, 1, patches=2), **FIELD), "expected one patch"),
         (lambda: PatchGuard(Threat.of(8, 6), **FIELD), "reach all of them"),
-        (lambda: PatchGuard(THREAT, field=9, stride=1), "at least 9x9 pixels"),
+        (
+            lambda: PatchGuard(THREAT, field=9, stride=1),
+            "field: expected one that fits into images of 8x8 pixels, got 9x9",
+        ),
         (lambda: PatchGuard(THREAT, **FIELD, threshold=1), "threshold: .*below 1"),
         (lambda: PatchGuard(THREAT, **FIELD, clip=0), "clip: .*above 0"),
         (lambda: PatchGuardDetection(THREAT, **FIELD, tau=1), "tau: .*below 1"),

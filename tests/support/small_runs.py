@@ -14,7 +14,7 @@ from certmask_jax.certification import evaluation, planning
 from certmask_jax.certification.block_sizes import BlockSizes
 from certmask_jax.data import Batch
 from certmask_jax.inference.preprocessing import Preprocessing
-from certmask_jax.programs import certification_job, certify
+from certmask_jax.programs import certification_job, from_tables, run_defenses
 from certmask_jax.tables.table_writer import TableWriter
 
 DEFENSE = cm.defenses.double_masking(cm.mask_sets.budgeted_grid(8, 1, masks_per_axis=2))
@@ -68,7 +68,7 @@ def evaluate(folder, test_set=None, *, params=PARAMS, defense=DEFENSE, **options
 
 def compile_once(patched):
     """Lets programs that are called one after the other compile equal models and defenses once."""
-    real = certification_job.build_defenses
+    real = run_defenses.build_defenses
     built = functools.cache(lambda *given: real(*given))
 
     def build(specs, attacks):
@@ -76,7 +76,7 @@ def compile_once(patched):
 
     patched.setattr(models, "create", functools.cache(models.create))
     patched.setattr(certification_job, "build_defenses", build)
-    patched.setattr(certify, "build_defenses", build)
+    patched.setattr(from_tables, "build_defenses", build)
 
 
 def blocks_of(patched, sizes):

@@ -1,0 +1,73 @@
+"""Earlier runs, printed again from what their folders hold, or certified for other defenses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from certmask_jax.certification import report, verdicts
+from certmask_jax.certification.evidence_verdicts import beside
+from certmask_jax.files.storage import AnyPath
+from certmask_jax.programs import parts_options, printing, program
+from certmask_jax.programs.certification_options import Config
+from certmask_jax.programs.evidence_job import from_folder
+from certmask_jax.programs.run_defenses import build_defenses, over_sizes, specs_over_sizes
+from certmask_jax.programs.run_folder import write_report
+from certmask_jax.programs.threat_options import ThreatOptions, recorded, threats
+from certmask_jax.tables import saved_table
+
+
+def run_from_tables(config: Config, folder: AnyPath, saved: saved_table.SavedTable | None) -> None:
+    """Prints the defenses of an earlier run again, or others that its tables suffice for."""
+    evidence, order, specs = from_folder(folder, config.defenses, threat=config.threat)
+    if evidence is not None and config.margin_guard:
+        raise ValueError(
+            "--margin-guard: expected none beside defenses on evidence, whose sums are exact"
+        )
+    result = evidence
+    if evidence is None or specs:
+        result = certify_saved(
+            table_of(folder) if saved is None else saved,
+            folder,
+            threat=config.threat,
+            specs=specs,
+            margin_guard=config.margin_guard,
+        )
+        result = result if evidence is None else beside(result, evidence, order)
+    assert result is not None
+    print(printing.text_of(result, config.format))
+    if config.out is not None:
+        if config.out.exists() and any(config.out.iterdir()):
+            raise FileExistsError(f"--out {config.out}: expected a new or empty folder")
+        config.out.mkdir(parents=True, exist_ok=True)
+        write_report(result, config.out, program.say)
+
+
+def table_of(folder: AnyPath) -> saved_table.SavedTable:
+    """The table in the folder of a run, or in the folder itself."""
+    return saved_table.load(folder / "tables" if (folder / "tables").is_dir() else folder)
+
+
+def certify_saved(
+    saved: saved_table.SavedTable,
+    folder: AnyPath,
+    *,
+    threat: ThreatOptions | None = None,
+    specs: Sequence[str] = (),
+    margin_guard: float = 0.0,
+) -> report.Report:
+    """What a table proves about defenses, by default those that it was made for."""
+    known = saved.about.get("provenance", {})
+    if threat is None or threat == ThreatOptions():
+        threat = recorded(known)
+    specs = specs or tuple(known.get("defense", ()))
+    if threat is None or not specs:
+        raise ValueError(f"{folder}: its tables name no defenses; give --patch and --defense")
+    masked_size = saved.table.masked_images.image_size
+    attacks = threats(threat, parts_options.image_size_of(known, masked_size))
+    if "two_parts" in known:
+        attacks = parts_options.recorded_on_cells(known, attacks)
+    if threat.sizes:
+        specs = specs_over_sizes(specs, attacks)
+    defenses = build_defenses(specs, attacks)
+    result = verdicts.certify(saved, defenses, margin_guard=margin_guard)
+    return over_sizes(result, specs) if threat.sizes else result
