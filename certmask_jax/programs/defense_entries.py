@@ -72,7 +72,12 @@ def _crosscert(
     band_axis: Any = "columns",
     against: Threat | None = None,
 ) -> Defense:
-    bands = SmoothedViT(masks.threat, band=band, stride=band_stride, axis=band_axis).masks
+    try:
+        bands = SmoothedViT(masks.threat, band=band, stride=band_stride, axis=band_axis).masks
+    except ValueError as error:
+        name, colon, rest = str(error).partition(": ")
+        typed = {"stride": "band_stride", "axis": "band_axis"}.get(name, name)
+        raise ValueError(f"{typed}{colon}{rest}") from error
     return defenses.CrossCert(masks, bands, against=against)
 
 

@@ -14,7 +14,6 @@ from certmask_jax.models import Model
 from certmask_jax.models.parts_choice import in_two_parts
 from certmask_jax.programs import defense_specs, evidence_entries, mask_entries
 from certmask_jax.programs.command_line import hint, named
-from certmask_jax.programs.number_options import whole
 from certmask_jax.programs.spec_keys import Key, pairs, size, values
 
 CELLS = "cells"
@@ -22,7 +21,7 @@ CELLS = "cells"
 
 _KEYS = (
     Key("windows", size, "height x width in tokens"),
-    Key("depth", whole(0, 999), "blocks"),
+    Key("depth", int, "blocks"),
 )
 
 
@@ -66,7 +65,7 @@ def read(text: str | None) -> PartsOptions | None:
         )
     try:
         chosen = values(_KEYS, given)
-    except Exception as error:  # of argparse's readers too
+    except ValueError as error:
         raise ValueError(f"--two-parts {text}: {error}") from error
     windows = chosen["windows"]
     sides = (windows, windows) if isinstance(windows, int) else windows

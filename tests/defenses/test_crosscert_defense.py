@@ -83,5 +83,7 @@ def test_it_has_a_name_on_the_command_line():
     assert defense == defense_specs.build(text, (16, 16), (3, 3))
     with pytest.raises(ValueError, match="expected bands for"):
         CrossCert(defense.masks, column_bands((16, 16), 2, band=4))
-    with pytest.raises(ValueError, match="--defense crosscert:band=16: band: expected columns"):
-        defense_specs.build("crosscert:band=16", (16, 16), (3, 3))
+    for key, value in (("band", "16"), ("band_stride", "17"), ("band_axis", "x")):
+        text = f"crosscert:{key}={value}"
+        with pytest.raises(ValueError, match=f"--defense {text}: {key}: expected columns"):
+            defense_specs.build(text, (16, 16), (3, 3))

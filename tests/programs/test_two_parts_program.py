@@ -99,7 +99,8 @@ def test_a_bagnet_by_its_cells_and_what_it_would_take(files, tmp_path, capsys):
     [
         (VIT, ["windows=2x1"], "--two-parts: expected windows and depth"),
         (VIT, ["windows=2x1,deep=1"], "did you mean depth?"),
-        (VIT, ["windows=2x1,depth=x"], "expected a whole number from 0"),
+        (VIT, ["windows=2x1,depth=x"], "depth: cannot read 'x'"),
+        (VIT, ["windows=2x1,depth=-1"], "depth: expected from 0 to 1"),
         (VIT, ["windows=3x1,depth=1"], "divides the 2 rows of tokens"),
         (VIT, ["windows=2x1,depth=2"], "expected from 0 to 1"),
         (VIT, ["cells"], "expected a model with local logits"),
