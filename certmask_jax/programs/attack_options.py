@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 from typing import Any
 
+from certmask_jax.attacks.goal_choice import Where
 from certmask_jax.attacks.patch_search import PatchSearch
 from certmask_jax.programs.number_options import number, seed, whole
 
@@ -30,7 +31,7 @@ class AttackOptions:
     """One field for each option of ``add``, and the search."""
 
     images: str
-    places: str
+    places: Where
     locations: int
     targets: int
     starts: int
