@@ -24,7 +24,6 @@ from typing import Any
 
 from tqdm import tqdm
 
-from certmask_jax.defenses import Guarantee
 from certmask_jax.files import fingerprint
 from certmask_jax.inference.numpy_function import NumpyFunction
 from certmask_jax.programs import (
@@ -33,14 +32,12 @@ from certmask_jax.programs import (
     attack_options,
     attack_summary,
     certification_options,
-    evidence_entries,
     paths,
     printing,
     program,
     runtime,
 )
 from certmask_jax.programs.attack_folder import AttackFolder
-from certmask_jax.programs.attack_options import UNDEFENDED
 from certmask_jax.programs.certification_job import Job, opened
 from certmask_jax.programs.certification_options import Config
 from certmask_jax.programs.command_line import CommandLine, check_not_typed
@@ -111,15 +108,9 @@ def _run(argv: Sequence[str] | None) -> int:
         config, known = _config_of(arguments.run, arguments)
     else:
         config = certification_options.read_config(arguments)
-    if config.two_parts is not None:
-        raise ValueError(
-            "--two-parts: expected a model that sees masked images; attacks on maps of features "
-            "are not built"
-        )
-    config = _without_evidence(config)
     runtime.start(config.runtime)
     command = program.typed("attack", words)
-    job = opened(config, command)
+    job = opened(config, command, evidence=True)
     if known is not None:
         _check_same(arguments.run, job, known)
     if isinstance(job.model.apply_fn, NumpyFunction):
@@ -163,12 +154,7 @@ def _told(
     *,
     finished: bool,
 ) -> int:
-    detects = [
-        spec != UNDEFENDED
-        and next(d for d in job.defenses if (d.spec or d.name) == spec).guarantee
-        == Guarantee.DETECTION
-        for spec in specs
-    ]
+    detects = [attack_job.detects(job, spec) for spec in specs]
     summary = attack_summary.summary(folder.lines, specs, detects)
     text = attack_summary.text_of(summary, printing.width_of(sys.stdout))
     about = {**fingerprint.environment(), **job.provenance, "command": command}
@@ -225,26 +211,6 @@ def _config_of(run: Path, arguments: argparse.Namespace) -> tuple[Config, dict[s
         ),
         known,
     )
-
-
-def _without_evidence(config: Config) -> Config:
-    """The config without defenses on evidence, which are said and not attacked.
-
-    Raises:
-      ValueError: where there are no others.
-    """
-    left_out = [spec for spec in config.defenses if evidence_entries.is_on_evidence(spec)]
-    if not left_out:
-        return config
-    if len(left_out) == len(config.defenses):
-        raise ValueError(
-            f"--defense {left_out[0]}: expected a defense that masks images; attacks on evidence "
-            "are not built"
-        )
-    for spec in left_out:
-        program.say(f"{spec}: not attacked, as attacks on evidence are not built")
-    kept = tuple(spec for spec in config.defenses if spec not in left_out)
-    return dataclasses.replace(config, defenses=kept)
 
 
 def _own_destinations() -> set[str]:

@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 from typing import Any
 
+from certmask_jax.attacks.goal_choice import Where
 from certmask_jax.attacks.patch_search import PatchSearch
 from certmask_jax.programs.number_options import number, seed, whole
 
@@ -16,9 +17,9 @@ IMAGES = {
     "uncertified": "those that the worst case does not certify",
 }
 PLACES = {
-    "weakest": "one of every set of masks that alone hides it, first where a table says that it "
-    "hurts",
-    "gradient": "where the model's gradient is largest",
+    "weakest": "where pixels gain most and, for masks, one of every set that alone hides it, first "
+    "where a table says that it hurts",
+    "gradient": "where pixels gain most, by the gradient",
     "random": "anywhere that is allowed",
 }
 UNDEFENDED = "undefended"
@@ -30,7 +31,7 @@ class AttackOptions:
     """One field for each option of ``add``, and the search."""
 
     images: str
-    places: str
+    places: Where
     locations: int
     targets: int
     starts: int
@@ -61,7 +62,7 @@ def add(group: argparse._ArgumentGroup) -> None:
         default="weakest",
         help="where patches are put: "
         + "; ".join(f"{name}, {about}" for name, about in PLACES.items())
-        + " (default: %(default)s; of the model without a defense gradient)",
+        + " (default: %(default)s)",
     )
     for option, default, about in (
         ("--locations", 3, "goals that an image is tried with, each a place and a wrong label"),
