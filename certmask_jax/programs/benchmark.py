@@ -24,6 +24,7 @@ from certmask_jax.programs.certification_options import MOST_MASKED_IMAGES, PREC
 from certmask_jax.programs.command_line import CommandLine, check_uses, named
 from certmask_jax.programs.measurements import (
     absent_devices,
+    attacking,
     children,
     compiled_for,
     evidence,
@@ -43,6 +44,7 @@ MEASUREMENTS = {
     "passes": "forward passes an image, by mode",
     "fields": "the distinct fields of a model with local logits (BagNet), against whole images",
     "evidence": "defenses on local logits (PatchGuard, ...) over the plain pass of the same model",
+    "attack": "steps of the search for a patch, beside PyTorch's, and with few masks",
     "packing": "CPU time of runs of 1 to 1,000 images over that of their useful passes",
     "latency": "of the defended predictor",
     "serving": "of a guard in one file, against PatchCleanser's loop over a plain model",
@@ -58,6 +60,7 @@ _USES = {
     "passes": ("job", "precision", "images", "chunk"),
     "fields": ("job", "model", "precision", "repeat"),
     "evidence": ("job", "model", "precision", "repeat"),
+    "attack": ("job", "model", "precision", "repeat"),
     "packing": ("job", "model", "precision", "images", "repeat", "chunk"),
     "latency": ("job", "precision", "repeat", "chunk"),
     "serving": ("job", "precision", "repeat", "chunk"),
@@ -231,6 +234,7 @@ def run(config: Config, command: str) -> dict[str, Any]:
         "passes": lambda: passes.measure(verdicts(), config.images, config.chunk),
         "fields": lambda: fields.measure(subject(), config.repeat),
         "evidence": lambda: evidence.measure(subject(), config.repeat),
+        "attack": lambda: attacking.measure(subject(), config.repeat),
         "packing": lambda: packing.measure(subject(), config.images, config.repeat, config.chunk),
         "latency": lambda: latency.measure(verdicts(), max(20, 20 * config.repeat), config.chunk),
         "serving": lambda: serving.measure(verdicts(), max(20, 20 * config.repeat), config.chunk),

@@ -12,11 +12,14 @@ import numpy as np
 import pytest
 
 from certmask_jax import defenses, mask_sets, predict
+from certmask_jax.attacks import PatchSearch
+from certmask_jax.inference.devices import device_mesh
 from certmask_jax.inference.preprocessing import Preprocessing
 from certmask_jax.masks import distinct_unions
 from certmask_jax.programs import benchmark
 from certmask_jax.programs.measurements import (
     absent_devices,
+    attacking,
     compiled_for,
     evidence,
     passes,
@@ -109,6 +112,38 @@ def test_evidence_is_measured_beside_the_plain_pass_of_the_same_images(monkeypat
     assert set(speeds) == {"plain", "patchguard", "all"}
     assert found["patchguard_over_plain"]["median"] == pytest.approx(
         speeds["patchguard"]["median"] / speeds["plain"]["median"]
+    )
+
+
+def test_pytorchs_steps_of_an_attack_are_the_same_steps():
+    pytest.importorskip("torch")
+    subject = subjects.of_noise("cifar_resnet8", "highest", 2)
+    images = np.asarray(subject.test_set.read(0, 2).images)
+    labels, boxes = np.array([3, 9], np.int32), subject.defenses[0].masked_images.boxes[:4]
+    search = PatchSearch(masks_a_step=4, steps=1, surplus=1e6)  # PyTorch's stops nowhere
+    given = subject, images, labels, (5, 4), boxes, search
+    program, arguments = attacking.begun_searches(*given, device_mesh(jax.devices()[:1]))
+    ours = np.asarray(program(*arguments).free)
+    theirs = np.asarray(pytorch_loops.attack(attacking.arrays_of(*given))()).transpose(0, 2, 3, 1)
+    theirs = (theirs * subject.preprocessing.std + subject.preprocessing.mean) * 255
+    inside = (slice(None), slice(13, 18), slice(14, 18))
+    outside = np.ones((32, 32), np.bool_)
+    outside[inside[1:]] = False
+    np.testing.assert_allclose(theirs[:, outside], images[:, outside], atol=1e-3)
+    moved = np.abs(theirs[inside] - images[inside])
+    assert (moved > 1).mean() > 0.9  # but for pixels at the ends of their range
+    np.testing.assert_allclose(ours[inside], theirs[inside], atol=1e-2)
+
+
+def test_steps_of_an_attack_are_measured_with_all_masks_and_with_few(monkeypatch):
+    monkeypatch.setattr(attacking, "_STEPS", 1)
+    monkeypatch.setattr(attacking, "_SEARCHES", 1)
+    found = attacking.measure(subjects.of_noise("cifar_bagnet5", "highest", 3), 1)
+    assert (found["searches_at_once"], found["masked_images_a_step"]) == (8, 128)
+    speeds = found["steps_per_second_of_a_search"]
+    assert set(speeds) == {"all masks", "few masks"}
+    assert found["all_masks_over_few"]["median"] == pytest.approx(
+        speeds["all masks"]["median"] / speeds["few masks"]["median"]
     )
 
 

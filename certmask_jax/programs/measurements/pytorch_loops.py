@@ -8,7 +8,7 @@ ResNet, normalised images and masks; ``pytorch.py`` writes it.
 
 Both loops mask with ``where`` and take the argmax, one mask after the other on a batch of images,
 as the published program does; the tuned one folds the batch norms, uses channels-last memory and
-inference mode.
+inference mode. A third loop searches for a patch by signs of gradients, as one writes it plainly.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 BATCHES = {"pytorch_as_shipped": 16, "pytorch_tuned": 64}
+ATTACK = "pytorch_attack"
 
 
 def loop(arrays: Mapping[str, Any], name: str) -> Callable[[], list[Any]]:
@@ -48,6 +49,48 @@ def loop(arrays: Mapping[str, Any], name: str) -> Callable[[], list[Any]]:
     def run() -> list[Any]:
         with torch.inference_mode() if tuned else torch.no_grad():
             return [model(torch.where(mask, 0.0, images)).argmax(dim=1).numpy() for mask in hidden]
+
+    return run
+
+
+def attack(arrays: Mapping[str, Any]) -> Callable[[], Any]:
+    """Steps of a search on each image: gives the patched images, ``float32[B, 3, h, w]``.
+
+    Args:
+      arrays: as of ``loop``; ``low, high, step float32[3, 1, 1]`` of a pixel, normalised; ``labels
+        int64[B]``; ``patch``, ``masks_a_step`` and ``steps``.
+    """
+    import torch
+
+    model = network(arrays).requires_grad_(False)
+    images, hidden, labels, low, high, step = (
+        torch.from_numpy(arrays[name])
+        for name in ("images", "hidden", "labels", "low", "high", "step")
+    )
+    searches, many = len(images), int(min(arrays["masks_a_step"], len(hidden)))
+    height, width = (int(side) for side in arrays["patch"])
+    top, left = (images.shape[2] - height) // 2, (images.shape[3] - width) // 2
+    inside = torch.zeros(images.shape[2:], dtype=torch.bool)
+    inside[top : top + height, left : left + width] = True
+    random = torch.Generator().manual_seed(0)
+
+    def run() -> Any:
+        free = images.clone()
+        for _ in range(int(arrays["steps"])):
+            free = free.detach().requires_grad_(True)
+            patched = torch.where(inside, free, images)
+            chosen = torch.stack(
+                [torch.randperm(len(hidden), generator=random)[:many] for _ in range(searches)]
+            )
+            masked = torch.where(hidden[chosen], 0.0, patched[:, None]).flatten(0, 1)
+            logits = model(masked).unflatten(0, (searches, many))
+            wanted = ((labels + 1) % logits.shape[2])[:, None, None].expand(-1, many, 1)
+            named = logits.gather(2, wanted)
+            best = logits.scatter(2, wanted, -torch.inf).amax(dim=2)
+            (best - named[..., 0]).mean(dim=1).sum().backward()
+            with torch.no_grad():
+                free = torch.clamp(free - step * free.grad.sign(), low, high)
+        return torch.where(inside, free, images)
 
     return run
 
@@ -145,7 +188,7 @@ def main() -> None:
     """Prints the seconds of a loop, after one that is not counted."""
     file, name = sys.argv[1:]
     with np.load(file) as arrays:
-        run = loop(dict(arrays), name)
+        run = attack(dict(arrays)) if name == ATTACK else loop(dict(arrays), name)
     run()
     started = time.perf_counter()
     run()
