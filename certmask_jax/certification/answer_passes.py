@@ -61,6 +61,5 @@ def answers_alone(
             outputs = evaluate(at[0], columns[at[1]])
             predictions[at] = np.asarray(outputs.predictions)
             margins[at] = np.asarray(outputs.margins)
-            there[at] = True
         known[rows, asked] = True
     return known.sum(axis=1, dtype=np.int32)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shlex
 
+import hand_made_reports
+import nearest_mean
 import numpy as np
 import pytest
 import small_runs
@@ -13,6 +16,7 @@ import certmask_jax as cm
 from certmask_jax.certification import evaluation
 from certmask_jax.certification.answer_passes import answers_alone
 from certmask_jax.data import digits_arrays
+from certmask_jax.inference.preprocessing import Preprocessing
 from certmask_jax.masks.threats import Threat
 from certmask_jax.programs import choose, choose_candidates, choose_options, choose_runs
 from certmask_jax.programs.certification_options import parser as certify_parser
@@ -26,7 +30,7 @@ SPECS = (
     "double_masking:masks_per_axis=3,split=even",
     "double_masking:masks_per_axis=6",  # 16 masks of one round: dearer than the budget
 )
-SMALL = ["--num-images", "40", "--patch", "1", "--budget", "14"]
+SMALL = ["--model", "nearest_mean:create", "--num-images", "40", "--patch", "1", "--budget", "14"]
 THREE = [word for spec in SPECS for word in ("--defense", spec)]
 
 
@@ -55,14 +59,14 @@ def test_the_front_is_that_of_whole_tables_and_is_reported_on_the_other_images(c
     images, labels = (array[:40] for array in digits_arrays("test"))
     order = np.random.default_rng(0).permutation(40)
     here, there = order[:20], np.sort(order[20:])
-    model = cm.load_model("vit_digits")
+    model = nearest_mean.create()
+    how = Preprocessing(mean=model.data_config.mean, std=model.data_config.std)
 
     def measured(spec, places):
         defense = _defense(spec)
         table = cm.predict(
-            model.apply_fn, model.params, images[places], defense.masked_images,
-            preprocessing=model.preprocessing,
-        )  # fmt: skip
+            model.apply_fn, (), images[places], defense.masked_images, preprocessing=how
+        )
         passes = answers_alone(table, defense, None)
         right = defense.rule(table) == labels[places]
         return passes.mean(), right.mean(), defense.worst_case(table, labels[places]).mean()
@@ -108,7 +112,7 @@ def test_the_same_command_goes_on_and_another_choice_is_refused(chosen, capsys, 
     assert choose.main([*SMALL, *THREE, "--out", str(chosen)]) == 0
     printed = capsys.readouterr().out
     assert "20 images (seed 0)" in printed
-    assert "which the choice never saw" in printed
+    assert "choice never saw" in printed
     after = small_runs.contents(chosen)
     assert {name for name in before if before[name] != after[name]} <= {
         "choice.json", "reported/mean-none/results.json",
@@ -120,7 +124,7 @@ def test_the_same_command_goes_on_and_another_choice_is_refused(chosen, capsys, 
 def test_the_command_of_a_choice_is_read_by_certify(chosen):
     for one in json.loads((chosen / "choice.json").read_text())["front"]:
         words = shlex.split(one["command"])
-        at = words.index("--num-images")
+        at = words.index("--model")
         config = read_config(certify_parser().parse_args(words[at:]))
         assert config.data.num_images == 40
         assert config.defenses[0] in SPECS
@@ -169,6 +173,45 @@ def test_over_sizes_each_candidate_is_one_classifier_with_its_weights_and_floors
     for one in found:
         assert {defense.masks for defense in one.defenses} == {one.defenses[0].masks}
         assert [defense.threat for defense in one.defenses] == threats
+
+
+def test_a_choice_over_sizes_counts_every_size(tmp_path, capsys):
+    out = tmp_path / "run"
+    words = ["--model", "nearest_mean:create", "--num-images", "40", "--budget", "14"]
+    words += ["--sizes", "1,2", "--size-weights", "3,1", "--floor", "2:10", "--views", "none"]
+    assert choose.main([*words, "--defense", SPECS[0], "--out", str(out)]) == 0
+    assert "floor at 2" in capsys.readouterr().out
+    found = json.loads((out / "choice.json").read_text())
+    (one,) = found["front"]
+    results = json.loads((out / "reported" / "mean-none" / "results.json").read_text())
+    at_1, at_2 = (part["worst_case_accuracy"] for part in results["defenses"])
+    assert at_1 >= at_2 > 0.1
+    assert one["reported_on"]["worst_case_accuracy"] == pytest.approx((3 * at_1 + at_2) / 4)
+    assert one["reported_on"]["demands"] == {"floor at 2": {"share": at_2, "asked": 0.1}}
+
+
+def test_what_is_measured_is_the_weighted_mean_over_sizes_and_each_floor():
+    words = ["--budget", "9", "--sizes", "1,2", "--size-weights", "3,1"]
+    words += ["--floor", "2:60", "--least-clean", "90"]
+    options = choose_options.read(choose.parser().parse_args(words))
+    threats = [Threat.of((8, 8), size) for size in (1, 2)]
+    one, other = choose_candidates.candidates(options, threats, [2])[:2]
+    results = [hand_made_reports.result(certified=n, clean=c) for n, c in ((0, 0), (0, 0), (6, 0))]
+    results.append(hand_made_reports.result(certified=4, clean=7))
+    report = hand_made_reports.report(*results)
+    answers = {other.spec: np.arange(8)}
+    found = choose_runs.Certified(report, answers, [one, other]).measured(
+        other, options, ("1", "2")
+    )
+    assert found.worth == pytest.approx((3 * 6 + 4) / 4 / 8)
+    assert found.cost == 2 * 3.5  # two views
+    assert found.right.sum() == 7
+    assert [(d.name, d.share, d.is_met) for d in found.demands] == [
+        ("least clean", 7 / 8, False), ("floor at 2", 4 / 8, False),
+    ]  # fmt: skip
+    whole = dataclasses.replace(options, budget_of="table")
+    found = choose_runs.Certified(report, {}, [one, other]).measured(other, whole, ("1", "2"))
+    assert found.cost == 2 * len(other.defenses[0].masked_images)
 
 
 def test_equal_candidates_are_one_and_every_variant_has_them():
