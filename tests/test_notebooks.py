@@ -26,6 +26,9 @@ def test_a_notebook_runs(file, tmp_path, monkeypatch):
     nbclient = pytest.importorskip("nbclient", reason="needs nbclient (pip install '.[test]')")
     root = str(file.parents[1])
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([root, os.environ.get("PYTHONPATH", "")]))
+    # What one of them compiles the others find.
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", os.environ["CERTMASK_JAX_COMPILED"])
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
     monkeypatch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")
     book = nbformat.read(file, as_version=4)
     client = nbclient.NotebookClient(book, timeout=120, resources={"metadata": {"path": tmp_path}})

@@ -30,9 +30,9 @@ _OWN = (
 """Options that are not repeated in the command of one choice."""
 _EPILOG = """A choice is only as good as the images that it was made on, so it is made on some and
 reported on others. Example:
-  {command} --dataset cifar10 --data-dir DIR --num-images 1000 \\
-      --model cifar_resnet20 --weights FILE --patch 5 --budget 30 \\
-      --views none/mirror"""
+  {command} --dataset cifar10 --data-dir DIR \\
+      --model cifar_resnet20 --weights FILE --patch 5 --num-images 1000 \\
+      --budget 30 --views none/mirror"""
 
 
 @dataclasses.dataclass(frozen=True)
