@@ -55,8 +55,9 @@ TABLE5 = Table(
         for label, defense, model, figures in _TABLE5
         for row in main_rows(label, defense, model, figures, _V1)
     ),
-    "On ImageNet and ImageNette the rows with DS are of images of 299 pixels. CBN's figures rest on a comparison with the "
-    "runner-up alone, which is an upper bound. Mask-BN and CBN need a model with local logits.",
+    "On ImageNet and ImageNette the rows with DS are of images of 299 pixels. CBN's figures rest "
+    "on a comparison with the runner-up alone, which is an upper bound. Mask-BN and CBN need a "
+    "model with local logits.",
 )
 LEADER = Table(
     "leaderboard",
