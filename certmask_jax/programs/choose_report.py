@@ -198,7 +198,7 @@ def _about_dropped(choice: Choice) -> list[str]:
     lines = []
     if choice.too_dear:
         lines.append(
-            f"not run, as no image takes less than the budget: {len(choice.too_dear)} candidates"
+            f"not run, as every image takes more than the budget: {len(choice.too_dear)} candidates"
         )
     whys = [drop.why for drop in choice.dropped if drop.why != "beaten"]
     for why in dict.fromkeys(whys):
