@@ -8,7 +8,7 @@ ViTs of small fields.
 from experiments.papers.recipes import PATCHES, Paper, Row, Table
 from experiments.papers.runner import main
 
-_MODEL = "ViT-SRF 14x1, split 6"
+_MODEL = "ViT of small fields"
 
 MAIN = Table(
     "main",

@@ -157,7 +157,7 @@ def as_markdown(found: dict[str, Any]) -> str:
                 sources.append(claim["source"])
             mark = f" ({sources.index(claim['source']) + 1})"
         spec = f"`{row['defense']}`" if row["defense"] else "none"
-        cells = [row["label"], f"{row['data']}, {row['model']}"]
+        cells = [row["label"], ", ".join(filter(None, [row["data"], row["model"]]))]
         cells += [_claimed(claim["clean"], mark), _claimed(claim["certified"], mark)]
         if ours is None:
             cells += [row["patch"].replace("--", ""), spec, "not run", "", ""]

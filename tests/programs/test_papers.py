@@ -94,7 +94,7 @@ def test_a_table_has_the_papers_figures_beside_those_of_a_run(tmp_path, capsys):
     assert a[8].startswith(f"{100 * worst:.1f} [")
     condition = by_name["double_masking"]["conditions"]["two_mask_correct"]
     assert a[7].startswith(f"{100 * condition:.1f} [")
-    assert b[2:4] == ["not at hand", "not at hand"]
+    assert b[1:4] == ["X", "not at hand", "not at hand"]
     clean = by_name["minority_reports"]["clean_accuracy"]
     assert b[6].startswith(f"{100 * clean:.1f} [")
     assert c[4:] == ["patch 1", "`patchguard`", "not run", "", ""]  # a ViT has no local logits
