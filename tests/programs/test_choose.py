@@ -43,8 +43,10 @@ def _compiled_once():
 
 @pytest.fixture(scope="module")
 def chosen(tmp_path_factory):
-    """A finished choice: its folder, and what it printed is in ``choice.txt``."""
+    """The folder of a choice that was stopped for want of time, and went on."""
     out = tmp_path_factory.mktemp("choice") / "run"
+    assert choose.main([*SMALL, *THREE, "--out", str(out), "--max-minutes", "0.0001"]) == 3
+    assert not (out / "choice.json").exists()
     assert choose.main([*SMALL, *THREE, "--out", str(out)]) == 0
     return out
 
