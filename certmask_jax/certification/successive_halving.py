@@ -6,8 +6,8 @@ never dropped while it is on the front of what was measured, so what it may lose
 - One is dropped for its cost, or for a demand that it does not meet, only where the 95% interval of
   that number excludes the bound.
 - One is dropped for another only if the other took no more passes on the same images and certified
-  at least as many of them. If that was chance, the dropped one certifies more than the other by at
-  most ``Dropped.at_most``, the end of the 95% interval of their paired difference.
+  at least as many of them, and only once it cannot certify many more: ``Dropped.at_most``, the end
+  of the 95% interval of their paired difference, is at most ``may_lose``.
 
 What is not guaranteed: the intervals hold for one comparison each and not for all of them together;
 where the other one is dropped in a later round, the two bounds add up; and passes that depend on
@@ -126,6 +126,7 @@ def search(
     measure: Callable[[Sequence[int], int], Sequence[Measured]],
     *,
     budget: float,
+    may_lose: float,
 ) -> Search:
     """Measures candidates on more and more images, and fewer of them each time.
 
@@ -135,6 +136,7 @@ def search(
       measure: (numbers of candidates, images) -> what each does on so many images, the first ones
         of the same images each time.
       budget: passes an image.
+      may_lose: by how much what is dropped for another may certify more than it, a fraction.
 
     Raises:
       ValueError: for no candidate.
@@ -144,7 +146,7 @@ def search(
     left, dropped = list(range(candidates)), list[Dropped]()
     for images in sizes[:-1]:
         known = dict(zip(left, measure(left, images), strict=True))
-        gone = halve(known, budget=budget)
+        gone = halve(known, budget=budget, may_lose=may_lose)
         dropped += gone
         left = [one for one in left if one not in {drop.candidate for drop in gone}]
         if not left:
@@ -159,11 +161,12 @@ def front(known: dict[int, Measured], *, budget: float) -> tuple[int, ...]:
     return tuple(sorted(_unbeaten(within), key=lambda one: within[one].cost))
 
 
-def halve(known: dict[int, Measured], *, budget: float) -> list[Dropped]:
+def halve(known: dict[int, Measured], *, budget: float, may_lose: float) -> list[Dropped]:
     """Whom to drop: what is hopeless, what is beaten beyond doubt, and of the rest the worse half.
 
-    Of the rest only what is beaten on these images goes, those that lack most first, until half is
-    left; so all of the front stays, however many that are.
+    Of the rest only what is beaten on these images goes, and may not certify more than what beats
+    it by more than ``may_lose``: the surest first, until half is left. So all of the front stays,
+    and of few images hardly anything goes.
     """
     dropped = []
     rest = dict(known)
@@ -173,19 +176,19 @@ def halve(known: dict[int, Measured], *, budget: float) -> list[Dropped]:
             dropped.append(Dropped(one, len(measured.passes), why))
             del rest[one]
     best = _unbeaten(rest)
-    beaten: list[tuple[float, bool, Dropped]] = []
+    beaten = list[tuple[bool, Dropped]]()
     for one, measured in rest.items():
         others = [other for other in best if one not in best and _beats(rest, other, one)]
         if not others:
             continue
-        by = max(others, key=lambda other: rest[other].worth)
-        low, _ = paired_interval(rest[by].certified, measured.certified)
-        drop = Dropped(one, len(measured.passes), "beaten", by, max(0.0, -low))
-        beaten.append((rest[by].worth - measured.worth, low > 0, drop))
-    beaten.sort(key=lambda item: item[0], reverse=True)
+        lows = {by: paired_interval(rest[by].certified, measured.certified)[0] for by in others}
+        by = max(others, key=lambda other: lows[other])
+        drop = Dropped(one, len(measured.passes), "beaten", by, max(0.0, -lows[by]))
+        beaten.append((lows[by] > 0, drop))
+    beaten.sort(key=lambda item: item[1].at_most)
     half = -(-len(rest) // 2)
-    for _, surely, drop in beaten:
-        if surely or len(rest) > half:
+    for surely, drop in beaten:
+        if surely or (len(rest) > half and drop.at_most <= may_lose):
             dropped.append(drop)
             del rest[drop.candidate]
     return dropped

@@ -148,7 +148,7 @@ def _searched(
                 parts[number].append(done.measured(found[number], options, sizes))
         return [joined(parts[number]) for number in left]
 
-    return search(len(found), seen, measure, budget=options.budget)
+    return search(len(found), seen, measure, budget=options.budget, may_lose=options.may_lose)
 
 
 def _reported(runs: Runs, choice: Choice, images: SomeImages) -> dict[int, Measured]:
@@ -200,7 +200,7 @@ def _name(job: Job, options: ChooseOptions, found: Sequence[Candidate]) -> str:
         "candidates": [f"{one.spec} {one.variant.name}" for one in found],
         **{name: getattr(options, name) for name in ("budget", "budget_of", "calibrate", "seed")},
         **{name: getattr(options, name) for name in ("least_clean", "floors", "size_weights")},
-        "halving": options.halving,
+        "halving": options.halving and options.may_lose,
     }
     return f"choose-{job.name.rpartition('-')[0]}-{fingerprint.of_facts(facts)[:8]}"
 

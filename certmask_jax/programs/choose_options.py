@@ -25,7 +25,7 @@ _OTHERWISE = (
 """Options of certify that have no use here."""
 _OWN = (
     *("budget", "budget_of", "calibrate", "choice_seed", "least_clean", "floor", "size_weights"),
-    *("halving", "defense", "fill", "views", "out", "max_minutes"),
+    *("halving", "may_lose", "defense", "fill", "views", "out", "max_minutes"),
 )
 """Options that are not repeated in the command of one choice."""
 _EPILOG = """A choice is only as good as the images that it was made on, so it is made on some and
@@ -63,6 +63,7 @@ class ChooseOptions:
     floors: tuple[tuple[str, float], ...]  # patch size as typed, fraction
     size_weights: tuple[float, ...]
     halving: bool
+    may_lose: float  # a fraction
 
 
 def parser() -> CommandLine:
@@ -148,6 +149,15 @@ def parser() -> CommandLine:
         help="look at few images first and at the better candidates on more; --no-halving measures "
         "all of them on all images of the choice (default: --halving)",
     )
+    group.add_argument(
+        "--may-lose",
+        type=number(least=0),
+        default=5.0,
+        metavar="POINTS",
+        help="by halving one is dropped for a better one only once it cannot certify more than "
+        "that one by so many percent of the images, with 95%% confidence; larger is quicker "
+        "(default: %(default)s)",
+    )
     return parse
 
 
@@ -164,6 +174,8 @@ def read(arguments: argparse.Namespace) -> ChooseOptions:
     for fill, view in itertools.product(fills, views):
         one = argparse.Namespace(**{**vars(arguments), "fill": fill, "views": view})
         variants.append(Variant(fill, view, read_config(one)))
+    if not arguments.halving:
+        check_not_typed(arguments, ("may_lose",), "with --no-halving")
     threat = variants[0].config.threat
     clean = arguments.least_clean
     if clean is not None and clean > 100:
@@ -182,6 +194,7 @@ def read(arguments: argparse.Namespace) -> ChooseOptions:
         floors=tuple(_floor(text, threat.sizes) for text in arguments.floor or ()),
         size_weights=_weights(arguments.size_weights, len(threat.sizes) or 1),
         halving=arguments.halving,
+        may_lose=arguments.may_lose / 100,
     )
 
 

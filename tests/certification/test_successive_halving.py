@@ -90,11 +90,11 @@ def test_halving_loses_no_more_of_the_exhaustive_front_than_it_says(seed):
         looked_at.append(len(left))
         return [_measured(certified[:images, one], cost[one]) for one in left]
 
-    whole = search(len(cost), [400], measure, budget=120)
+    whole = search(len(cost), [400], measure, budget=120, may_lose=1)
     assert whole.dropped == ()
     assert set(whole.front) == _on_the_front(whole.measured, 120)
     looked_at.clear()
-    found = search(len(cost), rungs(400, len(cost)), measure, budget=120)
+    found = search(len(cost), rungs(400, len(cost)), measure, budget=120, may_lose=1)
     assert looked_at == sorted(looked_at, reverse=True)
     assert looked_at[-1] < looked_at[0]
     lost = set(whole.front) - set(found.front)
@@ -124,19 +124,20 @@ def test_halving_finds_the_exhaustive_front_where_candidates_differ_clearly():
         evaluated[0] += len(left) * count
         return [_measured(table[one][1][:count], table[one][0]) for one in left]
 
-    whole = search(12, [256], measure, budget=55)
+    whole = search(12, [256], measure, budget=55, may_lose=0.05)
     exhaustive, evaluated[0] = evaluated[0], 0
-    found = search(12, rungs(256, 12), measure, budget=55)
+    found = search(12, rungs(256, 12), measure, budget=55, may_lose=0.05)
     assert found.front == whole.front == (0, 1, 2, 3, 4)
     assert evaluated[0] < 0.9 * exhaustive
     assert {drop.candidate for drop in found.dropped} >= {5, 11}  # dearer than the budget
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_what_is_on_the_front_of_a_round_is_never_dropped(seed):
+@pytest.mark.parametrize("may_lose", [1, 0.2, 0.1])
+@pytest.mark.parametrize("seed", range(8))
+def test_what_is_on_the_front_of_a_round_is_never_dropped(seed, may_lose):
     cost, certified = _table(seed, images=24)
     known = {one: _measured(certified[:, one], cost[one]) for one in range(len(cost))}
-    dropped = halve(known, budget=1e9)
+    dropped = halve(known, budget=1e9, may_lose=may_lose)
     gone = {drop.candidate for drop in dropped}
     assert not gone & _on_the_front(known, 1e9)
     for drop in dropped:
@@ -146,18 +147,20 @@ def test_what_is_on_the_front_of_a_round_is_never_dropped(seed):
         assert other.worth >= known[drop.candidate].worth
         _, high = paired_interval(known[drop.candidate].certified, other.certified)
         assert drop.at_most == pytest.approx(max(0, high))
+        assert drop.at_most <= may_lose
     most = max(7, len(_on_the_front(known, 1e9)))  # half of them, or the front
-    assert len(known) - len(gone) <= most
+    left = len(known) - len(gone)
+    assert left <= most or may_lose < 1
     if any(drop.at_most > 0 for drop in dropped):  # no more goes than has to, unless surely
-        assert len(known) - len(gone) == most
+        assert left >= most
 
 
 def test_a_candidate_goes_for_its_cost_only_beyond_the_interval():
     within, dear = [20, 40] * 8, [39, 41] * 8  # means of 30 and 40
     known = {0: _measured(_share(8, 16), within), 1: _measured(_share(16, 16), dear)}
     assert mean_interval(within)[0] < 29 < 30 < mean_interval(within)[1]
-    assert [(d.candidate, d.why) for d in halve(known, budget=29)] == [(1, "budget")]
-    assert halve(known, budget=40) == []
+    assert [(d.candidate, d.why) for d in halve(known, budget=29, may_lose=1)] == [(1, "budget")]
+    assert halve(known, budget=40, may_lose=1) == []
     assert front(known, budget=29) == ()
     assert front(known, budget=30) == (0,)
     assert front(known, budget=40) == (0, 1)
@@ -168,7 +171,7 @@ def test_a_demand_that_is_not_met_hopelessly_drops_and_one_within_the_interval_d
         return _measured(_share(16, 16), 5, demands=[Demand(_share(count, 16), 0.9, "clean")])
 
     known = {0: of(4), 1: of(14), 2: of(16)}
-    dropped = halve(known, budget=9)
+    dropped = halve(known, budget=9, may_lose=1)
     assert dropped[0][:3] == (0, 16, "clean")
     assert front({1: of(14)}, budget=9) == ()
     assert front(known, budget=9) == (2,)
@@ -178,7 +181,7 @@ def test_what_meets_no_demand_drops_nobody_who_does():
     demand = Demand(_share(8, 16), 0.6, "clean"), Demand(_share(12, 16), 0.6, "clean")
     cheap = _measured(_share(16, 16), 5, demands=demand[:1])
     good = _measured(_share(10, 16), 9, demands=demand[1:])
-    assert [d.candidate for d in halve({0: cheap, 1: good}, budget=99)] == []
+    assert [d.candidate for d in halve({0: cheap, 1: good}, budget=99, may_lose=1)] == []
     assert front({0: cheap, 1: good}, budget=99) == (1,)
 
 
@@ -189,7 +192,9 @@ def test_of_equals_the_more_accurate_stays_then_the_first():
 
 def test_no_candidate_is_refused_and_none_left_is_no_front():
     with pytest.raises(ValueError, match="candidates: expected at least 1"):
-        search(0, [10], lambda left, images: [], budget=1)
-    found = search(2, [16, 32], lambda left, n: [_measured(np.ones(n), 9)] * len(left), budget=1)
+        search(0, [10], lambda left, images: [], budget=1, may_lose=1)
+    found = search(
+        2, [16, 32], lambda left, n: [_measured(np.ones(n), 9)] * len(left), budget=1, may_lose=1
+    )
     assert found.front == ()
     assert [drop.why for drop in found.dropped] == ["budget", "budget"]

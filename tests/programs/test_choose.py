@@ -31,6 +31,7 @@ SPECS = (
     "double_masking:masks_per_axis=6",  # 16 masks of one round: dearer than the budget
 )
 SMALL = ["--model", "nearest_mean:create", "--num-images", "80", "--patch", "1", "--budget", "14"]
+SMALL += ["--may-lose", "20"]  # of twenty images
 THREE = [word for spec in SPECS for word in ("--defense", spec)]
 
 
@@ -148,6 +149,7 @@ def test_the_command_of_a_choice_is_read_by_certify(chosen):
         (["--fill", "mean/"], "--fill: expected each candidate once"),
         (["--defense", "minority_reports:masks_per_axis=2"], "of one guarantee"),
         (["--patch", "1,2"], "--patch: expected one threat to choose for, got 2"),
+        (["--no-halving"], "--may-lose: has no use with --no-halving"),
         (["--no-decide"], "--no-decide: has no use with a choice"),
     ],
 )
