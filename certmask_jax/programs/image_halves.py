@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +27,7 @@ class SomeImages:
     def __len__(self) -> int:
         return len(self.places)
 
-    @property
+    @functools.cached_property
     def listing(self) -> Listing | None:
         """What is known of them before any is decoded, where anything is."""
         of_all = listing_of(self.test_set)
