@@ -81,7 +81,7 @@ SMALL = Paper(
 
 def test_a_table_has_the_papers_figures_beside_those_of_a_run(tmp_path, capsys):
     out = tmp_path / "papers"
-    words = ["table1", "--num-images", "12", "--out", str(out)]
+    words = ["table1", "--model", "nearest_mean:create", "--num-images", "12", "--out", str(out)]
     assert runner.run(SMALL, words) == 0
     printed = capsys.readouterr().out
     results = json.loads((out / "patch-1" / "results.json").read_text())
@@ -97,7 +97,7 @@ def test_a_table_has_the_papers_figures_beside_those_of_a_run(tmp_path, capsys):
     assert b[1:4] == ["X", "not at hand", "not at hand"]
     clean = by_name["minority_reports"]["clean_accuracy"]
     assert b[6].startswith(f"{100 * clean:.1f} [")
-    assert c[4:] == ["patch 1", "`patchguard`", "not run", "", ""]  # a ViT has no local logits
+    assert c[4:] == ["patch 1", "`patchguard`", "not run", "", ""]  # no local logits here
     assert d[6].startswith(f"{100 * results['undefended_accuracy']:.1f} [")
     assert "(1) S" in printed
     assert "12 images of digits" in printed
@@ -132,6 +132,15 @@ def test_rows_are_those_of_the_data_at_hand():
     assert data_of("--dataset", "image_folder") == {"ImageNet", "ImageNette", "CIFAR-10"}
     assert data_of("--dataset", "cifar10", "--rows-of", "ImageNet") == {"ImageNet"}
     assert data_of("--rows-of", "all") == {"ImageNet", "ImageNette", "CIFAR-10"}
+
+
+def test_sides_are_those_of_the_guide_on_images_of_224():
+    rows = patchcleanser.FIGURES6TO8.rows
+    found = [
+        threats(read_config(certify_parser().parse_args(row.patch.split())).threat, (224, 224))
+        for row in rows
+    ]
+    assert [threat.shapes[0][0] for (threat,) in found] == list(patchcleanser._SIDES)
 
 
 def test_local_defenses_need_local_logits():
