@@ -8,6 +8,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Sequence
 
+from certmask_jax.programs.command_line import hint
+
 LEADERBOARD = (
     "the authors' list of defenses, github.com/inspire-group/patch-defense-leaderboard, README, "
     "commit 2d349b0"
@@ -82,8 +84,11 @@ class Paper:
         for table in self.tables:
             if table.name == name:
                 return table
-        known = ", ".join(table.name for table in self.tables)
-        raise ValueError(f"expected one of {known} of {self.title}, got {name!r}")
+        known = [table.name for table in self.tables]
+        raise ValueError(
+            f"TABLE: expected one of {', '.join(known)} of {self.title}, got {name!r}"
+            f"{hint(name, known)}"
+        )
 
 
 PATCHES = {
