@@ -11,6 +11,7 @@ from certmask_jax.programs import (
     attack,
     benchmark,
     certification_options,
+    choose,
     convert_weights,
     export,
     listings,
@@ -22,6 +23,7 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "guides" / "options.md"
 
 _PARSERS = {
     "certify": certification_options.parser,
+    "choose": choose.parser,
     "attack": attack.parser,
     "merge": merge.parser,
     "train": training_options.parser,

@@ -7,6 +7,7 @@ lines in it are read by their programs all the same.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import re
 import runpy
@@ -25,12 +26,15 @@ from certmask_jax.programs import (
     benchmark,
     certification_options,
     certify,
+    choose,
+    choose_options,
     convert_weights,
     export,
     merge,
     train,
     training_options,
 )
+from experiments.papers import runner
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -109,6 +113,11 @@ def _read(name: str, arguments: list[str]) -> None:
     elif name == "train":
         parsed = training_options.parser().parse_args(arguments)
         training_options.check_uses(parsed, training_options.read_recipe(parsed))
+    elif name == "choose":
+        choose_options.read(choose.parser().parse_args(arguments))
+    elif name.startswith("papers."):
+        paper = importlib.import_module(f"experiments.{name}").PAPER
+        paper.table(runner.parser(paper).parse_args(arguments).table)
     elif name == "benchmark":
         benchmark.read_config(benchmark.parser().parse_args(arguments))
     else:
@@ -123,6 +132,7 @@ def _read(name: str, arguments: list[str]) -> None:
 
 MAINS = {
     "certify": certify.main,
+    "choose": choose.main,
     "train": train.main,
     "attack": attack.main,
     "merge": merge.main,

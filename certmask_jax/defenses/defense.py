@@ -6,6 +6,7 @@ import abc
 import dataclasses
 import enum
 from collections.abc import Mapping
+from html import escape
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -15,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from certmask_jax.defenses import over_tables
 from certmask_jax.defenses.over_tables import CERTIFICATE, RULE, WORST_CASE, Row, RowProof
 from certmask_jax.masks.distinct_unions import MaskedImages
+from certmask_jax.masks.mask_drawing import svg_of
 from certmask_jax.masks.mask_set import MaskSet
 from certmask_jax.masks.threats import Threat
 from certmask_jax.tables.outputs import NO_LABEL
@@ -99,6 +101,21 @@ class Defense(abc.ABC):
             if field.name not in ("masks", "spec") and value != field.default:
                 given.append(f"{field.name}={value if isinstance(value, MaskSet) else repr(value)}")
         return f"{type(self).__name__}({', '.join(given)})"
+
+    def _repr_html_(self) -> str:
+        """The defense in a notebook: what it needs and promises, beside a picture of its masks."""
+        facts = {
+            "promises": self.guarantee.value,
+            "against": str(self.threat),
+            "masks": str(self.masks),
+            "masked images": f"{len(self.masked_images):,}",
+            "worst case": "exact" if self.exact else "a proved lower bound",
+        }
+        cells = "".join(f"<tr><th>{k}</th><td>{escape(v)}</td></tr>" for k, v in facts.items())
+        shape = self.threat.shapes[0]
+        picture = svg_of(self.masks.boxes, self.masks.image_size, shape, str(self.masks))
+        name = escape(self.spec or self.name)
+        return f"<figure><b>{name}</b><table>{cells}</table>{picture}</figure>"
 
     def __getstate__(self) -> dict[str, Any]:
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}

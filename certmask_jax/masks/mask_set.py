@@ -8,6 +8,7 @@ does not keep its promise cannot be built; the error names a placement that is l
 from __future__ import annotations
 
 import dataclasses
+from html import escape
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from certmask_jax.masks import geometry, placements
 from certmask_jax.masks.by_content import ByContent
 from certmask_jax.masks.geometry import Size
+from certmask_jax.masks.mask_drawing import svg_of
 from certmask_jax.masks.threats import Threat, as_threat
 
 _SIZES_NAMED = 6
@@ -78,6 +80,11 @@ class MaskSet(ByContent):
 
     def __repr__(self) -> str:
         return f"MaskSet({self})"
+
+    def _repr_html_(self) -> str:
+        """The masks as a picture, in a notebook: the first one filled, with a patch on it."""
+        picture = svg_of(self.boxes, self.image_size, self.threat.shapes[0], str(self))
+        return f"<figure>{picture}<figcaption>{escape(str(self))}</figcaption></figure>"
 
     @property
     def patch_size(self) -> tuple[int, int]:

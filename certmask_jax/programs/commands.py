@@ -17,6 +17,7 @@ from certmask_jax.programs.command_line import hint
 
 PROGRAMS = {
     "certify": "certify a test set: what is answered, and what is proved",
+    "choose": "choose a defense for a budget of passes",
     "attack": "attack what was certified, and audit the certificates",
     "merge": "put the shares of a run on many machines together",
     "train": "train a model with masks, or fine-tune one",

@@ -11,6 +11,7 @@ import pytest
 from certmask_jax.programs import (
     benchmark,
     certification_options,
+    choose,
     convert_weights,
     merge,
     training_options,
@@ -21,6 +22,7 @@ from certmask_jax.training.recipes import RECIPES, Recipe
 
 PARSERS = {
     "certify": certification_options.parser,
+    "choose": choose.parser,
     "train": training_options.parser,
     "merge": merge.parser,
     "convert_weights": convert_weights.parser,

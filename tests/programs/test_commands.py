@@ -28,6 +28,10 @@ def _begun(words, *, cwd, before=""):
     )  # fmt: skip
 
 
+# In the order of --help.
+NAMES = "certify, choose, attack, merge, train, export, convert-weights, benchmark"
+
+
 def _ended(words, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["/usr/bin/certmask", *words])
     with pytest.raises(SystemExit) as ended:
@@ -39,17 +43,11 @@ def _ended(words, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["certfy"], "expected one of certify, attack, merge, train, export, convert-weights, "
-         "benchmark, "
-         "got 'certfy' (did you mean certify?)"),
-        (["convert"], "expected one of certify, attack, merge, train, export, convert-weights, "
-         "benchmark, "
-         "got 'convert' (did you mean convert-weights?)"),
-        (["x\ny"], "expected one of certify, attack, merge, train, export, convert-weights, "
-         "benchmark, "
-         "got 'x\\ny'"),
-        (["--dataset", "digits"], "expected the name of a program first (certify, attack, merge, "
-         "train, export, convert-weights, benchmark), got '--dataset'"),
+        (["certfy"], f"expected one of {NAMES}, got 'certfy' (did you mean certify?)"),
+        (["convert"], f"expected one of {NAMES}, got 'convert' (did you mean convert-weights?)"),
+        (["x\ny"], f"expected one of {NAMES}, got 'x\\ny'"),
+        (["--dataset", "digits"],
+         f"expected the name of a program first ({NAMES}), got '--dataset'"),
     ],
 )  # fmt: skip
 def test_a_name_that_there_is_not_is_one_line(monkeypatch, capsys, words, line):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
+from html import escape
 from typing import Any
 
 from numpy.typing import NDArray
@@ -125,11 +126,39 @@ class Report:
             self, provenance={**self.provenance, **facts}, notices=(*kept, *new)
         )
 
+    def _repr_html_(self) -> str:
+        """The table in a notebook; percent of the images, with 95% intervals."""
+        titles = ("defense", "against", "promises", "masked images", "clean", "worst case")
+        rows = [
+            (
+                one.spec,
+                str(one.threat),
+                one.guarantee,
+                f"{one.masked_images:,}",
+                _percent(one.clean_accuracy, one.intervals["clean_accuracy"]),
+                ("" if one.worst_case_exact else ">=")
+                + _percent(one.worst_case_accuracy, one.intervals["worst_case_accuracy"]),
+            )
+            for one in self.defenses
+        ]
+        undefended = _percent(self.undefended_accuracy, self.intervals["undefended_accuracy"])
+        lines = [_html_row("th", titles), *(_html_row("td", row) for row in rows)]
+        caption = f"{self.num_images:,} images, undefended {undefended}, in percent"
+        return f"<table><caption>{caption}</caption>{''.join(lines)}</table>"
+
     def __repr__(self) -> str:
         return (
             f"Report({self.num_images} images, undefended {100 * self.undefended_accuracy:.1f}%, "
             f"{len(self.defenses)} defenses)"
         )
+
+
+def _percent(fraction: float, between: Interval) -> str:
+    return f"{100 * fraction:.1f} [{100 * between[0]:.1f}, {100 * between[1]:.1f}]"
+
+
+def _html_row(kind: str, cells: Sequence[str]) -> str:
+    return f"<tr>{''.join(f'<{kind}>{escape(cell)}</{kind}>' for cell in cells)}</tr>"
 
 
 def wilson_interval(fraction: float, count: int, z: float = 1.959963984540054) -> Interval:

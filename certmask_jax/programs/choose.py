@@ -1,0 +1,243 @@
+"""Chooses a defense for a budget of passes: ``certmask choose --budget 30 --patch 5 ...``.
+
+Candidates are measured on a part of the images, drawn at random, and the chosen ones are certified
+on all others; those numbers are the result. A choice that was stopped, however, goes on when the
+same command is given again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from certmask_jax.certification import certified_size, evaluation
+from certmask_jax.certification.report.labels import against
+from certmask_jax.certification.successive_halving import Dropped, Measured, Search, rungs, search
+from certmask_jax.data import Dataset
+from certmask_jax.files import fingerprint, whole_files
+from certmask_jax.files.storage import AnyPath
+from certmask_jax.inference import views
+from certmask_jax.masks.threats import Threat
+from certmask_jax.programs import choose_options, program, runtime
+from certmask_jax.programs.certification_job import Job, opened
+from certmask_jax.programs.choose_candidates import Candidate, candidates
+from certmask_jax.programs.choose_options import ChooseOptions, Variant
+from certmask_jax.programs.choose_report import Choice, as_text, nothing_left, to_json
+from certmask_jax.programs.choose_runs import Certified, Runs, Stopped, joined
+from certmask_jax.programs.command_line import CommandLine, as_options
+from certmask_jax.programs.image_halves import SomeImages, halves
+from certmask_jax.programs.printing import width_of
+from certmask_jax.programs.run_folder import write_report
+from certmask_jax.programs.threat_options import threats
+
+RESULT = "choice.json"
+TO_BE_GONE_ON_WITH = 3
+"""Exit status of a choice that ended as it had no more time."""
+
+
+def parser() -> CommandLine:
+    """The command line."""
+    return choose_options.parser()
+
+
+def run(options: ChooseOptions, words: Sequence[str]) -> int:
+    """Chooses, writes the folder and prints the front; returns the exit status."""
+    started = time.monotonic()
+    config = options.variants[0].config
+    runtime.start(config.runtime)
+    command = program.typed("choose", words)
+    jobs = {one.name: _opened(options, one, command) for one in options.variants}
+    job = next(iter(jobs.values()))
+    assert isinstance(job.dataset, Dataset)
+    attacks = threats(config.threat, job.dataset.image_size)
+    _check(attacks, config.threat.sizes)
+    each = [views.passes_each(jobs[one.name].identity) for one in options.variants]
+    found = candidates(options, attacks, each)
+    with as_options("calibrate", "num_images"):
+        chosen_on, others = halves(job.dataset, options.calibrate, options.seed)
+    folder = config.out or Path("runs") / _name(job, options, found)
+    _check_folder(folder)
+    affordable = [
+        number for number, one in enumerate(found) if one.least(options.budget_of) <= options.budget
+    ]
+    sizes = tuple(config.threat.sizes) or ("",)
+    deadline = None if config.max_minutes is None else started + 60 * config.max_minutes
+    runs = Runs(options, jobs, folder, deadline)
+    choice = Choice(
+        options=options,
+        sizes=sizes,
+        threat=f"against {against(attacks[-1])}" if len(attacks) == 1 else _over(attacks),
+        candidates=found,
+        too_dear=[number for number in range(len(found)) if number not in affordable],
+        dropped=(),
+        front=(),
+        chosen_on={},
+        reported={},
+        commands={},
+        images=(len(chosen_on), len(others)),
+        passes=0,
+        whole=len(chosen_on) * _whole([found[number] for number in affordable]),
+    )
+    if not affordable:
+        raise ValueError(nothing_left(choice))
+    program.say(
+        f"{len(affordable)} of {len(found)} candidates on up to {len(chosen_on)} images, then the "
+        f"best on {len(others)} others"
+    )
+    try:
+        found_by = _searched(runs, [found[n] for n in affordable], chosen_on, sizes)
+        choice = dataclasses.replace(
+            choice,
+            dropped=[_renumbered(drop, affordable) for drop in found_by.dropped],
+            front=[affordable[one] for one in found_by.front],
+            chosen_on={affordable[one]: m for one, m in found_by.measured.items()},
+            passes=runs.passes,
+        )
+        if not choice.front:
+            raise ValueError(nothing_left(choice))
+        reported = _reported(runs, choice, others)
+    except Stopped:
+        print(f"stopped: what was done is in {folder}; give the same command again")
+        return TO_BE_GONE_ON_WITH
+    commands = {
+        one: choose_options.command_of(words, found[one].spec, found[one].variant)
+        for one in choice.front
+    }
+    choice = dataclasses.replace(choice, reported=reported, commands=commands)
+    content = {**to_json(choice), "provenance": {**job.provenance, "command": command}}
+    whole_files.write_text(folder / RESULT, json.dumps(content, indent=1))
+    print(as_text(choice, width_of(sys.stdout)))
+    print(f"\nresults in {folder}: {RESULT}, and a run folder for each model in reported")
+    return 0
+
+
+def _opened(options: ChooseOptions, variant: Variant, command: str) -> Job:
+    """The model and the images; defenses are built apart."""
+    some = options.defenses[:1] or ("double_masking:masks_per_axis=2",)
+    config = dataclasses.replace(variant.config, defenses=some)
+    job = opened(config, command)
+    if variant == options.variants[0]:
+        for line in job.notes:
+            program.say(line)
+    return job
+
+
+def _searched(
+    runs: Runs, found: Sequence[Candidate], images: SomeImages, sizes: Sequence[str]
+) -> Search:
+    """The search over candidates; each round runs what is new in it."""
+    options = runs.options
+    seen = rungs(len(images), len(found)) if options.halving else [len(images)]
+    parts: dict[int, list[Measured]] = {number: [] for number in range(len(found))}
+
+    def measure(left: Sequence[int], count: int) -> list[Measured]:
+        rung = seen.index(count)
+        new = images.some(seen[rung - 1] if rung else 0, count)
+        for variant in options.variants:
+            mine = [number for number in left if found[number].variant == variant]
+            if not mine:
+                continue
+            name = f"rounds/{rung + 1}-of-{len(seen)}-{variant.name}"
+            program.say(f"round {rung + 1} of {len(seen)}: {len(mine)} candidates, {count} images")
+            done = runs.certified(name, variant, [found[number] for number in mine], new)
+            for number in mine:
+                parts[number].append(done.measured(found[number], options, sizes))
+        return [joined(parts[number]) for number in left]
+
+    return search(len(found), seen, measure, budget=options.budget, may_lose=options.may_lose)
+
+
+def _reported(runs: Runs, choice: Choice, images: SomeImages) -> dict[int, Measured]:
+    """The front on the images that the choice never saw; writes a run folder a variant."""
+    measured: dict[int, Measured] = {}
+    for variant in choice.options.variants:
+        mine = [one for one in choice.front if choice.candidates[one].variant == variant]
+        if not mine:
+            continue
+        chosen = [choice.candidates[one] for one in mine]
+        name = f"reported/{variant.name}"
+        program.say(f"reported on {len(images)} other images: {len(mine)} defenses")
+        done: Certified = runs.certified(name, variant, chosen, images)
+        write_report(done.report, runs.folder / name, program.say)
+        for one in mine:
+            measured[one] = done.measured(choice.candidates[one], choice.options, choice.sizes)
+    return measured
+
+
+def _check(attacks: Sequence[Threat], sizes: Sequence[str]) -> None:
+    """``ValueError`` unless there is one threat, or one for each of growing sizes."""
+    if sizes:
+        try:
+            certified_size.check_sizes([threat.shapes[0] for threat in attacks])
+        except ValueError as error:
+            raise ValueError(f"--sizes: {error}") from error
+    elif len(attacks) != 1:
+        raise ValueError(
+            f"--patch: expected one threat to choose for, got {len(attacks)}; where the size is "
+            "not known give --sizes"
+        )
+
+
+def _check_folder(folder: AnyPath) -> None:
+    """Refuses a folder that holds something else; whose runs these are, each run checks."""
+    if not folder.exists():
+        return
+    known = {RESULT, f"{RESULT}{whole_files.UNFINISHED}", "rounds", "reported"}
+    if not folder.is_dir() or not {file.name for file in folder.iterdir()} <= known:
+        raise FileExistsError(
+            f"--out {folder}: expected a new or empty folder, or this same choice to go on with, "
+            "but it holds other files; choose another name"
+        )
+
+
+def _name(job: Job, options: ChooseOptions, found: Sequence[Candidate]) -> str:
+    facts = {
+        "job": job.name,
+        "candidates": [f"{one.spec} {one.variant.name}" for one in found],
+        **{name: getattr(options, name) for name in ("budget", "budget_of", "calibrate", "seed")},
+        **{name: getattr(options, name) for name in ("least_clean", "floors", "size_weights")},
+        "halving": options.halving and options.may_lose,
+    }
+    return f"choose-{job.name.rpartition('-')[0]}-{fingerprint.of_facts(facts)[:8]}"
+
+
+def _over(attacks: Sequence[Threat]) -> str:
+    sides = ", ".join("x".join(map(str, threat.shapes[0])) for threat in attacks)
+    height, width = attacks[0].image_size
+    return f"against patches of {sides} on {height}x{width}"
+
+
+def _whole(found: Sequence[Candidate]) -> int:
+    """Passes of an image for whole tables of all, each masked image of a variant once."""
+    total = 0
+    for name in dict.fromkeys(one.variant.name for one in found):
+        mine = [one for one in found if one.variant.name == name]
+        columns, _ = evaluation.merged([one.defenses[0] for one in mine])
+        total += mine[0].passes_each * len(columns)
+    return total
+
+
+def _renumbered(drop: Dropped, numbers: Sequence[int]) -> Dropped:
+    """With the numbers of all candidates for those of the ones that were run."""
+    by = None if drop.by is None else numbers[drop.by]
+    return drop._replace(candidate=numbers[drop.candidate], by=by)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the program; returns its exit status.
+
+    0: done; 2: bad input, or nothing meets the budget; 3: stopped by ``--max-minutes``, to be
+    resumed; 130: interrupted.
+    """
+    return program.run(
+        lambda: _run(argv), interrupted="interrupted; give the same command again to go on"
+    )
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    words = sys.argv[1:] if argv is None else list(argv)
+    return run(choose_options.read(parser().parse_args(words)), words)

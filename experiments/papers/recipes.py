@@ -1,0 +1,111 @@
+"""What a table of a paper is: rows with a defense, a patch, and what the paper says of them.
+
+A figure of a paper is written down only where a source is at hand; ``None`` is "not at hand".
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+
+from certmask_jax.programs.command_line import hint
+
+LEADERBOARD = (
+    "the authors' list of defenses, github.com/inspire-group/patch-defense-leaderboard, README, "
+    "commit 2d349b0"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A row of a table.
+
+    Attributes:
+      label: what the paper calls it.
+      defense: the same here, as ``--defense`` takes it; empty for the model without any.
+      data: the paper's data set: ``"ImageNet"``, ``"ImageNette"`` or ``"CIFAR-10"``.
+      patch: options of the threat, such as ``"--patch 2%"``; percents fit images of any size.
+      model: the paper's.
+      clean, certified: the paper's figures in percent.
+      source: where these were read; empty where there are none.
+    """
+
+    label: str
+    defense: str
+    data: str
+    patch: str
+    model: str = ""
+    clean: float | None = None
+    certified: float | None = None
+    source: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A table or a figure.
+
+    Attributes:
+      name: ``"table2"``.
+      title: what it shows, in a line.
+      rows: in the paper's order.
+      note: what to know of it, in whole sentences.
+    """
+
+    name: str
+    title: str
+    rows: tuple[Row, ...]
+    note: str = ""
+
+    def of(self, data: Sequence[str]) -> Table:
+        """The rows of some data sets."""
+        return dataclasses.replace(self, rows=tuple(row for row in self.rows if row.data in data))
+
+
+@dataclasses.dataclass(frozen=True)
+class Paper:
+    """A paper and its tables.
+
+    Attributes:
+      name: of its module.
+      title: for people.
+      reference: where it can be read.
+      tables: those that there are recipes for.
+      without: what of the paper has no recipe, and why.
+    """
+
+    name: str
+    title: str
+    reference: str
+    tables: tuple[Table, ...]
+    without: str = ""
+
+    def table(self, name: str) -> Table:
+        """A table by its name; ``ValueError`` lists those that there are."""
+        for table in self.tables:
+            if table.name == name:
+                return table
+        known = [table.name for table in self.tables]
+        raise ValueError(
+            f"TABLE: expected one of {', '.join(known)} of {self.title}, got {name!r}"
+            f"{hint(name, known)}"
+        )
+
+
+PATCHES = {
+    "ImageNette": ("1%", "2%", "3%"),
+    "ImageNet": ("1%", "2%", "3%"),
+    "CIFAR-10": ("0.4%", "2.4%"),
+}
+"""The patches that the papers put on each data set, in percent of the pixels."""
+
+Figures = dict[tuple[str, str], tuple[float, float]]
+"""(data set, patch) -> clean and certified accuracy in percent."""
+
+
+def main_rows(label: str, defense: str, model: str, figures: Figures, source: str) -> Iterable[Row]:
+    """A row for each data set and patch, with the paper's figures where they are at hand."""
+    for data, patches in PATCHES.items():
+        for patch in patches:
+            clean, certified = figures.get((data, patch), (None, None))
+            said = source if clean is not None else ""
+            yield Row(label, defense, data, f"--patch {patch}", model, clean, certified, said)
