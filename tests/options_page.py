@@ -11,10 +11,12 @@ from certmask_jax.programs import (
     attack,
     benchmark,
     certification_options,
+    compare,
     convert_weights,
     export,
     listings,
     merge,
+    report,
     training_options,
 )
 
@@ -22,6 +24,8 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "guides" / "options.md"
 
 _PARSERS = {
     "certify": certification_options.parser,
+    "report": report.parser,
+    "compare": compare.parser,
     "attack": attack.parser,
     "merge": merge.parser,
     "train": training_options.parser,

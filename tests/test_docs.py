@@ -25,9 +25,11 @@ from certmask_jax.programs import (
     benchmark,
     certification_options,
     certify,
+    compare,
     convert_weights,
     export,
     merge,
+    report,
     train,
     training_options,
 )
@@ -114,6 +116,8 @@ def _read(name: str, arguments: list[str]) -> None:
     else:
         others = {
             "attack": attack,
+            "compare": compare,
+            "report": report,
             "merge": merge,
             "convert_weights": convert_weights,
             "export": export,
