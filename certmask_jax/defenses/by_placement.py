@@ -187,7 +187,7 @@ def _one_by_one(
         confidences=np.where(known, own.confidences, np.float16(1)),
     )
     spoiled = (known & ~own.sure).any(axis=1) & defense.needs_all_sure
-    settled = known.all(axis=1) | spoiled
+    settled = np.asarray(known.all(axis=1) | spoiled)
     states = np.full((len(own), len(chosen)), OPEN, np.int8)
     at_once = all_places(defense, filled, true, spots.hidden[chosen])
     for place, spot in enumerate(chosen.tolist()):

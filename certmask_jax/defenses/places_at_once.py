@@ -98,7 +98,7 @@ def all_places(
             jnp.asarray(labels[at]),
             jnp.asarray(hidden),
         )
-        parts.append(np.asarray(found) & np.asarray(table.sure[at]).all(axis=1)[:, None])
+        parts.append(np.asarray(found) & table.sure[at].all(axis=1, keepdims=True))
     return np.concatenate(parts)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,8 @@ FILE = "report.html"
 
 MOST_IMAGES = 1000
 """Of larger runs so many images are shown one by one; the numbers are of all."""
+
+_OF_FILES = ("image_folder", "image_list")
 
 NOBODY_ATTACKED: Mapping[int, Sequence[Attacked]] = {}
 
@@ -110,19 +113,26 @@ def run_page(
 
 def _title(report: Report) -> str:
     provenance = report.provenance
-    data, model = provenance.get("dataset", "images"), provenance.get("model", "a model")
-    return f"{data}, {model}: certified against patches"
+    return f"{_data(report)}, {provenance.get('model', 'a model')}: certified against patches"
+
+
+def _data(report: Report) -> str:
+    """What the images are called: of folders and lists of files by their folder."""
+    name = str(report.provenance.get("dataset") or "images")
+    folder = report.provenance.get("data_dir")
+    if name in _OF_FILES and folder:
+        return PurePath(folder).name or name
+    return name
 
 
 def _sentences(report: Report) -> list[str]:
     """What was certified, against what, and what came of it."""
     provenance = report.provenance
-    data = provenance.get("dataset", "a data set")
     split = f" ({provenance['split']})" if provenance.get("split") else ""
     weights = f" with the weights {provenance['weights']}" if provenance.get("weights") else ""
     heading = [_upper(line) for line in notes.heading(report)[1:]]
     what = (
-        f"{report.num_images:,} images of {data}{split} were certified for the model "
+        f"{report.num_images:,} images of {_data(report)}{split} were certified for the model "
         f"{provenance.get('model', '')}{weights}."
     )
     if heading:
@@ -164,11 +174,11 @@ def _found(report: Report) -> str:
         if guarantee in best:
             one = best[guarantee]
             parts.append(
-                f"on {numbers.worst_case(one)} percent of the images {promise} ({one.name})"
+                f"on {_percent(numbers.worst_case(one))} of the images {promise} ({one.name})"
             )
     text = _upper(", and ".join(parts)) if parts else "No defense was certified"
     return (
-        f"{text}; the model alone is right on {numbers.undefended(report)} percent, and nothing is "
+        f"{text}; the model alone is right on {_percent(numbers.undefended(report))}, and nothing is "
         "proved of it."
     )
 
@@ -338,6 +348,11 @@ def _facts(report: Report) -> list[tuple[str, str]]:
         "seconds": None if seconds is None else f"{seconds:g}",
     }
     return [(name, str(value)) for name, value in facts.items() if value]
+
+
+def _percent(number: str) -> str:
+    """``"74.0% [70.0, 77.7]"``."""
+    return number.replace(" [", "% [", 1)
 
 
 def _upper(text: str) -> str:

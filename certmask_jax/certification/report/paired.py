@@ -145,7 +145,7 @@ def _newcombe(both: int, lost: int, gained: int, neither: int) -> Interval:
     one, two = (both + gained) / count, (both + lost) / count  # the second run less the first
     (low_1, high_1), (low_2, high_2) = wilson_interval(one, count), wilson_interval(two, count)
     product = (both + gained) * (lost + neither) * (both + lost) * (gained + neither)
-    shared = both * neither - lost * gained
+    shared = float(both * neither - lost * gained)
     if shared > 0:
         shared = max(shared - count / 2, 0)
     phi = shared / math.sqrt(product) if product else 0.0

@@ -273,7 +273,7 @@
       return;
     }
     const share = one.wide === undefined ? "" : ` It could at ${one.wide}% of all places.`;
-    const unknown = one.openShare ? ` ${one.openShare}% were not evaluated far enough to tell.` : "";
+    const unknown = one.openShare ? ` ${one.openShare}% were not evaluated far enough to tell (certify --no-decide evaluates everything).` : "";
     const start = one.s ? `Every point is the middle of a ${defense.shape.join("x")} patch.${share}${unknown}`
       : `Every point is the middle of a ${defense.shape.join("x")} patch, and none can change the answer.`;
     readout.textContent = `${start} Point at the map, or use the arrow keys on it.`;
