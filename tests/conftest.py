@@ -30,6 +30,15 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 
+@pytest.fixture(autouse=True)
+def _no_pages(request, monkeypatch):
+    """Runs write no page, which takes seconds, but for tests that ask for one: marker ``pages``."""
+    if request.node.get_closest_marker("pages") is None:
+        from certmask_jax.programs import page_of_run
+
+        monkeypatch.setattr(page_of_run, "try_page", lambda *given: ())
+
+
 _SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 

@@ -178,8 +178,8 @@ def _found(report: Report) -> str:
             )
     text = _upper(", and ".join(parts)) if parts else "No defense was certified"
     return (
-        f"{text}; the model alone is right on {_percent(numbers.undefended(report))}, and nothing is "
-        "proved of it."
+        f"{text}; the model alone is right on {_percent(numbers.undefended(report))}, and "
+        "nothing is proved of it."
     )
 
 

@@ -53,7 +53,7 @@ CONTRADICTED = 4
 
 _OTHERWISE = (
     *("list", "from_tables", "dry_run", "margin_guard", "shard", "chunk"),
-    *("decide", "whole_images", "format", "patched", "distributed", "sizes"),
+    *("decide", "whole_images", "format", "patched", "distributed", "sizes", "page"),
 )
 """Options of certify that say nothing about an attack."""
 _WITH_A_RUN = (

@@ -16,11 +16,12 @@ from certmask_jax.files.storage import AnyPath
 from certmask_jax.pages import pictures
 from certmask_jax.pages.image_data import Attacked
 from certmask_jax.pages.inspected import Inspected, inspect
-from certmask_jax.pages.run_page import FILE, run_page, sample
-from certmask_jax.programs import defense_specs, evidence_entries
+from certmask_jax.pages.run_page import FILE, MOST_IMAGES, run_page, sample
+from certmask_jax.programs import defense_specs, earlier_images, evidence_entries, program
 from certmask_jax.programs.attack_folder import Line, read_lines
 from certmask_jax.programs.attack_options import UNDEFENDED
 from certmask_jax.programs.earlier_images import Picture
+from certmask_jax.tables.image_sets import TestSet
 from certmask_jax.tables.saved_table import SavedTable
 
 MOST_DEFENSES = 8
@@ -178,6 +179,34 @@ def _patched_pictures(folder: Path, lines: Sequence[Line]) -> tuple[dict[int, st
             "first; all are in the folder of the attack."
         )
     return made, said
+
+
+def try_page(
+    report: Report, saved: SavedTable | None, test_set: TestSet, out: AnyPath, command: str
+) -> tuple[str, ...]:
+    """Writes the page of a run that has just ended into its folder; returns its name.
+
+    Whatever goes wrong costs the page and not the run: it is said, and there is no name.
+
+    Args:
+      report: of the run.
+      saved: its table; None where all defenses are on evidence.
+      test_set: its images.
+      out: its folder.
+      command: what makes the page later.
+    """
+    try:
+        page = made_page(
+            report,
+            saved,
+            lambda rows: (earlier_images.given(test_set, report, rows), ""),
+            most_images=MOST_IMAGES,
+        )
+        write_page(page, page_file(out))
+    except Exception as error:  # a page is no result
+        program.say(f"no {FILE} ({program.one_line(str(error))}); {command} tries again")
+        return ()
+    return (FILE,)
 
 
 def page_file(folder: AnyPath) -> AnyPath:
