@@ -18,7 +18,7 @@ from certmask_jax.programs.command_line import hint
 PROGRAMS = {
     "certify": "certify a test set: what is answered, and what is proved",
     "report": "write the page of a run, which a person opens",
-    "compare": "print runs on the same images beside each other, with paired intervals",
+    "compare": "paired differences of runs on the same images",
     "attack": "attack what was certified, and audit the certificates",
     "merge": "put the shares of a run on many machines together",
     "train": "train a model with masks, or fine-tune one",

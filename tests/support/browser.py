@@ -15,6 +15,7 @@ from typing import Any
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 _SECONDS = 60
+_CODES = {"Escape": 27, "Enter": 13, "Tab": 9}
 
 
 def executable() -> str | None:
@@ -66,7 +67,10 @@ class Page:
     def press(self, key: str) -> None:
         """A key, as if it was typed."""
         for kind in ("rawKeyDown", "keyUp"):
-            self._call("Input.dispatchKeyEvent", type=kind, key=key, code=key)
+            self._call(
+                "Input.dispatchKeyEvent",
+                type=kind, key=key, code=key, windowsVirtualKeyCode=_CODES.get(key, 0),
+            )  # fmt: skip
 
     def picture(self, file: Path, *, whole: bool = False) -> None:
         """Writes a PNG of what is seen, or of the whole page."""
@@ -121,18 +125,15 @@ def page() -> Iterator[Page]:
     to_read, to_write = os.pipe()
     answers_read, answers_write = os.pipe()
     with tempfile.TemporaryDirectory() as profile:
-
-        def connect() -> None:
-            first, second = os.dup(to_read), os.dup(answers_write)
-            os.dup2(first, 3)
-            os.dup2(second, 4)
-
+        # Chromium reads commands from file 3 and answers into file 4.
+        ends = f'exec "$@" 3<&{to_read} 4>&{answers_write}'
         process = subprocess.Popen(
-            [there, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
+            ["bash", "-c", ends, "bash", there,
+             "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
              "--no-first-run", "--disable-extensions", "--disable-component-update",
              "--disable-background-networking", "--hide-scrollbars",
              f"--user-data-dir={profile}", "--remote-debugging-pipe"],
-            preexec_fn=connect, close_fds=False,
+            pass_fds=(to_read, answers_write),
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL,
         )  # fmt: skip
         os.close(to_read)
