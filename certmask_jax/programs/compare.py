@@ -45,7 +45,7 @@ def parser() -> CommandLine:
     return parse
 
 
-def compare(runs: Sequence[Named], style: str = "table") -> str:
+def table_of(runs: Sequence[Named], style: str = "table") -> str:
     """The table that is printed.
 
     Args:
@@ -126,7 +126,7 @@ def run(folders: Sequence[AnyPath], page: AnyPath | None = None, style: str = "t
             raise ValueError(f"--page: expected several runs, got one, whose page {command} writes")
         print(printing.text_of(runs[0].report, style))
         return
-    text = compare(runs, style)
+    text = table_of(runs, style)
     if page is not None:
         whole_files.write_text(page, compare_page(runs))
     print(text)
