@@ -129,6 +129,8 @@ MAINS = {
     "certify": certify.main,
     "train": train.main,
     "attack": attack.main,
+    "report": report.main,
+    "compare": compare.main,
     "merge": merge.main,
     "convert_weights": convert_weights.main,
     "export": export.main,

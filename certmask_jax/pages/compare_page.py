@@ -23,7 +23,7 @@ class Named(NamedTuple):
     report: Report
 
 
-def compare_page(runs: Sequence[Named]) -> str:
+def page_of(runs: Sequence[Named]) -> str:
     """The page, HTML: each run beside the first.
 
     Args:

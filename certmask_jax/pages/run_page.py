@@ -44,7 +44,7 @@ def sample(count: int, most: int = MOST_IMAGES) -> NDArray[np.intp]:
     return np.sort(np.random.default_rng(0).choice(count, most, replace=False))
 
 
-def run_page(
+def page_of(
     report: Report,
     *,
     rows: NDArray[np.intp],

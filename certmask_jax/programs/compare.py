@@ -18,7 +18,7 @@ from certmask_jax.certification.report import layout, markup, numbers
 from certmask_jax.certification.report.paired import Match, Paired, matches
 from certmask_jax.files import whole_files
 from certmask_jax.files.storage import AnyPath
-from certmask_jax.pages.compare_page import Named, compare_page, difference, p_value
+from certmask_jax.pages.compare_page import Named, difference, p_value, page_of
 from certmask_jax.programs import paths, printing, program
 from certmask_jax.programs.command_line import CommandLine
 
@@ -128,7 +128,7 @@ def run(folders: Sequence[AnyPath], page: AnyPath | None = None, style: str = "t
         return
     text = table_of(runs, style)
     if page is not None:
-        whole_files.write_text(page, compare_page(runs))
+        whole_files.write_text(page, page_of(runs))
     print(text)
     if page is not None:
         print(f"\npage: {page}", file=printing.words_to(style))

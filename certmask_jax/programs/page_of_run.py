@@ -10,23 +10,25 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from certmask_jax.certification.report import Report
-from certmask_jax.defenses import Defense
+from certmask_jax.defenses import ALERT, Defense
 from certmask_jax.files import whole_files
 from certmask_jax.files.storage import AnyPath
 from certmask_jax.pages import pictures
 from certmask_jax.pages.image_data import Attacked
 from certmask_jax.pages.inspected import Inspected, inspect
-from certmask_jax.pages.run_page import FILE, MOST_IMAGES, run_page, sample
+from certmask_jax.pages.run_page import FILE, MOST_IMAGES, page_of, sample
 from certmask_jax.programs import defense_specs, earlier_images, evidence_entries, program
 from certmask_jax.programs.attack_folder import Line, read_lines
 from certmask_jax.programs.attack_options import UNDEFENDED
 from certmask_jax.programs.earlier_images import Picture
 from certmask_jax.tables.image_sets import TestSet
+from certmask_jax.tables.outputs import NO_LABEL
 from certmask_jax.tables.saved_table import SavedTable
 
 MOST_DEFENSES = 8
 """Results of which images are looked at one by one; of more the page has the numbers alone."""
 
+_WORDS = {"alert": ALERT, "none": NO_LABEL}
 _PICTURES = 5_500_000  # characters of a page; with all else it stays below 10 MB
 _ATTACKED = 1_500_000
 
@@ -65,7 +67,7 @@ def made_page(
     rows = sample(len(report.ids), most_images)
     if not len(report.ids):
         said.append("per_image.csv is not there, so no image is shown.")
-        return run_page(report, rows=rows, inspected={}, missing=said)
+        return page_of(report, rows=rows, inspected={}, missing=said)
     inspected: dict[int, Inspected] = {}
     if saved is not None:
         inspected, notes = _inspected(report, saved, rows)
@@ -77,7 +79,7 @@ def made_page(
     if attack is not None:
         attacked, notes = _attacked(report, rows, attack)
         said += notes
-    return run_page(
+    return page_of(
         report,
         rows=rows,
         inspected=inspected,
@@ -148,7 +150,8 @@ def _attacked(
     made: dict[int, list[Attacked]] = {}
     for place, line in enumerate(lines):
         number = None if line["defense"] == UNDEFENDED else specs[line["defense"]]
-        one = Attacked(number, int(line["after"]), bool(line["broken"]), addresses.get(place))
+        after = _WORDS.get(line["after"], line["after"])
+        one = Attacked(number, int(after), bool(line["broken"]), addresses.get(place))
         made.setdefault(shown[line["image"]], []).append(one)
     return made, said
 

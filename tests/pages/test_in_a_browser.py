@@ -13,7 +13,7 @@ import pytest
 from certmask_jax.pages.image_data import Attacked
 from certmask_jax.pages.inspected import inspect
 from certmask_jax.pages.pictures import data_uris
-from certmask_jax.pages.run_page import run_page
+from certmask_jax.pages.run_page import page_of
 
 pytestmark = pytest.mark.skipif(
     browser.executable() is None, reason="needs a browser: Chromium, which is not installed"
@@ -41,7 +41,7 @@ def _written(folder: Path) -> Path:
     attacked = {1: [Attacked(0, paged_run.DOG, True, pictures[0])]}
     file = folder / "report.html"
     file.write_text(
-        run_page(report, rows=rows, inspected=inspected, pictures=pictures, attacked=attacked)
+        page_of(report, rows=rows, inspected=inspected, pictures=pictures, attacked=attacked)
     )
     return file
 
