@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from certmask_jax.defenses.defense import Defense, Seen
+from certmask_jax.defenses.patchcleanser_masking import ChallengerMasking
 from certmask_jax.defenses.places_at_once import all_places, by_good_rows, rows_of
 from certmask_jax.masks import edge_grids
 from certmask_jax.masks.threats import Shape, Threat
@@ -204,6 +205,18 @@ def _one_by_one(
                 proved = at.worst_case(filled, true)
         states[decided, place] = proved[decided]
     return states
+
+
+def is_exact(defense: Defense, spots: Spots) -> bool:
+    """Whether ``FAILS`` means that a patch there can win, at every spot; else nothing is proved.
+
+    A worst case that is exact over all places may be a bound at some: challenger masking's is one
+    where several masks hide the patch.
+    """
+    if isinstance(defense, ChallengerMasking):
+        single, _ = rows_of(defense)
+        return bool((spots.hidden[:, single].sum(axis=1) == 1).all())
+    return defense.exact
 
 
 def smallest_margins(table: PredictionTable, spots: Spots) -> NDArray[np.float32]:

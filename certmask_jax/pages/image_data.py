@@ -147,6 +147,7 @@ def _look(one: Inspected, columns: NDArray[np.intp]) -> dict[str, Any]:
     spots = one.spots
     ends = [size - side + 1 for size, side in zip(spots.image_size, spots.shape, strict=True)]
     return look | {
+        "exact": by_placement.is_exact(one.defense, spots),
         "shape": list(spots.shape),
         "rows": spots.rows.tolist(),
         "cols": spots.cols.tolist(),

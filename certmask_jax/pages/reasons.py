@@ -52,8 +52,10 @@ def why_answered(one: Inspected, row: int, answer: int, class_names: Sequence[st
         f"{count} say {said(int(value))}"
         for count, value in sorted(zip(counts.tolist(), values.tolist(), strict=True))[::-1][:3]
     )
-    summary = f"Of {int(known.sum())} masks {votes}"
     agree = len(values) == 1
+    summary = f"Of {int(known.sum())} masks {votes}"
+    if agree:
+        summary = f"All {int(known.sum())} masks say {said(int(values[0]))}"
     match one.defense:
         case MinorityReports():
             return _of_minority(one, row, answer, said)

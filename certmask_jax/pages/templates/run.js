@@ -86,6 +86,7 @@
     }[filters.sort.value];
     if (order) chosen.sort(order);
     visible = PAGE;
+    filters.b.disabled = filters.kind.value !== "but";
     draw();
   }
 
@@ -102,7 +103,7 @@
     const words = defenses.map((defense, i) =>
       `${defense.key} ${outcome(image.d[i], image.label)}`);
     const picture = image.pic
-      ? make("img", { src: image.pic, alt: "", loading: "lazy", ...(pixelated ? { class: "pixels" } : {}) })
+      ? make("img", { src: image.pic, alt: "", ...(pixelated ? { class: "pixels" } : {}) })
       : make("span", { class: "blank" }, "no picture");
     const button = make("button", { class: "card", type: "button", "data-id": image.id, title: image.id }, picture,
       make("span", { class: "name" }, nameOf(image.label)),
@@ -303,7 +304,7 @@
       const who = hiding.length ? `hidden by mask${hiding.length > 1 ? "s" : ""} ${words.join(", ")}` : "hidden by no mask alone";
       const level = one.q[spot];
       const margin = level === "-" ? "" : ` Smallest margin of what hides it: ${MARGINS[level]}.`;
-      readout.textContent = `Patch at row ${top}, column ${left}: ${STATES[state][0]}; ${who}.${margin}`;
+      readout.textContent = `Patch at row ${top}, column ${left}: ${stateOf(defense, state)}; ${who}.${margin}`;
     }
     const last = (firsts, value) => {
       let found = 0;
@@ -326,6 +327,9 @@
     });
   }
 
+  const stateOf = (defense, state) =>
+    state === "f" && !defense.exact ? "nothing is proved: a patch may change the answer" : STATES[state][0];
+
   function legendOfMap(defense, byMargin) {
     const list = at("map-legend");
     list.replaceChildren();
@@ -333,9 +337,9 @@
     const entries = byMargin
       ? MARGINS.map((words, level) => [`background:${SHADES[level]}`, words])
       : [
-          ["background:#b8d8d4", STATES.h[0]],
-          ["background:repeating-linear-gradient(45deg,#7d2405 0 3px,#f0a587 3px 7px)", STATES.f[0]],
-          ["background:radial-gradient(#fff 22%,#a9afb8 26%)", STATES.o[0]],
+          ["background:#b8d8d4", stateOf(defense, "h")],
+          ["background:repeating-linear-gradient(45deg,#7d2405 0 3px,#f0a587 3px 7px)", stateOf(defense, "f")],
+          ["background:radial-gradient(#fff 22%,#a9afb8 26%)", stateOf(defense, "o")],
         ];
     const image = chosen[place];
     const used = new Set(image.d[picked].s || "h");
