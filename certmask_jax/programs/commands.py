@@ -19,6 +19,7 @@ PROGRAMS = {
     "certify": "certify a test set: what is answered, and what is proved",
     "report": "write the page of a run, which a person opens",
     "compare": "paired differences of runs on the same images",
+    "leaderboard": "rank what runs prove, with where every number comes from",
     "attack": "attack what was certified, and audit the certificates",
     "merge": "put the shares of a run on many machines together",
     "train": "train a model with masks, or fine-tune one",

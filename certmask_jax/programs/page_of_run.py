@@ -150,7 +150,7 @@ def _attacked(
     made: dict[int, list[Attacked]] = {}
     for place, line in enumerate(lines):
         number = None if line["defense"] == UNDEFENDED else specs[line["defense"]]
-        after = _WORDS.get(line["after"], line["after"])
+        after = _WORDS[line["after"]] if line["after"] in _WORDS else line["after"]
         one = Attacked(number, int(after), bool(line["broken"]), addresses.get(place))
         made.setdefault(shown[line["image"]], []).append(one)
     return made, said

@@ -13,7 +13,10 @@ from certmask_jax import _version
 from certmask_jax.programs import commands, convert_weights, program
 
 ROOT = Path(__file__).resolve().parents[2]
-NAMES = "certify, report, compare, attack, merge, train, export, convert-weights, benchmark"
+NAMES = (
+    "certify, report, compare, leaderboard, attack, merge, train, export, convert-weights, "
+    "benchmark"
+)
 # What pip makes of the entry point.
 SCRIPT = "import sys; from certmask_jax.programs.commands import main; sys.exit(main())"
 
