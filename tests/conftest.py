@@ -31,12 +31,11 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 
 @pytest.fixture(autouse=True)
-def _no_pages(request, monkeypatch):
-    """Runs write no page, which takes seconds, but for tests that ask for one: marker ``pages``."""
-    if request.node.get_closest_marker("pages") is None:
-        from certmask_jax.programs import page_of_run
+def _no_pages(monkeypatch):
+    """Runs of tests write no page, which takes seconds; runs of fixtures of modules do."""
+    from certmask_jax.programs import page_of_run
 
-        monkeypatch.setattr(page_of_run, "try_page", lambda *given: ())
+    monkeypatch.setattr(page_of_run, "try_page", lambda *given: ())
 
 
 _SHARED = Path(__file__).resolve().parents[2] / "shared"

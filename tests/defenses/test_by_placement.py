@@ -15,8 +15,8 @@ from certmask_jax.masks.threats import Threat
 from certmask_jax.tables.outputs import UNKNOWN
 from certmask_jax.tables.prediction_table import from_labels
 
-TABLES = 24
-MOST_FREE = 9  # masked images that the attacker has, of two classes
+TABLES = 32
+MOST_FREE = 8  # masked images that the attacker has, of two classes
 
 
 def _hides(defense, spots):
@@ -70,41 +70,42 @@ def _drawn(case, rng, *, within=False):
 def test_each_place_has_the_verdict_of_everything_that_a_patch_there_can_do(name):
     case = CASES[name]
     rng = np.random.default_rng(sum(map(ord, name)))
-    seen = {HOLDS: 0, FAILS: 0}
-    for within in (True,) if name in ("plurality", "mrcert") else (False, True):
-        defense, spots = _drawn(case, rng, within=within)
-        hides, allowed = _hides(defense, spots), defense.threat.allowed(spots.shape)
-        table, labels = random_table(rng, defense, TABLES, 2)
-        found = by_placement.verdicts_at(defense, table, labels, spots)
-        for row, col in np.ndindex(*allowed.shape):
-            spot = _spot_at(spots, row, col)
-            assert (spot >= 0) == allowed[row, col]
-            if spot >= 0:
-                np.testing.assert_array_equal(spots.hidden[spot], hides[:, row, col])
-        assert spots.sizes.sum() == allowed.sum()
-        for spot, hidden in enumerate(spots.hidden):
-            robust = robust_of(defense, table, labels, hidden[:, None], choices=case.trusts)
-            holds = found[:, spot] == HOLDS
-            assert not (holds & ~robust).any()
-            if by_placement.is_exact(defense, spots):
-                np.testing.assert_array_equal(holds, robust)
-            seen[HOLDS] += int(holds.sum())
-            seen[FAILS] += int((found[:, spot] == FAILS).sum())
-        assert (found != OPEN).all()
-        everywhere = (found == HOLDS).all(axis=1)
-        np.testing.assert_array_equal(everywhere, defense.worst_case(table, labels))
-    assert seen[FAILS] > 0
-    assert seen[HOLDS] > 0 or name == "certmask"
+    within = name in ("double_masking", "certmask", "plurality")
+    defense, spots = _drawn(case, rng, within=within)
+    hides, allowed = _hides(defense, spots), defense.threat.allowed(spots.shape)
+    table, labels = random_table(rng, defense, TABLES, 2)
+    found = by_placement.verdicts_at(defense, table, labels, spots)
+    for row, col in np.ndindex(*allowed.shape):
+        spot = _spot_at(spots, row, col)
+        assert (spot >= 0) == allowed[row, col]
+        if spot >= 0:
+            np.testing.assert_array_equal(spots.hidden[spot], hides[:, row, col])
+    assert spots.sizes.sum() == allowed.sum()
+    for spot, hidden in enumerate(spots.hidden):
+        robust = robust_of(defense, table, labels, hidden[:, None], choices=case.trusts)
+        holds = found[:, spot] == HOLDS
+        assert not (holds & ~robust).any()
+        if by_placement.is_exact(defense, spots):
+            np.testing.assert_array_equal(holds, robust)
+    assert (found != OPEN).all()
+    everywhere = (found == HOLDS).all(axis=1)
+    np.testing.assert_array_equal(everywhere, defense.worst_case(table, labels))
+    assert (found == FAILS).any()
+    assert (found == HOLDS).any() or name == "certmask"
 
 
 @pytest.mark.parametrize("name", ["double_masking", "challenger_masking", "pair_cover"])
 def test_what_was_not_evaluated_turns_no_verdict(name):
     case = CASES[name]
     rng = np.random.default_rng(1 + sum(map(ord, name)))
-    defense, spots = _drawn(case, rng)
+    if case.particular:
+        defense, spots = _drawn(case, rng)
+    else:  # nine masks, of which fewer than half hide a patch anywhere, as in the papers
+        defense = case.build(mask_sets.budgeted_grid(6, 1, masks_per_axis=3))
+        spots = by_placement.spots_of(defense)
     table, labels = random_table(rng, defense, TABLES, 2)
     # What a run leaves out: nothing of the first round, then anything.
-    known = rng.random(table.predictions.shape) < 0.85
+    known = rng.random(table.predictions.shape) < (0.9 if case.particular else 0.6)
     known |= np.isin(np.arange(known.shape[1]), _first_round(defense))
     part = dataclasses.replace(
         table,
@@ -114,7 +115,7 @@ def test_what_was_not_evaluated_turns_no_verdict(name):
     found = by_placement.verdicts_at(defense, part, labels, spots)
     assert OPEN in found
     assert HOLDS in found or FAILS in found
-    for _ in range(12):
+    for _ in range(5):
         anything = rng.integers(0, 2, table.predictions.shape)
         filled = dataclasses.replace(
             table, predictions=np.where(known, table.predictions, anything).astype(np.int16)
