@@ -107,8 +107,8 @@
       : make("span", { class: "blank" }, "no picture");
     const button = make("button", { class: "card", type: "button", "data-id": image.id, title: image.id }, picture,
       make("span", { class: "name" }, nameOf(image.label)),
-      make("span", { class: "badges" }, ...defenses.map((_, i) => badge(image, i))));
-    button.setAttribute("aria-label", `${nameOf(image.label)}, ${image.id}: ${words.join(", ")}`);
+      make("span", { class: "badges", "aria-hidden": "true" }, ...defenses.map((_, i) => badge(image, i))),
+      make("span", { class: "unseen" }, `${image.id}: ${words.join(", ")}`));
     button.addEventListener("click", () => open(chosen.indexOf(image)));
     return make("li", {}, button);
   }
