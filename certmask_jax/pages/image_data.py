@@ -21,6 +21,11 @@ MARGIN_LEVELS = (1e-3, 1e-2, 1e-1, 0.3, 1.0, 3.0)
 
 _STATES = {by_placement.HOLDS: "h", by_placement.FAILS: "f", by_placement.OPEN: "o"}
 _FIRST = ord("a")
+_UNSEEN = {
+    "single": [],
+    "pair": [],
+    "noMap": "No map of places: of this defense only verdicts are at hand.",
+}
 
 
 class Attacked(NamedTuple):
@@ -87,10 +92,11 @@ def page_data(
         images.append(entry)
     sizes = [one.defense.mask_set.image_size for one in inspected.values()]
     return {
+        "cells": "two_parts" in report.provenance,
         "classes": list(report.class_names),
         "imageSize": list(sizes[0] if sizes else report.defenses[0].threat.image_size),
         "defenses": [
-            {"key": key_of(number), "name": name, **looks.get(number, _unseen(report, number))}
+            {"key": key_of(number), "name": name, **looks.get(number, _UNSEEN)}
             for number, name in enumerate(names)
         ],
         "images": images,
@@ -158,17 +164,6 @@ def _look(one: Inspected, columns: NDArray[np.intp]) -> dict[str, Any]:
             for hidden in spots.hidden
         ],
     }
-
-
-def _unseen(report: Report, number: int) -> dict[str, Any]:
-    """A defense of which no table is at hand, or none that holds masked images."""
-    result = report.defenses[number]
-    why = (
-        "it works on local evidence, of which only the verdict is kept"
-        if not result.masked_images
-        else "its labels are not at hand"
-    )
-    return {"single": [], "pair": [], "noMap": f"No map of places: {why}."}
 
 
 def _verdict(

@@ -17,7 +17,7 @@ from certmask_jax.programs.command_line import hint
 
 PROGRAMS = {
     "certify": "certify a test set: what is answered, and what is proved",
-    "report": "write the page of a run, which a person opens",
+    "report": "write a page of a run, or of several, for a browser",
     "compare": "paired differences of runs on the same images",
     "leaderboard": "rank what runs prove, with where every number comes from",
     "attack": "attack what was certified, and audit the certificates",

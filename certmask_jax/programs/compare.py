@@ -2,8 +2,8 @@
 
 Two runs on the same images are compared image by image: paired differences with intervals, and how
 many images changed. Of more runs each is compared with the first. One run alone is its table. With
---format markdown, latex or csv the table is one for documents; --page writes it as a page too, with
-the images that changed.
+--format markdown, latex or csv the table is one for documents. ``certmask report`` names the images
+on a page.
 """
 
 from __future__ import annotations
@@ -16,9 +16,8 @@ from collections.abc import Sequence
 from certmask_jax.certification import report
 from certmask_jax.certification.report import layout, markup, numbers
 from certmask_jax.certification.report.paired import Match, Paired, matches
-from certmask_jax.files import whole_files
 from certmask_jax.files.storage import AnyPath
-from certmask_jax.pages.compare_page import Named, difference, p_value, page_of
+from certmask_jax.pages.compare_page import Named, difference, p_value
 from certmask_jax.programs import paths, printing, program
 from certmask_jax.programs.command_line import CommandLine
 
@@ -34,12 +33,6 @@ def parser() -> CommandLine:
         type=paths.run_path,
         metavar="RUN",
         help="folders of finished runs of certify, on the same images",
-    )
-    parse.add_argument(
-        "--page",
-        type=paths.run_path,
-        metavar="FILE",
-        help="write the comparison as a page (HTML) too (default: none)",
     )
     printing.add(parse)
     return parse
@@ -117,21 +110,13 @@ def _csv(first: Named, others: Sequence[Named]) -> str:
     return text.getvalue().removesuffix("\n")
 
 
-def run(folders: Sequence[AnyPath], page: AnyPath | None = None, style: str = "table") -> None:
-    """Reads the runs, prints the table and writes the page."""
+def run(folders: Sequence[AnyPath], style: str = "table") -> None:
+    """Reads the runs and prints the table."""
     runs = [Named(str(folder), report.read(folder)) for folder in folders]
     if len(runs) == 1:
-        if page is not None:
-            command = program.command("report")
-            raise ValueError(f"--page: expected several runs, got one, whose page {command} writes")
         print(printing.text_of(runs[0].report, style))
         return
-    text = table_of(runs, style)
-    if page is not None:
-        whole_files.write_text(page, page_of(runs))
-    print(text)
-    if page is not None:
-        print(f"\npage: {page}", file=printing.words_to(style))
+    print(table_of(runs, style))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -141,5 +126,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str] | None) -> int:
     arguments = parser().parse_args(sys.argv[1:] if argv is None else argv)
-    run(arguments.runs, arguments.page, arguments.format)
+    run(arguments.runs, arguments.format)
     return 0

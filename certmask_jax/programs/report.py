@@ -1,8 +1,9 @@
-"""Writes the page of a run, which a person opens: ``certmask report RUN``.
+"""Writes pages that a person opens: of a run, ``certmask report RUN``, or of several runs.
 
-The page is one file that opens from a disk: the numbers and how they were made, and every image
-with a map of where a patch could change its answer, and why. Images and tables are looked for where
-the run had them; what is not there is named, and the rest is shown.
+A page is one file that opens from a disk: the numbers and how they were made, and every image with
+a map of where a patch could change its answer, and why. Images and tables are looked for where the
+run had them; what is not there is named, and the rest is shown. Several runs on the same images are
+compared with the first: paired differences, and the images that changed.
 """
 
 from __future__ import annotations
@@ -13,12 +14,15 @@ from pathlib import Path
 
 from certmask_jax.certification import report
 from certmask_jax.files.storage import AnyPath
+from certmask_jax.pages import compare_page
+from certmask_jax.pages.compare_page import Named
 from certmask_jax.pages.run_page import FILE, MOST_IMAGES
 from certmask_jax.programs import earlier_images, from_tables, page_of_run, paths, program
-from certmask_jax.programs.command_line import CommandLine
+from certmask_jax.programs.command_line import CommandLine, check_not_typed
 from certmask_jax.programs.number_options import whole
 from certmask_jax.tables.saved_table import SavedTable
 
+_OF_ONE = ("data_dir", "attack", "most_images")
 _ATTACK = "attack"  # in the folder of a run, as certmask attack puts it there
 
 
@@ -26,13 +30,18 @@ def parser() -> CommandLine:
     """The command line."""
     parse = CommandLine(prog=program.command("report"), description=__doc__)
     parse.add_argument(
-        "run", type=paths.run_path, metavar="RUN", help="the folder of a finished run of certify"
+        "runs",
+        nargs="+",
+        type=paths.run_path,
+        metavar="RUN",
+        help="the folder of a finished run of certify; or several, on the same images",
     )
     parse.add_argument(
         "--out",
         type=paths.run_path,
         metavar="FILE",
-        help=f"the page to write; one that is there is replaced (default: RUN/{FILE})",
+        help=f"the page to write; one that is there is replaced (default: RUN/{FILE}; "
+        "needed for several)",
     )
     parse.add_argument(
         "--data-dir",
@@ -87,6 +96,12 @@ def run(
     return file
 
 
+def beside(folders: Sequence[AnyPath], out: AnyPath) -> None:
+    """Writes a page of several runs beside each other."""
+    runs = [Named(str(folder), report.read(folder)) for folder in folders]
+    page_of_run.write_page(compare_page.page_of(runs), out)
+
+
 def _table_of(folder: AnyPath, missing: list[str]) -> SavedTable | None:
     """The table of a run; None where there is none, and why is added to what is missing."""
     if not (folder / "tables").is_dir():
@@ -107,8 +122,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str] | None) -> int:
     arguments = parser().parse_args(sys.argv[1:] if argv is None else argv)
+    if len(arguments.runs) > 1:
+        check_not_typed(arguments, _OF_ONE, "with several runs, whose images are named alone")
+        if arguments.out is None:
+            raise ValueError("--out: expected a file for the page of several runs, got none")
+        beside(arguments.runs, arguments.out)
+        print(f"{arguments.out}")
+        return 0
     file = run(
-        arguments.run,
+        arguments.runs[0],
         out=arguments.out,
         data_dir=arguments.data_dir,
         attack=arguments.attack,

@@ -122,7 +122,9 @@ def test_what_is_gone_is_named_and_the_rest_is_shown():
     data = _data(page)
     assert [image["d"][0]["c"] for image in data["images"]] == [1, 0, 0, 0, 0]
     assert "pic" not in data["images"][0]
-    assert data["defenses"][0]["noMap"] == "No map of places: its labels are not at hand."
+    assert data["defenses"][0]["noMap"] == (
+        "No map of places: of this defense only verdicts are at hand."
+    )
 
 
 def test_a_larger_run_is_sampled_and_says_so():

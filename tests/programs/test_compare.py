@@ -10,6 +10,7 @@ import pytest
 
 from certmask_jax.certification import report
 from certmask_jax.programs import compare
+from certmask_jax.programs import report as report_program
 
 
 @pytest.fixture
@@ -63,11 +64,15 @@ def test_one_run_is_its_own_table(runs, capsys):
 
 def test_the_page_names_the_images_that_changed(runs, tmp_path, capsys):
     page = tmp_path / "page.html"
-    assert compare.main([*runs, "--page", str(page)]) == 0
+    assert report_program.main([*runs, "--out", str(page)]) == 0
     text = page.read_text()
     assert 'gained: class 1, <span class="mono">&lt;6&gt;</span>' in text
     assert "2 runs on the same 8 images" in text
-    assert str(page) in capsys.readouterr().out
+    assert capsys.readouterr().out == f"{page}\n"
+    assert report_program.main(runs) == 2
+    assert "--out: expected a file for the page of several runs" in capsys.readouterr().err
+    assert report_program.main([*runs, "--out", str(page), "--most-images", "3"]) == 2
+    assert "--most-images" in capsys.readouterr().err
 
 
 def test_what_cannot_be_compared_is_one_line(runs, tmp_path, capsys):
@@ -79,7 +84,5 @@ def test_what_cannot_be_compared_is_one_line(runs, tmp_path, capsys):
         "error: expected two runs of the same images, got one of 8 and one of 8, of which 0 are "
         "the same\n"
     )
-    assert compare.main([runs[0], "--page", str(tmp_path / "p.html")]) == 2
-    assert "--page: expected several runs, got one" in capsys.readouterr().err
     assert compare.main([str(tmp_path)]) == 2
     assert "expected the folder of a finished run, with results.json" in capsys.readouterr().err

@@ -275,8 +275,9 @@
     }
     const share = one.wide === undefined ? "" : ` It could at ${one.wide}% of all places.`;
     const unknown = one.openShare ? ` ${one.openShare}% were not evaluated far enough to tell (certify --no-decide evaluates everything).` : "";
-    const start = one.s ? `Every point is the middle of a ${defense.shape.join("x")} patch.${share}${unknown}`
-      : `Every point is the middle of a ${defense.shape.join("x")} patch, and none can change the answer.`;
+    const thing = `${defense.shape.join("x")} ${data.cells ? "window of cells, as patches reach them" : "patch"}`;
+    const start = one.s ? `Every point is the middle of a ${thing}.${share}${unknown}`
+      : `Every point is the middle of a ${thing}, and none can change the answer.`;
     readout.textContent = `${start} Point at the map, or use the arrow keys on it.`;
     svg.setAttribute("tabindex", "0");
     svg.setAttribute("role", "application");
@@ -304,7 +305,7 @@
       const who = hiding.length ? `hidden by mask${hiding.length > 1 ? "s" : ""} ${words.join(", ")}` : "hidden by no mask alone";
       const level = one.q[spot];
       const margin = level === "-" ? "" : ` Smallest margin of what hides it: ${MARGINS[level]}.`;
-      readout.textContent = `Patch at row ${top}, column ${left}: ${stateOf(defense, state)}; ${who}.${margin}`;
+      readout.textContent = `${data.cells ? "Window" : "Patch"} at row ${top}, column ${left}: ${stateOf(defense, state)}; ${who}.${margin}`;
     }
     const last = (firsts, value) => {
       let found = 0;
