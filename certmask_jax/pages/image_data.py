@@ -90,11 +90,14 @@ def page_data(
                 for one in attacked[row]
             ]
         images.append(entry)
-    sizes = [one.defense.mask_set.image_size for one in inspected.values()]
+    size = list(report.defenses[0].threat.image_size)
+    in_cells = "two_parts" in report.provenance  # masks are then those of a map of features
+    if in_cells:
+        size = list(report.provenance.get("data_config", {}).get("input_size", (224, 224)))
     return {
-        "cells": "two_parts" in report.provenance,
+        "cells": in_cells,
         "classes": list(report.class_names),
-        "imageSize": list(sizes[0] if sizes else report.defenses[0].threat.image_size),
+        "imageSize": size,
         "defenses": [
             {"key": key_of(number), "name": name, **looks.get(number, _UNSEEN)}
             for number, name in enumerate(names)

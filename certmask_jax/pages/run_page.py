@@ -161,8 +161,23 @@ def _sentences(report: Report) -> list[str]:
 
 
 def _found(report: Report) -> str:
+    """What is proved by the best of each sort: of several threats, of the first and the last."""
+    threats = list(dict.fromkeys(d.threat for d in report.defenses))
+    ends = [threats[0], *threats[1:][-1:]]
+    parts = []
+    for threat in ends:
+        said = _best([d for d in report.defenses if d.threat == threat])
+        against = f"against {labels.patch(threat)}, " if len(ends) > 1 else ""
+        parts.append(f"{against}{', and '.join(said)}")
+    return (
+        f"{_upper('; '.join(parts))}. The model alone is right on "
+        f"{_percent(numbers.undefended(report))} without a patch, and nothing is proved of it."
+    )
+
+
+def _best(results: Sequence[DefenseResult]) -> list[str]:
     best: dict[str, DefenseResult] = {}
-    for result in report.defenses:
+    for result in results:
         there = best.get(result.guarantee)
         if there is None or result.worst_case_accuracy > there.worst_case_accuracy:
             best[result.guarantee] = result
@@ -176,11 +191,7 @@ def _found(report: Report) -> str:
             parts.append(
                 f"on {_percent(numbers.worst_case(one))} of the images {promise} ({one.name})"
             )
-    text = _upper(", and ".join(parts)) if parts else "No defense was certified"
-    return (
-        f"{text}; the model alone is right on {_percent(numbers.undefended(report))}, and "
-        "nothing is proved of it."
-    )
+    return parts
 
 
 def _rows(report: Report) -> list[dict[str, Any]]:

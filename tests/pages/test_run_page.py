@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import re
 
+import hand_made_reports
 import numpy as np
 import paged_run
 import pytest
 from paged_run import IDS
 
+from certmask_jax.certification import certified_size
+from certmask_jax.masks.threats import Threat
 from certmask_jax.pages import pictures, run_page
 from certmask_jax.programs import page_of_run, report
 
@@ -133,6 +136,26 @@ def test_a_larger_run_is_sampled_and_says_so():
     assert "2 of the 5 images, drawn at random; the numbers above are of all." in page
     assert (run_page.sample(5, 2) == run_page.sample(5, 2)).all()
     assert run_page.sample(7).tolist() == list(range(7))
+
+
+def test_a_run_over_sizes_has_its_curves_and_says_both_ends():
+    sizes = [Threat.of(8, side) for side in (1, 2)]
+    results = [
+        hand_made_reports.result(threat=threat, certified=certified)
+        for threat, certified in zip(sizes, (6, 3), strict=True)
+    ]
+    family = certified_size.Family("double_masking", None, (0, 1))
+    made = certified_size.with_curves(hand_made_reports.report(*results), [family])
+    page = run_page.page_of(made, rows=run_page.sample(8), inspected={})
+    text = re.sub(r"<[^>]+>", " ", page)
+    assert "Against 1x1, on 75.0% [40.9, 92.9] of the images no such patch can" in text
+    assert "against 2x2, on 37.5% [13.7, 69.4] of the images no such patch can" in text
+    assert page.count("<polyline") == 2
+    assert "own masks: certified 37.5% at 2x2" in page
+    (one,) = re.findall(r'<polyline points="([^"]+)"[^>]*stroke-width="2"/>', page)
+    (_, first), (_, second) = (map(float, point.split(",")) for point in one.split())
+    # 300 units high with 14 above and 44 below: 75% and 37.5% of 242 from below.
+    assert (first, second) == (74.5, 165.2)
 
 
 def test_photographs_are_made_as_small_as_the_budget_takes():

@@ -181,7 +181,7 @@
     const defense = defenses[picked];
     const proved = one.c ? "Certified" : "Not certified";
     const said = [`Answer without a patch: ${nameOf(one.a)}. ${one.answered || ""}`, `${proved}. ${one.proved || ""}`];
-    if (one.only !== undefined) said.push(`All labels that are wrong have mask ${one.only + 1} in common.`);
+    if (one.only !== undefined) said.push(`All wrong labels that were seen have mask ${one.only + 1} in common.`);
     if (one.conditions) said.push(one.conditions);
     if (one.m !== null && one.m !== undefined)
       said.push(`Smallest logit margin over the masked images that were evaluated: ${one.m}.`);
@@ -201,14 +201,16 @@
   const MARGINS = ["below 0.001", "0.001 to 0.01", "0.01 to 0.1", "0.1 to 0.3", "0.3 to 1", "1 to 3", "above 3"];
   const SHADES = ["#67000d", "#b11218", "#ef5a3c", "#f9a474", "#c6dbef", "#6baed6", "#2171b5"];
 
-  function patterns(svg, unit) {
+  // Units of the map across and down, which differ where cells are not square.
+  function patterns(svg, across, down) {
     const defs = make("svg:defs");
-    const hatch = make("svg:pattern", { id: "hatch", width: unit, height: unit, patternUnits: "userSpaceOnUse", patternTransform: "rotate(45)" },
-      make("svg:rect", { width: unit, height: unit, fill: "#e2622b", "fill-opacity": 0.5 }),
-      make("svg:rect", { width: unit * 0.36, height: unit, fill: "#7d2405", "fill-opacity": 0.8 }));
-    const dots = make("svg:pattern", { id: "dots", width: unit, height: unit, patternUnits: "userSpaceOnUse" },
-      make("svg:rect", { width: unit, height: unit, fill: "#6b7280", "fill-opacity": 0.45 }),
-      make("svg:circle", { cx: unit / 2, cy: unit / 2, r: unit * 0.16, fill: "#fff", "fill-opacity": 0.9 }));
+    const scaled = { patternUnits: "userSpaceOnUse", width: 1, height: 1 };
+    const hatch = make("svg:pattern", { id: "hatch", ...scaled, patternTransform: `scale(${across} ${down}) rotate(45)` },
+      make("svg:rect", { width: 1, height: 1, fill: "#e2622b", "fill-opacity": 0.5 }),
+      make("svg:rect", { width: 0.36, height: 1, fill: "#7d2405", "fill-opacity": 0.8 }));
+    const dots = make("svg:pattern", { id: "dots", ...scaled, patternTransform: `scale(${across} ${down})` },
+      make("svg:rect", { width: 1, height: 1, fill: "#6b7280", "fill-opacity": 0.45 }),
+      make("svg:circle", { cx: 0.5, cy: 0.5, r: 0.16, fill: "#fff", "fill-opacity": 0.9 }));
     defs.append(hatch, dots);
     svg.append(defs);
   }
@@ -233,7 +235,11 @@
     readout.textContent = "";
     const [height, width] = defense.size || data.imageSize;
     const svg = make("svg:svg", { class: "map", viewBox: `0 0 ${width} ${height}`, id: "map" });
-    patterns(svg, Math.max(height, width) / 42);
+    if (data.cells) {
+      svg.setAttribute("preserveAspectRatio", "none");
+      svg.style.aspectRatio = `${data.imageSize[1]} / ${data.imageSize[0]}`;
+    }
+    patterns(svg, width / 42, height / (data.cells ? 42 : (42 * height) / width));
     svg.append(picture(image, height, width));
     const byMargin = at("by-margin").checked;
     for (const id of ["show-places", "by-margin"]) at(id).parentElement.hidden = !defense.rows;
