@@ -66,6 +66,18 @@ def _flops(
     array: Any = jax.ShapeDtypeStruct
     leaves = [array(t.shape, t.dtype, weak_type=t.weak_type) for t in types]
     image = array((1, *image_shape), dtype)
-    lowered = jax.jit(apply_fn).lower(jax.tree.unflatten(structure, leaves), image)
-    analysis = lowered.cost_analysis()
+    params = jax.tree.unflatten(structure, leaves)
+    counted = _counted(apply_fn, params, image)
+    if counted is None:  # compilers for GPUs do not count, and the one for CPUs is mostly there too
+        try:
+            with jax.default_device(jax.local_devices(backend="cpu")[0]):
+                counted = _counted(apply_fn, params, image)
+        except (RuntimeError, ValueError):  # no such backend, or attention that CPUs do not have
+            return None
+    return counted
+
+
+def _counted(apply_fn: ApplyFn, params: Any, image: Any) -> float | None:
+    """What the compiler of the default device says of one image."""
+    analysis = jax.jit(apply_fn).lower(params, image).cost_analysis()
     return None if not analysis or "flops" not in analysis else float(analysis["flops"])

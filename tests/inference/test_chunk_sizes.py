@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import jax
 import numpy as np
 import pytest
 
-from certmask_jax.inference import chunk_sizes
+from certmask_jax.inference import chunk_sizes, model_function
 
 RESNET_20, VIT_TINY, VIT_BASE = 8.2e7, 2.5e9, 3.5e10  # operations of an image
 
@@ -80,3 +81,17 @@ def test_by_hand():
     ]  # fmt: skip
     assert chunk_sizes.with_size(sizes, 16) == (8, 16, 32, 128)
     assert chunk_sizes.with_size(sizes, 128) == chunk_sizes.with_size(sizes, 999) == sizes
+
+
+def test_operations_are_counted_for_a_cpu_where_the_device_does_not_count(monkeypatch):
+    count = model_function._counted
+
+    def silent(*args):  # as the compilers for GPUs are
+        return None if jax.config.jax_default_device is None else count(*args)
+
+    def linear(params, images):
+        return images.reshape(len(images), -1) @ params
+
+    monkeypatch.setattr(model_function, "_counted", silent)
+    params = np.ones((48, 10), np.float32)
+    assert model_function.flops(linear, params, (4, 4, 3)) == 2 * 48 * 10
