@@ -13,6 +13,7 @@ from certmask_jax.certification.report import Report
 from certmask_jax.defenses import ALERT, Defense
 from certmask_jax.files import whole_files
 from certmask_jax.files.storage import AnyPath
+from certmask_jax.masks.distinct_unions import MaskedImages
 from certmask_jax.pages import pictures
 from certmask_jax.pages.image_data import Attacked
 from certmask_jax.pages.inspected import Inspected, inspect
@@ -22,12 +23,14 @@ from certmask_jax.programs.attack_folder import Line, read_lines
 from certmask_jax.programs.attack_options import UNDEFENDED
 from certmask_jax.programs.earlier_images import Picture
 from certmask_jax.tables.image_sets import TestSet
-from certmask_jax.tables.outputs import NO_LABEL
+from certmask_jax.tables.outputs import NO_LABEL, Outputs
+from certmask_jax.tables.prediction_table import PredictionTable
 from certmask_jax.tables.saved_table import SavedTable
 
 MOST_DEFENSES = 8
 """Results of which images are looked at one by one; of more the page has the numbers alone."""
 
+_ENTRIES_AT_ONCE = 1 << 22
 _WORDS = {"alert": ALERT, "none": NO_LABEL}
 _PICTURES = 5_500_000  # characters of a page; with all else it stays below 10 MB
 _ATTACKED = 1_500_000
@@ -118,9 +121,7 @@ def _inspected(
         except (ValueError, ImportError) as error:
             said.append(f"{result.spec}: its labels cannot be shown ({error}).")
             continue
-        chosen = np.zeros(len(saved.labels), np.bool_)
-        chosen[places] = True
-        part = saved.table.take(slice(None), columns, defense.masked_images).rows(chosen)
+        part = _taken(saved.table, places, columns, defense.masked_images)
         certified = result.per_image["worst_case"][rows]
         made[number] = inspect(defense, part, labels, certified)
     if left_out:
@@ -129,6 +130,24 @@ def _inspected(
             "more have their verdicts alone."
         )
     return made, said
+
+
+def _taken(
+    table: PredictionTable,
+    places: NDArray[np.intp],
+    columns: NDArray[np.intp],
+    images: MaskedImages,
+) -> PredictionTable:
+    """Some rows and columns of a table on the disk, of which only a part is held at a time."""
+    at_once = max(1, _ENTRIES_AT_ONCE // max(1, len(columns)))
+    parts = []
+    for start in range(0, len(table), at_once):
+        own = places[(places >= start) & (places < start + at_once)] - start
+        if len(own):
+            block = table.take(slice(start, start + at_once), columns, images)
+            parts.append(block.map(lambda column, own=own: column[own]))  # type: ignore[misc]
+    joined = Outputs(*map(np.concatenate, zip(*parts, strict=True)))
+    return PredictionTable.of(joined, images, table.num_classes)
 
 
 def _attacked(

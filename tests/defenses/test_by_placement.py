@@ -9,8 +9,9 @@ import pytest
 from defense_cases import CASES, pair_cover_set, random_set, random_table, robust_of
 
 from certmask_jax import defenses, mask_sets
-from certmask_jax.defenses import Defense, by_placement
+from certmask_jax.defenses import Defense, by_placement, places_at_once
 from certmask_jax.defenses.by_placement import FAILS, HOLDS, OPEN
+from certmask_jax.masks.mask_set import MaskSet
 from certmask_jax.masks.threats import Threat
 from certmask_jax.tables.outputs import UNKNOWN
 from certmask_jax.tables.prediction_table import from_labels
@@ -147,6 +148,22 @@ def test_by_hand_where_one_mask_is_wrong():
     margins = by_placement.smallest_margins(table, spots)
     assert margins.shape == (1, 4)
     assert (margins == 1).all()
+
+
+def test_one_good_mask_of_several_that_hide_a_patch_is_enough():
+    """On 1x6: A hides columns 0 to 2, B 1 to 3, C 3 to 5. B alone is wrong, with A and C right."""
+    boxes = np.array([[[0, 0, 1, 3]], [[0, 1, 1, 4]], [[0, 3, 1, 6]]])
+    defense = defenses.challenger_masking(MaskSet(boxes, (1, 6), (1, 1)))
+    labels = np.zeros((2, len(defense.masked_images)), int)
+    single, pair = places_at_once.rows_of(defense)
+    labels[0, single[1]] = 1
+    labels[1, [single[1], pair[0, 2]]] = 1  # and A with C: only B is left at 1 and 2, and wrong
+    table = from_labels(labels, defense.masked_images, num_classes=2)
+    spots = by_placement.spots_of(defense)
+    found = by_placement.verdicts_at(defense, table, [0, 0], spots)
+    assert spots.cols.tolist() == [0, 1, 3, 4]
+    assert found[:, spots.spot[0]].tolist() == [[HOLDS] * 4, [FAILS] * 4]
+    assert not by_placement.is_exact(defense, spots)
 
 
 def test_threats_without_a_map_are_one_clear_line():
