@@ -45,6 +45,14 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 
+@pytest.fixture(autouse=True)
+def _no_pages(monkeypatch):
+    """Runs of tests write no page, which takes seconds; runs of fixtures of modules do."""
+    from certmask_jax.programs import page_of_run
+
+    monkeypatch.setattr(page_of_run, "try_page", lambda *given: ())
+
+
 _SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 

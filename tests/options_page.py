@@ -12,10 +12,13 @@ from certmask_jax.programs import (
     benchmark,
     certification_options,
     choose,
+    compare,
     convert_weights,
     export,
+    leaderboard,
     listings,
     merge,
+    report,
     training_options,
 )
 
@@ -24,6 +27,9 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "guides" / "options.md"
 _PARSERS = {
     "certify": certification_options.parser,
     "choose": choose.parser,
+    "report": report.parser,
+    "compare": compare.parser,
+    "leaderboard": leaderboard.parser,
     "attack": attack.parser,
     "merge": merge.parser,
     "train": training_options.parser,

@@ -28,9 +28,12 @@ from certmask_jax.programs import (
     certify,
     choose,
     choose_options,
+    compare,
     convert_weights,
     export,
+    leaderboard,
     merge,
+    report,
     train,
     training_options,
 )
@@ -123,6 +126,9 @@ def _read(name: str, arguments: list[str]) -> None:
     else:
         others = {
             "attack": attack,
+            "compare": compare,
+            "report": report,
+            "leaderboard": leaderboard,
             "merge": merge,
             "convert_weights": convert_weights,
             "export": export,
@@ -135,6 +141,9 @@ MAINS = {
     "choose": choose.main,
     "train": train.main,
     "attack": attack.main,
+    "report": report.main,
+    "leaderboard": leaderboard.main,
+    "compare": compare.main,
     "merge": merge.main,
     "convert_weights": convert_weights.main,
     "export": export.main,

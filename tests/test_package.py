@@ -16,7 +16,7 @@ PACKAGE = Path(certmask_jax.__file__).parent
 HOUSE = [
     "_version", "_text", "_settings", "_own_settings",
     "files", "masks", "mask_sets", "tables", "defenses", "rules", "inference", "attacks",
-    "models", "data", "weights", "training", "certification", "programs", "__main__",
+    "models", "data", "weights", "training", "certification", "pages", "programs", "__main__",
 ]  # fmt: skip
 WITHOUT_JAX = ["masks", "mask_sets"]
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -32,6 +31,7 @@ from certmask_jax.programs import (
     attack_options,
     attack_summary,
     certification_options,
+    earlier_command,
     paths,
     printing,
     program,
@@ -50,7 +50,7 @@ CONTRADICTED = 4
 
 _OTHERWISE = (
     *("list", "from_tables", "dry_run", "margin_guard", "shard", "chunk"),
-    *("decide", "whole_images", "format", "patched", "distributed", "sizes"),
+    *("decide", "whole_images", "format", "patched", "distributed", "sizes", "page"),
 )
 """Options of certify that say nothing about an attack."""
 _WITH_A_RUN = (
@@ -192,7 +192,7 @@ def _config_of(run: Path, arguments: argparse.Namespace) -> tuple[Config, dict[s
     try:
         results = json.loads((run / "results.json").read_bytes())
         known = dict(results["provenance"])
-        words = _words_of(known.get("command_of_all_shares") or known["command"])
+        words = earlier_command.words_of(earlier_command.of_run(known))
     except FileNotFoundError as error:
         raise ValueError(
             f"{run}: expected the folder of a run of certify, with results.json, got one without"
@@ -217,15 +217,6 @@ def _own_destinations() -> set[str]:
     group = argparse.ArgumentParser()
     attack_options.add(group.add_argument_group("own"))
     return {action.dest for action in group._actions}
-
-
-def _words_of(command: str) -> list[str]:
-    """What stood behind the name of the program: of ``certmask certify ...`` all after certify."""
-    words = shlex.split(command)
-    for place, word in enumerate(words[:4]):
-        if word == "certify" or word.endswith(".certify"):
-            return words[place + 1 :]
-    raise ValueError(f"expected a command of certify, got {command!r}")
 
 
 def _check_same(run: Path, job: Job, known: dict[str, Any]) -> None:

@@ -37,7 +37,7 @@ from certmask_jax.programs.threat_options import ThreatOptions
 
 _OF_THREAT = ("patch", "patch_area", "sizes", "patches", "patch_region")
 _OF_TABLES = (*_OF_THREAT, "from_tables", "defense", "margin_guard", "format", "out")
-_OF_WRITING = ("margin_guard", "max_minutes", "format", "out")
+_OF_WRITING = ("margin_guard", "max_minutes", "format", "out", "page")
 MOST_MASKED_IMAGES = 1 << 20  # at once: more than any device holds
 HIDDEN_TOKENS = ("fill", "drop")
 PRECISIONS = ("highest", "high", "default", "bfloat16")
@@ -65,6 +65,7 @@ class Config:
     margin_guard: float
     shard: tuple[int, int]
     max_minutes: float | None
+    page: bool
     dry_run: bool
     runtime: Runtime
     out: storage.AnyPath | None
@@ -188,6 +189,13 @@ def parser() -> CommandLine:
         "the devices)",
     )
     group.add_argument(
+        "--page",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="write report.html into the folder, one page that shows the results and every image, "
+        "with what a patch could change there (a few seconds) (default: --page)",
+    )
+    group.add_argument(
         "--dry-run",
         action="store_true",
         help="say what the run would take (passes, operations, disk, time), from ten seconds of "
@@ -298,6 +306,7 @@ def read_config(arguments: argparse.Namespace) -> Config:
         margin_guard=arguments.margin_guard,
         shard=read_shard(arguments.shard),
         max_minutes=arguments.max_minutes,
+        page=arguments.page,
         dry_run=arguments.dry_run,
         runtime=runtime.read(arguments),
         out=arguments.out,

@@ -22,7 +22,15 @@ from certmask_jax.certification.evidence_verdicts import beside, certify_evidenc
 from certmask_jax.files import processes
 from certmask_jax.files.storage import AnyPath
 from certmask_jax.inference import views
-from certmask_jax.programs import dry_run, from_tables, listings, printing, program, runtime
+from certmask_jax.programs import (
+    dry_run,
+    from_tables,
+    listings,
+    page_of_run,
+    printing,
+    program,
+    runtime,
+)
 from certmask_jax.programs.certification_job import Job, opened
 from certmask_jax.programs.certification_options import (
     Config,
@@ -81,7 +89,7 @@ def run(config: Config, command: str) -> int:
             return TO_BE_GONE_ON_WITH
         evidence = certify_evidence(found, job.evidence.defenses)
         if not job.defenses:
-            return _told(config, evidence, out, started, work)
+            return _told(config, job, evidence, out, started, work)
     with Progress(
         job.defenses,
         margin_guard=config.margin_guard,
@@ -145,7 +153,8 @@ def run(config: Config, command: str) -> int:
         session["stem_passes"] = {"useful": progress.stem_now, "slots": progress.stem_slots_now}
     if flips is not None:
         session["label_flips_against_float32"] = flips
-    return _shown(config, result.with_facts(session), out, was_complete, seconds["all"])
+    result = result.with_facts(session)
+    return _shown(config, job, result, saved, out, was_complete, seconds["all"])
 
 
 def _on_evidence(
@@ -167,7 +176,12 @@ def _on_evidence(
 
 
 def _told(
-    config: Config, result: report.Report, out: AnyPath, started: float, work: EvidenceWork
+    config: Config,
+    job: Job,
+    result: report.Report,
+    out: AnyPath,
+    started: float,
+    work: EvidenceWork,
 ) -> int:
     """Reports a run whose defenses are all on evidence."""
     was_complete = not work.is_new and is_written(result, out, "highest")
@@ -177,15 +191,24 @@ def _told(
         "seconds": {"evaluation": seconds, "all": seconds},
         "passes": {"useful": useful, "slots": slots},
     }
-    return _shown(config, result.with_facts(facts), out, was_complete, seconds)
+    return _shown(config, job, result.with_facts(facts), None, out, was_complete, seconds)
 
 
 def _shown(
-    config: Config, result: report.Report, out: AnyPath, was_complete: bool, seconds: float
+    config: Config,
+    job: Job,
+    result: report.Report,
+    saved: saved_table.SavedTable | None,
+    out: AnyPath,
+    was_complete: bool,
+    seconds: float,
 ) -> int:
     """Writes a report unless it was complete before, and prints it."""
     words = printing.words_to(config.format)
     files = () if was_complete else write_report(result, out, _say)
+    if config.page and not was_complete:
+        command = program.typed("report", [str(out)])
+        files = (*files, *page_of_run.try_page(result, saved, job.dataset, out, command))
     if words is sys.stdout:
         print()
     print(printing.text_of(result, config.format))

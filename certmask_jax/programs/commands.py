@@ -18,6 +18,9 @@ from certmask_jax.programs.command_line import hint
 PROGRAMS = {
     "certify": "certify a test set: what is answered, and what is proved",
     "choose": "choose a defense for a budget of passes",
+    "report": "write a page of a run, or of several, for a browser",
+    "compare": "paired differences of runs on the same images",
+    "leaderboard": "rank what runs prove, with where every number comes from",
     "attack": "attack what was certified, and audit the certificates",
     "merge": "put the shares of a run on many machines together",
     "train": "train a model with masks, or fine-tune one",

@@ -13,6 +13,10 @@ from certmask_jax import _version
 from certmask_jax.programs import commands, convert_weights, program
 
 ROOT = Path(__file__).resolve().parents[2]
+NAMES = (
+    "certify, report, compare, leaderboard, attack, merge, train, export, convert-weights, "
+    "benchmark"
+)
 # What pip makes of the entry point.
 SCRIPT = "import sys; from certmask_jax.programs.commands import main; sys.exit(main())"
 
@@ -46,10 +50,12 @@ def _ended(words, monkeypatch, capsys):
         (["certfy"], f"expected one of {NAMES}, got 'certfy' (did you mean certify?)"),
         (["convert"], f"expected one of {NAMES}, got 'convert' (did you mean convert-weights?)"),
         (["x\ny"], f"expected one of {NAMES}, got 'x\\ny'"),
-        (["--dataset", "digits"],
-         f"expected the name of a program first ({NAMES}), got '--dataset'"),
+        (
+            ["--dataset", "digits"],
+            f"expected the name of a program first ({NAMES}), got '--dataset'",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_name_that_there_is_not_is_one_line(monkeypatch, capsys, words, line):
     assert _ended(words, monkeypatch, capsys) == (2, "", f"error: {line}\n")
 

@@ -14,6 +14,7 @@ from certmask_jax.certification.report.records import (
     wilson_interval,
 )
 from certmask_jax.certification.report.screen import as_text
+from certmask_jax.certification.report.stored import read, schema
 
 __all__ = [
     "FILES",
@@ -27,7 +28,9 @@ __all__ = [
     "as_latex",
     "as_markdown",
     "as_text",
+    "read",
     "results_csv",
+    "schema",
     "to_json",
     "warnings",
     "wilson_interval",

@@ -8,7 +8,7 @@ from certmask_jax.certification.report import labels, notes, numbers
 from certmask_jax.certification.report.layout import printable
 from certmask_jax.certification.report.records import DefenseResult, Report
 
-_NUMBERS = ("masked images",)  # columns that end on the right
+_NUMBERS = ("masked images", "p", "gained", "lost")  # columns that end on the right
 _LATEX = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
@@ -24,9 +24,14 @@ _LATEX = {
 
 def as_markdown(report: Report) -> str:
     """The table in Markdown, with pipes, and what it is of in a line above."""
-    header, *rows = _cells(report)
+    return table_in_markdown("\n".join(_heading(report)), _cells(report))
+
+
+def table_in_markdown(heading: str, cells: list[list[str]]) -> str:
+    """Any table in Markdown: a heading of a line or more, titles, and rows."""
+    header, *rows = cells
     rule = ["--:" if title in _NUMBERS else "---" for title in header]
-    above = [_markdown(line) for line in _heading(report)]
+    above = [_markdown(line) for line in heading.splitlines()]
     lines = [f"| {' | '.join(map(_markdown, row))} |" for row in (header, *rows)]
     lines.insert(1, f"|{'|'.join(rule)}|")
     return "\n".join([*above, "", *lines])
@@ -34,9 +39,14 @@ def as_markdown(report: Report) -> str:
 
 def as_latex(report: Report) -> str:
     """The table as a plain ``tabular``, which needs no package; what it is of is a comment."""
-    header, *rows = _cells(report)
+    return table_in_latex("\n".join(_heading(report)), _cells(report))
+
+
+def table_in_latex(heading: str, cells: list[list[str]]) -> str:
+    """Any table as a plain ``tabular``; a heading is a comment above."""
+    header, *rows = cells
     aligned = "".join("r" if title in _NUMBERS else "l" for title in header)
-    above = [f"% {line}" for line in _heading(report)]
+    above = [f"% {line}" for line in heading.splitlines()]
     lines = [f"{' & '.join(map(_latex, row))} \\\\" for row in (header, *rows)]
     lines.insert(1, r"\hline")
     return "\n".join(

@@ -1,0 +1,1 @@
+"""Pages that people open: a run as one file of HTML, runs beside each other, and a leaderboard."""

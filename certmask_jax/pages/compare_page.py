@@ -1,0 +1,118 @@
+"""Runs on the same images as one page: paired differences, and the images that changed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from certmask_jax._version import __version__
+from certmask_jax.certification.report import Report, numbers
+from certmask_jax.certification.report.paired import Match, Paired, matches
+from certmask_jax.pages import rendering
+from certmask_jax.pages.image_data import key_of
+from certmask_jax.pages.reasons import name_of
+
+MOST_NAMED = 200
+"""Images that changed, of each defense, that are named on a page."""
+
+
+class Named(NamedTuple):
+    """A report, and what its run is called."""
+
+    name: str
+    report: Report
+
+
+def page_of(runs: Sequence[Named]) -> str:
+    """The page, HTML: each run beside the first.
+
+    Args:
+      runs: two or more, of the same images.
+
+    Raises:
+      ValueError: for runs of other images, or without a defense in common.
+    """
+    first = runs[0].report
+    parts = []
+    for number, run in enumerate(runs[1:], 1):
+        found = matches(first, run.report)
+        common = {match.name for match in found}
+        alone = [d.spec for d in run.report.defenses if d.spec not in {m.first.spec for m in found}]
+        rows = [row for match in found for row in _rows(first, match)]
+        key = key_of(number)
+        parts.append(
+            {
+                "title": f"A and {key}: {len(common)} defenses in common"
+                if len(common) > 1
+                else f"A and {key}: {found[0].name}",
+                "key": key,
+                "rows": rows,
+                "alone": f"Only {key} has {', '.join(alone)}." if alone else "",
+            }
+        )
+    return rendering.rendered(
+        "compare.html",
+        title=f"{len(runs)} runs on the same {first.num_images:,} images",
+        lead="A difference is of what the later run finds less what A finds; an image is gained "
+        "where only the later run holds, and lost where only A does.",
+        runs=[
+            {
+                "key": key_of(number),
+                "name": run.name,
+                "command": run.report.provenance.get("command", ""),
+            }
+            for number, run in enumerate(runs)
+        ],
+        parts=parts,
+        count=f"{first.num_images:,}",
+        version=__version__,
+    )
+
+
+def difference(paired: Paired) -> str:
+    """``"+3.0 [1.1, 5.2]"``, in percent."""
+    low, high = paired.interval
+    return f"{100 * paired.difference:+.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def p_value(paired: Paired) -> str:
+    """In two digits, or that it is below 0.001."""
+    return "< 0.001" if paired.p_value < 0.001 else f"{paired.p_value:.2g}"
+
+
+def _rows(first: Report, match: Match) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": match.name,
+            "what": what,
+            "first": one,
+            "second": two,
+            "difference": difference(paired),
+            "p": p_value(paired),
+            "gained": len(paired.gained),
+            "lost": len(paired.lost),
+            **_changed(first, paired),
+        }
+        for what, one, two, paired in (
+            ("certified", numbers.worst_case(match.first), numbers.worst_case(match.second),
+             match.certified),
+            ("clean", numbers.clean(match.first), numbers.clean(match.second), match.clean),
+        )
+    ]  # fmt: skip
+
+
+def _changed(report: Report, paired: Paired) -> dict[str, Any]:
+    changed = [("gained", i) for i in paired.gained.tolist()]
+    changed += [("lost", i) for i in paired.lost.tolist()]
+    label = report.per_image["label"]
+    return {
+        "changed": [
+            {
+                "how": how,
+                "id": report.ids[i],
+                "label": name_of(int(label[i]), report.class_names),
+            }
+            for how, i in changed[:MOST_NAMED]
+        ],
+        "more": max(0, len(changed) - MOST_NAMED),
+    }

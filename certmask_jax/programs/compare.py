@@ -1,0 +1,130 @@
+"""Prints runs beside each other, by their results alone: ``certmask compare RUN RUN``.
+
+Two runs on the same images are compared image by image: paired differences with intervals, and how
+many images changed. Of more runs each is compared with the first. One run alone is its table. With
+--format markdown, latex or csv the table is one for documents. ``certmask report`` names the images
+on a page.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import sys
+from collections.abc import Sequence
+
+from certmask_jax.certification import report
+from certmask_jax.certification.report import layout, markup, numbers
+from certmask_jax.certification.report.paired import Match, Paired, matches
+from certmask_jax.files.storage import AnyPath
+from certmask_jax.pages.compare_page import Named, difference, p_value
+from certmask_jax.programs import paths, printing, program
+from certmask_jax.programs.command_line import CommandLine
+
+_TITLES = ("runs", "defense", "what", "first", "second", "difference", "p", "gained", "lost")
+
+
+def parser() -> CommandLine:
+    """The command line."""
+    parse = CommandLine(prog=program.command("compare"), description=__doc__)
+    parse.add_argument(
+        "runs",
+        nargs="+",
+        type=paths.run_path,
+        metavar="RUN",
+        help="folders of finished runs of certify, on the same images",
+    )
+    printing.add(parse)
+    return parse
+
+
+def table_of(runs: Sequence[Named], style: str = "table") -> str:
+    """The table that is printed.
+
+    Args:
+      runs: two or more.
+      style: one of ``printing.FORMATS``.
+
+    Raises:
+      ValueError: for runs of other images, or without a defense in common.
+    """
+    first, *others = runs
+    rows = [
+        cells
+        for other in others
+        for match in matches(first.report, other.report)
+        for cells in _rows(f"{first.name}, {other.name}", match)
+    ]
+    heading = (
+        f"{first.report.num_images:,} images; % of images [95% intervals]; differences are of the "
+        "second run less the first, paired (Newcombe); p: McNemar's exact test"
+    )
+    match style:
+        case "csv":
+            return _csv(first, others)
+        case "markdown":
+            return markup.table_in_markdown(heading, [list(_TITLES), *rows])
+        case "latex":
+            return markup.table_in_latex(heading, [list(_TITLES), *rows])
+    width = printing.width_of(sys.stdout)
+    shown = list(zip(*rows, strict=True))
+    start = 1 if len(others) == 1 else 0
+    columns = [
+        layout.Column(title, tuple(cells), right=title in ("p", "gained", "lost"))
+        for title, cells in list(zip(_TITLES, shown, strict=True))[start:]
+    ]
+    return "\n".join([*layout.paragraphs([heading], width), "", *layout.table(columns)])
+
+
+def _rows(runs: str, match: Match) -> list[list[str]]:
+    return [
+        [runs, match.name, what, one, two, difference(paired), p_value(paired),
+         str(len(paired.gained)), str(len(paired.lost))]
+        for what, one, two, paired in _both(match)
+    ]  # fmt: skip
+
+
+def _both(match: Match) -> list[tuple[str, str, str, Paired]]:
+    one, two = match.first, match.second
+    return [
+        ("certified", numbers.worst_case(one), numbers.worst_case(two), match.certified),
+        ("clean", numbers.clean(one), numbers.clean(two), match.clean),
+    ]
+
+
+def _csv(first: Named, others: Sequence[Named]) -> str:
+    """Plain fractions, an interval in two columns."""
+    text = io.StringIO(newline="")
+    rows = csv.writer(text, lineterminator="\n")
+    ends = ["difference", "difference_low", "difference_high", "p_value", "gained", "lost"]
+    rows.writerow(["first_run", "second_run", "defense", "what", "first", "second", *ends])
+    for other in others:
+        for match in matches(first.report, other.report):
+            for what, _, _, paired in _both(match):
+                values = [paired.first, paired.second, paired.difference, *paired.interval]
+                rows.writerow(
+                    [first.name, other.name, match.name, what]
+                    + [f"{value:.6g}" for value in (*values, paired.p_value)]
+                    + [str(len(paired.gained)), str(len(paired.lost))]
+                )
+    return text.getvalue().removesuffix("\n")
+
+
+def run(folders: Sequence[AnyPath], style: str = "table") -> None:
+    """Reads the runs and prints the table."""
+    runs = [Named(str(folder), report.read(folder)) for folder in folders]
+    if len(runs) == 1:
+        print(printing.text_of(runs[0].report, style))
+        return
+    print(table_of(runs, style))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the program; returns its exit status (2 for bad input)."""
+    return program.run(lambda: _run(argv))
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    arguments = parser().parse_args(sys.argv[1:] if argv is None else argv)
+    run(arguments.runs, arguments.format)
+    return 0

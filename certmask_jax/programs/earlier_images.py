@@ -1,0 +1,110 @@
+"""The images of an earlier run, looked for where its command found them, to be shown on a page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from certmask_jax import data
+from certmask_jax.certification.report import Report
+from certmask_jax.programs import certification_options, earlier_command
+from certmask_jax.programs.certification_options import Config
+from certmask_jax.programs.patched_images import PatchedImages
+from certmask_jax.programs.program import message, one_line
+from certmask_jax.tables.image_sets import TestSet, listing_of
+
+Picture = NDArray[np.uint8]
+
+_AT_ONCE = 64
+_EXPECTED = (ValueError, OSError, ImportError)
+
+
+def images_of(
+    report: Report, rows: NDArray[np.intp], *, data_dir: Path | None = None
+) -> tuple[list[Picture] | None, str]:
+    """The images of some rows of a report as its model saw them, ``uint8[h, w, c]`` each.
+
+    Args:
+      report: read back from its files.
+      rows: which of its images, ascending.
+      data_dir: where the data is now, if not where it was.
+
+    Returns:
+      None, and why in a sentence, where they are not at hand or are others than those of the run.
+    """
+    try:
+        words = earlier_command.words_of(earlier_command.of_run(report.provenance))
+        arguments = certification_options.parser().parse_args(words)
+        if data_dir is not None:
+            arguments.data_dir = data_dir
+        config = certification_options.read_config(arguments)
+        return given(_test_set(config, report), report, rows), ""
+    except SystemExit as error:  # argparse's, of --help in a command
+        return None, f"Images are not at hand: the command of the run says {error}."
+    except _EXPECTED as error:
+        text = message(error) if isinstance(error, OSError) else str(error)
+        return None, f"Images are not at hand: {one_line(text)}."
+
+
+def given(test_set: TestSet, report: Report, rows: NDArray[np.intp]) -> list[Picture]:
+    """The images of some rows of a report, out of a test set that is at hand.
+
+    Raises:
+      ValueError: where one of them is not there any more, or has another label.
+    """
+    listing = listing_of(test_set)
+    wanted = {report.ids[row]: int(report.per_image["label"][row]) for row in rows.tolist()}
+    if listing is not None:
+        places = [place for place, one in enumerate(listing.ids) if one in wanted]
+    else:  # only reading tells which is which
+        places = list(range(len(test_set)))
+    found: dict[str, Picture] = {}
+    for start, stop in _stretches(places):
+        batch = test_set.read(start, stop)
+        for image, label, one in zip(batch.images, batch.labels, batch.ids, strict=True):
+            if one not in wanted:
+                continue
+            if int(label) != wanted[one]:
+                raise ValueError(f"{one} is of class {label} there, and was of {wanted[one]}")
+            found[one] = image
+        if len(found) == len(wanted):
+            break
+    gone = [one for one in wanted if one not in found]
+    if gone:
+        raise ValueError(f"{len(gone)} of {len(wanted)} are not there, the first is {gone[0]}")
+    return [found[report.ids[row]] for row in rows.tolist()]
+
+
+def _test_set(config: Config, report: Report) -> TestSet:
+    model = config.model.with_card().create()
+    dataset = _loaded(config, model.data_config, [len(report.class_names), model.num_classes])
+    if config.patched is None:
+        return dataset
+    shape = report.defenses[0].threat.shapes[0]
+    return PatchedImages(dataset, shape, config.patched)
+
+
+def _loaded(config: Config, data_config: Any, outputs: Sequence[int]) -> data.Dataset:
+    """The data set; its labels are held against those of the run later, whatever outputs fit."""
+    native = config.patch_lives == "native"
+    for number in [count for count in dict.fromkeys(outputs) if count][:-1]:
+        try:
+            return config.data.load(data_config, num_outputs=number, native=native)
+        except ValueError:
+            continue
+    return config.data.load(data_config, num_outputs=outputs[-1], native=native)
+
+
+def _stretches(places: Sequence[int]) -> list[tuple[int, int]]:
+    """``(start, stop)`` of neighbouring places, a few images each."""
+    made: list[tuple[int, int]] = []
+    for place in places:
+        if made and made[-1][1] == place and place - made[-1][0] < _AT_ONCE:
+            made[-1] = (made[-1][0], place + 1)
+        else:
+            made.append((place, place + 1))
+    return made

@@ -1,0 +1,124 @@
+"""Makes a leaderboard of finished runs: ``certmask leaderboard RUN [RUN ...] --out FOLDER``.
+
+A page and one JSON file. A run gets places for its defenses if it says how it was made, and if its
+rows of images give the numbers that it prints; where its tables are there, its verdicts are derived
+anew from them. Claims of papers stand beside, marked as claims. What is refused is named with why.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from certmask_jax.certification import report
+from certmask_jax.certification.report import Report
+from certmask_jax.files import fingerprint, whole_files
+from certmask_jax.files.storage import AnyPath
+from certmask_jax.pages import leaderboard
+from certmask_jax.pages.leaderboard import Candidate
+from certmask_jax.programs import evidence_entries, from_tables, paths, program
+from certmask_jax.programs.command_line import CommandLine
+
+
+def parser() -> CommandLine:
+    """The command line."""
+    parse = CommandLine(prog=program.command("leaderboard"), description=__doc__)
+    parse.add_argument(
+        "runs",
+        nargs="+",
+        type=paths.run_path,
+        metavar="RUN",
+        help="folders of finished runs of certify",
+    )
+    parse.add_argument(
+        "--out",
+        type=paths.local_path,
+        required=True,
+        metavar="FOLDER",
+        help=f"where {leaderboard.PAGE} and {leaderboard.ENTRIES} go; those that are there are "
+        "replaced",
+    )
+    return parse
+
+
+def run(folders: Sequence[AnyPath], out: Path) -> dict[str, int]:
+    """Makes the leaderboard; returns how many entries and refusals there are."""
+    content = leaderboard.board([_candidate(folder) for folder in folders])
+    out.mkdir(parents=True, exist_ok=True)
+    whole_files.write_text(out / leaderboard.PAGE, leaderboard.board_page(content))
+    text = json.dumps(fingerprint.plain(content), indent=1, allow_nan=False)
+    whole_files.write_text(out / leaderboard.ENTRIES, text + "\n")
+    entries = sum(len(task["entries"]) for task in content["tasks"])
+    for one in content["refused"]:
+        who = ", ".join(filter(None, [one["run"], one.get("defense")]))
+        program.say(f"refused: {who}: {one['why']}")
+    return {"entries": entries, "refused": len(content["refused"])}
+
+
+def _candidate(folder: AnyPath) -> Candidate:
+    result = report.read(folder)
+    recomputed = _is_recomputed(folder, result)
+    contradictions, under_attack = _audit(folder)
+    return Candidate(str(folder), result, recomputed, contradictions, under_attack)
+
+
+def _is_recomputed(folder: AnyPath, result: Report) -> bool:
+    """Whether the tables of a run give its verdicts; ``ValueError`` if they give others."""
+    masking = [d for d in result.defenses if not evidence_entries.is_on_evidence(d.spec)]
+    if not (folder / "tables").is_dir() or len(masking) < len(result.defenses) or not result.ids:
+        return False
+    try:
+        saved = from_tables.table_of(folder)
+        found = from_tables.certify_saved(saved, folder, margin_guard=result.margin_guard)
+    except FileNotFoundError:
+        return False
+    there = {(d.spec, d.threat): d for d in found.defenses}
+    for one in masking:
+        other = there.get((one.spec, one.threat))
+        if other is None:
+            return False
+        same = np.array_equal(one.per_image["worst_case"], other.per_image["worst_case"])
+        if not same or not np.array_equal(one.per_image["answer"], other.per_image["answer"]):
+            raise ValueError(
+                f"{folder}: expected the verdicts that its tables give, but per_image.csv has "
+                f"others for {one.spec}; print it anew with certify --from-tables"
+            )
+    return True
+
+
+def _audit(folder: AnyPath) -> tuple[dict[str, int] | None, dict[str, float] | None]:
+    """What an attack in the folder of a run came to; None where there is none."""
+    try:
+        summary = json.loads((folder / "attack" / "attack.json").read_bytes())
+        results = list(summary["results"])
+        return (
+            {str(one["defense"]): len(one["contradictions"]) for one in results},
+            {
+                str(one["defense"]): float(one["under_attack"])
+                for one in results
+                if one["under_attack"] is not None
+            },
+        )
+    except (FileNotFoundError, NotADirectoryError):
+        return None, None
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{folder / 'attack' / 'attack.json'}: is damaged ({error!r})") from error
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the program; returns its exit status (2 for bad input)."""
+    return program.run(lambda: _run(argv))
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    arguments = parser().parse_args(sys.argv[1:] if argv is None else argv)
+    counts = run(arguments.runs, arguments.out)
+    print(
+        f"{arguments.out / leaderboard.PAGE}: {counts['entries']} entries, "
+        f"{counts['refused']} refused"
+    )
+    return 0

@@ -1,0 +1,236 @@
+"""From the folder of a run to its page: what tables and attacks tell, as far as they are there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from certmask_jax.certification.report import Report
+from certmask_jax.defenses import ALERT, Defense
+from certmask_jax.files import whole_files
+from certmask_jax.files.storage import AnyPath
+from certmask_jax.masks.distinct_unions import MaskedImages
+from certmask_jax.pages import pictures
+from certmask_jax.pages.image_data import Attacked
+from certmask_jax.pages.inspected import Inspected, inspect
+from certmask_jax.pages.run_page import FILE, MOST_IMAGES, page_of, sample
+from certmask_jax.programs import defense_specs, earlier_images, evidence_entries, program
+from certmask_jax.programs.attack_folder import Line, read_lines
+from certmask_jax.programs.attack_options import UNDEFENDED
+from certmask_jax.programs.earlier_images import Picture
+from certmask_jax.tables.image_sets import TestSet
+from certmask_jax.tables.outputs import NO_LABEL, Outputs
+from certmask_jax.tables.prediction_table import PredictionTable
+from certmask_jax.tables.saved_table import SavedTable
+
+MOST_DEFENSES = 8
+"""Results of which images are looked at one by one; of more the page has the numbers alone."""
+
+_ENTRIES_AT_ONCE = 1 << 22
+_WORDS = {"alert": ALERT, "none": NO_LABEL}
+_PICTURES = 5_500_000  # characters of a page; with all else it stays below 10 MB
+_ATTACKED = 1_500_000
+
+Images = Callable[[NDArray[np.intp]], tuple[Sequence[Picture] | None, str]]
+"""Rows of a report -> their images, or None and why there are none."""
+
+
+def write_page(page: str, file: AnyPath) -> None:
+    """Writes a page, whole or not at all."""
+    whole_files.write_text(file, page)
+
+
+def made_page(
+    report: Report,
+    saved: SavedTable | None,
+    images: Images,
+    *,
+    attack: Path | None = None,
+    missing: Sequence[str] = (),
+    most_images: int,
+) -> str:
+    """The page of a run.
+
+    Args:
+      report: with rows of images, or without, where they are gone.
+      saved: its table; None where it is not at hand, or the run has none.
+      images: where the images come from.
+      attack: the folder of an attack of this run, if there is one.
+      missing: what is known not to be at hand, in sentences.
+      most_images: of larger runs a sample of so many is shown.
+
+    Raises:
+      ValueError: for a table or a list of attacks that is damaged; names the file.
+    """
+    said = list(missing)
+    rows = sample(len(report.ids), most_images)
+    if not len(report.ids):
+        said.append("per_image.csv is not there, so no image is shown.")
+        return page_of(report, rows=rows, inspected={}, missing=said)
+    inspected: dict[int, Inspected] = {}
+    if saved is not None:
+        inspected, notes = _inspected(report, saved, rows)
+        said += notes
+    pixels, why = images(rows)
+    if why:
+        said.append(why)
+    attacked: Mapping[int, Sequence[Attacked]] = {}
+    if attack is not None:
+        attacked, notes = _attacked(report, rows, attack)
+        said += notes
+    return page_of(
+        report,
+        rows=rows,
+        inspected=inspected,
+        pictures=None if pixels is None else pictures.data_uris(pixels, budget=_PICTURES),
+        attacked=attacked,
+        missing=said,
+    )
+
+
+def _inspected(
+    report: Report, saved: SavedTable, rows: NDArray[np.intp]
+) -> tuple[dict[int, Inspected], list[str]]:
+    """What the table tells of the rows that are shown, for each defense that it is of."""
+    place_of = {one: place for place, one in enumerate(saved.ids)}
+    try:
+        places = np.array([place_of[report.ids[row]] for row in rows.tolist()], np.intp)
+    except KeyError as error:
+        return {}, [f"The table is of other images than the results ({error} is not in it)."]
+    labels = report.per_image["label"][rows]
+    if (saved.labels[places] != labels).any():
+        return {}, ["The table has other labels than the results, so no labels are shown."]
+    made: dict[int, Inspected] = {}
+    said = []
+    left_out = 0
+    for number, result in enumerate(report.defenses):
+        if evidence_entries.is_on_evidence(result.spec) or not result.masked_images:
+            continue
+        if len(made) == MOST_DEFENSES:
+            left_out += 1
+            continue
+        try:
+            defense: Defense = defense_specs.build(
+                result.spec, result.threat.image_size, result.threat
+            )
+            columns = saved.table.columns(defense.masked_images)
+        except (ValueError, ImportError) as error:
+            said.append(f"{result.spec}: its labels cannot be shown ({error}).")
+            continue
+        part = _taken(saved.table, places, columns, defense.masked_images)
+        certified = result.per_image["worst_case"][rows]
+        made[number] = inspect(defense, part, labels, certified)
+    if left_out:
+        said.append(
+            f"Maps are shown of the first {MOST_DEFENSES} results that have tables; {left_out} "
+            "more have their verdicts alone."
+        )
+    return made, said
+
+
+def _taken(
+    table: PredictionTable,
+    places: NDArray[np.intp],
+    columns: NDArray[np.intp],
+    images: MaskedImages,
+) -> PredictionTable:
+    """Some rows and columns of a table on the disk, of which only a part is held at a time."""
+    at_once = max(1, _ENTRIES_AT_ONCE // max(1, len(columns)))
+    parts = []
+    for start in range(0, len(table), at_once):
+        own = places[(places >= start) & (places < start + at_once)] - start
+        if len(own):
+            block = table.take(slice(start, start + at_once), columns, images)
+            parts.append(block.map(lambda column, own=own: column[own]))  # type: ignore[misc]
+    joined = Outputs(*map(np.concatenate, zip(*parts, strict=True)))
+    return PredictionTable.of(joined, images, table.num_classes)
+
+
+def _attacked(
+    report: Report, rows: NDArray[np.intp], folder: Path
+) -> tuple[dict[int, list[Attacked]], list[str]]:
+    """What an attack of the run made of its images; patched ones as far as a page holds them."""
+    there = read_lines(folder)
+    if there is None:
+        return {}, []
+    shown = {report.ids[row]: row for row in rows.tolist()}
+    specs = {d.spec: number for number, d in reversed(list(enumerate(report.defenses)))}
+    lines = [
+        line
+        for line in there[1]
+        if line["image"] in shown and line["broken"] is not None
+        and (line["defense"] == UNDEFENDED or line["defense"] in specs)
+    ]  # fmt: skip
+    addresses, said = _patched_pictures(folder, lines)
+    made: dict[int, list[Attacked]] = {}
+    for place, line in enumerate(lines):
+        number = None if line["defense"] == UNDEFENDED else specs[line["defense"]]
+        after = _WORDS[line["after"]] if line["after"] in _WORDS else line["after"]
+        one = Attacked(number, int(after), bool(line["broken"]), addresses.get(place))
+        made.setdefault(shown[line["image"]], []).append(one)
+    return made, said
+
+
+def _patched_pictures(folder: Path, lines: Sequence[Line]) -> tuple[dict[int, str], list[str]]:
+    """Addresses of the patched images that broke a defense, first of all; by number of line."""
+    order = sorted(range(len(lines)), key=lambda place: not lines[place]["broken"])
+    pixels, places, gone = [], [], 0
+    for place in order:
+        try:
+            image = np.asarray(Image.open(folder / lines[place]["file"]), np.uint8)
+        except (OSError, KeyError):
+            gone += 1
+            continue
+        pixels.append(image.reshape(*image.shape[:2], -1))
+        places.append(place)
+    made: dict[int, str] = {}
+    used = 0
+    for place, address in zip(places, pictures.data_uris(pixels, budget=_ATTACKED), strict=True):
+        used += len(address)
+        if used > _ATTACKED:
+            break
+        made[place] = address
+    said = [f"{gone} patched images of the attack are not there."] if gone else []
+    if len(made) < len(pixels):
+        said.append(
+            f"Of {len(pixels)} patched images {len(made)} are shown, those that broke a defense "
+            "first; all are in the folder of the attack."
+        )
+    return made, said
+
+
+def try_page(
+    report: Report, saved: SavedTable | None, test_set: TestSet, out: AnyPath, command: str
+) -> tuple[str, ...]:
+    """Writes the page of a run that has just ended into its folder; returns its name.
+
+    Whatever goes wrong costs the page and not the run: it is said, and there is no name.
+
+    Args:
+      report: of the run.
+      saved: its table; None where all defenses are on evidence.
+      test_set: its images.
+      out: its folder.
+      command: what makes the page later.
+    """
+    try:
+        page = made_page(
+            report,
+            saved,
+            lambda rows: (earlier_images.given(test_set, report, rows), ""),
+            most_images=MOST_IMAGES,
+        )
+        write_page(page, page_file(out))
+    except Exception as error:  # a page is no result
+        program.say(f"no {FILE} ({program.one_line(str(error))}); {command} tries again")
+        return ()
+    return (FILE,)
+
+
+def page_file(folder: AnyPath) -> AnyPath:
+    """Where the page of a run goes."""
+    return folder / FILE

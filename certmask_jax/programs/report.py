@@ -1,0 +1,140 @@
+"""Writes pages that a person opens: of a run, ``certmask report RUN``, or of several runs.
+
+A page is one file that opens from a disk: the numbers and how they were made, and every image with
+a map of where a patch could change its answer, and why. Images and tables are looked for where the
+run had them; what is not there is named, and the rest is shown. Several runs on the same images are
+compared with the first: paired differences, and the images that changed.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from certmask_jax.certification import report
+from certmask_jax.files.storage import AnyPath
+from certmask_jax.pages import compare_page
+from certmask_jax.pages.compare_page import Named
+from certmask_jax.pages.run_page import FILE, MOST_IMAGES
+from certmask_jax.programs import earlier_images, from_tables, page_of_run, paths, program
+from certmask_jax.programs.command_line import CommandLine, check_not_typed
+from certmask_jax.programs.number_options import whole
+from certmask_jax.tables.saved_table import SavedTable
+
+_OF_ONE = ("data_dir", "attack", "most_images")
+_ATTACK = "attack"  # in the folder of a run, as certmask attack puts it there
+
+
+def parser() -> CommandLine:
+    """The command line."""
+    parse = CommandLine(prog=program.command("report"), description=__doc__)
+    parse.add_argument(
+        "runs",
+        nargs="+",
+        type=paths.run_path,
+        metavar="RUN",
+        help="the folder of a finished run of certify; or several, on the same images",
+    )
+    parse.add_argument(
+        "--out",
+        type=paths.run_path,
+        metavar="FILE",
+        help=f"the page to write; one that is there is replaced (default: RUN/{FILE}; "
+        "needed for several)",
+    )
+    parse.add_argument(
+        "--data-dir",
+        type=paths.local_path,
+        metavar="DIR",
+        help="where the images are now (default: where the run had them)",
+    )
+    parse.add_argument(
+        "--attack",
+        type=paths.local_path,
+        metavar="FOLDER",
+        help="folder of an attack of this run, whose patched images are shown beside the others "
+        f"(default: RUN/{_ATTACK}, if it is there)",
+    )
+    parse.add_argument(
+        "--most-images",
+        type=whole(1),
+        default=MOST_IMAGES,
+        metavar="N",
+        help="of a larger run N images are shown, drawn at random; numbers are of all (default: "
+        "%(default)s)",
+    )
+    return parse
+
+
+def run(
+    folder: AnyPath,
+    *,
+    out: AnyPath | None = None,
+    data_dir: Path | None = None,
+    attack: Path | None = None,
+    most_images: int = MOST_IMAGES,
+) -> AnyPath:
+    """Makes the page of a run and writes it; returns where."""
+    result = report.read(folder)
+    missing: list[str] = []
+    saved = _table_of(folder, missing)
+    if attack is None and isinstance(folder, Path) and (folder / _ATTACK).is_dir():
+        attack = folder / _ATTACK
+    elif attack is not None and not (attack / "attacks.jsonl").is_file():
+        raise FileNotFoundError(f"--attack {attack}: expected a folder with attacks.jsonl")
+    page = page_of_run.made_page(
+        result,
+        saved,
+        lambda rows: earlier_images.images_of(result, rows, data_dir=data_dir),
+        attack=attack,
+        missing=missing,
+        most_images=most_images,
+    )
+    file = page_of_run.page_file(folder) if out is None else out
+    page_of_run.write_page(page, file)
+    return file
+
+
+def beside(folders: Sequence[AnyPath], out: AnyPath) -> None:
+    """Writes a page of several runs beside each other."""
+    runs = [Named(str(folder), report.read(folder)) for folder in folders]
+    page_of_run.write_page(compare_page.page_of(runs), out)
+
+
+def _table_of(folder: AnyPath, missing: list[str]) -> SavedTable | None:
+    """The table of a run; None where there is none, and why is added to what is missing."""
+    if not (folder / "tables").is_dir():
+        if not (folder / "evidence").is_dir():
+            missing.append("The tables of the run are not there, so there are no maps.")
+        return None
+    try:
+        return from_tables.table_of(folder)
+    except FileNotFoundError as error:
+        missing.append(f"There are no maps: {error}.")
+        return None
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the program; returns its exit status (2 for bad input)."""
+    return program.run(lambda: _run(argv))
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    arguments = parser().parse_args(sys.argv[1:] if argv is None else argv)
+    if len(arguments.runs) > 1:
+        check_not_typed(arguments, _OF_ONE, "with several runs, whose images are named alone")
+        if arguments.out is None:
+            raise ValueError("--out: expected a file for the page of several runs, got none")
+        beside(arguments.runs, arguments.out)
+        print(f"{arguments.out}")
+        return 0
+    file = run(
+        arguments.runs[0],
+        out=arguments.out,
+        data_dir=arguments.data_dir,
+        attack=arguments.attack,
+        most_images=arguments.most_images,
+    )
+    print(f"{file}")
+    return 0

@@ -1,0 +1,152 @@
+"""The page of a run in a real browser: nothing complains, filters filter, maps have their cells."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import browser
+import numpy as np
+import paged_run
+import pytest
+
+from certmask_jax.pages.image_data import Attacked
+from certmask_jax.pages.inspected import inspect
+from certmask_jax.pages.pictures import data_uris
+from certmask_jax.pages.run_page import page_of
+
+pytestmark = pytest.mark.skipif(
+    browser.executable() is None, reason="needs a browser: Chromium, which is not installed"
+)
+
+_CHOOSE = """((id, value) => {
+  const select = document.getElementById(id);
+  select.value = value;
+  select.dispatchEvent(new Event("change"));
+})"""
+_CARDS = "[...document.querySelectorAll('.card')].map(card => card.dataset.id)"
+_CELLS = "[...document.querySelectorAll('#map .cell')].map(cell => cell.dataset.state).join('')"
+
+
+def _written(folder: Path) -> Path:
+    report, saved = paged_run.made(), paged_run.saved()
+    rows = np.arange(5)
+    inspected = {
+        number: inspect(defense, saved.table, saved.labels, result.per_image["worst_case"])
+        for number, (defense, result) in enumerate(
+            zip((paged_run.DOUBLE, paged_run.ALERTS), report.defenses, strict=True)
+        )
+    }
+    pictures = data_uris(paged_run.pixels(rows)[0], budget=10**6)
+    attacked = {1: [Attacked(0, paged_run.DOG, True, pictures[0])]}
+    file = folder / "report.html"
+    file.write_text(
+        page_of(report, rows=rows, inspected=inspected, pictures=pictures, attacked=attacked)
+    )
+    return file
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    return _written(tmp_path_factory.mktemp("page"))
+
+
+@pytest.fixture(scope="module")
+def shown(file):
+    with browser.page() as page:
+        page.resize(1100, 800)
+        page.open(file)
+        yield page
+
+
+@pytest.fixture(autouse=True)
+def _anew(shown, file):
+    """Every test begins with the page as it opens, and ends without a complaint."""
+    shown.resize(1100, 800)
+    shown.open(file)
+    yield
+    assert shown.complaints == []
+    assert [one for one in shown.asked if not one.startswith(("file:", "data:"))] == []
+
+
+def _opened(shown, name):
+    number = paged_run.IDS.index(name)
+    shown.ask(f"document.querySelectorAll('.card')[{number}].click()")
+
+
+def test_filters_filter_and_orders_order(shown):
+    assert shown.ask(_CARDS) == list(paged_run.IDS)
+    for kind, wanted in (
+        ("yes", [0]), ("no", [1, 2, 3, 4]), ("one", [1]), ("wrong", [2]), ("broken", [1]),
+    ):  # fmt: skip
+        shown.ask(f"{_CHOOSE}('f-kind', '{kind}')")
+        assert shown.ask(_CARDS) == [paged_run.IDS[i] for i in wanted], kind
+    shown.ask(f"{_CHOOSE}('f-kind', 'all'); {_CHOOSE}('f-class', '{paged_run.DOG}')")
+    assert shown.ask(_CARDS) == [paged_run.IDS[4]]
+    shown.ask(f"{_CHOOSE}('f-class', ''); {_CHOOSE}('f-sort', 'wide')")
+    assert shown.ask(_CARDS)[0] == "wrong"
+    # Certified by the alarm and not by double masking: all masks alone say dog.
+    shown.ask(f"{_CHOOSE}('f-sort', 'run'); {_CHOOSE}('f-kind', 'but')")
+    shown.ask(f"{_CHOOSE}('f-a', '1'); {_CHOOSE}('f-b', '0')")
+    assert shown.ask(_CARDS) == [paged_run.IDS[4]]
+    assert shown.ask("document.getElementById('count').textContent") == "1 of 5 images"
+
+
+def test_maps_have_the_known_cells_and_say_them(shown):
+    for name, cells in (("certified", "hhhh"), ("mask 2 errs", "hfhh"), (paged_run.IDS[4], "ffoo")):
+        _opened(shown, name)
+        assert shown.ask(_CELLS) == cells
+        shown.ask("document.getElementById('close').click()")
+    _opened(shown, "mask 2 errs")
+    shown.ask("document.getElementById('map').focus()")
+    shown.press("ArrowRight")
+    shown.press("ArrowRight")
+    said = shown.ask("document.getElementById('map-readout').textContent")
+    assert said.startswith("Patch at row 0, column 2: could change the answer; hidden by mask 2 (")
+    shown.ask("document.getElementById('by-margin').click()")
+    assert shown.ask("document.querySelector('#map .cell').getAttribute('style')")
+
+
+def test_the_table_of_pairs_shows_its_masked_image(shown):
+    _opened(shown, "mask 2 errs")
+    shown.ask("document.getElementById('labels').focus()")
+    for key in ("ArrowRight", "ArrowRight", "ArrowDown"):
+        shown.press(key)
+    said = shown.ask("document.getElementById('labels-readout').textContent")
+    assert said == f"Mask 2: {paged_run.NAMES[paged_run.DOG]}."
+    boxes = "[...document.querySelectorAll('#map .hidden-part')].map(b => b.getAttribute('x'))"
+    assert shown.ask(boxes) == ["2", "2"]  # mask 2 twice
+    shown.ask("document.getElementById('labels').blur()")
+    assert shown.ask(boxes) == []
+
+
+def test_keys_alone_reach_everything(shown):
+    shown.ask("document.querySelector('.card').focus()")
+    shown.ask("document.activeElement.click()")
+    assert shown.ask("document.getElementById('detail').open")
+    shown.ask("document.getElementById('next').click()")
+    assert "mask 2 errs" in shown.ask("document.getElementById('detail-title').textContent")
+    assert "broken: answered dog" in shown.ask("document.querySelector('.patched').textContent")
+    shown.press("Escape")
+    assert not shown.ask("document.getElementById('detail').open")
+    shown.ask("new Promise(done => setTimeout(done))")  # the event comes after the key
+    assert shown.ask("document.activeElement.dataset.id") == "mask 2 errs"
+
+
+@pytest.mark.parametrize("size", [(1100, 800), (360, 740)])
+def test_nothing_is_wider_than_the_window_and_axe_finds_nothing_serious(shown, size):
+    package = importlib.util.find_spec("axe_core_python")
+    if package is None or package.origin is None:
+        pytest.skip("needs axe-core-python, which is not installed")
+    shown.resize(*size, phone=size[0] < 500)
+    for opened in (False, True):
+        if opened:
+            _opened(shown, "mask 2 errs")
+        wide = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+        assert shown.ask(wide) <= 0
+        shown.ask((Path(package.origin).parent / "axe.min.js").read_text() + ";0")
+        found = shown.ask(
+            "axe.run().then(found => found.violations.map(one => "
+            "[one.impact, one.id, one.nodes.map(node => node.html).join(' ').slice(0, 300)]))"
+        )
+        assert [one for one in found if one[0] in ("serious", "critical")] == []

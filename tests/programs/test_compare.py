@@ -1,0 +1,88 @@
+"""``certmask compare``: runs beside each other, from their results alone."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+import hand_made_reports
+import pytest
+
+from certmask_jax.certification import report
+from certmask_jax.programs import compare
+from certmask_jax.programs import report as report_program
+
+
+@pytest.fixture
+def runs(tmp_path):
+    folders = []
+    for name, certified in (("one", 6), ("two", 8)):
+        folder = tmp_path / name
+        folder.mkdir()
+        report.write(
+            hand_made_reports.report(
+                hand_made_reports.result(certified=certified),
+                ids=[f"<{i}>" for i in range(hand_made_reports.COUNT)],
+            ),
+            folder,
+        )
+        folders.append(str(folder))
+    return folders
+
+
+def test_two_runs_are_a_table_of_paired_differences(runs, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
+    assert compare.main(runs) == 0
+    printed = capsys.readouterr().out
+    line = next(line for line in printed.splitlines() if "certified" in line)
+    assert line.split() == [
+        "double_masking", "certified", "75.0", "[40.9,", "92.9]", "100.0", "[67.6,", "100.0]",
+        "+25.0", "[-12.0,", "59.1]", "0.5", "2", "0",
+    ]  # fmt: skip
+
+
+def test_tables_for_documents_have_the_same_numbers(runs, capsys):
+    assert compare.main([*runs, "--format", "csv"]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [row["what"] for row in rows] == ["certified", "clean"]
+    assert rows[0]["first"] == "0.75"
+    assert rows[0]["second"] == "1"
+    assert (rows[0]["gained"], rows[0]["lost"], rows[0]["p_value"]) == ("2", "0", "0.5")
+    assert compare.main([*runs, "--format", "markdown"]) == 0
+    markdown = capsys.readouterr().out
+    assert "| double_masking | certified | 75.0 [40.9, 92.9] | 100.0 [67.6, 100.0] |" in markdown
+    assert compare.main([*runs, "--format", "latex"]) == 0
+    assert "\\begin{tabular}" in capsys.readouterr().out
+
+
+def test_one_run_is_its_own_table(runs, capsys):
+    assert compare.main([runs[0], "--format", "markdown"]) == 0
+    assert capsys.readouterr().out.rstrip("\n") == report.as_markdown(
+        report.read(compare.parser().parse_args(runs[:1]).runs[0])
+    )
+
+
+def test_the_page_names_the_images_that_changed(runs, tmp_path, capsys):
+    page = tmp_path / "page.html"
+    assert report_program.main([*runs, "--out", str(page)]) == 0
+    text = page.read_text()
+    assert 'gained: class 1, <span class="mono">&lt;6&gt;</span>' in text
+    assert "2 runs on the same 8 images" in text
+    assert capsys.readouterr().out == f"{page}\n"
+    assert report_program.main(runs) == 2
+    assert "--out: expected a file for the page of several runs" in capsys.readouterr().err
+    assert report_program.main([*runs, "--out", str(page), "--most-images", "3"]) == 2
+    assert "--most-images" in capsys.readouterr().err
+
+
+def test_what_cannot_be_compared_is_one_line(runs, tmp_path, capsys):
+    other = tmp_path / "other"
+    other.mkdir()
+    report.write(hand_made_reports.usual(), other)
+    assert compare.main([runs[0], str(other)]) == 2
+    assert capsys.readouterr().err == (
+        "error: expected two runs of the same images, got one of 8 and one of 8, of which 0 are "
+        "the same\n"
+    )
+    assert compare.main([str(tmp_path)]) == 2
+    assert "expected the folder of a finished run, with results.json" in capsys.readouterr().err

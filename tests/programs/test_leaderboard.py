@@ -1,0 +1,115 @@
+"""``certmask leaderboard``: what has a place, what has none and why, and what papers claim."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import hand_made_reports
+import numpy as np
+
+from certmask_jax.certification import report
+from certmask_jax.pages.claims import CLAIMS
+from certmask_jax.programs import leaderboard
+
+FACTS = {
+    "command": "certmask certify --dataset cifar10", "versions": {"jax": "1"},
+    "devices": {"kind": "cpu"}, "dataset": "cifar10", "split": "test", "model": "net",
+    "weights_sha256": "0a", "precision": "highest",
+    "subset": {"how": "first", "of": 10_000, "seed": None},
+}  # fmt: skip
+
+
+def _written(folder, *results, provenance=FACTS):
+    folder.mkdir()
+    made = hand_made_reports.report(*results, provenance=provenance)
+    report.write(made, folder)
+    return str(folder)
+
+
+def _made(tmp_path, capsys, *runs):
+    assert leaderboard.main([*runs, "--out", str(tmp_path / "board")]) == 0
+    content = json.loads((tmp_path / "board" / "leaderboard.json").read_text())
+    page = (tmp_path / "board" / "leaderboard.html").read_text()
+    return content, page, capsys.readouterr().err
+
+
+def test_entries_are_ranked_by_what_is_proved(tmp_path, capsys):
+    weak = hand_made_reports.result(certified=3, clean=8)
+    claimed = hand_made_reports.result("certmask", certified=0, conditions={"k_fold_correct": 8})
+    strong = hand_made_reports.result("pair_cover", certified=5, clean=6)
+    one = _written(tmp_path / "one", weak, claimed)
+    two = _written(tmp_path / "two", strong)
+    content, page, said = _made(tmp_path, capsys, one, two)
+    (task,) = content["tasks"]
+    assert [entry["defense"] for entry in task["entries"]] == [
+        "pair_cover", "double_masking", "certmask",
+    ]  # fmt: skip
+    assert [entry["worst_case"] for entry in task["entries"]] == [0.625, 0.375, 0.0]
+    assert task["entries"][0]["sample"] == "first of 10,000"
+    assert task["entries"][0]["verified"] == "by rows of images"
+    assert (content["refused"], said) == ([], "")
+    assert page.count("62.5 [") == 1
+    assert len(content["other_claims"]) == len(CLAIMS)
+    assert "62.1 claimed" in page
+
+
+def test_claims_of_papers_stand_beside_what_they_are_about(tmp_path, capsys):
+    run = _written(tmp_path / "run", hand_made_reports.result(threat=CLAIMS[-1].threat))
+    content, _, _ = _made(tmp_path, capsys, run)
+    (task,) = content["tasks"]
+    assert {claim["data"] for claim in task["claims"]} == {"cifar10"}
+    assert all(claim["source"] for claim in task["claims"])
+    assert len(task["claims"]) + len(content["other_claims"]) == len(CLAIMS)
+
+
+def test_what_is_refused_is_named_with_why(tmp_path, capsys):
+    good = hand_made_reports.result()
+    vague = {key: value for key, value in FACTS.items() if key != "weights_sha256"}
+    rosy = dataclasses.replace(good, worst_case_accuracy=0.875)
+    wrong = hand_made_reports.result(clean=4, certified=6)
+    runs = [
+        _written(tmp_path / "vague", good, provenance=vague),
+        _written(tmp_path / "rosy", rosy),
+        _written(tmp_path / "wrong", wrong),
+        _written(tmp_path / "patched", good, provenance=FACTS | {"patched_with_noise_of_seed": 0}),
+        _written(tmp_path / "no rows", good),
+        _written(tmp_path / "broken", good),
+    ]
+    (tmp_path / "no rows" / "per_image.csv").unlink()
+    attack = tmp_path / "broken" / "attack"
+    attack.mkdir()
+    line = {"defense": "double_masking", "contradictions": ["test:0"], "under_attack": 0.5}
+    (attack / "attack.json").write_text(json.dumps({"results": [line]}))
+    content, page, said = _made(tmp_path, capsys, *runs)
+    assert content["tasks"] == []
+    why = [one["why"] for one in content["refused"]]
+    assert why == [
+        "it does not say where it comes from: weights_sha256 not recorded",
+        "its rows of images give worst_case_accuracy 0.7500 of double_masking, and it prints "
+        "0.8750",
+        "double_masking certifies 2 images that it answers wrongly",
+        "its images are patched already",
+        "it has no rows of images (per_image.csv), by which its numbers are checked",
+        "an attack contradicts 1 of its certificates",
+    ]
+    assert said.count("refused: ") == 6
+    assert "No run has a place." in page
+
+
+def test_rows_that_are_not_those_of_the_tables_end_it(tmp_path, capsys, monkeypatch):
+    run = _written(tmp_path / "run", hand_made_reports.result())
+    (tmp_path / "run" / "tables").mkdir()
+    derived = hand_made_reports.report(hand_made_reports.result())
+    monkeypatch.setattr(leaderboard.from_tables, "table_of", lambda folder: None)
+    monkeypatch.setattr(leaderboard.from_tables, "certify_saved", lambda *a, **k: derived)
+    content, _, _ = _made(tmp_path, capsys, run)
+    assert content["tasks"][0]["entries"][0]["verified"] == "recomputed from its tables"
+    derived.defenses[0].per_image["worst_case"][:] = np.arange(8) < 5
+    assert leaderboard.main([run, "--out", str(tmp_path / "board")]) == 2
+    assert "expected the verdicts that its tables give" in capsys.readouterr().err
+
+
+def test_a_place_to_write_to_is_asked_for(tmp_path, capsys):
+    assert leaderboard.main([str(tmp_path)]) == 2
+    assert "--out" in capsys.readouterr().err
