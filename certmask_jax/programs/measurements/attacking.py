@@ -133,7 +133,7 @@ def begun_searches(
     place = np.array([[*size, (height - size[0]) // 2, (width - size[1]) // 2]], np.int64)
     target = (labels + 1) % subject.num_classes
     shape = (many, len(boxes))
-    goals = Goals(
+    given = (
         images,
         np.tile(corners_of(place)[None], (many, 1, 1)),
         np.broadcast_to(target[:, None], shape).astype(np.int32),
@@ -145,7 +145,9 @@ def begun_searches(
     )
     split = NamedSharding(mesh, PartitionSpec(AXIS))
     everywhere = NamedSharding(mesh, PartitionSpec())
-    goals, keys = jax.device_put((goals, jax.random.split(jax.random.key(0), many)), split)
+    goals, keys = jax.device_put(
+        (Goals(*map(jnp.asarray, given)), jax.random.split(jax.random.key(0), many)), split
+    )
     params = jax.device_put(computed_with(subject.params, subject.preprocessing), everywhere)
     held = jax.device_put(jnp.asarray(boxes), everywhere)
     objective = LabelsWanted(

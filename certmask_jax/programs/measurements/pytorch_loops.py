@@ -87,9 +87,9 @@ def attack(arrays: Mapping[str, Any]) -> Callable[[], Any]:
             wanted = ((labels + 1) % logits.shape[2])[:, None, None].expand(-1, many, 1)
             named = logits.gather(2, wanted)
             best = logits.scatter(2, wanted, -torch.inf).amax(dim=2)
-            (best - named[..., 0]).mean(dim=1).sum().backward()
-            with torch.no_grad():
-                free = torch.clamp(free - step * free.grad.sign(), low, high)
+            loss = (best - named[..., 0]).mean(dim=1).sum()
+            (slope,) = torch.autograd.grad(loss, free)
+            free = torch.clamp(free.detach() - step * slope.sign(), low, high)
         return torch.where(inside, free, images)
 
     return run
