@@ -188,6 +188,7 @@ def _defenses():
         cm.defenses.challenger_masking(masks),
         cm.defenses.certmask(cm.mask_sets.exact_k_fold(SIZE, 2, mask_size=4, coverage=(2, 1))),
         cm.defenses.minority_reports(masks, tau=0.5),
+        cm.defenses.CrossCert(masks, cm.mask_sets.column_bands(SIZE, 2, band=2, stride=2)),
     ]
 
 
