@@ -9,6 +9,7 @@ from pathlib import Path
 
 from certmask_jax.programs import (
     attack,
+    audit,
     benchmark,
     certification_options,
     convert_weights,
@@ -23,6 +24,7 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "guides" / "options.md"
 _PARSERS = {
     "certify": certification_options.parser,
     "attack": attack.parser,
+    "audit": audit.parser,
     "merge": merge.parser,
     "train": training_options.parser,
     "export": export.parser,

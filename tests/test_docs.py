@@ -22,6 +22,7 @@ import pytest
 import certmask_jax as cm
 from certmask_jax.programs import (
     attack,
+    audit,
     benchmark,
     certification_options,
     certify,
@@ -114,6 +115,7 @@ def _read(name: str, arguments: list[str]) -> None:
     else:
         others = {
             "attack": attack,
+            "audit": audit,
             "merge": merge,
             "convert_weights": convert_weights,
             "export": export,
@@ -125,6 +127,7 @@ MAINS = {
     "certify": certify.main,
     "train": train.main,
     "attack": attack.main,
+    "audit": audit.main,
     "merge": merge.main,
     "convert_weights": convert_weights.main,
     "export": export.main,

@@ -33,7 +33,8 @@ from certmask_jax.inference.preprocessing import Preprocessing, check_images
 from certmask_jax.masks.distinct_unions import MaskedImages
 from certmask_jax.tables.prediction_table import PredictionTable, check_labels
 
-_STEPS_BETWEEN = 10
+STEPS_BETWEEN = 10
+"""After so many steps the rule is asked, and ``progress`` is told."""
 
 
 class AttackedImages(NamedTuple):
@@ -123,7 +124,7 @@ def attack_images(
     searches: Searches | None = None
     while run.fill():
         goals_now, keys, fresh, from_image = jax.device_put(run.arrays(), shares)
-        count = min(_STEPS_BETWEEN, how.steps)
+        count = min(STEPS_BETWEEN, how.steps)
         beginning = begun(goals_now, keys, how, from_image=from_image)
         searches = beginning if searches is None else _chosen(fresh, beginning, searches)
         program = steps_program(apply_fn, shown, how, count, on)

@@ -24,16 +24,30 @@ from certmask_jax.masks.threats import Threat
 from certmask_jax.programs.attack_folder import AttackFolder, Line
 from certmask_jax.programs.attack_options import UNDEFENDED, AttackOptions
 from certmask_jax.programs.certification_job import Job
+from certmask_jax.programs.given_places import places_at
 from certmask_jax.tables.image_sets import readable
 
 _MOST_PLACES = 64
 
 
 class Attacker:
-    """Attacks the images of a job under each defense, and keeps what comes of it."""
+    """Attacks the images of a job under each defense, and keeps what comes of it.
 
-    def __init__(self, job: Job, options: AttackOptions, folder: AttackFolder) -> None:
-        self._job, self._options, self._folder = job, options, folder
+    Args:
+      job, options: what is attacked, and how.
+      folder: where lines and patched images go.
+      tick: called with the images of a search that are settled and those that are broken, again and
+        again while it runs; what it raises ends the search, of which nothing is kept.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        options: AttackOptions,
+        folder: AttackFolder,
+        tick: Callable[[int, int], None] | None = None,
+    ) -> None:
+        self._job, self._options, self._folder, self._tick = job, options, folder, tick
         self._apply_fn = model_of(job)
         self._images = readable(job.dataset, job.unreadable)
         self._classes = job.model.num_classes
@@ -57,12 +71,8 @@ class Attacker:
           progress: told of the lines that are new, and of those how many were attacked and broken.
         """
         done = self._folder.done()
-        targets: list[tuple[str, Defense | None]] = []
-        if self._options.undefended:
-            targets.append((UNDEFENDED, None))
-        targets += [(_spec(defense), defense) for defense in self._job.defenses]
         size = max(self._options.at_once, 8)
-        for spec, defense in targets:
+        for spec in self.specs():
             for start in range(0, len(self._images), size):
                 numbers = [
                     n
@@ -73,11 +83,17 @@ class Attacker:
                     continue
                 if stop():
                     return False
-                lines, images = self._block(spec, defense, numbers)
-                self._folder.add(lines, images)
+                lines = self.attack(spec, numbers)
                 tried = [line for line in lines if line["broken"] is not None]
                 progress(len(lines), len(tried), sum(line["broken"] for line in tried))
         return True
+
+    def attack(self, spec: str, numbers: Sequence[int]) -> list[Line]:
+        """Attacks some images, by their numbers, under one of ``specs``; gives their new lines."""
+        by_spec = {_spec(defense): defense for defense in self._job.defenses}
+        lines, images = self._block(spec, by_spec.get(spec), numbers)
+        self._folder.add(lines, images)
+        return lines
 
     def _block(
         self, spec: str, defense: Defense | None, numbers: Sequence[int]
@@ -151,13 +167,16 @@ class Attacker:
         by_gradient = options.places == "gradient" or (
             defense is None and options.places == "weakest"
         )
+        by_gradient = by_gradient and options.place is None
         mass = self._mass(images, labels) if by_gradient and len(threat) == 1 else None
         for row, line in enumerate(lines):
             line |= {"before": int(before[row]), "certified": bool(certified[row])}
             if not wanted[row]:
                 continue
             random = np.random.default_rng([options.seed, numbers[row]])
-            if mass is not None:
+            if options.place is not None:
+                places = places_at(threat, options.place)
+            elif mass is not None:
                 places = places_by_gradient(mass[row], threat, options.locations)
             elif defense is None or options.places == "random":
                 places = random_places(threat, options.locations, random)
@@ -206,6 +225,7 @@ class Attacker:
             at_once=self._options.at_once,
             seed=self._options.seed,
             numbers=[numbers[row] for row in chosen],
+            progress=self._tick,
         )
 
     @reproducible()

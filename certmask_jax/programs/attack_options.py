@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 from certmask_jax.attacks.patch_search import PatchSearch
+from certmask_jax.programs import paths
+from certmask_jax.programs.command_line import check_not_typed
+from certmask_jax.programs.given_places import At, read_place
 from certmask_jax.programs.number_options import number, seed, whole
 
 IMAGES = {
@@ -21,6 +25,10 @@ PLACES = {
     "gradient": "where the model's gradient is largest",
     "random": "anywhere that is allowed",
 }
+_OF_SEARCHES = (
+    *("images", "places", "locations", "targets", "starts", "steps", "masks_a_step", "at_once"),
+    *("step_size", "optimizer", "momentum"),
+)
 UNDEFENDED = "undefended"
 """How the model without a defense is called."""
 
@@ -37,15 +45,25 @@ class AttackOptions:
     at_once: int
     seed: int
     undefended: bool
+    place: At | None
     search: PatchSearch
 
     def facts(self) -> dict[str, Any]:
         """What decides the numbers, JSON-able."""
-        return dataclasses.asdict(self)
+        facts = dataclasses.asdict(self)
+        return {name: value for name, value in facts.items() if value is not None}
 
 
-def add(group: argparse._ArgumentGroup) -> None:
-    """Adds the options to a group of a command line."""
+@dataclasses.dataclass(frozen=True)
+class GivenOptions:
+    """One field for each option of ``add_given``."""
+
+    patches: Path
+    scale: bool
+
+
+def add(group: argparse._ArgumentGroup, *, undefended: bool = True) -> None:
+    """Adds the options to a group of a command line; ``undefended`` is the default of its own."""
     how = PatchSearch()
     group.add_argument(
         "--images",
@@ -108,15 +126,68 @@ def add(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--undefended",
         action=argparse.BooleanOptionalAction,
-        default=True,
-        help="attack the model without a defense too (default: --undefended)",
+        default=undefended,
+        help="attack the model without a defense too (default: "
+        f"--{'' if undefended else 'no-'}undefended)",
     )
+
+
+def add_place(group: argparse._ArgumentGroup) -> None:
+    """Adds ``--place``."""
+    group.add_argument(
+        "--place",
+        type=_place,
+        metavar="ROW,COLUMN",
+        help="put the top left pixel of every patch there (default: as --places says; of "
+        "--patch-images a random place for each image and patch, which --attack-seed decides)",
+    )
+
+
+def add_given(group: argparse._ArgumentGroup) -> None:
+    """Adds the options of patches that are given."""
+    group.add_argument(
+        "--patch-images",
+        type=paths.local_path,
+        metavar="PATH",
+        help="search no patches: paste these on the images of RUN_FOLDER. An image, a folder of "
+        "images, or an .npz with patches (P, h, w, c; uint8 or in [0, 1]) and perhaps names; none "
+        "may be larger than the patch of the run (default: patches are searched for)",
+    )
+    group.add_argument(
+        "--scale-patch-images",
+        action="store_true",
+        help="resize them (bicubic) to the patch of the run, the largest if it has several shapes; "
+        "a resized patch is another one, and may be weaker (default: as large as they are)",
+    )
+
+
+def read_given(arguments: argparse.Namespace) -> GivenOptions | None:
+    """Arguments -> options of given patches; ``ValueError`` for those that do not go with them."""
+    if arguments.patch_images is None:
+        if arguments.scale_patch_images:
+            raise ValueError("--scale-patch-images: expected --patch-images beside it")
+        return None
+    check_not_typed(arguments, _OF_SEARCHES, "with --patch-images, which are not searched for")
+    if arguments.run is None:
+        raise ValueError(
+            "--patch-images: expected RUN_FOLDER, a run of certify, whose images they are put on"
+        )
+    return GivenOptions(arguments.patch_images, arguments.scale_patch_images)
+
+
+def _place(text: str) -> At:
+    try:
+        return read_place(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def read(arguments: argparse.Namespace) -> AttackOptions:
     """Arguments -> options; ``ValueError`` for what is not possible, naming the option."""
     if arguments.step_size > 1:
         raise ValueError(f"--step-size: expected at most 1, got {arguments.step_size:g}")
+    if getattr(arguments, "place", None) is not None and "places" in arguments.typed:
+        raise ValueError("--places: has no use with --place, which says where; leave it out")
     if arguments.momentum and arguments.optimizer != "sign":
         raise ValueError("--momentum: has no use with --optimizer adam; leave it out")
     return AttackOptions(
@@ -128,6 +199,7 @@ def read(arguments: argparse.Namespace) -> AttackOptions:
         at_once=arguments.at_once,
         seed=arguments.attack_seed,
         undefended=arguments.undefended,
+        place=getattr(arguments, "place", None),
         search=PatchSearch(
             steps=arguments.steps,
             step_size=arguments.step_size,

@@ -17,7 +17,8 @@ from certmask_jax.programs.command_line import hint
 
 PROGRAMS = {
     "certify": "certify a test set: what is answered, and what is proved",
-    "attack": "attack what was certified, and audit the certificates",
+    "attack": "attack what was certified, with patches aimed at it",
+    "audit": "attack every certificate of a run, for so many minutes",
     "merge": "put the shares of a run on many machines together",
     "train": "train a model with masks, or fine-tune one",
     "export": "write a guarded classifier as one file that JAX runs",

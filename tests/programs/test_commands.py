@@ -39,17 +39,17 @@ def _ended(words, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["certfy"], "expected one of certify, attack, merge, train, export, convert-weights, "
-         "benchmark, "
+        (["certfy"], "expected one of certify, attack, audit, merge, train, export, "
+         "convert-weights, benchmark, "
          "got 'certfy' (did you mean certify?)"),
-        (["convert"], "expected one of certify, attack, merge, train, export, convert-weights, "
-         "benchmark, "
+        (["convert"], "expected one of certify, attack, audit, merge, train, export, "
+         "convert-weights, benchmark, "
          "got 'convert' (did you mean convert-weights?)"),
-        (["x\ny"], "expected one of certify, attack, merge, train, export, convert-weights, "
-         "benchmark, "
+        (["x\ny"], "expected one of certify, attack, audit, merge, train, export, "
+         "convert-weights, benchmark, "
          "got 'x\\ny'"),
-        (["--dataset", "digits"], "expected the name of a program first (certify, attack, merge, "
-         "train, export, convert-weights, benchmark), got '--dataset'"),
+        (["--dataset", "digits"], "expected the name of a program first (certify, attack, audit, "
+         "merge, train, export, convert-weights, benchmark), got '--dataset'"),
     ],
 )  # fmt: skip
 def test_a_name_that_there_is_not_is_one_line(monkeypatch, capsys, words, line):
