@@ -128,6 +128,8 @@ def read(folder: Path, split: str) -> AttackedSet:
     files, digest = [], hashlib.sha256()
     for line in chosen:
         path = folder / line["file"]
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: expected the image that {LINES} names, found none")
         content = path.read_bytes()
         digest.update(f"{line['image']} {line['label']} {len(content)}\n".encode())
         digest.update(content)

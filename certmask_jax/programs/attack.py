@@ -13,6 +13,7 @@ the exit status is then 4.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import sys
 import time
@@ -125,7 +126,8 @@ def _run(argv: Sequence[str] | None) -> int:
         config = certification_options.read_config(arguments)
     runtime.start(config.runtime)
     command = program.typed("attack", words)
-    job = opened_job(config, command, needs_gradients=given is None)
+    with contextlib.nullcontext() if run is None else run.files_found():
+        job = opened_job(config, command, needs_gradients=given is None)
     if run is not None:
         run.check_same(job, fewer="num_images" in arguments.typed)
     for line in job.notes:

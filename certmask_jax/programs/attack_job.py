@@ -22,7 +22,7 @@ from certmask_jax.inference.token_dropping import SeenTokens
 from certmask_jax.inference.whole_table import predict
 from certmask_jax.masks.threats import Threat
 from certmask_jax.programs.attack_folder import AttackFolder, Line
-from certmask_jax.programs.attack_options import UNDEFENDED, AttackOptions
+from certmask_jax.programs.attack_options import AttackOptions
 from certmask_jax.programs.certification_job import Job
 from certmask_jax.programs.given_places import places_at
 from certmask_jax.tables.image_sets import readable
@@ -56,12 +56,13 @@ class Attacker:
 
     def specs(self) -> list[str]:
         """What is attacked, in order."""
-        defended = [_spec(defense) for defense in self._job.defenses]
-        return [*([UNDEFENDED] if self._options.undefended else []), *defended]
+        return self._options.chosen([_spec(defense) for defense in self._job.defenses])
 
     def remaining(self) -> int:
         """How many lines are not there yet."""
-        return len(self.specs()) * len(self._images) - len(self._folder.done())
+        specs = self.specs()
+        done = sum(spec in specs for spec, _ in self._folder.done())
+        return len(specs) * len(self._images) - done
 
     def run(self, stop: Callable[[], bool], progress: Callable[[int, int, int], None]) -> bool:
         """Attacks what is not settled yet; whether all is.

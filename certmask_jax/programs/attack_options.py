@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from certmask_jax._text import some
 from certmask_jax.attacks.patch_search import PatchSearch
 from certmask_jax.programs import paths
-from certmask_jax.programs.command_line import check_not_typed
+from certmask_jax.programs.command_line import check_not_typed, hint
 from certmask_jax.programs.given_places import At, read_place
 from certmask_jax.programs.number_options import number, seed, whole
 
@@ -45,13 +47,31 @@ class AttackOptions:
     at_once: int
     seed: int
     undefended: bool
+    only: tuple[str, ...]
     place: At | None
     search: PatchSearch
 
     def facts(self) -> dict[str, Any]:
         """What decides the numbers, JSON-able."""
         facts = dataclasses.asdict(self)
-        return {name: value for name, value in facts.items() if value is not None}
+        return {
+            name: value for name, value in facts.items() if name != "only" and value is not None
+        }
+
+    def chosen(self, specs: Sequence[str]) -> list[str]:
+        """Those of ``specs`` that are attacked, and ``UNDEFENDED`` before them if it is.
+
+        Raises:
+          ValueError: for one that is asked for and is not there.
+        """
+        known = [*([UNDEFENDED] if self.undefended or UNDEFENDED in self.only else []), *specs]
+        for spec in self.only:
+            if spec not in known:
+                raise ValueError(
+                    f"--only: expected what is attacked, {some(known)}, got {spec!r}"
+                    f"{hint(spec, known)}"
+                )
+        return [spec for spec in known if not self.only or spec in self.only]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,6 +142,13 @@ def add(group: argparse._ArgumentGroup, *, undefended: bool = True) -> None:
         default=0,
         metavar="SEED",
         help="of all randomness of the attack (default: %(default)s)",
+    )
+    group.add_argument(
+        "--only",
+        action="append",
+        metavar="DEFENSE",
+        help="attack this one alone, as --defense names it, or undefended; repeat for several "
+        "(default: all)",
     )
     group.add_argument(
         "--undefended",
@@ -199,6 +226,7 @@ def read(arguments: argparse.Namespace) -> AttackOptions:
         at_once=arguments.at_once,
         seed=arguments.attack_seed,
         undefended=arguments.undefended,
+        only=tuple(arguments.only or ()),
         place=getattr(arguments, "place", None),
         search=PatchSearch(
             steps=arguments.steps,

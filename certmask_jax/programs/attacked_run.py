@@ -23,6 +23,7 @@ from certmask_jax.programs import certification_options, runtime
 from certmask_jax.programs.attack_options import UNDEFENDED
 from certmask_jax.programs.certification_job import Job
 from certmask_jax.programs.certification_options import Config
+from certmask_jax.programs.program import message
 from certmask_jax.tables import saved_table
 from certmask_jax.tables.image_sets import listing_of
 
@@ -100,6 +101,17 @@ class AttackedRun:
         with _readable(self.folder / IMAGES):
             return _claims(self.folder / IMAGES, specs)
 
+    @contextlib.contextmanager
+    def files_found(self) -> Iterator[None]:
+        """Lets an error about files that are not there say which options help."""
+        try:
+            yield
+        except FileNotFoundError as error:
+            raise ValueError(
+                f"{message(error)}; --data-dir and --weights say where data and weights of "
+                f"{self.folder} are now"
+            ) from error
+
     def check_same(self, job: Job, *, fewer: bool = False) -> None:
         """Refuses data or a model that are others than those of the run.
 
@@ -133,7 +145,8 @@ class AttackedRun:
                 raise _another(
                     self.folder,
                     "data-dir",
-                    f"{len(gone)} of its {len(ids)} images are not there, such as {gone[0]}",
+                    f"{len(gone)} of its {len(ids)} images {'is' if len(gone) == 1 else 'are'} not "
+                    f"there, such as {gone[0]}",
                 )
             return
         about = self.folder / "tables" / saved_table.ABOUT

@@ -22,6 +22,7 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
+from certmask_jax._text import some
 from certmask_jax.attacks.attacked_images import STEPS_BETWEEN
 from certmask_jax.files import fingerprint
 from certmask_jax.programs import (
@@ -118,7 +119,8 @@ def _run(argv: Sequence[str] | None) -> int:
     shares = [len(run.results["defenses"]) for run in runs]
     status = 0
     for place, (run, config) in enumerate(zip(runs, configs, strict=True)):
-        job = attack.opened_job(config, command)
+        with run.files_found():
+            job = attack.opened_job(config, command)
         run.check_same(job)
         now = time.monotonic()
         until = now + (end - now) * shares[place] / sum(shares[place:])
@@ -207,6 +209,12 @@ class _Audit:
         rows = audit_table.rows(self._run, self._claims, self._folder.lines, specs)
         contradicted = attack_audit.contradictions(self._job, self._folder, self._claimed())
         print(f"\n{audit_table.text_of(rows, printing.width_of(sys.stdout))}")
+        others = [line["image"] for line in self._folder.lines if line["broken"] is None]
+        if others:
+            program.say(
+                f"{len(others)} images are answered otherwise than in the run, and were not "
+                f"attacked ({some(others)}): they have other pixels now, or rounding decides them"
+            )
         about = {**fingerprint.environment(), **self._job.provenance, "command": command}
         summary = {"attack": self._options.facts(), "results": rows, "provenance": about}
         self._folder.write_summary(summary)

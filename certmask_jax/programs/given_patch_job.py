@@ -55,12 +55,13 @@ class PatchTest:
 
     def specs(self) -> list[str]:
         """What is asked, in order."""
-        defended_by = [_spec(defense) for defense in self._job.defenses]
-        return [*([UNDEFENDED] if self._options.undefended else []), *defended_by]
+        return self._options.chosen([_spec(defense) for defense in self._job.defenses])
 
     def remaining(self) -> int:
         """How many lines are not there yet."""
-        return len(self.specs()) * len(self._patches) * len(self._images) - len(self._folder.lines)
+        specs = self.specs()
+        done = sum(line["defense"] in specs for line in self._folder.lines)
+        return len(specs) * len(self._patches) * len(self._images) - done
 
     def run(self, stop: Callable[[], bool], progress: Callable[[int, int, int], None]) -> bool:
         """Asks what was not asked yet; whether that is all. As ``Attacker.run``."""
@@ -161,8 +162,10 @@ class PatchTest:
             )
             return lambda images: guard(images).labels
 
-        made: dict[str, Answers] = {UNDEFENDED: plain} if self._options.undefended else {}
-        return made | {_spec(defense): guarded(defense) for defense in job.defenses}
+        by_spec = {_spec(defense): defense for defense in job.defenses}
+        return {
+            spec: plain if spec == UNDEFENDED else guarded(by_spec[spec]) for spec in self.specs()
+        }
 
     def _name_of(self, label: int) -> str:
         return str((label < len(self._names) and self._names[label]) or label)
