@@ -44,20 +44,27 @@ def _plain(images):
     return predict(FUNCTION, (), images, unmasked((SIZE, SIZE)), **HOW).predictions[:, 0]
 
 
-def _can_be_broken(image, label, place):
+def _lead(levels, label):
+    """By how much the true label leads."""
+    return (levels[..., 0] / 255 * WEIGHTS).sum() * (1 if label else -1)
+
+
+def _strongest(image, label, place):
     """In closed form: every pixel of the patch as its weight wants it."""
     [[height, width, row, column]] = place
-    best = image[..., 0] / 255
+    best = image.copy()
     own = WEIGHTS[row : row + height, column : column + width]
-    best[row : row + height, column : column + width] = (own > 0) != (label == 1)
-    return int((best * WEIGHTS).sum() > 0) != label
+    best[row : row + height, column : column + width, 0] = 255 * ((own > 0) != (label == 1))
+    return best
 
 
 @pytest.mark.parametrize("proposals", ["square", "random"])
 def test_it_breaks_what_the_strongest_patch_breaks_and_nothing_else(proposals):
     images, labels = _images(24)
     places = [np.array([[[PATCH, PATCH, n % 6, n // 6]]]) for n in range(24)]
-    can = [_can_be_broken(*one) for one in zip(images, labels, [p[0] for p in places], strict=True)]
+    at = [place[0] for place in places]
+    best = [_strongest(*one) for one in zip(images, labels, at, strict=True)]
+    can = [_lead(image, label) < 0 for image, label in zip(best, labels, strict=True)]
     assert 4 <= sum(can) <= 20
     search = BlackBoxSearch(proposals=proposals, queries=300)
     made = search_without_gradients(
@@ -68,6 +75,11 @@ def test_it_breaks_what_the_strongest_patch_breaks_and_nothing_else(proposals):
     assert made.broken.sum() >= (0.9 if proposals == "square" else 0.3) * sum(can)
     assert (made.broken == (_plain(made.patched) != labels)).all()
     assert (made.answers == _plain(made.patched)).all()
+    for n in np.flatnonzero(~made.broken):  # how far it came of the way to the strongest patch
+        clean, there, most = (
+            _lead(one, labels[n]) for one in (images[n], made.patched[n], best[n])
+        )
+        assert clean - there >= (0.9 if proposals == "square" else 0.4) * (clean - most)
     for n in range(24):
         [[height, width, row, column]] = made.places[n]
         changed = np.argwhere((made.patched[n] != images[n]).any(axis=-1))
@@ -90,6 +102,11 @@ def test_what_an_image_gets_depends_on_its_number_and_the_seed_alone():
     assert (part.patched == whole.patched[4:]).all()
     assert (part.steps == whole.steps[4:]).all()
     assert (other.patched != whole.patched).any()
+    same = search_without_gradients(
+        engine, _plain, images[[0, 0]], labels[[0, 0]], places[:2], seed=3, **how
+    )
+    assert (same.patched[0] == whole.patched[0]).all()
+    assert (same.patched[0] != same.patched[1]).any()
 
 
 def test_a_certified_image_is_never_broken_and_others_are():
