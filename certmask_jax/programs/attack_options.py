@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from certmask_jax._text import some
+from certmask_jax.attacks.black_box import BlackBoxSearch
 from certmask_jax.attacks.patch_search import PatchSearch
 from certmask_jax.programs import paths
 from certmask_jax.programs.command_line import check_not_typed, hint
@@ -27,7 +28,15 @@ PLACES = {
     "gradient": "where the model's gradient is largest",
     "random": "anywhere that is allowed",
 }
+SEARCHES = {
+    "gradient": "along the model's gradient",
+    "square": "without gradients, for any model: squares of one colour that get smaller, and stay "
+    "where the true label is held less",
+    "random": "without gradients: all pixels anew",
+}
+_OF_GRADIENTS = ("targets", "starts", "steps", "step_size", "optimizer", "momentum")
 _OF_SEARCHES = (
+    *("search", "queries"),
     *("images", "places", "locations", "targets", "starts", "steps", "masks_a_step", "at_once"),
     *("step_size", "optimizer", "momentum"),
 )
@@ -50,6 +59,7 @@ class AttackOptions:
     only: tuple[str, ...]
     place: At | None
     search: PatchSearch
+    black_box: BlackBoxSearch | None
 
     def facts(self) -> dict[str, Any]:
         """What decides the numbers, JSON-able."""
@@ -57,6 +67,13 @@ class AttackOptions:
         return {
             name: value for name, value in facts.items() if name != "only" and value is not None
         }
+
+    @property
+    def most_steps(self) -> int:
+        """How many steps, or queries, an image takes at most."""
+        if self.black_box is not None:
+            return self.locations * self.black_box.queries
+        return self.locations * self.starts * self.search.steps
 
     def chosen(self, specs: Sequence[str]) -> list[str]:
         """Those of ``specs`` that are attacked, and ``UNDEFENDED`` before them if it is.
@@ -101,12 +118,21 @@ def add(group: argparse._ArgumentGroup, *, undefended: bool = True) -> None:
         + "; ".join(f"{name}, {about}" for name, about in PLACES.items())
         + " (default: %(default)s; of the model without a defense gradient)",
     )
+    group.add_argument(
+        "--search",
+        choices=SEARCHES,
+        default="gradient",
+        help="how a patch is searched for: "
+        + "; ".join(f"{name}, {about}" for name, about in SEARCHES.items())
+        + " (default: %(default)s)",
+    )
     for option, default, about in (
         ("--locations", 3, "goals that an image is tried with, each a place and a wrong label"),
         ("--targets", 3, "wrong labels that are looked at, the likeliest first"),
         ("--starts", 1, "searches for each goal, the first from the image, others at random"),
         ("--steps", how.steps, "of one search"),
         ("--masks-a-step", how.masks_a_step, "masked images that a step looks at, at most"),
+        ("--queries", 500, "patches that a search without gradients tries at a place"),
         ("--at-once", 16, "searches that run at once over all devices"),
     ):
         group.add_argument(
@@ -215,6 +241,14 @@ def read(arguments: argparse.Namespace) -> AttackOptions:
         raise ValueError(f"--step-size: expected at most 1, got {arguments.step_size:g}")
     if getattr(arguments, "place", None) is not None and "places" in arguments.typed:
         raise ValueError("--places: has no use with --place, which says where; leave it out")
+    by_asking = arguments.search != "gradient"
+    check_not_typed(
+        arguments,
+        _OF_GRADIENTS if by_asking else ("queries",),
+        f"with --search {arguments.search}",
+    )
+    if by_asking and arguments.places == "gradient":
+        raise ValueError(f"--places gradient: has no use with --search {arguments.search}")
     if arguments.momentum and arguments.optimizer != "sign":
         raise ValueError("--momentum: has no use with --optimizer adam; leave it out")
     return AttackOptions(
@@ -235,4 +269,11 @@ def read(arguments: argparse.Namespace) -> AttackOptions:
             momentum=arguments.momentum,
             masks_a_step=arguments.masks_a_step,
         ),
+        black_box=BlackBoxSearch(
+            proposals=arguments.search,
+            queries=arguments.queries,
+            masks_a_query=arguments.masks_a_step,
+        )
+        if by_asking
+        else None,
     )

@@ -180,6 +180,7 @@ def test_a_certificate_that_a_patch_contradicts_is_said_and_kept(audited, run, t
         (["{out}", "--minutes", "1"], "expected the folder of a run of certify, with results.json"),
         (["{run}", "{out}", "--minutes", "1", "--out", "x"], "--out: expected one RUN beside it"),
         (["{run}", "--minutes", "1", "--distributed"], "--distributed: has no use in an audit"),
+        (["{run}", "--minutes", "1", "--only", "x"], "--only: expected what is attacked, double_"),
         (["{run}", "--minutes", "1", "--weights", "{out}/w.npz"], "{out}/w.npz"),
     ],
 )
@@ -189,15 +190,3 @@ def test_bad_input_is_one_line(run, tmp_path, capsys, words, said):
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: ")
     assert said.format(**names) in error
-
-
-def test_what_a_run_said_has_to_be_readable(run, tmp_path, capsys):
-    other = tmp_path / "other"
-    shutil.copytree(run, other, ignore=shutil.ignore_patterns("audit"))
-    (other / "per_image.csv").write_text("id,label\n1,2\n")
-    assert audit.main([str(other), "--minutes", "1"]) == 2
-    assert "per_image.csv: cannot be read" in capsys.readouterr().err
-    results = (other / "results.json").read_text()
-    (other / "results.json").write_text(results[: len(results) // 2])
-    assert audit.main([str(other), "--minutes", "1"]) == 2
-    assert "results.json: cannot be read" in capsys.readouterr().err
