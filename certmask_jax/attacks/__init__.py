@@ -5,6 +5,7 @@ nothing is certified, and, where something is, that nothing contradicts it.
 """
 
 from certmask_jax.attacks.attacked_images import AttackedImages, attack_images
+from certmask_jax.attacks.black_box import BlackBoxSearch, search_without_gradients
 from certmask_jax.attacks.patch_places import (
     places_by_gradient,
     places_on_grid,
@@ -17,6 +18,7 @@ from certmask_jax.attacks.table_goals import Goal, goals_at, undefended_goals
 
 __all__ = [
     "AttackedImages",
+    "BlackBoxSearch",
     "Goal",
     "PatchSearch",
     "attack_images",
@@ -24,6 +26,7 @@ __all__ = [
     "places_by_gradient",
     "places_on_grid",
     "random_places",
+    "search_without_gradients",
     "undefended_goals",
     "weakest_places",
     "with_patches",

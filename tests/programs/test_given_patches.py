@@ -139,11 +139,13 @@ def test_what_is_no_file_of_patches_is_said(tmp_path, stored, said):
 
 
 @pytest.fixture(scope="module")
-def run(digits_run):
-    folder = digits_run
-    patches = np.stack([np.full((1, 1, 1), level, np.uint8) for level in (0, 255)])
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("digits") / "run"
+    command = ["--num-images", "12", "--patch", "3", "--defense", DEFENSE, "--out", str(folder)]
+    assert certify.main(command) == 0
+    patches = np.stack([np.full((3, 3, 1), level, np.uint8) for level in (0, 255)])
     np.savez(folder.parent / "p.npz", patches=patches, names=np.array(["black", "white"]))
-    np.savez(folder.parent / "large.npz", patches=np.zeros((1, 3, 3, 1)))
+    np.savez(folder.parent / "large.npz", patches=np.zeros((1, 4, 4, 1)))
     return folder
 
 
@@ -168,11 +170,12 @@ def test_every_patch_is_put_on_every_image_and_every_defense_asked(tested, run):
         for number in range(12)
     }
     assert len(lines) == 48
+    assert any(line["broken"] for line in lines)  # else little would be shown here
     for line in lines:
         [[height, width, row, column]] = line["place"]
         wanted = images[line["number"], ..., 0].copy()
-        wanted[row, column] = 255 * (line["patch"] == "white")
-        assert (height, width) == (1, 1)
+        wanted[row : row + 3, column : column + 3] = 255 * (line["patch"] == "white")
+        assert (height, width) == (3, 3)
         assert (np.asarray(Image.open(tested / line["file"])) == wanted).all()
         assert line["right"] == (line["after"] == labels[line["number"]])
         assert not (line["broken"] and line["certified"])
@@ -203,7 +206,7 @@ def test_it_goes_on_and_other_patches_are_another_test(tested, run, capsys):
 
 def test_the_patched_images_are_a_data_set(tested, tmp_path, capsys):
     command = ["--dataset", f"attacked:{tested}", "--split", "white", "--model", "vit_digits"]
-    out = ["--defense", DEFENSE, "--out", str(tmp_path / "o")]
+    out = ["--patch", "3", "--defense", DEFENSE, "--out", str(tmp_path / "o")]
     assert certify.main([*command, *out]) == 0
     assert "right in spite of the patch" in capsys.readouterr().err
     results = json.loads((tmp_path / "o" / "results.json").read_text())
@@ -217,7 +220,7 @@ def test_the_patched_images_are_a_data_set(tested, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["{run}", "--patch-images", "{dir}/large.npz"], "got patch 0 of 3x3 pixels"),
+        (["{run}", "--patch-images", "{dir}/large.npz"], "got patch 0 of 4x4 pixels"),
         (["{run}", "--patch-images", "{dir}/none"], "expected an image, a folder of images or"),
         (["--patch-images", "{dir}/p.npz"], "--patch-images: expected RUN_FOLDER"),
         (["{run}", "--patch-images", "{dir}/p.npz", "--steps", "3"], "--steps: has no use with"),
