@@ -18,20 +18,22 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from numpy.typing import ArrayLike, NDArray
 
 from certmask_jax._own_settings import reproducible
-from certmask_jax.attacks.patch_search import Goals, PatchSearch, Searches, begun, steps_program
+from certmask_jax.attacks.attacked_defenses import attacked
+from certmask_jax.attacks.attacked_model import Attacked
+from certmask_jax.attacks.patch_search import PatchSearch, Searches, begun, steps_program
 from certmask_jax.attacks.patched_pixels import with_patches
+from certmask_jax.attacks.search_objectives import Goals
+from certmask_jax.attacks.search_replans import Replans
 from certmask_jax.attacks.search_slots import SearchSlots
 from certmask_jax.attacks.table_goals import Goal
-from certmask_jax.defenses.defense import Defense, Guarantee
-from certmask_jax.inference import early_exit
+from certmask_jax.defenses.defense import Defense
+from certmask_jax.defenses.evidence_defense import EvidenceDefense
 from certmask_jax.inference.devices import AXIS, device_mesh
-from certmask_jax.inference.early_exit import Question
-from certmask_jax.inference.engine_choice import engine_for
-from certmask_jax.inference.masked_pass import computed_with
+from certmask_jax.inference.distinct_fields import LocalLogits
 from certmask_jax.inference.model_function import ApplyFn
 from certmask_jax.inference.preprocessing import Preprocessing, check_images
-from certmask_jax.masks.distinct_unions import MaskedImages
-from certmask_jax.tables.prediction_table import PredictionTable, check_labels
+from certmask_jax.inference.two_parts import TwoParts
+from certmask_jax.tables.prediction_table import check_labels
 
 STEPS_BETWEEN = 10
 """After so many steps the rule is asked, and ``progress`` is told."""
@@ -63,9 +65,10 @@ def attack_images(
     params: Any,
     images: ArrayLike,
     labels: ArrayLike,
-    defense: Defense | None,
+    defense: Defense | EvidenceDefense | Attacked | None,
     goals: Sequence[Sequence[Goal]],
     *,
+    local: LocalLogits | None = None,
     preprocessing: Preprocessing | None = None,
     search: PatchSearch | None = None,
     starts: int = 1,
@@ -78,12 +81,15 @@ def attack_images(
     """Patches that are to make a defense answer wrongly.
 
     Args:
-      apply_fn, params, preprocessing: the model, differentiable by JAX.
+      apply_fn, params, preprocessing: the model, differentiable by JAX; also a ``TwoParts``, whose
+        defense masks its map, and ``SeenTokens``.
       images: ``uint8[B, h, w, c]``, without patches.
       labels: ``int[B]``, true classes.
-      defense: the rule that is to err; None for the model itself, without masks.
-      goals: of each image the goals that are tried, the best first; see ``goals_at``, and
-        ``undefended_goals`` where there is no defense.
+      defense: the rule that is to err; None for the model itself, without masks; or what
+        ``attacked`` made of them.
+      goals: of each image the goals that are tried, the best first; see ``promising_goals``,
+        ``goals_at``, and ``undefended_goals`` where there is no defense.
+      local: the model's local logits, for a defense on these.
       search: how a patch is searched for.
       starts: searches for each goal; the first begins at the image's own pixels, others at random.
       at_once: searches that run at once over all devices, rounded up to their number.
@@ -98,81 +104,79 @@ def attack_images(
     pixels = np.asarray(images)
     if pixels.ndim != 4:
         raise ValueError(f"images: expected shape [B, h, w, c], got {list(pixels.shape)}")
-    masked = _unmasked(pixels.shape[1:3]) if defense is None else defense.masked_images
-    check_images(pixels, masked.image_size)
+    rule = defense.defense if isinstance(defense, Attacked) else defense
+    check_images(pixels, _size_of(apply_fn, rule, pixels.shape[1:3]))
     if len(goals) != len(pixels):
         raise ValueError(f"goals: expected those of {len(pixels)} images, got {len(goals)}")
     if starts < 1 or at_once < 1:
         raise ValueError(f"starts, at_once: expected at least 1, got {starts} and {at_once}")
     how = PatchSearch() if search is None else search
-    shown = Preprocessing() if preprocessing is None else preprocessing
     on = device_mesh() if mesh is None else mesh
-    asker = _Asker(apply_fn, params, pixels.shape[1:], masked, defense, shown, on)
-    truth = check_labels(labels, len(pixels), asker.num_classes)
+    shown = Preprocessing() if preprocessing is None else preprocessing
+    asked = (
+        defense
+        if isinstance(defense, Attacked)
+        else attacked(
+            defense, apply_fn, params, pixels.shape[1:], local=local, preprocessing=shown, mesh=on
+        )
+    )
+    truth = check_labels(labels, len(pixels), asked.num_classes)
     few = 1 << max(0, len(pixels) - 1).bit_length()  # few sizes of programs
     slots = -(-min(at_once, few) // on.size) * on.size
-    alerts = defense is not None and defense.guarantee == Guarantee.DETECTION
     known = range(len(pixels)) if numbers is None else numbers
     if len(known) != len(pixels):
         raise ValueError(f"numbers: expected those of {len(pixels)} images, got {len(known)}")
     run = SearchSlots(
-        pixels, truth, known, len(masked), goals, starts, slots, seed, allows_alert=alerts
-    )
-    everywhere = NamedSharding(on, PartitionSpec())
-    shares = NamedSharding(on, PartitionSpec(AXIS))
-    held, boxes = jax.device_put((computed_with(params, shown), masked.boxes), everywhere)
-    searches: Searches | None = None
+        pixels, truth, known, len(asked.boxes), goals, starts, slots, seed,
+        allows_alert=asked.may_alert,
+    )  # fmt: skip
+    searching = _Searching(asked, how, on)
+    replans = Replans(asked, run, pixels, truth, search=how)
     while run.fill():
-        goals_now, keys, fresh, from_image = jax.device_put(run.arrays(), shares)
+        replans.begin()
         count = min(STEPS_BETWEEN, how.steps)
-        beginning = begun(goals_now, keys, how, from_image=from_image)
-        searches = beginning if searches is None else _chosen(fresh, beginning, searches)
-        program = steps_program(apply_fn, shown, how, count, on)
-        searches = program(held, boxes, goals_now, searches, keys)
-        patched = _levels(goals_now, searches.free)
-        run.settle(patched, asker.answers(patched), count, how.steps)
+        patched = searching.on(run, count)
+        replans.judge(patched, count, how.steps)
         if progress is not None:
             progress(int(run.settled.sum()), int(run.broken.sum()))
     if run.untried:
-        run.answers[run.untried] = asker.answers(pixels[run.untried])
+        run.answers[run.untried] = asked.answers(pixels[run.untried])
     return AttackedImages(run.patched, run.broken, run.answers, run.places, run.targets, run.steps)
 
 
-def _unmasked(image_size: tuple[int, int]) -> MaskedImages:
-    return MaskedImages(np.zeros((1, 1, 4), np.int32), image_size)
+class _Searching:
+    """The searches of all slots on the devices."""
+
+    def __init__(self, asked: Attacked, how: PatchSearch, mesh: Mesh) -> None:
+        self._how, self._mesh = how, mesh
+        self._objective = asked.objective(how)
+        everywhere = NamedSharding(mesh, PartitionSpec())
+        self._split = NamedSharding(mesh, PartitionSpec(AXIS))
+        self._params, self._boxes = jax.device_put((asked.params, asked.boxes), everywhere)
+        self._searches: Searches | None = None
+
+    def on(self, run: SearchSlots, count: int) -> NDArray[np.uint8]:
+        """Some steps on; the patched images of all slots as they are stored."""
+        goals, keys, fresh, from_image = jax.device_put(run.arrays(), self._split)
+        beginning = begun(goals, keys, self._how, from_image=from_image)
+        known = self._searches
+        searches = beginning if known is None else _chosen(fresh, beginning, known)
+        program = steps_program(self._objective, self._how, count, self._mesh)
+        self._searches = program(self._params, self._boxes, goals, searches, keys)
+        return np.asarray(_rounded(goals, self._searches.free))
 
 
-class _Asker:
-    """What a defense, or the model without one, answers, with no more passes than that takes."""
-
-    def __init__(
-        self,
-        apply_fn: ApplyFn,
-        params: Any,
-        shape: tuple[int, int, int],
-        masked: MaskedImages,
-        defense: Defense | None,
-        preprocessing: Preprocessing,
-        mesh: Mesh,
-    ) -> None:
-        self._defense, self._masked = defense, masked
-        self._engine = engine_for(
-            apply_fn, params, shape, masked, preprocessing=preprocessing, mesh=mesh
-        )
-        self.num_classes = self._engine.num_classes
-
-    def answers(self, images: NDArray[np.uint8]) -> NDArray[np.int32]:
-        """``int32[B]``: labels, ``ALERT``, or ``NO_LABEL``."""
-        step = self._engine.images_at_once()
-        parts = [self._some(images[at : at + step]) for at in range(0, len(images), step)]
-        return np.concatenate(parts) if parts else np.zeros(0, np.int32)
-
-    def _some(self, images: NDArray[np.uint8]) -> NDArray[np.int32]:
-        if self._defense is None:
-            return self._engine.table(images).predictions[:, 0].astype(np.int32)
-        question = Question(self._defense, np.arange(len(self._masked)))
-        found = early_exit.evaluate(self._engine, images, [question], None)
-        return self._defense.rule(PredictionTable.of(found, self._masked, self.num_classes))
+def _size_of(
+    apply_fn: ApplyFn, defense: Defense | EvidenceDefense | None, given: tuple[int, int]
+) -> tuple[int, int]:
+    """The size that images should have."""
+    if isinstance(apply_fn, TwoParts):
+        return apply_fn.image_size
+    if defense is None:
+        return given
+    if isinstance(defense, EvidenceDefense):
+        return defense.threat.image_size
+    return defense.masked_images.image_size
 
 
 @jax.jit
@@ -185,10 +189,6 @@ def _chosen(fresh: Array, beginning: Searches, going_on: Searches) -> Searches:
 
 @jax.jit
 def _rounded(goals: Goals, free: Array) -> Array:
+    """Whole levels, untouched outside the patches."""
     patched = jax.vmap(with_patches)(goals.images, jnp.round(free), goals.corners)
     return patched.astype(jnp.uint8)
-
-
-def _levels(goals: Goals, free: Array) -> NDArray[np.uint8]:
-    """The patched images as they are stored: whole levels, untouched outside the patches."""
-    return np.asarray(_rounded(goals, free))

@@ -62,7 +62,7 @@ def search_without_gradients(
     places: Sequence[NDArray[np.int64]],
     *,
     search: BlackBoxSearch,
-    fine: Sequence[int] = (),
+    allowed: Sequence[int] = (),
     seed: int = 0,
     numbers: Sequence[int] | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -77,7 +77,7 @@ def search_without_gradients(
       labels: ``int32[B]``, true classes.
       places: of each image, ``int64[P, K, 4]``, tried in their order until it is broken.
       search: how.
-      fine: answers that are no error beside the true label, such as ``ALERT``.
+      allowed: answers that are no error beside the true label, such as ``ALERT``.
       seed: of all randomness; with the number of an image it decides all that the image gets.
       numbers: of the images; 0 and on by default.
       progress: called with the images that are settled and those that are broken.
@@ -90,7 +90,18 @@ def search_without_gradients(
     """
     if len(places) != len(images):
         raise ValueError(f"places: expected those of {len(images)} images, got {len(places)}")
-    known = range(len(images)) if numbers is None else numbers
+    known = list(range(len(images)) if numbers is None else numbers)
+    step = engine.images_at_once()
+    if len(images) > step:
+        parts = [
+            search_without_gradients(
+                engine, answers, images[at : at + step], labels[at : at + step],
+                places[at : at + step], search=search, allowed=allowed, seed=seed,
+                numbers=known[at : at + step], progress=progress,
+            )
+            for at in range(0, len(images), step)
+        ]  # fmt: skip
+        return AttackedImages(*map(np.concatenate, zip(*parts, strict=True)))
     states = [
         _State(engine.masked_images.boxes, image, some, search, [seed, number])
         for image, some, number in zip(images, places, known, strict=True)
@@ -114,7 +125,7 @@ def search_without_gradients(
         if due:
             found = answers(np.stack([states[n].patched for n in due]))
             for n, answer in zip(due, found.tolist(), strict=True):
-                states[n].judge(answer, answer != labels[n] and answer not in fine)
+                states[n].judge(answer, answer != labels[n] and answer not in allowed)
         if progress is not None and asked % QUERIES_BETWEEN == 0:
             settled = sum(state.is_settled for state in states)
             progress(settled, sum(state.is_broken for state in states))

@@ -4,9 +4,8 @@ Steps go by the sign of the gradient, as LaVAN's do (Karmon et al., ICML 2018), 
 is asked for (MI-FGSM, Dong et al., CVPR 2018), or by Adam (Kingma and Ba, ICLR 2015). Pixels stay
 in their range, and those outside the patch are never touched.
 
-Many searches run at once, each of one image at one place with one goal. In every step a search
-looks at some of the masked images whose labels it wants, drawn anew, and moves the pixels inside
-the patch to lower their margins of loss.
+Many searches run at once, each of one image at one place with one goal. What they lower is an
+objective of ``search_objectives``.
 """
 
 from __future__ import annotations
@@ -24,10 +23,8 @@ from jax.sharding import Mesh, PartitionSpec
 
 from certmask_jax._own_settings import usual_promotion
 from certmask_jax.attacks.patched_pixels import with_patches
+from certmask_jax.attacks.search_objectives import Goals, Objective
 from certmask_jax.inference.devices import AXIS
-from certmask_jax.inference.masked_pass import masked_logits
-from certmask_jax.inference.model_function import ApplyFn
-from certmask_jax.inference.preprocessing import Preprocessing
 
 Optimizer = Literal["sign", "adam"]
 
@@ -84,40 +81,6 @@ class Searches(NamedTuple):
     loss: Array
 
 
-class Goals(NamedTuple):
-    """What B searches are after; a pytree of arrays.
-
-    Attributes:
-      images: ``uint8[B, h, w, c]``, without patches.
-      corners: ``int32[B, K, 4]``, where the patches are.
-      wanted: ``int32[B, V]``, the label wanted of each masked image; below 0 any will do.
-      changed: ``bool[B, V]``: something else is wanted than the clean image has. Half of what a
-        step looks at are such, or the many that are to stay as they are would hide them.
-      avoided: ``bool[B]``: the label named is to be left instead, whatever comes.
-    """
-
-    images: Array
-    corners: Array
-    wanted: Array
-    changed: Array
-    avoided: Array
-
-
-def margin_losses(logits: Array, wanted: Array, avoided: Array) -> Array:
-    """The margin loss of each masked image (Carlini and Wagner, 2017): ``[M, K]`` -> ``[M]``.
-
-    By how much the wanted label still lags behind the best of the others, below 0 where it leads.
-
-    ``wanted`` is ``int32[M]``. With ``avoided`` (a scalar ``bool``) it is by how much that label
-    leads still.
-    """
-    classes = jnp.arange(logits.shape[-1], dtype=jnp.int32)[None]
-    own = classes == wanted[:, None]
-    named = jnp.where(own, logits, 0).sum(axis=-1)
-    best = jnp.where(own, -jnp.inf, logits).max(axis=-1)
-    return jnp.where(avoided, named - best, best - named)
-
-
 @functools.partial(jax.jit, static_argnames="search")
 def begun(goals: Goals, keys: Array, search: PatchSearch, *, from_image: Array) -> Searches:
     """Searches that begin: at random pixels, or at those of the image itself.
@@ -132,11 +95,11 @@ def begun(goals: Goals, keys: Array, search: PatchSearch, *, from_image: Array) 
     noise = jax.vmap(lambda key: jax.random.uniform(key, shape, jnp.float32, 0.0, _LEVELS))(keys)
     own = goals.images.astype(jnp.float32)
     free = jnp.where(from_image[:, None, None, None], own, noise)
-    return Searches(free, jax.vmap(_optimizer(search).init)(free), jnp.full(len(free), jnp.inf))
+    return Searches(free, jax.vmap(steps_of(search).init)(free), jnp.full(len(free), jnp.inf))
 
 
 def steps_program(
-    apply_fn: ApplyFn, preprocessing: Preprocessing, search: PatchSearch, count: int, mesh: Mesh
+    objective: Objective, search: PatchSearch, count: int, mesh: Mesh
 ) -> Callable[[Any, Array, Goals, Searches, Array], Searches]:
     """``(params, boxes int32[V, R, 4], goals, searches, keys[B]) -> searches``, ``count`` steps on.
 
@@ -145,8 +108,8 @@ def steps_program(
     and again.
     """
     if mesh.devices.flat[0].platform != "cpu":
-        return _program(apply_fn, preprocessing, search, count, mesh)
-    once = _program(apply_fn, preprocessing, search, 1, mesh)
+        return _program(objective, search, count, mesh)
+    once = _program(objective, search, 1, mesh)
 
     def again(params: Any, boxes: Array, goals: Goals, searches: Searches, keys: Array) -> Searches:
         for number in range(count):
@@ -162,37 +125,18 @@ def _folded(keys: Array, number: int) -> Array:
 
 
 @functools.lru_cache(maxsize=16)
-def _program(
-    apply_fn: ApplyFn, preprocessing: Preprocessing, search: PatchSearch, count: int, mesh: Mesh
-) -> Any:
+def _program(objective: Objective, search: PatchSearch, count: int, mesh: Mesh) -> Any:
     def moved(params: Any, boxes: Array, goals: Goals, searches: Searches, keys: Array) -> Searches:
-        looked_at = min(search.masks_a_step, boxes.shape[0])
-
-        def loss_of(free: Array, columns: Array, counts: Array) -> tuple[Array, Array]:
-            patched = jax.vmap(with_patches)(goals.images, free, goals.corners)
-            many = len(patched)
-            logits = masked_logits(
-                apply_fn,
-                params,
-                patched,
-                boxes[columns.reshape(-1)],
-                preprocessing=preprocessing,
-                image_of=jnp.repeat(jnp.arange(many, dtype=jnp.int32), looked_at),
-            ).reshape(many, looked_at, -1)
-            wanted = jnp.take_along_axis(goals.wanted, columns, axis=1)
-            lag = jax.vmap(margin_losses)(logits, wanted, goals.avoided)
-            lag = jnp.maximum(lag, -search.surplus) + search.surplus
-            changed = jnp.take_along_axis(goals.changed, columns, axis=1)
-            each = _mean(lag, counts & changed) + _mean(lag, counts & ~changed)
-            return each.sum(), each
-
         def one(now: Searches, random: Array) -> Searches:
-            draw = jax.vmap(functools.partial(_drawn, count=looked_at))
-            columns, counts = draw(random, goals.wanted, goals.changed)
-            (_, each), slope = jax.value_and_grad(loss_of, has_aux=True)(now.free, columns, counts)
+            def loss_of(free: Array) -> tuple[Array, Array]:
+                patched = jax.vmap(with_patches)(goals.images, free, goals.corners)
+                each = objective.losses(params, boxes, goals, patched, random)
+                return each.sum(), each
+
+            (_, each), slope = jax.value_and_grad(loss_of, has_aux=True)(now.free)
             slope = jnp.where(jnp.isfinite(slope), slope, 0)
             with usual_promotion():
-                step, motion = jax.vmap(_optimizer(search).update)(slope, now.motion)
+                step, motion = jax.vmap(steps_of(search).update)(slope, now.motion)
             return Searches(jnp.clip(now.free + step, 0, _LEVELS), motion, each)
 
         if count == 1:
@@ -214,27 +158,8 @@ def _program(
     )
 
 
-def _drawn(key: Array, wanted: Array, changed: Array, *, count: int) -> tuple[Array, Array]:
-    """``count`` columns of one search, half of them to be changed, and which are wanted at all.
-
-    Where there are not enough of one sort there are more of the other.
-    """
-    chance = jax.random.uniform(key, wanted.shape, jnp.float32)
-    half = (count + 1) // 2
-    _, first = jax.lax.top_k(jnp.where(changed, chance, -1), half)
-    others = jnp.where(wanted >= 0, jnp.where(changed, chance, chance + 1), -1)
-    _, second = jax.lax.top_k(others.at[first].set(-2), count - half)
-    columns = jnp.concatenate([first, second])
-    return columns, wanted[columns] >= 0
-
-
-def _mean(values: Array, counts: Array) -> Array:
-    """The mean of each row where it counts, 0 where nothing does: ``[B, M]`` -> ``[B]``."""
-    many = jnp.maximum(counts.sum(axis=1), 1).astype(values.dtype)
-    return jnp.where(counts, values, 0).sum(axis=1) / many
-
-
-def _optimizer(search: PatchSearch) -> optax.GradientTransformation:
+def steps_of(search: PatchSearch) -> optax.GradientTransformation:
+    """From gradients of one search to steps in levels."""
     size = search.step_size * _LEVELS
     if search.optimizer == "adam":
         return optax.adam(size)

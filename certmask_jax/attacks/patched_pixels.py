@@ -12,6 +12,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from numpy.typing import NDArray
 
+from certmask_jax.defenses.feature_grid import cells_of
 from certmask_jax.inference.masking import hidden_pixels
 from certmask_jax.masks.threats import Threat
 
@@ -41,6 +42,31 @@ def corners_of(place: Placement) -> NDArray[np.int32]:
     """The boxes of a placement: ``int64[..., K, 4]`` -> ``int32[..., K, 4]``, as of a mask."""
     height, width, row, column = np.moveaxis(np.asarray(place), -1, 0)
     return np.stack([row, column, row + height, column + width], axis=-1).astype(np.int32)
+
+
+def cells_reached(
+    place: Placement,
+    *,
+    image_size: tuple[int, int],
+    field: tuple[int, int],
+    stride: tuple[int, int],
+) -> Placement:
+    """The windows of cells whose fields the patches of a placement meet: ``int64[K, 4]``, in cells.
+
+    Cell i of an axis sees the pixels from ``i * stride`` to ``i * stride + field``, exclusive. A
+    patch that meets no field has a window of no cells.
+    """
+    grid = cells_of(image_size, field=field, stride=stride)
+    windows = []
+    for height, width, row, column in np.asarray(place).tolist():
+        sides = []
+        for axis, (start, length) in enumerate(((row, height), (column, width))):
+            begin = np.arange(grid[axis]) * stride[axis]
+            met = np.flatnonzero((begin < start + length) & (begin + field[axis] > start))
+            sides.append((int(met[0]), len(met)) if len(met) else (0, 0))
+        (top, rows), (left, columns) = sides
+        windows.append([rows, columns, top, left])
+    return np.asarray(windows, np.int64).reshape(-1, 4)
 
 
 def check_placement(place: Placement, threat: Threat) -> Placement:

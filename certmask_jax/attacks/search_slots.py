@@ -16,19 +16,32 @@ import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
-from certmask_jax.attacks.patch_search import Goals
 from certmask_jax.attacks.patched_pixels import corners_of
+from certmask_jax.attacks.search_objectives import Goals
 from certmask_jax.attacks.table_goals import ANY, Goal
 from certmask_jax.defenses.defense import ALERT
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)
 class Slot:
-    """A search under way: which image, which of its goals, which start, and its steps so far."""
+    """A search under way.
+
+    Attributes:
+      image, number, start: which image, which of its goals, which start.
+      goal: what it is after now, at that place.
+      wanted, changed, weight: of each masked image, what the search is told, see ``Goals``.
+      below: ``uint8[h, w, c]``, the image when last too few masked images said the target.
+      done: steps so far.
+    """
 
     image: int
-    goal: int = 0
-    start: int = 0
+    number: int
+    start: int
+    goal: Goal
+    wanted: NDArray[np.int32]
+    changed: NDArray[np.bool_]
+    weight: NDArray[np.float32]
+    below: NDArray[np.uint8]
     done: int = 0
 
 
@@ -91,9 +104,17 @@ class SearchSlots:
                     self.settled[image] = True
                     self.untried.append(image)
                     continue
-                self._slots[number] = Slot(image)
+                self._slots[number] = self._begun(image, 0, 0)
                 self._fresh[number] = True
         return any(slot is not None for slot in self._slots)
+
+    def in_use(self) -> list[tuple[int, Slot]]:
+        """The slots that are in use, with their numbers."""
+        return [(n, slot) for n, slot in enumerate(self._slots) if slot is not None]
+
+    def is_wrong(self, slot: Slot, answer: int) -> bool:
+        """Whether an answer to a patched image breaks it."""
+        return answer != self._labels[slot.image] and not (self._allows_alert and answer == ALERT)
 
     def arrays(self) -> tuple[Goals, Array, Array, Array]:
         """The goals of all slots, their keys, which of them begin, and which from the image."""
@@ -102,53 +123,69 @@ class SearchSlots:
         corners = np.zeros((count, self._patches, 4), np.int32)
         wanted = np.full((count, self._columns), ANY, np.int32)
         changed = np.zeros((count, self._columns), np.bool_)
+        weight = np.ones((count, self._columns), np.float32)
         avoids, from_image = np.zeros(count, np.bool_), np.zeros(count, np.bool_)
-        keys = []
-        for number, slot in enumerate(self._slots):
-            key = self._key
-            if slot is not None:
-                goal = self._goals[slot.image][slot.goal]
-                images[number] = self._images[slot.image]
-                corners[number] = corners_of(goal.place)
-                wanted[number], changed[number] = goal.wanted, goal.changed
-                avoids[number] = goal.avoids
-                from_image[number] = slot.start == 0
-                for part in (self._numbers[slot.image], slot.goal, slot.start, slot.done):
-                    key = jax.random.fold_in(key, part)
-            keys.append(key)
-        goals = Goals(*map(jnp.asarray, (images, corners, wanted, changed, avoids)))
+        label, target = (np.zeros(count, np.int32) for _ in range(2))
+        keys = [self._key] * count
+        for number, slot in self.in_use():
+            goal = slot.goal
+            images[number], corners[number] = self._images[slot.image], corners_of(goal.place)
+            wanted[number], changed[number] = slot.wanted, slot.changed
+            weight[number], avoids[number] = slot.weight, goal.avoids
+            label[number], target[number] = self._labels[slot.image], max(goal.target, 0)
+            from_image[number] = slot.start == 0
+            for part in (self._numbers[slot.image], slot.number, slot.start, slot.done):
+                keys[number] = jax.random.fold_in(keys[number], part)
+        goals = Goals(
+            *map(jnp.asarray, (images, corners, wanted, changed, weight, avoids, label, target))
+        )
         fresh, self._fresh = self._fresh, np.zeros(count, np.bool_)
         return goals, jnp.stack(keys), jnp.asarray(fresh), jnp.asarray(from_image)
 
     def settle(
-        self, patched: NDArray[np.uint8], answers: NDArray[np.int32], count: int, steps: int
+        self, number: int, slot: Slot, patched: NDArray[np.uint8], answer: int, *, steps: int
     ) -> None:
-        """Takes the broken ones out, and gives those at their end another goal, or none."""
-        for number, slot in enumerate(self._slots):
-            if slot is None:
-                continue
-            image, answer = slot.image, int(answers[number])
-            goal, label = self._goals[image][slot.goal], int(self._labels[image])
-            slot.done += count
-            self.steps[image] += count
-            self.patched[image], self.answers[image] = patched[number], answer
-            self.places[image], self.targets[image] = goal.place, _target(goal, label)
-            if answer != label and not (self._allows_alert and answer == ALERT):
-                self.broken[image] = self.settled[image] = True
-                self._slots[number] = None
-            elif slot.done >= steps:
-                self._slots[number] = self._next(slot)
-                self.settled[image] = self._slots[number] is None
-                self._fresh[number] = True
+        """Takes in what came of a slot: frees it, or gives it another start or goal, or nothing.
+
+        Args:
+          number, slot: as of ``in_use``.
+          patched: ``uint8[h, w, c]``.
+          answer: what is answered to it.
+          steps: after which a search is at its end.
+        """
+        image, goal = slot.image, slot.goal
+        self.patched[image], self.answers[image] = patched, answer
+        self.places[image] = goal.place
+        self.targets[image] = _target(goal, int(self._labels[image]))
+        if self.is_wrong(slot, answer):
+            self.broken[image] = self.settled[image] = True
+            self._slots[number] = None
+        elif slot.done >= steps:
+            self._slots[number] = self._next(slot)
+            self.settled[image] = self._slots[number] is None
+            self._fresh[number] = True
+
+    def took(self, slot: Slot, count: int) -> None:
+        """Counts steps."""
+        slot.done += count
+        self.steps[slot.image] += count
+
+    def _begun(self, image: int, number: int, start: int) -> Slot:
+        goal, weight = self._goals[image][number], np.ones(self._columns, np.float32)
+        return Slot(
+            image, number, start, goal, goal.wanted, goal.changed, weight, self._images[image]
+        )
 
     def _next(self, slot: Slot) -> Slot | None:
         if slot.start + 1 < self._starts:
-            return Slot(slot.image, slot.goal, slot.start + 1)
-        if slot.goal + 1 < len(self._goals[slot.image]):
-            return Slot(slot.image, slot.goal + 1)
+            return self._begun(slot.image, slot.number, slot.start + 1)
+        if slot.number + 1 < len(self._goals[slot.image]):
+            return self._begun(slot.image, slot.number + 1, 0)
         return None
 
 
 def _target(goal: Goal, label: int) -> int:
+    if goal.target != ANY:
+        return goal.target
     others = goal.wanted[(goal.wanted >= 0) & (goal.wanted != label)]
     return int(np.bincount(others).argmax()) if len(others) else ANY

@@ -8,18 +8,18 @@ strongest that are known are tried all the same.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from certmask_jax.attacks.patched_pixels import Placement, shows
+from certmask_jax.attacks.wanted_labels import ANY, Case, Choices, Plan, plans
 from certmask_jax.defenses.defense import ALERT, Defense, Guarantee
 from certmask_jax.tables.prediction_table import from_labels
 
-ANY = -1
-"""Stands where a masked image may say what it likes."""
+__all__ = ["ANY", "Goal", "counts_of", "goal_of", "goals_at", "undefended_goals"]
 
 
 class Goal(NamedTuple):
@@ -31,8 +31,10 @@ class Goal(NamedTuple):
       changed: ``bool[V]``, those of which something else is wanted than the clean image has.
       answer: what the rule answers then.
       wins: whether that is a wrong answer.
-      effort: the mean margin by which the clean labels of those that have to change are held.
+      effort: how far the hardest of those that have to change is from it, in logits.
       avoids: the labels named are to be left, for whatever others.
+      target: the label that is to be answered; ``ANY`` where any wrong one will do.
+      number: how many masked images say the target then, where one more would be too many; else 0.
     """
 
     place: Placement
@@ -42,6 +44,8 @@ class Goal(NamedTuple):
     wins: bool
     effort: float
     avoids: bool = False
+    target: int = ANY
+    number: int = 0
 
 
 def undefended_goals(label: int, *, places: NDArray[np.int64]) -> list[Goal]:
@@ -66,9 +70,10 @@ def goals_at(
 ) -> list[Goal]:
     """Goals at some places, those that win first, and of these the ones that take least.
 
-    At each place and for each target z: all masked images that show the patch say z; all but the
-    one that is hardest to change (where a rule trusts those that stand against all others, such
-    as CertMask's exactly k); one more than half of them; as many as hide the patch; and one more.
+    At each place and for each target z the rule is asked about tables in which the easiest few of
+    the masked images that show the patch say z, or about half of them, all but a few, as many as
+    hide the patch (CertMask trusts a label with exactly k votes), all of them, those that hide one
+    mask alone, or those that hide one mask among others.
 
     Args:
       defense: whose rule is to err.
@@ -80,44 +85,63 @@ def goals_at(
       num_classes: K of the model.
 
     Returns:
-      One goal for each place and target at most: the first that wins, else the unanimous one.
+      One goal for each place and target at most: the one that wins with least effort, else the
+      unanimous one.
     """
     boxes = defense.masked_images.boxes
-    clean = np.asarray(predictions, np.int32)
-    held = np.where(np.isfinite(margins), margins, 0).astype(np.float64)
-    tried: list[tuple[int, int, Placement, NDArray[np.int32]]] = []
-    for number, place in enumerate(places):
+    clean = np.maximum(np.asarray(predictions, np.int32), 0)  # where logits are not finite no rule
+    held = np.where(np.isfinite(margins), margins, 0).astype(np.float64)  # is held to anything
+    cases, where = [], []
+    for place in places:
         seen = shows(boxes, place)
         for target in targets:
-            if target == label:
-                continue
-            for chosen in _choices(seen, held):
-                wanted = np.where(seen, clean, ANY).astype(np.int32)
-                wanted[chosen] = target
-                tried.append((number, target, place, wanted))
-    if not tried:
-        return []
-    rows = np.stack([np.where(wanted == ANY, clean, wanted) for *_, wanted in tried])
-    rows = np.maximum(rows, 0)  # where logits are not finite no rule is held to anything
-    answers = defense.rule(from_labels(rows, defense.masked_images, num_classes=num_classes))
-    right = (label,) if defense.guarantee == Guarantee.RECOVERY else (label, ALERT)
-    best: dict[tuple[int, int], Goal] = {}
-    for (number, target, place, wanted), answer in zip(tried, answers.tolist(), strict=True):
-        changed = (wanted != ANY) & (wanted != clean)
-        effort = float(held[changed].mean()) if changed.any() else 0.0
-        goal = Goal(place, wanted, changed, answer, answer not in right, effort)
-        known = best.get((number, target))
-        if known is None or (goal.wins and not known.wins):
-            best[number, target] = goal
-    return sorted(best.values(), key=lambda goal: (not goal.wins, goal.effort))
+            if target != label and seen.any():
+                lag = np.where(clean == target, -held, held)
+                cases.append(Case(0, seen, lag, int(target), int(label)))
+                where.append(place)
+
+    def answers(
+        _: NDArray[np.float32],
+        of: NDArray[np.intp],
+        chosen: NDArray[np.bool_],
+        aims: NDArray[np.intp],
+    ) -> NDArray[np.int32]:
+        del of
+        rows = np.where(chosen, aims[:, None], clean)
+        return defense.rule(from_labels(rows, defense.masked_images, num_classes=num_classes))
+
+    made = plans(
+        Choices(boxes, counts_of(defense)),
+        answers,
+        np.eye(num_classes, dtype=np.float32)[clean][None],
+        cases,
+        may_alert=defense.guarantee == Guarantee.DETECTION,
+        alert=ALERT,
+    )
+    goals = [
+        goal_of(plan, case, place, clean)
+        for plan, case, place in zip(made, cases, where, strict=True)
+    ]
+    return sorted(goals, key=lambda goal: (not goal.wins, goal.effort))
 
 
-def _choices(seen: NDArray[np.bool_], held: NDArray[np.float64]) -> Iterator[NDArray[np.intp]]:
-    """Which masked images that show the patch are to say the target: all, then fewer."""
-    shown = np.flatnonzero(seen)
-    yield shown
-    easiest = shown[np.argsort(held[shown], kind="stable")]
-    hidden = len(seen) - len(shown)
-    for count in dict.fromkeys((len(shown) - 1, len(shown) // 2 + 1, hidden, hidden + 1)):
-        if 0 < count < len(shown):
-            yield easiest[:count]
+def goal_of(plan: Plan, case: Case, place: Placement, clean: NDArray[np.integer]) -> Goal:
+    """A plan as a goal; what is not chosen is to stay as it is, ``clean int[V]``."""
+    wanted = np.where(case.shown, clean, ANY).astype(np.int32)
+    wanted[plan.chosen] = case.target
+    return Goal(
+        place,
+        wanted,
+        (wanted != ANY) & (wanted != clean),
+        plan.answer,
+        plan.wins,
+        plan.effort,
+        target=case.target,
+        number=plan.number,
+    )
+
+
+def counts_of(defense: object) -> tuple[int, ...]:
+    """Numbers of masked images on which a rule may turn: how many masks hide every place."""
+    promise = getattr(getattr(defense, "masks", None), "promise", None)
+    return () if promise is None else (int(promise),)

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +22,6 @@ from typing import Any, Protocol
 
 from tqdm import tqdm
 
-from certmask_jax.defenses import Guarantee
 from certmask_jax.files import fingerprint
 from certmask_jax.inference.numpy_function import NumpyFunction
 from certmask_jax.programs import (
@@ -32,7 +30,6 @@ from certmask_jax.programs import (
     attack_options,
     attack_summary,
     certification_options,
-    evidence_entries,
     given_patch_job,
     given_patch_table,
     given_patches,
@@ -42,8 +39,8 @@ from certmask_jax.programs import (
     runtime,
 )
 from certmask_jax.programs.attack_folder import AttackFolder
-from certmask_jax.programs.attack_options import UNDEFENDED
 from certmask_jax.programs.attacked_run import AttackedRun, read_run
+from certmask_jax.programs.black_box_job import BlackBoxAttacker
 from certmask_jax.programs.certification_job import Job, opened
 from certmask_jax.programs.certification_options import Config
 from certmask_jax.programs.command_line import CommandLine, check_not_typed
@@ -127,7 +124,8 @@ def _run(argv: Sequence[str] | None) -> int:
     runtime.start(config.runtime)
     command = program.typed("attack", words)
     with contextlib.nullcontext() if run is None else run.files_found():
-        job = opened_job(config, command, needs_gradients=given is None)
+        by_asking = given is not None or options.black_box is not None
+    job = opened_job(config, command, needs_gradients=not by_asking)
     if run is not None:
         run.check_same(job, fewer="num_images" in arguments.typed)
     for line in job.notes:
@@ -163,16 +161,10 @@ def _searched(
         places_at(attack_job.threat_of(job), options.place)
     facts = options.facts()
     folder = folder_of(job, out, facts)
-    attacker = attack_job.Attacker(job, options, folder)
+    attacker = attacker_of(job, options, folder)
     finished = _attacked(attacker, deadline)
-    specs = attacker.specs()
-    detects = [
-        spec != UNDEFENDED
-        and next(d for d in job.defenses if (d.spec or d.name) == spec).guarantee
-        == Guarantee.DETECTION
-        for spec in specs
-    ]
-    results = attack_summary.summary(folder.lines, specs, detects)
+    detects = [attack_job.detects(job, spec) for spec in attacker.specs()]
+    results = attack_summary.summary(folder.lines, attacker.specs(), detects)
     text = attack_summary.text_of(results, printing.width_of(sys.stdout))
     return _told(job, folder, {"attack": facts, "results": results}, text, command, finished)
 
@@ -184,17 +176,11 @@ def opened_job(config: Config, command: str, *, needs_gradients: bool = True) ->
       ValueError: for what has no gradients where they are needed, or no defense that is attacked;
         as ``opened``.
     """
-    if config.two_parts is not None:
-        raise ValueError(
-            "--two-parts: expected a model that sees masked images; attacks on maps of features "
-            "are not built"
-        )
-    config = _without_evidence(config)
-    job = opened(config, command)
+    job = opened(config, command, evidence=True)
     if needs_gradients and isinstance(job.model.apply_fn, NumpyFunction):
         raise ValueError(
             f"--model: expected a model of JAX, whose gradients an attack follows, got "
-            f"{job.model.name}, a function that has none"
+            f"{job.model.name}, a function that has none; --search square does without"
         )
     attack_job.threat_of(job)
     return job
@@ -215,6 +201,17 @@ def folder_of(job: Job, out: Path, attack: Mapping[str, Any]) -> AttackFolder:
     settings = {name: value for name, value in job.identity.items() if name not in left_out}
     about = {"class_names": job.provenance["class_names"], "command": job.provenance["command"]}
     return AttackFolder(out, {**settings, "attack": attack}, about)
+
+
+def attacker_of(
+    job: Job,
+    options: attack_options.AttackOptions,
+    folder: AttackFolder,
+    tick: Callable[[int, int], None] | None = None,
+) -> attack_job.Attacker:
+    """What searches patches as the options say; see ``Attacker``."""
+    kind = attack_job.Attacker if options.black_box is None else BlackBoxAttacker
+    return kind(job, options, folder, tick)
 
 
 class _Attacks(Protocol):
@@ -277,26 +274,6 @@ def _config_of(run: AttackedRun, arguments: argparse.Namespace) -> Config:
     names = [name for name in _OF_THE_RUN if name in arguments.typed]
     given = {name: getattr(arguments, name) for name in names}
     return run.config(given, arguments.typed, runtime.read(arguments))
-
-
-def _without_evidence(config: Config) -> Config:
-    """The config without defenses on evidence, which are said and not attacked.
-
-    Raises:
-      ValueError: where there are no others.
-    """
-    left_out = [spec for spec in config.defenses if evidence_entries.is_on_evidence(spec)]
-    if not left_out:
-        return config
-    if len(left_out) == len(config.defenses):
-        raise ValueError(
-            f"--defense {left_out[0]}: expected a defense that masks images; attacks on evidence "
-            "are not built"
-        )
-    for spec in left_out:
-        program.say(f"{spec}: not attacked, as attacks on evidence are not built")
-    kept = tuple(spec for spec in config.defenses if spec not in left_out)
-    return dataclasses.replace(config, defenses=kept)
 
 
 def _own_destinations() -> set[str]:

@@ -8,15 +8,17 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from certmask_jax.defenses import ALERT, Guarantee
+from certmask_jax.defenses.evidence_defense import EvidenceDefense
 from certmask_jax.files import fingerprint, whole_files
 from certmask_jax.inference.devices import device_mesh
 from certmask_jax.inference.whole_table import predict
 from certmask_jax.programs import program
 from certmask_jax.programs.attack_folder import AttackFolder, Line
-from certmask_jax.programs.attack_job import model_of
+from certmask_jax.programs.attack_job import AnyDefense, asked_of, defenses_of, model_of
 from certmask_jax.programs.certification_job import Job
 
 CONTRADICTIONS = "contradictions.json"
@@ -61,7 +63,7 @@ def contradictions(
       folder: with the lines of the attack.
       claimed: spec and number of images that a run certified, whatever the attack's own table says.
     """
-    by_spec = {defense.spec or defense.name: defense for defense in job.defenses}
+    by_spec = defenses_of(job)
     found = []
     for line in folder.lines:
         is_certified = line.get("certified") or (line["defense"], line["number"]) in claimed
@@ -70,19 +72,26 @@ def contradictions(
         defense = by_spec[line["defense"]]
         pixels = np.asarray(Image.open(folder.folder / line["file"]), np.uint8)
         image = pixels.reshape(*pixels.shape[:2], -1)
-        table = predict(
-            model_of(job),
-            job.params,
-            image[None],
-            defense.masked_images,
-            preprocessing=job.preprocessing,
-            chunk=7,  # of which nothing else is a multiple
-            mesh=device_mesh(jax.local_devices()[:1]),
-        )
-        again = int(defense.rule(table)[0])
+        again = _answer_again(job, defense, image)
         alerts = defense.guarantee == Guarantee.DETECTION and again == ALERT
         found.append(Contradiction(line, again, again != line["label"] and not alerts))
     return found
+
+
+def _answer_again(job: Job, defense: AnyDefense, image: NDArray[np.uint8]) -> int:
+    """What is answered on one device, where it can be so in chunks of another size."""
+    if isinstance(defense, EvidenceDefense):
+        return int(asked_of(job, defense, one_device=True).answers(image[None])[0])
+    table = predict(
+        model_of(job),
+        job.params,
+        image[None],
+        defense.masked_images,
+        preprocessing=job.preprocessing,
+        chunk=7,  # of which nothing else is a multiple
+        mesh=device_mesh(jax.local_devices()[:1]),
+    )
+    return int(defense.rule(table)[0])
 
 
 def report(found: Sequence[Contradiction], folder: AttackFolder, about: Mapping[str, Any]) -> None:

@@ -2,32 +2,44 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from certmask_jax._own_settings import reproducible
+from certmask_jax.attacks.attacked_defenses import attacked
+from certmask_jax.attacks.attacked_evidence import OnBands, OnLocalLogits
 from certmask_jax.attacks.attacked_images import AttackedImages, attack_images
-from certmask_jax.attacks.patch_places import places_by_gradient, random_places, weakest_places
-from certmask_jax.attacks.table_goals import Goal, goals_at, undefended_goals
-from certmask_jax.defenses import ALERT, Defense
-from certmask_jax.inference.masked_pass import masked_logits
+from certmask_jax.attacks.attacked_model import Attacked
+from certmask_jax.attacks.goal_choice import promising_goals
+from certmask_jax.defenses import ALERT, Defense, Guarantee
+from certmask_jax.defenses.evidence_defense import EvidenceDefense
+from certmask_jax.inference.devices import device_mesh
 from certmask_jax.inference.model_function import ApplyFn
 from certmask_jax.inference.token_dropping import SeenTokens
+from certmask_jax.inference.two_parts import TwoParts
 from certmask_jax.inference.whole_table import predict
 from certmask_jax.masks.threats import Threat
 from certmask_jax.programs.attack_folder import AttackFolder, Line
-from certmask_jax.programs.attack_options import AttackOptions
+from certmask_jax.programs.attack_options import UNDEFENDED, AttackOptions
 from certmask_jax.programs.certification_job import Job
 from certmask_jax.programs.given_places import places_at
 from certmask_jax.tables.image_sets import readable
 
-_MOST_PLACES = 64
+AnyDefense = Defense | EvidenceDefense
+
+_IMAGES_A_SEARCH = 4
+"""Images of a block for each search that runs at once: one that is over makes room for the next."""
+
+
+class Before(NamedTuple):
+    """What is known of B images without a patch."""
+
+    answers: NDArray[np.integer]
+    certified: NDArray[np.bool_]
+    conditions: Mapping[str, NDArray[np.bool_]]
 
 
 class Attacker:
@@ -48,21 +60,20 @@ class Attacker:
         tick: Callable[[int, int], None] | None = None,
     ) -> None:
         self._job, self._options, self._folder, self._tick = job, options, folder, tick
-        self._apply_fn = model_of(job)
         self._images = readable(job.dataset, job.unreadable)
-        self._classes = job.model.num_classes
         self._class_names: list[str] = list(job.provenance.get("class_names") or ())
-        self._weak: dict[Defense, NDArray[np.int64]] = {}
+        of_job = defenses_of(job)
+        self._targets = {spec: of_job.get(spec) for spec in options.chosen(list(of_job))}
+        self._asked: tuple[str, Attacked] | None = None
 
     def specs(self) -> list[str]:
         """What is attacked, in order."""
-        return self._options.chosen([_spec(defense) for defense in self._job.defenses])
+        return list(self._targets)
 
     def remaining(self) -> int:
         """How many lines are not there yet."""
-        specs = self.specs()
-        done = sum(spec in specs for spec, _ in self._folder.done())
-        return len(specs) * len(self._images) - done
+        done = sum(spec in self._targets for spec, _ in self._folder.done())
+        return len(self._targets) * len(self._images) - done
 
     def run(self, stop: Callable[[], bool], progress: Callable[[int, int, int], None]) -> bool:
         """Attacks what is not settled yet; whether all is.
@@ -72,8 +83,8 @@ class Attacker:
           progress: told of the lines that are new, and of those how many were attacked and broken.
         """
         done = self._folder.done()
-        size = max(self._options.at_once, 8)
-        for spec in self.specs():
+        size = max(_IMAGES_A_SEARCH * self._options.at_once, 8)
+        for spec in self._targets:
             for start in range(0, len(self._images), size):
                 numbers = [
                     n
@@ -91,174 +102,184 @@ class Attacker:
 
     def attack(self, spec: str, numbers: Sequence[int]) -> list[Line]:
         """Attacks some images, by their numbers, under one of ``specs``; gives their new lines."""
-        by_spec = {_spec(defense): defense for defense in self._job.defenses}
-        lines, images = self._block(spec, by_spec.get(spec), numbers)
+        defense = self._targets[spec]
+        if self._asked is None or self._asked[0] != spec:
+            self._asked = spec, self._seen(defense)
+        lines, images = self._block(spec, defense, self._asked[1], numbers)
         self._folder.add(lines, images)
         return lines
 
+    def _seen(self, defense: AnyDefense | None) -> Attacked:
+        """What is attacked, as a search sees it."""
+        return asked_of(self._job, defense)
+
     def _block(
-        self, spec: str, defense: Defense | None, numbers: Sequence[int]
+        self, spec: str, defense: AnyDefense | None, asked: Attacked, numbers: Sequence[int]
     ) -> tuple[list[Line], list[NDArray[np.uint8] | None]]:
         parts = [self._images.read(n, n + 1) for n in numbers]
         images = np.concatenate([part.images for part in parts])
         labels = np.concatenate([part.labels for part in parts]).astype(np.int32)
         ids = [part.ids[0] for part in parts]
-        logits = self._logits(images)
+        before = self._before(defense, asked, images, labels)
         lines: list[Line] = [
             {
                 "defense": spec,
                 "number": number,
-                "image": image_id,
-                "label": int(label),
-                "class": self._name_of(int(label)),
+                "image": ids[row],
+                "label": int(labels[row]),
+                "class": self._name_of(int(labels[row])),
                 "broken": None,
+                "before": int(before.answers[row]),
+                "certified": bool(before.certified[row]),
+                **(
+                    {"conditions": {key: bool(v[row]) for key, v in before.conditions.items()}}
+                    if defense is not None
+                    else {}
+                ),
             }
-            for number, image_id, label in zip(numbers, ids, labels, strict=True)
+            for row, number in enumerate(numbers)
         ]
-        chosen, goals = self._goals(defense, images, labels, logits, numbers, lines)
+        chosen = [int(row) for row in np.flatnonzero(self._wanted(defense, before, labels))]
         patched: list[NDArray[np.uint8] | None] = [None] * len(lines)
         if chosen:
-            made = self._attacked(defense, images, labels, goals, chosen, numbers)
+            made = self._attacked(
+                defense, asked, images[chosen], labels[chosen], [numbers[row] for row in chosen]
+            )
             for row, place in enumerate(chosen):
                 lines[place] |= _line_of(made, row)
                 patched[place] = made.patched[row]
         return lines, patched
 
-    def _goals(
+    def _before(
         self,
-        defense: Defense | None,
+        defense: AnyDefense | None,
+        asked: Attacked,
         images: NDArray[np.uint8],
         labels: NDArray[np.int32],
-        logits: NDArray[np.float32],
-        numbers: Sequence[int],
-        lines: list[Line],
-    ) -> tuple[list[int], list[list[Goal]]]:
-        """Which images of a block are attacked, and what for; fills in what is known before."""
-        threat = self._job.defenses[0].threat if defense is None else defense.threat
-        goals: list[list[Goal]] = [[] for _ in labels]
-        options = self._options
+    ) -> Before:
+        nothing = np.zeros(len(labels), np.bool_)
         if defense is None:
-            before = logits.argmax(axis=1)
-            certified = np.zeros(len(labels), np.bool_)
-            published = certified
-        else:
-            table = predict(
-                self._apply_fn,
-                self._job.params,
-                images,
-                defense.masked_images,
-                preprocessing=self._job.preprocessing,
+            return Before(asked.answers(images), nothing, {})
+        if isinstance(asked, OnBands | OnLocalLogits):
+            assert isinstance(defense, EvidenceDefense)
+            found = asked.results(images, labels)
+            worst_case, *holds = np.asarray(found.verdicts).T
+            return Before(
+                np.asarray(found.answers[:, 0]),
+                worst_case,
+                dict(zip(defense.condition_names, holds, strict=True)),
             )
-            before = defense.rule(table)
-            verdicts = defense.verdicts(table, labels)
-            certified = verdicts["worst_case"]
-            conditions = {name: verdicts[name] for name in defense.row_conditions}
-            published = np.any([np.zeros_like(certified), *conditions.values()], axis=0)
-            for row, line in enumerate(lines):
-                line["conditions"] = {name: bool(v[row]) for name, v in conditions.items()}
-        right = before == labels
-        wanted = {
+        assert isinstance(defense, Defense)
+        table = predict(
+            model_of(self._job),
+            self._job.params,
+            images,
+            defense.masked_images,
+            preprocessing=self._job.preprocessing,
+        )
+        verdicts = defense.verdicts(table, labels)
+        conditions = {name: verdicts[name] for name in defense.row_conditions}
+        return Before(defense.rule(table), verdicts["worst_case"], conditions)
+
+    def _wanted(
+        self, defense: AnyDefense | None, before: Before, labels: NDArray[np.int32]
+    ) -> NDArray[np.bool_]:
+        """Which images are attacked."""
+        right, certified = before.answers == labels, before.certified
+        if defense is None:
+            return right
+        published = np.any([np.zeros_like(certified), *before.conditions.values()], axis=0)
+        return {
             "all": right,
             "certified": right & certified,
             "published": right & published & ~certified,
             "uncertified": right & ~certified,
-        }[options.images]
-        if defense is None:
-            wanted = right
-        by_gradient = options.places == "gradient" or (
-            defense is None and options.places == "weakest"
-        )
-        by_gradient = by_gradient and options.place is None
-        mass = self._mass(images, labels) if by_gradient and len(threat) == 1 else None
-        for row, line in enumerate(lines):
-            line |= {"before": int(before[row]), "certified": bool(certified[row])}
-            if not wanted[row]:
-                continue
-            random = np.random.default_rng([options.seed, numbers[row]])
-            if options.place is not None:
-                places = places_at(threat, options.place)
-            elif mass is not None:
-                places = places_by_gradient(mass[row], threat, options.locations)
-            elif defense is None or options.places == "random":
-                places = random_places(threat, options.locations, random)
-            else:
-                places = self._weakest(defense, random)
-            if defense is None:
-                goals[row] = undefended_goals(int(labels[row]), places=places)
-                continue
-            likely = [int(z) for z in np.argsort(-logits[row]) if z != labels[row]]
-            goals[row] = goals_at(
-                defense,
-                table.predictions[row],
-                table.margins[row],
-                int(labels[row]),
-                places=places,
-                targets=likely[: options.targets],
-                num_classes=self._classes,
-            )[: options.locations]
-        return [int(row) for row in np.flatnonzero(wanted)], goals
-
-    def _weakest(self, defense: Defense, random: np.random.Generator) -> NDArray[np.int64]:
-        if defense not in self._weak:
-            self._weak[defense] = weakest_places(defense.masked_images, defense.threat)
-        places = self._weak[defense]
-        return places[random.permutation(len(places))[:_MOST_PLACES]]
+        }[self._options.images]
 
     def _attacked(
         self,
-        defense: Defense | None,
+        defense: AnyDefense | None,
+        asked: Attacked,
         images: NDArray[np.uint8],
         labels: NDArray[np.int32],
-        goals: Sequence[Sequence[Goal]],
-        chosen: Sequence[int],
         numbers: Sequence[int],
     ) -> AttackedImages:
+        options = self._options
+        threat = pixel_threat(self._job, defense)
+        goals = promising_goals(
+            asked,
+            images,
+            labels,
+            threat=threat,
+            search=options.search,
+            locations=options.locations,
+            targets=options.targets,
+            where=options.places,
+            seeds=[[options.seed, number] for number in numbers],
+            given=None if options.place is None else places_at(threat, options.place),
+        )
         return attack_images(
-            self._apply_fn,
+            model_of(self._job),
             self._job.params,
-            images[list(chosen)],
-            labels[list(chosen)],
-            defense,
-            [goals[row] for row in chosen],
+            images,
+            labels,
+            asked,
+            goals,
             preprocessing=self._job.preprocessing,
-            search=self._options.search,
-            starts=self._options.starts,
-            at_once=self._options.at_once,
-            seed=self._options.seed,
-            numbers=[numbers[row] for row in chosen],
+            search=options.search,
+            starts=options.starts,
+            at_once=options.at_once,
+            seed=options.seed,
+            numbers=numbers,
             progress=self._tick,
         )
-
-    @reproducible()
-    def _logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        count = len(images)
-        padded = np.pad(images, ((0, -count % 8), *((0, 0),) * 3))
-        parts = [
-            _plain_logits(self._apply_fn, self._job.preprocessing)(
-                self._job.params, jnp.asarray(padded[at : at + 8])
-            )
-            for at in range(0, len(padded), 8)
-        ]
-        return np.concatenate([np.asarray(part) for part in parts])[:count]
-
-    @reproducible()
-    def _mass(self, images: NDArray[np.uint8], labels: NDArray[np.int32]) -> NDArray[np.float32]:
-        """``float32[B, h, w]``: how much each pixel matters to the lead of the true label."""
-        program = _mass_program(self._apply_fn, self._job.preprocessing)
-        each = [
-            program(self._job.params, jnp.asarray(image), jnp.int32(label))
-            for image, label in zip(images, labels, strict=True)
-        ]
-        return np.stack([np.asarray(one) for one in each])
 
     def _name_of(self, label: int) -> str:
         named = label < len(self._class_names) and self._class_names[label]
         return str(named or label)
 
 
+def defenses_of(job: Job) -> dict[str, AnyDefense]:
+    """All defenses of a job by what they are called, in its order."""
+    if job.evidence is None:
+        return {_spec(defense): defense for defense in job.defenses}
+    masking, on_evidence = iter(job.defenses), iter(job.evidence.defenses)
+    made: dict[str, AnyDefense] = {}
+    for is_on_evidence in job.evidence.order:
+        defense: AnyDefense = next(on_evidence) if is_on_evidence else next(masking)
+        made[_spec(defense)] = defense
+    return made
+
+
+def detects(job: Job, spec: str) -> bool:
+    """Whether what is attacked may raise an alert."""
+    return spec != UNDEFENDED and defenses_of(job)[spec].guarantee == Guarantee.DETECTION
+
+
+def asked_of(job: Job, defense: AnyDefense | None, *, one_device: bool = False) -> Attacked:
+    """A defense of a job, or its model for None, as a search sees it."""
+    devices = jax.local_devices()
+    return attacked(
+        defense,
+        model_of(job),
+        job.params,
+        (*_image_size(job), job.model.data_config.channels),
+        local=None if job.evidence is None else job.evidence.local,
+        preprocessing=job.preprocessing,
+        mesh=device_mesh(devices[:1] if one_device else devices),
+    )
+
+
 def model_of(job: Job) -> ApplyFn:
     """The model function that is certified, as a function of masked images."""
     return job.model.apply_fn if job.dropping is None else SeenTokens(job.dropping)
+
+
+def pixel_threat(job: Job, defense: AnyDefense | None) -> Threat:
+    """What the attacker may do in pixels, which a defense may see in cells."""
+    if defense is None or isinstance(job.model.apply_fn, TwoParts):
+        return job.attacks[0]
+    return defense.threat
 
 
 def threat_of(job: Job) -> Threat:
@@ -267,7 +288,7 @@ def threat_of(job: Job) -> Threat:
     Raises:
       ValueError: for no defense, or several threats.
     """
-    threats = list(dict.fromkeys(defense.threat for defense in job.defenses))
+    threats = list(dict.fromkeys(job.attacks))
     if len(threats) != 1:
         raise ValueError(
             f"expected defenses against one threat, got {len(threats)}; attack them one by one"
@@ -275,7 +296,12 @@ def threat_of(job: Job) -> Threat:
     return threats[0]
 
 
-def _spec(defense: Defense) -> str:
+def _image_size(job: Job) -> tuple[int, int]:
+    height, width = job.attacks[0].image_size
+    return height, width
+
+
+def _spec(defense: AnyDefense) -> str:
     return defense.spec or defense.name
 
 
@@ -288,31 +314,3 @@ def _line_of(made: AttackedImages, row: int) -> Line:
         "place": made.places[row].tolist(),
         "steps": int(made.steps[row]),
     }
-
-
-@functools.lru_cache(maxsize=4)
-def _plain_logits(apply_fn: Any, preprocessing: Any) -> Any:
-    @jax.jit
-    def logits(params: Any, images: jax.Array) -> jax.Array:
-        nothing = jnp.zeros((len(images), 1, 4), jnp.int32)
-        return masked_logits(apply_fn, params, images, nothing, preprocessing=preprocessing)
-
-    return logits
-
-
-@functools.lru_cache(maxsize=4)
-def _mass_program(apply_fn: Any, preprocessing: Any) -> Any:
-    @jax.jit
-    def mass(params: Any, image: jax.Array, label: jax.Array) -> jax.Array:
-        def lead(pixels: jax.Array) -> jax.Array:
-            nothing = jnp.zeros((1, 1, 4), jnp.int32)
-            [logits] = masked_logits(
-                apply_fn, params, pixels[None], nothing, preprocessing=preprocessing
-            )
-            own = jnp.arange(len(logits), dtype=jnp.int32) == label
-            named = jnp.where(own, logits, 0).sum()
-            return named - jnp.where(own, -jnp.inf, logits).max()
-
-        return jnp.abs(jax.grad(lead)(image.astype(jnp.float32))).sum(axis=-1)
-
-    return mass

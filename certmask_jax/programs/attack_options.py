@@ -10,6 +10,7 @@ from typing import Any
 
 from certmask_jax._text import some
 from certmask_jax.attacks.black_box import BlackBoxSearch
+from certmask_jax.attacks.goal_choice import Where
 from certmask_jax.attacks.patch_search import PatchSearch
 from certmask_jax.programs import paths
 from certmask_jax.programs.command_line import check_not_typed, hint
@@ -49,7 +50,7 @@ class AttackOptions:
     """One field for each option of ``add``, and the search."""
 
     images: str
-    places: str
+    places: Where
     locations: int
     targets: int
     starts: int

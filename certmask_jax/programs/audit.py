@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from certmask_jax._text import some
 from certmask_jax.attacks.attacked_images import STEPS_BETWEEN
+from certmask_jax.attacks.black_box import QUERIES_BETWEEN
 from certmask_jax.files import fingerprint
 from certmask_jax.programs import (
     attack,
@@ -120,7 +121,7 @@ def _run(argv: Sequence[str] | None) -> int:
     status = 0
     for place, (run, config) in enumerate(zip(runs, configs, strict=True)):
         with run.files_found():
-            job = attack.opened_job(config, command)
+            job = attack.opened_job(config, command, needs_gradients=options.black_box is None)
         run.check_same(job)
         now = time.monotonic()
         until = now + (end - now) * shares[place] / sum(shares[place:])
@@ -139,8 +140,9 @@ class _Audit:
 
     def run(self, until: float, minutes: float, command: str) -> int:
         """Attacks until then, and says what came of it; the exit status."""
-        watch = Watch(until, min(STEPS_BETWEEN, self._options.search.steps))
-        attacker = Attacker(self._job, self._options, self._folder, watch.tick)
+        between = min(STEPS_BETWEEN, self._options.search.steps)
+        watch = Watch(until, between if self._options.black_box is None else QUERIES_BETWEEN)
+        attacker = attack.attacker_of(self._job, self._options, self._folder, watch.tick)
         waiting = self._waiting(attacker.specs())
         before = len(self._folder.lines)
         with tqdm(
@@ -195,14 +197,12 @@ class _Audit:
         return attack_some
 
     def _too_small(self, watch: Watch, minutes: float) -> str:
-        options = self._options
-        steps = options.search.steps * options.starts * options.locations
-        speed = watch.seconds_a_step
+        steps, speed = self._options.most_steps, watch.seconds_a_step
         takes = "longer" if speed is None else f"up to {speed * steps / 60:.2g} (measured)"
         return (
             f"--minutes {minutes:g}: expected time for an image, which takes {takes} beside what "
-            f"it takes to begin: {options.locations} x {options.starts} searches of "
-            f"{options.search.steps} steps; give more, or fewer --steps or --locations"
+            f"it takes to begin: up to {steps} steps; give more minutes, or take fewer steps or "
+            "--locations"
         )
 
     def _told(self, specs: Sequence[str], command: str, *, whole: bool) -> int:

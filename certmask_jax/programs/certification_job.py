@@ -20,6 +20,7 @@ from certmask_jax.inference.numpy_function import NumpyFunction
 from certmask_jax.inference.preprocessing import Preprocessing
 from certmask_jax.inference.token_dropping import TokenDropping
 from certmask_jax.inference.two_parts import TwoParts
+from certmask_jax.masks.threats import Threat
 from certmask_jax.models import Model
 from certmask_jax.models.output_choice import restricted, viewed
 from certmask_jax.programs import (
@@ -70,6 +71,7 @@ class Job:
     dropping: TokenDropping | None  # where a ViT is given the tokens alone that are seen
     notes: tuple[str, ...]  # what was decided on the way, in lines to show
     evidence: EvidenceJob | None = None  # the defenses that are not on masked images
+    attacks: Sequence[Threat] = ()  # what is certified against, in pixels
 
 
 def opened(config: Config, command: str, *, with_data: bool = True, evidence: bool = False) -> Job:
@@ -225,6 +227,7 @@ def opened(config: Config, command: str, *, with_data: bool = True, evidence: bo
         dropping=dropping,
         notes=(*dataset.notes, *weights_notes, *views_notes),
         evidence=on_evidence,
+        attacks=tuple(in_pixels),
     )
 
 

@@ -9,13 +9,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from certmask_jax.defenses import ALERT, Defense, Guarantee
+from certmask_jax.defenses import ALERT, Defense
 from certmask_jax.files import fingerprint
 from certmask_jax.inference.defended_model import defended
 from certmask_jax.inference.whole_table import predict
 from certmask_jax.masks.distinct_unions import unmasked
 from certmask_jax.programs.attack_folder import AttackFolder, Line
-from certmask_jax.programs.attack_job import model_of, threat_of
+from certmask_jax.programs.attack_job import (
+    AnyDefense,
+    asked_of,
+    defenses_of,
+    detects,
+    model_of,
+    threat_of,
+)
 from certmask_jax.programs.attack_options import UNDEFENDED, AttackOptions
 from certmask_jax.programs.attacked_run import Claims
 from certmask_jax.programs.certification_job import Job
@@ -55,7 +62,7 @@ class PatchTest:
 
     def specs(self) -> list[str]:
         """What is asked, in order."""
-        return self._options.chosen([_spec(defense) for defense in self._job.defenses])
+        return self._options.chosen(list(defenses_of(self._job)))
 
     def remaining(self) -> int:
         """How many lines are not there yet."""
@@ -119,7 +126,7 @@ class PatchTest:
         for spec, answers in ask.items():
             for line, after in zip(about, answers(images).tolist(), strict=True):
                 is_right, is_certified = self._before(spec, self._row_of[line["image"]])
-                withstands = after == line["label"] or (after == ALERT and self._may_alert(spec))
+                withstands = after == line["label"] or (after == ALERT and detects(self._job, spec))
                 lines.append(
                     {
                         **line,
@@ -136,11 +143,6 @@ class PatchTest:
         claim = self._claims.of[spec][row]
         return claim.is_right, claim.is_certified
 
-    def _may_alert(self, spec: str) -> bool:
-        return any(
-            d.guarantee == Guarantee.DETECTION for d in self._job.defenses if _spec(d) == spec
-        )
-
     def _askers(self, shape: tuple[int, ...]) -> dict[str, Answers]:
         job = self._job
         nothing = unmasked((shape[0], shape[1]))
@@ -151,7 +153,9 @@ class PatchTest:
             )
             return np.asarray(said.predictions[:, 0], np.int32)
 
-        def guarded(defense: Defense) -> Answers:
+        def guarded(defense: AnyDefense) -> Answers:
+            if not isinstance(defense, Defense):
+                return asked_of(job, defense).answers
             guard = defended(
                 model_of(job),
                 job.params,
@@ -162,7 +166,7 @@ class PatchTest:
             )
             return lambda images: guard(images).labels
 
-        by_spec = {_spec(defense): defense for defense in job.defenses}
+        by_spec = defenses_of(job)
         return {
             spec: plain if spec == UNDEFENDED else guarded(by_spec[spec]) for spec in self.specs()
         }
@@ -184,7 +188,3 @@ def facts(patches: Sequence[GivenPatch], options: AttackOptions, *, scaled: bool
         "undefended": options.undefended,
         **place,
     }
-
-
-def _spec(defense: Defense) -> str:
-    return defense.spec or defense.name

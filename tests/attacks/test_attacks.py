@@ -11,7 +11,13 @@ import pytest
 
 import certmask_jax as cm
 from certmask_jax import attacks
-from certmask_jax.attacks import patch_search, patched_pixels
+from certmask_jax.attacks import (
+    patch_search,
+    patched_pixels,
+    search_objectives,
+    search_replans,
+    search_slots,
+)
 from certmask_jax.attacks.table_goals import ANY
 from certmask_jax.tables.prediction_table import from_labels
 
@@ -79,17 +85,18 @@ def test_the_closed_form_is_reached_to_the_pixel(linear):
     mesh = jax.make_mesh((1,), ("devices",), axis_types=(jax.sharding.AxisType.Auto,),
                          devices=jax.devices()[:1])  # fmt: skip
     target = int(np.argsort(logits[0])[-2])
-    goals = patch_search.Goals(
+    goals = search_objectives.Goals(
         jnp.asarray(images[:1]), jnp.asarray([[[2, 3, 5, 7]]], jnp.int32),
-        jnp.asarray([[target]], jnp.int32),
-        jnp.ones((1, 1), jnp.bool_), jnp.zeros(1, jnp.bool_),
+        jnp.asarray([[target]], jnp.int32), jnp.ones((1, 1), jnp.bool_), jnp.ones((1, 1)),
+        jnp.zeros(1, jnp.bool_), jnp.zeros(1, jnp.int32), jnp.asarray([target], jnp.int32),
     )  # fmt: skip
     search = attacks.PatchSearch(steps=40, surplus=1e6)
+    objective = search_objectives.LabelsWanted(_linear, HOW, 1, 1e6)
     keys = jax.random.split(jax.random.key(0), 1)
     searches = patch_search.begun(goals, keys, search, from_image=jnp.ones(1, jnp.bool_))
     # Against the label that wins anyway, both leads grow; the other classes play no part while it
     # is the best of the others.
-    program = patch_search.steps_program(_linear, HOW, search, 40, mesh)
+    program = patch_search.steps_program(objective, search, 40, mesh)
     free = np.asarray(program(params, jnp.zeros((1, 1, 4), jnp.int32), goals, searches, keys).free)
     weights = np.asarray(params["w"])
     patch = free[0, 2:5, 3:7, 0]
@@ -115,7 +122,7 @@ def test_gradients_are_those_of_finite_differences(linear):
         patched = attacks.with_patches(images[0], free, corners)[None]
         logits = cm.masked_logits(smooth, params, patched, boxes, preprocessing=HOW)
         wanted = jnp.asarray([2], jnp.int32)
-        return patch_search.margin_losses(logits, wanted, jnp.asarray(False))[0]
+        return search_objectives.margin_losses(logits, wanted, jnp.asarray(False))[0]
 
     free = jnp.asarray(np.random.default_rng(2).uniform(20, 230, images[0].shape), jnp.float32)
     slope = np.asarray(jax.grad(lag)(free))
@@ -255,6 +262,57 @@ def test_what_an_image_gets_depends_on_its_number_alone(linear):
         assert (getattr(whole, name)[8:] == getattr(part, name)).all(), name
 
 
+def test_a_rule_that_errs_at_one_number_alone_is_met_on_the_way(linear, monkeypatch):
+    """One step over the whole range goes past CertMask's k, and halves of the way lead back."""
+    params, images, labels, _ = linear
+    masks = cm.mask_sets.exact_k_fold(SIZE, 3, mask_size=5, coverage=(2, 1))
+    defense = cm.defenses.certmask(masks)
+    asked = attacks.attacked(defense, _linear, params, (SIZE, SIZE, 1), preprocessing=HOW)
+    search = attacks.PatchSearch(steps=1, step_size=1.0)
+    right = asked.answers(images) == labels
+    chosen = images[right], labels[right]
+    goals = attacks.promising_goals(
+        asked, *chosen, threat=defense.threat, search=search, locations=2
+    )
+    narrow = [goal for some in goals for goal in some if goal.number]
+    assert narrow
+    for goal in narrow:
+        assert goal.wins
+        assert (goal.wanted == goal.target).sum() <= goal.number
+    broken = []
+    for halvings in (8, 0):
+        monkeypatch.setattr(search_replans, "_HALVINGS", halvings)
+        made = attacks.attack_images(
+            _linear, params, *chosen, asked, goals, preprocessing=HOW, search=search
+        )
+        assert (defense.rule(_table(defense, params, made.patched)) == made.answers).all()
+        broken.append(int(made.broken.sum()))
+    assert broken[0] > broken[1]
+
+
+def _table(defense, params, images):
+    return cm.predict(_linear, params, images, defense.masked_images, preprocessing=HOW)
+
+
+def test_a_slot_that_is_free_is_filled_with_another_goal_or_image(linear):
+    _, images, labels, _ = linear
+    places = np.asarray([[[1, 1, 0, 0]], [[1, 1, 2, 2]]])
+    goals = [attacks.undefended_goals(int(y), places=places) for y in labels]
+    run = search_slots.SearchSlots(images, labels, range(12), 1, goals, 1, 2, 0, allows_alert=False)
+    assert run.fill()
+    (first, one), (second, other) = run.in_use()
+    assert (one.image, other.image) == (0, 1)
+    run.took(one, 10)
+    run.took(other, 10)
+    run.settle(first, one, images[0], int(labels[0]) + 1, steps=10)  # broken
+    run.settle(second, other, images[1], int(labels[1]), steps=10)  # at its end
+    assert run.fill()
+    assert [(slot.image, slot.number) for _, slot in run.in_use()] == [(2, 0), (1, 1)]
+    assert run.broken.tolist() == [True] + [False] * 11
+    _, _, fresh, _ = run.arrays()
+    assert np.asarray(fresh).all()
+
+
 def test_bad_input_is_one_clear_error(linear):
     params, images, labels, _ = linear
     with pytest.raises(ValueError, match="goals: expected those of 12 images, got 1"):
@@ -273,14 +331,27 @@ def test_bad_input_is_one_clear_error(linear):
 def test_half_of_what_a_step_looks_at_is_to_change():
     wanted = jnp.asarray([-1, 0, 1, 1, 1, 1, 1, 1, -1, 0], jnp.int32)
     changed = jnp.asarray([False, True] + [False] * 7 + [True])
+    weight = jnp.ones(10).at[5].set(1e6)
+
+    def drawn(seed, count, wanted=wanted, changed=changed):
+        key = jax.random.key(seed)
+        columns, counts = search_objectives.drawn(key, wanted, changed, weight, count=count)
+        assert len(set(columns.tolist())) == count
+        return columns, np.asarray(counts)
+
+    others = set()
     for seed in range(8):
-        columns, counts = patch_search._drawn(jax.random.key(seed), wanted, changed, count=4)
-        assert len(set(columns.tolist())) == 4
+        columns, counts = drawn(seed, 4)
         assert set(columns[:2].tolist()) == {1, 9}
         assert counts.all()
-        columns, counts = patch_search._drawn(jax.random.key(seed), wanted, changed, count=6)
+        assert 5 in columns.tolist()  # which lacks most
+        others |= set(columns[2:].tolist())
+        columns, counts = drawn(seed, 6)
         assert np.asarray(changed)[columns].sum() == 2
-        assert sorted(np.asarray(counts).tolist()) == [False, True, True, True, True, True]
+        assert counts.all()
         few = jnp.where(changed, wanted, -1)  # nothing is to stay
-        columns, counts = patch_search._drawn(jax.random.key(seed), few, changed, count=2)
+        columns, counts = drawn(seed, 2, wanted=few)
         assert set(columns.tolist()) == {1, 9}
+        columns, counts = drawn(seed, 4, wanted=few)
+        assert counts.sum() == 2
+    assert len(others) > 2

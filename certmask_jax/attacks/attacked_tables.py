@@ -1,0 +1,101 @@
+"""Defenses on tables of labels as a search sees them, of whole models and of two parts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from jax.sharding import Mesh
+from numpy.typing import NDArray
+
+from certmask_jax.attacks.attacked_model import Attacked, Seen
+from certmask_jax.attacks.patch_search import PatchSearch
+from certmask_jax.attacks.patched_pixels import Placement, cells_reached
+from certmask_jax.attacks.search_objectives import LabelsWanted, Objective
+from certmask_jax.defenses.defense import Defense, Guarantee
+from certmask_jax.inference import early_exit
+from certmask_jax.inference.early_exit import Question
+from certmask_jax.inference.engine_choice import engine_for
+from certmask_jax.inference.model_function import ApplyFn
+from certmask_jax.inference.preprocessing import Preprocessing
+from certmask_jax.inference.two_parts import TwoParts
+from certmask_jax.tables.prediction_table import PredictionTable, from_labels
+
+_MOST_COLUMNS = 1024  # of larger tables the answers alone are asked for
+_ROWS = (32, 1024)
+
+
+class OnTable(Attacked):
+    """A defense on the labels of masked images, or of masked maps of a model in two parts."""
+
+    def __init__(
+        self,
+        defense: Defense,
+        apply_fn: ApplyFn,
+        params: Any,
+        shape: tuple[int, int, int],
+        preprocessing: Preprocessing,
+        mesh: Mesh,
+    ) -> None:
+        super().__init__(apply_fn, params, shape, preprocessing, mesh)
+        self._rule, self._masked = defense.rule, defense.masked_images
+        self.defense, self.boxes = defense, self._masked.boxes
+        self._question = Question(defense, np.arange(len(self._masked)))
+        self.may_alert = defense.guarantee == Guarantee.DETECTION
+        self._engine = engine_for(
+            apply_fn, params, shape, self._masked, preprocessing=preprocessing, mesh=mesh
+        )
+        self._tables = self._tables_of(self.boxes)
+
+    def objective(self, search: PatchSearch) -> Objective:
+        """The margins of some masked images."""
+        return LabelsWanted(
+            self._apply_fn, self._preprocessing, search.masks_a_step, search.surplus
+        )
+
+    def answers(self, images: NDArray[np.uint8]) -> NDArray[np.int32]:
+        """With no more passes than the answer takes."""
+        step = self._engine.images_at_once()
+        parts = [self._some(images[at : at + step]) for at in range(0, len(images), step)]
+        return np.concatenate(parts) if parts else np.zeros(0, np.int32)
+
+    def _some(self, images: NDArray[np.uint8]) -> NDArray[np.int32]:
+        found = early_exit.evaluate(self._engine, images, [self._question], None)
+        return self._ruled(PredictionTable.of(found, self._masked, self.num_classes))
+
+    def seen(self, images: NDArray[np.uint8]) -> Seen:
+        """The rule on the whole table, unless it is very large."""
+        if len(self._masked) > _MOST_COLUMNS:
+            return Seen(self.answers(images), None)
+        logits, said = self._tables(images)
+        table = PredictionTable.of(said, self._masked, self.num_classes)
+        return Seen(self._ruled(table), logits)
+
+    def answers_if(
+        self,
+        logits: NDArray[np.float32],
+        of: NDArray[np.intp],
+        chosen: NDArray[np.bool_],
+        targets: NDArray[np.intp],
+    ) -> NDArray[np.int32]:
+        """See ``Attacked``; all labels are taken for certain."""
+        labels = logits.argmax(axis=-1)[of]
+        rows = np.where(chosen, targets[:, None], labels)
+        return self._ruled(from_labels(rows, self._masked, num_classes=self.num_classes))
+
+    def _ruled(self, table: PredictionTable) -> NDArray[np.int32]:
+        """What the rule answers, in few shapes: each would be compiled."""
+        count = len(table)
+        size = next((s for s in _ROWS if s >= count), -(-count // _ROWS[-1]) * _ROWS[-1])
+        rows = np.minimum(np.arange(size), max(0, count - 1))
+        filled = table.map(lambda column: np.asarray(column)[rows])
+        return self._rule(PredictionTable.of(filled, self._masked, self.num_classes))[:count]
+
+    def reached(self, place: Placement) -> Placement:
+        """In cells, of a model in two parts."""
+        if not isinstance(self._apply_fn, TwoParts):
+            return place
+        parts = self._apply_fn
+        return cells_reached(
+            place, image_size=parts.image_size, field=parts.field, stride=parts.stride
+        )

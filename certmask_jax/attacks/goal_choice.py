@@ -1,0 +1,258 @@
+"""Goals that are worth a search: places, targets and labels under masks, the most promising first.
+
+Places are where a patch gains most to first order, and where the table says that it hurts. At each
+the rule is asked what would win there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from certmask_jax._own_settings import reproducible
+from certmask_jax.attacks.attacked_evidence import OnLocalLogits
+from certmask_jax.attacks.attacked_model import Attacked
+from certmask_jax.attacks.first_order import gain_at, pixel_gains
+from certmask_jax.attacks.patch_places import places_by_gradient, random_places, weakest_places
+from certmask_jax.attacks.patch_search import PatchSearch
+from certmask_jax.attacks.patched_pixels import Placement, shows
+from certmask_jax.attacks.table_goals import Goal, counts_of, goal_of, undefended_goals
+from certmask_jax.attacks.wanted_labels import ANY, Case, Choices, lag_of, plans
+from certmask_jax.defenses.defense import ALERT, Defense
+from certmask_jax.masks.threats import Threat
+
+Where = Literal["weakest", "gradient", "random"]
+"""Where patches are put: where a table says that it hurts or pixels gain most, by gain, or anywhere
+that is allowed."""
+
+_MOST_WEAK = 32  # places of a table that are looked at, of an image
+_BY_GAIN = 16  # places by gain that are looked at, of a target
+
+
+@reproducible()
+def promising_goals(
+    asked: Attacked,
+    images: NDArray[np.uint8],
+    labels: NDArray[np.int32],
+    *,
+    threat: Threat,
+    search: PatchSearch,
+    locations: int = 3,
+    targets: int = 3,
+    where: Where = "weakest",
+    seeds: Sequence[Sequence[int]] | None = None,
+    given: NDArray[np.int64] | None = None,
+) -> list[list[Goal]]:
+    """Goals of each image, the best first, ``locations`` at most.
+
+    Args:
+      asked: what is attacked, see ``attacked``.
+      images: ``uint8[B, h, w, c]``, answered rightly.
+      labels: ``int32[B]``, true classes.
+      threat: what the attacker may do, in pixels.
+      search: that is to follow.
+      locations: goals of an image, each a place and a wrong label.
+      targets: wrong labels that are looked at, the likeliest first.
+      where: see ``Where``.
+      seeds: of the randomness of each image; its number by default.
+      given: ``int64[P, K, 4]``, places that are looked at and no others.
+    """
+    randoms = [
+        np.random.default_rng(list(seed))
+        for seed in (seeds if seeds is not None else [[n] for n in range(len(images))])
+    ]
+    likely = np.argsort(-asked.plain(images), axis=1, kind="stable")
+    wrong = [
+        [int(z) for z in row if z != y][:targets] for row, y in zip(likely, labels, strict=True)
+    ]
+    if asked.defense is None:
+        return _of_the_model(
+            asked, images, labels, randoms, threat=threat, search=search, locations=locations,
+            where=where, given=given,
+        )  # fmt: skip
+    logits = asked.seen(images).logits
+    if logits is None and not isinstance(asked, OnLocalLogits):
+        places = _weak(asked.defense, threat) if given is None else given
+        return _unanimous(asked, places, wrong, randoms, locations=locations)
+    of = np.asarray([row for row, some in enumerate(wrong) for _ in some], np.intp)
+    aims = np.asarray([z for some in wrong for z in some], np.int32)
+    if logits is None:
+        looked_at = np.full((len(of), 1), ANY, np.int32)
+    else:
+        lags = [lag_of(logits[row], z) for row, z in zip(of, aims, strict=True)]
+        looked_at = np.stack(
+            [_spread(lag, z, search.masks_a_step) for lag, z in zip(lags, aims, strict=True)]
+        )
+    gains = (
+        pixel_gains(asked, search, images[of], labels[of], aims, wanted=looked_at)
+        if len(threat) == 1
+        else None
+    )
+    weak = _weak(asked.defense, threat) if where == "weakest" else None
+    at: list[tuple[int, Placement]] = []  # which (image, target), and where
+    for pair, row in enumerate(of):
+        own = None if gains is None else gains[pair]
+        there = _places(threat, randoms[row], own, weak, where) if given is None else given
+        at += [(pair, place) for place in there]
+    if isinstance(asked, OnLocalLogits):
+        found = _on_local(asked, images, labels, of, aims, at)
+    else:
+        assert logits is not None
+        found = _on_columns(asked, logits, labels, of, aims, lags, at)
+    goals: list[list[tuple[float, Goal]]] = [[] for _ in images]
+    for (pair, place), goal in zip(at, found, strict=True):
+        gain = 0.0 if gains is None else gain_at(gains[pair], place)
+        goals[of[pair]].append((goal.effort - gain, goal))
+    return [_best(some, locations) for some in goals]
+
+
+def _of_the_model(
+    asked: Attacked,
+    images: NDArray[np.uint8],
+    labels: NDArray[np.int32],
+    randoms: Sequence[np.random.Generator],
+    *,
+    threat: Threat,
+    search: PatchSearch,
+    locations: int,
+    where: Where,
+    given: NDArray[np.int64] | None,
+) -> list[list[Goal]]:
+    if given is not None:
+        return [undefended_goals(int(y), places=given[:locations]) for y in labels]
+    if where == "random" or len(threat) > 1:
+        return [
+            undefended_goals(int(y), places=random_places(threat, locations, random))
+            for y, random in zip(labels, randoms, strict=True)
+        ]
+    nothing = np.full(len(images), ANY, np.int32)
+    gains = pixel_gains(asked, search, images, labels, nothing, wanted=labels[:, None])
+    return [
+        undefended_goals(int(y), places=places_by_gradient(of_image, threat, locations))
+        for y, of_image in zip(labels, gains, strict=True)
+    ]
+
+
+def _unanimous(
+    asked: Attacked,
+    weak: NDArray[np.int64],
+    wrong: Sequence[Sequence[int]],
+    randoms: Sequence[np.random.Generator],
+    *,
+    locations: int,
+) -> list[list[Goal]]:
+    """Of tables that are too large to be looked at: all that show the patch say one label."""
+    made = []
+    for some, random in zip(wrong, randoms, strict=True):
+        goals = []
+        for number in range(locations if some else 0):
+            place = weak[random.integers(len(weak))]
+            shown = shows(asked.boxes, asked.reached(place))
+            target = some[number % len(some)]
+            wanted = np.where(shown, target, ANY).astype(np.int32)
+            goals.append(Goal(place, wanted, shown, ANY, False, 0.0, target=target))
+        made.append(goals)
+    return made
+
+
+def _weak(defense: object, threat: Threat) -> NDArray[np.int64]:
+    """One of each set of masks that alone hides a patch; none where no masks of pixels do."""
+    if isinstance(defense, Defense) and defense.masked_images.image_size == threat.image_size:
+        return weakest_places(defense.masked_images, threat)
+    return np.zeros((0, len(threat), 4), np.int64)
+
+
+def _places(
+    threat: Threat,
+    random: np.random.Generator,
+    gains: NDArray[np.float32] | None,
+    weak: NDArray[np.int64] | None,
+    where: Where,
+) -> list[Placement]:
+    """Where patches of one image with one target are looked at."""
+    if where == "random":
+        return list(random_places(threat, _BY_GAIN, random))
+    places: list[Placement] = []
+    if gains is not None:
+        places += list(places_by_gradient(gains, threat, _BY_GAIN))
+    if weak is not None and len(weak):
+        places += list(weak[random.permutation(len(weak))[:_MOST_WEAK]])
+    return places or list(random_places(threat, _BY_GAIN, random))
+
+
+def _on_columns(
+    asked: Attacked,
+    logits: NDArray[np.float32],
+    labels: NDArray[np.int32],
+    of: NDArray[np.intp],
+    aims: NDArray[np.int32],
+    lags: Sequence[NDArray[np.floating]],
+    at: Sequence[tuple[int, Placement]],
+) -> list[Goal]:
+    cases = [
+        Case(
+            int(of[pair]),
+            shows(asked.boxes, asked.reached(place)),
+            lags[pair],
+            int(aims[pair]),
+            int(labels[of[pair]]),
+        )
+        for pair, place in at
+    ]
+    choices = Choices(asked.boxes, counts_of(asked.defense))
+    found = plans(choices, asked.answers_if, logits, cases, may_alert=asked.may_alert, alert=ALERT)
+    clean = logits.argmax(axis=-1)
+    return [
+        goal_of(plan, case, place, clean[case.image])
+        for plan, case, (_, place) in zip(found, cases, at, strict=True)
+    ]
+
+
+def _on_local(
+    asked: OnLocalLogits,
+    images: NDArray[np.uint8],
+    labels: NDArray[np.int32],
+    of: NDArray[np.intp],
+    aims: NDArray[np.int32],
+    at: Sequence[tuple[int, Placement]],
+) -> list[Goal]:
+    pairs = np.asarray([pair for pair, _ in at], np.intp)
+    places = np.stack([place for _, place in at])
+    said = asked.answers_at_worst(images[of[pairs]], places, aims[pairs]).tolist()
+    nothing = np.full(1, ANY, np.int32)
+    made = []
+    for (pair, place), answer in zip(at, said, strict=True):
+        wins = answer != labels[of[pair]] and not (asked.may_alert and answer == ALERT)
+        made.append(Goal(place, nothing, nothing != ANY, answer, wins, 0.0, target=int(aims[pair])))
+    return made
+
+
+def _spread(lag: NDArray[np.floating], target: int, count: int) -> NDArray[np.int32]:
+    """Some masked images of all, more of those that are easy: ``int32[V]``, the target or ANY."""
+    order = np.argsort(lag, kind="stable")
+    some = np.unique((np.linspace(0, 1, min(count, len(lag))) ** 2 * (len(lag) - 1)).round())
+    wanted = np.full(len(lag), ANY, np.int32)
+    wanted[order[some.astype(int)]] = target
+    return wanted
+
+
+def _best(goals: Sequence[tuple[float, Goal]], count: int) -> list[Goal]:
+    """Those that win first, then those with least left to do; none that is all but another one."""
+    chosen: list[Goal] = []
+    for _, goal in sorted(goals, key=lambda one: (not one[1].wins, one[0])):
+        if len(chosen) == count:
+            break
+        if not any(_alike(goal, other) for other in chosen):
+            chosen.append(goal)
+    return chosen
+
+
+def _alike(one: Goal, other: Goal) -> bool:
+    """The same target, and every patch within half its size of the other's."""
+    if one.target != other.target:
+        return False
+    size, away = one.place[:, :2], np.abs(one.place[:, 2:] - other.place[:, 2:])
+    return bool((2 * away < size).all())

@@ -1,0 +1,159 @@
+"""What a search for a patch lowers: losses of masked images, or of a rule on local evidence.
+
+Both are smooth where the rule of a defense is not, and 0 or less where it errs for sure. Whether it
+errs is never decided here: the rule itself is asked.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from certmask_jax.attacks.rule_scores import wrong_lag
+from certmask_jax.attacks.shown_logits import shown_logits
+from certmask_jax.defenses.local_defense import LocalDefense
+from certmask_jax.inference.distinct_fields import LocalLogits
+from certmask_jax.inference.evidence_sources import LocalSource
+from certmask_jax.inference.model_function import ApplyFn
+from certmask_jax.inference.preprocessing import Preprocessing
+
+_BEFORE = 1e3  # beyond any chance, and small enough that float32 tells chances apart
+
+
+class Goals(NamedTuple):
+    """What B searches are after; a pytree of arrays.
+
+    Attributes:
+      images: ``uint8[B, h, w, c]``, without patches.
+      corners: ``int32[B, K, 4]``, where the patches are.
+      wanted: ``int32[B, V]``, the label wanted of each masked image; below 0 any will do.
+      changed: ``bool[B, V]``: something else is wanted than the clean image has. Half of what a
+        step looks at are such, or the many that are to stay as they are would hide them.
+      weight: ``float32[B, V]``, above 0: how often a masked image is looked at.
+      avoided: ``bool[B]``: the label named is to be left instead, whatever comes.
+      label: ``int32[B]``, the true one.
+      target: ``int32[B]``, the one that is to be answered.
+    """
+
+    images: Array
+    corners: Array
+    wanted: Array
+    changed: Array
+    weight: Array
+    avoided: Array
+    label: Array
+    target: Array
+
+
+class Objective(Protocol):
+    """A frozen value: equal ones share their programs."""
+
+    def losses(self, params: Any, boxes: Array, goals: Goals, patched: Array, keys: Array) -> Array:
+        """``float32[B]`` of patched images ``float32[B, h, w, c]``, differentiable."""
+        ...
+
+    def __hash__(self) -> int: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelsWanted:
+    """Margins of masked images, some of which are drawn anew each time.
+
+    Attributes:
+      apply_fn, preprocessing: the model, as of ``shown_logits``.
+      masks_a_step: how many are drawn, at most.
+      surplus: of one whose wanted label leads by so much nothing is lost any more.
+    """
+
+    apply_fn: ApplyFn
+    preprocessing: Preprocessing
+    masks_a_step: int
+    surplus: float
+
+    def losses(self, params: Any, boxes: Array, goals: Goals, patched: Array, keys: Array) -> Array:
+        """See ``Objective``."""
+        looked_at = min(self.masks_a_step, boxes.shape[0])
+        draw = jax.vmap(functools.partial(drawn, count=looked_at))
+        columns, counts = draw(keys, goals.wanted, goals.changed, goals.weight)
+        many = len(patched)
+        logits = shown_logits(
+            self.apply_fn,
+            params,
+            patched,
+            boxes[columns.reshape(-1)],
+            jnp.repeat(jnp.arange(many, dtype=jnp.int32), looked_at),
+            preprocessing=self.preprocessing,
+        ).reshape(many, looked_at, -1)
+        wanted = jnp.take_along_axis(goals.wanted, columns, axis=1)
+        lag = jax.vmap(margin_losses)(logits, wanted, goals.avoided)
+        lag = jnp.maximum(lag, -self.surplus) + self.surplus
+        changed = jnp.take_along_axis(goals.changed, columns, axis=1)
+        return _mean(lag, counts & changed) + _mean(lag, counts & ~changed)
+
+
+@dataclasses.dataclass(frozen=True)
+class LocalEvidenceWanted:
+    """By how much a rule on local evidence still fails to answer the target, see ``wrong_lag``.
+
+    Attributes:
+      local, preprocessing: the model.
+      defense: the rule.
+    """
+
+    local: LocalLogits
+    preprocessing: Preprocessing
+    defense: LocalDefense
+
+    def losses(self, params: Any, boxes: Array, goals: Goals, patched: Array, keys: Array) -> Array:
+        """See ``Objective``."""
+        del boxes, keys
+        evidence = LocalSource(self.local).evidence(params, patched, self.preprocessing).parts
+        return jax.vmap(functools.partial(wrong_lag, self.defense))(
+            evidence.astype(jnp.float32), goals.target
+        )
+
+
+def margin_losses(logits: Array, wanted: Array, avoided: Array) -> Array:
+    """The margin loss of each masked image (Carlini and Wagner, 2017): ``[M, K]`` -> ``[M]``.
+
+    By how much the wanted label still lags behind the best of the others, below 0 where it leads.
+
+    ``wanted`` is ``int32[M]``. With ``avoided`` (a scalar ``bool``) it is by how much that label
+    leads still.
+    """
+    classes = jnp.arange(logits.shape[-1], dtype=jnp.int32)[None]
+    own = classes == wanted[:, None]
+    named = jnp.where(own, logits, 0).sum(axis=-1)
+    best = jnp.where(own, -jnp.inf, logits).max(axis=-1)
+    return jnp.where(avoided, named - best, best - named)
+
+
+def drawn(
+    key: Array, wanted: Array, changed: Array, weight: Array, *, count: int
+) -> tuple[Array, Array]:
+    """``count`` columns of one search, half of them to be changed, and which are wanted at all.
+
+    Drawn without replacement, each as likely as its ``weight float32[V]`` has it. Where there are
+    not enough of one sort there are more of the other.
+    """
+    chance = jnp.log(weight) + jax.random.gumbel(key, wanted.shape, jnp.float32)
+    half = (count + 1) // 2
+    any_will_do = wanted < 0
+    one_sort = jnp.where(changed, chance + _BEFORE, jnp.where(any_will_do, -_BEFORE, chance))
+    _, first = jax.lax.top_k(one_sort, half)
+    other_sort = jnp.where(any_will_do, -_BEFORE, jnp.where(changed, chance, chance + _BEFORE))
+    taken = jnp.zeros(wanted.shape, jnp.bool_).at[first].set(True)
+    _, second = jax.lax.top_k(jnp.where(taken, -2 * _BEFORE, other_sort), count - half)
+    columns = jnp.concatenate([first, second])
+    return columns, wanted[columns] >= 0
+
+
+def _mean(values: Array, counts: Array) -> Array:
+    """The mean of each row where it counts, 0 where nothing does: ``[B, M]`` -> ``[B]``."""
+    many = jnp.maximum(counts.sum(axis=1), 1).astype(values.dtype)
+    return jnp.where(counts, values, 0).sum(axis=1) / many

@@ -1,0 +1,92 @@
+"""Universal patches: a closed form that is reached, and a patch that is put where it should be."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import certmask_jax as cm
+from certmask_jax import attacks
+from certmask_jax.inference.devices import device_mesh
+
+SIZE = 6
+
+
+def _linear(params, x):
+    return jnp.einsum("bhwc,khwc->bk", x, params)
+
+
+@pytest.fixture(scope="module")
+def world():
+    random = np.random.default_rng(0)
+    params = jnp.asarray(random.normal(size=(2, SIZE, SIZE, 1)), jnp.float32)
+    return params, random.integers(0, 256, (10, SIZE, SIZE, 1), np.uint8)
+
+
+def _made(world, labels, threat, **how):
+    params, images = world
+    search = attacks.PatchSearch(steps=60, step_size=0.1, momentum=0.9, surplus=1e6)
+    return attacks.universal_patch(
+        _linear, params, images, labels, threat=threat, search=search, images_a_step=16,
+        mesh=device_mesh(jax.devices()[:1]), **how,
+    )  # fmt: skip
+
+
+def test_the_best_patch_for_all_places_of_a_linear_model_is_found(world):
+    """Of two classes the mean lead is linear, and its slope the mean of those of the places."""
+    params, _ = world
+    threat = cm.Threat.of(SIZE, (3, 2), region=[(0, 1, 4, 4)])
+    made = _made(world, np.zeros(10, np.int32), threat)
+    weights = np.asarray(params[1] - params[0])
+    places = [(row, column) for row in (0, 1) for column in (1, 2)]
+    slope = np.mean([weights[r : r + 3, c : c + 2] for r, c in places], axis=0)
+    clear = np.abs(slope) > 0.25  # others are moved by which places happen to be drawn
+    assert clear.sum() >= 3
+    assert (made.pixels == np.where(slope > 0, 255, 0))[clear].all()
+    assert made.losses[-10:].mean() < made.losses[:10].mean()
+    aimed = _made(world, np.zeros(10, np.int32), threat, target=0)
+    assert (aimed.pixels == np.where(slope < 0, 255, 0))[clear].all()
+
+
+def test_a_patch_is_one_of_its_seed(world):
+    threat = cm.Threat.of(SIZE, 2)
+    how = {
+        "masked_images": cm.mask_sets.budgeted_grid(SIZE, 2, masks_per_axis=2),
+        "transformations": attacks.Transformations(brightness=(0.7, 1.2), scale=(0.5, 1.0)),
+    }
+    labels = np.ones(10, np.int32)
+    how["masked_images"] = cm.defenses.DoubleMasking(how["masked_images"]).masked_images
+    first, again, other = (_made(world, labels, threat, seed=s, **how) for s in (1, 1, 2))
+    assert (first.pixels == again.pixels).all()
+    assert (first.losses == again.losses).all()
+    assert (first.losses != other.losses).any()
+    assert first.pixels.shape == (2, 2, 1)
+
+
+def test_a_patch_is_put_where_it_should_be():
+    image = np.zeros((5, 6, 2), np.float32)
+    patch = np.arange(1, 13, dtype=np.float32).reshape(2, 3, 2)
+    whole = np.asarray(attacks.pasted(image, patch, [1, 2]))
+    assert (whole[1:3, 2:5] == patch).all()
+    assert whole.sum() == patch.sum()
+    half = np.asarray(attacks.pasted(image, np.tile(patch, (2, 1, 1)), [0, 0], scale=0.5))
+    assert (half[:2, :1] != 0).all()  # one and a half of three columns
+    assert (half[2:] == 0).all()
+    assert (half[:, 1:] == 0).all()
+    bright = np.asarray(attacks.pasted(image, patch * 20, [0, 0], brightness=2.0))
+    assert bright.max() == 255
+    assert bright[0, 0, 0] == 40
+
+
+def test_bad_input_is_one_clear_error(world):
+    labels = np.zeros(10, np.int32)
+    with pytest.raises(ValueError, match="threat: expected one patch of one shape"):
+        _made(world, labels, cm.Threat.of(SIZE, 2, patches=2))
+    with pytest.raises(ValueError, match="target: expected a class from 0 to 1, got 2"):
+        _made(world, labels, cm.Threat.of(SIZE, 2), target=2)
+    with pytest.raises(ValueError, match="scale: expected 0 < least <= most <= 1"):
+        attacks.Transformations(scale=(0.5, 1.5))
+    with pytest.raises(ValueError, match="brightness: expected"):
+        attacks.Transformations(brightness=(0.0, 1.0))
