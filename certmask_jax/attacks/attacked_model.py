@@ -13,10 +13,10 @@ import numpy as np
 from jax.sharding import Mesh
 from numpy.typing import NDArray
 
+from certmask_jax.attacks.logit_tables import LogitTables
 from certmask_jax.attacks.patch_search import PatchSearch
 from certmask_jax.attacks.patched_pixels import Placement
 from certmask_jax.attacks.search_objectives import LabelsWanted, Objective
-from certmask_jax.attacks.shown_logits import LogitTables
 from certmask_jax.defenses.defense import Defense
 from certmask_jax.defenses.evidence_defense import EvidenceDefense
 from certmask_jax.inference.masked_pass import computed_with

@@ -6,6 +6,7 @@ the rule is asked what would win there.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Literal
 
@@ -20,7 +21,7 @@ from certmask_jax.attacks.patch_places import places_by_gradient, random_places,
 from certmask_jax.attacks.patch_search import PatchSearch
 from certmask_jax.attacks.patched_pixels import Placement, shows
 from certmask_jax.attacks.table_goals import Goal, counts_of, goal_of, undefended_goals
-from certmask_jax.attacks.wanted_labels import ANY, Case, Choices, lag_of, plans
+from certmask_jax.attacks.wanted_labels import ANY, Case, Choices, Plan, lag_of, plans
 from certmask_jax.defenses.defense import ALERT, Defense
 from certmask_jax.masks.threats import Threat
 
@@ -203,7 +204,16 @@ def _on_columns(
         for pair, place in at
     ]
     choices = Choices(asked.boxes, counts_of(asked.defense))
-    found = plans(choices, asked.answers_if, logits, cases, may_alert=asked.may_alert, alert=ALERT)
+    found: list[Plan] = []
+    for _, own in itertools.groupby(cases, key=lambda case: case.image):  # tables of one at once
+        found += plans(
+            choices,
+            asked.answers_if,
+            logits,
+            list(own),
+            may_alert=asked.may_alert,
+            alert=ALERT,
+        )
     clean = logits.argmax(axis=-1)
     return [
         goal_of(plan, case, place, clean[case.image])

@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from certmask_jax.attacks.logit_tables import shown_logits
 from certmask_jax.attacks.rule_scores import wrong_lag
-from certmask_jax.attacks.shown_logits import shown_logits
 from certmask_jax.defenses.local_defense import LocalDefense
 from certmask_jax.inference.distinct_fields import LocalLogits
 from certmask_jax.inference.evidence_sources import LocalSource

@@ -20,9 +20,9 @@ from jax.typing import ArrayLike
 from numpy.typing import NDArray
 
 from certmask_jax._own_settings import reproducible, usual_promotion
+from certmask_jax.attacks.logit_tables import shown_logits
 from certmask_jax.attacks.patch_search import PatchSearch, steps_of
 from certmask_jax.attacks.search_objectives import margin_losses
-from certmask_jax.attacks.shown_logits import shown_logits
 from certmask_jax.inference.devices import AXIS, device_mesh
 from certmask_jax.inference.masked_pass import computed_with
 from certmask_jax.inference.model_function import ApplyFn
@@ -139,7 +139,7 @@ def universal_patch(
     while done < how.steps:
         count = min(1 if is_cpu else _STEPS_AT_ONCE, how.steps - done)
         patch, motion, loss = _program(kind, count, on)(
-            held, world, patch, motion, jax.random.fold_in(key, done), jnp.int32(done)
+            held, world, patch, motion, key, jnp.int32(done)
         )
         losses.append(np.atleast_1d(np.asarray(loss)))
         done += count
@@ -245,7 +245,7 @@ def _program(kind: _Kind, count: int, mesh: Mesh) -> Any:
         def one(now: tuple[Array, Any], number: Array) -> tuple[tuple[Array, Any], Array]:
             levels, memory = now
             loss, slope = jax.value_and_grad(loss_of)(
-                levels, params, world, jax.random.fold_in(own, number)
+                levels, params, world, jax.random.fold_in(own, done + number)
             )
             loss, slope = jax.lax.pmean((loss, slope), AXIS)
             with usual_promotion():

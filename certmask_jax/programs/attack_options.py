@@ -24,9 +24,9 @@ IMAGES = {
     "uncertified": "those that the worst case does not certify",
 }
 PLACES = {
-    "weakest": "one of every set of masks that alone hides it, first where a table says that it "
-    "hurts",
-    "gradient": "where the model's gradient is largest",
+    "weakest": "where pixels gain most and, for masks, one of every set that alone hides it, first "
+    "where a table says that it hurts",
+    "gradient": "where pixels gain most, by the gradient",
     "random": "anywhere that is allowed",
 }
 SEARCHES = {
@@ -117,7 +117,7 @@ def add(group: argparse._ArgumentGroup, *, undefended: bool = True) -> None:
         default="weakest",
         help="where patches are put: "
         + "; ".join(f"{name}, {about}" for name, about in PLACES.items())
-        + " (default: %(default)s; of the model without a defense gradient)",
+        + " (default: %(default)s)",
     )
     group.add_argument(
         "--search",

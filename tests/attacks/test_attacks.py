@@ -19,6 +19,7 @@ from certmask_jax.attacks import (
     search_slots,
 )
 from certmask_jax.attacks.table_goals import ANY
+from certmask_jax.inference.devices import device_mesh
 from certmask_jax.tables.prediction_table import from_labels
 
 SIZE = 8
@@ -355,3 +356,25 @@ def test_half_of_what_a_step_looks_at_is_to_change():
         columns, counts = drawn(seed, 4, wanted=few)
         assert counts.sum() == 2
     assert len(others) > 2
+
+
+def test_steps_in_one_program_are_those_of_many(linear):
+    """What accelerators run, a loop inside the program, is what CPUs do step by step."""
+    params, images, labels, _ = linear
+    mesh = device_mesh(jax.devices()[:1])
+    goals = search_objectives.Goals(
+        jnp.asarray(images[:3]), jnp.tile(jnp.asarray([[[1, 1, 4, 4]]], jnp.int32), (3, 1, 1)),
+        jnp.asarray(labels[:3, None] + jnp.zeros((1, 6), jnp.int32)), jnp.ones((3, 6), jnp.bool_),
+        jnp.ones((3, 6)), jnp.ones(3, jnp.bool_), jnp.asarray(labels[:3]),
+        jnp.zeros(3, jnp.int32),
+    )  # fmt: skip
+    boxes = jnp.asarray([[[0, 0, n, n]] for n in range(6)], jnp.int32)
+    search = attacks.PatchSearch(steps=4, momentum=0.5)
+    objective = search_objectives.LabelsWanted(_linear, HOW, 2, 1.0)
+    keys = jax.random.split(jax.random.key(3), 3)
+    begun = patch_search.begun(goals, keys, search, from_image=jnp.ones(3, jnp.bool_))
+    many = patch_search.steps_program(objective, search, 4, mesh)
+    whole = patch_search._program(objective, search, 4, mesh)
+    one, other = (program(params, boxes, goals, begun, keys).free for program in (many, whole))
+    np.testing.assert_allclose(one, other, atol=1e-3)
+    assert (np.asarray(one) != images[:3]).any()

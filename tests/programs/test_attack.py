@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import shutil
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
+from certmask_jax import weights
 from certmask_jax.data import digits_arrays
 from certmask_jax.programs import attack, attack_audit, certify
 from certmask_jax.programs.attack_folder import LINES
+from tests.support.small_models import small_bagnet
 
 FAST = ["--steps", "20", "--at-once", "8", "--locations", "1"]
 DEFENSE = "double_masking:masks_per_axis=2"
@@ -114,6 +118,70 @@ def test_an_answer_that_rounding_decides_is_no_proof_that_failed():
     assert "a proof of this program is wrong" in attack_audit.Contradiction(line, 3, True).said
 
 
+@pytest.fixture(scope="module")
+def bagnet(tmp_path_factory):
+    """A small BagNet on random features, whose head is right about most of 40 digits."""
+    model, random = small_bagnet(), np.random.default_rng(0)
+    images, labels = (array[:40] for array in digits_arrays("test"))
+    config = model.data_config
+    seen = jnp.asarray((images / 255 - config.mean) / config.std, jnp.float32)
+    params = jax.tree.map(
+        lambda leaf: abs(random.normal(0, 0.5, leaf.shape)).astype(np.float32),
+        model.param_shapes(),
+    )
+    head = params["params"]["fc"]
+    head["bias"] = np.zeros(10, np.float32)
+    program, kernels, features = jax.jit(model.apply_fn), [], []
+    for _ in range(3):  # of which each gives ten features
+        head["kernel"] = random.normal(0, 1, head["kernel"].shape).astype(np.float32)
+        found = np.asarray(program(params, seen), np.float64)
+        kernels.append(head["kernel"] / found.std())
+        features.append(found / found.std())
+    known = np.concatenate([*features, np.ones((40, 1))], axis=1)
+    solved = np.linalg.lstsq(known, 8.0 * np.eye(10)[labels], rcond=1e-6)[0]
+    head["kernel"] = (np.concatenate(kernels, axis=1) @ solved[:-1]).astype(np.float32)
+    head["bias"] = solved[-1].astype(np.float32)
+    file = tmp_path_factory.mktemp("bagnet") / "w.npz"
+    weights.save(file, params)
+    return ["--model", "tests.support.small_models:small_bagnet", "--weights", str(file)]
+
+
+def test_defenses_on_evidence_are_attacked_beside_others(bagnet, tmp_path):
+    specs = ["clipped_bagnet:clip=3", "double_masking:masks_per_axis=2", "smoothed_vit:band=2"]
+    named = [word for spec in specs for word in ("--defense", spec)]
+    options = ["--num-images", "16", "--patch", "1", "--no-undefended", "--out"]
+    command = ["--dataset", "digits", *bagnet, *named, *options, str(tmp_path / "o")]
+    assert attack.main([*command, "--steps", "10", *FAST[2:]]) == 0
+    lines = _lines(tmp_path / "o")
+    assert [line["defense"] for line in lines] == [spec for spec in specs for _ in range(16)]
+    said = json.loads((tmp_path / "o" / "attack.json").read_text())["results"]
+    for entry in said:
+        assert entry["worst_case"] <= entry["under_attack"] <= entry["clean"]
+    assert [list(line["conditions"]) for line in lines[::16]] == [
+        ["runner_up"], ["two_mask_correct"], ["published_gap"],
+    ]  # fmt: skip
+    tried = {line["defense"] for line in lines if line["broken"] is not None}
+    assert "clipped_bagnet:clip=3" in tried
+    assert any(line["broken"] for line in lines)
+
+
+def test_a_model_in_two_parts_is_attacked_in_pixels(bagnet, tmp_path):
+    options = ["--two-parts", "cells", "--defense", "patchcure", "--num-images", "16"]
+    command = ["--dataset", "digits", *bagnet, *options, "--patch", "1", "--no-undefended"]
+    out = tmp_path / "o"
+    assert attack.main([*command, "--steps", "10", *FAST[2:], "--out", str(out)]) == 0
+    images, _ = digits_arrays("test")
+    tried = [line for line in _lines(out) if line["broken"] is not None]
+    assert tried
+    for line in tried:
+        patched = np.asarray(Image.open(out / line["file"]))
+        changed = np.argwhere(patched != images[line["number"]][..., 0])
+        [[height, width, row, column]] = line["place"]
+        assert (height, width) == (1, 1)
+        assert (changed == [row, column]).all()
+        assert not (line["broken"] and line["certified"])
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -133,7 +201,7 @@ def test_bad_input_is_one_line(run, capsys, words, said):
 
 
 def test_other_weights_are_not_those_of_the_run(run, tmp_path, capsys):
-    from certmask_jax import models, weights
+    from certmask_jax import models
 
     model = models.create(models.DEFAULT)
     params = weights.load(models.default_weights(models.DEFAULT), model)

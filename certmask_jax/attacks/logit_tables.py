@@ -106,7 +106,7 @@ class LogitTables:
         each_device = -(-len(images) // self._devices)
         fitting = [size for size in _IMAGES if each_device <= size <= self._images]
         at_once = (fitting[0] if fitting else self._images) * self._devices
-        blocks = []
+        under_way = []  # on the devices, which are not waited for before all is sent
         for start in range(0, len(images), at_once):
             some = images[start : start + at_once]
             filled = np.pad(some, ((0, at_once - len(some)), *((0, 0),) * 3))
@@ -115,10 +115,14 @@ class LogitTables:
                 self._program(self._params, there, jnp.asarray(self._boxes[at : at + self._masks]))
                 for at in range(0, len(self._boxes), self._masks)
             ]
+            under_way.append((len(some), parts))
+        blocks = []
+        for count, parts in under_way:
             each = [
-                np.concatenate(list(map(np.asarray, of)), axis=1) for of in zip(*parts, strict=True)
+                np.concatenate([np.asarray(part) for part in of], axis=1)
+                for of in zip(*parts, strict=True)
             ]
-            blocks.append([column[: len(some), : self._count] for column in each])
+            blocks.append([column[:count, : self._count] for column in each])
         logits, *columns = (np.concatenate(of) for of in zip(*blocks, strict=True))
         return logits, Outputs(*columns)
 
