@@ -178,8 +178,8 @@ class _Audit:
 
     def _attack_with(
         self, attacker: Attacker, watch: Watch, bar: Any
-    ) -> Callable[[str, Sequence[int]], None]:
-        def attack_some(spec: str, numbers: Sequence[int]) -> None:
+    ) -> Callable[[str, Sequence[int]], float]:
+        def attack_some(spec: str, numbers: Sequence[int]) -> float:
             watch.begin()
             lines = attacker.attack(spec, numbers)
             for line in lines:
@@ -193,6 +193,7 @@ class _Audit:
             broken = sum(line["broken"] for line in tried)
             bar.set_postfix_str(f"{broken} of {len(tried)} broken", refresh=False)
             bar.update(len(lines))
+            return watch.seconds_to_begin
 
         return attack_some
 

@@ -28,13 +28,19 @@ class Watch:
 
     def __init__(self, end: float, steps: int, clock: Clock = time.monotonic) -> None:
         self._end, self._steps, self._clock = end, steps, clock
+        self._began = clock()
         self._first: float | None = None
         self._ticks = 0
         self.seconds_a_step: float | None = None
 
     def begin(self) -> None:
         """A search begins, whose first steps are slow: they are compiled."""
-        self._first, self._ticks = None, 0
+        self._began, self._first, self._ticks = self._clock(), None, 0
+
+    @property
+    def seconds_to_begin(self) -> float:
+        """What the last search took up to its first tick, and another one like it may not take."""
+        return 0.0 if self._first is None else self._first - self._began
 
     def tick(self, settled: int, broken: int) -> None:
         """Some steps are done.
@@ -56,7 +62,7 @@ class Watch:
 def spend(
     waiting: Mapping[str, Sequence[int]],
     end: float,
-    attack: Callable[[str, Sequence[int]], None],
+    attack: Callable[[str, Sequence[int]], float],
     *,
     least: int = 1,
     most: int,
@@ -67,7 +73,8 @@ def spend(
     Args:
       waiting: numbers of images of each defense, in the order in which they are to be attacked.
       end: on the clock.
-      attack: attacks images under a defense; may raise ``OutOfTimeError``, which ends everything.
+      attack: attacks images under a defense, and gives the seconds that another time would not
+        take; may raise ``OutOfTimeError``, which ends everything.
       least, most: images at once; what takes the same time is the first.
       clock: seconds.
     """
@@ -85,12 +92,12 @@ def spend(
             continue
         numbers = [queues[spec].popleft() for _ in range(min(size, len(queues[spec])))]
         try:
-            attack(spec, numbers)
+            once = attack(spec, numbers)
         except OutOfTimeError:
             return False
         took = clock() - began
         spent[spec] += took
-        each[spec] = took / len(numbers)
+        each[spec] = (took - once) / len(numbers)
         if not queues[spec]:
             del queues[spec]
     return not left_out

@@ -22,16 +22,18 @@ FAST = ["--steps", "20", "--at-once", "4", "--locations", "2"]
 class Clock:
     """Seconds that pass as images are attacked."""
 
-    def __init__(self, seconds_an_image):
-        self.now, self.each = 0.0, seconds_an_image
+    def __init__(self, seconds_an_image, compiling=0.0):
+        self.now, self.each, self.compiling = 0.0, seconds_an_image, compiling
         self.attacked = {spec: [] for spec in seconds_an_image}
 
     def __call__(self):
         return self.now
 
     def attack(self, spec, numbers):
-        self.now += self.each[spec] * len(numbers)
+        once = 0.0 if self.attacked[spec] else self.compiling
+        self.now += self.each[spec] * len(numbers) + once
         self.attacked[spec] += numbers
+        return once
 
 
 def test_time_is_shared_and_not_images():
@@ -63,20 +65,25 @@ def test_a_search_is_not_begun_that_the_time_does_not_do_for():
     assert clock.now == 8
 
 
-def test_a_watch_ends_a_search_but_not_before_it_knows_the_speed():
+def test_what_is_compiled_once_is_not_counted_for_those_that_follow():
+    clock = Clock({"one": 1.0}, compiling=6.0)
+    assert audit_budget.spend({"one": list(range(5))}, 11.0, clock.attack, most=4, clock=clock)
+    assert clock.now == 11
+
+
+@pytest.mark.parametrize(("end", "ticks"), [(5.0, [60, 62]), (62.0, [60, 61, 62])])
+def test_a_watch_ends_a_search_but_not_before_it_knows_the_speed(end, ticks):
     clock = Clock({"one": 1.0})
-    for end in (5.0, 62.0):
-        watch = audit_budget.Watch(end, 10, clock)
-        watch.begin()
-        clock.now = 60.0  # compiled
+    watch = audit_budget.Watch(end, 10, clock)
+    clock.now = 3.0
+    watch.begin()
+    for clock.now in ticks[:-1]:
         watch.tick(0, 0)
-        clock.now = 61.9
-        if end > clock.now:
-            watch.tick(0, 0)
-        clock.now = 62.0
-        with pytest.raises(audit_budget.OutOfTimeError):
-            watch.tick(0, 0)
-    assert watch.seconds_a_step == pytest.approx(0.1)
+    clock.now = ticks[-1]
+    with pytest.raises(audit_budget.OutOfTimeError):
+        watch.tick(0, 0)
+    assert watch.seconds_to_begin == 57  # compiled
+    assert watch.seconds_a_step == pytest.approx(2 / (10 * (len(ticks) - 1)))
 
 
 class Quick(Attacker):
