@@ -64,7 +64,7 @@ class Attacker:
         self._class_names: list[str] = list(job.provenance.get("class_names") or ())
         of_job = defenses_of(job)
         self._targets = {spec: of_job.get(spec) for spec in options.chosen(list(of_job))}
-        self._asked: tuple[str, Attacked] | None = None
+        self._asked: dict[str, Attacked] = {}
 
     def specs(self) -> list[str]:
         """What is attacked, in order."""
@@ -98,14 +98,15 @@ class Attacker:
                 lines = self.attack(spec, numbers)
                 tried = [line for line in lines if line["broken"] is not None]
                 progress(len(lines), len(tried), sum(line["broken"] for line in tried))
+            self._asked.pop(spec, None)
         return True
 
     def attack(self, spec: str, numbers: Sequence[int]) -> list[Line]:
         """Attacks some images, by their numbers, under one of ``specs``; gives their new lines."""
         defense = self._targets[spec]
-        if self._asked is None or self._asked[0] != spec:
-            self._asked = spec, self._seen(defense)
-        lines, images = self._block(spec, defense, self._asked[1], numbers)
+        if spec not in self._asked:
+            self._asked[spec] = self._seen(defense)
+        lines, images = self._block(spec, defense, self._asked[spec], numbers)
         self._folder.add(lines, images)
         return lines
 

@@ -199,7 +199,7 @@ class _Audit:
 
     def _too_small(self, watch: Watch, minutes: float) -> str:
         steps, speed = self._options.most_steps, watch.seconds_a_step
-        takes = "longer" if speed is None else f"up to {speed * steps / 60:.2g} (measured)"
+        takes = "longer" if speed is None else f"up to {speed * steps / 60:.2g} minutes (measured)"
         return (
             f"--minutes {minutes:g}: expected time for an image, which takes {takes} beside what "
             f"it takes to begin: up to {steps} steps; give more minutes, or take fewer steps or "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 
 import numpy as np
@@ -181,6 +182,16 @@ def test_a_killed_audit_goes_on(audited, run, tmp_path):
     assert len(_lines(part)) == len(images[0])
 
 
+def test_several_runs_share_the_time(run, tmp_path, capsys):
+    other = tmp_path / "other"
+    shutil.copytree(run, other, ignore=shutil.ignore_patterns("audit"))
+    assert audit.main([str(run), str(other), "--minutes", "9", *FAST]) == 0
+    assert {line["number"] for line in _lines(other / "audit")} == {
+        line["number"] for line in _lines(run / "audit")
+    }
+    assert capsys.readouterr().out.count("certificates attacked") == 2
+
+
 def test_a_budget_that_is_too_small_says_what_an_image_takes(run, tmp_path, capsys):
     out = tmp_path / "o"
     assert audit.main([str(run), "--minutes", "0.0001", *FAST, "--out", str(out)]) == 2
@@ -188,6 +199,7 @@ def test_a_budget_that_is_too_small_says_what_an_image_takes(run, tmp_path, caps
     assert error.startswith(
         "error: --minutes 0.0001: expected time for an image, which takes up to"
     )
+    assert re.search(r"takes up to [\d.e-]+ minutes \(measured\) beside", error)
     assert "up to 40 steps; give more minutes" in error
     assert not _lines(out)
 
