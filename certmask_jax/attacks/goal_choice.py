@@ -75,23 +75,18 @@ def promising_goals(
             where=where, given=given,
         )  # fmt: skip
     logits = asked.seen(images).logits
-    if logits is None and not isinstance(asked, OnLocalLogits):
-        places = _weak(asked.defense, threat) if given is None else given
-        return _unanimous(asked, places, wrong, randoms, locations=locations)
     of = np.asarray([row for row, some in enumerate(wrong) for _ in some], np.intp)
     aims = np.asarray([z for some in wrong for z in some], np.int32)
-    if logits is None:
-        looked_at = np.full((len(of), 1), ANY, np.int32)
-    else:
-        lags = [lag_of(logits[row], z) for row, z in zip(of, aims, strict=True)]
-        looked_at = np.stack(
-            [_spread(lag, z, search.masks_a_step) for lag, z in zip(lags, aims, strict=True)]
-        )
-    gains = (
-        pixel_gains(asked, search, images[of], labels[of], aims, wanted=looked_at)
-        if len(threat) == 1
-        else None
-    )
+    lags: list[NDArray[np.floating]] = [
+        np.zeros(len(asked.boxes)) if logits is None else lag_of(logits[row], z)
+        for row, z in zip(of, aims, strict=True)
+    ]
+    gains: NDArray[np.float32] | None = None
+    if len(threat) == 1:
+        looked_at = [
+            _spread(lag, z, search.masks_a_step) for lag, z in zip(lags, aims, strict=True)
+        ]
+        gains = pixel_gains(asked, search, images[of], labels[of], aims, wanted=np.stack(looked_at))
     weak = _weak(asked.defense, threat) if where == "weakest" else None
     at: list[tuple[int, Placement]] = []  # which (image, target), and where
     for pair, row in enumerate(of):
@@ -100,8 +95,9 @@ def promising_goals(
         at += [(pair, place) for place in there]
     if isinstance(asked, OnLocalLogits):
         found = _on_local(asked, images, labels, of, aims, at)
+    elif logits is None:
+        found = [_unanimous(asked, int(aims[pair]), place) for pair, place in at]
     else:
-        assert logits is not None
         found = _on_columns(asked, logits, labels, of, aims, lags, at)
     goals: list[list[tuple[float, Goal]]] = [[] for _ in images]
     for (pair, place), goal in zip(at, found, strict=True):
@@ -137,26 +133,11 @@ def _of_the_model(
     ]
 
 
-def _unanimous(
-    asked: Attacked,
-    weak: NDArray[np.int64],
-    wrong: Sequence[Sequence[int]],
-    randoms: Sequence[np.random.Generator],
-    *,
-    locations: int,
-) -> list[list[Goal]]:
-    """Of tables that are too large to be looked at: all that show the patch say one label."""
-    made = []
-    for some, random in zip(wrong, randoms, strict=True):
-        goals = []
-        for number in range(locations if some else 0):
-            place = weak[random.integers(len(weak))]
-            shown = shows(asked.boxes, asked.reached(place))
-            target = some[number % len(some)]
-            wanted = np.where(shown, target, ANY).astype(np.int32)
-            goals.append(Goal(place, wanted, shown, ANY, False, 0.0, target=target))
-        made.append(goals)
-    return made
+def _unanimous(asked: Attacked, target: int, place: Placement) -> Goal:
+    """Of a table that is too large to be looked at: all that show the patch say one label."""
+    shown = shows(asked.boxes, asked.reached(place))
+    wanted = np.where(shown, target, ANY).astype(np.int32)
+    return Goal(place, wanted, shown, ANY, False, 0.0, target=target)
 
 
 def _weak(defense: object, threat: Threat) -> NDArray[np.int64]:

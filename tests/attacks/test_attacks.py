@@ -12,6 +12,7 @@ import pytest
 import certmask_jax as cm
 from certmask_jax import attacks
 from certmask_jax.attacks import (
+    attacked_tables,
     patch_search,
     patched_pixels,
     search_objectives,
@@ -188,6 +189,7 @@ def _defenses():
         cm.defenses.challenger_masking(masks),
         cm.defenses.certmask(cm.mask_sets.exact_k_fold(SIZE, 2, mask_size=4, coverage=(2, 1))),
         cm.defenses.minority_reports(masks, tau=0.5),
+        cm.defenses.CrossCert(masks, cm.mask_sets.column_bands(SIZE, 2, band=2, stride=2)),
     ]
 
 
@@ -261,6 +263,26 @@ def test_what_an_image_gets_depends_on_its_number_alone(linear):
     part = _attacked(linear, numbers=range(8, 12), which=slice(8, 12))[0]
     for name in ("patched", "broken", "answers", "steps"):
         assert (getattr(whole, name)[8:] == getattr(part, name)).all(), name
+
+
+def test_a_table_that_is_too_large_to_be_looked_at_is_attacked_all_the_same(linear, monkeypatch):
+    monkeypatch.setattr(attacked_tables, "_MOST_COLUMNS", 3)
+    params, images, labels, _ = linear
+    masks = cm.mask_sets.budgeted_grid(SIZE, 2, masks_per_axis=2)
+    defense = cm.defenses.double_masking(masks)
+    asked = attacks.attacked(defense, _linear, params, (SIZE, SIZE, 1), preprocessing=HOW)
+    assert asked.seen(images[:2]).logits is None
+    right = asked.answers(images) == labels
+    search = attacks.PatchSearch(steps=20)
+    chosen = images[right], labels[right]
+    goals = attacks.promising_goals(asked, *chosen, threat=defense.threat, search=search)
+    made = attacks.attack_images(
+        _linear, params, *chosen, asked, goals, preprocessing=HOW, search=search
+    )
+    assert (defense.rule(_table(defense, params, made.patched)) == made.answers).all()
+    robust = defense.worst_case(_table(defense, params, chosen[0]), chosen[1])
+    assert made.broken.any()
+    assert not (made.broken & robust).any()
 
 
 def test_a_rule_that_errs_at_one_number_alone_is_met_on_the_way(linear, monkeypatch):

@@ -9,6 +9,7 @@ import pytest
 
 import certmask_jax as cm
 from certmask_jax import attacks
+from certmask_jax.attacks import patch_search, universal_patches
 from certmask_jax.inference.devices import device_mesh
 
 SIZE = 6
@@ -90,3 +91,27 @@ def test_bad_input_is_one_clear_error(world):
         attacks.Transformations(scale=(0.5, 1.5))
     with pytest.raises(ValueError, match="brightness: expected"):
         attacks.Transformations(brightness=(0.0, 1.0))
+
+
+def test_steps_in_one_program_are_those_of_many(world):
+    """What accelerators run, a loop inside the program, is what CPUs do step by step."""
+    params, images = world
+    mesh = device_mesh(jax.devices()[:1])
+    labels, corners = np.zeros(10, np.int32), np.asarray([[0, 0], [2, 3]], np.int32)
+    given = (images, labels, corners, np.zeros((1, 1, 4), np.int32))
+    seen = universal_patches._World(*map(jnp.asarray, given))
+    search = attacks.PatchSearch(steps=6, momentum=0.5)
+    how = attacks.Transformations(scale=(0.5, 1.0))
+    kind = universal_patches._Kind(_linear, cm.Preprocessing(), search, how, 4, None)
+    patch = jnp.full((2, 2, 1), 100.0)
+    start = patch, patch_search.steps_of(search).init(patch)
+    key = jax.random.key(0)
+    whole, _, losses = universal_patches._program(kind, 3, mesh)(
+        params, seen, *start, key, jnp.int32(0)
+    )
+    once, now, each = universal_patches._program(kind, 1, mesh), start, []
+    for step in range(3):
+        *now, loss = once(params, seen, *now, key, jnp.int32(step))
+        each.append(float(loss))
+    np.testing.assert_allclose(whole, now[0], atol=1e-3)
+    np.testing.assert_allclose(losses, each, rtol=1e-5)
