@@ -62,3 +62,14 @@ def shared() -> Path:
     if not (_SHARED / "golden").is_dir():
         pytest.skip("needs ../shared (CIFAR-10, weights, golden results), which is not here")
     return _SHARED
+
+
+@pytest.fixture(scope="session")
+def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a small run, for programs that take one: 12 digits, 1x1 patches, 4 masks."""
+    from certmask_jax.programs import certify
+
+    folder = tmp_path_factory.mktemp("digits") / "run"
+    command = ["--num-images", "12", "--out", str(folder)]
+    assert certify.main([*command, "--defense", "double_masking:masks_per_axis=2"]) == 0
+    return folder

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from certmask_jax.programs import (
     attack,
+    audit,
     benchmark,
     certification_options,
     choose,
@@ -31,6 +32,7 @@ _PARSERS = {
     "compare": compare.parser,
     "leaderboard": leaderboard.parser,
     "attack": attack.parser,
+    "audit": audit.parser,
     "merge": merge.parser,
     "train": training_options.parser,
     "export": export.parser,

@@ -23,6 +23,7 @@ import pytest
 import certmask_jax as cm
 from certmask_jax.programs import (
     attack,
+    audit,
     benchmark,
     certification_options,
     certify,
@@ -129,6 +130,7 @@ def _read(name: str, arguments: list[str]) -> None:
             "compare": compare,
             "report": report,
             "leaderboard": leaderboard,
+            "audit": audit,
             "merge": merge,
             "convert_weights": convert_weights,
             "export": export,
@@ -144,6 +146,7 @@ MAINS = {
     "report": report.main,
     "leaderboard": leaderboard.main,
     "compare": compare.main,
+    "audit": audit.main,
     "merge": merge.main,
     "convert_weights": convert_weights.main,
     "export": export.main,

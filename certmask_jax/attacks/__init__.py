@@ -7,6 +7,7 @@ nothing is certified, and, where something is, that nothing contradicts it.
 from certmask_jax.attacks.attacked_defenses import attacked
 from certmask_jax.attacks.attacked_images import AttackedImages, attack_images
 from certmask_jax.attacks.attacked_model import Attacked
+from certmask_jax.attacks.black_box import BlackBoxSearch, search_without_gradients
 from certmask_jax.attacks.goal_choice import promising_goals
 from certmask_jax.attacks.patch_places import (
     places_by_gradient,
@@ -27,6 +28,7 @@ from certmask_jax.attacks.universal_patches import (
 __all__ = [
     "Attacked",
     "AttackedImages",
+    "BlackBoxSearch",
     "Goal",
     "PatchSearch",
     "Transformations",
@@ -39,6 +41,7 @@ __all__ = [
     "places_on_grid",
     "promising_goals",
     "random_places",
+    "search_without_gradients",
     "undefended_goals",
     "universal_patch",
     "weakest_places",

@@ -35,7 +35,8 @@ from certmask_jax.inference.preprocessing import Preprocessing, check_images
 from certmask_jax.inference.two_parts import TwoParts
 from certmask_jax.tables.prediction_table import check_labels
 
-_STEPS_BETWEEN = 10
+STEPS_BETWEEN = 10
+"""After so many steps the rule is asked, and ``progress`` is told."""
 
 
 class AttackedImages(NamedTuple):
@@ -133,7 +134,7 @@ def attack_images(
     replans = Replans(asked, run, pixels, truth, search=how)
     while run.fill():
         replans.begin()
-        count = min(_STEPS_BETWEEN, how.steps)
+        count = min(STEPS_BETWEEN, how.steps)
         patched = searching.on(run, count)
         replans.judge(patched, count, how.steps)
         if progress is not None:

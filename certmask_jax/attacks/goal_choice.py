@@ -45,6 +45,7 @@ def promising_goals(
     targets: int = 3,
     where: Where = "weakest",
     seeds: Sequence[Sequence[int]] | None = None,
+    given: NDArray[np.int64] | None = None,
 ) -> list[list[Goal]]:
     """Goals of each image, the best first, ``locations`` at most.
 
@@ -58,6 +59,7 @@ def promising_goals(
       targets: wrong labels that are looked at, the likeliest first.
       where: see ``Where``.
       seeds: of the randomness of each image; its number by default.
+      given: ``int64[P, K, 4]``, places that are looked at and no others.
     """
     randoms = [
         np.random.default_rng(list(seed))
@@ -70,7 +72,7 @@ def promising_goals(
     if asked.defense is None:
         return _of_the_model(
             asked, images, labels, randoms, threat=threat, search=search, locations=locations,
-            where=where,
+            where=where, given=given,
         )  # fmt: skip
     logits = asked.seen(images).logits
     of = np.asarray([row for row, some in enumerate(wrong) for _ in some], np.intp)
@@ -88,8 +90,9 @@ def promising_goals(
     weak = _weak(asked.defense, threat) if where == "weakest" else None
     at: list[tuple[int, Placement]] = []  # which (image, target), and where
     for pair, row in enumerate(of):
-        at += [(pair, place) for place in _places(
-            threat, randoms[row], None if gains is None else gains[pair], weak, where)]  # fmt: skip
+        own = None if gains is None else gains[pair]
+        there = _places(threat, randoms[row], own, weak, where) if given is None else given
+        at += [(pair, place) for place in there]
     if isinstance(asked, OnLocalLogits):
         found = _on_local(asked, images, labels, of, aims, at)
     elif logits is None:
@@ -113,7 +116,10 @@ def _of_the_model(
     search: PatchSearch,
     locations: int,
     where: Where,
+    given: NDArray[np.int64] | None,
 ) -> list[list[Goal]]:
+    if given is not None:
+        return [undefended_goals(int(y), places=given[:locations]) for y in labels]
     if where == "random" or len(threat) > 1:
         return [
             undefended_goals(int(y), places=random_places(threat, locations, random))

@@ -8,7 +8,7 @@ from certmask_jax.data.dataset import Batch, Dataset
 from certmask_jax.data.found_dataset import from_arrays
 from certmask_jax.data.images import preprocess
 from certmask_jax.data.listing import Listing
-from certmask_jax.data.named_datasets import check_name, load, names
+from certmask_jax.data.named_datasets import check_name, load, named_folder, names
 from certmask_jax.data.sources import digits_arrays
 from certmask_jax.data.subsets import Subset
 
@@ -21,6 +21,7 @@ __all__ = [
     "digits_arrays",
     "from_arrays",
     "load",
+    "named_folder",
     "names",
     "preprocess",
 ]

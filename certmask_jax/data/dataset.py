@@ -74,6 +74,11 @@ class Dataset:
         """Images that a list of labels names and that are not in the folder; they are no part."""
         return self._found.missing
 
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What decides the images beside their names, for the fingerprint of a run."""
+        return self._found.facts
+
     def read(self, start: int, stop: int) -> Batch:
         """Images ``start`` to ``stop`` (cut to the end), decoded now.
 

@@ -126,15 +126,18 @@ def dataset_of(
             f"data set {name!r}, split {split!r}: expected at least 1 image, got none"
             + "".join(f"; {note}" for note in contents.notes)
         )
-    classes = _classes(name, contents, num_outputs, class_index)
+    index = contents.class_outputs if class_index is None else class_index
+    classes = _classes(name, contents, num_outputs, index)
     outputs = None
     if only_classes:
         classes, outputs = restricted(classes)
     numbers, subset = subsets.chosen(name, split, contents, num_images, subset_seed)
-    size = image_size(contents.example(int(numbers[0]))[0]) if native else data_config.input_size
-    config = data_config
-    if native:
-        config = dataclasses.replace(data_config, input_size=size, resize=None)
+    size, config = data_config.input_size, data_config
+    if native or contents.as_they_are:
+        own = image_size(contents.example(int(numbers[0]))[0])
+        if native or own == size:
+            size = own
+            config = dataclasses.replace(data_config, input_size=size, resize=None)
 
     def prepare(image: Any, image_id: str) -> NDArray[np.uint8]:
         if native and image_size(image) != size:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 from pathlib import Path
 
-from certmask_jax.data import sources
+from certmask_jax._settings import SettingError
+from certmask_jax.data import attacked_sets, sources
 from certmask_jax.data.class_mapping import ClassIndex
 from certmask_jax.data.dataset import Dataset
 from certmask_jax.data.found_dataset import dataset_of
@@ -16,6 +17,7 @@ _KNOWN: dict[str, tuple[str, str, str | None]] = {
     "digits": ("8x8 handwritten digits (UCI, with scikit-learn); embedded", "test", None),
     "image_folder": ("DATA_DIR/[SPLIT/]CLASS/*.jpg|png|..., any images", "", None),
     "image_list": ("DATA_DIR/[SPLIT/]*.jpg|..., and LABELS, a list of their labels", "", None),
+    "attacked": ("DATA_DIR, of an attack: its patched images; or attacked:DATA_DIR", "", None),
     "cifar10": ("32x32, 10 classes (TFDS, prepared)", "test", "cifar10"),
     "cifar100": ("32x32, 100 classes (TFDS, prepared)", "test", "cifar100"),
     "imagenette": ("10 ImageNet classes (TFDS, prepared)", "validation", "imagenette/full-size-v2"),
@@ -32,10 +34,30 @@ def names() -> dict[str, str]:
 
 def check_name(name: str) -> None:
     """``ValueError`` for a name that ``load`` does not know, listing those that it does."""
-    if name not in _KNOWN and not name.startswith(_TFDS):
+    if name not in _KNOWN and not name.startswith((_TFDS, attacked_sets.PREFIX)):
         close = difflib.get_close_matches(name, _KNOWN, n=1)
         hint = f" (did you mean {close[0]}?)" if close else ""
         raise ValueError(f"data set: expected one of {', '.join(names())}, got {name!r}{hint}")
+
+
+def named_folder(name: str, data_dir: Path | str | None) -> tuple[str, Path | str | None]:
+    """``attacked:FOLDER`` as the data set ``attacked`` and its folder; others as they are.
+
+    Raises:
+      ValueError: for two folders, or an empty one.
+    """
+    folder = name.removeprefix(attacked_sets.PREFIX)
+    if folder == name:
+        return name, data_dir
+    if not folder:
+        raise ValueError("data set: expected attacked:FOLDER, the folder of an attack")
+    if data_dir is not None:
+        raise SettingError(
+            lambda say: (
+                f"{say('data_dir', None)}: expected none beside {name}, which names the folder"
+            )
+        )
+    return name.removesuffix(f":{folder}"), folder
 
 
 def load(
@@ -76,6 +98,7 @@ def load(
       FileNotFoundError: for a data set that is not there, with what to do about it.
     """
     check_name(name)
+    name, data_dir = named_folder(name, data_dir)
     _, usual, source = _KNOWN.get(name, ("", "test", name.removeprefix(_TFDS)))
     split = usual if split is None else split
     if name == "digits":
@@ -84,6 +107,8 @@ def load(
         contents = sources.image_folder(split, data_dir)
     elif name == "image_list":
         contents = sources.image_list(split, data_dir, labels)
+    elif name == "attacked":
+        contents = sources.attacked(split, data_dir)
     else:
         contents = sources.tfds(str(source), split, data_dir)
     return dataset_of(

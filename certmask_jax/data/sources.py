@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from certmask_jax._settings import NotPreparedError, SettingError
 from certmask_jax._text import encodable
-from certmask_jax.data import decoding, folders, image_lists
+from certmask_jax.data import attacked_sets, decoding, folders, image_lists
 from certmask_jax.data.listing import ImageFile
 from certmask_jax.files.storage import local_path
 from certmask_jax.files.unreadable import UnreadableImage
@@ -34,6 +35,9 @@ class Found(NamedTuple):
       notes: what was left out, in lines.
       missing: images that a list names and that are not there.
       classes_of: the classes of the first n images, without decoding them, ``int[n]``.
+      class_outputs: name -> output of each class, where the data set itself records it.
+      as_they_are: images of the size that a model wants are given to it without another resize.
+      facts: what decides its images beside their names, for the fingerprint of a run; JSON-able.
     """
 
     num_images: int
@@ -44,6 +48,9 @@ class Found(NamedTuple):
     notes: tuple[str, ...] = ()
     classes_of: Callable[[int], NDArray[np.int64]] | None = None
     missing: tuple[str, ...] = ()
+    class_outputs: Mapping[str, int] | None = None
+    as_they_are: bool = False
+    facts: Mapping[str, Any] = MappingProxyType({})
 
 
 def digits_arrays(split: str) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
@@ -103,6 +110,26 @@ def image_list(split: str, data_dir: Path | str | None, labels: Path | str | Non
     listed = image_lists.read(folder, local_path(labels))
     files = _of_files(listed.class_names, listed.files, cut, listed.notes)
     return files._replace(missing=listed.missing)
+
+
+def attacked(split: str, data_dir: Path | str | None) -> Found:
+    """The patched images of an attack, see ``attacked_sets.read``; their pixels are not resized."""
+    if data_dir is None:
+        raise SettingError(
+            lambda say: (
+                f"attacked: expected the folder of an attack, attacked:FOLDER or "
+                f"{say('data_dir', None)}"
+            )
+        )
+    base, cut = _split_slice(split)
+    read = attacked_sets.read(local_path(data_dir), base)
+    found = _of_files(read.class_names, read.files, cut, read.notes)
+    return found._replace(
+        in_order=read.class_outputs is None,
+        class_outputs=read.class_outputs,
+        as_they_are=True,
+        facts=read.facts,
+    )
 
 
 def _of_files(

@@ -13,13 +13,12 @@ the exit status is then 4.
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import json
+import contextlib
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from tqdm import tqdm
 
@@ -31,16 +30,21 @@ from certmask_jax.programs import (
     attack_options,
     attack_summary,
     certification_options,
-    earlier_command,
+    given_patch_job,
+    given_patch_table,
+    given_patches,
     paths,
     printing,
     program,
     runtime,
 )
 from certmask_jax.programs.attack_folder import AttackFolder
+from certmask_jax.programs.attacked_run import AttackedRun, read_run
+from certmask_jax.programs.black_box_job import BlackBoxAttacker
 from certmask_jax.programs.certification_job import Job, opened
 from certmask_jax.programs.certification_options import Config
 from certmask_jax.programs.command_line import CommandLine, check_not_typed
+from certmask_jax.programs.given_places import check_place, places_at
 
 STOPPED = 3
 """Exit status of an attack that ended as it had no more time."""
@@ -53,10 +57,8 @@ _OTHERWISE = (
     *("decide", "whole_images", "format", "patched", "distributed", "sizes", "page"),
 )
 """Options of certify that say nothing about an attack."""
-_WITH_A_RUN = (
-    *("data_dir", "weights", "num_images"),
-    *("out", "max_minutes", "cpu_devices", "compilation_cache"),
-)
+_OF_THE_RUN = ("data_dir", "weights", "num_images")
+_WITH_A_RUN = (*_OF_THE_RUN, "out", "max_minutes", "cpu_devices", "compilation_cache")
 """Options of certify that go beside the folder of a run."""
 
 
@@ -82,8 +84,16 @@ def parser() -> CommandLine:
         "--data-dir and --weights say where they are now, --num-images takes fewer (default: what "
         "the options say)",
     )
-    attack_options.add(parse.add_argument_group("how it attacks"))
+    _add_own(parse)
     return parse
+
+
+def _add_own(parse: argparse.ArgumentParser) -> None:
+    """Adds the options that certify does not have."""
+    group = parse.add_argument_group("how it attacks")
+    attack_options.add(group)
+    attack_options.add_place(group)
+    attack_options.add_given(parse.add_argument_group("patches that are given"))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -103,34 +113,117 @@ def _run(argv: Sequence[str] | None) -> int:
     arguments = parser().parse_args(words)
     check_not_typed(arguments, _OTHERWISE, "in an attack")
     options = attack_options.read(arguments)
-    known: dict[str, Any] | None = None
+    given = attack_options.read_given(arguments)
+    patches = () if given is None else given_patches.read(given.patches)
+    run: AttackedRun | None = None
     if arguments.run is not None:
-        config, known = _config_of(arguments.run, arguments)
+        run = read_run(arguments.run)
+        config = _config_of(run, arguments)
     else:
         config = certification_options.read_config(arguments)
     runtime.start(config.runtime)
     command = program.typed("attack", words)
-    job = opened(config, command, evidence=True)
-    if known is not None:
-        _check_same(arguments.run, job, known)
-    if isinstance(job.model.apply_fn, NumpyFunction):
-        raise ValueError(
-            f"--model: expected a model of JAX, whose gradients an attack follows, got "
-            f"{job.model.name}, a function that has none"
-        )
-    attack_job.threat_of(job)
-    out = _out(arguments, config, job)
-    folder = AttackFolder(out, {**_settings(job), "attack": options.facts()})
-    attacker = attack_job.Attacker(job, options, folder)
+    with contextlib.nullcontext() if run is None else run.files_found():
+        by_asking = given is not None or options.black_box is not None
+    job = opened_job(config, command, needs_gradients=not by_asking)
+    if run is not None:
+        run.check_same(job, fewer="num_images" in arguments.typed)
     for line in job.notes:
         program.say(line)
     minutes = arguments.max_minutes
     deadline = None if minutes is None else started + 60 * minutes
+    if given is None or run is None:
+        return _searched(job, options, _out(arguments, config, job, "attack"), deadline, command)
+    fitted = given_patches.fitted(
+        patches, attack_job.threat_of(job), job.model.data_config.channels, scale=given.scale
+    )
+    if options.place is not None:
+        for patch in fitted:
+            check_place(patch.size, attack_job.threat_of(job), options.place)
+    facts = given_patch_job.facts(fitted, options, scaled=given.scale)
+    folder = folder_of(job, _out(arguments, config, job, "patches"), facts)
+    test = given_patch_job.PatchTest(job, run.claims(), fitted, folder, options)
+    finished = _attacked(test, deadline)
+    results = given_patch_table.summary(folder.lines, test.specs(), fitted, run.claims())
+    text = given_patch_table.text_of(results, printing.width_of(sys.stdout))
+    return _told(job, folder, {"attack": facts, "results": results}, text, command, finished)
+
+
+def _searched(
+    job: Job,
+    options: attack_options.AttackOptions,
+    out: Path,
+    deadline: float | None,
+    command: str,
+) -> int:
+    """Searches patches, and says what came of them; the exit status."""
+    if options.place is not None:
+        places_at(attack_job.threat_of(job), options.place)
+    facts = options.facts()
+    folder = folder_of(job, out, facts)
+    attacker = attacker_of(job, options, folder)
     finished = _attacked(attacker, deadline)
-    return _told(job, options, folder, attacker.specs(), command, finished=finished)
+    detects = [attack_job.detects(job, spec) for spec in attacker.specs()]
+    results = attack_summary.summary(folder.lines, attacker.specs(), detects)
+    text = attack_summary.text_of(results, printing.width_of(sys.stdout))
+    return _told(job, folder, {"attack": facts, "results": results}, text, command, finished)
 
 
-def _attacked(attacker: attack_job.Attacker, deadline: float | None) -> bool:
+def opened_job(config: Config, command: str, *, needs_gradients: bool = True) -> Job:
+    """A job that can be attacked.
+
+    Raises:
+      ValueError: for what has no gradients where they are needed, or no defense that is attacked;
+        as ``opened``.
+    """
+    job = opened(config, command, evidence=True)
+    if needs_gradients and isinstance(job.model.apply_fn, NumpyFunction):
+        raise ValueError(
+            f"--model: expected a model of JAX, whose gradients an attack follows, got "
+            f"{job.model.name}, a function that has none; --search square does without"
+        )
+    attack_job.threat_of(job)
+    return job
+
+
+def folder_of(job: Job, out: Path, attack: Mapping[str, Any]) -> AttackFolder:
+    """The folder of an attack on a job, new or to go on with.
+
+    Args:
+      job: what is attacked.
+      out: where.
+      attack: how, JSON-able.
+
+    Raises:
+      FileExistsError, OSError, ValueError: as ``AttackFolder``.
+    """
+    left_out = ("decide", "distinct_fields")
+    settings = {name: value for name, value in job.identity.items() if name not in left_out}
+    about = {"class_names": job.provenance["class_names"], "command": job.provenance["command"]}
+    return AttackFolder(out, {**settings, "attack": attack}, about)
+
+
+def attacker_of(
+    job: Job,
+    options: attack_options.AttackOptions,
+    folder: AttackFolder,
+    tick: Callable[[int, int], None] | None = None,
+) -> attack_job.Attacker:
+    """What searches patches as the options say; see ``Attacker``."""
+    kind = attack_job.Attacker if options.black_box is None else BlackBoxAttacker
+    return kind(job, options, folder, tick)
+
+
+class _Attacks(Protocol):
+    """What attacks image by image."""
+
+    def remaining(self) -> int: ...
+    def run(
+        self, stop: Callable[[], bool], progress: Callable[[int, int, int], None], /
+    ) -> bool: ...
+
+
+def _attacked(attacker: _Attacks, deadline: float | None) -> bool:
     with tqdm(
         total=attacker.remaining(), unit="image", desc="attacking", mininterval=1, file=sys.stderr
     ) as bar:
@@ -147,38 +240,27 @@ def _attacked(attacker: attack_job.Attacker, deadline: float | None) -> bool:
 
 def _told(
     job: Job,
-    options: attack_options.AttackOptions,
     folder: AttackFolder,
-    specs: Sequence[str],
+    summary: Mapping[str, Any],
+    text: str,
     command: str,
-    *,
     finished: bool,
 ) -> int:
-    detects = [attack_job.detects(job, spec) for spec in specs]
-    summary = attack_summary.summary(folder.lines, specs, detects)
-    text = attack_summary.text_of(summary, printing.width_of(sys.stdout))
+    """Says what came of an attack, and writes it; the exit status."""
     about = {**fingerprint.environment(), **job.provenance, "command": command}
-    folder.write_summary({"attack": options.facts(), "results": summary, "provenance": about})
+    folder.write_summary({**summary, "provenance": about})
     print(f"\n{text}")
     contradicted = attack_audit.contradictions(job, folder)
-    for found in contradicted:
-        program.say(f"error: {found.said}")
-    if contradicted:
-        program.say(f"please report this, with what is in {folder.folder}")
+    attack_audit.report(contradicted, folder, about)
     where = f"patched images and attacks.jsonl in {folder.folder}"
-    if not finished:
-        print(f"\nstopped: {where}; give the same command again")
-        return CONTRADICTED if contradicted else STOPPED
-    print(f"\n{where}")
-    return CONTRADICTED if contradicted else 0
+    print(f"\n{where}" if finished else f"\nstopped: {where}; give the same command again")
+    if contradicted:
+        return CONTRADICTED
+    return 0 if finished else STOPPED
 
 
-def _config_of(run: Path, arguments: argparse.Namespace) -> tuple[Config, dict[str, Any]]:
-    """The config of a run, and what its results say of it.
-
-    Raises:
-      ValueError: for a folder without results, or options that another run would have.
-    """
+def _config_of(run: AttackedRun, arguments: argparse.Namespace) -> Config:
+    """The config of a run; ``ValueError`` for options that another run would have."""
     useless = [
         option
         for dest, option in arguments.typed.items()
@@ -189,58 +271,22 @@ def _config_of(run: Path, arguments: argparse.Namespace) -> tuple[Config, dict[s
             f"{', '.join(useless)}: expected nothing that makes another run beside RUN_FOLDER; "
             "leave it out, or give all options and no folder"
         )
-    try:
-        results = json.loads((run / "results.json").read_bytes())
-        known = dict(results["provenance"])
-        words = earlier_command.words_of(earlier_command.of_run(known))
-    except FileNotFoundError as error:
-        raise ValueError(
-            f"{run}: expected the folder of a run of certify, with results.json, got one without"
-        ) from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{run / 'results.json'}: cannot be read ({error})") from error
-    typed = certification_options.parser().parse_args(words)
-    for name in ("data_dir", "weights", "num_images"):
-        if name in arguments.typed:
-            setattr(typed, name, getattr(arguments, name))
-            typed.typed[name] = arguments.typed[name]
-    config = certification_options.read_config(typed)
-    return (
-        dataclasses.replace(
-            config, runtime=runtime.read(arguments), out=None, shard=(0, 1), dry_run=False
-        ),
-        known,
-    )
+    names = [name for name in _OF_THE_RUN if name in arguments.typed]
+    given = {name: getattr(arguments, name) for name in names}
+    return run.config(given, arguments.typed, runtime.read(arguments))
 
 
 def _own_destinations() -> set[str]:
-    group = argparse.ArgumentParser()
-    attack_options.add(group.add_argument_group("own"))
-    return {action.dest for action in group._actions}
+    parse = argparse.ArgumentParser()
+    _add_own(parse)
+    return {action.dest for action in parse._actions}
 
 
-def _check_same(run: Path, job: Job, known: dict[str, Any]) -> None:
-    """Refuses data or weights that are others than those of the run."""
-    names = ("weights_sha256", "dataset", "split", "model", "classes", "model_options")
-    there = {name: known[name] for name in names if name in known}
-    now = fingerprint.plain({name: job.identity[name] for name in there if name in job.identity})
-    differences = fingerprint.differences({name: there[name] for name in now}, now)
-    if differences:
-        raise ValueError(
-            f"{run}: expected the data and the weights of that run, but {'; '.join(differences)}"
-        )
-
-
-def _settings(job: Job) -> dict[str, Any]:
-    left_out = ("decide", "distinct_fields")
-    return {name: value for name, value in job.identity.items() if name not in left_out}
-
-
-def _out(arguments: argparse.Namespace, config: Config, job: Job) -> Path:
+def _out(arguments: argparse.Namespace, config: Config, job: Job, name: str) -> Path:
     if arguments.out is not None:
         if not isinstance(arguments.out, Path):
             raise ValueError(f"--out {arguments.out}: expected a local folder")
         return arguments.out
     if arguments.run is not None:
-        return Path(arguments.run) / "attack"
-    return Path("runs") / f"{job.name}-attack"
+        return Path(arguments.run) / name
+    return Path("runs") / f"{job.name}-{name}"

@@ -1,21 +1,27 @@
-"""Certificates that an attack contradicts: each is asked about once more, and said in a line."""
+"""Certificates that an attack contradicts: asked about once more, said in a line, and kept."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import json
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from certmask_jax.defenses import ALERT, Defense, Guarantee
+from certmask_jax.defenses import ALERT, Guarantee
 from certmask_jax.defenses.evidence_defense import EvidenceDefense
+from certmask_jax.files import fingerprint, whole_files
 from certmask_jax.inference.devices import device_mesh
 from certmask_jax.inference.whole_table import predict
+from certmask_jax.programs import program
 from certmask_jax.programs.attack_folder import AttackFolder, Line
-from certmask_jax.programs.attack_job import asked_of, defenses_of, model_of
+from certmask_jax.programs.attack_job import AnyDefense, asked_of, defenses_of, model_of
 from certmask_jax.programs.certification_job import Job
+
+CONTRADICTIONS = "contradictions.json"
 
 
 class Contradiction(NamedTuple):
@@ -47,12 +53,21 @@ class Contradiction(NamedTuple):
         )
 
 
-def contradictions(job: Job, folder: AttackFolder) -> list[Contradiction]:
-    """All certificates that were contradicted, each asked about once more."""
+def contradictions(
+    job: Job, folder: AttackFolder, claimed: Collection[tuple[str, int]] = ()
+) -> list[Contradiction]:
+    """All certificates that were contradicted, each asked about once more.
+
+    Args:
+      job: what was attacked.
+      folder: with the lines of the attack.
+      claimed: spec and number of images that a run certified, whatever the attack's own table says.
+    """
     by_spec = defenses_of(job)
     found = []
     for line in folder.lines:
-        if not (line["broken"] and line["certified"]):
+        is_certified = line.get("certified") or (line["defense"], line["number"]) in claimed
+        if not (line["broken"] and is_certified):
             continue
         defense = by_spec[line["defense"]]
         pixels = np.asarray(Image.open(folder.folder / line["file"]), np.uint8)
@@ -63,7 +78,8 @@ def contradictions(job: Job, folder: AttackFolder) -> list[Contradiction]:
     return found
 
 
-def _answer_again(job: Job, defense: Defense | EvidenceDefense, image: NDArray[np.uint8]) -> int:
+def _answer_again(job: Job, defense: AnyDefense, image: NDArray[np.uint8]) -> int:
+    """What is answered on one device, where it can be so in chunks of another size."""
     if isinstance(defense, EvidenceDefense):
         return int(asked_of(job, defense, one_device=True).answers(image[None])[0])
     table = predict(
@@ -76,3 +92,20 @@ def _answer_again(job: Job, defense: Defense | EvidenceDefense, image: NDArray[n
         mesh=device_mesh(jax.local_devices()[:1]),
     )
     return int(defense.rule(table)[0])
+
+
+def report(found: Sequence[Contradiction], folder: AttackFolder, about: Mapping[str, Any]) -> None:
+    """Says each in a line, and keeps in ``contradictions.json`` what is needed to see it again."""
+    path = folder.folder / CONTRADICTIONS
+    if not found:
+        path.unlink(missing_ok=True)
+        return
+    for one in found:
+        program.say(f"error: {one.said}")
+    each = [{"line": one.line, "again": one.again, "stands": one.stands} for one in found]
+    text = json.dumps(fingerprint.plain({"contradictions": each, "provenance": about}), indent=1)
+    whole_files.write_text(path, text + "\n")
+    program.say(
+        f"please report this to whoever maintains the program, with {path} and the images that it "
+        "names; they are all that is needed to see it again"
+    )

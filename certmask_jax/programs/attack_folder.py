@@ -18,13 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from certmask_jax.data.attacked_sets import FORMAT, LINES, Line, read_lines
 from certmask_jax.files import file_systems, fingerprint, whole_files
 
-LINES = "attacks.jsonl"
-SUMMARY = "attack.json"
-_FORMAT = 1
+__all__ = ["LINES", "AttackFolder", "Line"]
 
-Line = dict[str, Any]
+SUMMARY = "attack.json"
 
 
 class AttackFolder:
@@ -33,13 +32,16 @@ class AttackFolder:
     Args:
       folder: new, empty, or of this same attack.
       settings: JSON-able, what decides the numbers.
+      about: JSON-able, what else there is to know, such as the names of the classes.
 
     Raises:
       FileExistsError: for a folder that holds something else; names what differs.
       OSError: for a folder that cannot be written to.
     """
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+    def __init__(
+        self, folder: Path, settings: Mapping[str, Any], about: Mapping[str, Any] | None = None
+    ) -> None:
         self.folder = folder
         wanted = fingerprint.plain(dict(settings))
         there = read_lines(folder)
@@ -51,11 +53,12 @@ class AttackFolder:
                 )
             folder.mkdir(parents=True, exist_ok=True)
             self.lines: list[Line] = []
-            head = json.dumps({"format": _FORMAT, "settings": wanted}, sort_keys=True)
+            known = {"format": FORMAT, "settings": wanted, "about": dict(about or {})}
+            head = json.dumps(fingerprint.plain(known), sort_keys=True)
             whole_files.write_text(folder / LINES, head + "\n")
             return
-        known, self.lines = there
-        differences = fingerprint.differences(known, wanted)
+        self.lines = there.lines
+        differences = fingerprint.differences(there.settings, wanted)
         if differences:
             raise FileExistsError(
                 f"{folder}: expected this same attack, but {'; '.join(differences[:5])}; choose "
@@ -68,14 +71,24 @@ class AttackFolder:
         return {(line["defense"], line["number"]) for line in self.lines}
 
     def add(self, lines: Sequence[Line], images: Sequence[NDArray[np.uint8] | None]) -> None:
-        """Writes patched images and then their lines; ``images`` None where none was patched."""
+        """Writes patched images and then their lines; ``images`` None where none was patched.
+
+        Images lie in a folder of their defense, or of their given patch: those are the same for
+        all defenses, and written once.
+        """
+        written = set()
         for line, image in zip(lines, images, strict=True):
-            if image is not None:
-                name = Path("images") / _as_name(line["defense"]) / _as_name(line["class"])
-                (self.folder / name).mkdir(parents=True, exist_ok=True)
-                line["file"] = str(name / f"{line['number']:06d}.png")
-                pixels = image[..., 0] if image.shape[-1] == 1 else image
-                Image.fromarray(pixels).save(self.folder / line["file"])
+            if image is None:
+                continue
+            of = line.get("patch") or line["defense"]
+            name = Path("images") / _as_name(of) / _as_name(line["class"])
+            line["file"] = (name / f"{line['number']:06d}.png").as_posix()
+            if line["file"] in written:
+                continue
+            written.add(line["file"])
+            (self.folder / name).mkdir(parents=True, exist_ok=True)
+            pixels = image[..., 0] if image.shape[-1] == 1 else image
+            Image.fromarray(pixels).save(self.folder / line["file"])
         text = "".join(json.dumps(fingerprint.plain(line), sort_keys=True) + "\n" for line in lines)
         with (self.folder / LINES).open("a", encoding="utf-8") as file:
             file.write(text)
@@ -87,34 +100,6 @@ class AttackFolder:
         """Writes ``attack.json``."""
         text = json.dumps(fingerprint.plain(dict(summary)), indent=1, sort_keys=True)
         whole_files.write_text(self.folder / SUMMARY, text + "\n")
-
-
-def read_lines(folder: Path) -> tuple[dict[str, Any], list[Line]] | None:
-    """The settings and lines of an attack's folder; None where there is none.
-
-    A last line that a killed process did not finish is left out.
-
-    Raises:
-      ValueError: for a file that is no such list, or of another format.
-    """
-    try:
-        text = (folder / LINES).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return None
-    whole = text[: text.rfind("\n") + 1].splitlines()
-    try:
-        head, *lines = [json.loads(line) for line in whole]
-        settings, version = dict(head["settings"]), head["format"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{folder / LINES}: expected the lines of an attack, got something else ({error}); "
-            "choose another folder"
-        ) from error
-    if version != _FORMAT:
-        raise ValueError(
-            f"{folder / LINES}: expected format {_FORMAT}, got {version!r}; choose another folder"
-        )
-    return settings, lines
 
 
 def _drop_torn_line(path: Path) -> None:

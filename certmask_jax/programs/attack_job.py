@@ -25,6 +25,7 @@ from certmask_jax.masks.threats import Threat
 from certmask_jax.programs.attack_folder import AttackFolder, Line
 from certmask_jax.programs.attack_options import UNDEFENDED, AttackOptions
 from certmask_jax.programs.certification_job import Job
+from certmask_jax.programs.given_places import places_at
 from certmask_jax.tables.image_sets import readable
 
 AnyDefense = Defense | EvidenceDefense
@@ -42,16 +43,28 @@ class Before(NamedTuple):
 
 
 class Attacker:
-    """Attacks the images of a job under each defense, and keeps what comes of it."""
+    """Attacks the images of a job under each defense, and keeps what comes of it.
 
-    def __init__(self, job: Job, options: AttackOptions, folder: AttackFolder) -> None:
-        self._job, self._options, self._folder = job, options, folder
+    Args:
+      job, options: what is attacked, and how.
+      folder: where lines and patched images go.
+      tick: called with the images of a search that are settled and those that are broken, again and
+        again while it runs; what it raises ends the search, of which nothing is kept.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        options: AttackOptions,
+        folder: AttackFolder,
+        tick: Callable[[int, int], None] | None = None,
+    ) -> None:
+        self._job, self._options, self._folder, self._tick = job, options, folder, tick
         self._images = readable(job.dataset, job.unreadable)
         self._class_names: list[str] = list(job.provenance.get("class_names") or ())
-        self._targets: dict[str, AnyDefense | None] = {}
-        if options.undefended:
-            self._targets[UNDEFENDED] = None
-        self._targets |= defenses_of(job)
+        of_job = defenses_of(job)
+        self._targets = {spec: of_job.get(spec) for spec in options.chosen(list(of_job))}
+        self._asked: dict[str, Attacked] = {}
 
     def specs(self) -> list[str]:
         """What is attacked, in order."""
@@ -59,7 +72,8 @@ class Attacker:
 
     def remaining(self) -> int:
         """How many lines are not there yet."""
-        return len(self.specs()) * len(self._images) - len(self._folder.done())
+        done = sum(spec in self._targets for spec, _ in self._folder.done())
+        return len(self._targets) * len(self._images) - done
 
     def run(self, stop: Callable[[], bool], progress: Callable[[int, int, int], None]) -> bool:
         """Attacks what is not settled yet; whether all is.
@@ -70,8 +84,7 @@ class Attacker:
         """
         done = self._folder.done()
         size = max(_IMAGES_A_SEARCH * self._options.at_once, 8)
-        for spec, defense in self._targets.items():
-            asked: Attacked | None = None
+        for spec in self._targets:
             for start in range(0, len(self._images), size):
                 numbers = [
                     n
@@ -82,12 +95,24 @@ class Attacker:
                     continue
                 if stop():
                     return False
-                asked = asked_of(self._job, defense) if asked is None else asked
-                lines, images = self._block(spec, defense, asked, numbers)
-                self._folder.add(lines, images)
+                lines = self.attack(spec, numbers)
                 tried = [line for line in lines if line["broken"] is not None]
                 progress(len(lines), len(tried), sum(line["broken"] for line in tried))
+            self._asked.pop(spec, None)
         return True
+
+    def attack(self, spec: str, numbers: Sequence[int]) -> list[Line]:
+        """Attacks some images, by their numbers, under one of ``specs``; gives their new lines."""
+        defense = self._targets[spec]
+        if spec not in self._asked:
+            self._asked[spec] = self._seen(defense)
+        lines, images = self._block(spec, defense, self._asked[spec], numbers)
+        self._folder.add(lines, images)
+        return lines
+
+    def _seen(self, defense: AnyDefense | None) -> Attacked:
+        """What is attacked, as a search sees it."""
+        return asked_of(self._job, defense)
 
     def _block(
         self, spec: str, defense: AnyDefense | None, asked: Attacked, numbers: Sequence[int]
@@ -181,16 +206,18 @@ class Attacker:
         numbers: Sequence[int],
     ) -> AttackedImages:
         options = self._options
+        threat = pixel_threat(self._job, defense)
         goals = promising_goals(
             asked,
             images,
             labels,
-            threat=pixel_threat(self._job, defense),
+            threat=threat,
             search=options.search,
             locations=options.locations,
             targets=options.targets,
             where=options.places,
             seeds=[[options.seed, number] for number in numbers],
+            given=None if options.place is None else places_at(threat, options.place),
         )
         return attack_images(
             model_of(self._job),
@@ -205,6 +232,7 @@ class Attacker:
             at_once=options.at_once,
             seed=options.seed,
             numbers=numbers,
+            progress=self._tick,
         )
 
     def _name_of(self, label: int) -> str:

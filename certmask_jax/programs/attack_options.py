@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from certmask_jax._text import some
+from certmask_jax.attacks.black_box import BlackBoxSearch
 from certmask_jax.attacks.goal_choice import Where
 from certmask_jax.attacks.patch_search import PatchSearch
+from certmask_jax.programs import paths
+from certmask_jax.programs.command_line import check_not_typed, hint
+from certmask_jax.programs.given_places import At, read_place
 from certmask_jax.programs.number_options import number, seed, whole
 
 IMAGES = {
@@ -22,6 +29,18 @@ PLACES = {
     "gradient": "where pixels gain most, by the gradient",
     "random": "anywhere that is allowed",
 }
+SEARCHES = {
+    "gradient": "along the model's gradient",
+    "square": "without gradients, for any model: squares of one colour that get smaller, and stay "
+    "where the true label is held less",
+    "random": "without gradients: all pixels anew",
+}
+_OF_GRADIENTS = ("targets", "starts", "steps", "step_size", "optimizer", "momentum")
+_OF_SEARCHES = (
+    *("search", "queries"),
+    *("images", "places", "locations", "targets", "starts", "steps", "masks_a_step", "at_once"),
+    *("step_size", "optimizer", "momentum"),
+)
 UNDEFENDED = "undefended"
 """How the model without a defense is called."""
 
@@ -38,15 +57,51 @@ class AttackOptions:
     at_once: int
     seed: int
     undefended: bool
+    only: tuple[str, ...]
+    place: At | None
     search: PatchSearch
+    black_box: BlackBoxSearch | None
 
     def facts(self) -> dict[str, Any]:
         """What decides the numbers, JSON-able."""
-        return dataclasses.asdict(self)
+        facts = dataclasses.asdict(self)
+        return {
+            name: value for name, value in facts.items() if name != "only" and value is not None
+        }
+
+    @property
+    def most_steps(self) -> int:
+        """How many steps, or queries, an image takes at most."""
+        if self.black_box is not None:
+            return self.locations * self.black_box.queries
+        return self.locations * self.starts * self.search.steps
+
+    def chosen(self, specs: Sequence[str]) -> list[str]:
+        """Those of ``specs`` that are attacked, and ``UNDEFENDED`` before them if it is.
+
+        Raises:
+          ValueError: for one that is asked for and is not there.
+        """
+        known = [*([UNDEFENDED] if self.undefended or UNDEFENDED in self.only else []), *specs]
+        for spec in self.only:
+            if spec not in known:
+                raise ValueError(
+                    f"--only: expected what is attacked, {some(known)}, got {spec!r}"
+                    f"{hint(spec, known)}"
+                )
+        return [spec for spec in known if not self.only or spec in self.only]
 
 
-def add(group: argparse._ArgumentGroup) -> None:
-    """Adds the options to a group of a command line."""
+@dataclasses.dataclass(frozen=True)
+class GivenOptions:
+    """One field for each option of ``add_given``."""
+
+    patches: Path
+    scale: bool
+
+
+def add(group: argparse._ArgumentGroup, *, undefended: bool = True) -> None:
+    """Adds the options to a group of a command line; ``undefended`` is the default of its own."""
     how = PatchSearch()
     group.add_argument(
         "--images",
@@ -64,12 +119,21 @@ def add(group: argparse._ArgumentGroup) -> None:
         + "; ".join(f"{name}, {about}" for name, about in PLACES.items())
         + " (default: %(default)s)",
     )
+    group.add_argument(
+        "--search",
+        choices=SEARCHES,
+        default="gradient",
+        help="how a patch is searched for: "
+        + "; ".join(f"{name}, {about}" for name, about in SEARCHES.items())
+        + " (default: %(default)s)",
+    )
     for option, default, about in (
         ("--locations", 3, "goals that an image is tried with, each a place and a wrong label"),
         ("--targets", 3, "wrong labels that are looked at, the likeliest first"),
         ("--starts", 1, "searches for each goal, the first from the image, others at random"),
         ("--steps", how.steps, "of one search"),
         ("--masks-a-step", how.masks_a_step, "masked images that a step looks at, at most"),
+        ("--queries", 500, "patches that a search without gradients tries at a place"),
         ("--at-once", 16, "searches that run at once over all devices"),
     ):
         group.add_argument(
@@ -107,17 +171,85 @@ def add(group: argparse._ArgumentGroup) -> None:
         help="of all randomness of the attack (default: %(default)s)",
     )
     group.add_argument(
+        "--only",
+        action="append",
+        metavar="DEFENSE",
+        help="attack this one alone, as --defense names it, or undefended; repeat for several "
+        "(default: all)",
+    )
+    group.add_argument(
         "--undefended",
         action=argparse.BooleanOptionalAction,
-        default=True,
-        help="attack the model without a defense too (default: --undefended)",
+        default=undefended,
+        help="attack the model without a defense too (default: "
+        f"--{'' if undefended else 'no-'}undefended)",
     )
+
+
+def add_place(group: argparse._ArgumentGroup) -> None:
+    """Adds ``--place``."""
+    group.add_argument(
+        "--place",
+        type=_place,
+        metavar="ROW,COLUMN",
+        help="put the top left pixel of every patch there (default: as --places says; of "
+        "--patch-images a random place for each image and patch, which --attack-seed decides)",
+    )
+
+
+def add_given(group: argparse._ArgumentGroup) -> None:
+    """Adds the options of patches that are given."""
+    group.add_argument(
+        "--patch-images",
+        type=paths.local_path,
+        metavar="PATH",
+        help="search no patches: paste these on the images of RUN_FOLDER. An image, a folder of "
+        "images, or an .npz with patches (P, h, w, c; uint8 or in [0, 1]) and perhaps names; none "
+        "may be larger than the patch of the run (default: patches are searched for)",
+    )
+    group.add_argument(
+        "--scale-patch-images",
+        action="store_true",
+        help="resize them (bicubic) to the patch of the run, the largest if it has several shapes; "
+        "a resized patch is another one, and may be weaker (default: as large as they are)",
+    )
+
+
+def read_given(arguments: argparse.Namespace) -> GivenOptions | None:
+    """Arguments -> options of given patches; ``ValueError`` for those that do not go with them."""
+    if arguments.patch_images is None:
+        if arguments.scale_patch_images:
+            raise ValueError("--scale-patch-images: expected --patch-images beside it")
+        return None
+    check_not_typed(arguments, _OF_SEARCHES, "with --patch-images, which are not searched for")
+    if arguments.run is None:
+        raise ValueError(
+            "--patch-images: expected RUN_FOLDER, a run of certify, whose images they are put on"
+        )
+    return GivenOptions(arguments.patch_images, arguments.scale_patch_images)
+
+
+def _place(text: str) -> At:
+    try:
+        return read_place(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def read(arguments: argparse.Namespace) -> AttackOptions:
     """Arguments -> options; ``ValueError`` for what is not possible, naming the option."""
     if arguments.step_size > 1:
         raise ValueError(f"--step-size: expected at most 1, got {arguments.step_size:g}")
+    if getattr(arguments, "place", None) is not None and "places" in arguments.typed:
+        raise ValueError("--places: has no use with --place, which says where; leave it out")
+    by_asking = arguments.search != "gradient"
+    check_not_typed(
+        arguments,
+        _OF_GRADIENTS if by_asking else ("queries",),
+        f"with --search {arguments.search}",
+    )
+    if by_asking and arguments.places == "gradient":
+        raise ValueError(f"--places gradient: has no use with --search {arguments.search}")
     if arguments.momentum and arguments.optimizer != "sign":
         raise ValueError("--momentum: has no use with --optimizer adam; leave it out")
     return AttackOptions(
@@ -129,6 +261,8 @@ def read(arguments: argparse.Namespace) -> AttackOptions:
         at_once=arguments.at_once,
         seed=arguments.attack_seed,
         undefended=arguments.undefended,
+        only=tuple(arguments.only or ()),
+        place=getattr(arguments, "place", None),
         search=PatchSearch(
             steps=arguments.steps,
             step_size=arguments.step_size,
@@ -136,4 +270,11 @@ def read(arguments: argparse.Namespace) -> AttackOptions:
             momentum=arguments.momentum,
             masks_a_step=arguments.masks_a_step,
         ),
+        black_box=BlackBoxSearch(
+            proposals=arguments.search,
+            queries=arguments.queries,
+            masks_a_query=arguments.masks_a_step,
+        )
+        if by_asking
+        else None,
     )

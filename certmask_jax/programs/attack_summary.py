@@ -58,15 +58,16 @@ def _by_kind(tried: Sequence[Line]) -> dict[str, dict[str, int]]:
     return kinds
 
 
+def percent(entry: Line, key: str) -> str:
+    """A fraction of an entry with its interval, in percent; a dash where there is none."""
+    if entry[key] is None:
+        return "-"
+    low, high = entry["intervals"][key]
+    return f"{100 * entry[key]:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+
+
 def text_of(summary: Sequence[Line], width: int) -> str:
     """A summary as it is printed: a table, and what there is to say of it."""
-
-    def percent(entry: Line, key: str) -> str:
-        if entry[key] is None:
-            return "-"
-        low, high = entry["intervals"][key]
-        return f"{100 * entry[key]:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
-
     columns = [
         Column("attacked", tuple(entry["defense"] for entry in summary)),
         Column("images", tuple(str(entry["images"]) for entry in summary), right=True),

@@ -73,7 +73,7 @@ class DataOptions:
         if dataset.subset is not None and dataset.subset.how != "first":
             facts["subset"] = {"how": dataset.subset.how, "seed": dataset.subset.seed,
                                "images": self.num_images}  # fmt: skip
-        return facts
+        return {**facts, **dataset.facts}
 
 
 def named_data(name: str, **options: Any) -> data.Dataset:
@@ -116,7 +116,7 @@ def check_name(name: str) -> None:
 
 def _own_path(name: str) -> str | None:
     """The import path of a user's own data set; None for one of this package, or of TFDS."""
-    if name in data.names() or name.startswith("tfds:"):
+    if name in data.names() or name.startswith(("tfds:", "attacked:")):
         return None
     return imported.path_of(name, imported.DATASETS)
 
@@ -155,8 +155,8 @@ def add(group: Any) -> None:
         "--data-dir",
         type=paths.local_path,
         metavar="DIR",
-        help="where the data set was prepared; of image_folder and image_list the folder of images "
-        "(default: none, for digits alone)",
+        help="where the data set was prepared; the folder of images of image_folder and "
+        "image_list; of attacked the folder of the attack (default: none, for digits alone)",
     )
     add_class_index(group)
     group.add_argument(
@@ -169,8 +169,10 @@ def add(group: Any) -> None:
     )
     group.add_argument(
         "--split",
-        help="such as test, validation or test[300:400] (default: the one that results are "
-        "reported on; of folders DATA_DIR itself)",
+        help="such as test, validation or test[300:400]; of attacked the defense whose patched "
+        "images are meant, undefended, or a given patch, and with /broken behind it those alone "
+        "that were answered wrongly (default: the one that results are reported on; of folders "
+        "DATA_DIR itself)",
     )
     group.add_argument(
         "--num-images",
@@ -222,9 +224,10 @@ def read(arguments: argparse.Namespace) -> DataOptions:
         )
     if arguments.dataset == "digits" and arguments.data_dir is not None:
         raise ValueError("--data-dir: expected none for digits, which are embedded")
+    dataset, folder = data.named_folder(arguments.dataset, arguments.data_dir)
     return DataOptions(
-        dataset=arguments.dataset,
-        data_dir=arguments.data_dir,
+        dataset=dataset,
+        data_dir=None if folder is None else paths.local_path(str(folder)),
         labels=given.get("labels"),
         split=given.get("split"),
         num_images=count,

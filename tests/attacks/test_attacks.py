@@ -313,6 +313,21 @@ def test_a_rule_that_errs_at_one_number_alone_is_met_on_the_way(linear, monkeypa
     assert broken[0] > broken[1]
 
 
+def test_places_that_are_given_are_looked_at_and_no_others(linear):
+    params, images, labels, _ = linear
+    given = np.asarray([[[3, 3, 1, 2]], [[3, 3, 4, 0]]])
+    masked = cm.defenses.certmask(cm.mask_sets.exact_k_fold(SIZE, 3, mask_size=5, coverage=(2, 1)))
+    for defense in (masked, None):
+        asked = attacks.attacked(defense, _linear, params, (SIZE, SIZE, 1), preprocessing=HOW)
+        goals = attacks.promising_goals(
+            asked, images[:3], labels[:3], threat=masked.threat, given=given,
+            search=attacks.PatchSearch(steps=1, step_size=1.0),
+        )  # fmt: skip
+        assert all(goals)
+        for goal in (goal for some in goals for goal in some):
+            assert (goal.place == given).all(axis=(1, 2)).any()
+
+
 def _table(defense, params, images):
     return cm.predict(_linear, params, images, defense.masked_images, preprocessing=HOW)
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from certmask_jax.data import digits_arrays
-from certmask_jax.programs import certify, imported
+from certmask_jax.data import attacked_sets, digits_arrays
+from certmask_jax.programs import attack, certify, imported
 from certmask_jax.tables import saved_table
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -113,3 +113,30 @@ def test_the_example_of_onnx_runtime(here, monkeypatch, capsys):
     images, _ = digits_arrays("test")
     logits = (images[:8].reshape(8, 64) / 255).astype(np.float32) @ weights
     np.testing.assert_array_equal(table.predictions[:, 0], logits.argmax(axis=1))
+
+
+def test_a_function_is_attacked_by_asking_it_and_by_patches_that_are_given(here, capsys):
+    right = {"--patch": "2", "--num-images": "60", "--defense": "pair_cover:partition=2/2"}
+    words = [word for pair in right.items() for word in pair]
+    assert certify.main(["--model", "function_of_theirs:create", *words, "--out", "run"]) == 0
+    assert attack.main(["run"]) == 2
+    assert "--search square does without" in capsys.readouterr().err
+    assert attack.main(["run", "--search", "square", "--queries", "30", "--locations", "2"]) == 0
+    lines = attacked_sets.read_lines(here / "run" / "attack").lines
+    assert any(line["broken"] for line in lines)
+    assert not any(line["broken"] and line["certified"] for line in lines)
+    assert all(line["broken"] == (line["after"] != line["label"]) for line in lines
+               if line["broken"] is not None)  # fmt: skip
+    np.savez("p.npz", patches=np.full((1, 1, 1, 1), 1.0))
+    assert attack.main(["run", "--patch-images", "p.npz"]) == 0
+    lines = attacked_sets.read_lines(here / "run" / "patches").lines
+    assert len(lines) == 120
+    images, labels = digits_arrays("test")
+    for line in lines:
+        if line["defense"] != "undefended":  # whose logits are the first ten pixels
+            continue
+        [[_, _, row, column]] = line["place"]
+        image = images[line["number"], ..., 0].copy()
+        image[row, column] = 255
+        assert line["after"] == image.reshape(-1)[:10].argmax()
+        assert line["label"] == labels[line["number"]]

@@ -13,10 +13,6 @@ from certmask_jax import _version
 from certmask_jax.programs import commands, convert_weights, program
 
 ROOT = Path(__file__).resolve().parents[2]
-NAMES = (
-    "certify, report, compare, leaderboard, attack, merge, train, export, convert-weights, "
-    "benchmark"
-)
 # What pip makes of the entry point.
 SCRIPT = "import sys; from certmask_jax.programs.commands import main; sys.exit(main())"
 
@@ -33,7 +29,10 @@ def _begun(words, *, cwd, before=""):
 
 
 # In the order of --help.
-NAMES = "certify, choose, attack, merge, train, export, convert-weights, benchmark"
+NAMES = (
+    "certify, choose, report, compare, leaderboard, attack, audit, merge, train, export, "
+    "convert-weights, benchmark"
+)
 
 
 def _ended(words, monkeypatch, capsys):

@@ -1,0 +1,237 @@
+"""The run that is attacked, from its folder: its config, its claims, and whether its data is there.
+
+A claim is what it said of an image under a defense: what was answered, and whether it is certified.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import dataclasses
+import json
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from certmask_jax.certification.report.files import IMAGES, RESULTS
+from certmask_jax.files import fingerprint
+from certmask_jax.programs import certification_options, earlier_command, runtime
+from certmask_jax.programs.attack_options import UNDEFENDED
+from certmask_jax.programs.certification_job import Job
+from certmask_jax.programs.certification_options import Config
+from certmask_jax.programs.program import message
+from certmask_jax.tables import saved_table
+from certmask_jax.tables.image_sets import listing_of
+
+_OF_DATA = ("dataset", "split", "classes", "subset", "attacked", "patched_with_noise_of_seed")
+_OF_MODEL = ("model", "model_options", "weights_sha256")
+
+
+class Claim(NamedTuple):
+    """What a run said of an image under a defense."""
+
+    number: int  # of those of the run that count
+    is_right: bool
+    is_certified: bool
+    margin: float  # the smallest that was seen; infinite where there is none
+
+
+class Claims(NamedTuple):
+    """What a run said of its images.
+
+    Attributes:
+      ids, labels: of the images that count.
+      of: of each defense, by its spec, and of the model without one what was said of each image.
+    """
+
+    ids: tuple[str, ...]
+    labels: tuple[int, ...]
+    of: Mapping[str, tuple[Claim, ...]]
+
+
+@dataclasses.dataclass(frozen=True)
+class AttackedRun:
+    """The folder of a run, and what its ``results.json`` holds; ``read_run`` reads it."""
+
+    folder: Path
+    results: Mapping[str, Any]
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Of its results."""
+        return dict(self.results["provenance"])
+
+    def config(
+        self,
+        given: Mapping[str, Any],
+        typed: Mapping[str, str],
+        run_with: runtime.Runtime,
+    ) -> Config:
+        """The config that it had, to open its data and its model again.
+
+        Args:
+          given: values of options, by destination, in the place of those that it had: where data
+            and weights are now.
+          typed: how these were typed.
+          run_with: devices.
+        """
+        known = self.provenance
+        with _readable(self.folder / RESULTS):
+            words = earlier_command.words_of(earlier_command.of_run(known))
+        read = certification_options.parser().parse_args(words)
+        for name, value in given.items():
+            setattr(read, name, value)
+            read.typed[name] = typed[name]
+        config = certification_options.read_config(read)
+        return dataclasses.replace(
+            config, runtime=run_with, out=None, shard=(0, 1), dry_run=False, from_tables=None
+        )
+
+    def claims(self) -> Claims:
+        """What it said of each image.
+
+        Raises:
+          ValueError: where that is not there, or cannot be read.
+        """
+        specs = [_spec(one) for one in self.results["defenses"]]
+        with _readable(self.folder / IMAGES):
+            return _claims(self.folder / IMAGES, specs)
+
+    @contextlib.contextmanager
+    def files_found(self) -> Iterator[None]:
+        """Lets an error about files that are not there say which options help."""
+        try:
+            yield
+        except FileNotFoundError as error:
+            raise ValueError(
+                f"{message(error)}; --data-dir and --weights say where data and weights of "
+                f"{self.folder} are now"
+            ) from error
+
+    def check_same(self, job: Job, *, fewer: bool = False) -> None:
+        """Refuses data or a model that are others than those of the run.
+
+        Images are compared as far as the run recorded them: of files their names, of others the
+        pixels of the first one.
+
+        Args:
+          job: as it was opened now.
+          fewer: fewer images were asked for.
+
+        Raises:
+          ValueError: naming what differs, and the option that says where they are now.
+        """
+        known, now = self.provenance, fingerprint.plain(job.provenance)
+        of_data = tuple(name for name in _OF_DATA if not (fewer and name == "subset"))
+        for names, option in ((_OF_MODEL, "weights"), (of_data, "data-dir")):
+            differences = fingerprint.differences(
+                {name: known.get(name) for name in names}, {name: now.get(name) for name in names}
+            )
+            if differences:
+                raise _another(self.folder, option, "; ".join(differences))
+        if not fewer:
+            self._check_images(job)
+
+    def _check_images(self, job: Job) -> None:
+        listing = listing_of(job.dataset)
+        if listing is not None:
+            ids = self.claims().ids
+            gone = sorted(set(ids) - set(listing.ids))
+            if gone:
+                raise _another(
+                    self.folder,
+                    "data-dir",
+                    f"{len(gone)} of its {len(ids)} images {'is' if len(gone) == 1 else 'are'} not "
+                    f"there, such as {gone[0]}",
+                )
+            return
+        about = self.folder / "tables" / saved_table.ABOUT
+        known = json.loads(about.read_bytes())["fingerprint"] if about.is_file() else {}
+        first = known.get("first_image_sha256")
+        if first not in (None, fingerprint.of_arrays(job.dataset.read(0, 1).images)):
+            raise _another(self.folder, "data-dir", "its first image has other pixels there")
+
+
+def read_run(folder: Path) -> AttackedRun:
+    """The run in a folder.
+
+    Raises:
+      ValueError: for a folder without results, or results that cannot be read.
+    """
+    with _readable(folder / RESULTS):
+        results = json.loads((folder / RESULTS).read_bytes())
+        dict(results["provenance"])
+        list(map(_spec, results["defenses"]))
+    return AttackedRun(folder, results)
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Lets whatever cannot be read in a file of a run be said in a line."""
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ValueError(
+            f"{path.parent}: expected the folder of a run of certify, with {path.name}, got one "
+            "without"
+        ) from error
+    except (ValueError, KeyError, TypeError, StopIteration) as error:
+        raise ValueError(
+            f"{path}: cannot be read ({error or type(error).__name__}); give the command of that "
+            "run again, which writes it anew"
+        ) from error
+
+
+def _claims(path: Path, specs: list[str]) -> Claims:
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    if not rows:
+        raise ValueError(f"{path.name} holds no images")
+    claims = {
+        UNDEFENDED: tuple(
+            Claim(
+                number,
+                row["undefended"] == row["label"],
+                is_certified=False,
+                margin=_margin(row["smallest_margin"]),
+            )
+            for number, row in enumerate(rows)
+        )
+    }
+    for spec in dict.fromkeys(specs):
+        prefix = next(
+            name.removesuffix(" worst_case")
+            for name in rows[0]
+            if name.startswith(f"{spec} ") and name.endswith(" worst_case")
+        )
+        claims[spec] = tuple(
+            Claim(
+                number,
+                row[f"{prefix} answer"] == row["label"],
+                row[f"{prefix} worst_case"] == "1",
+                _margin(row.get(f"{prefix} smallest_margin", "")),
+            )
+            for number, row in enumerate(rows)
+        )
+    return Claims(
+        tuple(row["id"] for row in rows), tuple(int(row["label"]) for row in rows), claims
+    )
+
+
+def _spec(result: Mapping[str, Any]) -> str:
+    return str(result.get("spec") or result["name"])
+
+
+def _margin(text: str) -> float:
+    value = float(text) if text else math.inf
+    return -math.inf if np.isnan(value) else value
+
+
+def _another(folder: Path, option: str, how: str) -> ValueError:
+    what = "model and weights" if option == "weights" else "data"
+    return ValueError(
+        f"{folder}: expected the {what} of that run, but {how}; --{option} says where they are now"
+    )

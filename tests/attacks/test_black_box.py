@@ -1,0 +1,154 @@
+"""Search without gradients: on linear models, whose strongest patch is known in closed form."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from certmask_jax import models
+from certmask_jax.attacks.black_box import BlackBoxSearch, search_without_gradients
+from certmask_jax.defenses import DoubleMasking
+from certmask_jax.inference.engine_choice import engine_for
+from certmask_jax.inference.preprocessing import Preprocessing
+from certmask_jax.inference.whole_table import predict
+from certmask_jax.mask_sets import budgeted_grid
+from certmask_jax.masks.distinct_unions import unmasked
+from certmask_jax.masks.threats import Threat
+
+SIZE, PATCH = 8, 3
+WEIGHTS = np.random.default_rng(0).normal(size=(SIZE, SIZE)).astype(np.float32)
+
+
+def _logits(images):
+    """Two classes; that of a positive product is 1."""
+    lead = (images[..., 0] * WEIGHTS).sum((1, 2))
+    return np.stack([-lead, lead], axis=1).astype(np.float32)
+
+
+FUNCTION = models.from_function(
+    _logits, num_classes=2, input_size=(SIZE, SIZE), channels=1, sha256="linear"
+).apply_fn
+HOW = {"preprocessing": Preprocessing()}
+
+
+def _images(count):
+    images = np.random.default_rng(1).integers(0, 256, (count, SIZE, SIZE, 1), np.uint8)
+    return images, (_logits(images / 255)[:, 1] > 0).astype(np.int32)
+
+
+def _engine(masked):
+    return engine_for(FUNCTION, (), (SIZE, SIZE, 1), masked, **HOW)
+
+
+def _plain(images):
+    return predict(FUNCTION, (), images, unmasked((SIZE, SIZE)), **HOW).predictions[:, 0]
+
+
+def _lead(levels, label):
+    """By how much the true label leads."""
+    return (levels[..., 0] / 255 * WEIGHTS).sum() * (1 if label else -1)
+
+
+def _strongest(image, label, place):
+    """In closed form: every pixel of the patch as its weight wants it."""
+    [[height, width, row, column]] = place
+    best = image.copy()
+    own = WEIGHTS[row : row + height, column : column + width]
+    best[row : row + height, column : column + width, 0] = 255 * ((own > 0) != (label == 1))
+    return best
+
+
+@pytest.mark.parametrize("proposals", ["square", "random"])
+def test_it_breaks_what_the_strongest_patch_breaks_and_nothing_else(proposals):
+    images, labels = _images(24)
+    places = [np.array([[[PATCH, PATCH, n % 6, n // 6]]]) for n in range(24)]
+    at = [place[0] for place in places]
+    best = [_strongest(*one) for one in zip(images, labels, at, strict=True)]
+    can = [_lead(image, label) < 0 for image, label in zip(best, labels, strict=True)]
+    assert 4 <= sum(can) <= 20
+    search = BlackBoxSearch(proposals=proposals, queries=300)
+    made = search_without_gradients(
+        _engine(unmasked((SIZE, SIZE))), _plain, images, labels, places, search=search
+    )
+    assert (made.broken <= can).all()
+    # Squares find what is to be found but for rounding; random pixels are far from the best.
+    assert made.broken.sum() >= (0.9 if proposals == "square" else 0.3) * sum(can)
+    assert (made.broken == (_plain(made.patched) != labels)).all()
+    assert (made.answers == _plain(made.patched)).all()
+    for n in np.flatnonzero(~made.broken):  # how far it came of the way to the strongest patch
+        clean, there, most = (
+            _lead(one, labels[n]) for one in (images[n], made.patched[n], best[n])
+        )
+        assert clean - there >= (0.9 if proposals == "square" else 0.4) * (clean - most)
+    for n in range(24):
+        [[height, width, row, column]] = made.places[n]
+        changed = np.argwhere((made.patched[n] != images[n]).any(axis=-1))
+        assert (changed >= [row, column]).all()
+        assert (changed < [row + height, column + width]).all()
+    assert (made.steps[~made.broken] == 300).all()
+    assert (made.steps[made.broken] <= 300).all()
+
+
+def test_what_an_image_gets_depends_on_its_number_and_the_seed_alone():
+    images, labels = _images(6)
+    places = [np.array([[[PATCH, PATCH, 2, 2]], [[PATCH, PATCH, 4, 4]]])] * 6
+    how = {"search": BlackBoxSearch(queries=30)}
+    engine = _engine(unmasked((SIZE, SIZE)))
+    whole = search_without_gradients(engine, _plain, images, labels, places, seed=3, **how)
+    part = search_without_gradients(
+        engine, _plain, images[4:], labels[4:], places[4:], seed=3, numbers=[4, 5], **how
+    )
+    other = search_without_gradients(engine, _plain, images, labels, places, seed=4, **how)
+    assert (part.patched == whole.patched[4:]).all()
+    assert (part.steps == whole.steps[4:]).all()
+    assert (other.patched != whole.patched).any()
+    same = search_without_gradients(
+        engine, _plain, images[[0, 0]], labels[[0, 0]], places[:2], seed=3, **how
+    )
+    assert (same.patched[0] == whole.patched[0]).all()
+    assert (same.patched[0] != same.patched[1]).any()
+
+
+def test_a_certified_image_is_never_broken_and_others_are():
+    defense = DoubleMasking(budgeted_grid(SIZE, 2, masks_per_axis=2))
+    images, labels = _images(30)
+    table = predict(FUNCTION, (), images, defense.masked_images, **HOW)
+    right = defense.rule(table) == labels
+    robust = defense.worst_case(table, labels)
+    assert 0 < robust.sum() < right.sum()
+    threat = Threat.of(SIZE, 2)
+    assert threat == defense.threat
+    places = [np.array([[[2, 2, r, c]] for r in (0, 3, 6) for c in (0, 3, 6)])] * int(right.sum())
+    told = []
+    made = search_without_gradients(
+        _engine(defense.masked_images),
+        lambda x: defense.rule(predict(FUNCTION, (), x, defense.masked_images, **HOW)),
+        images[right],
+        labels[right],
+        places,
+        search=BlackBoxSearch(queries=20),
+        progress=lambda settled, broken: told.append((settled, broken)),
+    )
+    assert not (made.broken & robust[right]).any()
+    assert made.broken.any()
+    assert told == sorted(told)
+    assert told[-1][1] <= made.broken.sum()
+
+
+def test_an_image_without_a_place_is_asked_and_left_alone():
+    images, labels = _images(2)
+    places = [np.zeros((0, 1, 4), np.int64), np.array([[[1, 1, 0, 0]]])]
+    made = search_without_gradients(
+        _engine(unmasked((SIZE, SIZE))), _plain, images, labels, places,
+        search=BlackBoxSearch(queries=5),
+    )  # fmt: skip
+    assert (made.patched[0] == images[0]).all()
+    assert made.answers[0] == labels[0]
+    assert made.steps.tolist() == [0, 5]
+
+
+@pytest.mark.parametrize("wrong", [{"proposals": "gradient"}, {"queries": 0}, {"masks_a_query": 0}])
+def test_a_search_that_is_none_is_refused(wrong):
+    [name] = wrong
+    with pytest.raises(ValueError, match=f"{name}: expected"):
+        BlackBoxSearch(**wrong)

@@ -1,0 +1,132 @@
+"""The run that is attacked: what it said, and that other data or another model are found out."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from certmask_jax.data import digits_arrays
+from certmask_jax.data.listing import Listing
+from certmask_jax.programs import runtime
+from certmask_jax.programs.attack_options import UNDEFENDED
+from certmask_jax.programs.attacked_run import read_run
+from certmask_jax.tables import saved_table
+
+DEFENSE = "double_masking:masks_per_axis=2"
+
+
+class Pixels:
+    """A test set without a listing: some digits."""
+
+    def __init__(self, start=0):
+        self._images = digits_arrays("test")[0][start:]
+
+    def read(self, start, stop):
+        return SimpleNamespace(images=self._images[start:stop])
+
+
+def _job(run, dataset, **other):
+    return SimpleNamespace(provenance={**run.provenance, **other}, dataset=dataset)
+
+
+def _listed(ids):
+    count = len(ids)
+    return SimpleNamespace(listing=Listing(tuple(ids), np.zeros(count), np.zeros(count)))
+
+
+def test_claims_are_those_of_the_table(digits_run):
+    run = read_run(digits_run)
+    claims = run.claims()
+    saved = saved_table.load(digits_run / "tables")
+    assert claims.ids == saved.ids
+    assert claims.labels == tuple(saved.labels)
+    result = run.results["defenses"][0]
+    own = claims.of[DEFENSE]
+    assert np.mean([claim.is_right for claim in own]) == pytest.approx(result["clean_accuracy"])
+    assert np.mean([claim.is_certified for claim in own]) == pytest.approx(
+        result["worst_case_accuracy"]
+    )
+    margins = np.asarray(saved.table.margins[:]).min(axis=1)
+    assert np.allclose([claim.margin for claim in own], margins, rtol=1e-3)
+    plain = [claim.is_right for claim in claims.of[UNDEFENDED]]
+    assert np.mean(plain) == pytest.approx(run.results["undefended_accuracy"])
+
+
+def test_its_config_is_opened_again_with_what_has_moved(digits_run, tmp_path):
+    devices = runtime.Runtime(None, None, None)
+    run = read_run(digits_run)
+    config = run.config({}, {}, devices)
+    assert config.defenses == (DEFENSE,)
+    assert config.data.num_images == 12
+    assert config.out is None
+    typed = {"num_images": "--num-images 3"}
+    assert run.config({"num_images": 3}, typed, devices).data.num_images == 3
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ({"weights_sha256": "0"}, "expected the model and weights of that run, but weights_sha256"),
+        ({"model": "vit_b16"}, "but model is 'vit_digits' there, 'vit_b16' here; --weights says"),
+        ({"split": "train"}, "expected the data of that run, but split is 'test' there"),
+        ({"subset": {"how": "at random"}}, "but subset.how is 'first' there"),
+        ({"classes": {"cat": 0}}, "but classes is None there"),
+    ],
+)
+def test_another_model_or_data_set_is_named(digits_run, other, said):
+    run = read_run(digits_run)
+    with pytest.raises(ValueError, match=said):
+        run.check_same(_job(run, Pixels(), **other))
+
+
+def test_other_pixels_and_missing_files_are_named(digits_run):
+    run = read_run(digits_run)
+    ids = run.claims().ids
+    run.check_same(_job(run, Pixels()))
+    run.check_same(_job(run, _listed(ids)))
+    run.check_same(_job(run, _listed([*ids, "new"])))
+    with pytest.raises(ValueError, match="its first image has other pixels there; --data-dir says"):
+        run.check_same(_job(run, Pixels(1)))
+    with pytest.raises(ValueError, match=f"1 of its 12 images is not there, such as {ids[0]}"):
+        run.check_same(_job(run, _listed(ids[1:])))
+    run.check_same(_job(run, Pixels(1), subset={"how": "at random"}), fewer=True)
+
+
+def test_files_that_are_gone_are_said_with_the_options_that_help(digits_run):
+    run = read_run(digits_run)
+    said = r"w\.npz: gone; --data-dir and --weights say where data and weights of"
+    with pytest.raises(ValueError, match=said), run.files_found():
+        raise FileNotFoundError("w.npz: gone")
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("results.json", "{", "results.json: cannot be read"),
+        ("results.json", '{"provenance": {}}', "results.json: cannot be read"),
+        ("per_image.csv", "id,label\n1,2\n", "per_image.csv: cannot be read"),
+        ("per_image.csv", "", "per_image.csv: cannot be read"),
+        ("per_image.csv", None, "with per_image.csv, got one without"),
+        ("results.json", None, "with results.json, got one without"),
+    ],
+)
+def test_what_cannot_be_read_is_named(digits_run, tmp_path, file, content, said):
+    other = tmp_path / "run"
+    shutil.copytree(digits_run, other, ignore=shutil.ignore_patterns("audit", "patches", "tables"))
+    (other / file).unlink()
+    if content is not None:
+        (other / file).write_text(content)
+    with pytest.raises(ValueError, match=said):
+        read_run(other).claims()
+
+
+def test_a_command_that_is_none_of_certify_is_named(digits_run, tmp_path):
+    results = json.loads((digits_run / "results.json").read_text())
+    results["provenance"]["command"] = "certmask train --epochs 3"
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    with pytest.raises(ValueError, match="expected a command of certify, got 'certmask train"):
+        read_run(tmp_path).config({}, {}, runtime.Runtime(None, None, None))

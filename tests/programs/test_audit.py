@@ -1,0 +1,250 @@
+"""``certmask audit``: time that is shared, what it says of a run, a lie that is found and kept."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+
+from certmask_jax.attacks import AttackedImages
+from certmask_jax.programs import attack, audit, audit_budget
+from certmask_jax.programs.attack_folder import LINES
+from certmask_jax.programs.attack_job import Attacker
+from certmask_jax.programs.attacked_run import read_run
+
+DEFENSE, COUNT = "double_masking:masks_per_axis=2", 12
+FAST = ["--steps", "20", "--at-once", "4", "--locations", "2"]
+
+
+class Clock:
+    """Seconds that pass as images are attacked."""
+
+    def __init__(self, seconds_an_image, compiling=0.0):
+        self.now, self.each, self.compiling = 0.0, seconds_an_image, compiling
+        self.attacked = {spec: [] for spec in seconds_an_image}
+
+    def __call__(self):
+        return self.now
+
+    def attack(self, spec, numbers):
+        once = 0.0 if self.attacked[spec] else self.compiling
+        self.now += self.each[spec] * len(numbers) + once
+        self.attacked[spec] += numbers
+        return once
+
+
+def test_time_is_shared_and_not_images():
+    clock = Clock({"quick": 1.0, "slow": 5.0})
+    waiting = {"quick": list(range(90)), "slow": list(range(90))}
+    whole = audit_budget.spend(waiting, 100.0, clock.attack, least=1, most=4, clock=clock)
+    assert not whole
+    assert clock.now <= 100
+    quick, slow = len(clock.attacked["quick"]), 5 * len(clock.attacked["slow"])
+    assert abs(quick - slow) <= 20  # four slow images at once
+    assert quick + slow > 90
+    assert clock.attacked["quick"] == list(range(quick))  # in the order that was asked for
+
+
+def test_what_one_leaves_the_others_have():
+    clock = Clock({"one": 1.0, "other": 1.0, "none": 1.0})
+    waiting = {"one": [7, 3], "other": list(range(50)), "none": []}
+    assert not audit_budget.spend(waiting, 30.0, clock.attack, most=4, clock=clock)
+    assert clock.attacked["one"] == [7, 3]
+    assert len(clock.attacked["other"]) >= 24
+    clock = Clock({"one": 1.0, "other": 1.0})
+    assert audit_budget.spend({"one": [1], "other": [2]}, 9.0, clock.attack, most=4, clock=clock)
+
+
+def test_a_search_is_not_begun_that_the_time_does_not_do_for():
+    clock = Clock({"one": 4.0})
+    assert not audit_budget.spend({"one": list(range(9))}, 11.0, clock.attack, most=4, clock=clock)
+    assert clock.attacked["one"] == [0, 1]
+    assert clock.now == 8
+
+
+def test_what_is_compiled_once_is_not_counted_for_those_that_follow():
+    clock = Clock({"one": 1.0}, compiling=6.0)
+    assert audit_budget.spend({"one": list(range(5))}, 11.0, clock.attack, most=4, clock=clock)
+    assert clock.now == 11
+
+
+@pytest.mark.parametrize(("end", "ticks"), [(5.0, [60, 62]), (62.0, [60, 61, 62])])
+def test_a_watch_ends_a_search_but_not_before_it_knows_the_speed(end, ticks):
+    clock = Clock({"one": 1.0})
+    watch = audit_budget.Watch(end, 10, clock)
+    clock.now = 3.0
+    watch.begin()
+    for clock.now in ticks[:-1]:
+        watch.tick(0, 0)
+    clock.now = ticks[-1]
+    with pytest.raises(audit_budget.OutOfTimeError):
+        watch.tick(0, 0)
+    assert watch.seconds_to_begin == 57  # compiled
+    assert watch.seconds_a_step == pytest.approx(2 / (10 * (len(ticks) - 1)))
+
+
+class Quick(Attacker):
+    """Searches nothing, which takes long: a white pixel is put on every image, and one is broken.
+
+    That a search finds what is to be found, and a proof that is none, is for ``test_attack``.
+    """
+
+    breaks = -1
+
+    def _seen(self, defense):
+        return None
+
+    def _attacked(self, defense, asked, images, labels, numbers):
+        for _ in range(3):
+            self._tick(0, 0)
+        patched = images.copy()
+        patched[:, 0, 0] = 255
+        broken = np.asarray(numbers) == self.breaks
+        count = len(images)
+        return AttackedImages(
+            patched, broken, np.where(broken, (labels + 1) % 10, labels),
+            np.tile([[[1, 1, 0, 0]]], (count, 1, 1)), np.zeros(count), np.full(count, 40),
+        )  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attack, "attacker_of", Quick)
+        yield
+
+
+@pytest.fixture(scope="module")
+def run(digits_run):
+    claims = read_run(digits_run).claims().of[DEFENSE]
+    Quick.breaks = next(one.number for one in claims if one.is_right and not one.is_certified)
+    return digits_run
+
+
+@pytest.fixture(scope="module")
+def audited(run):
+    assert audit.main([str(run), "--minutes", "9", *FAST]) == 0
+    return run / "audit"
+
+
+def _lines(folder):
+    _, *lines = (json.loads(line) for line in (folder / LINES).read_text().splitlines())
+    return lines
+
+
+def test_certificates_of_the_least_margin_come_first(audited, run):
+    with (run / "per_image.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    of = f"{DEFENSE} 1x1"
+    right = [n for n, row in enumerate(rows) if row[f"{of} answer"] == row["label"]]
+    certified = [n for n in right if rows[n][f"{of} worst_case"] == "1"]
+    margins = [float(rows[n][f"{of} smallest_margin"]) for n in certified]
+    wanted = [certified[place] for place in np.argsort(margins)]
+    numbers = [line["number"] for line in _lines(audited)]
+    assert len(wanted) >= 2
+    assert numbers[: len(wanted)] == wanted
+    assert sorted(numbers) == right
+    assert all(line["broken"] is not None for line in _lines(audited))
+
+
+def test_the_table_stands_in_order_and_is_that_of_the_run(audited, run):
+    said = json.loads((audited / "attack.json").read_text())
+    known = json.loads((run / "results.json").read_text())["defenses"][0]
+    [row] = said["results"]
+    assert row["certified"] == known["certified_accuracy"]
+    assert row["worst_case"] == known["worst_case_accuracy"]
+    assert row["clean"] == known["clean_accuracy"]
+    assert row["certified"] <= row["worst_case"] <= row["under_attack"] <= row["clean"]
+    lines = _lines(audited)
+    assert row["attacked"] == len(lines) == round(COUNT * row["clean"])
+    broken = sum(line["broken"] for line in lines)
+    assert row["under_attack"] == pytest.approx(row["clean"] - broken / COUNT)
+    assert row["certificates"] == {
+        "count": round(COUNT * row["worst_case"]),
+        "attacked": round(COUNT * row["worst_case"]),
+        "contradicted": [],
+    }
+
+
+def test_a_killed_audit_goes_on(audited, run, tmp_path):
+    part = tmp_path / "part"
+    shutil.copytree(audited, part)
+    whole = (audited / LINES).read_bytes().splitlines(keepends=True)
+    (part / LINES).write_bytes(b"".join(whole[:3]) + whole[3][:20])
+    assert audit.main([str(run), "--minutes", "9", *FAST, "--out", str(part)]) == 0
+    assert _lines(part)[:2] == _lines(audited)[:2]
+    images = [{line["number"]: line["image"] for line in _lines(one)} for one in (part, audited)]
+    assert images[0] == images[1]
+    assert len(_lines(part)) == len(images[0])
+
+
+def test_several_runs_share_the_time(run, tmp_path, capsys):
+    other = tmp_path / "other"
+    shutil.copytree(run, other, ignore=shutil.ignore_patterns("audit"))
+    assert audit.main([str(run), str(other), "--minutes", "9", *FAST]) == 0
+    assert {line["number"] for line in _lines(other / "audit")} == {
+        line["number"] for line in _lines(run / "audit")
+    }
+    assert capsys.readouterr().out.count("certificates attacked") == 2
+
+
+def test_a_budget_that_is_too_small_says_what_an_image_takes(run, tmp_path, capsys):
+    out = tmp_path / "o"
+    assert audit.main([str(run), "--minutes", "0.0001", *FAST, "--out", str(out)]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith(
+        "error: --minutes 0.0001: expected time for an image, which takes up to"
+    )
+    assert re.search(r"takes up to [\d.e-]+ minutes \(measured\) beside", error)
+    assert "up to 40 steps; give more minutes" in error
+    assert not _lines(out)
+
+
+def test_a_certificate_that_a_patch_contradicts_is_said_and_kept(audited, run, tmp_path, capsys):
+    """Here it is the run that lies: it says that all its images are certified."""
+    broken = [line for line in _lines(audited) if line["broken"]]
+    assert broken  # else nothing would be shown here
+    liar = tmp_path / "run"
+    shutil.copytree(run, liar)
+    with (run / "per_image.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    with (liar / "per_image.csv").open("w", newline="") as file:
+        write = csv.DictWriter(file, rows[0])
+        write.writeheader()
+        write.writerows({**row, f"{DEFENSE} 1x1 worst_case": "1"} for row in rows)
+    assert audit.main([str(liar), "--minutes", "9", *FAST]) == attack.CONTRADICTED
+    said = capsys.readouterr()
+    assert f"{broken[0]['image']} is certified, and answered {broken[0]['after']}" in said.err
+    assert "please report this" in said.err
+    kept = json.loads((liar / "audit" / "contradictions.json").read_text())
+    assert [one["line"] for one in kept["contradictions"]] == broken
+    assert not any(one["stands"] for one in kept["contradictions"])  # it only pretends
+    assert "weights_sha256" in kept["provenance"]
+    assert f"{len(broken)} contradicted" in " ".join(said.out.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["{run}"], "--minutes: required"),
+        (["{run}", "--minutes", "0"], "--minutes: expected more than 0"),
+        (["{out}", "--minutes", "1"], "expected the folder of a run of certify, with results.json"),
+        (["{run}", "{out}", "--minutes", "1", "--out", "x"], "--out: expected one RUN beside it"),
+        (["{run}", "--minutes", "1", "--distributed"], "--distributed: has no use in an audit"),
+        (
+            ["{run}", "--minutes", "1", "--only", "x", *FAST],
+            "--only: expected what is",
+        ),
+        (["{run}", "--minutes", "1", "--weights", "{out}/w.npz"], "{out}/w.npz"),
+    ],
+)
+def test_bad_input_is_one_line(run, tmp_path, capsys, words, said):
+    names = {"run": run, "out": tmp_path}
+    assert audit.main([word.format(**names) for word in words]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: ")
+    assert said.format(**names) in error
