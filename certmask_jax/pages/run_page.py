@@ -234,6 +234,10 @@ def _costs(report: Report) -> list[dict[str, Any]]:
     each = report.forward_passes.get("a_masked_image", 1)
     names = labels.in_a_line(report.defenses)
     series = []
+    there: dict[tuple[float, float], list[str]] = {}
+    for number, result in enumerate(report.defenses):
+        place = float(max(1, result.masked_images) * each), round(result.worst_case_accuracy, 2)
+        there.setdefault(place, []).append(key_of(number))
     for number, (name, result) in enumerate(zip(names, report.defenses, strict=True)):
         x = float(max(1, result.masked_images) * each)
         for kind, value, key, filled in (
@@ -242,7 +246,9 @@ def _costs(report: Report) -> list[dict[str, Any]]:
         ):
             about = f"{name}: {kind} {100 * value:.1f}% with {x:,.0f} passes an image"
             point = charts.Point(x, value, *result.intervals[key], about)
-            mark = key_of(number) if filled else ""
+            mark = ", ".join(there[x, round(value, 2)]) if filled else ""
+            if filled:  # those in one place have one mark
+                there[x, round(value, 2)] = []
             series.append(charts.Series(name, [point], filled=filled, colour=number, mark=mark))
     svg = charts.plot(
         series,

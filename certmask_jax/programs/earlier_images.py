@@ -60,6 +60,8 @@ def given(test_set: TestSet, report: Report, rows: NDArray[np.intp]) -> list[Pic
     wanted = {report.ids[row]: int(report.per_image["label"][row]) for row in rows.tolist()}
     if listing is not None:
         places = [place for place, one in enumerate(listing.ids) if one in wanted]
+    elif not report.left_out:  # all are where they were
+        places = [row for row in rows.tolist() if row < len(test_set)]
     else:  # only reading tells which is which
         places = list(range(len(test_set)))
     found: dict[str, Picture] = {}

@@ -166,6 +166,28 @@ def test_one_good_mask_of_several_that_hide_a_patch_is_enough():
     assert not by_placement.is_exact(defense, spots)
 
 
+def test_where_most_masks_hide_a_patch_no_good_row_is_needed():
+    """On 1x5 three masks hide column 2, and two of them columns 1 and 3; no row is good.
+
+    Masks 1 and 2 say true and together false, mask 3 false and with mask 1 true. At column 1 the
+    two are the majority, and mask 3 stands against neither, as its labels with them are out of the
+    attacker's hands.
+    """
+    boxes = np.array([[[0, left, 1, left + 3]] for left in range(3)])
+    defense = defenses.double_masking(MaskSet(boxes, (1, 5), (1, 1)))
+    labels = np.zeros((1, len(defense.masked_images)), int)
+    single, pair = places_at_once.rows_of(defense)
+    labels[0, [pair[0, 1], single[2]]] = 1
+    table = from_labels(labels, defense.masked_images, num_classes=2)
+    spots = by_placement.spots_of(defense)
+    found = by_placement.verdicts_at(defense, table, [0], spots)
+    assert found[0, spots.spot[0]].tolist() == [FAILS, HOLDS, HOLDS, FAILS, FAILS]
+    hides = _hides(defense, spots)
+    for col in range(5):
+        robust = robust_of(defense, table, np.array([0]), hides[:, 0, col][:, None])
+        assert robust[0] == (col in (1, 2))
+
+
 def test_threats_without_a_map_are_one_clear_line():
     base = mask_sets.budgeted_grid(4, 1, masks_per_axis=2)
     two = defenses.mrcert(base, patches=2)

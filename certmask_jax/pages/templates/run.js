@@ -318,7 +318,7 @@
       firsts.forEach((first, i) => { if (first <= value) found = i; });
       return found;
     };
-    svg.addEventListener("pointermove", (event) => {
+    for (const kind of ["pointermove", "pointerdown"]) svg.addEventListener(kind, (event) => {
       const frame = svg.getBoundingClientRect();
       const y = ((event.clientY - frame.top) / frame.height) * height - defense.shape[0] / 2 + 0.5;
       const x = ((event.clientX - frame.left) / frame.width) * width - defense.shape[1] / 2 + 0.5;
@@ -430,7 +430,7 @@
       readout.textContent = idle;
       drawMap();
     }
-    svg.addEventListener("pointermove", (event) => {
+    for (const kind of ["pointermove", "pointerdown"]) svg.addEventListener(kind, (event) => {
       const frame = svg.getBoundingClientRect();
       const j = Math.floor(((event.clientX - frame.left) / frame.width) * (across + 0.2) - 0.1);
       const i = Math.floor(((event.clientY - frame.top) / frame.height) * (down + 0.2) - 0.1);
