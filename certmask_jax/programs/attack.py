@@ -251,7 +251,7 @@ def _told(
     folder.write_summary({**summary, "provenance": about})
     print(f"\n{text}")
     contradicted = attack_audit.contradictions(job, folder)
-    attack_audit.report(contradicted, folder, about)
+    attack_audit.tell(contradicted, folder, about)
     where = f"patched images and attacks.jsonl in {folder.folder}"
     print(f"\n{where}" if finished else f"\nstopped: {where}; give the same command again")
     if contradicted:

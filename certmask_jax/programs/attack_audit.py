@@ -94,7 +94,7 @@ def _answer_again(job: Job, defense: AnyDefense, image: NDArray[np.uint8]) -> in
     return int(defense.rule(table)[0])
 
 
-def report(found: Sequence[Contradiction], folder: AttackFolder, about: Mapping[str, Any]) -> None:
+def tell(found: Sequence[Contradiction], folder: AttackFolder, about: Mapping[str, Any]) -> None:
     """Says each in a line, and keeps in ``contradictions.json`` what is needed to see it again."""
     path = folder.folder / CONTRADICTIONS
     if not found:

@@ -219,7 +219,7 @@ class _Audit:
         about = {**fingerprint.environment(), **self._job.provenance, "command": command}
         summary = {"attack": self._options.facts(), "results": rows, "provenance": about}
         self._folder.write_summary(summary)
-        attack_audit.report(contradicted, self._folder, about)
+        attack_audit.tell(contradicted, self._folder, about)
         rest = "" if whole else "; the same command goes on"
         print(f"\npatched images and attacks.jsonl in {self._folder.folder}{rest}")
         return attack.CONTRADICTED if contradicted else 0

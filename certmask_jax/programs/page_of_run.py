@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from certmask_jax.certification.report import Report
+from certmask_jax.data.attacked_sets import Line, read_lines
 from certmask_jax.defenses import ALERT, Defense
 from certmask_jax.files import whole_files
 from certmask_jax.files.storage import AnyPath
@@ -19,7 +20,6 @@ from certmask_jax.pages.image_data import Attacked
 from certmask_jax.pages.inspected import Inspected, inspect
 from certmask_jax.pages.run_page import FILE, MOST_IMAGES, page_of, sample
 from certmask_jax.programs import defense_specs, earlier_images, evidence_entries, program
-from certmask_jax.programs.attack_folder import Line, read_lines
 from certmask_jax.programs.attack_options import UNDEFENDED
 from certmask_jax.programs.earlier_images import Picture
 from certmask_jax.tables.image_sets import TestSet
@@ -161,7 +161,7 @@ def _attacked(
     specs = {d.spec: number for number, d in reversed(list(enumerate(report.defenses)))}
     lines = [
         line
-        for line in there[1]
+        for line in there.lines
         if line["image"] in shown and line["broken"] is not None
         and (line["defense"] == UNDEFENDED or line["defense"] in specs)
     ]  # fmt: skip
