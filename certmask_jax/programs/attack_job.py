@@ -65,7 +65,7 @@ class Attacker:
         """Attacks what is not settled yet; whether all is.
 
         Args:
-          stop: asked before each block of images.
+          stop: asked before each block of images, and between steps.
           progress: told of the lines that are new, and of those how many were attacked and broken.
         """
         done = self._folder.done()
@@ -83,15 +83,23 @@ class Attacker:
                 if stop():
                     return False
                 asked = asked_of(self._job, defense) if asked is None else asked
-                lines, images = self._block(spec, defense, asked, numbers)
+                lines, images = self._block(spec, defense, asked, numbers, stop)
                 self._folder.add(lines, images)
                 tried = [line for line in lines if line["broken"] is not None]
                 progress(len(lines), len(tried), sum(line["broken"] for line in tried))
+                if len(lines) < len(numbers):
+                    return False
         return True
 
     def _block(
-        self, spec: str, defense: AnyDefense | None, asked: Attacked, numbers: Sequence[int]
+        self,
+        spec: str,
+        defense: AnyDefense | None,
+        asked: Attacked,
+        numbers: Sequence[int],
+        stop: Callable[[], bool],
     ) -> tuple[list[Line], list[NDArray[np.uint8] | None]]:
+        """The lines of images that were settled, and their patched images."""
         parts = [self._images.read(n, n + 1) for n in numbers]
         images = np.concatenate([part.images for part in parts])
         labels = np.concatenate([part.labels for part in parts]).astype(np.int32)
@@ -117,14 +125,17 @@ class Attacker:
         ]
         chosen = [int(row) for row in np.flatnonzero(self._wanted(defense, before, labels))]
         patched: list[NDArray[np.uint8] | None] = [None] * len(lines)
+        left: set[int] = set()
         if chosen:
-            made = self._attacked(
-                defense, asked, images[chosen], labels[chosen], [numbers[row] for row in chosen]
-            )
+            known = [numbers[row] for row in chosen]
+            made = self._attacked(defense, asked, images[chosen], labels[chosen], known, stop)
             for row, place in enumerate(chosen):
                 lines[place] |= _line_of(made, row)
                 patched[place] = made.patched[row]
-        return lines, patched
+                if not made.settled[row]:
+                    left.add(place)
+        kept = [place for place in range(len(lines)) if place not in left]
+        return [lines[place] for place in kept], [patched[place] for place in kept]
 
     def _before(
         self,
@@ -179,6 +190,7 @@ class Attacker:
         images: NDArray[np.uint8],
         labels: NDArray[np.int32],
         numbers: Sequence[int],
+        stop: Callable[[], bool],
     ) -> AttackedImages:
         options = self._options
         goals = promising_goals(
@@ -205,6 +217,7 @@ class Attacker:
             at_once=options.at_once,
             seed=options.seed,
             numbers=numbers,
+            stop=stop,
         )
 
     def _name_of(self, label: int) -> str:
