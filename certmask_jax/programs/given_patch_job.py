@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from certmask_jax.defenses import ALERT, Defense
 from certmask_jax.files import fingerprint
 from certmask_jax.inference.defended_model import defended
+from certmask_jax.inference.numpy_function import NumpyFunction
 from certmask_jax.inference.whole_table import predict
 from certmask_jax.masks.distinct_unions import unmasked
 from certmask_jax.programs.attack_folder import AttackFolder, Line
@@ -145,13 +146,19 @@ class PatchTest:
 
     def _askers(self, shape: tuple[int, ...]) -> dict[str, Answers]:
         job = self._job
-        nothing = unmasked((shape[0], shape[1]))
 
-        def plain(images: NDArray[np.uint8]) -> NDArray[np.int32]:
-            said = predict(
-                model_of(job), job.params, images, nothing, preprocessing=job.preprocessing
-            )
-            return np.asarray(said.predictions[:, 0], np.int32)
+        def plain() -> Answers:
+            if not isinstance(job.model.apply_fn, NumpyFunction):
+                return asked_of(job, None).answers
+            nothing = unmasked((shape[0], shape[1]))
+
+            def answers(images: NDArray[np.uint8]) -> NDArray[np.int32]:
+                said = predict(
+                    model_of(job), job.params, images, nothing, preprocessing=job.preprocessing
+                )
+                return np.asarray(said.predictions[:, 0], np.int32)
+
+            return answers
 
         def guarded(defense: AnyDefense) -> Answers:
             if not isinstance(defense, Defense):
@@ -168,7 +175,7 @@ class PatchTest:
 
         by_spec = defenses_of(job)
         return {
-            spec: plain if spec == UNDEFENDED else guarded(by_spec[spec]) for spec in self.specs()
+            spec: plain() if spec == UNDEFENDED else guarded(by_spec[spec]) for spec in self.specs()
         }
 
     def _name_of(self, label: int) -> str:
