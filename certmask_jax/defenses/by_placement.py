@@ -2,10 +2,10 @@
 
 A defense's worst case asks about all placements of its threat at once. ``Defense.against`` asks the
 same about fewer, so *the worst case against the patch at one place alone* is the vulnerability of
-that place, and it holds at every place if and only if the worst case does, as an attacker picks one
-placement (soundness, definitions). Nothing here knows a rule: whatever defense can be built against a
-smaller threat has a map, and is as exact there as it says (``Defense.exact``). For the defenses
-that are asked most, ``places_at_once`` has the same verdicts in one step.
+that place, and it holds at every place if and only if the worst case does, as an attacker picks
+one placement (soundness, definitions). Nothing here knows a rule: whatever defense can be built
+against a smaller threat has a map, and is as exact there as it says (``Defense.exact``). For the
+defenses that are asked most, ``places_at_once`` has the same verdicts in one step.
 
 Places that the same masked images hide are one *spot*; all of a spot have one verdict. Unlike the
 groups of a proof, no spot is dropped because another one is hidden by fewer masked images: that
