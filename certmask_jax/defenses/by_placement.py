@@ -2,10 +2,10 @@
 
 A defense's worst case asks about all placements of its threat at once. ``Defense.against`` asks the
 same about fewer, so *the worst case against the patch at one place alone* is the vulnerability of
-that place, and it holds at every place if and only if the worst case does (soundness, section 1:
-an attacker picks one placement). Nothing here knows a rule: whatever defense can be built against a
-smaller threat has a map, and is as exact there as it says (``Defense.exact``). For the defenses
-that are asked most, ``places_at_once`` has the same verdicts in one step.
+that place, and it holds at every place if and only if the worst case does, as an attacker picks
+one placement (soundness, definitions). Nothing here knows a rule: whatever defense can be built
+against a smaller threat has a map, and is as exact there as it says (``Defense.exact``). For the
+defenses that are asked most, ``places_at_once`` has the same verdicts in one step.
 
 Places that the same masked images hide are one *spot*; all of a spot have one verdict. Unlike the
 groups of a proof, no spot is dropped because another one is hidden by fewer masked images: that
@@ -18,8 +18,7 @@ gets a verdict that the missing labels could turn.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -234,13 +233,3 @@ def smallest_margins(table: PredictionTable, spots: Spots) -> NDArray[np.float32
     margins = np.where(table.known & ~np.isnan(margins), margins, np.inf)
     parts = [np.where(hidden, margins, np.inf).min(axis=1) for hidden in spots.hidden]
     return np.stack(parts, axis=1).astype(np.float32)
-
-
-def shares(verdicts: NDArray[np.int8], spots: Spots) -> Iterator[dict[str, Any]]:
-    """How much of all places holds, fails and is open, for each image: fractions that sum to 1."""
-    total = int(spots.sizes.sum())
-    for row in verdicts:
-        yield {
-            name: float(spots.sizes[row == state].sum()) / total
-            for name, state in (("holds", HOLDS), ("fails", FAILS), ("open", OPEN))
-        }
