@@ -58,7 +58,7 @@ def as_text(choice: Choice, width: int) -> str:
     options = choice.options
     on, others = choice.images
     top = [
-        f"{len(choice.candidates)} candidates {choice.threat}, at most {options.budget:g} passes "
+        f"{_counted(len(choice.candidates))} {choice.threat}, at most {options.budget:g} passes "
         f"an image: {BUDGETS[options.budget_of]}",
         f"chosen on {on:,} images (seed {options.seed}); the numbers below are of the other "
         f"{others:,}, which the choice never saw",
@@ -140,7 +140,7 @@ def nothing_left(choice: Choice) -> str:
     if len(choice.too_dear) == len(choice.candidates):
         return (
             f"--budget {options.budget:g}: expected at least {least:g} passes an image, which the "
-            f"cheapest of the {len(choice.candidates)} candidates takes"
+            f"cheapest of {_counted(len(choice.candidates))} takes"
         )
     near = [
         f"{choice.name(one)} takes {m.cost:.1f} passes"
@@ -150,7 +150,7 @@ def nothing_left(choice: Choice) -> str:
     why = sorted({drop.why for drop in choice.dropped if drop.why != "beaten"})
     said = "; ".join(near[:3]) or f"all were dropped for {' and '.join(why)}"
     return (
-        f"none of {len(choice.candidates)} candidates keeps to --budget {options.budget:g} and all "
+        f"no candidate of {len(choice.candidates)} keeps to --budget {options.budget:g} and all "
         f"demands on the {choice.images[0]} images of the choice ({said}); ask for less, or name "
         "other candidates with --defense"
     )
@@ -198,17 +198,21 @@ def _about_dropped(choice: Choice) -> list[str]:
     lines = []
     if choice.too_dear:
         lines.append(
-            f"not run, as every image takes more than the budget: {len(choice.too_dear)} candidates"
+            f"not run, as every image takes more than the budget: {_counted(len(choice.too_dear))}"
         )
     whys = [drop.why for drop in choice.dropped if drop.why != "beaten"]
     for why in dict.fromkeys(whys):
-        lines.append(f"dropped for {why}: {whys.count(why)} candidates")
+        lines.append(f"dropped for {why}: {_counted(whys.count(why))}")
     beaten = [drop for drop in choice.dropped if drop.why == "beaten"]
     if beaten:
         most = max(drop.at_most for drop in beaten)
         lines.append(
-            f"dropped for a better one before all images were seen: {len(beaten)} candidates; any "
-            f"of them certifies more than what beat it by at most {100 * most:.1f} points (95%, "
-            "each comparison by itself)"
+            f"dropped for a better one before all images were seen: {_counted(len(beaten))}; what "
+            f"beat it certifies at most {100 * most:.1f} points less (95%, each comparison by "
+            "itself)"
         )
     return lines
+
+
+def _counted(number: int) -> str:
+    return f"{number} candidate{'s' * (number != 1)}"

@@ -169,7 +169,7 @@ def test_a_demand_that_nothing_meets_is_said_with_what_comes_near(tmp_path, caps
     words[words.index("--num-images") + 1] = "300"
     assert choose.main(words) == 2
     (line,) = [e for e in capsys.readouterr().err.splitlines() if e.startswith("error: ")]
-    assert "none of 1 candidates keeps to --budget 14" in line
+    assert "no candidate of 1 keeps to --budget 14" in line
 
 
 def test_over_sizes_each_candidate_is_one_classifier_with_its_weights_and_floors():
