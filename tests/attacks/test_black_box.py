@@ -109,6 +109,21 @@ def test_what_an_image_gets_depends_on_its_number_and_the_seed_alone():
     assert (same.patched[0] != same.patched[1]).any()
 
 
+def test_one_that_is_stopped_says_which_images_are_left():
+    images, labels = _images(12)
+    places = [np.array([[[PATCH, PATCH, 2, 2]]])] * 12
+    how = {"search": BlackBoxSearch(queries=60)}
+    engine = _engine(unmasked((SIZE, SIZE)))
+    whole = search_without_gradients(engine, _plain, images, labels, places, **how)
+    part = search_without_gradients(
+        engine, _plain, images, labels, places, stop=lambda: True, **how
+    )
+    assert whole.settled.all()
+    assert 0 < part.settled.sum() < 12
+    assert (part.broken == (part.settled & whole.broken)).all()
+    assert (part.patched[part.settled] == whole.patched[part.settled]).all()
+
+
 def test_a_certified_image_is_never_broken_and_others_are():
     defense = DoubleMasking(budgeted_grid(SIZE, 2, masks_per_axis=2))
     images, labels = _images(30)
