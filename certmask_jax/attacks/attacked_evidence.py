@@ -13,6 +13,7 @@ from jax import Array
 from jax.sharding import Mesh
 from numpy.typing import NDArray
 
+from certmask_jax._own_settings import reproducible
 from certmask_jax.attacks.attacked_model import Attacked, Seen
 from certmask_jax.attacks.patch_search import PatchSearch
 from certmask_jax.attacks.patched_pixels import Placement, cells_reached
@@ -58,6 +59,7 @@ class _OnEvidence(Attacked):
         """By the program that a run has."""
         return np.asarray(self.results(images, np.zeros(len(images), np.int32)).answers[:, 0])
 
+    @reproducible()
     def results(self, images: NDArray[np.uint8], labels: NDArray[np.int32]) -> EvidenceOutputs:
         """Answers, verdicts, and what the model says of the images, as NumPy arrays."""
         if not len(images):
@@ -167,6 +169,7 @@ class OnBands(_OnEvidence):
         return in_rows(_answer_program(self._of_bands), [logits], 1024)
 
 
+@reproducible()
 def in_rows(program: Any, arrays: Sequence[NDArray[Any]], most: int) -> NDArray[np.int32]:
     """A program from rows to ``int32[R]`` on any number of rows, in few shapes."""
     count = len(arrays[0])

@@ -49,6 +49,7 @@ class AttackedImages(NamedTuple):
       places: ``int64[B, K, 4]``, of the patch that is there.
       targets: ``int32[B]``, the label that was aimed at.
       steps: ``int64[B]``, of all searches of the image together.
+      settled: ``bool[B]``: false for images that were left when it was stopped.
     """
 
     patched: NDArray[np.uint8]
@@ -57,6 +58,7 @@ class AttackedImages(NamedTuple):
     places: NDArray[np.int64]
     targets: NDArray[np.int32]
     steps: NDArray[np.int64]
+    settled: NDArray[np.bool_]
 
 
 @reproducible()
@@ -77,6 +79,7 @@ def attack_images(
     numbers: Sequence[int] | None = None,
     mesh: Mesh | None = None,
     progress: Callable[[int, int], None] | None = None,
+    stop: Callable[[], bool] | None = None,
 ) -> AttackedImages:
     """Patches that are to make a defense answer wrongly.
 
@@ -97,6 +100,7 @@ def attack_images(
       numbers: of the images, 0 and on by default; so that parts of a set get what all of it would.
       mesh: 1-D mesh; all devices of this process by default.
       progress: called with the images that are settled and those of them that are broken.
+      stop: asked after every few steps; if so, the images that are not settled are left.
 
     Raises:
       ValueError: for images, labels or goals that do not belong together.
@@ -139,9 +143,13 @@ def attack_images(
         replans.judge(patched, count, how.steps)
         if progress is not None:
             progress(int(run.settled.sum()), int(run.broken.sum()))
+        if stop is not None and stop():
+            break
     if run.untried:
         run.answers[run.untried] = asked.answers(pixels[run.untried])
-    return AttackedImages(run.patched, run.broken, run.answers, run.places, run.targets, run.steps)
+    return AttackedImages(
+        run.patched, run.broken, run.answers, run.places, run.targets, run.steps, run.settled
+    )
 
 
 class _Searching:

@@ -66,6 +66,7 @@ def search_without_gradients(
     seed: int = 0,
     numbers: Sequence[int] | None = None,
     progress: Callable[[int, int], None] | None = None,
+    stop: Callable[[], bool] | None = None,
 ) -> AttackedImages:
     """Patches that are to make a rule answer wrongly, found by asking the model alone.
 
@@ -81,6 +82,7 @@ def search_without_gradients(
       seed: of all randomness; with the number of an image it decides all that the image gets.
       numbers: of the images; 0 and on by default.
       progress: called with the images that are settled and those that are broken.
+      stop: asked after every few proposals; if so, the images that are not settled are left.
 
     Returns:
       As of ``attack_images``; ``steps`` are proposals and ``targets`` any.
@@ -97,7 +99,7 @@ def search_without_gradients(
             search_without_gradients(
                 engine, answers, images[at : at + step], labels[at : at + step],
                 places[at : at + step], search=search, allowed=allowed, seed=seed,
-                numbers=known[at : at + step], progress=progress,
+                numbers=known[at : at + step], progress=progress, stop=stop,
             )
             for at in range(0, len(images), step)
         ]  # fmt: skip
@@ -129,6 +131,8 @@ def search_without_gradients(
         if progress is not None and asked % QUERIES_BETWEEN == 0:
             settled = sum(state.is_settled for state in states)
             progress(settled, sum(state.is_broken for state in states))
+        if stop is not None and asked % QUERIES_BETWEEN == 0 and stop():
+            break
     untried = [n for n, state in enumerate(states) if not state.was_asked]
     if untried:
         for n, answer in zip(untried, answers(images[untried]).tolist(), strict=True):
@@ -140,6 +144,7 @@ def search_without_gradients(
         np.stack([state.place for state in states]),
         np.full(len(states), ANY, np.int32),
         np.array([state.steps for state in states], np.int64),
+        np.array([state.is_settled for state in states], np.bool_),
     )
 
 

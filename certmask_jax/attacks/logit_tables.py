@@ -12,6 +12,7 @@ from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from numpy.typing import NDArray
 
+from certmask_jax._own_settings import reproducible
 from certmask_jax.inference.devices import AXIS
 from certmask_jax.inference.head_program import head_logits
 from certmask_jax.inference.masked_pass import computed_with, masked_logits, outputs_of
@@ -101,6 +102,7 @@ class LogitTables:
         image_of = jnp.arange(images.shape[0], dtype=jnp.int32)
         return shown_logits(apply_fn, params, images, boxes, image_of, preprocessing=preprocessing)
 
+    @reproducible()
     def __call__(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], Outputs]:
         """``uint8[B, h, w, c]`` -> ``float32[B, V, K]``, and what tables hold: ``[B, V]`` each."""
         each_device = -(-len(images) // self._devices)

@@ -207,11 +207,10 @@ def attacker_of(
     job: Job,
     options: attack_options.AttackOptions,
     folder: AttackFolder,
-    tick: Callable[[int, int], None] | None = None,
 ) -> attack_job.Attacker:
     """What searches patches as the options say; see ``Attacker``."""
     kind = attack_job.Attacker if options.black_box is None else BlackBoxAttacker
-    return kind(job, options, folder, tick)
+    return kind(job, options, folder)
 
 
 class _Attacks(Protocol):

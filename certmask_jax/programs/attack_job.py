@@ -43,23 +43,10 @@ class Before(NamedTuple):
 
 
 class Attacker:
-    """Attacks the images of a job under each defense, and keeps what comes of it.
+    """Attacks the images of a job under each defense, and keeps what comes of it."""
 
-    Args:
-      job, options: what is attacked, and how.
-      folder: where lines and patched images go.
-      tick: called with the images of a search that are settled and those that are broken, again and
-        again while it runs; what it raises ends the search, of which nothing is kept.
-    """
-
-    def __init__(
-        self,
-        job: Job,
-        options: AttackOptions,
-        folder: AttackFolder,
-        tick: Callable[[int, int], None] | None = None,
-    ) -> None:
-        self._job, self._options, self._folder, self._tick = job, options, folder, tick
+    def __init__(self, job: Job, options: AttackOptions, folder: AttackFolder) -> None:
+        self._job, self._options, self._folder = job, options, folder
         self._images = readable(job.dataset, job.unreadable)
         self._class_names: list[str] = list(job.provenance.get("class_names") or ())
         of_job = defenses_of(job)
@@ -79,7 +66,7 @@ class Attacker:
         """Attacks what is not settled yet; whether all is.
 
         Args:
-          stop: asked before each block of images.
+          stop: asked before each block of images, and between steps.
           progress: told of the lines that are new, and of those how many were attacked and broken.
         """
         done = self._folder.done()
@@ -95,18 +82,29 @@ class Attacker:
                     continue
                 if stop():
                     return False
-                lines = self.attack(spec, numbers)
+                lines = self.attack(spec, numbers, stop)
                 tried = [line for line in lines if line["broken"] is not None]
                 progress(len(lines), len(tried), sum(line["broken"] for line in tried))
+                if len(lines) < len(numbers):
+                    return False
             self._asked.pop(spec, None)
         return True
 
-    def attack(self, spec: str, numbers: Sequence[int]) -> list[Line]:
-        """Attacks some images, by their numbers, under one of ``specs``; gives their new lines."""
+    def attack(self, spec: str, numbers: Sequence[int], stop: Callable[[], bool]) -> list[Line]:
+        """Attacks some images, by their numbers, under one of ``specs``.
+
+        Args:
+          spec: one of them.
+          numbers: of the images.
+          stop: asked between steps.
+
+        Returns:
+          The new lines, which are kept: fewer than there are numbers if it was stopped.
+        """
         defense = self._targets[spec]
         if spec not in self._asked:
             self._asked[spec] = self._seen(defense)
-        lines, images = self._block(spec, defense, self._asked[spec], numbers)
+        lines, images = self._block(spec, defense, self._asked[spec], numbers, stop)
         self._folder.add(lines, images)
         return lines
 
@@ -115,8 +113,14 @@ class Attacker:
         return asked_of(self._job, defense)
 
     def _block(
-        self, spec: str, defense: AnyDefense | None, asked: Attacked, numbers: Sequence[int]
+        self,
+        spec: str,
+        defense: AnyDefense | None,
+        asked: Attacked,
+        numbers: Sequence[int],
+        stop: Callable[[], bool],
     ) -> tuple[list[Line], list[NDArray[np.uint8] | None]]:
+        """The lines of images that were settled, and their patched images."""
         parts = [self._images.read(n, n + 1) for n in numbers]
         images = np.concatenate([part.images for part in parts])
         labels = np.concatenate([part.labels for part in parts]).astype(np.int32)
@@ -142,14 +146,17 @@ class Attacker:
         ]
         chosen = [int(row) for row in np.flatnonzero(self._wanted(defense, before, labels))]
         patched: list[NDArray[np.uint8] | None] = [None] * len(lines)
+        left: set[int] = set()
         if chosen:
-            made = self._attacked(
-                defense, asked, images[chosen], labels[chosen], [numbers[row] for row in chosen]
-            )
+            known = [numbers[row] for row in chosen]
+            made = self._attacked(defense, asked, images[chosen], labels[chosen], known, stop)
             for row, place in enumerate(chosen):
                 lines[place] |= _line_of(made, row)
                 patched[place] = made.patched[row]
-        return lines, patched
+                if not made.settled[row]:
+                    left.add(place)
+        kept = [place for place in range(len(lines)) if place not in left]
+        return [lines[place] for place in kept], [patched[place] for place in kept]
 
     def _before(
         self,
@@ -204,6 +211,7 @@ class Attacker:
         images: NDArray[np.uint8],
         labels: NDArray[np.int32],
         numbers: Sequence[int],
+        stop: Callable[[], bool],
     ) -> AttackedImages:
         options = self._options
         threat = pixel_threat(self._job, defense)
@@ -232,7 +240,7 @@ class Attacker:
             at_once=options.at_once,
             seed=options.seed,
             numbers=numbers,
-            progress=self._tick,
+            stop=stop,
         )
 
     def _name_of(self, label: int) -> str:

@@ -39,7 +39,7 @@ from certmask_jax.programs import (
 from certmask_jax.programs.attack_job import Attacker
 from certmask_jax.programs.attack_options import UNDEFENDED, AttackOptions
 from certmask_jax.programs.attacked_run import AttackedRun, read_run
-from certmask_jax.programs.audit_budget import Watch, spend
+from certmask_jax.programs.audit_budget import Taken, Watch, spend
 from certmask_jax.programs.certification_job import Job
 from certmask_jax.programs.command_line import CommandLine, check_not_typed
 from certmask_jax.programs.number_options import number
@@ -142,7 +142,7 @@ class _Audit:
         """Attacks until then, and says what came of it; the exit status."""
         between = min(STEPS_BETWEEN, self._options.search.steps)
         watch = Watch(until, between if self._options.black_box is None else QUERIES_BETWEEN)
-        attacker = attack.attacker_of(self._job, self._options, self._folder, watch.tick)
+        attacker = attack.attacker_of(self._job, self._options, self._folder)
         waiting = self._waiting(attacker.specs())
         before = len(self._folder.lines)
         with tqdm(
@@ -178,10 +178,10 @@ class _Audit:
 
     def _attack_with(
         self, attacker: Attacker, watch: Watch, bar: Any
-    ) -> Callable[[str, Sequence[int]], float]:
-        def attack_some(spec: str, numbers: Sequence[int]) -> float:
+    ) -> Callable[[str, Sequence[int]], Taken]:
+        def attack_some(spec: str, numbers: Sequence[int]) -> Taken:
             watch.begin()
-            lines = attacker.attack(spec, numbers)
+            lines = attacker.attack(spec, numbers, watch.is_over)
             for line in lines:
                 wanted = self._claims.ids[line["number"]]
                 if line["image"] != wanted:
@@ -193,7 +193,7 @@ class _Audit:
             broken = sum(line["broken"] for line in tried)
             bar.set_postfix_str(f"{broken} of {len(tried)} broken", refresh=False)
             bar.update(len(lines))
-            return watch.seconds_to_begin
+            return Taken(len(lines), watch.seconds_to_begin)
 
         return attack_some
 

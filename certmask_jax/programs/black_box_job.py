@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -73,6 +73,7 @@ class BlackBoxAttacker(Attacker):
         images: NDArray[np.uint8],
         labels: NDArray[np.int32],
         numbers: Sequence[int],
+        stop: Callable[[], bool],
     ) -> AttackedImages:
         assert self._options.black_box is not None
         may_alert = defense is not None and defense.guarantee == Guarantee.DETECTION
@@ -86,7 +87,7 @@ class BlackBoxAttacker(Attacker):
             allowed=(ALERT,) if may_alert else (),
             seed=self._options.seed,
             numbers=numbers,
-            progress=self._tick,
+            stop=stop,
         )
 
     def _places(self, defense: AnyDefense | None, asked: Any, number: int) -> NDArray[np.int64]:

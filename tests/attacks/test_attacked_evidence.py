@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 
 import jax
@@ -13,7 +14,7 @@ import certmask_jax as cm
 from certmask_jax import attacks
 from certmask_jax.attacks import attacked_evidence, rule_scores
 from certmask_jax.attacks.table_goals import ANY
-from certmask_jax.defenses.band_defense import DerandomizedSmoothing, SmoothedViT
+from certmask_jax.defenses.band_defense import DerandomizedSmoothing
 from certmask_jax.defenses.local_defense import ClippedBagNet, PatchGuard, PatchGuardDetection
 from certmask_jax.defenses.mask_ds_defense import MaskDS
 from certmask_jax.inference.devices import device_mesh
@@ -122,11 +123,8 @@ def test_clipped_means_are_broken_exactly_where_levels_can(world):
 
 DEFENSES = [
     PatchGuard(ONE_PIXEL, field=1, stride=1, clip=2.0),
-    PatchGuard(ONE_PIXEL, field=1, stride=1, threshold=0.3),
     PatchGuardDetection(ONE_PIXEL, field=1, stride=1, tau=0.35),
-    ClippedBagNet(ONE_PIXEL, field=1, stride=1),
     DerandomizedSmoothing(ONE_PIXEL, band=2, threshold=0.4),
-    SmoothedViT(ONE_PIXEL, band=2, axis="both"),
     MaskDS(ONE_PIXEL, band=2),
 ]
 
@@ -177,16 +175,12 @@ def test_a_score_says_who_is_answered(world):
     for defense in (
         PatchGuard(TWO, field=1, stride=1, clip=2.0),
         PatchGuard(TWO, field=1, stride=1, threshold=0.3),
-        ClippedBagNet(TWO, field=1, stride=1),
         ClippedBagNet(TWO, field=1, stride=1, clip=1.0),
     ):
         answers = np.asarray(defense.results(evidence, jnp.zeros(COUNT, jnp.int32)).answer)
-        lags = np.stack(
-            [
-                [float(rule_scores.wrong_lag(defense, one, jnp.int32(k))) for k in range(CLASSES)]
-                for one in evidence
-            ]
-        )
+        lag = functools.partial(rule_scores.wrong_lag, defense)
+        of_all = jax.jit(jax.vmap(jax.vmap(lag, (None, 0)), (0, None)))
+        lags = np.asarray(of_all(evidence, jnp.arange(CLASSES, dtype=jnp.int32)))
         assert ((lags <= 1e-5).argmax(axis=1) == answers).all()
         assert ((lags <= 1e-5).sum(axis=1) == 1).all()
 

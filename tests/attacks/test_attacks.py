@@ -351,6 +351,25 @@ def test_a_slot_that_is_free_is_filled_with_another_goal_or_image(linear):
     assert np.asarray(fresh).all()
 
 
+def test_one_that_is_stopped_says_which_images_are_left(linear):
+    params, images, labels, _ = linear
+    threat = cm.Threat.of(SIZE, (3, 2))
+    places = attacks.random_places(threat, 12, np.random.default_rng(1))
+    goals = [
+        attacks.undefended_goals(int(y), places=place[None])
+        for y, place in zip(labels, places, strict=True)
+    ]
+    how = {"preprocessing": HOW, "search": attacks.PatchSearch(steps=60), "at_once": 8}
+    whole = attacks.attack_images(_linear, params, images, labels, None, goals, **how)
+    part = attacks.attack_images(
+        _linear, params, images, labels, None, goals, stop=lambda: True, **how
+    )
+    assert whole.settled.all()
+    assert 0 < part.settled.sum() < 12
+    assert (part.broken == (part.settled & whole.broken)).all()
+    assert (part.patched[part.settled] == whole.patched[part.settled]).all()
+
+
 def test_bad_input_is_one_clear_error(linear):
     params, images, labels, _ = linear
     with pytest.raises(ValueError, match="goals: expected those of 12 images, got 1"):

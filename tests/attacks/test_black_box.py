@@ -135,6 +135,20 @@ def test_a_certified_image_is_never_broken_and_others_are():
     assert told[-1][1] <= made.broken.sum()
 
 
+def test_it_stops_and_says_what_is_settled():
+    images, labels = _images(6)
+    places = [np.array([[[PATCH, PATCH, 2, 2]]])] * 6
+    asked = []
+    made = search_without_gradients(
+        _engine(unmasked((SIZE, SIZE))), _plain, images, labels, places,
+        search=BlackBoxSearch(queries=100), stop=lambda: asked.append(1) or len(asked) == 2,
+    )  # fmt: skip
+    assert len(asked) == 2
+    assert (made.settled == made.broken).all()
+    assert not made.settled.all()
+    assert (made.steps[~made.settled] == 20).all()
+
+
 def test_an_image_without_a_place_is_asked_and_left_alone():
     images, labels = _images(2)
     places = [np.zeros((0, 1, 4), np.int64), np.array([[[1, 1, 0, 0]]])]
