@@ -17,13 +17,9 @@ from certmask_jax.attacks.patch_places import (
 )
 from certmask_jax.attacks.patch_search import PatchSearch
 from certmask_jax.attacks.patched_pixels import with_patches
+from certmask_jax.attacks.stuck_patches import Transformations, pasted
 from certmask_jax.attacks.table_goals import Goal, goals_at, undefended_goals
-from certmask_jax.attacks.universal_patches import (
-    Transformations,
-    UniversalPatch,
-    pasted,
-    universal_patch,
-)
+from certmask_jax.attacks.universal_patches import UniversalPatch, universal_patch
 
 __all__ = [
     "Attacked",

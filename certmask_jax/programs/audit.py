@@ -31,6 +31,7 @@ from certmask_jax.programs import (
     attack_audit,
     attack_options,
     audit_table,
+    opened_attacks,
     paths,
     printing,
     program,
@@ -121,7 +122,9 @@ def _run(argv: Sequence[str] | None) -> int:
     status = 0
     for place, (run, config) in enumerate(zip(runs, configs, strict=True)):
         with run.files_found():
-            job = attack.opened_job(config, command, needs_gradients=options.black_box is None)
+            job = opened_attacks.opened_job(
+                config, command, needs_gradients=options.black_box is None
+            )
         run.check_same(job)
         now = time.monotonic()
         until = now + (end - now) * shares[place] / sum(shares[place:])
@@ -136,13 +139,13 @@ class _Audit:
     def __init__(self, run: AttackedRun, job: Job, options: AttackOptions, out: Path) -> None:
         self._run, self._job, self._options = run, job, options
         self._claims = run.claims()
-        self._folder = attack.folder_of(job, out, options.facts())
+        self._folder = opened_attacks.folder_of(job, out, options.facts())
 
     def run(self, until: float, minutes: float, command: str) -> int:
         """Attacks until then, and says what came of it; the exit status."""
         between = min(STEPS_BETWEEN, self._options.search.steps)
         watch = Watch(until, between if self._options.black_box is None else QUERIES_BETWEEN)
-        attacker = attack.attacker_of(self._job, self._options, self._folder)
+        attacker = opened_attacks.attacker_of(self._job, self._options, self._folder)
         waiting = self._waiting(attacker.specs())
         before = len(self._folder.lines)
         with tqdm(

@@ -110,7 +110,8 @@ def opened(config: Config, command: str, *, with_data: bool = True, evidence: bo
     on_evidence = opened_evidence(config, model, dataset, specs, attacks)
     if on_evidence is not None and not evidence:
         raise ValueError(
-            "--defense: expected defenses that mask images; those on evidence are for certify alone"
+            "--defense: expected defenses that mask images; those on evidence are for certify and "
+            "attack"
         )
     masking = [spec for spec in specs if not evidence_entries.is_on_evidence(spec)]
     try:

@@ -62,7 +62,7 @@ def _checked(text: str) -> tuple[Spec, DefenseEntry]:
     if evidence_entries.is_on_evidence(text):
         raise ValueError(
             f"--defense {text}: expected a defense that masks images; those on evidence are for "
-            "certify alone"
+            "certify and attack"
         )
     try:
         entry = defense_entries.entry(_name(text))

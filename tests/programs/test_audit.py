@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from certmask_jax.attacks import AttackedImages
-from certmask_jax.programs import attack, audit, audit_budget
+from certmask_jax.programs import attack, audit, audit_budget, opened_attacks
 from certmask_jax.programs.attack_folder import LINES
 from certmask_jax.programs.attack_job import Attacker
 from certmask_jax.programs.attacked_run import read_run
@@ -125,7 +125,7 @@ class Quick(Attacker):
 @pytest.fixture(scope="module", autouse=True)
 def _quick():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(attack, "attacker_of", Quick)
+        patch.setattr(opened_attacks, "attacker_of", Quick)
         yield
 
 

@@ -159,7 +159,7 @@ def test_they_are_listed_and_no_defense_that_masks(capsys):
     assert certify.main(["--list"]) == 0
     listed = capsys.readouterr().out
     assert all(name in listed for name in evidence_entries.EVIDENCE)
-    with pytest.raises(ValueError, match="for certify alone"):
+    with pytest.raises(ValueError, match="for certify and attack"):
         defense_specs.build("patchguard", (8, 8), (1, 1))
 
 
