@@ -213,7 +213,9 @@ class _Audit:
         rows = audit_table.rows(self._run, self._claims, self._folder.lines, specs)
         contradicted = attack_audit.contradictions(self._job, self._folder, self._claimed())
         print(f"\n{audit_table.text_of(rows, printing.width_of(sys.stdout))}")
-        others = [line["image"] for line in self._folder.lines if line["broken"] is None]
+        others = [
+            line["image"] for line in self._folder.lines if line.get("before") != line["label"]
+        ]
         if others:
             program.say(
                 f"{len(others)} images are answered otherwise than in the run, and were not "
