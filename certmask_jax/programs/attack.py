@@ -23,7 +23,6 @@ from typing import Any, Protocol
 from tqdm import tqdm
 
 from certmask_jax.files import fingerprint
-from certmask_jax.inference.numpy_function import NumpyFunction
 from certmask_jax.programs import (
     attack_audit,
     attack_job,
@@ -33,6 +32,7 @@ from certmask_jax.programs import (
     given_patch_job,
     given_patch_table,
     given_patches,
+    opened_attacks,
     paths,
     printing,
     program,
@@ -40,8 +40,7 @@ from certmask_jax.programs import (
 )
 from certmask_jax.programs.attack_folder import AttackFolder
 from certmask_jax.programs.attacked_run import AttackedRun, read_run
-from certmask_jax.programs.black_box_job import BlackBoxAttacker
-from certmask_jax.programs.certification_job import Job, opened
+from certmask_jax.programs.certification_job import Job
 from certmask_jax.programs.certification_options import Config
 from certmask_jax.programs.command_line import CommandLine, check_not_typed
 from certmask_jax.programs.given_places import check_place, places_at
@@ -125,7 +124,7 @@ def _run(argv: Sequence[str] | None) -> int:
     command = program.typed("attack", words)
     with contextlib.nullcontext() if run is None else run.files_found():
         by_asking = given is not None or options.black_box is not None
-    job = opened_job(config, command, needs_gradients=not by_asking)
+    job = opened_attacks.opened_job(config, command, needs_gradients=not by_asking)
     if run is not None:
         run.check_same(job, fewer="num_images" in arguments.typed)
     for line in job.notes:
@@ -141,7 +140,7 @@ def _run(argv: Sequence[str] | None) -> int:
         for patch in fitted:
             check_place(patch.size, attack_job.threat_of(job), options.place)
     facts = given_patch_job.facts(fitted, options, scaled=given.scale)
-    folder = folder_of(job, _out(arguments, config, job, "patches"), facts)
+    folder = opened_attacks.folder_of(job, _out(arguments, config, job, "patches"), facts)
     test = given_patch_job.PatchTest(job, run.claims(), fitted, folder, options)
     finished = _attacked(test, deadline)
     results = given_patch_table.summary(folder.lines, test.specs(), fitted, run.claims())
@@ -160,58 +159,13 @@ def _searched(
     if options.place is not None:
         places_at(attack_job.threat_of(job), options.place)
     facts = options.facts()
-    folder = folder_of(job, out, facts)
-    attacker = attacker_of(job, options, folder)
+    folder = opened_attacks.folder_of(job, out, facts)
+    attacker = opened_attacks.attacker_of(job, options, folder)
     finished = _attacked(attacker, deadline)
     detects = [attack_job.detects(job, spec) for spec in attacker.specs()]
     results = attack_summary.summary(folder.lines, attacker.specs(), detects)
     text = attack_summary.text_of(results, printing.width_of(sys.stdout))
     return _told(job, folder, {"attack": facts, "results": results}, text, command, finished)
-
-
-def opened_job(config: Config, command: str, *, needs_gradients: bool = True) -> Job:
-    """A job that can be attacked.
-
-    Raises:
-      ValueError: for what has no gradients where they are needed, or no defense that is attacked;
-        as ``opened``.
-    """
-    job = opened(config, command, evidence=True)
-    if needs_gradients and isinstance(job.model.apply_fn, NumpyFunction):
-        raise ValueError(
-            f"--model: expected a model of JAX, whose gradients an attack follows, got "
-            f"{job.model.name}, a function that has none; --search square does without"
-        )
-    attack_job.threat_of(job)
-    return job
-
-
-def folder_of(job: Job, out: Path, attack: Mapping[str, Any]) -> AttackFolder:
-    """The folder of an attack on a job, new or to go on with.
-
-    Args:
-      job: what is attacked.
-      out: where.
-      attack: how, JSON-able.
-
-    Raises:
-      FileExistsError, OSError, ValueError: as ``AttackFolder``.
-    """
-    left_out = ("decide", "distinct_fields")
-    settings = {name: value for name, value in job.identity.items() if name not in left_out}
-    about = {"class_names": job.provenance["class_names"], "command": job.provenance["command"]}
-    return AttackFolder(out, {**settings, "attack": attack}, about)
-
-
-def attacker_of(
-    job: Job,
-    options: attack_options.AttackOptions,
-    folder: AttackFolder,
-    tick: Callable[[int, int], None] | None = None,
-) -> attack_job.Attacker:
-    """What searches patches as the options say; see ``Attacker``."""
-    kind = attack_job.Attacker if options.black_box is None else BlackBoxAttacker
-    return kind(job, options, folder, tick)
 
 
 class _Attacks(Protocol):

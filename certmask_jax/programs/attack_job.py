@@ -43,23 +43,10 @@ class Before(NamedTuple):
 
 
 class Attacker:
-    """Attacks the images of a job under each defense, and keeps what comes of it.
+    """Attacks the images of a job under each defense, and keeps what comes of it."""
 
-    Args:
-      job, options: what is attacked, and how.
-      folder: where lines and patched images go.
-      tick: called with the images of a search that are settled and those that are broken, again and
-        again while it runs; what it raises ends the search, of which nothing is kept.
-    """
-
-    def __init__(
-        self,
-        job: Job,
-        options: AttackOptions,
-        folder: AttackFolder,
-        tick: Callable[[int, int], None] | None = None,
-    ) -> None:
-        self._job, self._options, self._folder, self._tick = job, options, folder, tick
+    def __init__(self, job: Job, options: AttackOptions, folder: AttackFolder) -> None:
+        self._job, self._options, self._folder = job, options, folder
         self._images = readable(job.dataset, job.unreadable)
         self._class_names: list[str] = list(job.provenance.get("class_names") or ())
         of_job = defenses_of(job)
@@ -103,12 +90,16 @@ class Attacker:
             self._asked.pop(spec, None)
         return True
 
-    def attack(
-        self, spec: str, numbers: Sequence[int], stop: Callable[[], bool] = lambda: False
-    ) -> list[Line]:
-        """Attacks some images, by their numbers, under one of ``specs``; gives their new lines.
+    def attack(self, spec: str, numbers: Sequence[int], stop: Callable[[], bool]) -> list[Line]:
+        """Attacks some images, by their numbers, under one of ``specs``.
 
-        Once ``stop`` says so, those that are not settled have none.
+        Args:
+          spec: one of them.
+          numbers: of the images.
+          stop: asked between steps.
+
+        Returns:
+          The new lines, which are kept: fewer than there are numbers if it was stopped.
         """
         defense = self._targets[spec]
         if spec not in self._asked:
@@ -249,7 +240,6 @@ class Attacker:
             at_once=options.at_once,
             seed=options.seed,
             numbers=numbers,
-            progress=self._tick,
             stop=stop,
         )
 

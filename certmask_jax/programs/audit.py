@@ -31,6 +31,7 @@ from certmask_jax.programs import (
     attack_audit,
     attack_options,
     audit_table,
+    opened_attacks,
     paths,
     printing,
     program,
@@ -39,7 +40,7 @@ from certmask_jax.programs import (
 from certmask_jax.programs.attack_job import Attacker
 from certmask_jax.programs.attack_options import UNDEFENDED, AttackOptions
 from certmask_jax.programs.attacked_run import AttackedRun, read_run
-from certmask_jax.programs.audit_budget import Watch, spend
+from certmask_jax.programs.audit_budget import Taken, Watch, spend
 from certmask_jax.programs.certification_job import Job
 from certmask_jax.programs.command_line import CommandLine, check_not_typed
 from certmask_jax.programs.number_options import number
@@ -121,7 +122,9 @@ def _run(argv: Sequence[str] | None) -> int:
     status = 0
     for place, (run, config) in enumerate(zip(runs, configs, strict=True)):
         with run.files_found():
-            job = attack.opened_job(config, command, needs_gradients=options.black_box is None)
+            job = opened_attacks.opened_job(
+                config, command, needs_gradients=options.black_box is None
+            )
         run.check_same(job)
         now = time.monotonic()
         until = now + (end - now) * shares[place] / sum(shares[place:])
@@ -136,13 +139,13 @@ class _Audit:
     def __init__(self, run: AttackedRun, job: Job, options: AttackOptions, out: Path) -> None:
         self._run, self._job, self._options = run, job, options
         self._claims = run.claims()
-        self._folder = attack.folder_of(job, out, options.facts())
+        self._folder = opened_attacks.folder_of(job, out, options.facts())
 
     def run(self, until: float, minutes: float, command: str) -> int:
         """Attacks until then, and says what came of it; the exit status."""
         between = min(STEPS_BETWEEN, self._options.search.steps)
         watch = Watch(until, between if self._options.black_box is None else QUERIES_BETWEEN)
-        attacker = attack.attacker_of(self._job, self._options, self._folder, watch.tick)
+        attacker = opened_attacks.attacker_of(self._job, self._options, self._folder)
         waiting = self._waiting(attacker.specs())
         before = len(self._folder.lines)
         with tqdm(
@@ -178,10 +181,10 @@ class _Audit:
 
     def _attack_with(
         self, attacker: Attacker, watch: Watch, bar: Any
-    ) -> Callable[[str, Sequence[int]], float]:
-        def attack_some(spec: str, numbers: Sequence[int]) -> float:
+    ) -> Callable[[str, Sequence[int]], Taken]:
+        def attack_some(spec: str, numbers: Sequence[int]) -> Taken:
             watch.begin()
-            lines = attacker.attack(spec, numbers)
+            lines = attacker.attack(spec, numbers, watch.is_over)
             for line in lines:
                 wanted = self._claims.ids[line["number"]]
                 if line["image"] != wanted:
@@ -193,7 +196,7 @@ class _Audit:
             broken = sum(line["broken"] for line in tried)
             bar.set_postfix_str(f"{broken} of {len(tried)} broken", refresh=False)
             bar.update(len(lines))
-            return watch.seconds_to_begin
+            return Taken(len(lines), watch.seconds_to_begin)
 
         return attack_some
 
@@ -210,7 +213,9 @@ class _Audit:
         rows = audit_table.rows(self._run, self._claims, self._folder.lines, specs)
         contradicted = attack_audit.contradictions(self._job, self._folder, self._claimed())
         print(f"\n{audit_table.text_of(rows, printing.width_of(sys.stdout))}")
-        others = [line["image"] for line in self._folder.lines if line["broken"] is None]
+        others = [
+            line["image"] for line in self._folder.lines if line.get("before") != line["label"]
+        ]
         if others:
             program.say(
                 f"{len(others)} images are answered otherwise than in the run, and were not "

@@ -9,12 +9,21 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 Clock = Callable[[], float]
 
 
-class OutOfTimeError(Exception):
-    """A search was ended as there was no more time."""
+class Taken(NamedTuple):
+    """What came of attacking some images.
+
+    Attributes:
+      settled: how many are; fewer than there were if the time was over.
+      once: seconds of it that another time would not take.
+    """
+
+    settled: int
+    once: float = 0.0
 
 
 class Watch:
@@ -22,47 +31,44 @@ class Watch:
 
     Args:
       end: on the clock.
-      steps: of one tick.
+      steps: between two questions.
       clock: seconds.
+
+    Attributes:
+      seconds_a_step: None before two questions were asked in one search.
     """
 
     def __init__(self, end: float, steps: int, clock: Clock = time.monotonic) -> None:
         self._end, self._steps, self._clock = end, steps, clock
         self._began = clock()
         self._first: float | None = None
-        self._ticks = 0
+        self._questions = 0
         self.seconds_a_step: float | None = None
 
     def begin(self) -> None:
         """A search begins, whose first steps are slow: they are compiled."""
-        self._began, self._first, self._ticks = self._clock(), None, 0
+        self._began, self._first, self._questions = self._clock(), None, 0
 
     @property
     def seconds_to_begin(self) -> float:
-        """What the last search took up to its first tick, and another one like it may not take."""
+        """What the last search took up to the first question: another one like it may not."""
         return 0.0 if self._first is None else self._first - self._began
 
-    def tick(self, settled: int, broken: int) -> None:
-        """Some steps are done.
-
-        Raises:
-          OutOfTimeError: at the end of the time, but not before the speed is known.
-        """
-        del settled, broken
+    def is_over(self) -> bool:
+        """Asked after every few steps: whether the time is over, and the speed known."""
         now = self._clock()
         if self._first is None:
             self._first = now
-            return
-        self._ticks += 1
-        self.seconds_a_step = (now - self._first) / (self._ticks * self._steps)
-        if now >= self._end:
-            raise OutOfTimeError
+            return False
+        self._questions += 1
+        self.seconds_a_step = (now - self._first) / (self._questions * self._steps)
+        return now >= self._end
 
 
 def spend(
     waiting: Mapping[str, Sequence[int]],
     end: float,
-    attack: Callable[[str, Sequence[int]], float],
+    attack: Callable[[str, Sequence[int]], Taken],
     *,
     least: int = 1,
     most: int,
@@ -73,8 +79,7 @@ def spend(
     Args:
       waiting: numbers of images of each defense, in the order in which they are to be attacked.
       end: on the clock.
-      attack: attacks images under a defense, and gives the seconds that another time would not
-        take; may raise ``OutOfTimeError``, which ends everything.
+      attack: attacks images under a defense.
       least, most: images at once; what takes the same time is the first.
       clock: seconds.
     """
@@ -91,13 +96,11 @@ def spend(
             del queues[spec]
             continue
         numbers = [queues[spec].popleft() for _ in range(min(size, len(queues[spec])))]
-        try:
-            once = attack(spec, numbers)
-        except OutOfTimeError:
+        taken = attack(spec, numbers)
+        if taken.settled < len(numbers):
             return False
-        took = clock() - began
-        spent[spec] += took
-        each[spec] = (took - once) / len(numbers)
+        spent[spec] += clock() - began
+        each[spec] = (clock() - began - taken.once) / len(numbers)
         if not queues[spec]:
             del queues[spec]
     return not left_out

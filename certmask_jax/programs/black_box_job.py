@@ -87,7 +87,6 @@ class BlackBoxAttacker(Attacker):
             allowed=(ALERT,) if may_alert else (),
             seed=self._options.seed,
             numbers=numbers,
-            progress=self._tick,
             stop=stop,
         )
 

@@ -109,21 +109,6 @@ def test_what_an_image_gets_depends_on_its_number_and_the_seed_alone():
     assert (same.patched[0] != same.patched[1]).any()
 
 
-def test_one_that_is_stopped_says_which_images_are_left():
-    images, labels = _images(12)
-    places = [np.array([[[PATCH, PATCH, 2, 2]]])] * 12
-    how = {"search": BlackBoxSearch(queries=60)}
-    engine = _engine(unmasked((SIZE, SIZE)))
-    whole = search_without_gradients(engine, _plain, images, labels, places, **how)
-    part = search_without_gradients(
-        engine, _plain, images, labels, places, stop=lambda: True, **how
-    )
-    assert whole.settled.all()
-    assert 0 < part.settled.sum() < 12
-    assert (part.broken == (part.settled & whole.broken)).all()
-    assert (part.patched[part.settled] == whole.patched[part.settled]).all()
-
-
 def test_a_certified_image_is_never_broken_and_others_are():
     defense = DoubleMasking(budgeted_grid(SIZE, 2, masks_per_axis=2))
     images, labels = _images(30)
@@ -148,6 +133,20 @@ def test_a_certified_image_is_never_broken_and_others_are():
     assert made.broken.any()
     assert told == sorted(told)
     assert told[-1][1] <= made.broken.sum()
+
+
+def test_it_stops_and_says_what_is_settled():
+    images, labels = _images(6)
+    places = [np.array([[[PATCH, PATCH, 2, 2]]])] * 6
+    asked = []
+    made = search_without_gradients(
+        _engine(unmasked((SIZE, SIZE))), _plain, images, labels, places,
+        search=BlackBoxSearch(queries=100), stop=lambda: asked.append(1) or len(asked) == 2,
+    )  # fmt: skip
+    assert len(asked) == 2
+    assert (made.settled == made.broken).all()
+    assert not made.settled.all()
+    assert (made.steps[~made.settled] == 20).all()
 
 
 def test_an_image_without_a_place_is_asked_and_left_alone():

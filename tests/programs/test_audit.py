@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from certmask_jax.attacks import AttackedImages
-from certmask_jax.programs import attack, audit, audit_budget
+from certmask_jax.programs import attack, audit, audit_budget, opened_attacks
 from certmask_jax.programs.attack_folder import LINES
 from certmask_jax.programs.attack_job import Attacker
 from certmask_jax.programs.attacked_run import read_run
@@ -34,7 +34,7 @@ class Clock:
         once = 0.0 if self.attacked[spec] else self.compiling
         self.now += self.each[spec] * len(numbers) + once
         self.attacked[spec] += numbers
-        return once
+        return audit_budget.Taken(len(numbers), once)
 
 
 def test_time_is_shared_and_not_images():
@@ -66,25 +66,36 @@ def test_a_search_is_not_begun_that_the_time_does_not_do_for():
     assert clock.now == 8
 
 
+def test_it_ends_with_a_search_that_was_ended():
+    clock = Clock({"one": 1.0, "other": 1.0})
+
+    def attack_some(spec, numbers):
+        clock.attack(spec, numbers)
+        return audit_budget.Taken(len(numbers) - (spec == "other"))
+
+    waiting = {"one": list(range(9)), "other": list(range(9))}
+    assert not audit_budget.spend(waiting, 99.0, attack_some, most=4, clock=clock)
+    assert clock.attacked == {"one": [0], "other": [0]}
+
+
 def test_what_is_compiled_once_is_not_counted_for_those_that_follow():
     clock = Clock({"one": 1.0}, compiling=6.0)
     assert audit_budget.spend({"one": list(range(5))}, 11.0, clock.attack, most=4, clock=clock)
     assert clock.now == 11
 
 
-@pytest.mark.parametrize(("end", "ticks"), [(5.0, [60, 62]), (62.0, [60, 61, 62])])
-def test_a_watch_ends_a_search_but_not_before_it_knows_the_speed(end, ticks):
+@pytest.mark.parametrize(("end", "asked"), [(5.0, [60, 62]), (62.0, [60, 61, 62])])
+def test_a_watch_ends_a_search_but_not_before_it_knows_the_speed(end, asked):
     clock = Clock({"one": 1.0})
     watch = audit_budget.Watch(end, 10, clock)
     clock.now = 3.0
     watch.begin()
-    for clock.now in ticks[:-1]:
-        watch.tick(0, 0)
-    clock.now = ticks[-1]
-    with pytest.raises(audit_budget.OutOfTimeError):
-        watch.tick(0, 0)
+    over = []
+    for clock.now in asked:
+        over.append(watch.is_over())
+    assert over == [False] * (len(asked) - 1) + [True]
     assert watch.seconds_to_begin == 57  # compiled
-    assert watch.seconds_a_step == pytest.approx(2 / (10 * (len(ticks) - 1)))
+    assert watch.seconds_a_step == pytest.approx(2 / (10 * (len(asked) - 1)))
 
 
 class Quick(Attacker):
@@ -98,9 +109,8 @@ class Quick(Attacker):
     def _seen(self, defense):
         return None
 
-    def _attacked(self, defense, asked, images, labels, numbers):
-        for _ in range(3):
-            self._tick(0, 0)
+    def _attacked(self, defense, asked, images, labels, numbers, stop):
+        left = any([stop(), stop(), stop()])
         patched = images.copy()
         patched[:, 0, 0] = 255
         broken = np.asarray(numbers) == self.breaks
@@ -108,13 +118,14 @@ class Quick(Attacker):
         return AttackedImages(
             patched, broken, np.where(broken, (labels + 1) % 10, labels),
             np.tile([[[1, 1, 0, 0]]], (count, 1, 1)), np.zeros(count), np.full(count, 40),
+            np.full(count, not left),
         )  # fmt: skip
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _quick():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(attack, "attacker_of", Quick)
+        patch.setattr(opened_attacks, "attacker_of", Quick)
         yield
 
 
