@@ -24,6 +24,7 @@ from certmask_jax.files.storage import AnyPath
 from certmask_jax.inference import views
 from certmask_jax.programs import (
     dry_run,
+    earlier_images,
     from_tables,
     listings,
     page_of_run,
@@ -207,8 +208,7 @@ def _shown(
     words = printing.words_to(config.format)
     files = () if was_complete else write_report(result, out, _say)
     if config.page and not was_complete:
-        command = program.typed("report", [str(out)])
-        files = (*files, *page_of_run.try_page(result, saved, job.dataset, out, command))
+        files = (*files, *page_of_run.try_page(result, saved, _images(job, result), out))
     if words is sys.stdout:
         print()
     print(printing.text_of(result, config.format))
@@ -219,6 +219,11 @@ def _shown(
         end = f"results in {out}: {', '.join([*files, *folders])} ({seconds:.0f} s)"
     print(f"\n{end}", file=words)
     return 0
+
+
+def _images(job: Job, result: report.Report) -> page_of_run.Images:
+    """The images of a job, for a page of its report."""
+    return lambda rows: (earlier_images.given(job.dataset, result, rows), "")
 
 
 def _check_before(config: Config, job: Job, out: AnyPath) -> None:

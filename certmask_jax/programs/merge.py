@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from certmask_jax.files.storage import AnyPath
-from certmask_jax.programs import paths, printing, program
+from certmask_jax.programs import earlier_images, page_of_run, paths, printing, program
 from certmask_jax.programs.command_line import CommandLine
 from certmask_jax.programs.from_tables import certify_saved
 from certmask_jax.programs.number_options import number
@@ -63,8 +63,10 @@ def run(
         shares = merging.distinct(shares, _say)
     check_out(out)
     merging.merge(shares, out / "tables", warn=_say)
-    result = certify_saved(saved_table.load(out / "tables"), out, margin_guard=margin_guard)
+    saved = saved_table.load(out / "tables")
+    result = certify_saved(saved, out, margin_guard=margin_guard)
     write_report(result, out, _say)
+    page_of_run.try_page(result, saved, lambda rows: earlier_images.images_of(result, rows), out)
     print(printing.text_of(result, style))
     print(f"\nresults of {len(shares)} shares in {out}", file=printing.words_to(style))
 

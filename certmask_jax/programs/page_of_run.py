@@ -19,10 +19,9 @@ from certmask_jax.pages import pictures
 from certmask_jax.pages.image_data import Attacked
 from certmask_jax.pages.inspected import Inspected, inspect
 from certmask_jax.pages.run_page import FILE, MOST_IMAGES, page_of, sample
-from certmask_jax.programs import defense_specs, earlier_images, evidence_entries, program
+from certmask_jax.programs import defense_specs, evidence_entries, program
 from certmask_jax.programs.attack_options import UNDEFENDED
 from certmask_jax.programs.earlier_images import Picture
-from certmask_jax.tables.image_sets import TestSet
 from certmask_jax.tables.outputs import NO_LABEL, Outputs
 from certmask_jax.tables.prediction_table import PredictionTable
 from certmask_jax.tables.saved_table import SavedTable
@@ -204,29 +203,24 @@ def _patched_pictures(folder: Path, lines: Sequence[Line]) -> tuple[dict[int, st
 
 
 def try_page(
-    report: Report, saved: SavedTable | None, test_set: TestSet, out: AnyPath, command: str
+    report: Report, saved: SavedTable | None, images: Images, out: AnyPath
 ) -> tuple[str, ...]:
-    """Writes the page of a run that has just ended into its folder; returns its name.
+    """Writes the page of a report that has just been written into its folder; returns its name.
 
     Whatever goes wrong costs the page and not the run: it is said, and there is no name.
 
     Args:
       report: of the run.
       saved: its table; None where all defenses are on evidence.
-      test_set: its images.
+      images: where its images come from.
       out: its folder.
-      command: what makes the page later.
     """
     try:
-        page = made_page(
-            report,
-            saved,
-            lambda rows: (earlier_images.given(test_set, report, rows), ""),
-            most_images=MOST_IMAGES,
-        )
+        page = made_page(report, saved, images, most_images=MOST_IMAGES)
         write_page(page, page_file(out))
     except Exception as error:  # a page is no result
-        program.say(f"no {FILE} ({program.one_line(str(error))}); {command} tries again")
+        again = program.typed("report", [str(out)])
+        program.say(f"no {FILE} ({program.one_line(str(error))}); {again} tries again")
         return ()
     return (FILE,)
 
