@@ -28,7 +28,6 @@ from certmask_jax.programs import (
     certification_options,
     certify,
     choose,
-    choose_options,
     compare,
     convert_weights,
     export,
@@ -38,6 +37,7 @@ from certmask_jax.programs import (
     train,
     training_options,
 )
+from certmask_jax.programs.choosing import choose_options
 from experiments.papers import runner
 
 ROOT = Path(__file__).resolve().parents[1]

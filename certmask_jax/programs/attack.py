@@ -23,27 +23,23 @@ from typing import Any, Protocol
 from tqdm import tqdm
 
 from certmask_jax.files import fingerprint
-from certmask_jax.programs import (
+from certmask_jax.programs import certification_options, paths, printing, program, runtime
+from certmask_jax.programs.attacking import (
     attack_audit,
     attack_job,
     attack_options,
     attack_summary,
-    certification_options,
     given_patch_job,
     given_patch_table,
     given_patches,
     opened_attacks,
-    paths,
-    printing,
-    program,
-    runtime,
 )
-from certmask_jax.programs.attack_folder import AttackFolder
-from certmask_jax.programs.attacked_run import AttackedRun, read_run
+from certmask_jax.programs.attacking.attack_folder import AttackFolder
+from certmask_jax.programs.attacking.attacked_run import AttackedRun, read_run
+from certmask_jax.programs.attacking.given_places import check_place, places_at
 from certmask_jax.programs.certification_job import Job
 from certmask_jax.programs.certification_options import Config
 from certmask_jax.programs.command_line import CommandLine, check_not_typed
-from certmask_jax.programs.given_places import check_place, places_at
 
 STOPPED = 3
 """Exit status of an attack that ended as it had no more time."""

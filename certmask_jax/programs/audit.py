@@ -26,21 +26,17 @@ from certmask_jax._text import some
 from certmask_jax.attacks.attacked_images import STEPS_BETWEEN
 from certmask_jax.attacks.black_box import QUERIES_BETWEEN
 from certmask_jax.files import fingerprint
-from certmask_jax.programs import (
-    attack,
+from certmask_jax.programs import attack, paths, printing, program, runtime
+from certmask_jax.programs.attacking import (
     attack_audit,
     attack_options,
     audit_table,
     opened_attacks,
-    paths,
-    printing,
-    program,
-    runtime,
 )
-from certmask_jax.programs.attack_job import Attacker
-from certmask_jax.programs.attack_options import UNDEFENDED, AttackOptions
-from certmask_jax.programs.attacked_run import AttackedRun, read_run
-from certmask_jax.programs.audit_budget import Taken, Watch, spend
+from certmask_jax.programs.attacking.attack_job import Attacker
+from certmask_jax.programs.attacking.attack_options import UNDEFENDED, AttackOptions
+from certmask_jax.programs.attacking.attacked_run import AttackedRun, read_run
+from certmask_jax.programs.attacking.audit_budget import Taken, Watch, spend
 from certmask_jax.programs.certification_job import Job
 from certmask_jax.programs.command_line import CommandLine, check_not_typed
 from certmask_jax.programs.number_options import number

@@ -24,7 +24,7 @@ from certmask_jax.programs.certification_options import MOST_MASKED_IMAGES, PREC
 from certmask_jax.programs.command_line import CommandLine, check_uses, named
 from certmask_jax.programs.measurements import (
     absent_devices,
-    attacking,
+    attack_steps,
     children,
     compiled_for,
     evidence,
@@ -234,7 +234,7 @@ def run(config: Config, command: str) -> dict[str, Any]:
         "passes": lambda: passes.measure(verdicts(), config.images, config.chunk),
         "fields": lambda: fields.measure(subject(), config.repeat),
         "evidence": lambda: evidence.measure(subject(), config.repeat),
-        "attack": lambda: attacking.measure(subject(), config.repeat),
+        "attack": lambda: attack_steps.measure(subject(), config.repeat),
         "packing": lambda: packing.measure(subject(), config.images, config.repeat, config.chunk),
         "latency": lambda: latency.measure(verdicts(), max(20, 20 * config.repeat), config.chunk),
         "serving": lambda: serving.measure(verdicts(), max(20, 20 * config.repeat), config.chunk),

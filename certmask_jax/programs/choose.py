@@ -22,14 +22,15 @@ from certmask_jax.files import fingerprint, whole_files
 from certmask_jax.files.storage import AnyPath
 from certmask_jax.inference import views
 from certmask_jax.masks.threats import Threat
-from certmask_jax.programs import choose_options, program, runtime
+from certmask_jax.programs import program, runtime
 from certmask_jax.programs.certification_job import Job, opened
-from certmask_jax.programs.choose_candidates import Candidate, candidates
-from certmask_jax.programs.choose_options import ChooseOptions, Variant
-from certmask_jax.programs.choose_report import Choice, as_text, nothing_left, to_json
-from certmask_jax.programs.choose_runs import Certified, Runs, Stopped, joined
+from certmask_jax.programs.choosing import choose_options
+from certmask_jax.programs.choosing.choose_candidates import Candidate, candidates
+from certmask_jax.programs.choosing.choose_options import ChooseOptions, Variant
+from certmask_jax.programs.choosing.choose_report import Choice, as_text, nothing_left, to_json
+from certmask_jax.programs.choosing.choose_runs import Certified, Runs, Stopped, joined
+from certmask_jax.programs.choosing.image_halves import SomeImages, halves
 from certmask_jax.programs.command_line import CommandLine, as_options
-from certmask_jax.programs.image_halves import SomeImages, halves
 from certmask_jax.programs.printing import width_of
 from certmask_jax.programs.run_folder import write_report
 from certmask_jax.programs.threat_options import threats

@@ -20,7 +20,7 @@ from certmask_jax.pages.image_data import Attacked
 from certmask_jax.pages.inspected import Inspected, inspect
 from certmask_jax.pages.run_page import FILE, MOST_IMAGES, page_of, sample
 from certmask_jax.programs import defense_specs, evidence_entries, program
-from certmask_jax.programs.attack_options import UNDEFENDED
+from certmask_jax.programs.attacking.attack_options import UNDEFENDED
 from certmask_jax.programs.earlier_images import Picture
 from certmask_jax.tables.outputs import NO_LABEL, Outputs
 from certmask_jax.tables.prediction_table import PredictionTable

@@ -11,7 +11,7 @@ from PIL import Image
 
 from certmask_jax.certification import report as reports
 from certmask_jax.programs import certify, page_of_run, report
-from certmask_jax.programs.attack_folder import LINES
+from certmask_jax.programs.attacking.attack_folder import LINES
 
 REAL = page_of_run.try_page  # before the fixture that takes its place
 OPTIONS = ["--num-images", "6", "--defense", "double_masking:masks_per_axis=2"]

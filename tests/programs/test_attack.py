@@ -13,8 +13,9 @@ from PIL import Image
 
 from certmask_jax import weights
 from certmask_jax.data import digits_arrays
-from certmask_jax.programs import attack, attack_audit, certify
-from certmask_jax.programs.attack_folder import LINES
+from certmask_jax.programs import attack, certify
+from certmask_jax.programs.attacking import attack_audit
+from certmask_jax.programs.attacking.attack_folder import LINES
 from tests.support.small_models import small_bagnet
 
 FAST = ["--steps", "20", "--at-once", "8", "--locations", "1"]

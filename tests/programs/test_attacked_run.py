@@ -12,8 +12,8 @@ import pytest
 from certmask_jax.data import digits_arrays
 from certmask_jax.data.listing import Listing
 from certmask_jax.programs import runtime
-from certmask_jax.programs.attack_options import UNDEFENDED
-from certmask_jax.programs.attacked_run import read_run
+from certmask_jax.programs.attacking.attack_options import UNDEFENDED
+from certmask_jax.programs.attacking.attacked_run import read_run
 from certmask_jax.tables import saved_table
 
 DEFENSE = "double_masking:masks_per_axis=2"

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from certmask_jax.attacks import AttackedImages
-from certmask_jax.programs import attack, audit, audit_budget, opened_attacks
-from certmask_jax.programs.attack_folder import LINES
-from certmask_jax.programs.attack_job import Attacker
-from certmask_jax.programs.attacked_run import read_run
+from certmask_jax.programs import attack, audit
+from certmask_jax.programs.attacking import audit_budget, opened_attacks
+from certmask_jax.programs.attacking.attack_folder import LINES
+from certmask_jax.programs.attacking.attack_job import Attacker
+from certmask_jax.programs.attacking.attacked_run import read_run
 
 DEFENSE, COUNT = "double_masking:masks_per_axis=2", 12
 FAST = ["--steps", "20", "--at-once", "4", "--locations", "2"]

@@ -19,7 +19,7 @@ from certmask_jax.masks import distinct_unions
 from certmask_jax.programs import benchmark
 from certmask_jax.programs.measurements import (
     absent_devices,
-    attacking,
+    attack_steps,
     compiled_for,
     evidence,
     passes,
@@ -122,9 +122,11 @@ def test_pytorchs_steps_of_an_attack_are_the_same_steps():
     labels, boxes = np.array([3, 9], np.int32), subject.defenses[0].masked_images.boxes[:4]
     search = PatchSearch(masks_a_step=4, steps=1, surplus=1e6)  # PyTorch's stops nowhere
     given = subject, images, labels, (5, 4), boxes, search
-    program, arguments = attacking.begun_searches(*given, device_mesh(jax.devices()[:1]))
+    program, arguments = attack_steps.begun_searches(*given, device_mesh(jax.devices()[:1]))
     ours = np.asarray(program(*arguments).free)
-    theirs = np.asarray(pytorch_loops.attack(attacking.arrays_of(*given))()).transpose(0, 2, 3, 1)
+    theirs = np.asarray(pytorch_loops.attack(attack_steps.arrays_of(*given))()).transpose(
+        0, 2, 3, 1
+    )
     theirs = (theirs * subject.preprocessing.std + subject.preprocessing.mean) * 255
     inside = (slice(None), slice(13, 18), slice(14, 18))
     outside = np.ones((32, 32), np.bool_)
@@ -136,9 +138,9 @@ def test_pytorchs_steps_of_an_attack_are_the_same_steps():
 
 
 def test_steps_of_an_attack_are_measured_with_all_masks_and_with_few(monkeypatch):
-    monkeypatch.setattr(attacking, "_STEPS", 1)
-    monkeypatch.setattr(attacking, "_SEARCHES", 1)
-    found = attacking.measure(subjects.of_noise("cifar_bagnet5", "highest", 3), 1)
+    monkeypatch.setattr(attack_steps, "_STEPS", 1)
+    monkeypatch.setattr(attack_steps, "_SEARCHES", 1)
+    found = attack_steps.measure(subjects.of_noise("cifar_bagnet5", "highest", 3), 1)
     assert (found["searches_at_once"], found["masked_images_a_step"]) == (8, 128)
     speeds = found["steps_per_second_of_a_search"]
     assert set(speeds) == {"all masks", "few masks"}

@@ -18,10 +18,11 @@ from certmask_jax.certification.answer_passes import answers_alone
 from certmask_jax.data import digits_arrays
 from certmask_jax.inference.preprocessing import Preprocessing
 from certmask_jax.masks.threats import Threat
-from certmask_jax.programs import choose, choose_candidates, choose_options, choose_runs
+from certmask_jax.programs import choose
 from certmask_jax.programs.certification_options import parser as certify_parser
 from certmask_jax.programs.certification_options import read_config
-from certmask_jax.programs.image_halves import halves
+from certmask_jax.programs.choosing import choose_candidates, choose_options, choose_runs
+from certmask_jax.programs.choosing.image_halves import halves
 from certmask_jax.tables import saved_table
 
 SPECS = (

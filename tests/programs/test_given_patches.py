@@ -10,9 +10,10 @@ from PIL import Image
 
 from certmask_jax.data import digits_arrays
 from certmask_jax.masks.threats import Threat
-from certmask_jax.programs import attack, certify, given_places
-from certmask_jax.programs.attack_folder import LINES
-from certmask_jax.programs.given_patches import GivenPatch, fitted, pasted, read
+from certmask_jax.programs import attack, certify
+from certmask_jax.programs.attacking import given_places
+from certmask_jax.programs.attacking.attack_folder import LINES
+from certmask_jax.programs.attacking.given_patches import GivenPatch, fitted, pasted, read
 
 DEFENSE = "double_masking:masks_per_axis=2"
 IMAGE = (12, 10)

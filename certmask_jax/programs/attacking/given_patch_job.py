@@ -15,8 +15,8 @@ from certmask_jax.inference.defended_model import defended
 from certmask_jax.inference.numpy_function import NumpyFunction
 from certmask_jax.inference.whole_table import predict
 from certmask_jax.masks.distinct_unions import unmasked
-from certmask_jax.programs.attack_folder import AttackFolder, Line
-from certmask_jax.programs.attack_job import (
+from certmask_jax.programs.attacking.attack_folder import AttackFolder, Line
+from certmask_jax.programs.attacking.attack_job import (
     AnyDefense,
     asked_of,
     defenses_of,
@@ -24,11 +24,11 @@ from certmask_jax.programs.attack_job import (
     model_of,
     threat_of,
 )
-from certmask_jax.programs.attack_options import UNDEFENDED, AttackOptions
-from certmask_jax.programs.attacked_run import Claims
+from certmask_jax.programs.attacking.attack_options import UNDEFENDED, AttackOptions
+from certmask_jax.programs.attacking.attacked_run import Claims
+from certmask_jax.programs.attacking.given_patches import GivenPatch, pasted
+from certmask_jax.programs.attacking.given_places import place_of
 from certmask_jax.programs.certification_job import Job
-from certmask_jax.programs.given_patches import GivenPatch, pasted
-from certmask_jax.programs.given_places import place_of
 from certmask_jax.tables.image_sets import readable
 
 _IMAGES_AT_ONCE = 32

@@ -12,7 +12,7 @@ from PIL import Image
 
 from certmask_jax.data import decoding, folders
 from certmask_jax.masks.threats import Shape, Threat
-from certmask_jax.programs.given_places import hosts
+from certmask_jax.programs.attacking.given_places import hosts
 
 
 class GivenPatch(NamedTuple):

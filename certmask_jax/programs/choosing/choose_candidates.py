@@ -10,7 +10,7 @@ from certmask_jax.certification.answer_passes import first_wave
 from certmask_jax.defenses import Defense
 from certmask_jax.masks.threats import Threat
 from certmask_jax.programs import defense_specs
-from certmask_jax.programs.choose_options import ChooseOptions, Variant
+from certmask_jax.programs.choosing.choose_options import ChooseOptions, Variant
 
 USUAL = (
     *(f"pair_cover:partition={blocks}" for blocks in ("2/3", "2x3", "3x2", "3/4", "3x3", "4x4")),

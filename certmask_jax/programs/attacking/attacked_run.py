@@ -19,7 +19,7 @@ import numpy as np
 from certmask_jax.certification.report.files import IMAGES, RESULTS
 from certmask_jax.files import fingerprint
 from certmask_jax.programs import certification_options, earlier_command, runtime
-from certmask_jax.programs.attack_options import UNDEFENDED
+from certmask_jax.programs.attacking.attack_options import UNDEFENDED
 from certmask_jax.programs.certification_job import Job
 from certmask_jax.programs.certification_options import Config
 from certmask_jax.programs.program import message

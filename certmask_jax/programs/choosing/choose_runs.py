@@ -25,9 +25,9 @@ from certmask_jax.files import fingerprint, whole_files
 from certmask_jax.files.storage import AnyPath
 from certmask_jax.inference.engine_choice import engine_for
 from certmask_jax.programs.certification_job import Job
-from certmask_jax.programs.choose_candidates import Candidate
-from certmask_jax.programs.choose_options import ChooseOptions, Variant
-from certmask_jax.programs.image_halves import SomeImages
+from certmask_jax.programs.choosing.choose_candidates import Candidate
+from certmask_jax.programs.choosing.choose_options import ChooseOptions, Variant
+from certmask_jax.programs.choosing.image_halves import SomeImages
 from certmask_jax.programs.progress import Progress
 from certmask_jax.tables import saved_table
 from certmask_jax.tables.outputs import Outputs

@@ -9,8 +9,8 @@ from typing import Any
 from certmask_jax.certification.report import Interval, layout, wilson_interval
 from certmask_jax.certification.report.numbers import with_interval
 from certmask_jax.certification.successive_halving import Dropped, Measured, mean_interval
-from certmask_jax.programs.choose_candidates import Candidate
-from certmask_jax.programs.choose_options import BUDGETS, ChooseOptions
+from certmask_jax.programs.choosing.choose_candidates import Candidate
+from certmask_jax.programs.choosing.choose_options import BUDGETS, ChooseOptions
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -7,9 +7,9 @@ from typing import Any
 
 from certmask_jax.certification.report import wilson_interval
 from certmask_jax.certification.report.layout import Column, paragraphs, table
-from certmask_jax.programs.attack_folder import Line
-from certmask_jax.programs.attack_summary import percent
-from certmask_jax.programs.attacked_run import AttackedRun, Claims
+from certmask_jax.programs.attacking.attack_folder import Line
+from certmask_jax.programs.attacking.attack_summary import percent
+from certmask_jax.programs.attacking.attacked_run import AttackedRun, Claims
 
 _KEYS = ("certified", "worst_case", "under_attack", "clean")
 

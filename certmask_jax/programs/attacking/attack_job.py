@@ -22,10 +22,10 @@ from certmask_jax.inference.token_dropping import SeenTokens
 from certmask_jax.inference.two_parts import TwoParts
 from certmask_jax.inference.whole_table import predict
 from certmask_jax.masks.threats import Threat
-from certmask_jax.programs.attack_folder import AttackFolder, Line
-from certmask_jax.programs.attack_options import UNDEFENDED, AttackOptions
+from certmask_jax.programs.attacking.attack_folder import AttackFolder, Line
+from certmask_jax.programs.attacking.attack_options import UNDEFENDED, AttackOptions
+from certmask_jax.programs.attacking.given_places import places_at
 from certmask_jax.programs.certification_job import Job
-from certmask_jax.programs.given_places import places_at
 from certmask_jax.tables.image_sets import readable
 
 AnyDefense = Defense | EvidenceDefense

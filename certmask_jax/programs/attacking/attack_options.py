@@ -13,8 +13,8 @@ from certmask_jax.attacks.black_box import BlackBoxSearch
 from certmask_jax.attacks.goal_choice import Where
 from certmask_jax.attacks.patch_search import PatchSearch
 from certmask_jax.programs import paths
+from certmask_jax.programs.attacking.given_places import At, read_place
 from certmask_jax.programs.command_line import check_not_typed, hint
-from certmask_jax.programs.given_places import At, read_place
 from certmask_jax.programs.number_options import number, seed, whole
 
 IMAGES = {

@@ -18,9 +18,9 @@ from certmask_jax.inference.devices import device_mesh
 from certmask_jax.inference.engine_choice import engine_for
 from certmask_jax.inference.numpy_function import NumpyFunction
 from certmask_jax.masks.distinct_unions import unmasked
-from certmask_jax.programs.attack_job import AnyDefense, Attacker, model_of, pixel_threat
+from certmask_jax.programs.attacking.attack_job import AnyDefense, Attacker, model_of, pixel_threat
+from certmask_jax.programs.attacking.given_places import places_at
 from certmask_jax.programs.certification_job import Job
-from certmask_jax.programs.given_places import places_at
 
 
 class AskedRule:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from certmask_jax.certification.report import wilson_interval
 from certmask_jax.certification.report.layout import Column, paragraphs, table
 from certmask_jax.defenses import Guarantee
-from certmask_jax.programs.attack_folder import Line
-from certmask_jax.programs.attack_options import UNDEFENDED
+from certmask_jax.programs.attacking.attack_folder import Line
+from certmask_jax.programs.attacking.attack_options import UNDEFENDED
 
 
 def summary(lines: Sequence[Line], specs: Sequence[str], detects: Sequence[bool]) -> list[Line]:

@@ -7,11 +7,11 @@ from typing import Any
 
 from certmask_jax.certification.report import wilson_interval
 from certmask_jax.certification.report.layout import Column, fits, paragraphs, table
-from certmask_jax.programs.attack_folder import Line
-from certmask_jax.programs.attack_options import UNDEFENDED
-from certmask_jax.programs.attack_summary import percent
-from certmask_jax.programs.attacked_run import Claims
-from certmask_jax.programs.given_patches import GivenPatch
+from certmask_jax.programs.attacking.attack_folder import Line
+from certmask_jax.programs.attacking.attack_options import UNDEFENDED
+from certmask_jax.programs.attacking.attack_summary import percent
+from certmask_jax.programs.attacking.attacked_run import Claims
+from certmask_jax.programs.attacking.given_patches import GivenPatch
 
 
 def summary(

@@ -1,0 +1,1 @@
+"""The parts of ``certmask attack`` and ``certmask audit``."""
