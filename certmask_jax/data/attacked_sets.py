@@ -165,7 +165,7 @@ def _read_line(path: Path, number: int, text: str) -> Line:
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{path}: expected the lines of an attack, but line {number} is damaged "
-            f"({type(error).__name__}: {error}); take it out, or choose another folder"
+            f"({type(error).__name__}: {error}); restore the file, or choose another folder"
         ) from error
     return {"broken": None, **line} if needed else line
 

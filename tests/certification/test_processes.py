@@ -130,7 +130,7 @@ def test_the_first_process_alone_reports(two):
     assert "worst case" not in second
     assert "results" not in second
     assert "passes/s" not in second_errors
-    assert {file.name for file in out.iterdir()} == {*report.FILES, "tables"}
+    assert {file.name for file in out.iterdir()} == {*report.FILES, "report.html", "tables"}
 
 
 def test_two_processes_go_on_with_what_is_missing(two, tmp_path, cache):

@@ -48,13 +48,13 @@ def test_patched_images_stand_beside(run, tmp_path, capsys):
     Image.fromarray(np.full((8, 8), 7, np.uint8)).save(attack / "images" / "a.png")
     head = {"format": 1, "settings": {}}
     spec = found.defenses[0].spec
+    about = {"number": 2, "label": 1, "class": "1", "image": found.ids[2], "certified": False}
     lines = [
-        {"defense": spec, "image": found.ids[2], "after": "alert", "broken": False, "file": "gone"},
-        {"defense": "undefended", "image": found.ids[2], "after": 3, "broken": True,
-         "file": "images/a.png"},
-        {"defense": "of another run", "image": found.ids[2], "after": 3, "broken": True},
-        {"defense": spec, "image": found.ids[1], "after": 3, "broken": None},
-    ]  # fmt: skip
+        {**about, "defense": spec, "after": "alert", "broken": False, "file": "gone"},
+        {**about, "defense": "undefended", "after": 3, "broken": True, "file": "images/a.png"},
+        {**about, "defense": "of another run", "after": 3, "broken": True},
+        {**about, "defense": spec, "image": found.ids[1], "after": 3, "broken": None},
+    ]
     text = "".join(json.dumps(line) + "\n" for line in [head, *lines])
     (attack / LINES).write_text(text)
     out = tmp_path / "page.html"
