@@ -124,7 +124,8 @@ def page() -> Iterator[Page]:
     assert there is not None
     to_read, to_write = os.pipe()
     answers_read, answers_write = os.pipe()
-    with tempfile.TemporaryDirectory() as profile:
+    # Its helpers may write a little longer than the browser itself lives.
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         # Chromium reads commands from file 3 and answers into file 4.
         ends = f'exec "$@" 3<&{to_read} 4>&{answers_write}'
         process = subprocess.Popen(
