@@ -81,6 +81,41 @@ def test_a_linear_model_is_broken_exactly_where_a_patch_can(linear, optimizer):
         assert ((changed >= [row, column]) & (changed < [row + height, column + width])).all()
 
 
+def test_a_patch_of_the_data_sets_own_pixels_is_searched_for_before_they_are_resized(linear):
+    params, _, _, _ = linear
+    own = 5  # pixels on a side, which the model sees as 8
+    how = cm.Preprocessing(resize_to=(SIZE, SIZE))
+    images = np.random.default_rng(3).integers(0, 256, (12, own, own, 1), np.uint8)
+
+    def logits_of(pixels):
+        nothing = np.zeros((len(pixels), 1, 4), np.int32)
+        return np.asarray(cm.masked_logits(_linear, params, pixels, nothing, preprocessing=how))
+
+    # What each own pixel is worth: by forward passes of images in which it alone is white.
+    white = 255 * np.eye(own * own, dtype=np.uint8).reshape(-1, own, own, 1)
+    worth = logits_of(white) - logits_of(np.zeros_like(white))
+    linear_there = {"w": worth.T.reshape(3, own, own, 1)}
+    logits = logits_of(images)
+    labels = logits.argmax(axis=1).astype(np.int32)
+    places = attacks.random_places(cm.Threat.of(own, (1, 2)), 12, np.random.default_rng(1))
+    goals = [
+        attacks.undefended_goals(int(label), places=place[None])
+        for label, place in zip(labels, places, strict=True)
+    ]
+    search = attacks.PatchSearch(steps=60)
+    made = attacks.attack_images(
+        _linear, params, images, labels, None, goals, preprocessing=how, search=search, at_once=8
+    )
+    given = zip(images, logits, labels, places, strict=True)
+    least = np.asarray([_strongest(linear_there, *one) for one in given])
+    assert (made.broken == (least < 0)).all()
+    assert 0 < made.broken.sum() < 12
+    for image, patched, place in zip(images, made.patched, places, strict=True):
+        [[height, width, row, column]] = place
+        changed = np.argwhere((image != patched).any(axis=2))
+        assert ((changed >= [row, column]) & (changed < [row + height, column + width])).all()
+
+
 def test_the_closed_form_is_reached_to_the_pixel(linear):
     """Without early ends all pixels end at 0 or 255, as the signs of the weights say."""
     params, images, _, logits = linear
