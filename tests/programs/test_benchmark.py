@@ -121,10 +121,10 @@ def test_pytorchs_steps_of_an_attack_are_the_same_steps():
     images = np.asarray(subject.test_set.read(0, 2).images)
     labels, boxes = np.array([3, 9], np.int32), subject.defenses[0].masked_images.boxes[:4]
     search = PatchSearch(masks_a_step=4, steps=1, surplus=1e6)  # PyTorch's stops nowhere
-    given = subject, images, labels, (5, 4), boxes, search
-    program, arguments = attack_steps.begun_searches(*given, device_mesh(jax.devices()[:1]))
+    searching = attack_steps.Searching(subject, images, labels, (5, 4), boxes, search)
+    program, arguments = attack_steps.begun_searches(searching, device_mesh(jax.devices()[:1]))
     ours = np.asarray(program(*arguments).free)
-    theirs = np.asarray(pytorch_loops.attack(attack_steps.arrays_of(*given))()).transpose(
+    theirs = np.asarray(pytorch_loops.attack(attack_steps.arrays_of(searching))()).transpose(
         0, 2, 3, 1
     )
     theirs = (theirs * subject.preprocessing.std + subject.preprocessing.mean) * 255

@@ -6,7 +6,7 @@ import functools
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +29,27 @@ _MASKS_A_STEP = 16
 _FEWER = 16  # of this many masked images, once every one is looked at in each step
 
 
+class Searching(NamedTuple):
+    """One search an image, begun at its own pixels, for a patch in its middle.
+
+    Under every mask the label after the true one is wanted.
+
+    Attributes:
+      subject: the model.
+      images, labels: ``uint8[B, h, w, c]`` and ``int32[B]``, B a multiple of the devices.
+      size: ``(height, width)`` of the patch.
+      boxes: ``int32[V, R, 4]``, the masked images.
+      search: how, and for how many steps.
+    """
+
+    subject: Subject
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int32]
+    size: tuple[int, int]
+    boxes: NDArray[np.int32]
+    search: PatchSearch
+
+
 def measure(subject: Subject, repeat: int) -> dict[str, Any]:
     """Steps a second of searches that run at once, each on as many masked images a step.
 
@@ -43,19 +64,18 @@ def measure(subject: Subject, repeat: int) -> dict[str, Any]:
     again = np.arange(searches) % len(some.images)
     images = some.images[again]
     labels = np.asarray(some.labels, np.int32)[again]
-    size = defense.threat.shapes[0]
     boxes = defense.masked_images.boxes
     search = PatchSearch(masks_a_step=_MASKS_A_STEP, steps=_STEPS)
-    few = boxes[:: max(1, len(boxes) // _FEWER)][:_FEWER]
+    every = Searching(subject, images, labels, defense.threat.shapes[0], boxes, search)
+    few = every._replace(boxes=boxes[:: max(1, len(boxes) // _FEWER)][:_FEWER])
     runs: dict[str, Callable[[], Any]] = {
-        "all masks": searching(subject, images, labels, size, boxes, search, mesh),
-        "few masks": searching(subject, images, labels, size, few, search, mesh),
+        "all masks": _run_of(every, mesh),
+        "few masks": _run_of(few, mesh),
     }
     with tempfile.TemporaryDirectory() as folder:
         if pytorch.counts(subject, defense.masked_images):
             file = Path(folder) / "attack.npz"
-            arrays = arrays_of(subject, images, labels, size, boxes, search)
-            np.savez(file, **arrays)  # type: ignore[arg-type]
+            np.savez(file, **arrays_of(every))  # type: ignore[arg-type]
             runs["pytorch"] = functools.partial(pytorch.seconds, file, ATTACK)
         seconds = timing.in_turn(runs, repeat)
     record: dict[str, Any] = {
@@ -73,15 +93,9 @@ def measure(subject: Subject, repeat: int) -> dict[str, Any]:
     return record
 
 
-def arrays_of(
-    subject: Subject,
-    images: NDArray[np.uint8],
-    labels: NDArray[np.int32],
-    size: tuple[int, int],
-    boxes: NDArray[np.int32],
-    search: PatchSearch,
-) -> dict[str, NDArray[Any]]:
-    """What ``pytorch_loops.attack`` needs for the steps of ``searching``."""
+def arrays_of(searching: Searching) -> dict[str, NDArray[Any]]:
+    """What ``pytorch_loops.attack`` needs for the same steps."""
+    subject, images, labels, size, boxes, search = searching
     mean, std = (
         np.asarray(values, np.float32).reshape(-1, 1, 1)
         for values in (subject.preprocessing.mean, subject.preprocessing.std)
@@ -98,20 +112,8 @@ def arrays_of(
     }
 
 
-def searching(
-    subject: Subject,
-    images: NDArray[np.uint8],
-    labels: NDArray[np.int32],
-    size: tuple[int, int],
-    boxes: NDArray[np.int32],
-    search: PatchSearch,
-    mesh: Mesh,
-) -> Callable[[], None]:
-    """All steps of one search an image, begun at its own pixels, for a patch in its middle.
-
-    Under every mask the next label is wanted. The number of images is one of the devices'.
-    """
-    program, arguments = begun_searches(subject, images, labels, size, boxes, search, mesh)
+def _run_of(searching: Searching, mesh: Mesh) -> Callable[[], None]:
+    program, arguments = begun_searches(searching, mesh)
 
     def run() -> None:
         jax.block_until_ready(program(*arguments))
@@ -120,15 +122,10 @@ def searching(
 
 
 def begun_searches(
-    subject: Subject,
-    images: NDArray[np.uint8],
-    labels: NDArray[np.int32],
-    size: tuple[int, int],
-    boxes: NDArray[np.int32],
-    search: PatchSearch,
-    mesh: Mesh,
+    searching: Searching, mesh: Mesh
 ) -> tuple[Callable[..., Searches], tuple[Any, ...]]:
-    """The program that takes the steps of ``searching``, and its arguments."""
+    """The program that takes all steps, and its arguments on the devices."""
+    subject, images, labels, size, boxes, search = searching
     many, (height, width) = len(images), images.shape[1:3]
     place = np.array([[*size, (height - size[0]) // 2, (width - size[1]) // 2]], np.int64)
     target = (labels + 1) % subject.num_classes

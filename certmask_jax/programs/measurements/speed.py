@@ -22,8 +22,8 @@ from certmask_jax.programs.measurements import pytorch
 from certmask_jax.programs.measurements.subjects import FirstImages, Subject
 from certmask_jax.programs.measurements.timing import in_turn, ratio, spread
 
-# Rows and columns of the matrices whose product is the measure of the device: on an accelerator
-# smaller ones measure how long it takes to begin (205 of an H200's 790 TFLOP/s with 2,048).
+# Rows and columns of the matrices whose product is the measure of the device. On an accelerator
+# smaller ones measure how long it takes to begin: with 2,048 an H200 did 205 of 989 TFLOP/s.
 _PRODUCT = {"cpu": 2048}
 _PRODUCT_OF_ACCELERATORS = 8192
 _PRODUCTS = 8
