@@ -120,6 +120,12 @@ class CertMask(_Cover):
         return k_fold_correct(row.predictions, label) & always
 
     def row_worst_case(self, row: Row, label: Array, num_classes: int) -> Array:
+        return self.row_worst_case_at(row, label, num_classes, self._round.groups)
+
+    def row_worst_case_at(
+        self, row: Row, label: Array, num_classes: int, groups: NDArray[np.bool_] | Array
+    ) -> Array:
+        """Whether no patch wins where the masked images of one of ``groups bool[G, V]`` hide it."""
         # Equally repeated masks vote as one: count in units of their common weight. If k is no
         # multiple of it, no class can have exactly k votes.
         units = jnp.asarray(self._units)
@@ -132,7 +138,7 @@ class CertMask(_Cover):
             free = jnp.where(hidden, 0, units).sum()
             return certmask_attacked(votes, free, label, k=k_units, ties=self.ties)
 
-        return ~jax.lax.map(attacked, jnp.asarray(self._round.groups)).any()
+        return ~jax.lax.map(attacked, jnp.asarray(groups)).any()
 
     @property
     def _unit(self) -> int:
@@ -186,18 +192,21 @@ class CertMaskDetection(_Cover):
         return self.row_worst_case(row, label, num_classes)
 
     def row_worst_case(self, row: Row, label: Array, num_classes: int) -> Array:
-        weights = jnp.asarray(self._round.weights)
-        groups = self._round.groups
-        covered = (groups.astype(np.int64) @ self._round.weights).astype(np.int32)
+        return self.row_worst_case_at(row, label, num_classes, self._round.groups)
 
-        def at_location(group: tuple[Array, Array]) -> Array:
-            hidden, hiding = group
+    def row_worst_case_at(
+        self, row: Row, label: Array, num_classes: int, groups: NDArray[np.bool_] | Array
+    ) -> Array:
+        """Whether no patch wins where the masked images of one of ``groups bool[G, V]`` hide it."""
+        weights = jnp.asarray(self._round.weights)
+
+        def at_location(hidden: Array) -> Array:
             kept = jnp.where(hidden, row.predictions, -1)
             votes = count_votes(kept, weights, num_classes)
             wrong = jnp.where(jnp.arange(num_classes) == label, -1, votes).max()
-            return hiding - wrong > self.tolerance
+            return jnp.where(hidden, weights, 0).sum() - wrong > self.tolerance
 
-        every = jax.lax.map(at_location, (jnp.asarray(groups), jnp.asarray(covered))).all()
+        every = jax.lax.map(at_location, jnp.asarray(groups)).all()
         return every & (self.row_rule(row, num_classes) == label)
 
     def undecided(self, seen: Seen, label: int | None) -> NDArray[np.bool_]:

@@ -112,10 +112,18 @@ class MinorityReports(Defense):
         return self._provable_detection(row, label, num_classes) & confident
 
     def row_worst_case(self, row: Row, label: Array, num_classes: int) -> Array:
-        """A wrong z passes at a location iff every confident mask that hides it says z."""
+        return self.row_worst_case_at(row, label, num_classes, self._votes.groups)
+
+    def row_worst_case_at(
+        self, row: Row, label: Array, num_classes: int, groups: NDArray[np.bool_] | Array
+    ) -> Array:
+        """A wrong z passes at a location iff every confident mask that hides it says z.
+
+        ``groups bool[G, V]`` are the masked images that hide the patch at each of G locations.
+        """
         of_mask = self._votes.of_mask
         votes = row.predictions[of_mask]
-        hiding = jnp.asarray(self._votes.groups[:, of_mask])
+        hiding = jnp.asarray(groups)[:, of_mask]
         heard = hiding & (row.confidences[of_mask] > self.tau)[None, :]  # [G, N]
         most = jnp.where(heard, votes[None, :], -1).max(axis=1)
         least = jnp.where(heard, votes[None, :], num_classes).min(axis=1)

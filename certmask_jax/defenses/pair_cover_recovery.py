@@ -108,12 +108,22 @@ class PairCover(Defense):
         return (within & settled[None, :]).any(axis=1).all()
 
     def row_worst_case(self, row: Row, label: Array, num_classes: int) -> Array:
+        attacks = None if self.against is None else self._at.attacks
+        return self.row_worst_case_at(row, label, num_classes, attacks)
+
+    def row_worst_case_at(
+        self, row: Row, label: Array, num_classes: int, groups: NDArray[np.bool_] | Array | None
+    ) -> Array:
+        """Whether no patch wins where the masked images of one of ``groups bool[G, V]`` hide it.
+
+        None are all locations that the masks were built for, whose proof is shorter.
+        """
         return pair_cover_worst_case(
             row.predictions,
             label,
             self._at.groups,
             self._at.weights,
-            attacks=None if self.against is None else self._at.attacks,
+            attacks=groups,
             num_classes=num_classes,
             ties=self.ties,
         )
@@ -160,7 +170,7 @@ def pair_cover_worst_case(
     groups: NDArray[np.bool_] | Array,
     weights: NDArray[np.int32] | Array,
     *,
-    attacks: NDArray[np.bool_] | None = None,
+    attacks: NDArray[np.bool_] | Array | None = None,
     num_classes: int,
     ties: Ties = "largest",
 ) -> Array:
@@ -205,7 +215,7 @@ def _worst_case_elsewhere(
     label: Array,
     groups: NDArray[np.bool_] | Array,
     weights: NDArray[np.int32] | Array,
-    attacks: NDArray[np.bool_],
+    attacks: NDArray[np.bool_] | Array,
     *,
     num_classes: int,
     ties: Ties,

@@ -1,8 +1,8 @@
 """The worst case at many places in one step, for the defenses whose proofs look at each alone.
 
 ``by_placement`` asks a defense about one place after the other, which builds it anew for each.
-Where a proof is a condition on *the masked images that hide the patch there*, the same condition is
-asked here of all places at once. Tests hold the two against each other, and against exhaustion.
+Where a proof is a condition on *the masked images that hide the patch there*, the defense has it as
+a method, ``row_worst_case_at``, which is asked here of all places at once.
 """
 
 from __future__ import annotations
@@ -17,15 +17,13 @@ from jax import Array
 from numpy.typing import NDArray
 
 from certmask_jax._own_settings import reproducible
-from certmask_jax.defenses.certmask_votes import CertMask, CertMaskDetection, certmask_attacked
+from certmask_jax.defenses.certmask_votes import CertMask, CertMaskDetection
 from certmask_jax.defenses.defense import Defense
 from certmask_jax.defenses.minority_reports_detector import MinorityReports
 from certmask_jax.defenses.over_tables import Row
-from certmask_jax.defenses.pair_cover_recovery import PairCover, pair_cover_worst_case
+from certmask_jax.defenses.pair_cover_recovery import PairCover
 from certmask_jax.defenses.patchcleanser_masking import ChallengerMasking, DoubleMasking
 from certmask_jax.defenses.patchcure_masking import PatchCURE
-from certmask_jax.defenses.rounds import one_round
-from certmask_jax.defenses.voting import count_votes
 from certmask_jax.masks import distinct_unions
 from certmask_jax.tables.prediction_table import PredictionTable
 
@@ -112,41 +110,10 @@ def _all_places(
     hidden: Array,
 ) -> Array:
     def of_place(hides: Array) -> Array:
-        one = functools.partial(_holds, defense, num_classes, hides)
-        return jax.vmap(one)(predictions, confidences, labels)
+        def of_image(labels_of_masks: Array, trust: Array, true: Array) -> Array:
+            row = Row(labels_of_masks, trust)
+            return defense.row_worst_case_at(row, true, num_classes, hides[None])
+
+        return jax.vmap(of_image)(predictions, confidences, labels)
 
     return jax.lax.map(of_place, hidden).T
-
-
-def _holds(
-    defense: Any, num_classes: int, hides: Array, labels: Array, trust: Array, true: Array
-) -> Array:
-    """Whether one image withstands a patch that the masked images ``hides bool[V]`` hide."""
-    weights = one_round(defense.masks, None).weights
-    if isinstance(defense, PairCover):
-        groups = one_round(defense.masks, None).groups
-        attacks: Any = hides[None]
-        return pair_cover_worst_case(
-            labels, true, groups, weights, attacks=attacks, num_classes=num_classes,
-            ties=defense.ties,
-        )  # fmt: skip
-    if isinstance(defense, CertMask):
-        unit = int(np.gcd.reduce(weights))
-        k, units = defense.masks.promise, jnp.asarray(weights // unit)
-        votes = count_votes(jnp.where(hides, labels, -1), units, num_classes)
-        free = jnp.where(hides, 0, units).sum()
-        k_units = k // unit if k % unit == 0 else -1
-        return ~certmask_attacked(votes, free, true, k=k_units, ties=defense.ties)
-    answers = defense.row_rule(Row(labels, trust), num_classes) == true
-    if isinstance(defense, CertMaskDetection):
-        heard = jnp.asarray(weights)
-        votes = count_votes(jnp.where(hides, labels, -1), heard, num_classes)
-        wrong = jnp.where(jnp.arange(num_classes) == true, -1, votes).max()
-        return answers & (jnp.where(hides, heard, 0).sum() - wrong > defense.tolerance)
-    images, of_mask = distinct_unions.unions(defense.masks, 1)
-    single = defense.masked_images.places(images)[of_mask]
-    said = labels[single]
-    is_heard = hides[single] & (trust[single] > defense.tau)
-    most = jnp.where(is_heard, said, -1).max()
-    least = jnp.where(is_heard, said, num_classes).min()
-    return answers & is_heard.any() & ((most != least) | (most == true))

@@ -190,7 +190,9 @@ def _verdict(
     label = int(report.per_image["label"][row])
     names = report.class_names
     entry["answered"] = why_answered(one, place, answer, names)
-    entry["proved"] = why_proved(one, place, label, answer, certified, names)
+    entry["proved"] = why_proved(
+        one, place, label, answer, certified, names, margin_guard=report.margin_guard
+    )
     if not certified and answer == label:
         blamed = one_mask_to_blame(one, place, label)
         if blamed is not None:

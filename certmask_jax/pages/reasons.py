@@ -102,21 +102,38 @@ def why_answered(one: Inspected, row: int, answer: int, class_names: Sequence[st
 
 
 def why_proved(
-    one: Inspected, row: int, label: int, answer: int, certified: bool, class_names: Sequence[str]
+    one: Inspected,
+    row: int,
+    label: int,
+    answer: int,
+    certified: bool,
+    class_names: Sequence[str],
+    *,
+    margin_guard: float = 0.0,
 ) -> str:
-    """Why no patch can change the outcome on an image, or where one may."""
+    """Why no patch can change the outcome on an image, or where one may.
+
+    Args:
+      one: the defense on T images.
+      row: which of them.
+      label: the true one.
+      answer: of the defense without a patch.
+      certified: what the report says of the image.
+      class_names: of the data.
+      margin_guard: of the report (``Report.margin_guard``). A map of places knows of none.
+    """
 
     def said(number: int) -> str:
         return name_of(number, class_names)
 
     detects = one.defense.guarantee == Guarantee.DETECTION
     if certified:
-        if one.pair.size:
+        if one.pair.size and detects:
+            return f"Wherever a patch is, the answer stays {said(label)}, or is an alert."
+        if one.pair.size and _a_good_row_hides_each(one, row, label):
             return (
                 f"Wherever a patch is, a mask hides it and stands by {said(label)}, whichever "
                 "second mask is added."
-                if not detects
-                else f"Wherever a patch is, the answer stays {said(label)}, or is an alert."
             )
         labels = one.labels(row, one.single)
         all_true = bool(len(labels)) and bool((labels == label).all())
@@ -131,6 +148,12 @@ def why_proved(
             "Under some mask two logits tie or are not finite, and such images are not certified."
         )
     if one.spots is None or not (one.states[row] == FAILS).any():
+        smallest = np.asarray(one.table.margins)[row].min().astype(np.float32)
+        if margin_guard and smallest <= margin_guard:
+            return (
+                f"Under some mask two logits are at most the margin guard of {margin_guard:g} "
+                "apart, and such images are not certified."
+            )
         return "Some place could not be proved."
     spots = one.spots
     failing = np.flatnonzero(one.states[row] == FAILS)
@@ -141,6 +164,16 @@ def why_proved(
         return f"Nothing is proved against {where}."
     hiding = np.flatnonzero(spots.hidden[spot][one.single])
     return f"{_weakness(one, row, label, hiding.tolist(), said, where)}."
+
+
+def _a_good_row_hides_each(one: Inspected, row: int, label: int) -> bool:
+    """Whether each place is hidden by a mask of true labels only, with every second mask.
+
+    Double masking has images that are certified without, where half of the masks hide a place.
+    """
+    right = (one.labels(row, one.pair.ravel()) == label).reshape(one.pair.shape)
+    good = one.single[right.all(axis=1)]
+    return bool(one.defense.groups[:, good].any(axis=1).all())
 
 
 def one_mask_to_blame(one: Inspected, row: int, label: int) -> int | None:

@@ -6,8 +6,11 @@ import numpy as np
 import paged_run
 import pytest
 
+from certmask_jax.defenses import DoubleMasking
+from certmask_jax.mask_sets import MaskSet
+from certmask_jax.masks.threats import Threat
 from certmask_jax.pages.inspected import inspect
-from certmask_jax.pages.reasons import one_mask_to_blame
+from certmask_jax.pages.reasons import one_mask_to_blame, why_proved
 from certmask_jax.tables.prediction_table import from_labels
 
 
@@ -44,3 +47,38 @@ def test_of_one_round_it_is_the_only_mask_that_is_wrong():
         )
         one.table.predictions[0, one.single[wrong]] = 0
         assert one_mask_to_blame(one, 0, 1) == blamed
+
+
+def test_an_image_that_only_the_margin_guard_loses_is_said_to_be_that():
+    defense = paged_run.DOUBLE
+    labels = np.ones((2, len(defense.masked_images)), int)
+    table = from_labels(labels, defense.masked_images, num_classes=2)
+    table.margins[0, 3] = 0.25
+    one = inspect(defense, table, np.array([1, 1], np.int32), np.array([False, False]))
+    said = [
+        why_proved(one, row, 1, 1, certified=False, class_names=(), margin_guard=guard)
+        for row, guard in ((0, 0.25), (1, 0.25), (0, 0.2))
+    ]
+    assert said[0] == (
+        "Under some mask two logits are at most the margin guard of 0.25 apart, and such images "
+        "are not certified."
+    )
+    assert said[1:] == ["Some place could not be proved."] * 2
+
+
+def test_a_mask_is_said_to_stand_only_where_one_does():
+    """Three masks hide the one place, so that no patch changes a label; of each a pair is wrong."""
+    boxes = [[[0, 0, 5, 8]], [[3, 0, 8, 8]], [[0, 0, 8, 5]]]
+    defense = DoubleMasking(MaskSet(boxes, 8, Threat.of(8, 2, region=(3, 3, 5, 5))))
+    true = np.array([1], np.int32)
+    said = []
+    for wrong in ([], [(0, 1), (1, 2)]):
+        labels = np.ones((1, len(defense.masked_images)), int)
+        labels[0, [defense.rounds.pair[i, j] for i, j in wrong]] = 0
+        table = from_labels(labels, defense.masked_images, num_classes=2)
+        certified = defense.worst_case(table, true)
+        assert certified.all()
+        one = inspect(defense, table, true, certified)
+        said.append(why_proved(one, 0, 1, 1, certified=True, class_names=("dog", "cat")))
+    assert said[0].startswith("Wherever a patch is, a mask hides it and stands by cat")
+    assert said[1] == "No patch at any place changes this; all 3 masks say cat."

@@ -279,7 +279,8 @@
       svg.setAttribute("aria-label", "The image");
       return;
     }
-    const share = one.wide === undefined ? "" : ` A patch could change the answer at ${one.wide}% of all places.`;
+    const lost = defense.exact ? "A patch could change the answer" : "Nothing is proved";
+    const share = one.wide === undefined ? "" : ` ${lost} at ${one.wide}% of all places.`;
     const unknown = one.openShare ? ` ${one.openShare}% were not evaluated far enough to tell (certify --no-decide evaluates everything).` : "";
     const thing = `${defense.shape.join("x")} ${data.cells ? "window of cells, as patches reach them" : "patch"}`;
     const start = one.s ? `Every point is the middle of a ${thing}.${share}${unknown}`
