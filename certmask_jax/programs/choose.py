@@ -33,7 +33,6 @@ from certmask_jax.programs.choosing.image_halves import SomeImages, halves
 from certmask_jax.programs.command_line import CommandLine, as_options
 from certmask_jax.programs.printing import width_of
 from certmask_jax.programs.run_folder import write_report
-from certmask_jax.programs.threat_options import threats
 
 RESULT = "choice.json"
 TO_BE_GONE_ON_WITH = 3
@@ -54,7 +53,7 @@ def run(options: ChooseOptions, words: Sequence[str]) -> int:
     jobs = {one.name: _opened(options, one, command) for one in options.variants}
     job = next(iter(jobs.values()))
     assert isinstance(job.dataset, Dataset)
-    attacks = threats(config.threat, job.dataset.image_size)
+    attacks = job.attacks
     _check(attacks, config.threat.sizes)
     each = [views.passes_each(jobs[one.name].identity) for one in options.variants]
     found = candidates(options, attacks, each)

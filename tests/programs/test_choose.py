@@ -152,6 +152,7 @@ def test_the_command_of_a_choice_is_read_by_certify(chosen):
         (["--patch", "1,2"], "--patch: expected one threat to choose for, got 2"),
         (["--no-halving"], "--may-lose: has no use with --no-halving"),
         (["--no-decide"], "--no-decide: has no use with a choice"),
+        (["--page"], "--page: has no use with a choice"),
     ],
 )
 def test_what_cannot_be_is_said_in_a_sentence_before_any_work(tmp_path, capsys, options, said):
