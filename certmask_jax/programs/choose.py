@@ -33,7 +33,6 @@ from certmask_jax.programs.choosing.image_halves import SomeImages, halves
 from certmask_jax.programs.command_line import CommandLine, as_options
 from certmask_jax.programs.printing import width_of
 from certmask_jax.programs.run_folder import write_report
-from certmask_jax.programs.threat_options import threats
 
 RESULT = "choice.json"
 TO_BE_GONE_ON_WITH = 3
@@ -54,7 +53,7 @@ def run(options: ChooseOptions, words: Sequence[str]) -> int:
     jobs = {one.name: _opened(options, one, command) for one in options.variants}
     job = next(iter(jobs.values()))
     assert isinstance(job.dataset, Dataset)
-    attacks = threats(config.threat, job.dataset.image_size)
+    attacks = job.attacks
     _check(attacks, config.threat.sizes)
     each = [views.passes_each(jobs[one.name].identity) for one in options.variants]
     found = candidates(options, attacks, each)
@@ -101,6 +100,7 @@ def run(options: ChooseOptions, words: Sequence[str]) -> int:
         if not choice.front:
             raise ValueError(nothing_left(choice))
         reported = _reported(runs, choice, others)
+        choice = _of_readable(choice, reported)
     except Stopped:
         print(f"stopped: what was done is in {folder}; give the same command again")
         return TO_BE_GONE_ON_WITH
@@ -108,7 +108,7 @@ def run(options: ChooseOptions, words: Sequence[str]) -> int:
         one: choose_options.command_of(words, found[one].spec, found[one].variant)
         for one in choice.front
     }
-    choice = dataclasses.replace(choice, reported=reported, commands=commands)
+    choice = dataclasses.replace(choice, commands=commands)
     content = {**to_json(choice), "provenance": {**job.provenance, "command": command}}
     whole_files.write_text(folder / RESULT, json.dumps(content, indent=1))
     print(as_text(choice, width_of(sys.stdout)))
@@ -167,6 +167,13 @@ def _reported(runs: Runs, choice: Choice, images: SomeImages) -> dict[int, Measu
         for one in mine:
             measured[one] = done.measured(choice.candidates[one], choice.options, choice.sizes)
     return measured
+
+
+def _of_readable(choice: Choice, reported: dict[int, Measured]) -> Choice:
+    """The choice with what was reported; images that could not be read count nowhere."""
+    read = len(choice.chosen_on[choice.front[0]].right), len(reported[choice.front[0]].right)
+    whole = choice.whole // choice.images[0] * read[0]
+    return dataclasses.replace(choice, reported=reported, images=read, whole=whole)
 
 
 def _check(attacks: Sequence[Threat], sizes: Sequence[str]) -> None:

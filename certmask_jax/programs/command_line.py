@@ -73,6 +73,26 @@ class CommandLine(argparse.ArgumentParser):
         read.typed = {action.dest: uses[0].split()[0] for action, uses in typed.items()}
         return read
 
+    def without(self, words: Sequence[str], left_out: Collection[str]) -> list[str]:
+        """Words that can be read, for another program: the options of all other destinations.
+
+        Words that belong to no option are left out too.
+        """
+        kept: list[str] = []
+        left = list(words)
+        while left:
+            taken = [left.pop(0)]
+            name, equals, _ = taken[0].partition("=")
+            action = self._option_string_actions.get(name)
+            if action is None:
+                continue
+            if not equals and action.nargs != 0:
+                taken += left[:1]
+                left = left[1:]
+            if action.dest not in left_out:
+                kept += taken
+        return kept
+
     def error(self, message: str) -> NoReturn:
         """Raises what argparse says, in the words of this project."""
         text = re.sub(r"^argument ", "", message)

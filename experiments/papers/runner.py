@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import hashlib
 import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from certmask_jax.certification.report.numbers import with_interval
+from certmask_jax.files import fingerprint, whole_files
 from certmask_jax.programs import certify, evidence_entries, program
 from certmask_jax.programs.certification_options import parser as certify_parser
 from certmask_jax.programs.certification_options import read_config
@@ -26,6 +27,7 @@ from experiments.papers.recipes import Paper, Row, Table
 QUICK = 20  # images
 _CHEAPEST = "double_masking:masks_per_axis=2"  # a run has to have some defense
 NOT_AT_HAND = "not at hand"
+_OWN = ("rows_of", "quick", "out")
 _TAKEN = ("patch", "patch_area", "sizes", "patches", "defense", "from_tables", "list", "format")
 _FAMILIES = {"cifar10": ["CIFAR-10"], "imagenette": ["ImageNette"], "imagenet2012": ["ImageNet"]}
 
@@ -41,7 +43,7 @@ def parser(paper: Paper) -> CommandLine:
     )
     parse.epilog = None
     for action in parse._actions:
-        if action.dest in _TAKEN:
+        if action.dest in (*_TAKEN, "shard"):
             action.help = argparse.SUPPRESS
     parse.add_argument("table", metavar="TABLE", help="one of those above")
     group = parse.add_argument_group("which of the table")
@@ -63,6 +65,7 @@ def run(paper: Paper, words: Sequence[str]) -> int:
     """Runs what a table needs, writes table.md and table.json, and prints the table."""
     arguments = parser(paper).parse_args(words)
     check_not_typed(arguments, _TAKEN, "here, as the table says it")
+    check_not_typed(arguments, ("shard",), "here, as a table is made of whole runs")
     if arguments.quick and arguments.num_images is not None:
         raise ValueError("--quick: expected it or --num-images, got both")
     table = _chosen(paper.table(arguments.table), arguments)
@@ -70,7 +73,7 @@ def run(paper: Paper, words: Sequence[str]) -> int:
     has_local = any(evidence_entries.is_local(row.defense) for row in table.rows) and (
         config.model.with_card().create().local is not None
     )
-    passed = _passed(paper, words)
+    passed = parser(paper).without(words, _OWN)
     if arguments.quick:
         passed += ["--num-images", str(QUICK)]
     root = arguments.out or Path("runs/papers") / _name(paper, table, passed)
@@ -97,8 +100,8 @@ def run(paper: Paper, words: Sequence[str]) -> int:
     found = as_record(paper, table, results)
     text = as_markdown(found)
     root.mkdir(parents=True, exist_ok=True)
-    (root / "table.json").write_text(json.dumps(found, indent=1))
-    (root / "table.md").write_text(text + "\n")
+    whole_files.write_text(root / "table.json", json.dumps(found, indent=1))
+    whole_files.write_text(root / "table.md", text + "\n")
     print(text)
     print(f"\nruns, table.md and table.json are in {root}", file=sys.stderr)
     return 0
@@ -199,23 +202,6 @@ def _chosen(table: Table, arguments: argparse.Namespace) -> Table:
     return table if asked == "all" else table.of([asked])
 
 
-def _passed(paper: Paper, words: Sequence[str]) -> list[str]:
-    """What goes on to certify: all but what is ours."""
-    mine = {"table", "rows_of", "quick", "out"}
-    known = {name: one for one in parser(paper)._actions for name in one.option_strings}
-    kept: list[str] = []
-    left = list(words)
-    while left:
-        word = left.pop(0)
-        action = known.get(word.partition("=")[0])
-        taken = [word]
-        if action is not None and "=" not in word and action.nargs != 0 and left:
-            taken.append(left.pop(0))
-        if action is not None and action.dest not in mine:
-            kept += taken
-    return kept
-
-
 def _by_patch(table: Table) -> Iterator[tuple[str, list[Row]]]:
     for patch in dict.fromkeys(row.patch for row in table.rows):
         yield patch, [row for row in table.rows if row.patch == patch]
@@ -227,8 +213,7 @@ def _runs(row: Row, has_local: bool) -> bool:
 
 
 def _name(paper: Paper, table: Table, passed: Sequence[str]) -> str:
-    digest = hashlib.sha256(" ".join(passed).encode()).hexdigest()[:8]
-    return f"{paper.name}-{table.name}-{digest}"
+    return f"{paper.name}-{table.name}-{fingerprint.of_facts(passed)[:8]}"
 
 
 def _found(row: Row, results: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -236,19 +221,24 @@ def _found(row: Row, results: dict[str, Any] | None) -> dict[str, Any] | None:
     if results is not None and not row.defense:
         share = results["undefended_accuracy"]
         between = results["intervals"]["undefended_accuracy"]
-        return {"patch": "none", "clean": _with(share, between), "condition": "", "worst_case": ""}
+        return {
+            "patch": "none",
+            "clean": with_interval(share, between),
+            "condition": "",
+            "worst_case": "",
+        }
     for one in (results or {}).get("defenses", ()):
         if one["spec"] == row.defense:
             between = one["intervals"]
             name = next(iter(one["conditions"]), "worst_case_accuracy")
             condition = one["conditions"].get(name, one["worst_case_accuracy"])
             bound = "" if one["worst_case_exact"] else ">="
-            worst = _with(one["worst_case_accuracy"], between["worst_case_accuracy"])
+            worst = with_interval(one["worst_case_accuracy"], between["worst_case_accuracy"])
             return {
                 "patch": _patch(one["threat"]),
                 "masked_images": one["masked_images"],
-                "clean": _with(one["clean_accuracy"], between["clean_accuracy"]),
-                "condition": _with(condition, between[name]),
+                "clean": with_interval(one["clean_accuracy"], between["clean_accuracy"]),
+                "condition": with_interval(condition, between[name]),
                 "condition_name": name,
                 "worst_case": f"{bound}{worst}",
             }
@@ -262,10 +252,6 @@ def _patch(threat: dict[str, Any]) -> str:
     text = f"{height}x{width}" if len(shapes) == 1 else f"{len(shapes)} shapes"
     count = len(threat["patches"])
     return text if count == 1 else f"{count} of {text}"
-
-
-def _with(share: float, between: Sequence[float]) -> str:
-    return f"{100 * share:.1f} [{100 * between[0]:.1f}, {100 * between[1]:.1f}]"
 
 
 def _claimed(figure: float | None, mark: str) -> str:

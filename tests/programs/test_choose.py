@@ -11,6 +11,7 @@ import nearest_mean
 import numpy as np
 import pytest
 import small_runs
+from PIL import Image
 
 import certmask_jax as cm
 from certmask_jax.certification import evaluation
@@ -152,6 +153,7 @@ def test_the_command_of_a_choice_is_read_by_certify(chosen):
         (["--patch", "1,2"], "--patch: expected one threat to choose for, got 2"),
         (["--no-halving"], "--may-lose: has no use with --no-halving"),
         (["--no-decide"], "--no-decide: has no use with a choice"),
+        (["--page"], "--page: has no use with a choice"),
     ],
 )
 def test_what_cannot_be_is_said_in_a_sentence_before_any_work(tmp_path, capsys, options, said):
@@ -163,6 +165,28 @@ def test_what_cannot_be_is_said_in_a_sentence_before_any_work(tmp_path, capsys, 
     (line,) = [line for line in captured.err.splitlines() if line.startswith("error: ")]
     assert said in line
     assert not out.exists()
+
+
+def test_images_that_cannot_be_read_count_nowhere(tmp_path, capsys):
+    folder = tmp_path / "images"
+    for digit in range(10):
+        for place, at in enumerate(np.flatnonzero(digits_arrays("test")[1] == digit)[:2]):
+            file = folder / str(digit) / f"{place}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(digits_arrays("test")[0][at].squeeze()).save(file)
+    first, _ = halves(list(range(20)), None, 0)
+    for at in first.places[:2]:  # sorted by class and name
+        (folder / str(at // 2) / f"{at % 2}.png").write_bytes(b"no image")
+    words = ["--dataset", "image_folder", "--data-dir", str(folder), "--on-unreadable", "skip"]
+    words += [*SMALL[:2], *SMALL[4:8], *THREE[:2], "--out", str(tmp_path / "run")]
+    assert choose.main(words) == 0
+    assert "chosen on 8 images (seed 0); the numbers below are of the other 10" in " ".join(
+        capsys.readouterr().out.split()
+    )
+    kept = json.loads((tmp_path / "run" / "choice.json").read_text())
+    assert kept["images"] == {"chosen_on": 8, "reported_on": 10}
+    columns = kept["candidates"][0]["masked_images"] + 1  # the image itself too
+    assert kept["passes"]["whole_tables"] == 8 * columns
 
 
 def test_a_demand_that_nothing_meets_is_said_with_what_comes_near(tmp_path, capsys):

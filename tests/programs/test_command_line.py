@@ -102,6 +102,13 @@ def test_options_without_use_are_named_as_they_were_typed():
         check_uses(arguments, ("count",), "here")
 
 
+def test_words_for_another_program_are_whole_options():
+    words = ["a", "--size", "-3", "--keep", "--sizes-too=1", "--count", "2", "--sizes-too", "--3"]
+    kept = _small().without(words, ("count", "keep"))
+    assert kept == ["--size", "-3", "--sizes-too=1", "--sizes-too", "--3"]
+    assert _small().without(["--no-keep", "--count=2", "b"], ("count",)) == ["--no-keep"]
+
+
 def test_errors_of_the_library_begin_with_the_option():
     for text, begins in (
         ("held_out: expected 3", "--held-out: expected 3"),

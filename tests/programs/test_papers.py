@@ -111,6 +111,7 @@ def test_a_table_has_the_papers_figures_beside_those_of_a_run(tmp_path, capsys):
     [
         (["table9"], "expected one of table1 of A paper, got 'table9'"),
         (["table1", "--patch", "5"], "--patch: has no use here"),
+        (["table1", "--shard", "0/2"], "--shard: has no use here, as a table is made of whole"),
         (["table1", "--quick", "--num-images", "5"], "--quick: expected it or --num-images"),
         (["table1", "--rows-of", "Z"], "--rows-of: expected all or one of X, Y"),
     ],

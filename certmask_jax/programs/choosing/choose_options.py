@@ -20,7 +20,7 @@ BUDGETS = {
 }
 _OTHERWISE = (
     *("list", "from_tables", "dry_run", "shard", "decide", "two_parts", "patched", "format"),
-    "distributed",
+    *("distributed", "page"),
 )
 """Options of certify that have no use here."""
 _OWN = (
@@ -200,18 +200,7 @@ def read(arguments: argparse.Namespace) -> ChooseOptions:
 
 def command_of(words: Sequence[str], spec: str, variant: Variant) -> str:
     """The command of certify for one candidate, from the words that choose was given."""
-    known = {name: action for action in parser()._actions for name in action.option_strings}
-    kept: list[str] = []
-    left = list(words)
-    while left:
-        word = left.pop(0)
-        name, equals, _ = word.partition("=")
-        action = known.get(name)
-        taken = [word]
-        if action is not None and not equals and action.nargs != 0 and left:
-            taken.append(left.pop(0))
-        if action is None or action.dest not in _OWN:
-            kept += taken
+    kept = parser().without(words, _OWN)
     more = ["--defense", spec]
     more += ["--fill", variant.fill] if variant.fill != "mean" else []
     more += ["--views", variant.views] if variant.views != "none" else []

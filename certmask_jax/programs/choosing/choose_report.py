@@ -27,6 +27,8 @@ class Choice:
       chosen_on: front number -> what it did on the images of the choice.
       reported: front number -> what it did on the other images.
       commands: front number -> the command of certify.
+      images: how many it was chosen on, and how many others there are to report on; of a finished
+        choice without those that could not be read.
       passes: forward passes made on the images of the choice.
       whole: what whole tables of all candidates that were run would have taken there.
     """
