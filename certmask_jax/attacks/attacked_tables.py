@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from certmask_jax.attacks.attacked_model import Attacked, Seen
 from certmask_jax.attacks.patch_search import PatchSearch
-from certmask_jax.attacks.patched_pixels import Placement, cells_reached
+from certmask_jax.attacks.patched_pixels import Placement, cells_of_parts
 from certmask_jax.attacks.search_objectives import LabelsWanted, Objective
 from certmask_jax.defenses.defense import Defense, Guarantee
 from certmask_jax.inference import early_exit
@@ -95,7 +95,4 @@ class OnTable(Attacked):
         """In cells, of a model in two parts."""
         if not isinstance(self._apply_fn, TwoParts):
             return place
-        parts = self._apply_fn
-        return cells_reached(
-            place, image_size=parts.image_size, field=parts.field, stride=parts.stride
-        )
+        return cells_of_parts(place, self._apply_fn)

@@ -166,11 +166,19 @@ def test_defenses_on_evidence_are_attacked(bagnet, tmp_path):
     assert any(line["broken"] for line in lines)
 
 
-def test_a_model_in_two_parts_is_attacked_in_pixels(bagnet, tmp_path):
+@pytest.mark.parametrize(
+    "how",
+    [
+        ["--no-undefended", "--steps", "10", *FAST[2:]],
+        ["--undefended", "--search", "square", "--queries", "20", *FAST[4:]],
+    ],
+    ids=["gradient", "square"],
+)
+def test_a_model_in_two_parts_is_attacked_in_pixels(bagnet, tmp_path, how):
     options = ["--two-parts", "cells", "--defense", "patchcure", "--num-images", "16"]
-    command = ["--dataset", "digits", *bagnet, *options, "--patch", "1", "--no-undefended"]
+    command = ["--dataset", "digits", *bagnet, *options, "--patch", "1"]
     out = tmp_path / "o"
-    assert attack.main([*command, "--steps", "10", *FAST[2:], "--out", str(out)]) == 0
+    assert attack.main([*command, *how, "--out", str(out)]) == 0
     images, _ = digits_arrays("test")
     tried = [line for line in _lines(out) if line["broken"] is not None]
     assert tried
