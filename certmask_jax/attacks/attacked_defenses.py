@@ -7,7 +7,7 @@ from typing import Any
 from jax.sharding import Mesh
 
 from certmask_jax.attacks.attacked_evidence import OnBands, OnLocalLogits
-from certmask_jax.attacks.attacked_model import Attacked, Undefended
+from certmask_jax.attacks.attacked_model import AskedModel, Attacked, Undefended
 from certmask_jax.attacks.attacked_tables import OnTable
 from certmask_jax.defenses.band_defense import BandDefense
 from certmask_jax.defenses.defense import Defense
@@ -42,17 +42,18 @@ def attacked(
       ValueError: for a defense on local logits without these.
     """
     shown = Preprocessing() if preprocessing is None else preprocessing
-    how = (apply_fn, params, image_shape, shown, device_mesh() if mesh is None else mesh)
+    on = device_mesh() if mesh is None else mesh
+    model = AskedModel(apply_fn, params, image_shape, shown, on)
     if defense is None:
-        return Undefended(*how)
+        return Undefended(model)
     if isinstance(defense, BandDefense):
-        return OnBands(defense, *how)
+        return OnBands(defense, model)
     if isinstance(defense, LocalDefense):
         if local is None:
             raise ValueError(
                 f"local: expected the local logits of the model for {defense.name}, got None"
             )
-        return OnLocalLogits(defense, local, *how)
+        return OnLocalLogits(defense, local, model)
     if isinstance(defense, EvidenceDefense):
         raise ValueError(f"defense: expected one on local logits or on bands, got {defense}")
-    return OnTable(defense, *how)
+    return OnTable(defense, model)

@@ -10,11 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.sharding import Mesh
 from numpy.typing import NDArray
 
 from certmask_jax._own_settings import reproducible
-from certmask_jax.attacks.attacked_model import Attacked, Seen
+from certmask_jax.attacks.attacked_model import AskedModel, Attacked, Seen
 from certmask_jax.attacks.patch_search import PatchSearch
 from certmask_jax.attacks.patched_pixels import Placement, cells_reached
 from certmask_jax.attacks.rule_scores import strongest_evidence
@@ -27,7 +26,6 @@ from certmask_jax.defenses.mask_ds_defense import MaskDS
 from certmask_jax.inference.distinct_fields import LocalLogits
 from certmask_jax.inference.evidence_program import EvidenceOutputs, in_batches, results_program
 from certmask_jax.inference.evidence_sources import BandSource, LocalSource, Source
-from certmask_jax.inference.model_function import ApplyFn
 from certmask_jax.inference.preprocessing import Preprocessing
 from certmask_jax.inference.token_dropping import SeenTokens
 from certmask_jax.masks.distinct_unions import MaskedImages
@@ -44,16 +42,12 @@ class _OnEvidence(Attacked):
         self,
         defense: EvidenceDefense,
         source: Source,
-        apply_fn: ApplyFn,
-        params: Any,
-        shape: tuple[int, int, int],
-        preprocessing: Preprocessing,
-        mesh: Mesh,
+        model: AskedModel,
     ) -> None:
-        super().__init__(apply_fn, params, shape, preprocessing, mesh)
+        super().__init__(model)
         self.may_alert = defense.guarantee == Guarantee.DETECTION
-        self._at_once = mesh.size * (1 if isinstance(source, BandSource) else 8)
-        self._program = results_program((source,), preprocessing, (defense,), mesh)
+        self._at_once = model.mesh.size * (1 if isinstance(source, BandSource) else 8)
+        self._program = results_program((source,), model.preprocessing, (defense,), model.mesh)
 
     def answers(self, images: NDArray[np.uint8]) -> NDArray[np.int32]:
         """By the program that a run has."""
@@ -75,13 +69,9 @@ class OnLocalLogits(_OnEvidence):
         self,
         defense: LocalDefense,
         local: LocalLogits,
-        apply_fn: ApplyFn,
-        params: Any,
-        shape: tuple[int, int, int],
-        preprocessing: Preprocessing,
-        mesh: Mesh,
+        model: AskedModel,
     ) -> None:
-        super().__init__(defense, LocalSource(local), apply_fn, params, shape, preprocessing, mesh)
+        super().__init__(defense, LocalSource(local), model)
         self.defense, self._of_local, self._local = defense, defense, local
         self.boxes = np.zeros((1, 1, 4), np.int32)
 
@@ -121,16 +111,13 @@ class OnBands(_OnEvidence):
     def __init__(
         self,
         defense: BandDefense,
-        apply_fn: ApplyFn,
-        params: Any,
-        shape: tuple[int, int, int],
-        preprocessing: Preprocessing,
-        mesh: Mesh,
+        model: AskedModel,
     ) -> None:
         bands = MaskedImages(defense.masks.boxes, defense.masks.image_size)
+        apply_fn = model.apply_fn
         dropping = apply_fn.dropping if isinstance(apply_fn, SeenTokens) else None
         source = BandSource(apply_fn, bands, True, _BANDS_AT_ONCE, dropping)
-        super().__init__(defense, source, apply_fn, params, shape, preprocessing, mesh)
+        super().__init__(defense, source, model)
         self.defense, self._of_bands, self.boxes = defense, defense, bands.boxes
         self._tables = self._tables_of(self.boxes)
 

@@ -36,6 +36,16 @@ class Seen(NamedTuple):
     logits: NDArray[np.float32] | None
 
 
+class AskedModel(NamedTuple):
+    """A model, and how it is asked; see ``attacked``."""
+
+    apply_fn: ApplyFn
+    params: Any
+    image_shape: tuple[int, int, int]
+    preprocessing: Preprocessing
+    mesh: Mesh
+
+
 class Attacked(abc.ABC):
     """A defense of a model, or the model itself, as a search sees it.
 
@@ -55,17 +65,13 @@ class Attacked(abc.ABC):
 
     def __init__(
         self,
-        apply_fn: ApplyFn,
-        params: Any,
-        shape: tuple[int, int, int],
-        preprocessing: Preprocessing,
-        mesh: Mesh,
+        model: AskedModel,
     ) -> None:
-        self._apply_fn, self._preprocessing, self._mesh = apply_fn, preprocessing, mesh
-        self.params = computed_with(params, preprocessing)
-        self._image_size = (shape[0], shape[1])
+        self._apply_fn, self._preprocessing = model.apply_fn, model.preprocessing
+        self._mesh, self._image_size = model.mesh, model.image_shape[:2]
+        self.params = computed_with(model.params, model.preprocessing)
         self._itself = self._tables_of(np.zeros((1, 1, 4), np.int32))
-        pixels = jax.ShapeDtypeStruct((1, *shape), np.uint8)
+        pixels = jax.ShapeDtypeStruct((1, *model.image_shape), np.uint8)
         self.num_classes = jax.eval_shape(self._itself.logits, self.params, pixels).shape[-1]
 
     def _tables_of(self, boxes: NDArray[np.int32]) -> LogitTables:

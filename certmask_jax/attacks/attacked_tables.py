@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from jax.sharding import Mesh
 from numpy.typing import NDArray
 
-from certmask_jax.attacks.attacked_model import Attacked, Seen
+from certmask_jax.attacks.attacked_model import AskedModel, Attacked, Seen
 from certmask_jax.attacks.patch_search import PatchSearch
-from certmask_jax.attacks.patched_pixels import Placement, cells_reached
+from certmask_jax.attacks.patched_pixels import Placement, cells_of_parts
 from certmask_jax.attacks.search_objectives import LabelsWanted, Objective
 from certmask_jax.defenses.defense import Defense, Guarantee
 from certmask_jax.inference import early_exit
 from certmask_jax.inference.early_exit import Question
 from certmask_jax.inference.engine_choice import engine_for
-from certmask_jax.inference.model_function import ApplyFn
-from certmask_jax.inference.preprocessing import Preprocessing
 from certmask_jax.inference.two_parts import TwoParts
 from certmask_jax.tables.prediction_table import PredictionTable, from_labels
 
@@ -31,19 +26,20 @@ class OnTable(Attacked):
     def __init__(
         self,
         defense: Defense,
-        apply_fn: ApplyFn,
-        params: Any,
-        shape: tuple[int, int, int],
-        preprocessing: Preprocessing,
-        mesh: Mesh,
+        model: AskedModel,
     ) -> None:
-        super().__init__(apply_fn, params, shape, preprocessing, mesh)
+        super().__init__(model)
         self._rule, self._masked = defense.rule, defense.masked_images
         self.defense, self.boxes = defense, self._masked.boxes
         self._question = Question(defense, np.arange(len(self._masked)))
         self.may_alert = defense.guarantee == Guarantee.DETECTION
         self._engine = engine_for(
-            apply_fn, params, shape, self._masked, preprocessing=preprocessing, mesh=mesh
+            model.apply_fn,
+            model.params,
+            model.image_shape,
+            self._masked,
+            preprocessing=model.preprocessing,
+            mesh=model.mesh,
         )
         self._tables = self._tables_of(self.boxes)
 
@@ -95,7 +91,4 @@ class OnTable(Attacked):
         """In cells, of a model in two parts."""
         if not isinstance(self._apply_fn, TwoParts):
             return place
-        parts = self._apply_fn
-        return cells_reached(
-            place, image_size=parts.image_size, field=parts.field, stride=parts.stride
-        )
+        return cells_of_parts(place, self._apply_fn)

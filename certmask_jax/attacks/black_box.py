@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from certmask_jax.attacks.attacked_images import AttackedImages
-from certmask_jax.attacks.patched_pixels import Placement, shows
+from certmask_jax.attacks.patched_pixels import Placement, cells_of_parts, shows
 from certmask_jax.attacks.table_goals import ANY
 from certmask_jax.inference.engine import Engine
+from certmask_jax.inference.two_parts import TwoParts
 
 Proposals = Literal["square", "random"]
 
@@ -63,6 +64,7 @@ def search_without_gradients(
     *,
     search: BlackBoxSearch,
     allowed: Sequence[int] = (),
+    parts: TwoParts | None = None,
     seed: int = 0,
     numbers: Sequence[int] | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -79,6 +81,7 @@ def search_without_gradients(
       places: of each image, ``int64[P, K, 4]``, tried in their order until it is broken.
       search: how.
       allowed: answers that are no error beside the true label, such as ``ALERT``.
+      parts: the model, if the masked images of ``engine`` are masked maps of one in two parts.
       seed: of all randomness; with the number of an image it decides all that the image gets.
       numbers: of the images; 0 and on by default.
       progress: called with the images that are settled and those that are broken.
@@ -95,17 +98,17 @@ def search_without_gradients(
     known = list(range(len(images)) if numbers is None else numbers)
     step = engine.images_at_once()
     if len(images) > step:
-        parts = [
+        blocks = [
             search_without_gradients(
                 engine, answers, images[at : at + step], labels[at : at + step],
-                places[at : at + step], search=search, allowed=allowed, seed=seed,
-                numbers=known[at : at + step], progress=progress, stop=stop,
+                places[at : at + step], search=search, allowed=allowed, parts=parts,
+                seed=seed, numbers=known[at : at + step], progress=progress, stop=stop,
             )
             for at in range(0, len(images), step)
         ]  # fmt: skip
-        return AttackedImages(*map(np.concatenate, zip(*parts, strict=True)))
+        return AttackedImages(*map(np.concatenate, zip(*blocks, strict=True)))
     states = [
-        _State(engine.masked_images.boxes, image, some, search, [seed, number])
+        _State(engine.masked_images.boxes, image, some, search, parts, [seed, number])
         for image, some, number in zip(images, places, known, strict=True)
     ]
     asked = 0
@@ -157,9 +160,11 @@ class _State:
         image: NDArray[np.uint8],
         places: NDArray[np.int64],
         search: BlackBoxSearch,
+        parts: TwoParts | None,
         seeds: list[int],
     ) -> None:
         self._boxes, self._image, self._places, self._search = boxes, image, places, search
+        self._parts = parts
         self._random = np.random.default_rng(seeds)
         self._turn, self.steps, self.answer = -1, 0, 0
         self.patched, self.is_settled = image, False
@@ -174,7 +179,8 @@ class _State:
             self.is_settled = True
             return
         self.place = np.asarray(self._places[self._turn], np.int64)
-        seen = np.flatnonzero(shows(self._boxes, self.place))
+        reached = self.place if self._parts is None else cells_of_parts(self.place, self._parts)
+        seen = np.flatnonzero(shows(self._boxes, reached))
         count = min(len(seen), self._search.masks_a_query)
         self.columns: NDArray[np.intp] = np.sort(self._random.permutation(seen)[:count])
         self._done, self._best, self.patched = 0, np.inf, self._image

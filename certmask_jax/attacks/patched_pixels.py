@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from certmask_jax.defenses.feature_grid import cells_of
 from certmask_jax.inference.masking import hidden_pixels
+from certmask_jax.inference.two_parts import TwoParts
 from certmask_jax.masks.threats import Threat
 
 Placement = NDArray[np.int64]
@@ -67,6 +68,11 @@ def cells_reached(
         (top, rows), (left, columns) = sides
         windows.append([rows, columns, top, left])
     return np.asarray(windows, np.int64).reshape(-1, 4)
+
+
+def cells_of_parts(place: Placement, parts: TwoParts) -> Placement:
+    """The windows of the map of a model in two parts that a placement reaches: ``int64[K, 4]``."""
+    return cells_reached(place, image_size=parts.image_size, field=parts.field, stride=parts.stride)
 
 
 def check_placement(place: Placement, threat: Threat) -> Placement:

@@ -118,9 +118,9 @@ def _run(argv: Sequence[str] | None) -> int:
         config = certification_options.read_config(arguments)
     runtime.start(config.runtime)
     command = program.typed("attack", words)
+    by_asking = given is not None or options.black_box is not None
     with contextlib.nullcontext() if run is None else run.files_found():
-        by_asking = given is not None or options.black_box is not None
-    job = opened_attacks.opened_job(config, command, needs_gradients=not by_asking)
+        job = opened_attacks.opened_job(config, command, needs_gradients=not by_asking)
     if run is not None:
         run.check_same(job, fewer="num_images" in arguments.typed)
     for line in job.notes:

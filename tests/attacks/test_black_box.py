@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -10,9 +12,10 @@ from certmask_jax.attacks.black_box import BlackBoxSearch, search_without_gradie
 from certmask_jax.defenses import DoubleMasking
 from certmask_jax.inference.engine_choice import engine_for
 from certmask_jax.inference.preprocessing import Preprocessing
+from certmask_jax.inference.two_parts import TwoParts
 from certmask_jax.inference.whole_table import predict
 from certmask_jax.mask_sets import budgeted_grid
-from certmask_jax.masks.distinct_unions import unmasked
+from certmask_jax.masks.distinct_unions import MaskedImages, unmasked
 from certmask_jax.masks.threats import Threat
 
 SIZE, PATCH = 8, 3
@@ -147,6 +150,27 @@ def test_it_stops_and_says_what_is_settled():
     assert (made.settled == made.broken).all()
     assert not made.settled.all()
     assert (made.steps[~made.settled] == 20).all()
+
+
+@pytest.mark.parametrize(("pixel", "shown"), [((5, 5), {1}), ((1, 2), {0}), ((1, 5), {0, 1})])
+def test_masked_maps_are_asked_that_show_the_cell_of_a_patch(pixel, shown):
+    parts = TwoParts(lambda *_: None, lambda *_: None, field=4, stride=4, image_size=SIZE)
+    boxes = np.array([[[1, 1, 2, 2]], [[0, 0, 1, 1]]], np.int32)  # each hides a cell
+    asked = set()
+
+    def evaluate(images, image_of, columns):
+        asked.update(columns.tolist())
+        nothing = np.zeros(len(columns))
+        return SimpleNamespace(margins=nothing, predictions=nothing)
+
+    engine = SimpleNamespace(
+        masked_images=MaskedImages(boxes, parts.grid), images_at_once=lambda: 8, evaluate=evaluate
+    )
+    images, labels = _images(1)
+    places = [np.array([[[1, 1, *pixel]]])]
+    search = BlackBoxSearch(queries=2)
+    search_without_gradients(engine, _plain, images, labels, places, search=search, parts=parts)
+    assert asked == shown
 
 
 def test_an_image_without_a_place_is_asked_and_left_alone():

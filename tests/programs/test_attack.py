@@ -15,7 +15,7 @@ from certmask_jax import weights
 from certmask_jax.data import digits_arrays
 from certmask_jax.programs import attack, certify
 from certmask_jax.programs.attacking import attack_audit
-from certmask_jax.programs.attacking.attack_folder import LINES
+from certmask_jax.programs.attacking.attack_folder import LINES, AttackFolder
 from tests.support.small_models import small_bagnet
 
 FAST = ["--steps", "20", "--at-once", "8", "--locations", "1"]
@@ -166,11 +166,19 @@ def test_defenses_on_evidence_are_attacked(bagnet, tmp_path):
     assert any(line["broken"] for line in lines)
 
 
-def test_a_model_in_two_parts_is_attacked_in_pixels(bagnet, tmp_path):
+@pytest.mark.parametrize(
+    "how",
+    [
+        ["--no-undefended", "--steps", "10", *FAST[2:]],
+        ["--undefended", "--search", "square", "--queries", "20", *FAST[4:]],
+    ],
+    ids=["gradient", "square"],
+)
+def test_a_model_in_two_parts_is_attacked_in_pixels(bagnet, tmp_path, how):
     options = ["--two-parts", "cells", "--defense", "patchcure", "--num-images", "16"]
-    command = ["--dataset", "digits", *bagnet, *options, "--patch", "1", "--no-undefended"]
+    command = ["--dataset", "digits", *bagnet, *options, "--patch", "1"]
     out = tmp_path / "o"
-    assert attack.main([*command, "--steps", "10", *FAST[2:], "--out", str(out)]) == 0
+    assert attack.main([*command, *how, "--out", str(out)]) == 0
     images, _ = digits_arrays("test")
     tried = [line for line in _lines(out) if line["broken"] is not None]
     assert tried
@@ -191,6 +199,7 @@ def test_a_model_in_two_parts_is_attacked_in_pixels(bagnet, tmp_path):
         (["--chunk", "3"], "--chunk: has no use in an attack"),
         (["{run}", "--step-size", "2"], "--step-size: expected at most 1, got 2"),
         (["{run}", "--optimizer", "adam", "--momentum", "0.5"], "--momentum: has no use"),
+        (["{run}", "--weights", "{run}/gone.npz"], "--data-dir and --weights say where data and"),
         (["{run}", "--out", "{run}"], "expected a new or empty folder, or this same attack"),
     ],
 )
@@ -199,6 +208,21 @@ def test_bad_input_is_one_line(run, capsys, words, said):
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: ")
     assert said in error
+
+
+def test_names_that_are_one_name_of_a_folder_have_pictures_of_their_own(tmp_path):
+    levels = {"a b": 0, "a_b": 1, "A?b": 2}
+    for name, level in levels.items():  # of which each goes on where the one before was killed
+        line = {"defense": "d", "patch": name, "number": 0, "image": "i", "label": 0, "class": "c"}
+        folder = AttackFolder(tmp_path / "o", {})
+        folder.add([line], [np.full((2, 2, 1), level, np.uint8)])
+    folder = AttackFolder(tmp_path / "o", {})
+    folder.add([{**line, "patch": "a b", "number": 1}], [np.zeros((2, 2, 1), np.uint8)])
+    assert len({line["file"].casefold() for line in folder.lines}) == 4
+    assert folder.lines[3]["file"] == "images/a_b/c/000001.png"
+    for line in folder.lines:
+        pixels = np.asarray(Image.open(tmp_path / "o" / line["file"]))
+        assert (pixels == levels[line["patch"]]).all()
 
 
 def test_other_weights_are_not_those_of_the_run(run, tmp_path, capsys):

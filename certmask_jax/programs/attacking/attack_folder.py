@@ -53,11 +53,15 @@ class AttackFolder:
                 )
             folder.mkdir(parents=True, exist_ok=True)
             self.lines: list[Line] = []
+            self._names: dict[str, str] = {}
             known = {"format": FORMAT, "settings": wanted, "about": dict(about or {})}
             head = json.dumps(fingerprint.plain(known), sort_keys=True)
             whole_files.write_text(folder / LINES, head + "\n")
             return
         self.lines = there.lines
+        self._names = {
+            _of(line): Path(line["file"]).parts[1] for line in there.lines if "file" in line
+        }
         differences = fingerprint.differences(there.settings, wanted)
         if differences:
             raise FileExistsError(
@@ -80,8 +84,7 @@ class AttackFolder:
         for line, image in zip(lines, images, strict=True):
             if image is None:
                 continue
-            of = line.get("patch") or line["defense"]
-            name = Path("images") / _as_name(of) / _as_name(line["class"])
+            name = Path("images") / self._name_of(_of(line)) / _as_name(line["class"])
             line["file"] = (name / f"{line['number']:06d}.png").as_posix()
             if line["file"] in written:
                 continue
@@ -96,6 +99,16 @@ class AttackFolder:
             file_systems.sync_handle(file.fileno())
         self.lines += lines
 
+    def _name_of(self, of: str) -> str:
+        """A folder for each defense or patch, as names that differ may be one name of a folder."""
+        if of not in self._names:
+            taken = {name.casefold() for name in self._names.values()}
+            name, number = _as_name(of), 2
+            while name.casefold() in taken:
+                name, number = f"{_as_name(of)}-{number}", number + 1
+            self._names[of] = name
+        return self._names[of]
+
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Writes ``attack.json``."""
         text = json.dumps(fingerprint.plain(dict(summary)), indent=1, sort_keys=True)
@@ -107,6 +120,11 @@ def _drop_torn_line(path: Path) -> None:
     whole = content.rfind(b"\n") + 1
     if whole < len(content):
         os.truncate(path, whole)
+
+
+def _of(line: Line) -> str:
+    """The given patch, or else the defense, that the image of a line belongs to."""
+    return str(line.get("patch") or line["defense"])
 
 
 def _as_name(text: str) -> str:

@@ -17,6 +17,7 @@ from certmask_jax.inference.defended_model import DefendedPredictor
 from certmask_jax.inference.devices import device_mesh
 from certmask_jax.inference.engine_choice import engine_for
 from certmask_jax.inference.numpy_function import NumpyFunction
+from certmask_jax.inference.two_parts import TwoParts
 from certmask_jax.masks.distinct_unions import unmasked
 from certmask_jax.programs.attacking.attack_job import AnyDefense, Attacker, model_of, pixel_threat
 from certmask_jax.programs.attacking.given_places import places_at
@@ -33,12 +34,15 @@ class AskedRule:
 
     def __init__(self, job: Job, defense: Defense | None) -> None:
         size = job.attacks[0].image_size
+        parts = _parts_of(job)
         is_function = isinstance(job.model.apply_fn, NumpyFunction)
         self.engine = engine_for(
             model_of(job),
             job.params,
             (*size, job.model.data_config.channels),
-            unmasked(size) if defense is None else defense.masked_images,
+            defense.masked_images
+            if defense is not None
+            else unmasked(size if parts is None else parts.grid),
             preprocessing=job.preprocessing,
             local=job.local,
             mesh=device_mesh(jax.local_devices()[:1]) if is_function else None,
@@ -53,6 +57,11 @@ class AskedRule:
         if self._guard is not None:
             return self._guard(images).labels
         return np.asarray(self.engine.table(images).predictions[:, 0], np.int32)
+
+
+def _parts_of(job: Job) -> TwoParts | None:
+    """The model of a job, if it is one in two parts, whose maps are masked and not its images."""
+    return job.model.apply_fn if isinstance(job.model.apply_fn, TwoParts) else None
 
 
 class BlackBoxAttacker(Attacker):
@@ -85,6 +94,7 @@ class BlackBoxAttacker(Attacker):
             [self._places(defense, asked, number) for number in numbers],
             search=self._options.black_box,
             allowed=(ALERT,) if may_alert else (),
+            parts=_parts_of(self._job),
             seed=self._options.seed,
             numbers=numbers,
             stop=stop,

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from certmask_jax._text import some
 from certmask_jax.defenses import ALERT, Defense
 from certmask_jax.files import fingerprint
 from certmask_jax.inference.defended_model import defended
@@ -79,6 +80,12 @@ class PatchTest:
         threat = threat_of(self._job)
         for start in range(0, len(self._images), _IMAGES_AT_ONCE):
             batch = self._images.read(start, start + _IMAGES_AT_ONCE)
+            unknown = [image_id for image_id in batch.ids if image_id not in self._row_of]
+            if unknown:
+                raise ValueError(
+                    f"--patch-images: expected the images of the run, got {some(unknown)}, of "
+                    "which it says nothing; take as many as it had, from the data that it had"
+                )
             for patch in self._patches:
                 rows = [
                     row
