@@ -64,6 +64,18 @@ class Page:
             raise AssertionError(json.dumps(answer["exceptionDetails"], indent=1)[:2000])
         return answer["result"].get("value")
 
+    def wait_for(self, script: str) -> None:
+        """Waits until an expression is true: some events come long after what causes them."""
+        self.ask(
+            f"""new Promise((done, failed) => {{
+              const end = Date.now() + {_SECONDS * 1000};
+              const look = () => ({script}) ? done(1)
+                : Date.now() < end ? setTimeout(look, 20)
+                : failed(new Error("never true: " + {json.dumps(script)}));
+              look();
+            }})"""
+        )
+
     def press(self, key: str) -> None:
         """A key, as if it was typed."""
         for kind in ("rawKeyDown", "keyUp"):
