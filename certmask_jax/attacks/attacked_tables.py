@@ -56,8 +56,8 @@ class OnTable(Attacked):
         return np.concatenate(parts) if parts else np.zeros(0, np.int32)
 
     def _some(self, images: NDArray[np.uint8]) -> NDArray[np.int32]:
-        found = early_exit.evaluate(self._engine, images, [self._question], None)
-        return self._ruled(PredictionTable.of(found, self._masked, self.num_classes))
+        outputs = early_exit.evaluate(self._engine, images, [self._question], None)
+        return self._ruled(PredictionTable.of(outputs, self._masked, self.num_classes))
 
     def seen(self, images: NDArray[np.uint8]) -> Seen:
         """The rule on the whole table, unless it is very large."""

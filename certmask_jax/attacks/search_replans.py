@@ -152,7 +152,7 @@ class Replans:
             label = int(self._labels[slot.image])
             cases.append(Case(slot.image, shown, lag, slot.goal.target, label))
             planned.append((row, slot))
-        found = plans(
+        replans = plans(
             self._choices,
             self._asked.answers_if,
             self._clean,
@@ -160,7 +160,7 @@ class Replans:
             may_alert=self._asked.may_alert,
             alert=ALERT,
         )
-        for (row, slot), case, plan in zip(planned, cases, found, strict=True):
+        for (row, slot), case, plan in zip(planned, cases, replans, strict=True):
             known = slot.goal
             chosen = known.wanted == known.target
             effort = float(case.lag[chosen].max()) if chosen.any() else np.inf

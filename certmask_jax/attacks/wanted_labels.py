@@ -138,17 +138,17 @@ def plans(
         own, at = said[at : at + len(some)], at + len(some)
         wins = [answer != case.label and not (may_alert and answer == alert) for answer in own]
         by_count = {count: won for (_, count), won in zip(some, wins, strict=True) if count}
-        found = []
+        tried = []
         for (chosen, count), answer, won in zip(some, own, wins, strict=True):
             narrow = won and count > 0 and not by_count.get(count + 1, True)
             total = int((chosen | (clean[case.image] == case.target)).sum()) if narrow else 0
             effort = float(case.lag[chosen].max())
-            found.append(Plan(chosen, answer, won, effort, total, narrow))
-        winning = [plan for plan in found if plan.wins]
+            tried.append(Plan(chosen, answer, won, effort, total, narrow))
+        winning = [plan for plan in tried if plan.wins]
         if winning:
             made.append(min(winning, key=lambda plan: plan.effort))
         else:
-            made.append(max(found, key=lambda plan: int(plan.chosen.sum())))
+            made.append(max(tried, key=lambda plan: int(plan.chosen.sum())))
     return made
 
 

@@ -322,10 +322,10 @@ def _block(
             array[part.present] = values
         return array
 
-    found: Any = [None] * 4
+    outputs: Any = [None] * 4
     if len(part.present):
-        found = in_batches(program, params, part.images, part.labels, batch)
-    answers, verdicts, undefended, margins = found
+        outputs = in_batches(program, params, part.images, part.labels, batch)
+    answers, verdicts, undefended, margins = outputs
     return EvidenceBlock(
         rows((len(defenses),), np.int32, answers),
         rows((width,), np.bool_, verdicts),

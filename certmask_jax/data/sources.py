@@ -123,8 +123,8 @@ def attacked(split: str, data_dir: Path | str | None) -> Found:
         )
     base, cut = _split_slice(split)
     read = attacked_sets.read(local_path(data_dir), base)
-    found = _of_files(read.class_names, read.files, cut, read.notes)
-    return found._replace(
+    pictures = _of_files(read.class_names, read.files, cut, read.notes)
+    return pictures._replace(
         in_order=read.class_outputs is None,
         class_outputs=read.class_outputs,
         as_they_are=True,

@@ -62,19 +62,19 @@ def threat_on_cells(threat: Threat, *, field: Size, stride: Size) -> Threat:
     def windows(shape: Shape) -> tuple[Shape, ...]:
         (top, bottom), (left, right) = reached(0, shape[0]), reached(1, shape[1])
         heights, widths, allowed = bottom - top, right - left, threat.allowed(shape)
-        found = [
+        sizes = [
             (int(h), int(w))
             for h in np.unique(heights[heights > 0])
             for w in np.unique(widths[widths > 0])
             if allowed[np.ix_(heights == h, widths == w)].any()
         ]
-        if grid in found:
+        if grid in sizes:
             raise ValueError(
                 f"patch_size: expected patches that leave some of the {grid[0]}x{grid[1]} cells "
                 f"alone, but {shape[0]}x{shape[1]} pixels reach all of them in one place, so "
                 "nothing is proved; choose a smaller patch, or parts of which each cell sees less"
             )
-        return tuple(found) or ((1, 1),)
+        return tuple(sizes) or ((1, 1),)
 
     def of_region(box: Box) -> Box | None:
         top, left, bottom, right = box

@@ -59,10 +59,10 @@ def results_program(
         ]
         verdicts = [
             verdict
-            for source, defense, found in zip(sources, defenses, each, strict=True)
+            for source, defense, results in zip(sources, defenses, each, strict=True)
             for verdict in (
-                found.worst_case & finite[source],
-                *(found.conditions[name] for name in defense.condition_names),
+                results.worst_case & finite[source],
+                *(results.conditions[name] for name in defense.condition_names),
             )
         ]
         whole = next(one.whole for one in evidence.values() if one.whole is not None)
@@ -70,7 +70,7 @@ def results_program(
         margins += [_margin(evidence[s].parts) for s in evidence if isinstance(s, BandSource)]
         all_finite = functools.reduce(jnp.logical_and, finite.values())
         return EvidenceOutputs(
-            jnp.stack([found.answer for found in each], axis=1),
+            jnp.stack([results.answer for results in each], axis=1),
             jnp.stack(verdicts, axis=1),
             jnp.where(_finite(whole), whole.argmax(axis=1), NO_LABEL).astype(jnp.int32),
             jnp.where(all_finite & _finite(whole), functools.reduce(jnp.minimum, margins), jnp.nan),
@@ -99,8 +99,8 @@ def in_batches(
         some = np.concatenate([some, np.zeros((batch - count, *some.shape[1:]), np.uint8)])
         true = np.concatenate([true, np.zeros(batch - count, np.int32)])
         with unguarded():
-            found = jax.device_get(program(params, jnp.asarray(some), jnp.asarray(true)))
-        parts.append([np.asarray(array)[:count] for array in found])
+            outputs = jax.device_get(program(params, jnp.asarray(some), jnp.asarray(true)))
+        parts.append([np.asarray(array)[:count] for array in outputs])
     joined: list[Any] = [np.concatenate(columns) for columns in zip(*parts, strict=True)]
     return EvidenceOutputs(*joined)
 

@@ -80,8 +80,8 @@ class EvidenceStore:
         try:
             if hashlib.sha256(rest).hexdigest().encode() != digest:
                 raise ValueError("checksum")
-            with np.load(io.BytesIO(rest), allow_pickle=False) as found:
-                arrays = {name: found[name] for name in EvidenceBlock._fields}
+            with np.load(io.BytesIO(rest), allow_pickle=False) as file:
+                arrays = {name: file[name] for name in EvidenceBlock._fields}
             known = json.loads(arrays.pop("rows").tobytes())
             if any(len(array) != stop - start for array in arrays.values()):
                 raise ValueError("rows")
@@ -177,12 +177,12 @@ def load(folder: AnyPath) -> SavedEvidence:
     facts = record["fingerprint"]
     store = EvidenceStore(folder, facts["num_images"], facts["images_per_block"])
     warnings: list[str] = []
-    found = [store.read(number, warnings.append) for number in store.spans()]
-    blocks = [block for block in found if block is not None]
-    if len(blocks) < len(found):
+    every = [store.read(number, warnings.append) for number in store.spans()]
+    blocks = [block for block in every if block is not None]
+    if len(blocks) < len(every):
         why = f" ({warnings[0].partition(';')[0]})" if warnings else ""
         raise ValueError(
-            f"{folder}: expected a finished run, but {len(found) - len(blocks)} of {len(found)} "
+            f"{folder}: expected a finished run, but {len(every) - len(blocks)} of {len(every)} "
             f"blocks are missing or damaged{why}; give the command of the run again"
         )
     return SavedEvidence(_joined(store, blocks), facts, record["about"])

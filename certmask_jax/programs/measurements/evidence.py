@@ -44,9 +44,9 @@ def measure(subject: Subject, repeat: int) -> dict[str, Any]:
     in_round = max(1, _PIXELS // (height * width))
     batch = min(_MOST_AT_ONCE, in_round) * mesh.size
     count = -(-in_round * mesh.size // batch) * batch
-    found = subject.test_set.read(0, min(count, len(subject.test_set)))
-    again = np.arange(count) % len(found.images)
-    images, labels = found.images[again], np.asarray(found.labels, np.int32)[again]
+    sample = subject.test_set.read(0, min(count, len(subject.test_set)))
+    again = np.arange(count) % len(sample.images)
+    images, labels = sample.images[again], np.asarray(sample.labels, np.int32)[again]
     everywhere = NamedSharding(mesh, PartitionSpec())
     params = jax.device_put(computed_with(subject.params, subject.preprocessing), everywhere)
     plain = _plain(subject, mesh)
