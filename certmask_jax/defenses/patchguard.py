@@ -160,7 +160,7 @@ def robust_masking_worst_case(
 
 
 def _checked_sets(reached: NDArray[np.bool_], game: Game, *, exact: bool) -> NDArray[np.bool_]:
-    """The sets that are in no other one: an attack on a part of a set is one on the set."""
+    """The sets; ``ValueError`` for those of another map, or where verdicts are not about sets."""
     sets = np.asarray(reached)
     if sets.dtype != np.bool_ or sets.ndim != 3 or sets.shape[1:] != game.cells or not len(sets):
         raise ValueError(
@@ -172,9 +172,7 @@ def _checked_sets(reached: NDArray[np.bool_], game: Game, *, exact: bool) -> NDA
             "reached: expected none at a threshold above 0, and none beside exact; leave it out, "
             "and every window counts as within reach"
         )
-    flat = np.unique(sets.reshape(len(sets), -1), axis=0).astype(np.int32)
-    inside = (flat @ (1 - flat).T == 0) & ~np.eye(len(flat), dtype=np.bool_)
-    return (flat[~inside.any(axis=1)] > 0).reshape(-1, *game.cells)
+    return sets
 
 
 def _cells(evidence: Array | NDArray[np.generic]) -> tuple[int, int]:

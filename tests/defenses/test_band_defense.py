@@ -288,7 +288,7 @@ def test_mask_ds_withstands_every_attack_on_the_bands_that_a_patch_meets(image, 
     ("image", "patch", "how"),
     [
         ((1, 6), (1, 2), {"band": 1}),  # windows of two, of which none is across the seam
-        ((1, 7), (1, 1), {"band": 2, "stride": 3}),  # at most two of three bands, and one of some
+        ((1, 11), (1, 3), {"band": 1, "stride": 2}),  # two of six bands, or one
         ((1, 7), (1, 1), {"band": 2, "wrap": False}),  # one band alone at the ends
     ],
 )
@@ -300,9 +300,9 @@ def test_no_content_of_the_bands_that_are_met_does_more_than_the_worst_case(imag
     rng = np.random.default_rng(5)
     labels = rng.integers(0, CLASSES, 200).astype(np.int32)
     trust = rng.choice(
-        [0, 0.25, 0.5, 0.75], p=[0.5, 0.2, 0.2, 0.1], size=(200, met.shape[1], CLASSES)
+        [0, 0.25, 0.5, 0.75], p=[0.7, 0.2, 0.1, 0], size=(200, met.shape[1], CLASSES)
     )
-    trust[np.arange(200), :, labels] = rng.choice([0.25, 0.75, 1], size=(200, met.shape[1]))
+    trust[np.arange(200), :, labels] = rng.choice([0.25, 0.5, 1], size=(200, met.shape[1]))
     shaped = (200, *defense.cells, CLASSES)
     given = jnp.asarray(trust.reshape(shaped), jnp.float32)
     found = np.asarray(defense.masked(given, jnp.asarray(labels)).worst_case)
