@@ -28,10 +28,10 @@ from certmask_jax.masks.mask_set import MaskSet
 from certmask_jax.models import Model, Params
 from certmask_jax.training import recipes
 from certmask_jax.training.input_pipeline import Pixels
+from certmask_jax.training.passes import Pass, check_parts, training_pass
 from certmask_jax.training.recipes import Recipe
 from certmask_jax.training.trained_part import TrainedPart, last_block_of
 from certmask_jax.training.training_images import TrainingImages, computing
-from certmask_jax.training.training_pass import Pass, check_parts, training_pass
 
 
 class TrainState(NamedTuple):

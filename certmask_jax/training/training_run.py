@@ -22,10 +22,10 @@ from certmask_jax.training.frozen_features import Features, compute_features, co
 from certmask_jax.training.head_model import head_alone, head_variables, with_head
 from certmask_jax.training.input_pipeline import Source
 from certmask_jax.training.loop import Progress, Saving, Trained, run_steps
+from certmask_jax.training.passes import check_parts
 from certmask_jax.training.recipes import Recipe
 from certmask_jax.training.step import Trainer, trainer
 from certmask_jax.training.training_images import TrainingImages, seen_by
-from certmask_jax.training.training_pass import check_parts
 
 _HELD_OUT_AT_ONCE = 256
 

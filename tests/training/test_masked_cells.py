@@ -17,8 +17,8 @@ from certmask_jax.programs import certify
 from certmask_jax.programs import train as program
 from certmask_jax.training import step
 from certmask_jax.training.input_pipeline import InMemory
+from certmask_jax.training.passes import training_pass
 from certmask_jax.training.recipes import Recipe
-from certmask_jax.training.training_pass import training_pass
 
 CUT = {"windows": (4, 1), "depth": 1}  # a column of tokens a cell: 1x4 cells
 RECIPE = Recipe(epochs=2, batch_size=16, learning_rate=1.0, cutout="two_masks")
