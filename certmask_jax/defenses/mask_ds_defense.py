@@ -11,9 +11,7 @@ from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
-from numpy.typing import NDArray
 
 from certmask_jax.defenses import patchguard
 from certmask_jax.defenses.band_defense import BandDefense
@@ -26,8 +24,11 @@ from certmask_jax.masks.geometry import as_size
 class MaskDS(BandDefense):
     """Mask-DS: PatchGuard's robust masking of what the bands say; see ``patchguard``.
 
-    A patch reaches bands that are neighbours, on a cycle where they wrap around. Which windows of
-    neighbours a patch can reach is not looked at, but for their size.
+    A patch reaches bands that are neighbours, on a cycle where they wrap around. The rule takes a
+    window of as many neighbours as a patch reaches at most. At T = 0 the worst case is exact: it is
+    about the very bands that each place of the patch meets, of which none crosses the seam of a
+    cycle without the patch doing so (soundness, 12.7). At a threshold above 0 every window counts
+    as within reach.
 
     Attributes:
       threat: one patch, of one or several shapes.
@@ -83,10 +84,8 @@ class MaskDS(BandDefense):
 
     @property
     def exact(self) -> bool:
-        """Whether T is 0 and each window can be reached; on a cycle some cannot."""
-        (met,) = self.affected
-        reached = {row.tobytes() for row in met}
-        return self.threshold == 0 and all(w.tobytes() in reached for w in self._windows())
+        """Whether T is 0."""
+        return self.threshold == 0
 
     @property
     def condition_names(self) -> tuple[str, ...]:
@@ -114,18 +113,10 @@ class MaskDS(BandDefense):
         how: dict[str, Any] = {
             "window": self.window, "clip": 1.0, "threshold": self.threshold, "wrap": self.wrap
         }  # fmt: skip
+        sets = self.affected[0].reshape(-1, *self.cells) if self.exact else None
+        worst_case = patchguard.robust_masking_worst_case(features, labels, **how, reached=sets)
         return EvidenceResults(
             jnp.asarray(patchguard.robust_masking_rule(features, **how)),
-            jnp.asarray(patchguard.robust_masking_worst_case(features, labels, **how)),
+            jnp.asarray(worst_case),
             {"provable_masking": jnp.asarray(patchguard.as_published(features, labels, **how))},
         )
-
-    def _windows(self) -> NDArray[np.bool_]:
-        """``bool[windows, B]``: the bands of each window."""
-        axes = []
-        for count, size in zip(self.cells, self.window, strict=True):
-            starts = np.arange(count if self.wrap else count - size + 1)
-            axes.append((np.arange(count) - starts[:, None]) % count < size)
-        rows, columns = axes
-        both = rows[:, None, :, None] & columns[None, :, None, :]
-        return both.reshape(both.shape[0] * both.shape[1], -1)

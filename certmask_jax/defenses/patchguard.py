@@ -50,6 +50,7 @@ from certmask_jax.defenses.quantised_evidence import (
 from certmask_jax.defenses.robust_masking_game import (
     Game,
     beats,
+    extremes_on,
     game_on,
     least_of_label,
     outside_windows,
@@ -109,6 +110,7 @@ def robust_masking_worst_case(
     wrap: bool = False,
     ties: Literal["largest"] | None = "largest",
     exact: bool = False,
+    reached: NDArray[np.bool_] | None = None,
 ) -> Array | NDArray[np.bool_]:
     """Whether the rule answers the label whatever evidence is put into any one window.
 
@@ -123,6 +125,9 @@ def robust_masking_worst_case(
         broken, so equality never certifies.
       exact: bound the unmasked side by linear programs, on the host: for a few images, and not
         traced. One program for each window and class that is in doubt.
+      reached: ``bool[G, H, W]``, the sets of cells of which a patch reaches one, where these are
+        not the windows: fewer, smaller, or of any other shape. The verdict is exact on them too
+        (soundness, 12.7), so at a threshold of 0 alone.
 
     Returns:
       ``bool[T]``. False for an image with evidence that is not finite.
@@ -135,11 +140,16 @@ def robust_masking_worst_case(
     truth = checked_classes(labels, array.shape[:1], array.shape[-1])
     if ties not in (None, "largest"):
         raise ValueError(f"ties: expected None or 'largest', got {ties!r}")
+    sets = None if reached is None else _checked_sets(reached, game, exact=exact)
     if exact and isinstance(array, jax.core.Tracer):
         raise ValueError("exact: expected evidence that is known; leave it out while JAX traces")
     with unguarded():
         units = jnp.asarray(quantised(array, game.grid))
-        robust = as_given(_worst_cases(units, jnp.asarray(truth), game, ties), array)
+        if sets is None:
+            verdicts = _worst_cases(units, jnp.asarray(truth), game, ties)
+        else:
+            verdicts = _worst_on_sets(units, jnp.asarray(truth), jnp.asarray(sets), game, ties)
+        robust = as_given(verdicts, array)
         finite = all_finite(array)
         if exact and game.threshold:
             settled = np.array(robust)
@@ -147,6 +157,22 @@ def robust_masking_worst_case(
                 settled[image] = _by_program(units[image], int(truth[image]), game, ties)
             robust = jnp.asarray(settled) if isinstance(array, Array) else settled
         return robust & finite
+
+
+def _checked_sets(reached: NDArray[np.bool_], game: Game, *, exact: bool) -> NDArray[np.bool_]:
+    """The sets; ``ValueError`` for those of another map, or where verdicts are not about sets."""
+    sets = np.asarray(reached)
+    if sets.dtype != np.bool_ or sets.ndim != 3 or sets.shape[1:] != game.cells or not len(sets):
+        raise ValueError(
+            f"reached: expected bool[sets, {game.cells[0]}, {game.cells[1]}], at least one, got "
+            f"{sets.dtype}{list(sets.shape)}"
+        )
+    if game.threshold or exact:
+        raise ValueError(
+            "reached: expected none at a threshold above 0, and none beside exact; leave it out, "
+            "and every window counts as within reach"
+        )
+    return sets
 
 
 def _cells(evidence: Array | NDArray[np.generic]) -> tuple[int, int]:
@@ -172,6 +198,21 @@ def _worst_cases(units: Array, labels: Array, game: Game, ties: str | None) -> A
         return (beats(least, outside, game) | (classes == label)[None, :]).all()
 
     return image_by_image(one, 4 * units[0].size + 3 * game.windows**2, units, labels)
+
+
+@partial(jax.jit, static_argnames=("game", "ties"))
+def _worst_on_sets(units: Array, labels: Array, sets: Array, game: Game, ties: str | None) -> Array:
+    def one(image: Array, label: Array) -> Array:
+        classes = jnp.arange(image.shape[-1], dtype=jnp.int32)
+        wins = ((classes < label) & (ties == "largest")).astype(jnp.int32)
+
+        def withstands(reached: Array) -> Array:
+            least, most = extremes_on(image, label, reached, game)
+            return ((least + wins > most) | (classes == label)).all()
+
+        return jax.lax.map(withstands, sets).all()
+
+    return image_by_image(one, 4 * units[0].size, units, labels)
 
 
 def _sides(image: Array, label: Array, game: Game, ties: str | None) -> tuple[Array, Array]:

@@ -1,8 +1,9 @@
 """PatchGuard's certificate as its programs compute it: to compare with, not to rely on.
 
-Both are about the rule of ``patchguard``, which answers ties with the largest label. What the
-programs get wrong, with counterexamples, is in soundness, section 12.4. Without wrap-around the
-program of today is right at every threshold.
+Two are about the rule of ``patchguard``, which answers ties with the largest label. The first one
+is about the rule as it was first printed, which takes the window of the predicted class from all
+classes. What the programs get wrong, with counterexamples, is in soundness, section 12.4. Without
+wrap-around the program of today is right at every threshold.
 """
 
 from __future__ import annotations
@@ -26,13 +27,14 @@ from certmask_jax.defenses.quantised_evidence import (
     quantised,
 )
 from certmask_jax.defenses.robust_masking_game import (
+    THRESHOLD_BITS,
     Game,
     beats,
     game_on,
     outside_windows,
 )
 
-Program = Literal["head", "before_2021_12"]
+Program = Literal["head", "before_2021_12", "first"]
 
 
 def as_published(
@@ -52,7 +54,10 @@ def as_published(
       program: ``"head"`` as it is since December 2021. With ``wrap`` and a threshold above 0 it
         certifies images that can be attacked, since it keeps clean sums for windows that meet the
         attacked one across the seam. ``"before_2021_12"`` as it was, which at a threshold above 0
-        took it that nothing is masked where the clean share is small.
+        took it that nothing is masked where the clean share is small. ``"first"``, of 2020: of the
+        runner-up alone, and of a rule that masks the predicted class's window in all classes. It
+        does not see that an attack may leave the predicted class as it is, so that a window of
+        benign evidence is masked.
 
     Returns:
       ``bool[T]``; of evidence that is rounded as everywhere here.
@@ -66,6 +71,8 @@ def as_published(
     truth = checked_classes(labels, array.shape[:1], array.shape[-1])
     if program not in get_args(Program):
         raise ValueError(f"program: expected one of {get_args(Program)}, got {program!r}")
+    if program == "first" and wrap:
+        raise ValueError("wrap: expected False for the first program, whose windows do not wrap")
     with unguarded():
         holds = _conditions(
             jnp.asarray(quantised(array, game.grid)), jnp.asarray(truth), game, program
@@ -78,7 +85,27 @@ def _conditions(units: Array, labels: Array, game: Game, program: Program) -> Ar
     # Only these are summed anew by the program, also where windows wrap around.
     near = meeting(game.cells, game.window, wrap=game.wrap, seam=False)
 
+    def of_first_program(image: Array, label: Array) -> Array:
+        classes = jnp.arange(image.shape[-1], dtype=jnp.int32)
+        total = image.sum(axis=(0, 1), dtype=jnp.int32)
+        rest = jnp.where(classes == label, -1, total)
+        runner = classes[-1] - rest[::-1].argmax()
+        outside, whole = outside_windows(image, game), jnp.take(image, label, axis=-1)
+        of_label, of_runner = (jnp.take(outside, c, axis=1) for c in (label, runner))
+        needed = of_label - of_runner  # what the runner-up has to gain in the window
+        part = (game.threshold * (of_label & 0xFFFF)) % 2**THRESHOLD_BITS
+        share = game.share(of_label) + (part > 0).astype(jnp.int32)  # rounded up
+        kept = kept_of_windows(whole, game.window, wrap=False)
+        others = kept_of_windows(jnp.take(image, runner, axis=-1), game.window, wrap=False)
+        masked = jnp.take_along_axis(kept, others.argmax(axis=1)[:, None], axis=1)[:, 0]
+        partly = jnp.where(near, kept, 0).max(axis=1)
+        holds = (needed >= share) & (masked <= needed) & (partly <= needed)
+        ahead = (total < total[label]) | ((total == total[label]) & (classes <= label))
+        return ahead.all() & holds.all()
+
     def one(image: Array, label: Array) -> Array:
+        if program == "first":
+            return of_first_program(image, label)
         own = jnp.take(image, label, axis=-1)
         clean = window_sums(own, game.window, wrap=game.wrap).ravel()
         left = own.sum(dtype=jnp.int32) - clean

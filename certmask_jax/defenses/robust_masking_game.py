@@ -100,6 +100,17 @@ def least_of_label(units: Array, game: Game) -> Array:
     return outside - jnp.maximum(masked, jnp.where(meets, kept, 0).max(axis=1))
 
 
+def extremes_on(units: Array, label: Array, reached: Array, game: Game) -> tuple[Array, Array]:
+    """At T = 0 the least score of a label, and the most of every class, under attacks on a set.
+
+    ``int32[H, W, K]`` and a set of cells ``bool[H, W]`` to a number and ``int32[K]``. Scores never
+    fall where evidence rises, so they are those of nothing, and of the ceiling, in the whole set.
+    """
+    own = jnp.where(reached, 0, jnp.take(units, label, axis=-1))
+    most = scores(jnp.where(reached[..., None], game.grid.high, units), game)
+    return scores(own[..., None], game)[0], most
+
+
 def beats(least: Array, outside: Array, game: Game, *, capped: bool = True) -> Array:
     """Whether a score is above all that an attack can give a class with ``outside`` around it.
 

@@ -4,6 +4,7 @@ A model here is an example of ``apply_fn(params, images) -> logits``; any other 
 """
 
 from certmask_jax.models.any_framework import from_function
+from certmask_jax.models.claimed_field import check_field
 from certmask_jax.models.named_models import (
     DEFAULT,
     ApplyFn,
@@ -22,6 +23,7 @@ __all__ = [
     "DataConfig",
     "Model",
     "Params",
+    "check_field",
     "create",
     "default_weights",
     "from_function",

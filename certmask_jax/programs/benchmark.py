@@ -24,6 +24,7 @@ from certmask_jax.programs.certification_options import MOST_MASKED_IMAGES, PREC
 from certmask_jax.programs.command_line import CommandLine, check_uses, named
 from certmask_jax.programs.measurements import (
     absent_devices,
+    analysis,
     attack_steps,
     children,
     compiled_for,
@@ -44,6 +45,7 @@ MEASUREMENTS = {
     "passes": "forward passes an image, by mode",
     "fields": "the distinct fields of a model with local logits (BagNet), against whole images",
     "evidence": "defenses on local logits (PatchGuard, ...) over the plain pass of the same model",
+    "analysis": "PatchGuard's certificate of evidence over a plain loop over windows in NumPy",
     "attack": "steps of the search for a patch, beside PyTorch's, and with few masks",
     "packing": "CPU time of runs of 1 to 1,000 images over that of their useful passes",
     "latency": "of the defended predictor",
@@ -60,6 +62,7 @@ _USES = {
     "passes": ("job", "precision", "images", "chunk"),
     "fields": ("job", "model", "precision", "repeat"),
     "evidence": ("job", "model", "precision", "repeat"),
+    "analysis": ("evidence", "repeat"),
     "attack": ("job", "model", "precision", "repeat"),
     "packing": ("job", "model", "precision", "images", "repeat", "chunk"),
     "latency": ("job", "precision", "repeat", "chunk"),
@@ -91,6 +94,7 @@ class Config:
     most_images: int
     measurements: tuple[str, ...]
     compile_for: str | None
+    evidence: Path | None
     runtime: runtime.Runtime
     out: Path
 
@@ -154,6 +158,13 @@ def parser() -> CommandLine:
         help="of memory, in images, to 50000 (default: %(default)s)",
     )
     parse.add_argument(
+        "--evidence",
+        type=paths.local_path,
+        metavar="FILE",
+        help="for analysis: an .npz file with local_logits [T, H, W, K] and label [T] (default: "
+        "random ones, of BagNet-17's shape)",
+    )
+    parse.add_argument(
         "--only",
         action="append",
         choices=MEASUREMENTS,
@@ -211,6 +222,7 @@ def read_config(arguments: argparse.Namespace) -> Config:
         arguments.most_images,
         names,
         arguments.compile_for,
+        arguments.evidence,
         runtime.read(arguments),
         arguments.out,
     )
@@ -234,6 +246,7 @@ def run(config: Config, command: str) -> dict[str, Any]:
         "passes": lambda: passes.measure(verdicts(), config.images, config.chunk),
         "fields": lambda: fields.measure(subject(), config.repeat),
         "evidence": lambda: evidence.measure(subject(), config.repeat),
+        "analysis": lambda: analysis.measure(config.evidence, config.repeat),
         "attack": lambda: attack_steps.measure(subject(), config.repeat),
         "packing": lambda: packing.measure(subject(), config.images, config.repeat, config.chunk),
         "latency": lambda: latency.measure(verdicts(), max(20, 20 * config.repeat), config.chunk),
@@ -318,6 +331,9 @@ def _run(argv: Sequence[str] | None) -> int:
     ):
         with named("--model"):
             model_options.named_model(config.model)
+    if config.evidence is not None:
+        with named("--evidence"):
+            analysis.read(config.evidence)
     if config.out.is_dir():
         raise FileExistsError(f"--out {config.out}: expected a file to write, got a folder")
     if compiles:

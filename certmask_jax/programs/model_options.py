@@ -157,8 +157,9 @@ def named_model(name: str, **options: Any) -> Model:
       options: keywords of ``models.create``; None where they are not given.
 
     Raises:
-      ValueError: as ``models.create``; for a user's own that cannot be imported, lacks an option or
-        returns something else. It begins with the keyword that it is about.
+      ValueError: as ``models.create``; for a user's own that cannot be imported, lacks an option,
+        returns something else, or whose local logits see more than they claim. It begins with the
+        keyword that it is about.
     """
     path = _path_of_own(name)
     if path is None:
@@ -169,6 +170,8 @@ def named_model(name: str, **options: Any) -> Model:
             given.pop("num_classes", None)
         imported.check_accepts(path, given)
         model: Model = imported.called(path, wanted=Model, **given)
+        if model.local is not None:
+            models.check_field(model)
     except ValueError as error:
         about, colon, _ = str(error).partition(": ")
         raise ValueError(str(error) if colon and about in given else f"model: {error}") from error

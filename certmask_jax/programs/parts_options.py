@@ -34,17 +34,22 @@ class PartsOptions:
     depth: int | None = None
 
 
-def add(group: Any) -> None:
-    """Adds the option to an argument group."""
+_CERTIFYING = (
+    "run a stem once an image and a head for every mask of its features, as PatchCURE does",
+    "the whole model for every masked image",
+)
+
+
+def add(group: Any, about: tuple[str, str] = _CERTIFYING) -> None:
+    """Adds the option to an argument group; ``about`` says what it does, and the default."""
     group.add_argument(
         "--two-parts",
         metavar="windows=HxW,depth=K|cells",
-        help="run a stem once an image and a head for every mask of its features, as PatchCURE "
-        "does: of a ViT the first K blocks, in which the tokens of a window of HxW tokens look at "
-        "each other alone (windows=14x2,depth=9), and the other blocks; of a model with local "
-        "logits (BagNet) these, and their mean (cells). Masks are then those of the map of "
-        "features, in cells, for the windows of cells that patches reach (default: the whole model "
-        "for every masked image)",
+        help=f"{about[0]}: of a ViT the first K blocks, in which the tokens of a window of "
+        "HxW tokens look at each other alone (windows=14x2,depth=9), and the other blocks; of a "
+        "model with local logits (BagNet) these, and their mean (cells). Masks are then those of "
+        f"the map of features, in cells, for the windows of cells that patches reach "
+        f"(default: {about[1]})",
     )
 
 

@@ -7,6 +7,11 @@ cores, as runs/vit_digits.npz. Fine-tuning that can be killed and resumed:
 
     certmask train --dataset cifar10 --data-dir DIR --model cifar_resnet20 \
         --weights FILE --epochs 2 --run-folder runs/x --checkpoint-every 200 --resume
+
+Masked features of a model in two parts, as PatchCURE's are trained:
+
+    certmask train --weights FILE --two-parts windows=4x1,depth=3 --cutout two_masks \
+        --cutout-patch 1
 """
 
 from __future__ import annotations
@@ -24,22 +29,23 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from certmask_jax import data, defenses, mask_sets, predict, training, weights
+from certmask_jax import data, predict, training, weights
 from certmask_jax.files import fingerprint
 from certmask_jax.inference import views
+from certmask_jax.inference.two_parts import TwoParts
 from certmask_jax.masks.mask_set import MaskSet
-from certmask_jax.masks.threats import Threat
 from certmask_jax.models import Model, Params
 from certmask_jax.programs import (
     data_options,
-    mask_entries,
+    masks_of_training,
     measure_input,
     model_options,
+    parts_options,
     program,
 )
 from certmask_jax.programs.command_line import as_options
+from certmask_jax.programs.masks_of_training import AtTheEnd
 from certmask_jax.programs.model_options import ModelOptions
-from certmask_jax.programs.threat_options import read_patch
 from certmask_jax.programs.training_options import check_uses, parser, read_recipe
 from certmask_jax.training import cutout, input_pipeline, training_run
 from certmask_jax.training.checkpoints import Checkpoints
@@ -63,7 +69,7 @@ class _Job:
     held_out: Source | None
     streamed: Streamed
     test_set: data.Dataset
-    at_the_end: defenses.Defense
+    at_the_end: AtTheEnd
     identity: dict[str, Any]
 
 
@@ -122,18 +128,12 @@ def _job(arguments: argparse.Namespace, options: ModelOptions) -> _Job:
     if train_set.num_classes != model.num_classes:
         model = options.create(num_classes=train_set.num_classes)
     recipe = read_recipe(arguments)
+    parts = parts_options.read(arguments.two_parts)
+    if parts is not None:
+        model = parts_options.cut(model, parts)
     params = _first_weights(options, model, seed=recipe.seed)
     size = model.data_config.input_size
-    masks: tuple[MaskSet, ...] = ()
-    if recipe.cutout in cutout.OF_MASKS:
-        masks = tuple(
-            mask_entries.read(
-                arguments.cutout_masks,
-                Threat.of(size, read_patch(text, size, "--cutout-patch")),
-                "--cutout-masks",
-            )
-            for text in arguments.cutout_patch or ["2%"]
-        )
+    masks = masks_of_training.read(model, arguments) if recipe.cutout in cutout.OF_MASKS else ()
     for note in train_set.notes:
         print(note, file=sys.stderr)
     streamed = Streamed(train_set, workers=arguments.workers, on_unreadable=arguments.on_unreadable)
@@ -144,7 +144,7 @@ def _job(arguments: argparse.Namespace, options: ModelOptions) -> _Job:
         raise ValueError(f"--held-out {arguments.held_out}: {error}") from error
     with as_options(*(field.name for field in dataclasses.fields(recipe))):
         training_run.check(model, recipe, num_images=len(kept), cutout_masks=masks)
-    at_the_end = _defense_at_the_end(recipe, size)
+    at_the_end = masks_of_training.at_the_end(recipe, model, masks)
     source, held_out = input_pipeline.split_off(
         _fitting(streamed, arguments.input, arguments.memory_mb, model),
         arguments.held_out,
@@ -167,10 +167,16 @@ def _job(arguments: argparse.Namespace, options: ModelOptions) -> _Job:
         },
         "held_out": arguments.held_out,
         "first_weights": None if params is None else weights.digest(params),
+        **_parts_of(model),
     }
     return _Job(
         model, params, recipe, masks, source, held_out, streamed, test_set, at_the_end, identity
     )
+
+
+def _parts_of(model: Model) -> dict[str, Any]:
+    """How the model is cut, if it is."""
+    return {"two_parts": model.apply_fn.facts} if isinstance(model.apply_fn, TwoParts) else {}
 
 
 def _encoding_of(model: Model) -> dict[str, Any]:
@@ -307,10 +313,7 @@ def _evaluated(job: _Job, params: Params, count: int) -> str:
     chosen = np.linspace(0, len(job.test_set) - 1, min(count, len(job.test_set))).round()
     held_out = [job.test_set.read(int(i), int(i) + 1) for i in chosen]
     labels = np.concatenate([one.labels for one in held_out])
-    defense, kind = job.at_the_end, job.recipe.cutout
-    how = "double masking 4x4"
-    if kind in cutout.BANDS:
-        how = f"votes of {len(defense.mask_set)} {kind.replace('_', ' ')}"
+    defense, about = job.at_the_end
     table = predict(
         job.model.apply_fn,
         params,
@@ -321,30 +324,7 @@ def _evaluated(job: _Job, params: Params, count: int) -> str:
     )
     clean = np.mean(defense.rule(table) == labels)
     robust = np.mean(defense.worst_case(table, labels))
-    return (
-        f"on {len(labels)} test images, {defense.mask_set.patch_size[0]} px patch, {how}: clean "
-        f"{clean:.3f}, certified {robust:.3f}"
-    )
-
-
-def _defense_at_the_end(recipe: training.Recipe, size: tuple[int, int]) -> defenses.Defense:
-    """What the trained model is evaluated with: double masking, or votes of what it was trained on.
-
-    Blocks stand beside each other then, as all of them would be as many as pixels.
-
-    Raises:
-      ValueError: for bands so wide that a patch meets all of them.
-    """
-    patch = max(1, round(size[0] / 10))
-    if recipe.cutout not in cutout.BANDS:
-        return defenses.double_masking(mask_sets.budgeted_grid(size, patch, masks_per_axis=4))
-    band = recipe.cutout_band or cutout.default_band(size)
-    stride = band if recipe.cutout == "blocks" else 1
-    try:
-        masks = getattr(mask_sets, recipe.cutout)(size, patch, band=band, stride=stride)
-    except ValueError as error:
-        raise ValueError(f"--cutout-band {band}: {error}") from error
-    return defenses.plurality(masks)
+    return f"on {len(labels)} test images, {about}: clean {clean:.3f}, certified {robust:.3f}"
 
 
 def _check_same_classes(train_set: data.Dataset, test_set: data.Dataset) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Literal, Union
 
 from certmask_jax import models
 from certmask_jax.inference.preprocessing import ENCODINGS
-from certmask_jax.programs import data_options, model_options, paths, program
+from certmask_jax.programs import data_options, model_options, parts_options, paths, program
 from certmask_jax.programs.command_line import CommandLine, as_options, check_not_typed
 from certmask_jax.programs.number_options import number, seed, whole
 from certmask_jax.training import cutout
@@ -77,6 +77,14 @@ def parser() -> CommandLine:
         help="how the model is told what is hidden, which decides its input channels: "
         + "; ".join(f"{name}, {about}" for name, about in ENCODINGS.items())
         + " (default: as the model says itself, fill)",
+    )
+    parts_options.add(
+        group,
+        (
+            "train the model as PatchCURE cuts it, a stem whose features lose the masks that "
+            "--cutout says, and a head on what is left. Certify it with the same option",
+            "the whole model, whose images lose them",
+        ),
     )
     group = parse.add_argument_group("what is written")
     group.add_argument(
@@ -198,10 +206,10 @@ def parser() -> CommandLine:
     )
     group.add_argument(
         "--cutout-masks",
-        default="masks_per_axis=6",
         metavar="KEYS",
         help="for the same: the masks, as --defense of certify takes them: partition=2/3, "
-        "masks_per_axis=4,split=even, ... (default: %(default)s)",
+        "masks_per_axis=4,split=even, ... (default: masks_per_axis=6; with --two-parts "
+        "mask_stride=1, those of the defense patchcure)",
     )
     return parse
 

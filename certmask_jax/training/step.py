@@ -22,13 +22,13 @@ from numpy.typing import NDArray
 
 from certmask_jax._own_settings import reproducible, usual_promotion
 from certmask_jax.inference.devices import device_mesh
-from certmask_jax.inference.two_parts import mean_of_kept
+from certmask_jax.inference.two_parts import TwoParts
 from certmask_jax.inference.views import all_views, read, with_views
 from certmask_jax.masks.mask_set import MaskSet
 from certmask_jax.models import Model, Params
 from certmask_jax.training import recipes
 from certmask_jax.training.input_pipeline import Pixels
-from certmask_jax.training.masked_features import check_window, random_windows
+from certmask_jax.training.passes import Pass, check_parts, training_pass
 from certmask_jax.training.recipes import Recipe
 from certmask_jax.training.trained_part import TrainedPart, last_block_of
 from certmask_jax.training.training_images import TrainingImages, computing
@@ -123,15 +123,19 @@ def trainer(
       model, recipe: what and how. Where the recipe trains the head alone, ``model`` is the head
         itself (``head_alone``), and its batches are features of images.
       num_images: of the training set; what does not fill a batch waits for another epoch's shuffle.
-      cutout_masks: mask sets for the recipes that hide masks; one is drawn a step.
+      cutout_masks: mask sets for the recipes that hide masks; one is drawn a step. Of a model in
+        two parts they are masks of its map, in cells.
       mesh: 1-D mesh; all devices by default.
 
     Raises:
       ValueError: for a recipe whose squares, bands, padding or moves are larger than the images,
         fewer images than a batch, a batch that the devices cannot share evenly,
         masks that are missing or not wanted or of another image size, a window of features that
-        the model does not have, or a model that cannot compute in bfloat16.
+        the model does not have, what a model in two parts does not have (``check_parts``), or a
+        model that cannot compute in bfloat16.
     """
+    if isinstance(model.apply_fn, TwoParts):
+        check_parts(recipe)
     if recipe.train != "head":
         recipe.check_input_size(model.data_config.input_size)
     mesh = device_mesh() if mesh is None else mesh
@@ -165,7 +169,7 @@ def _compiled(
     rate = recipes.schedule(recipe, peak, steps_per_epoch=steps_per_epoch)
     optimizer = recipes.optimizer(recipe, rate)
     step = jax.jit(
-        _step(model, recipe, optimizer, part, seen_in),
+        _step(model, recipe, optimizer, part, seen_in, training_pass(model, recipe, masks)),
         donate_argnums=0,
         out_shardings=NamedSharding(mesh, PartitionSpec()),
     )
@@ -177,6 +181,8 @@ _SeenIn = Callable[[Array, Params, DeviceBatch], Array]
 
 
 def _masked_images(model: Model, images_of: TrainingImages) -> _SeenIn:
+    if isinstance(model.apply_fn, TwoParts):  # whose map of features loses masks, see its pass
+        return lambda key, variables, batch: images_of(key, batch.images, None)
     module = computing(model.module, images_of.recipe)
     evaluated = with_views(module.apply, images_of.recipe.views)
 
@@ -204,24 +210,9 @@ def _step(
     optimizer: optax.GradientTransformation,
     part: TrainedPart,
     seen_in: _SeenIn,
+    logits_of: Pass,
 ) -> Callable[[TrainState, DeviceBatch], tuple[TrainState, Measures]]:
-    # What is frozen is in eval mode, running averages too.
-    module = model.train_module if recipe.train == "all" else model.module
-    training_module = computing(module, recipe)
     views = read(recipe.views)
-    window = recipe.feature_window
-    grid = check_window(model, window) if window else (0, 0)
-
-    def logits_of(variables: Params, images: Array, key: Array) -> Any:
-        """Logits, and what batches change of the variables."""
-        changing = [name for name in variables if name != "params"]
-        if not window:
-            return training_module.apply(variables, images, mutable=changing)
-        local, changed = training_module.apply(
-            variables, images, method="local_logits", mutable=changing
-        )
-        kept = random_windows(key, images.shape[0], grid=grid, window=window)
-        return mean_of_kept((), local, ~kept), changed
 
     def loss_of(
         trained: Any, frozen: Any, rest: Any, images: Array, labels: Array, key: Array
@@ -232,7 +223,7 @@ def _step(
             images = copies.reshape(-1, *images.shape[1:])
             truth = jnp.repeat(labels, len(views))
         variables = {"params": part.merged(trained, frozen), **rest}
-        logits, changed = logits_of(variables, images, key)
+        logits, changed = logits_of(variables, images, truth, key)
         target = optax.smooth_labels(
             jax.nn.one_hot(truth, model.num_classes), recipe.label_smoothing
         )

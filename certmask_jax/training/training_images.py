@@ -11,12 +11,14 @@ import jax.numpy as jnp
 from jax import Array
 
 from certmask_jax.inference.preprocessing import Preprocessing, model_input
+from certmask_jax.inference.two_parts import TwoParts
 from certmask_jax.masks.mask_set import MaskSet
 from certmask_jax.models import Model
 from certmask_jax.training import augmentation, cutout
 from certmask_jax.training.recipes import Recipe
 
-_Hide = Callable[[Array, Array, Any], Array]
+Hide = Callable[[Array, Array, Any], Array]
+"""(key, images, losses of images) -> images that have lost what Cutout takes."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -30,13 +32,19 @@ class TrainingImages:
 
     recipe: Recipe
     preprocessing: Preprocessing
-    hide: _Hide
+    hide: Hide
 
     @classmethod
     def of(cls, model: Model, recipe: Recipe, masks: Sequence[MaskSet]) -> TrainingImages:
-        """For the images of a model; ``ValueError`` as ``trainer`` for masks."""
+        """For the images of a model; ``ValueError`` as ``trainer`` for masks.
+
+        The images of a model in two parts lose no masks: these are of its map of features.
+        """
         preprocessing = seen_by(model)
-        return cls(recipe, preprocessing, _hide(recipe, model.data_config.input_size, masks))
+        if isinstance(model.apply_fn, TwoParts) and recipe.cutout in cutout.OF_MASKS:
+            return cls(recipe, preprocessing, _nothing)
+        size = model.data_config.input_size
+        return cls(recipe, preprocessing, hiding(recipe, size, masks, "the model's {} pixels"))
 
     def encoded(self, images: Array) -> Array:
         """``uint8[B, h, w, c]`` -> ``float32[B, h, w, C]``, whole images."""
@@ -54,8 +62,22 @@ def seen_by(model: Model) -> Preprocessing:
     return Preprocessing.of_encoding(model.encoding, mean=config.mean, std=config.std)
 
 
-def _hide(recipe: Recipe, input_size: tuple[int, int], masks: Sequence[MaskSet]) -> _Hide:
-    """The recipe's Cutout: (key, images, losses of images) -> images."""
+def _nothing(key: Array, images: Array, losses_of: Any) -> Array:
+    return images
+
+
+def hiding(recipe: Recipe, input_size: tuple[int, int], masks: Sequence[MaskSet], on: str) -> Hide:
+    """The recipe's Cutout.
+
+    Args:
+      recipe: its ``cutout`` says what is lost.
+      input_size: (height, width) of the images, or of maps that lose masks as images do.
+      masks: of that size, where the recipe hides masks.
+      on: what that size is of, for the error.
+
+    Raises:
+      ValueError: for masks that are missing, not wanted, or of another size.
+    """
     wants = recipe.cutout in cutout.OF_MASKS
     if wants != bool(masks):
         raise ValueError(
@@ -63,7 +85,7 @@ def _hide(recipe: Recipe, input_size: tuple[int, int], masks: Sequence[MaskSet])
             f", got {len(masks)}"
         )
     if recipe.cutout == "none":
-        return lambda key, images, losses_of: images
+        return _nothing
     if recipe.cutout in cutout.BANDS:
         band = recipe.cutout_band or cutout.default_band(input_size)
         return lambda key, images, losses_of: cutout.random_bands(
@@ -77,7 +99,7 @@ def _hide(recipe: Recipe, input_size: tuple[int, int], masks: Sequence[MaskSet])
     stack = cutout.mask_stack(masks)
     if masks[0].image_size != tuple(input_size):
         raise ValueError(
-            f"cutout masks: expected masks on the model's {input_size} pixels, got them on "
+            f"cutout masks: expected masks on {on.format(input_size)}, got them on "
             f"{masks[0].image_size}"
         )
     if recipe.cutout == "greedy":

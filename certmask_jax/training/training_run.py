@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from certmask_jax._own_settings import reproducible
 from certmask_jax.inference.devices import device_mesh
 from certmask_jax.inference.preprocessing import check_images
+from certmask_jax.inference.two_parts import TwoParts
 from certmask_jax.inference.whole_table import predict
 from certmask_jax.masks import distinct_unions
 from certmask_jax.masks.mask_set import MaskSet
@@ -21,6 +22,7 @@ from certmask_jax.training.frozen_features import Features, compute_features, co
 from certmask_jax.training.head_model import head_alone, head_variables, with_head
 from certmask_jax.training.input_pipeline import Source
 from certmask_jax.training.loop import Progress, Saving, Trained, run_steps
+from certmask_jax.training.passes import check_parts
 from certmask_jax.training.recipes import Recipe
 from certmask_jax.training.step import Trainer, trainer
 from certmask_jax.training.training_images import TrainingImages, seen_by
@@ -47,7 +49,8 @@ def train(
     """Trains a model, or the part of it that the recipe says; goes on from the latest checkpoint.
 
     Args:
-      model: what to train.
+      model: what to train. One in two parts (``models.in_two_parts``) is trained as it is cut, and
+        what its masks hide are features.
       source: images ``uint8[h, w, c]`` of the model's input size, and labels.
       recipe: how.
       params: variables to start from; random ones by default, where all of them are trained.
@@ -144,6 +147,8 @@ def _head_trainer(
     model: Model, recipe: Recipe, num_images: int, cutout_masks: Sequence[MaskSet], mesh: Mesh
 ) -> tuple[Model, Trainer]:
     """The head as a model, and its trainer; what is wrong with the images' changes is said too."""
+    if isinstance(model.apply_fn, TwoParts):
+        check_parts(recipe)
     recipe.check_input_size(model.data_config.input_size)
     TrainingImages.of(model, recipe, cutout_masks)
     alone = head_alone(model)
@@ -164,6 +169,8 @@ def _accuracy(made: Trainer, held_out: Source, params: Params) -> float:
     """The accuracy on held-out images, unmasked."""
     model, correct = made.model, 0
     config = model.data_config
+    parts = model.apply_fn
+    size = parts.grid if isinstance(parts, TwoParts) else config.input_size
     for start in range(0, len(held_out), _HELD_OUT_AT_ONCE):
         stop = min(start + _HELD_OUT_AT_ONCE, len(held_out))
         pixels = held_out.gather(np.arange(start, stop))
@@ -171,7 +178,7 @@ def _accuracy(made: Trainer, held_out: Source, params: Params) -> float:
             model.apply_fn,
             params,
             pixels.images,
-            distinct_unions.unmasked(config.input_size),
+            distinct_unions.unmasked(size),
             preprocessing=seen_by(model),
             views=made.recipe.views,
             chunk=_HELD_OUT_AT_ONCE,

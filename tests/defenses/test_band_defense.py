@@ -12,6 +12,7 @@ import numpy as np
 import oracle_small_fields as slow
 import pytest
 
+from certmask_jax.defenses import patchguard
 from certmask_jax.defenses.band_defense import DerandomizedSmoothing, SmoothedViT
 from certmask_jax.defenses.mask_ds_defense import MaskDS
 from certmask_jax.masks.threats import Threat
@@ -276,16 +277,64 @@ def test_mask_ds_withstands_every_attack_on_the_bands_that_a_patch_meets(image, 
             withstood &= (said == labels) | (labels == target)
     assert not (found["worst_case"] & ~withstood).any()
     assert 5 < found["worst_case"].sum() < 295
+    assert defense.exact == (how.get("threshold", 0) == 0)
     if defense.exact:
         np.testing.assert_array_equal(found["worst_case"], withstood)
     published = found["conditions"]["provable_masking"]
     assert (published == found["worst_case"]).mean() > 0.9
 
 
-def test_mask_ds_is_exact_where_a_patch_can_reach_each_window():
-    assert MaskDS(Threat.of((1, 7), 1), band=2).exact
-    assert not MaskDS(Threat.of((1, 7), (1, 2)), band=2).exact  # none across the seam
-    assert not MaskDS(Threat.of((1, 7), 1), band=2, threshold=0.1).exact
+@pytest.mark.parametrize(
+    ("image", "patch", "how"),
+    [
+        ((1, 6), (1, 2), {"band": 1}),  # windows of two, of which none is across the seam
+        ((1, 11), (1, 3), {"band": 1, "stride": 2}),  # two of six bands, or one
+        ((1, 7), (1, 1), {"band": 2, "wrap": False}),  # one band alone at the ends
+    ],
+)
+def test_no_content_of_the_bands_that_are_met_does_more_than_the_worst_case(image, patch, how):
+    """Every content of a small alphabet, of each band and class on its own, by the plain rule."""
+    defense = MaskDS(Threat.of(image, patch), **how)
+    (met,) = defense.affected
+    assert met.sum(axis=1).max() == 2
+    rng = np.random.default_rng(5)
+    labels = rng.integers(0, CLASSES, 200).astype(np.int32)
+    trust = rng.choice(
+        [0, 0.25, 0.5, 0.75], p=[0.7, 0.2, 0.1, 0], size=(200, met.shape[1], CLASSES)
+    )
+    trust[np.arange(200), :, labels] = rng.choice([0.25, 0.5, 1], size=(200, met.shape[1]))
+    shaped = (200, *defense.cells, CLASSES)
+    given = jnp.asarray(trust.reshape(shaped), jnp.float32)
+    found = np.asarray(defense.masked(given, jnp.asarray(labels)).worst_case)
+    withstood = np.ones(200, bool)
+    contents = [*itertools.product((0, 1), repeat=CLASSES), (0.5, 0.5, 0.5), (0, 0.5, 1)]
+    for group in np.unique(met, axis=0):
+        for content in itertools.product(contents, repeat=int(group.sum())):
+            attacked = trust.copy()
+            attacked[:, group] = content
+            said = slow.robust_masking(attacked.reshape(shaped), defense.window, 1, 0, defense.wrap)
+            withstood &= said == labels
+    np.testing.assert_array_equal(found, withstood)
+    assert 10 < found.sum() < 190
+    every_window = patchguard.robust_masking_worst_case(
+        given, labels, window=defense.window, clip=1, wrap=defense.wrap
+    )
+    assert not (np.asarray(every_window) & ~found).any()
+    assert (np.asarray(every_window) != found).any() == defense.wrap
+
+
+def test_sets_that_a_patch_reaches_are_of_the_map_and_have_no_threshold():
+    given, labels = np.ones((1, 4, 1, 2)), [0]
+    sets = np.ones((2, 4, 1), bool)
+    for wrong, options, words in (
+        (sets[:, :3], {}, r"reached: expected bool\[sets, 4, 1\]"),
+        (sets.astype(int), {}, "got int64"),
+        (sets[:0], {}, "at least one"),
+        (sets, {"threshold": 0.1}, "reached: expected none at a threshold above 0"),
+        (sets, {"exact": True}, "none beside exact"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            patchguard.robust_masking_worst_case(given, labels, window=1, reached=wrong, **options)
 
 
 @pytest.mark.parametrize(

@@ -154,6 +154,27 @@ def test_worst_case_against_every_attack(name):
             assert (old & ~truth).any() or name == "threshold and clip"
 
 
+@pytest.mark.parametrize("threshold", [0.0, 0.3125])
+@pytest.mark.parametrize(
+    ("cells", "window"), [((6, 1), (2, 1)), ((3, 4), (2, 2)), ((4, 1), (1, 1))]
+)
+def test_the_first_program_is_that_of_the_plain_loop(cells, window, threshold):
+    random = np.random.default_rng(8)
+    labels = random.integers(0, 3, 300).astype(np.int32)
+    evidence = random.integers(0, 3, (300, *cells, 3)) + 2 * (
+        np.arange(3) == labels[:, None, None, None]
+    )
+    found = patchguard.as_published(
+        evidence, labels, window=window, threshold=threshold, program="first"
+    )
+    looped = [
+        oracle.printed_certificate(image, label, window, threshold)
+        for image, label in zip(evidence, labels, strict=True)
+    ]
+    np.testing.assert_array_equal(found, looped)
+    assert 20 < found.sum() < 280
+
+
 def test_linear_programs_are_never_wrong_and_certify_more():
     evidence, labels = _some_evidence(40, (6, 1), 2, seed=3)
     # By hand: 4 are left of y, and B / (1 - T) = 4, but any window with the 3 of z is masked.
@@ -209,9 +230,18 @@ def test_counterexamples_to_what_was_published(shared):
     case = cases["patchguard_paper_v1"]
     clean, attacked = _map(case["u_z"], case["u_y"]), _map(case["attack_z"], case["attack_y"])
     assert oracle.printed_robust_masking(clean, (1, 1)) == 1
+    assert case["printed_algorithm_2"]
+    assert patchguard.as_published(clean, label + 1, window=1, program="first")
     assert oracle.printed_robust_masking(attacked, (1, 1)) == 0
     # Each class masked on its own it is safe: 1 of y against 0 of z.
     assert patchguard.robust_masking_worst_case(clean, label + 1, window=1)
+    assert patchguard.robust_masking_rule(attacked, window=1) == 1
+
+    # The vector of soundness 5.1, where no tie is needed.
+    clean, attacked = _map([0, 0.5, 0, 0], [5, 1, 1, 1]), _map([0, 0.5, 0, 6.4], [5, 1, 1, 0])
+    assert patchguard.as_published(clean, label + 1, window=1, program="first")
+    assert oracle.printed_robust_masking(clean, (1, 1)) == 1
+    assert oracle.printed_robust_masking(attacked, (1, 1)) == 0
     assert patchguard.robust_masking_rule(attacked, window=1) == 1
 
     for name, wrap in (("patchguard_prefix_T", False), ("maskds_wrap_T_head", True)):

@@ -99,6 +99,33 @@ def printed_robust_masking(evidence, window):
     return np.array(answers)
 
 
+def printed_certificate(image, label, window, threshold=0.0):
+    """What the first program certifies of one image ``[H, W, K]``: the runner-up, window by window.
+
+    Its cases for each window of a patch: the runner-up's gain stays below the share that is
+    detected; the runner-up's largest window, or one of the label's that overlaps, takes too much.
+    """
+    h, w, k = image.shape
+    flat = np.clip(image, 0, None).reshape(h * w, k).astype(np.float64)
+    order = sorted(range(k), key=lambda c: (flat[:, c].sum(), c))
+    if order[-1] != label:
+        return False
+    runner = order[-2]
+    boxes = windows((h, w), window)
+    for box in boxes:
+        left = flat.copy()
+        left[box] = 0
+        own, other = left[:, label], left[:, runner]
+        needed = own.sum() - other.sum()
+        if needed < threshold * own.sum():
+            return False
+        largest = boxes[int(np.argmax([other[b].sum() for b in boxes]))]
+        partly = max(own[b].sum() for b in boxes if set(b) & set(box))
+        if max(own[largest].sum(), partly) > needed:
+            return False
+    return True
+
+
 def clipped_mean(evidence, clip=None):
     values = np.tanh(0.05 * evidence - 1) if clip is None else np.clip(evidence, 0, clip)
     return values.mean(axis=(1, 2)).argmax(axis=1)

@@ -19,6 +19,7 @@ from certmask_jax.masks import distinct_unions
 from certmask_jax.programs import benchmark
 from certmask_jax.programs.measurements import (
     absent_devices,
+    analysis,
     attack_steps,
     compiled_for,
     evidence,
@@ -113,6 +114,38 @@ def test_evidence_is_measured_beside_the_plain_pass_of_the_same_images(monkeypat
     assert found["patchguard_over_plain"]["median"] == pytest.approx(
         speeds["patchguard"]["median"] / speeds["plain"]["median"]
     )
+
+
+def test_patchguards_analysis_is_measured_beside_a_loop_of_the_same_verdicts(
+    tmp_path, shared, capsys
+):
+    golden = np.load(shared / "golden" / "small_fields" / "patchguard_bagnet17_224.npz")
+    file, out = tmp_path / "evidence.npz", tmp_path / "found.json"
+    some = {name: golden[name][:4] for name in ("local_logits", "label")}
+    np.savez(file, **some)
+    words = ["--only", "analysis", "--evidence", str(file), "--repeat", "1", "--out", str(out)]
+    assert benchmark.main(words) == 0
+    found = json.loads(out.read_bytes())["analysis"]
+    assert (found["shape"], found["verdicts that differ"]) == ([4, 26, 26, 10], 0)
+    case = next(c for c in ("p0", "p1", "p2") if golden[f"{c}_T"] == 0 and golden[f"{c}_clip"] < 0)
+    assert golden[f"{case}_window"].tolist() == [6, 6]
+    assert found["certified"] == golden[f"{case}_sound"][:4].sum()
+    looped = [
+        analysis.certified_by_loop(image, int(label), 6)
+        for image, label in zip(*some.values(), strict=True)
+    ]
+    np.testing.assert_array_equal(looped, golden[f"{case}_peer_result"][:4] == 2)
+    assert {*looped} == {True, False}
+    capsys.readouterr()
+
+    np.savez(file, local_logits=np.zeros((2, 5, 26, 3)), label=np.zeros(2))
+    for wrong, text in ((file, "of at least 6x6 cells"), (out, "expected an .npz file")):
+        assert benchmark.main(["--only", "analysis", "--evidence", str(wrong)]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error: --evidence: expected")
+        assert text in error
+    assert benchmark.main(["--only", "storage", "--evidence", str(file)]) == 2
+    assert "--evidence: has no use in storage" in capsys.readouterr().err
 
 
 def test_pytorchs_steps_of_an_attack_are_the_same_steps():

@@ -37,6 +37,18 @@ def small_vit() -> Model:
     )
 
 
+@functools.cache
+def small_split_vit(**options) -> Model:
+    """Two blocks and 4x4 tokens on a digit, to be cut."""
+    del options
+    return _replaced(
+        lambda **given: VisionTransformer(
+            num_classes=10, patch=2, width=8, depth=2, num_heads=2, **given
+        ),
+        name="small_split_vit",
+    )
+
+
 def _local_logits(params, images):
     return _bagnet().apply(params, images, method="local_logits")
 

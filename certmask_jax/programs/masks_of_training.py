@@ -1,0 +1,85 @@
+"""Which masks training hides, and which defense a trained model is evaluated with at the end."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from certmask_jax import defenses, mask_sets
+from certmask_jax.inference.two_parts import TwoParts
+from certmask_jax.masks.mask_set import MaskSet
+from certmask_jax.masks.threats import Threat
+from certmask_jax.models import Model
+from certmask_jax.programs import mask_entries
+from certmask_jax.programs.command_line import named
+from certmask_jax.programs.threat_options import read_patch
+from certmask_jax.training import Recipe, cutout
+
+_OF_IMAGES = "masks_per_axis=6"
+_OF_CELLS = "mask_stride=1"  # PatchCURE's own: as large as the window, one cell apart
+
+
+class AtTheEnd(NamedTuple):
+    """A defense, and what is said of it."""
+
+    defense: defenses.Defense
+    about: str
+
+
+def read(model: Model, arguments: argparse.Namespace) -> tuple[MaskSet, ...]:
+    """The masks of ``--cutout-masks``, a set for each ``--cutout-patch``.
+
+    Of a model in two parts they are masks of cells, for what the patches reach.
+
+    Raises:
+      ValueError: naming the option.
+    """
+    size, parts = model.data_config.input_size, model.apply_fn
+    keys = arguments.cutout_masks
+    sets = []
+    for text in arguments.cutout_patch or ["2%"]:
+        threat = Threat.of(size, read_patch(text, size, "--cutout-patch"))
+        if isinstance(parts, TwoParts):
+            with named(f"--cutout-patch {text}", "patch_size"):
+                threat = parts.on_cells(threat)
+        usual = _OF_CELLS if isinstance(parts, TwoParts) else _OF_IMAGES
+        sets.append(mask_entries.read(keys or usual, threat, "--cutout-masks"))
+    return tuple(sets)
+
+
+def at_the_end(recipe: Recipe, model: Model, masks: Sequence[MaskSet]) -> AtTheEnd:
+    """Double masking, votes of the bands that were trained on, or PatchCURE's masking of a map.
+
+    Blocks stand beside each other, as all of them would be as many as pixels. A model in two parts
+    has the masks that it was trained on, if there are any.
+
+    Raises:
+      ValueError: for bands so wide that a patch meets all of them, or a map whose cells it all
+        reaches.
+    """
+    size, parts = model.data_config.input_size, model.apply_fn
+    patch = max(1, round(size[0] / 10))
+    if isinstance(parts, TwoParts):
+        return _of_cells(parts, masks[0] if masks else None, patch)
+    if recipe.cutout not in cutout.BANDS:
+        masking = defenses.double_masking(mask_sets.budgeted_grid(size, patch, masks_per_axis=4))
+        return AtTheEnd(masking, f"{patch} px patch, double masking 4x4")
+    band = recipe.cutout_band or cutout.default_band(size)
+    stride = band if recipe.cutout == "blocks" else 1
+    try:
+        bands = getattr(mask_sets, recipe.cutout)(size, patch, band=band, stride=stride)
+    except ValueError as error:
+        raise ValueError(f"--cutout-band {band}: {error}") from error
+    about = f"votes of {len(bands)} {recipe.cutout.replace('_', ' ')}"
+    return AtTheEnd(defenses.plurality(bands), f"{patch} px patch, {about}")
+
+
+def _of_cells(parts: TwoParts, masks: MaskSet | None, patch: int) -> AtTheEnd:
+    if masks is None:
+        with named("--two-parts", "patch_size"):
+            threat = parts.on_cells(Threat.of(parts.image_size, patch))
+        masks = mask_entries.read(_OF_CELLS, threat, "--two-parts")
+    windows = str(masks.threat).replace(" patches", "", 1)
+    about = f"windows of {windows} cells, patchcure with {len(masks)} masks"
+    return AtTheEnd(defenses.patchcure(masks), about)

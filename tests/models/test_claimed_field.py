@@ -1,0 +1,84 @@
+"""Models that see more than they claim, or claim what they see: found when they are made."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from small_models import small_bagnet, small_local, small_split_vit
+
+from certmask_jax import models
+from certmask_jax.inference.distinct_fields import LocalLogits
+from certmask_jax.inference.two_parts import TwoParts
+from certmask_jax.programs import train
+
+WRONG = "tests.support.small_models:bagnet_of_wrong_field"
+
+
+def _claiming(model, *, before=0, after=0, **claims):
+    """A model on images with more rows and columns of 0, and what it says of its cells."""
+    honest = model.local
+
+    def local_logits(params, images):
+        pads = ((0, 0), (before, after), (before, after), (0, 0))
+        return honest.apply_fn(params, jnp.pad(images, pads))
+
+    said = {"field": honest.field, "stride": honest.stride, **claims}
+    return dataclasses.replace(model, local=LocalLogits(local_logits, **said))
+
+
+def test_honest_models_pass_with_drawn_variables_and_with_their_own():
+    for model in (small_bagnet(), small_local(), models.create("cifar_bagnet9")):
+        models.check_field(model)
+    random = np.random.default_rng(1)
+    own = jax.tree.map(
+        lambda leaf: abs(random.normal(size=leaf.shape)).astype(np.float32),
+        small_local().param_shapes(),
+    )
+    models.check_field(small_local(), own)
+    models.check_field(models.create("cifar_resnet8"))  # which claims nothing
+    # A field that is larger than the truth is safe: fewer windows are left alone.
+    models.check_field(_claiming(small_local(), field=6))
+
+
+@pytest.mark.parametrize(
+    ("model", "how", "words"),
+    [
+        # one pixel more than it claims, behind and before the field
+        (small_bagnet, {"after": 1, "field": 2}, r"cell \(0, 0\) .* also sees \(0, 2\)"),
+        (small_local, {"after": 1, "field": 4}, r"cell \(0, 0\) .* also sees \(0, 4\)"),
+        (small_local, {"before": 1, "field": 4}, r"cell \(0, 1\) .* also sees \(0, 1\)"),
+        # another stride than it has: cells of 3, which see from 2 on
+        (small_local, {"stride": 3}, r"cell \(0, 1\) .* also sees \(0, 2\)"),
+        (small_local, {"stride": 1}, r"expected \[1, 2, 2, K\] .* got \[1, 1, 1, 10\]"),
+        (small_bagnet, {"field": 2}, r"expected \[1, 2, 2, K\] .* got \[1, 1, 1, 10\]"),
+    ],
+)
+def test_a_pixel_more_than_a_model_claims_is_found(model, how, words):
+    with pytest.raises(ValueError, match=f"local logits: expected .*{words}|local logits: {words}"):
+        models.check_field(_claiming(model(), **how))
+
+
+def test_parts_that_see_more_than_they_claim():
+    cut = models.in_two_parts(small_split_vit(), windows=(4, 2), depth=1)
+    models.check_field(cut)
+    parts = cut.apply_fn
+    claims = TwoParts(
+        lambda params, images: jnp.repeat(parts.stem(params, images), 2, axis=2),
+        lambda params, features, hidden: parts.head(params, features[:, :, ::2], hidden[:, :, ::2]),
+        field=(8, 2), stride=(8, 2), image_size=8,
+    )  # fmt: skip
+    with pytest.raises(ValueError, match=r"stem: expected the cell .* but it also sees"):
+        models.check_field(dataclasses.replace(cut, apply_fn=claims))
+
+
+def test_training_does_not_begin_with_a_model_that_claims_less_than_it_sees(tmp_path, capsys):
+    words = ["--model", WRONG, "--feature-window", "2", "--out", str(tmp_path / "w.npz")]
+    assert train.main(words) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: --model: local logits: expected the cell (0, 0) to see")
+    assert "but it also sees (0, 2)" in error
+    assert error.count("\n") == 1
