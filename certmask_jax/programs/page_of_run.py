@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from certmask_jax.certification.report import Report
-from certmask_jax.data.attacked_sets import Line, read_lines
+from certmask_jax.data.attacked_sets import LINES, Line, read_lines
 from certmask_jax.defenses import ALERT, Defense
 from certmask_jax.files import whole_files
 from certmask_jax.files.storage import AnyPath
@@ -197,7 +197,7 @@ def _attacked(
     """What an attack of the run made of its images; patched ones as far as a page holds them."""
     there = read_lines(folder)
     if there is None:
-        return {}, []
+        return {}, [f"No patched images are shown: {folder / LINES} is not there."]
     shown = {report.ids[row]: row for row in rows.tolist()}
     specs = {d.spec: number for number, d in reversed(list(enumerate(report.defenses)))}
     lines = [
@@ -271,7 +271,7 @@ def try_page(
         write_page(page.html, page_file(out))
     except Exception as error:  # a page is no result
         again = program.typed("report", [str(out)])
-        program.say(f"no {FILE} ({program.one_line(str(error))}); {again} tries again")
+        program.say(f"no {FILE} ({program.one_line(program.message(error))}); {again} tries again")
         return ()
     return (FILE,)
 

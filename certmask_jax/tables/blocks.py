@@ -189,6 +189,8 @@ class Blocks:
                     said.append(f"{file}: is damaged (it is of another array)")
             except FileNotFoundError:
                 said.append(f"{file}: is missing")
+            except OSError as error:
+                said.append(f"{file}: cannot be read ({error.strerror or error})")
             except (ValueError, KeyError, TypeError) as error:
                 said.append(f"{file}: is damaged ({type(error).__name__}: {error})")
         return said

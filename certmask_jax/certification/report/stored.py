@@ -41,7 +41,8 @@ def read(folder: AnyPath, *, warn: Callable[[str], None] | None = None) -> Repor
 
     Args:
       folder: of the run.
-      warn: told of ``per_image.csv`` where it is damaged, which then counts as gone.
+      warn: told of ``per_image.csv`` where it is damaged or cannot be read, which then counts as
+        gone.
 
     Raises:
       FileNotFoundError: for a folder without ``results.json``.
@@ -66,6 +67,11 @@ def read(folder: AnyPath, *, warn: Callable[[str], None] | None = None) -> Repor
     try:
         text = images.read_bytes().decode()
     except (FileNotFoundError, NotADirectoryError):
+        return made
+    except OSError as error:
+        if warn is None:
+            raise
+        warn(f"{images}: cannot be read ({error.strerror or error})")
         return made
     except ValueError as error:
         return _damaged(made, f"{images}: is damaged ({error})", warn, error)
