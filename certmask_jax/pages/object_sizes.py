@@ -12,7 +12,8 @@ from certmask_jax.certification.report.by_object_size import Share, SizeBin, siz
 from certmask_jax.pages import charts
 from certmask_jax.pages.image_data import key_of
 
-_MOST_CURVES = 8
+_APART = 0.8  # percent between points of a bin, or those of the same height would hide each other
+_MOST_CURVES = 7
 """Results in one plot: it has as many colours."""
 
 
@@ -59,28 +60,30 @@ def bin_name(one: SizeBin) -> str:
 def _plot(report: Report, bins: tuple[SizeBin, ...]) -> dict[str, Any]:
     names = labels.in_a_line(report.defenses)
     series, legend = [], []
+    count = min(len(names), _MOST_CURVES) + 1
     for number, name in enumerate(names[:_MOST_CURVES]):
-        points = [
-            _point(one, one.certified[number], f"{name}: certified") for one in bins
-        ]  # fmt: skip
+        at = _APART * (number - (count - 1) / 2)
+        points = [_point(one, one.certified[number], f"{name}: certified", at) for one in bins]
         series.append(charts.Series(name, points, joined=True, colour=number))
         legend.append(
             {"name": f"{key_of(number)} {name}", "colour": charts.colour(number), "filled": True}
         )
-    points = [_point(one, one.undefended, "no defense: clean") for one in bins]
+    at = _APART * (count - 1) / 2
+    points = [_point(one, one.undefended, "no defense: clean", at) for one in bins]
     series.append(charts.Series("no defense", points, False, True, True, colour=7))
     legend.append({"name": "no defense, clean", "colour": charts.colour(7), "filled": False})
     svg = charts.plot(
         series,
         x_title="percent of the image that objects cover",
         title="Certified accuracy in percent against the share of the image that objects cover",
+        ticks=sorted({100 * end for one in bins for end in (one.low, one.high)}),
     )
     return {"svg": svg, "legend": legend}
 
 
-def _point(one: SizeBin, share: Share, what: str) -> charts.Point:
+def _point(one: SizeBin, share: Share, what: str, aside: float) -> charts.Point:
     return charts.Point(
-        50 * (one.low + one.high),
+        50 * (one.low + one.high) + aside,
         share.fraction,
         *share.interval,
         f"{what} {numbers.percent(share.fraction)}% of {len(one.rows)} images whose objects cover "

@@ -167,6 +167,9 @@ def why_proved(
     where = f"a {size + ' ' if len(one.maps) > 1 else ''}patch at row {top}, column {left}"
     if failing_map.worst is not None and failing_map.others is not None:
         others = failing_map.others[failing_map.worst[row, spot]].tolist()
+        if all(tuple(other) == (*spots.shape, top, left) for other in others):
+            outcome = "could change the answer" if failing_map.exact else "may change the answer"
+            return _upper(f"{where} {outcome} even alone.")
         at = " and ".join(f"row {down}, column {across}" for _, _, down, across in others)
         both = f"{where} with {_others(len(others))} at {at}"
         if failing_map.exact:

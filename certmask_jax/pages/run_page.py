@@ -18,7 +18,7 @@ from certmask_jax.pages.image_data import NOTHING_COVERED, Attacked, page_data
 from certmask_jax.pages.inspected import Inspected
 from certmask_jax.pages.object_sizes import ObjectSizes, by_size, covered
 from certmask_jax.pages.run_plots import plots_of
-from certmask_jax.pages.run_said import facts_of, sentences, title_of
+from certmask_jax.pages.run_said import counted, facts_of, sentences, title_of
 from certmask_jax.pages.run_tables import class_rows, defense_rows
 
 FILE = "report.html"
@@ -81,19 +81,22 @@ def page_of(
                 covered=NOTHING_COVERED if object_sizes is None else covered(report, object_sizes),
             )
         )
-        shown = f"All {len(rows):,} images of the run."
+        shown = (
+            f"All {len(rows):,} images of the run." if len(rows) > 1 else "The image of the run."
+        )
         if len(rows) < report.num_images:
             shown = (
                 f"{len(rows):,} of the {report.num_images:,} images, drawn at random; the numbers "
                 "above are of all."
             )
     provenance = report.provenance
+    classes = class_rows(report) if has_images else []
     return rendering.rendered(
         "run.html",
         title=title_of(report),
         sentences=sentences(report),
         missing=list(missing),
-        count=f"{report.num_images:,}",
+        count=counted(report.num_images, "image"),
         rows=defense_rows(report),
         several_patches=len({d.threat for d in report.defenses}) > 1,
         any_conditions=any(map(numbers.other_conditions, report.defenses)),
@@ -111,7 +114,8 @@ def page_of(
             *notes.of_near_ties(report, labels.in_a_line(report.defenses)),
         ],
         plots=plots_of(report),
-        classes=class_rows(report) if has_images else [],
+        classes=classes,
+        count_of_classes=counted(len(classes), "class"),
         sizes=by_size(report, object_sizes) if has_images and object_sizes else None,
         data=data,
         shown=shown,

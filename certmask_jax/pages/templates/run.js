@@ -125,7 +125,7 @@
   function draw() {
     at("cards").replaceChildren(...chosen.slice(0, visible).map(card));
     at("count").textContent =
-      `${chosen.length} of ${images.length} images` + (chosen.length > visible ? `, ${visible} shown` : "");
+      `${chosen.length} of ${images.length} image${images.length === 1 ? "" : "s"}` + (chosen.length > visible ? `, ${visible} shown` : "");
     at("more").hidden = chosen.length <= visible;
   }
 
@@ -170,7 +170,8 @@
     const image = chosen[place];
     at("previous").disabled = place === 0;
     at("next").disabled = place === chosen.length - 1;
-    at("detail-title").textContent = `${nameOf(image.label)}: ${image.id}`;
+    const named = nameOf(image.label);  // ids of folders begin with it
+    at("detail-title").textContent = image.id.startsWith(named) ? image.id : `${named}: ${image.id}`;
     at("detail-facts").textContent =
       `Image ${place + 1} of ${chosen.length} chosen. True class ${nameOf(image.label)}; ` +
       `the model without a defense says ${nameOf(image.undefended)}.` +
@@ -312,7 +313,8 @@
     const others = map.others ? ` ${map.others === 1 ? "The other patch is" : "The other patches are"} wherever is worst.` : "";
     const start = one.s ? `Every point is the middle of a ${thing}.${others}${share}${unknown}`
       : `Every point is the middle of a ${thing}, and none can change the answer.`;
-    const left = defense.note ? ` ${defense.note}` : "";
+    const left = (Math.max(...map.shape) > 1 ? " The border without marks is the middle of no patch." : "") +
+      (defense.note ? ` ${defense.note}` : "");
     readout.textContent = `${start}${left} Point at the map, or use the arrow keys on it.`;
     svg.setAttribute("tabindex", "0");
     svg.setAttribute("role", "application");
@@ -342,7 +344,10 @@
       const who = hiding.length ? `hidden by mask${hiding.length > 1 ? "s" : ""} ${words.join(", ")}` : "hidden by no mask alone";
       const level = one.q[spot];
       const margin = level === "-" ? "" : ` Smallest margin of what hides it: ${MARGINS[level]}.`;
-      const beside = second.length
+      const alone = second.length > 0 && second.every((each) => each.every((edge, k) => edge === patch[k]));
+      const beside = alone
+        ? " even alone"
+        : second.length
         ? ` with the other at ${second.map(([row, col]) => `row ${row}, column ${col}`).join(" and ")}`
         : map.others && state === "h" ? ", wherever the others are" : "";
       readout.textContent = `${data.cells ? "Window" : "Patch"} at row ${top}, column ${left}: ${stateOf(map, state)}${beside}; ${who}.${margin}`;
