@@ -19,6 +19,9 @@ from certmask_jax.tables.prediction_table import PredictionTable
 MOST_SHAPES = 6
 """Shapes of one patch that have a map each; of more some are taken."""
 
+MOST_CELLS = 200_000
+"""Places times images of all maps of a defense but the first, so that a page stays small."""
+
 MOST_MASKS = 64
 """Of larger sets no table of pairs is shown: it would have more cells than a page has pixels."""
 
@@ -91,9 +94,12 @@ def inspect(
     own = table.select(defense.masked_images)
     single, pair = _columns(defense)
     shapes = defense.threat.shapes
-    chosen = _some_of(shapes)
-    maps, why = [], ""
-    for shape in chosen:
+    maps: list[PlaceMap] = []
+    why = ""
+    squarest = sorted(_some_of(shapes), key=lambda shape: max(shape) / min(shape))
+    for shape in squarest:
+        if maps and sum(one.states.size for one in maps) + maps[-1].states.size > MOST_CELLS:
+            break
         try:
             maps.append(_map_of(defense, own, labels, certified, shape))
         except (ValueError, TypeError, NotImplementedError) as error:
@@ -103,6 +109,7 @@ def inspect(
     note = ""
     if len(maps) < len(shapes):
         note = f"{len(maps)} of the {len(shapes)} shapes of the patch have a map here."
+    maps.sort(key=lambda one: one.spots.shape)
     return Inspected(defense, own, single, pair, tuple(maps), note)
 
 

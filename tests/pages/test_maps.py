@@ -93,8 +93,9 @@ def test_crosscert_says_what_masks_and_bands_say(data):
         assert text.startswith("An alert: the masks ") == (answer == -2)
 
 
-def test_of_many_shapes_some_have_a_map_and_a_defense_without_says_why(monkeypatch):
-    monkeypatch.setattr("certmask_jax.pages.inspected.MOST_SHAPES", 1)
+@pytest.mark.parametrize("limit", ["MOST_SHAPES", "MOST_CELLS"])
+def test_of_many_shapes_some_have_a_map_and_a_defense_without_says_why(monkeypatch, limit):
+    monkeypatch.setattr(f"certmask_jax.pages.inspected.{limit}", 1)
     monkeypatch.setattr("certmask_jax.defenses.by_first_placement.MOST_PAIRS", 1)
     page = page_of_run.made_page(
         mapped_run.made(), mapped_run.saved(), paged_run.pixels, most_images=9
