@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shutil
 
+import hand_made_reports
 import pytest
 from PIL import Image
 
 from certmask_jax.certification import report as reports
 from certmask_jax.certification.report import wilson_interval
 from certmask_jax.data import digits_arrays
-from certmask_jax.programs import certify, report
+from certmask_jax.programs import certify, page_of_run, page_options, report
 
 OPTIONS = ["--defense", "double_masking:masks_per_axis=2", "--dataset", "image_folder"]
 OPTIONS += ["--model", "vit_digits"]
@@ -158,3 +160,34 @@ def test_classes_are_called_as_people_do(run, tmp_path, capsys):
     assert certify.main(command) == 2
     assert "--class-names: expected a page" in capsys.readouterr().err
     assert set(reports.read(run).class_names) <= {"", *map(str, range(10))}  # as they were
+
+
+def test_names_of_classes_are_found_beside_the_images(tmp_path):
+    images = tmp_path / "val"
+    images.mkdir()
+    (tmp_path / "LOC_synset_mapping.txt").write_text("n01440764 tench, Tinca tinca\n")
+    made = dataclasses.replace(
+        hand_made_reports.usual(),
+        class_names=("n01440764", "n02102040"),
+        provenance={"data_dir": str(images)},
+    )
+    named = page_options.with_names(made, None)
+    assert named.class_names == ("tench", "n02102040")
+    assert made.class_names == ("n01440764", "n02102040")
+    elsewhere = dataclasses.replace(made, provenance={"data_dir": "/gone"})
+    assert page_options.with_names(elsewhere, None) is elsewhere
+    assert page_options.with_names(elsewhere, None, images).class_names[0] == "tench"
+    without = dataclasses.replace(made, provenance={})
+    assert page_options.with_names(without, None) is without
+
+
+def test_a_defense_on_evidence_says_why_it_has_no_map():
+    made = hand_made_reports.report(
+        hand_made_reports.result("smoothed_vit", "smoothed_vit:band=2", conditions={})
+    )
+    page = page_of_run.made_page(made, None, lambda rows: (None, ""), most_images=9).html
+    found = json.loads(re.search(r'id="data">(.*?)</script>', page, re.DOTALL)[1])
+    (defense,) = found["defenses"]
+    assert "maps" not in defense
+    assert "evidence, which is reduced while the model runs and not kept" in defense["noMap"]
+    assert "--patch-region" in defense["noMap"]
