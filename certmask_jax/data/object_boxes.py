@@ -89,12 +89,7 @@ def read(path: Path, ids: Sequence[str]) -> Matched:
     if not found:
         raise ValueError(f"{path}: expected at least 1 box, got none")
     names, others = _matched(path, list(found), ids)
-    of_image: dict[str, Objects] = {}
-    for name, image in names.items():
-        before = of_image.get(image)
-        boxes = (() if before is None else before.boxes) + found[name].boxes
-        of_image[image] = Objects(boxes, found[name].size)
-    return Matched(of_image, others)
+    return Matched({image: found[name] for name, image in names.items()}, others)
 
 
 def _matched(
@@ -119,7 +114,7 @@ def _matched(
         plain = _plain(name)
         found = whole.get(plain) or ends.get(plain)
         if found is None:  # the file may name folders above those of the run
-            found = next((whole[end] for end in _ends(plain) if "/" in end and end in whole), [])
+            found = next((whole[end] for end in _ends(plain) if end in whole), [])
         if len(found) == 1:
             made[name] = found[0]
         else:
@@ -128,6 +123,14 @@ def _matched(
         raise ValueError(
             f"{path}: several images of the run may be meant by {some(unclear)}; give each its "
             "path as the run has it (the column id of per_image.csv)"
+        )
+    names_of: dict[str, list[str]] = {}
+    for name, image in made.items():
+        names_of.setdefault(image, []).append(name)
+    twice = next((alike for alike in names_of.values() if len(alike) > 1), None)
+    if twice is not None:
+        raise ValueError(
+            f"{path}: expected one name for each image, but {some(twice)} all mean {made[twice[0]]}"
         )
     if not made:
         raise ValueError(

@@ -8,7 +8,7 @@ import pytest
 
 from certmask_jax.data.object_boxes import Objects, read
 
-IDS = ("dog/1.jpg", "dog/2.jpg", "cat/1.jpg", "test:3")
+IDS = ("dog/1.jpg", "dog/2.jpg", "cat/1.jpg", "test:3", "flat.png")
 BOXES = {"dog/1.jpg": ((1.0, 2.0, 30.0, 40.0), (5.0, 5.0, 6.5, 7.0)), "cat/1.jpg": ((0, 0, 9, 8),)}
 
 
@@ -71,6 +71,7 @@ def test_boxes_without_sizes_and_imagenets_own_strings(tmp_path):
         ("cow/2.jpg", None),  # another folder: another image
         ("3", None),
         ("test:3", "test:3"),
+        ("val/deep/flat.jpg", "flat.png"),
     ],
 )
 def test_which_image_a_name_means(tmp_path, name, image):
@@ -96,6 +97,11 @@ def test_which_image_a_name_means(tmp_path, name, image):
         ("b.csv", "id,x0,y0,x1,y1\n2,0,0,nan,1\n", "row 2: expected numbers"),
         ("b.csv", "id,x0,y0,x1,y1\n2,5,0,5,1\n", "row 2: expected a box with x0 < x1"),
         ("b.csv", "id,x0,y0,x1,y1\n1,0,0,5,1\n", "several images of the run may be meant by 1"),
+        (
+            "b.csv",
+            "id,x0,y0,x1,y1\na/flat,0,0,5,1\nb/flat,0,0,5,1\n",
+            "one name for each image, but a/flat, b/flat all mean flat.png",
+        ),
         ("b.csv", "id,x0,y0,x1,y1\n9,0,0,5,1\n", "such as dog/1.jpg, but none of its 1 names is"),
         ("b.csv", "id,PredictionString\n2,n01 0 1 2\n", "row 2: expected a class and 4 numbers"),
         ("b.csv", b"id,x0,y0,x1,y1\n\xff", "expected text in UTF-8"),

@@ -113,8 +113,10 @@ def test_what_was_not_evaluated_is_open_unless_some_choice_fails():
     table, labels = random_table(rng, defense, 4, 2)
     spots = by_first_placement.first_spots_of(defense)
     each = by_placement.verdicts_at(defense, table, labels, spots)
-    each[0, :] = HOLDS
+    each[:2] = HOLDS
     each[0, spots.choice[1, 0]] = OPEN
+    each[1, spots.choice[1, 0]] = OPEN
+    each[1, spots.choice[1, 2]] = FAILS
 
     def verdicts(*given):
         return each
@@ -125,6 +127,12 @@ def test_what_was_not_evaluated_is_open_unless_some_choice_fails():
     touched = (spots.choice == spots.choice[1, 0]).any(axis=1)
     assert states[0].tolist() == [OPEN if one else HOLDS for one in touched]
     assert (worst[0] == -1).all()
+    lost = (spots.choice == spots.choice[1, 2]).any(axis=1)
+    assert 0 < lost.sum() < len(lost)
+    wanted = [FAILS if x else OPEN if y else HOLDS for x, y in zip(lost, touched, strict=True)]
+    assert states[1].tolist() == wanted
+    assert [bool(one) for one in worst[1] >= 0] == lost.tolist()
+    assert worst[1, 1] == 2
 
 
 def test_threats_without_such_a_map_are_one_clear_line(monkeypatch):
