@@ -50,7 +50,7 @@ def _no_pages(monkeypatch):
     """Runs of tests write no page, which takes seconds; runs of fixtures of modules do."""
     from certmask_jax.programs import page_of_run
 
-    monkeypatch.setattr(page_of_run, "try_page", lambda *given: ())
+    monkeypatch.setattr(page_of_run, "try_page", lambda *given, **how: ())
 
 
 _SHARED = Path(__file__).resolve().parents[2] / "shared"

@@ -18,7 +18,7 @@ gets a verdict that the missing labels could turn.
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -84,12 +84,22 @@ def spots_of(defense: Defense, shape: Shape | None = None) -> Spots:
     threat = defense.threat
     if len(threat) > 1:
         raise ValueError(
-            f"{defense.name}: expected one patch at a time, whose places make a map, got {threat}"
+            f"{defense.name}: expected one patch at a time, whose places make a map, got {threat}; "
+            "by_first_placement has maps of several"
         )
     shape = threat.shapes[0] if shape is None and len(threat.shapes) == 1 else shape
     if shape not in threat.shapes:
         raise ValueError(f"shape: expected one of {list(threat.shapes)}, got {shape!r}")
-    images = defense.masked_images
+    return spots_of_one(defense, shape)
+
+
+def spots_of_one(defense: Defense, shape: Shape) -> Spots:
+    """Where one patch of ``shape`` may be, whatever others the threat of a defense has.
+
+    Raises:
+      ValueError: for more spots than can be looked at one by one (``MOST_ENTRIES``).
+    """
+    threat, images = defense.threat, defense.masked_images
     region = np.array([threat.region], np.int32).reshape(1, -1, 4)
     edges = np.concatenate([images.boxes.reshape(-1, 1, 4), region.reshape(-1, 1, 4)])
     grid = edge_grids.location_grid(edges, threat.image_size, shape)
@@ -121,8 +131,16 @@ def spots_of(defense: Defense, shape: Shape | None = None) -> Spots:
     )  # fmt: skip
 
 
+class Places(Protocol):
+    """What an attacker may pick, one by one: spots of a patch, or of several at once."""
+
+    @property
+    def hidden(self) -> NDArray[np.bool_]: ...  # [S, V]
+    def threat_at(self, spot: int) -> Threat: ...
+
+
 def verdicts_at(
-    defense: Defense, table: PredictionTable, labels: ArrayLike, spots: Spots
+    defense: Defense, table: PredictionTable, labels: ArrayLike, spots: Places
 ) -> NDArray[np.int8]:
     """The worst case at each spot alone: ``int8[T, S]`` of ``HOLDS``, ``FAILS`` and ``OPEN``.
 
@@ -173,7 +191,7 @@ def _one_by_one(
     defense: Defense,
     own: PredictionTable,
     true: NDArray[np.int32],
-    spots: Spots,
+    spots: Places,
     chosen: NDArray[np.intp],
 ) -> NDArray[np.int8]:
     known, rows = own.known, np.arange(len(own))
@@ -192,9 +210,10 @@ def _one_by_one(
     at_once = all_places(defense, filled, true, spots.hidden[chosen])
     for place, spot in enumerate(chosen.tolist()):
         decided = settled.copy()
-        if at_once is None or not settled.all():
+        tells = type(defense).undecided is not Defense.undecided  # else only all that is known
+        if at_once is None or (tells and not settled.all()):
             at = dataclasses.replace(defense, against=spots.threat_at(spot))
-            for row in rows[~settled]:
+            for row in rows[~settled & tells]:
                 seen = Seen(own.predictions[row], own.margins[row], known[row])
                 decided[row] = not at.undecided(seen, int(true[row])).any()
         if at_once is not None:
@@ -206,7 +225,7 @@ def _one_by_one(
     return states
 
 
-def is_exact(defense: Defense, spots: Spots) -> bool:
+def is_exact(defense: Defense, spots: Places) -> bool:
     """Whether ``FAILS`` means that a patch there can win, at every spot; else nothing is proved.
 
     A worst case that is exact over all places may be a bound at some: challenger masking's is one

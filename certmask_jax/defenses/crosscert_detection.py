@@ -105,6 +105,16 @@ class CrossCert(Defense):
         robust = crosscert.worst_case(table[None], votes[None], label[None], self._joint)
         return jnp.asarray(robust)[0]
 
+    def row_worst_case_at(
+        self, row: Row, label: Array, num_classes: int, groups: NDArray[np.bool_] | Array
+    ) -> Array:
+        """Whether no patch wins where the masked images of one of ``groups bool[G, V]`` hide it."""
+        table, votes = self._said(row, num_classes)
+        hidden = jnp.asarray(groups)
+        joint = JointGroups(hidden[:, self._parts.pair], ~hidden[:, self._parts.band])  # type: ignore[arg-type]
+        robust = crosscert.worst_case(table[None], votes[None], label[None], joint)
+        return jnp.asarray(robust)[0]
+
     @property
     def _parts(self) -> _Parts:
         return _parts(self.masks, self.bands, self.against)

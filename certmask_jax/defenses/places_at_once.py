@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from certmask_jax._own_settings import reproducible
 from certmask_jax.defenses.certmask_votes import CertMask, CertMaskDetection
+from certmask_jax.defenses.crosscert_detection import CrossCert
 from certmask_jax.defenses.defense import Defense
 from certmask_jax.defenses.minority_reports_detector import MinorityReports
 from certmask_jax.defenses.over_tables import Row
@@ -80,10 +81,13 @@ def all_places(
     Returns:
       None for a defense that has to be asked about each place.
     """
-    if not isinstance(defense, CertMask | CertMaskDetection | MinorityReports | PairCover):
+    known = CertMask | CertMaskDetection | CrossCert | MinorityReports | PairCover
+    if not isinstance(defense, known):
         return None
     classes = table.num_classes
     cost = classes**2 if isinstance(defense, CertMask) else classes + hidden.shape[1]
+    if isinstance(defense, CrossCert):
+        cost = 8 * hidden.shape[1]
     rows = max(1, _NUMBERS_AT_ONCE // cost)
     parts = []
     for start in range(0, len(table), rows):

@@ -46,6 +46,7 @@ def plot(
     title: str,
     level: tuple[float, str] | None = None,
     logarithmic: bool = False,
+    ticks: Sequence[float] | None = None,
 ) -> Markup:
     """A plot of fractions, in percent, against a positive quantity.
 
@@ -55,6 +56,7 @@ def plot(
       title: what a screen reader says of the whole.
       level: a fraction that is drawn as a line across, and its name.
       logarithmic: whether x is.
+      ticks: where x has a number; by default at the points.
     """
     places = [point.x for one in series for point in one.points]
     low, high = min(places), max(places)
@@ -68,7 +70,7 @@ def plot(
         part = math.log(x / low) / math.log(high / low) if logarithmic else (x - low) / (high - low)
         return _LEFT + part * (_WIDTH - _LEFT - _RIGHT)
 
-    parts = [_axes(x_title), _x_ticks(sorted(set(places)), across)]
+    parts = [_axes(x_title), _x_ticks(sorted(set(ticks or places)), across)]
     if level is not None:
         y = _down(level[0])
         parts.append(
@@ -110,7 +112,8 @@ def bar(fraction: float, interval: tuple[float, float] | None, kind: str) -> Mar
 
 def _marked(point: Point, one: Series, x: float, colour: str) -> str:
     y, low, high = _down(point.y), _down(point.low), _down(point.high)
-    fill = colour if one.filled else "#fff"
+    fill = colour if one.filled else "none"  # what is in the same place shows
+    radius = 4 if one.filled else 6
     letter = (
         f'<text x="{x + 8:.1f}" y="{y + 4:.1f}" class="note">{escape(one.mark)}</text>'
         if one.mark
@@ -118,7 +121,7 @@ def _marked(point: Point, one: Series, x: float, colour: str) -> str:
     )
     return (
         f'<g><title>{escape(point.about)}</title><path d="M{x:.1f} {low:.1f}V{high:.1f}" '
-        f'stroke="{colour}" opacity=".45"/><circle cx="{x:.1f}" cy="{y:.1f}" r="4.5" '
+        f'stroke="{colour}" opacity=".45"/><circle cx="{x:.1f}" cy="{y:.1f}" r="{radius}" '
         f'fill="{fill}" stroke="{colour}" stroke-width="2"/>{letter}</g>'
     )
 

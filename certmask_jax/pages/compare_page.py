@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from certmask_jax._text import some
 from certmask_jax._version import __version__
 from certmask_jax.certification.report import Report, numbers
-from certmask_jax.certification.report.paired import Match, Paired, matches
+from certmask_jax.certification.report.paired import Match, Paired, matches, unmatched
 from certmask_jax.pages import rendering
 from certmask_jax.pages.image_data import key_of
 from certmask_jax.pages.reasons import name_of
+from certmask_jax.pages.run_said import sentences
+
+_MOST_ALONE = 12  # defenses that are named
 
 MOST_NAMED = 200
 """Images that changed, of each defense, that are named on a page."""
@@ -37,7 +41,6 @@ def page_of(runs: Sequence[Named]) -> str:
     for number, run in enumerate(runs[1:], 1):
         found = matches(first, run.report)
         common = {match.name for match in found}
-        alone = [d.spec for d in run.report.defenses if d.spec not in {m.first.spec for m in found}]
         rows = [row for match in found for row in _rows(first, match)]
         key = key_of(number)
         parts.append(
@@ -47,7 +50,7 @@ def page_of(runs: Sequence[Named]) -> str:
                 else f"A and {key}: {found[0].name}",
                 "key": key,
                 "rows": rows,
-                "alone": f"Only {key} has {', '.join(alone)}." if alone else "",
+                "alone": alone(("A", key), first, run.report),
             }
         )
     return rendering.rendered(
@@ -59,6 +62,7 @@ def page_of(runs: Sequence[Named]) -> str:
             {
                 "key": key_of(number),
                 "name": run.name,
+                "about": sentences(run.report)[0],
                 "command": run.report.provenance.get("command", ""),
             }
             for number, run in enumerate(runs)
@@ -78,6 +82,15 @@ def difference(paired: Paired) -> str:
 def p_value(paired: Paired) -> str:
     """In two digits, or that it is below 0.001."""
     return "< 0.001" if paired.p_value < 0.001 else f"{paired.p_value:.2g}"
+
+
+def alone(names: tuple[str, str], first: Report, second: Report) -> str:
+    """What one of two runs has and the other has not, both ways; empty where there is nothing."""
+    return " ".join(
+        f"Only {name} has {some(own, _MOST_ALONE)}."
+        for name, own in zip(names, unmatched(first, second), strict=True)
+        if own
+    )
 
 
 def _rows(first: Report, match: Match) -> list[dict[str, Any]]:

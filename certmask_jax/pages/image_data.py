@@ -12,7 +12,7 @@ from certmask_jax.certification.report import Report, labels
 from certmask_jax.defenses import by_placement
 from certmask_jax.masks import distinct_unions
 from certmask_jax.masks.mask_set import MaskSet
-from certmask_jax.pages.inspected import Inspected
+from certmask_jax.pages.inspected import Inspected, PlaceMap
 from certmask_jax.pages.reasons import one_mask_to_blame, why_answered, why_proved
 from certmask_jax.tables.prediction_table import NO_LABEL, UNKNOWN
 
@@ -21,11 +21,10 @@ MARGIN_LEVELS = (1e-3, 1e-2, 1e-1, 0.3, 1.0, 3.0)
 
 _STATES = {by_placement.HOLDS: "h", by_placement.FAILS: "f", by_placement.OPEN: "o"}
 _FIRST = ord("a")
-_UNSEEN = {
-    "single": [],
-    "pair": [],
-    "noMap": "No map of places: of this defense only verdicts are at hand.",
-}
+_UNSEEN = "of this defense only verdicts are at hand"
+
+NOTHING_COVERED: Mapping[int, Mapping[str, Any]] = {}
+NOTHING_UNSEEN: Mapping[int, str] = {}
 
 
 class Attacked(NamedTuple):
@@ -56,6 +55,8 @@ def page_data(
     *,
     pictures: Sequence[str] | None,
     attacked: Mapping[int, Sequence[Attacked]],
+    covered: Mapping[int, Mapping[str, Any]] = NOTHING_COVERED,
+    unseen: Mapping[int, str] = NOTHING_UNSEEN,
 ) -> dict[str, Any]:
     """Everything that the script of a page shows, JSON-able.
 
@@ -65,6 +66,8 @@ def page_data(
       inspected: number of a defense in the report -> what its table tells of those images.
       pictures: an address for each; None where there are no images at hand.
       attacked: row of the report -> what attacks made of it.
+      covered: row of the report -> what is shown of the size of its objects.
+      unseen: number of a defense that was not inspected -> why it has no map.
     """
     names = labels.in_a_line(report.defenses)
     looks, tables = _tables(report, rows, inspected)
@@ -84,6 +87,7 @@ def page_data(
         entry["t"], entry["w"] = _labels(tables[place], label)
         if pictures is not None:
             entry["pic"] = pictures[place]
+        entry |= covered.get(row, {})
         if attacked.get(row):
             entry["attack"] = [
                 {"d": one.defense, "after": one.after, "broken": one.broken, "pic": one.picture}
@@ -99,11 +103,19 @@ def page_data(
         "classes": list(report.class_names),
         "imageSize": size,
         "defenses": [
-            {"key": key_of(number), "name": name, **looks.get(number, _UNSEEN)}
+            {
+                "key": key_of(number),
+                "name": name,
+                **(looks.get(number) or _unseen(unseen.get(number, _UNSEEN))),
+            }
             for number, name in enumerate(names)
         ],
         "images": images,
     }
+
+
+def _unseen(why: str) -> dict[str, Any]:
+    return {"single": [], "pair": [], "noMap": f"No map of places: {why}."}
 
 
 def _tables(
@@ -151,21 +163,28 @@ def _look(one: Inspected, columns: NDArray[np.intp]) -> dict[str, Any]:
         "single": columns[:singles].tolist(),
         "pair": columns[singles:].reshape(one.pair.shape).tolist(),
     }
-    if one.spots is None:
-        return look | {"noMap": f"No map of places: {one.no_map}."}
-    spots = one.spots
+    if not one.maps:
+        return look | {"noMap": f"No map of places: {one.note}."}
+    return look | {"maps": [_map(one, each) for each in one.maps], "note": one.note}
+
+
+def _map(one: Inspected, each: PlaceMap) -> dict[str, Any]:
+    """The places of a patch of one shape."""
+    spots, threat = each.spots, one.defense.threat
     ends = [size - side + 1 for size, side in zip(spots.image_size, spots.shape, strict=True)]
-    return look | {
-        "exact": by_placement.is_exact(one.defense, spots),
+    return {
+        "exact": each.exact,
         "shape": list(spots.shape),
+        "others": len(threat) - 1,
         "rows": spots.rows.tolist(),
         "cols": spots.cols.tolist(),
         "ends": ends,
         "spot": spots.spot.tolist(),
         "hiding": [
-            np.flatnonzero(hidden[one.single]).tolist() if singles else []
+            np.flatnonzero(hidden[one.single]).tolist() if len(one.single) else []
             for hidden in spots.hidden
         ],
+        **({} if each.others is None else {"second": each.others.tolist()}),
     }
 
 
@@ -197,16 +216,25 @@ def _verdict(
         blamed = one_mask_to_blame(one, place, label)
         if blamed is not None:
             entry["only"] = blamed
-    if one.spots is not None:
-        states = one.states[place]
+    if one.maps:
         if not certified:
-            entry["s"] = "".join(_STATES[int(state)] for state in states)
-            total = int(one.spots.sizes.sum())
-            for key, state in (("wide", by_placement.FAILS), ("openShare", by_placement.OPEN)):
-                part = 100 * int(one.spots.sizes[states == state].sum()) / total
-                entry[key] = round(part, 1)
-        entry["q"] = "".join(map(_level, one.margins[place].tolist()))
+            _add_places(entry, one, place)
+        entry["q"] = ["".join(map(_level, each.margins[place].tolist())) for each in one.maps]
     return entry
+
+
+def _add_places(entry: dict[str, Any], one: Inspected, place: int) -> None:
+    """What each map says of an image that is not certified."""
+    states = [each.states[place] for each in one.maps]
+    entry["s"] = ["".join(_STATES[int(state)] for state in own) for own in states]
+    for key, wanted in (("wide", by_placement.FAILS), ("openShare", by_placement.OPEN)):
+        entry[key] = [
+            round(100 * int(each.spots.sizes[own == wanted].sum()) / int(each.spots.sizes.sum()), 1)
+            for each, own in zip(one.maps, states, strict=True)
+        ]
+    worst = [[] if each.worst is None else each.worst[place].tolist() for each in one.maps]
+    if any(worst):
+        entry["with"] = worst
 
 
 def _level(margin: float) -> str:

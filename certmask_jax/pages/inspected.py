@@ -8,15 +8,43 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from certmask_jax.defenses import by_placement
+from certmask_jax.defenses import by_first_placement, by_placement
 from certmask_jax.defenses.by_placement import HOLDS, Spots
 from certmask_jax.defenses.defense import Defense
 from certmask_jax.masks import distinct_unions
 from certmask_jax.masks.mask_set import MaskSet
+from certmask_jax.masks.threats import Shape
 from certmask_jax.tables.prediction_table import PredictionTable
+
+MOST_SHAPES = 6
+"""Shapes of one patch that have a map each; of more some are taken."""
+
+MOST_CELLS = 200_000
+"""Places times images of all maps of a defense but the first, so that a page stays small."""
 
 MOST_MASKS = 64
 """Of larger sets no table of pairs is shown: it would have more cells than a page has pixels."""
+
+
+class PlaceMap(NamedTuple):
+    """Where a patch of one shape could change the outcome on T images.
+
+    Attributes:
+      spots: the places, of S kinds; of several patches at once those of the first.
+      states: ``int8[T, S]``, see ``by_placement.verdicts_at``; of several patches the worst over
+        the places of the others.
+      margins: ``float32[T, S]``, see ``by_placement.smallest_margins``.
+      exact: whether a place that fails is lost; else nothing is proved there.
+      worst: of several patches ``int[T, S]``, see ``by_first_placement.verdicts_at_first``.
+      others: of several patches ``int64[G, K - 1, 4]``, see ``FirstSpots``.
+    """
+
+    spots: Spots
+    states: NDArray[np.int8]
+    margins: NDArray[np.float32]
+    exact: bool
+    worst: NDArray[np.intp] | None = None
+    others: NDArray[np.int64] | None = None
 
 
 class Inspected(NamedTuple):
@@ -27,20 +55,16 @@ class Inspected(NamedTuple):
       table: of the T images under the V masked images of the defense, in memory.
       single: ``int[N]``, which of these are its masks alone; empty where they are not among them.
       pair: ``int[N, M]``, which are unions of a first and a second mask; empty where not all are.
-      spots: the places of a patch; None where there is no map, and ``no_map`` says why.
-      states: ``int8[T, S]``, see ``by_placement.verdicts_at``.
-      margins: ``float32[T, S]``, see ``by_placement.smallest_margins``.
-      no_map: why there is none; else empty.
+      maps: a map for each shape of the patch, or for some; none where there is none.
+      note: why there is no map, or which are left out; else empty.
     """
 
     defense: Defense
     table: PredictionTable
     single: NDArray[np.intp]
     pair: NDArray[np.intp]
-    spots: Spots | None
-    states: NDArray[np.int8]
-    margins: NDArray[np.float32]
-    no_map: str = ""
+    maps: tuple[PlaceMap, ...]
+    note: str = ""
 
     @property
     def second(self) -> MaskSet:
@@ -69,27 +93,67 @@ def inspect(
     """
     own = table.select(defense.masked_images)
     single, pair = _columns(defense)
-    nothing = np.zeros((len(own), 0))
-    try:
-        spots = by_placement.spots_of(defense)
-    except ValueError as error:
-        return Inspected(
-            defense, own, single, pair, None, nothing.astype(np.int8), nothing.astype(np.float32),
-            str(error),
-        )  # fmt: skip
+    shapes = defense.threat.shapes
+    maps: list[PlaceMap] = []
+    why = ""
+    squarest = sorted(_some_of(shapes), key=lambda shape: max(shape) / min(shape))
+    for shape in squarest:
+        if maps and sum(one.states.size for one in maps) + maps[-1].states.size > MOST_CELLS:
+            break
+        try:
+            maps.append(_map_of(defense, own, labels, certified, shape))
+        except (ValueError, TypeError, NotImplementedError) as error:
+            why = why or _why_not(defense, error)
+    if not maps:
+        return Inspected(defense, own, single, pair, (), why)
+    note = ""
+    if len(maps) < len(shapes):
+        note = f"{len(maps)} of the {len(shapes)} shapes of the patch have a map here."
+    maps.sort(key=lambda one: one.spots.shape)
+    return Inspected(defense, own, single, pair, tuple(maps), note)
+
+
+def _map_of(
+    defense: Defense,
+    own: PredictionTable,
+    labels: NDArray[np.int32],
+    certified: NDArray[np.bool_],
+    shape: Shape,
+) -> PlaceMap:
+    several = len(defense.threat) > 1
+    joint = by_first_placement.first_spots_of(defense, shape) if several else None
+    spots = by_placement.spots_of(defense, shape) if joint is None else joint.first
     states = np.full((len(own), len(spots.hidden)), HOLDS, np.int8)
     rest = ~certified
-    if rest.any():
-        try:
+    if joint is None:
+        if rest.any():
             states[rest] = by_placement.verdicts_at(defense, own.rows(rest), labels[rest], spots)
-        except (ValueError, TypeError, NotImplementedError) as error:
-            why = f"{defense.name} cannot be asked about one place alone ({error})"
-            return Inspected(
-                defense, own, single, pair, None, nothing.astype(np.int8),
-                nothing.astype(np.float32), why,
-            )  # fmt: skip
+        exact = by_placement.is_exact(defense, spots)
+        margins = by_placement.smallest_margins(own, spots)
+        return PlaceMap(spots, states, margins, exact)
+    worst = np.full(states.shape, -1, np.intp)
+    if rest.any():
+        states[rest], worst[rest] = by_first_placement.verdicts_at_first(
+            defense, own.rows(rest), labels[rest], joint
+        )
+    exact = by_placement.is_exact(defense, joint)
     margins = by_placement.smallest_margins(own, spots)
-    return Inspected(defense, own, single, pair, spots, states, margins)
+    return PlaceMap(spots, states, margins, exact, worst, joint.others)
+
+
+def _some_of(shapes: Sequence[Shape]) -> Sequence[Shape]:
+    """Shapes that have a map: all, or some from the first to the last."""
+    if len(shapes) <= MOST_SHAPES:
+        return shapes
+    places = np.linspace(0, len(shapes) - 1, MOST_SHAPES).round().astype(int)
+    return [shapes[place] for place in places]
+
+
+def _why_not(defense: Defense, error: Exception) -> str:
+    text = str(error)
+    if isinstance(error, ValueError) and text.startswith(f"{defense.name}: expected at most"):
+        return f"there are too many places to look at one by one ({text})"
+    return f"{defense.name} cannot be asked about one place alone ({text})"
 
 
 def _columns(defense: Defense) -> tuple[NDArray[np.intp], NDArray[np.intp]]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from certmask_jax.defenses.by_placement import FAILS
 from certmask_jax.defenses.certmask_votes import CertMask, CertMaskDetection
+from certmask_jax.defenses.crosscert_detection import CrossCert
 from certmask_jax.defenses.defense import ALERT, Guarantee
 from certmask_jax.defenses.minority_reports_detector import MinorityReports
 from certmask_jax.defenses.pair_cover_recovery import PairCover
@@ -57,6 +58,8 @@ def why_answered(one: Inspected, row: int, answer: int, class_names: Sequence[st
     if agree:
         summary = f"All {int(known.sum())} masks say {said(int(values[0]))}"
     match one.defense:
+        case CrossCert():
+            return _of_crosscert(one, row, answer, said)
         case MinorityReports():
             return _of_minority(one, row, answer, said)
         case CertMaskDetection():
@@ -147,7 +150,8 @@ def why_proved(
         return (
             "Under some mask two logits tie or are not finite, and such images are not certified."
         )
-    if one.spots is None or not (one.states[row] == FAILS).any():
+    failing_map = next((m for m in one.maps if (m.states[row] == FAILS).any()), None)
+    if failing_map is None:
         smallest = np.asarray(one.table.margins)[row].min().astype(np.float32)
         if margin_guard and smallest <= margin_guard:
             return (
@@ -155,15 +159,31 @@ def why_proved(
                 "apart, and such images are not certified."
             )
         return "Some place could not be proved."
-    spots = one.spots
-    failing = np.flatnonzero(one.states[row] == FAILS)
+    spots = failing_map.spots
+    failing = np.flatnonzero(failing_map.states[row] == FAILS)
     spot = int(failing[spots.sizes[failing].argmax()])
     top, left = spots.example[spot].tolist()
-    where = f"a patch at row {top}, column {left}"
+    size = "x".join(map(str, spots.shape))
+    where = f"a {size + ' ' if len(one.maps) > 1 else ''}patch at row {top}, column {left}"
+    if failing_map.worst is not None and failing_map.others is not None:
+        others = failing_map.others[failing_map.worst[row, spot]].tolist()
+        if all(tuple(other) == (*spots.shape, top, left) for other in others):
+            outcome = "could change the answer" if failing_map.exact else "may change the answer"
+            return _upper(f"{where} {outcome} even alone.")
+        at = " and ".join(f"row {down}, column {across}" for _, _, down, across in others)
+        both = f"{where} with {_others(len(others))} at {at}"
+        if failing_map.exact:
+            return _upper(f"{both} could change the answer.")
+        return f"Nothing is proved against {both}."
     if not len(one.single):
         return f"Nothing is proved against {where}."
     hiding = np.flatnonzero(spots.hidden[spot][one.single])
-    return f"{_weakness(one, row, label, hiding.tolist(), said, where)}."
+    bands = (
+        "; the bands that meet such a patch can say so, too"
+        if isinstance(one.defense, CrossCert)
+        else ""
+    )
+    return f"{_weakness(one, row, label, hiding.tolist(), said, where)}{bands}."
 
 
 def _a_good_row_hides_each(one: Inspected, row: int, label: int) -> bool:
@@ -210,6 +230,24 @@ def _of_minority(one: Inspected, row: int, answer: int, said: Sayer) -> str:
     if dissenting:
         return f"The image says {said(itself)}; who dissents is not confident enough for an alert."
     return f"The image says {said(itself)}, and no mask dissents."
+
+
+def _of_crosscert(one: Inspected, row: int, answer: int, said: Sayer) -> str:
+    assert isinstance(one.defense, CrossCert)
+    single = one.labels(row, one.single)
+    pairs = one.labels(row, one.pair.ravel()).reshape(one.pair.shape)
+    bands, index = distinct_unions.unions(one.defense.bands, 1)
+    votes = one.labels(row, one.defense.masked_images.places(bands)[index])
+    values, counts = np.unique(votes, return_counts=True)
+    most = int(values[counts == counts.max()][-1])  # the largest of those with most
+    share = f"({counts.max()} of {len(votes)})"
+    standing = np.flatnonzero((pairs == single[:, None]).all(axis=1)) if pairs.size else single[:0]
+    if not len(standing) and (single != single[0]).any():
+        return "An alert: the masks disagree and none of them stands."
+    label = int(single[standing[0]] if len(standing) else single[0])
+    if answer == ALERT:
+        return f"An alert: the masks say {said(label)}, and the bands {said(most)} {share}."
+    return f"The masks say {said(answer)}, and so do the bands {share}."
 
 
 def _of_pair_cover(one: Inspected, row: int, answer: int, said: Sayer, summary: str) -> str:
@@ -283,6 +321,10 @@ def _weakness(
     if bad:
         return _upper(f"{who}, and mask {bad[0] + 1} says {said(int(labels[bad[0]]))}")
     return _upper(f"{who}; the {len(labels) - len(hiding)} that show it can outvote that")
+
+
+def _others(count: int) -> str:
+    return "another" if count == 1 else f"{count} others"
 
 
 def _is_alone(one: Inspected, first: int, second: int) -> bool:

@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from certmask_jax._version import __version__
 from certmask_jax.certification.report import Report, labels, notes, numbers
 from certmask_jax.pages import charts, rendering
-from certmask_jax.pages.image_data import Attacked, page_data
+from certmask_jax.pages.image_data import NOTHING_COVERED, Attacked, page_data
 from certmask_jax.pages.inspected import Inspected
+from certmask_jax.pages.object_sizes import ObjectSizes, by_size, covered
 from certmask_jax.pages.run_plots import plots_of
-from certmask_jax.pages.run_said import facts_of, sentences, title_of
+from certmask_jax.pages.run_said import counted, facts_of, sentences, title_of
 from certmask_jax.pages.run_tables import class_rows, defense_rows
 
 FILE = "report.html"
@@ -25,6 +26,8 @@ FILE = "report.html"
 
 MOST_IMAGES = 1000
 """Of larger runs so many images are shown one by one; the numbers are of all."""
+
+ALL_SEEN: Mapping[int, str] = {}
 
 NOBODY_ATTACKED: Mapping[int, Sequence[Attacked]] = {}
 
@@ -47,6 +50,8 @@ def page_of(
     inspected: Mapping[int, Inspected],
     pictures: Sequence[str] | None = None,
     attacked: Mapping[int, Sequence[Attacked]] = NOBODY_ATTACKED,
+    object_sizes: ObjectSizes | None = None,
+    unseen: Mapping[int, str] = ALL_SEEN,
     missing: Sequence[str] = (),
 ) -> str:
     """The page of a run, HTML.
@@ -57,6 +62,8 @@ def page_of(
       inspected: number of a defense in the report -> what its table tells of the T images.
       pictures: a ``data:`` address for each of them; None where there are no images at hand.
       attacked: row of the report -> what attacks made of the image.
+      object_sizes: how much of each image of the report its objects cover, where that is known.
+      unseen: number of a defense that was not inspected -> why it has no map.
       missing: what is not at hand, in sentences.
     """
     has_images = bool(len(report.ids))
@@ -64,21 +71,32 @@ def page_of(
     shown = ""
     if has_images:
         data = rendering.as_json(
-            page_data(report, rows, inspected, pictures=pictures, attacked=attacked)
+            page_data(
+                report,
+                rows,
+                inspected,
+                pictures=pictures,
+                attacked=attacked,
+                unseen=unseen,
+                covered=NOTHING_COVERED if object_sizes is None else covered(report, object_sizes),
+            )
         )
-        shown = f"All {len(rows):,} images of the run."
+        shown = (
+            f"All {len(rows):,} images of the run." if len(rows) > 1 else "The image of the run."
+        )
         if len(rows) < report.num_images:
             shown = (
                 f"{len(rows):,} of the {report.num_images:,} images, drawn at random; the numbers "
                 "above are of all."
             )
     provenance = report.provenance
+    classes = class_rows(report) if has_images else []
     return rendering.rendered(
         "run.html",
         title=title_of(report),
         sentences=sentences(report),
         missing=list(missing),
-        count=f"{report.num_images:,}",
+        count=counted(report.num_images, "image"),
         rows=defense_rows(report),
         several_patches=len({d.threat for d in report.defenses}) > 1,
         any_conditions=any(map(numbers.other_conditions, report.defenses)),
@@ -96,7 +114,9 @@ def page_of(
             *notes.of_near_ties(report, labels.in_a_line(report.defenses)),
         ],
         plots=plots_of(report),
-        classes=class_rows(report) if has_images else [],
+        classes=classes,
+        count_of_classes=counted(len(classes), "class"),
+        sizes=by_size(report, object_sizes) if has_images and object_sizes else None,
         data=data,
         shown=shown,
         has_attack=bool(attacked),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import PurePath
 
 from certmask_jax.certification.report import Report, labels, notes, numbers
@@ -34,7 +34,8 @@ def sentences(report: Report) -> list[str]:
     weights = f" with the weights {provenance['weights']}" if provenance.get("weights") else ""
     heading = [_upper(line) for line in notes.heading(report)[1:]]
     what = (
-        f"{report.num_images:,} images of {data_name(report)}{split} were certified for the model "
+        f"{counted(report.num_images, 'image')} of {data_name(report)}{split} "
+        f"{'was' if report.num_images == 1 else 'were'} certified for the model "
         f"{provenance.get('model', '')}{weights}."
     )
     if heading:
@@ -60,6 +61,11 @@ def sentences(report: Report) -> list[str]:
             "whatever they show."
         )
     return [what, attacker, _found(report)]
+
+
+def counted(count: int, what: str) -> str:
+    """``"1 image"``, ``"1,000 images"``."""
+    return f"{count:,} {what}{'' if count == 1 else 'es' if what.endswith('s') else 's'}"
 
 
 def facts_of(report: Report) -> list[tuple[str, str]]:
@@ -92,8 +98,10 @@ def _found(report: Report) -> str:
     threats = list(dict.fromkeys(d.threat for d in report.defenses))
     ends = [threats[0], *threats[1:][-1:]]
     parts = []
+    names = [one.name for one in report.defenses]
+    alike = {one.name for one in report.defenses if names.count(one.name) > len(threats)}
     for threat in ends:
-        said = _best([d for d in report.defenses if d.threat == threat])
+        said = _best([d for d in report.defenses if d.threat == threat], alike)
         against = f"against {labels.patch(threat)}, " if len(ends) > 1 else ""
         parts.append(f"{against}{', and '.join(said)}")
     return (
@@ -102,7 +110,8 @@ def _found(report: Report) -> str:
     )
 
 
-def _best(results: Sequence[DefenseResult]) -> list[str]:
+def _best(results: Sequence[DefenseResult], alike: Collection[str]) -> list[str]:
+    """What the best of each sort promises; of names that are ``alike`` as on the command line."""
     best: dict[str, DefenseResult] = {}
     for result in results:
         there = best.get(result.guarantee)
@@ -116,7 +125,8 @@ def _best(results: Sequence[DefenseResult]) -> list[str]:
         if guarantee in best:
             one = best[guarantee]
             parts.append(
-                f"on {_percent(numbers.worst_case(one))} of the images {promise} ({one.name})"
+                f"on {_percent(numbers.worst_case(one))} of the images {promise} "
+                f"({one.spec if one.name in alike else one.name})"
             )
     return parts
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup, escape
 
 from certmask_jax.certification.report import Report, labels, numbers, wilson_interval
 from certmask_jax.certification.report.records import DefenseResult
@@ -15,6 +17,7 @@ from certmask_jax.pages.image_data import key_of
 def defense_rows(report: Report) -> list[dict[str, Any]]:
     """What stands of each result, as text, with a bar for each number."""
     made = []
+    names = labels.in_a_line(report.defenses)
     for number, result in enumerate(report.defenses):
         clean = result.intervals["clean_accuracy"]
         worst = result.intervals["worst_case_accuracy"]
@@ -23,6 +26,7 @@ def defense_rows(report: Report) -> list[dict[str, Any]]:
                 "key": key_of(number),
                 "name": result.name,
                 "spec": result.spec,
+                "label": _breakable(names[number]),
                 "patch": labels.patch(result.threat),
                 "guarantee": result.guarantee,
                 "masks": labels.masks(result.mask_set, result.threat),
@@ -71,6 +75,11 @@ def class_rows(report: Report) -> list[dict[str, Any]]:
             }
         )
     return sorted(made, key=lambda one: float(one["least"]))
+
+
+def _breakable(name: str) -> Markup:
+    """A name that may go on in the next line where its words end."""
+    return Markup(re.sub(r"([:,_=])", r"\1<wbr>", str(escape(name))))
 
 
 def _passes(report: Report, result: DefenseResult) -> str:

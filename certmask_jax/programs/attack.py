@@ -23,7 +23,14 @@ from typing import Any, Protocol
 from tqdm import tqdm
 
 from certmask_jax.files import fingerprint
-from certmask_jax.programs import certification_options, paths, printing, program, runtime
+from certmask_jax.programs import (
+    certification_options,
+    page_options,
+    paths,
+    printing,
+    program,
+    runtime,
+)
 from certmask_jax.programs.attacking import (
     attack_audit,
     attack_job,
@@ -50,6 +57,7 @@ CONTRADICTED = 4
 _OTHERWISE = (
     *("list", "from_tables", "dry_run", "margin_guard", "shard", "chunk"),
     *("decide", "whole_images", "format", "patched", "distributed", "sizes", "page"),
+    *page_options.DESTINATIONS,
 )
 """Options of certify that say nothing about an attack."""
 _OF_THE_RUN = ("data_dir", "weights", "num_images")

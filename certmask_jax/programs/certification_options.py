@@ -14,6 +14,7 @@ from certmask_jax.programs import (
     data_options,
     defense_specs,
     model_options,
+    page_options,
     parts_options,
     paths,
     printing,
@@ -31,13 +32,17 @@ from certmask_jax.programs.command_line import (
 from certmask_jax.programs.data_options import DataOptions
 from certmask_jax.programs.model_options import ModelOptions
 from certmask_jax.programs.number_options import number, seed, whole
+from certmask_jax.programs.page_options import PageOptions
 from certmask_jax.programs.parts_options import PartsOptions
 from certmask_jax.programs.runtime import Runtime
 from certmask_jax.programs.threat_options import ThreatOptions
 
 _OF_THREAT = ("patch", "patch_area", "sizes", "patches", "patch_region")
 _OF_TABLES = (*_OF_THREAT, "from_tables", "defense", "margin_guard", "format", "out")
-_OF_WRITING = ("margin_guard", "max_minutes", "format", "out", "page")
+_OF_WRITING = (
+    *("margin_guard", "max_minutes", "format", "out", "page"),
+    *page_options.DESTINATIONS,
+)
 MOST_MASKED_IMAGES = 1 << 20  # at once: more than any device holds
 HIDDEN_TOKENS = ("fill", "drop")
 PRECISIONS = ("highest", "high", "default", "bfloat16")
@@ -66,6 +71,7 @@ class Config:
     shard: tuple[int, int]
     max_minutes: float | None
     page: bool
+    shown: PageOptions
     dry_run: bool
     runtime: Runtime
     out: storage.AnyPath | None
@@ -195,6 +201,7 @@ def parser() -> CommandLine:
         help="write report.html into the folder, one page that shows the results and every image, "
         "with what a patch could change there (a few seconds) (default: --page)",
     )
+    page_options.add(group)
     group.add_argument(
         "--dry-run",
         action="store_true",
@@ -307,6 +314,7 @@ def read_config(arguments: argparse.Namespace) -> Config:
         shard=read_shard(arguments.shard),
         max_minutes=arguments.max_minutes,
         page=arguments.page,
+        shown=page_options.read(arguments),
         dry_run=arguments.dry_run,
         runtime=runtime.read(arguments),
         out=arguments.out,

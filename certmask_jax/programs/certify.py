@@ -28,6 +28,7 @@ from certmask_jax.programs import (
     from_tables,
     listings,
     page_of_run,
+    page_options,
     printing,
     program,
     runtime,
@@ -41,6 +42,7 @@ from certmask_jax.programs.certification_options import (
     read_config,
 )
 from certmask_jax.programs.evidence_job import EvidenceJob, EvidenceWork, holds_evidence
+from certmask_jax.programs.page_options import Shown
 from certmask_jax.programs.progress import Progress
 from certmask_jax.programs.run_defenses import over_sizes
 from certmask_jax.programs.run_folder import (
@@ -63,6 +65,7 @@ def run(config: Config, command: str) -> int:
     started = time.monotonic()
     runtime.start(config.runtime)
     job = opened(config, command, evidence=True)
+    shown = page_options.before(config.shown, job.dataset, job.provenance)
     if config.dry_run:
         print(dry_run.plan_text(config, job))
         return 0
@@ -90,7 +93,7 @@ def run(config: Config, command: str) -> int:
             return TO_BE_GONE_ON_WITH
         evidence = certify_evidence(found, job.evidence.defenses)
         if not job.defenses:
-            return _told(config, job, evidence, out, started, work)
+            return _told(config, job, evidence, out, started, work, shown)
     with Progress(
         job.defenses,
         margin_guard=config.margin_guard,
@@ -155,7 +158,7 @@ def run(config: Config, command: str) -> int:
     if flips is not None:
         session["label_flips_against_float32"] = flips
     result = result.with_facts(session)
-    return _shown(config, job, result, saved, out, was_complete, seconds["all"])
+    return _shown(config, job, result, saved, out, was_complete, seconds["all"], shown)
 
 
 def _on_evidence(
@@ -183,6 +186,7 @@ def _told(
     out: AnyPath,
     started: float,
     work: EvidenceWork,
+    shown: Shown,
 ) -> int:
     """Reports a run whose defenses are all on evidence."""
     was_complete = not work.is_new and is_written(result, out, "highest")
@@ -192,7 +196,8 @@ def _told(
         "seconds": {"evaluation": seconds, "all": seconds},
         "passes": {"useful": useful, "slots": slots},
     }
-    return _shown(config, job, result.with_facts(facts), None, out, was_complete, seconds)
+    facts_too = result.with_facts(facts)
+    return _shown(config, job, facts_too, None, out, was_complete, seconds, shown)
 
 
 def _shown(
@@ -203,12 +208,20 @@ def _shown(
     out: AnyPath,
     was_complete: bool,
     seconds: float,
+    shown: Shown,
 ) -> int:
     """Writes a report unless it was complete before, and prints it."""
     words = printing.words_to(config.format)
     files = () if was_complete else write_report(result, out, _say)
     if config.page and not was_complete:
-        files = (*files, *page_of_run.try_page(result, saved, _images(job, result), out))
+        page = page_of_run.try_page(
+            result,
+            saved,
+            _images(job, result),
+            out,
+            beside=lambda of: page_options.after(shown, of, job.dataset),
+        )
+        files = (*files, *page)
     if words is sys.stdout:
         print()
     print(printing.text_of(result, config.format))

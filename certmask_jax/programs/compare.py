@@ -17,7 +17,8 @@ from certmask_jax.certification import report
 from certmask_jax.certification.report import layout, markup, numbers
 from certmask_jax.certification.report.paired import Match, Paired, matches
 from certmask_jax.files.storage import AnyPath
-from certmask_jax.pages.compare_page import Named, difference, p_value
+from certmask_jax.pages.compare_page import Named, alone, difference, p_value
+from certmask_jax.pages.run_said import sentences
 from certmask_jax.programs import paths, printing, program
 from certmask_jax.programs.command_line import CommandLine
 
@@ -73,7 +74,30 @@ def table_of(runs: Sequence[Named], style: str = "table") -> str:
         layout.Column(title, tuple(cells), right=title in ("p", "gained", "lost"))
         for title, cells in list(zip(_TITLES, shown, strict=True))[start:]
     ]
-    return "\n".join([*layout.paragraphs([heading], width), "", *layout.table(columns)])
+    said = _said_of(first, others)
+    return "\n".join(
+        [
+            *layout.paragraphs([heading], width),
+            "",
+            *layout.table(columns),
+            "",
+            *layout.paragraphs(said, width),
+        ]
+    )
+
+
+def _said_of(first: Named, others: Sequence[Named]) -> list[str]:
+    """What each run is of, and which defenses one has alone."""
+    names = ["second"] if len(others) == 1 else [other.name for other in others]
+    said = [f"first: {sentences(first.report)[0]}"]
+    said += [
+        f"{name}: {sentences(other.report)[0]}" for name, other in zip(names, others, strict=True)
+    ]
+    said += [
+        alone(("first", name), first.report, other.report)
+        for name, other in zip(names, others, strict=True)
+    ]
+    return list(filter(None, said))
 
 
 def _rows(runs: str, match: Match) -> list[list[str]]:

@@ -20,7 +20,7 @@ from certmask_jax.tables.image_sets import TestSet, listing_of
 Picture = NDArray[np.uint8]
 
 _AT_ONCE = 64
-_EXPECTED = (ValueError, OSError, ImportError)
+EXPECTED = (ValueError, OSError, ImportError)
 
 
 def images_of(
@@ -37,17 +37,29 @@ def images_of(
       None, and why in a sentence, where they are not at hand or are others than those of the run.
     """
     try:
-        words = earlier_command.words_of(earlier_command.of_run(report.provenance))
+        return given(opened_data(report, data_dir=data_dir), report, rows), ""
+    except EXPECTED as error:
+        return None, f"Images are not at hand: {one_line(message(error))}."
+
+
+def opened_data(report: Report, *, data_dir: Path | None = None) -> TestSet:
+    """The test set of an earlier run, opened anew by its command.
+
+    Args:
+      report: read back from its files.
+      data_dir: where the data is now, if not where it was.
+
+    Raises:
+      ValueError, OSError, ImportError: where it is not at hand, or the command is not known.
+    """
+    words = earlier_command.words_of(earlier_command.of_run(report.provenance))
+    try:
         arguments = certification_options.parser().parse_args(words)
-        if data_dir is not None:
-            arguments.data_dir = data_dir
-        config = certification_options.read_config(arguments)
-        return given(_test_set(config, report), report, rows), ""
     except SystemExit as error:  # argparse's, of --help in a command
-        return None, f"Images are not at hand: the command of the run says {error}."
-    except _EXPECTED as error:
-        text = message(error) if isinstance(error, OSError) else str(error)
-        return None, f"Images are not at hand: {one_line(text)}."
+        raise ValueError(f"the command of the run says {error}") from error
+    if data_dir is not None:
+        arguments.data_dir = data_dir
+    return _test_set(certification_options.read_config(arguments), report)
 
 
 def given(test_set: TestSet, report: Report, rows: NDArray[np.intp]) -> list[Picture]:

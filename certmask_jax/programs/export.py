@@ -25,7 +25,7 @@ from certmask_jax.programs.number_options import whole
 _OTHERWISE = (
     *("list", "from_tables", "dry_run", "out", "max_minutes", "margin_guard", "shard", "chunk"),
     *("decide", "whole_images", "two_parts", "format", "patched", "distributed", "cpu_devices"),
-    *("compilation_cache", "num_images", "subset_seed", "on_unreadable", "page"),
+    *("compilation_cache", "num_images", "subset_seed", "on_unreadable", "page", "object_boxes"),
 )
 """Options of certify that say nothing about what is exported."""
 _OF_DATA = ("data_dir", "labels", "split", "class_index", "only_classes", "patch_lives")
@@ -44,6 +44,11 @@ def parser() -> CommandLine:
     for action in parse._actions:
         if action.dest in _OTHERWISE:
             action.help = argparse.SUPPRESS
+        elif action.dest == "class_names":
+            action.help = (
+                "names of the outputs for the manifest, one a line (default: those of --dataset, "
+                "of the digits for their model, else none)"
+            )
     parse.add_argument(
         "file", type=paths.local_path, metavar="FILE", help="what is written, .stablehlo"
     )
@@ -66,13 +71,6 @@ def parser() -> CommandLine:
         action="store_true",
         help="also give each image's label where it is certified, else -1, which takes the whole "
         "table of every image (default: labels and alerts alone)",
-    )
-    group.add_argument(
-        "--class-names",
-        type=paths.local_path,
-        metavar="FILE",
-        help="names of the outputs for the manifest, one a line (default: those of --dataset, of "
-        "the digits for their model, else none)",
     )
     group.add_argument(
         "--overwrite",

@@ -10,7 +10,14 @@ import sys
 from collections.abc import Sequence
 
 from certmask_jax.files.storage import AnyPath
-from certmask_jax.programs import earlier_images, page_of_run, paths, printing, program
+from certmask_jax.programs import (
+    earlier_images,
+    earlier_page,
+    page_of_run,
+    paths,
+    printing,
+    program,
+)
 from certmask_jax.programs.command_line import CommandLine
 from certmask_jax.programs.from_tables import certify_saved
 from certmask_jax.programs.number_options import number
@@ -66,7 +73,13 @@ def run(
     saved = saved_table.load(out / "tables")
     result = certify_saved(saved, out, margin_guard=margin_guard)
     write_report(result, out, _say)
-    page_of_run.try_page(result, saved, lambda rows: earlier_images.images_of(result, rows), out)
+    page_of_run.try_page(
+        result,
+        saved,
+        lambda rows: earlier_images.images_of(result, rows),
+        out,
+        beside=earlier_page.at_once,
+    )
     print(printing.text_of(result, style))
     print(f"\nresults of {len(shares)} shares in {out}", file=printing.words_to(style))
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from certmask_jax.certification.report import Report
-from certmask_jax.data.attacked_sets import Line, read_lines
+from certmask_jax.data.attacked_sets import LINES, Line, read_lines
 from certmask_jax.defenses import ALERT, Defense
 from certmask_jax.files import whole_files
 from certmask_jax.files.storage import AnyPath
@@ -18,6 +19,7 @@ from certmask_jax.masks.distinct_unions import MaskedImages
 from certmask_jax.pages import pictures
 from certmask_jax.pages.image_data import Attacked
 from certmask_jax.pages.inspected import Inspected, inspect
+from certmask_jax.pages.object_sizes import ObjectSizes
 from certmask_jax.pages.run_page import FILE, MOST_IMAGES, page_of, sample
 from certmask_jax.programs import defense_specs, evidence_entries, program
 from certmask_jax.programs.attacking.attack_options import UNDEFENDED
@@ -34,8 +36,26 @@ _WORDS = {"alert": ALERT, "none": NO_LABEL}
 _PICTURES = 5_500_000  # characters of a page; with all else it stays below 10 MB
 _ATTACKED = 1_500_000
 
+ON_EVIDENCE = (
+    "the defense adds up evidence, which is reduced while the model runs and not kept, so only its "
+    "answers and verdicts are at hand; certify it with --patch-region to ask about a part of the "
+    "image alone"
+)
+"""Why a defense on evidence has no map."""
+
+
+class MadePage(NamedTuple):
+    """A page, HTML, and what it says is missing, in sentences."""
+
+    html: str
+    missing: tuple[str, ...]
+
+
 Images = Callable[[NDArray[np.intp]], tuple[Sequence[Picture] | None, str]]
 """Rows of a report -> their images, or None and why there are none."""
+
+Beside = Callable[[Report], tuple[Report, ObjectSizes | None, Sequence[str]]]
+"""A report -> it with names for people, the sizes of its objects, and what is missing."""
 
 
 def write_page(page: str, file: AnyPath) -> None:
@@ -49,9 +69,10 @@ def made_page(
     images: Images,
     *,
     attack: Path | None = None,
+    object_sizes: ObjectSizes | None = None,
     missing: Sequence[str] = (),
     most_images: int,
-) -> str:
+) -> MadePage:
     """The page of a run.
 
     Args:
@@ -59,42 +80,61 @@ def made_page(
       saved: its table; None where it is not at hand, or the run has none.
       images: where the images come from.
       attack: the folder of an attack of this run, if there is one.
+      object_sizes: how much of each image its objects cover, where that is known.
       missing: what is known not to be at hand, in sentences.
       most_images: of larger runs a sample of so many is shown.
 
-    Raises:
-      ValueError: for a table or a list of attacks that is damaged; names the file.
+    A table or a list of attacks that is damaged is named in what is missing.
     """
     said = list(missing)
     rows = sample(len(report.ids), most_images)
     if not len(report.ids):
-        said.append("per_image.csv is not there, so no image is shown.")
-        return page_of(report, rows=rows, inspected={}, missing=said)
+        if not any("per_image.csv" in line for line in said):
+            said.append("per_image.csv is not there, so no image is shown.")
+        return MadePage(page_of(report, rows=rows, inspected={}, missing=said), tuple(said))
     inspected: dict[int, Inspected] = {}
+    unseen = {
+        number: ON_EVIDENCE
+        for number, result in enumerate(report.defenses)
+        if evidence_entries.is_on_evidence(result.spec)
+    }
     if saved is not None:
-        inspected, notes = _inspected(report, saved, rows)
+        try:
+            inspected, notes = _inspected(report, saved, rows, unseen)
+        except (ValueError, OSError) as error:
+            notes = [f"There are no maps: {program.one_line(program.message(error))}."]
         said += notes
     pixels, why = images(rows)
     if why:
         said.append(why)
     attacked: Mapping[int, Sequence[Attacked]] = {}
     if attack is not None:
-        attacked, notes = _attacked(report, rows, attack)
+        try:
+            attacked, notes = _attacked(report, rows, attack)
+        except (ValueError, OSError, KeyError, TypeError) as error:
+            text = program.one_line(program.message(error))
+            notes = [f"No patched images are shown: {text}."]
         said += notes
-    return page_of(
+    page = page_of(
         report,
         rows=rows,
         inspected=inspected,
         pictures=None if pixels is None else pictures.data_uris(pixels, budget=_PICTURES),
         attacked=attacked,
+        object_sizes=object_sizes,
+        unseen=unseen,
         missing=said,
     )
+    return MadePage(page, tuple(said))
 
 
 def _inspected(
-    report: Report, saved: SavedTable, rows: NDArray[np.intp]
+    report: Report, saved: SavedTable, rows: NDArray[np.intp], unseen: dict[int, str]
 ) -> tuple[dict[int, Inspected], list[str]]:
-    """What the table tells of the rows that are shown, for each defense that it is of."""
+    """What the table tells of the rows that are shown, for each defense that it is of.
+
+    Of the others ``unseen`` is told why there is no map.
+    """
     place_of = {one: place for place, one in enumerate(saved.ids)}
     try:
         places = np.array([place_of[report.ids[row]] for row in rows.tolist()], np.intp)
@@ -111,6 +151,7 @@ def _inspected(
             continue
         if len(made) == MOST_DEFENSES:
             left_out += 1
+            unseen[number] = f"maps are of the first {MOST_DEFENSES} results that have tables"
             continue
         try:
             defense: Defense = defense_specs.build(
@@ -119,6 +160,7 @@ def _inspected(
             columns = saved.table.columns(defense.masked_images)
         except (ValueError, ImportError) as error:
             said.append(f"{result.spec}: its labels cannot be shown ({error}).")
+            unseen[number] = f"its masked images are not in the table ({error})"
             continue
         part = _taken(saved.table, places, columns, defense.masked_images)
         certified = result.per_image["worst_case"][rows]
@@ -155,7 +197,7 @@ def _attacked(
     """What an attack of the run made of its images; patched ones as far as a page holds them."""
     there = read_lines(folder)
     if there is None:
-        return {}, []
+        return {}, [f"No patched images are shown: {folder / LINES} is not there."]
     shown = {report.ids[row]: row for row in rows.tolist()}
     specs = {d.spec: number for number, d in reversed(list(enumerate(report.defenses)))}
     lines = [
@@ -203,7 +245,12 @@ def _patched_pictures(folder: Path, lines: Sequence[Line]) -> tuple[dict[int, st
 
 
 def try_page(
-    report: Report, saved: SavedTable | None, images: Images, out: AnyPath
+    report: Report,
+    saved: SavedTable | None,
+    images: Images,
+    out: AnyPath,
+    *,
+    beside: Beside | None = None,
 ) -> tuple[str, ...]:
     """Writes the page of a report that has just been written into its folder; returns its name.
 
@@ -214,13 +261,17 @@ def try_page(
       saved: its table; None where all defenses are on evidence.
       images: where its images come from.
       out: its folder.
+      beside: what the page shows beside the run.
     """
     try:
-        page = made_page(report, saved, images, most_images=MOST_IMAGES)
-        write_page(page, page_file(out))
+        named, sizes, missing = (report, None, ()) if beside is None else beside(report)
+        page = made_page(
+            named, saved, images, object_sizes=sizes, missing=missing, most_images=MOST_IMAGES
+        )
+        write_page(page.html, page_file(out))
     except Exception as error:  # a page is no result
         again = program.typed("report", [str(out)])
-        program.say(f"no {FILE} ({program.one_line(str(error))}); {again} tries again")
+        program.say(f"no {FILE} ({program.one_line(program.message(error))}); {again} tries again")
         return ()
     return (FILE,)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import zlib
+from collections.abc import Collection
 
 import numpy as np
 
@@ -35,6 +36,11 @@ class PatchedImages:
         """Where the clean images are a subset: all of what it was taken from, patched alike."""
         whole = getattr(self.clean, "whole", None)
         return None if whole is None else dataclasses.replace(self, clean=whole)
+
+    def original_sizes(self, ids: Collection[str]) -> dict[str, tuple[int, int]]:
+        """Of the clean images, see ``Dataset.original_sizes``."""
+        found: dict[str, tuple[int, int]] = getattr(self.clean, "original_sizes")(ids)  # noqa: B009
+        return found
 
     def read(self, start: int, stop: int) -> Batch:
         """Images ``start`` to ``stop`` with their patches; labels and ids are the clean ones."""

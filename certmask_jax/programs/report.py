@@ -17,12 +17,24 @@ from certmask_jax.files.storage import AnyPath
 from certmask_jax.pages import compare_page
 from certmask_jax.pages.compare_page import Named
 from certmask_jax.pages.run_page import FILE, MOST_IMAGES
-from certmask_jax.programs import earlier_images, from_tables, page_of_run, paths, program
+from certmask_jax.programs import (
+    earlier_images,
+    earlier_page,
+    from_tables,
+    page_of_run,
+    page_options,
+    paths,
+    program,
+)
 from certmask_jax.programs.command_line import CommandLine, check_not_typed
 from certmask_jax.programs.number_options import whole
+from certmask_jax.programs.page_options import PageOptions
+from certmask_jax.programs.program import message, one_line
+from certmask_jax.tables import evidence_store, saved_table
 from certmask_jax.tables.saved_table import SavedTable
 
-_OF_ONE = ("data_dir", "attack", "most_images")
+_OF_ONE = ("attack", "most_images", "object_boxes")
+_NOTHING = PageOptions()
 _ATTACK = "attack"  # in the folder of a run, as certmask attack puts it there
 
 
@@ -64,6 +76,7 @@ def parser() -> CommandLine:
         help="of a larger run N images are shown, drawn at random; numbers are of all (default: "
         "%(default)s)",
     )
+    page_options.add(parse)
     return parse
 
 
@@ -74,45 +87,79 @@ def run(
     data_dir: Path | None = None,
     attack: Path | None = None,
     most_images: int = MOST_IMAGES,
+    shown: PageOptions = _NOTHING,
 ) -> AnyPath:
     """Makes the page of a run and writes it; returns where."""
-    result = report.read(folder)
     missing: list[str] = []
+    result = report.read(
+        folder, warn=lambda text: missing.append(f"No image is shown: {one_line(text)}.")
+    )
+    named, sizes, lacking = earlier_page.beside(result, shown, data_dir=data_dir)
+    missing += lacking
     saved = _table_of(folder, missing)
     if attack is None and isinstance(folder, Path) and (folder / _ATTACK).is_dir():
         attack = folder / _ATTACK
     elif attack is not None and not (attack / "attacks.jsonl").is_file():
         raise FileNotFoundError(f"--attack {attack}: expected a folder with attacks.jsonl")
     page = page_of_run.made_page(
-        result,
+        named,
         saved,
         lambda rows: earlier_images.images_of(result, rows, data_dir=data_dir),
         attack=attack,
+        object_sizes=sizes,
         missing=missing,
         most_images=most_images,
     )
     file = page_of_run.page_file(folder) if out is None else out
-    page_of_run.write_page(page, file)
+    for line in page.missing:
+        program.say(line)
+    page_of_run.write_page(page.html, file)
     return file
 
 
-def beside(folders: Sequence[AnyPath], out: AnyPath) -> None:
+def beside(
+    folders: Sequence[AnyPath],
+    out: AnyPath,
+    *,
+    class_names: Path | None = None,
+    data_dir: Path | None = None,
+) -> None:
     """Writes a page of several runs beside each other."""
-    runs = [Named(str(folder), report.read(folder)) for folder in folders]
+    runs = [
+        Named(str(folder), page_options.with_names(report.read(folder), class_names, data_dir))
+        for folder in folders
+    ]
     page_of_run.write_page(compare_page.page_of(runs), out)
 
 
 def _table_of(folder: AnyPath, missing: list[str]) -> SavedTable | None:
     """The table of a run; None where there is none, and why is added to what is missing."""
+    if (folder / "evidence").is_dir():
+        try:
+            evidence_store.load(folder / "evidence")
+        except (ValueError, OSError) as error:
+            missing.append(f"The page does without evidence: {_said(error)}.")
     if not (folder / "tables").is_dir():
         if not (folder / "evidence").is_dir():
             missing.append("The tables of the run are not there, so there are no maps.")
         return None
     try:
-        return from_tables.table_of(folder)
-    except FileNotFoundError as error:
-        missing.append(f"There are no maps: {error}.")
+        saved = from_tables.table_of(folder)
+        for line in saved_table.unlike_metadata(folder / "tables", saved.about):
+            missing.append(
+                f"{one_line(line)}; the page does without it, and other programs that read zarr "
+                "cannot: give the command of the run again to mend it."
+            )
+        return saved
+    except (ValueError, OSError) as error:
+        missing.append(f"There are no maps: {_said(error)}.")
         return None
+
+
+def _said(error: Exception) -> str:
+    """An error in one line; the settings that it names are no options of this program."""
+    is_plain = isinstance(error, OSError) and error.strerror is not None
+    return one_line(message(error) if is_plain else str(error))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -126,7 +173,12 @@ def _run(argv: Sequence[str] | None) -> int:
         check_not_typed(arguments, _OF_ONE, "with several runs, whose images are named alone")
         if arguments.out is None:
             raise ValueError("--out: expected a file for the page of several runs, got none")
-        beside(arguments.runs, arguments.out)
+        beside(
+            arguments.runs,
+            arguments.out,
+            class_names=arguments.class_names,
+            data_dir=arguments.data_dir,
+        )
         print(f"{arguments.out}")
         return 0
     file = run(
@@ -135,6 +187,7 @@ def _run(argv: Sequence[str] | None) -> int:
         data_dir=arguments.data_dir,
         attack=arguments.attack,
         most_images=arguments.most_images,
+        shown=page_options.read(arguments),
     )
     print(f"{file}")
     return 0

@@ -175,6 +175,26 @@ class Blocks:
         """A column of ``Outputs`` (``[T, V]``), or ``labels`` (``[T]``)."""
         return StoredColumn(self._store(name), self._folder / name, remedy)
 
+    def unlike_metadata(self) -> list[str]:
+        """What is wrong with the files that say what each array is, a line for each.
+
+        Reading here does without them; other programs that read zarr do not.
+        """
+        said = []
+        for name in (*SCHEMA, "labels"):
+            file, wanted = self._folder / name / "zarr.json", self._spec(name)["metadata"]
+            try:
+                found = json.loads(file.read_bytes())
+                if any(found[key] != wanted[key] for key in ("shape", "data_type")):
+                    said.append(f"{file}: is damaged (it is of another array)")
+            except FileNotFoundError:
+                said.append(f"{file}: is missing")
+            except OSError as error:
+                said.append(f"{file}: cannot be read ({error.strerror or error})")
+            except (ValueError, KeyError, TypeError) as error:
+                said.append(f"{file}: is damaged ({type(error).__name__}: {error})")
+        return said
+
     def _ids(self, number: int) -> AnyPath:
         return self._folder / _IDS / f"{number:06d}.json"
 

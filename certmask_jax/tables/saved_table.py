@@ -165,6 +165,11 @@ def read_images(folder: AnyPath) -> Began | None:
         raise ValueError(f"{folder / IMAGES}: is damaged ({error!r})") from error
 
 
+def unlike_metadata(folder: AnyPath, about: Mapping[str, Any]) -> list[str]:
+    """What is wrong with the zarr.json of its arrays, a line for each; nothing here reads them."""
+    return layout(folder, about).unlike_metadata()
+
+
 def images_done(folder: str | AnyPath) -> tuple[int, int]:
     """How many images of a table that was begun are on the disk, and how many it is to have."""
     folder = storage.any_path(folder)

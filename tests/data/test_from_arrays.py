@@ -65,3 +65,9 @@ def test_bad_input_is_one_clear_error(change, error):
     given = {"images": IMAGES, "labels": np.zeros(6, int), "data_config": CONFIG, **change}
     with pytest.raises(ValueError, match=error):
         data.from_arrays(given.pop("images"), given.pop("labels"), **given)
+
+
+def test_sizes_before_the_resize_are_those_of_the_arrays():
+    images = np.zeros((3, 5, 7, 1), np.uint8)
+    made = data.from_arrays(images, [0, 1, 0], data_config=CONFIG, ids=["a", "b", "c"])
+    assert made.original_sizes(["c", "a", "gone"]) == {"a": (5, 7), "c": (5, 7)}

@@ -11,6 +11,7 @@ from defense_cases import CASES, pair_cover_set, random_set, random_table, robus
 from certmask_jax import defenses, mask_sets
 from certmask_jax.defenses import Defense, by_placement, places_at_once
 from certmask_jax.defenses.by_placement import FAILS, HOLDS, OPEN
+from certmask_jax.masks.bands import column_bands
 from certmask_jax.masks.mask_set import MaskSet
 from certmask_jax.masks.threats import Threat
 from certmask_jax.tables.outputs import UNKNOWN
@@ -203,3 +204,19 @@ def test_a_region_leaves_places_out():
     spots = by_placement.spots_of(defenses.double_masking(masks, against=threat))
     assert spots.sizes.sum() == 8
     assert (spots.spot[:, spots.cols >= 2] == -1).all()
+
+
+def test_crosscert_at_all_places_at_once_is_as_asked_one_by_one():
+    masks = mask_sets.budgeted_grid(4, 1, masks_per_axis=2)
+    bands = column_bands(4, 1, band=2)
+    defense = defenses.CrossCert(masks, bands)
+    rng = np.random.default_rng(3)
+    table, labels = random_table(rng, defense, 24, 3)
+    spots = by_placement.spots_of(defense)
+    found = by_placement.verdicts_at(defense, table, labels, spots)
+    assert set(np.unique(found)) == {HOLDS, FAILS}
+    for spot in range(len(spots.hidden)):
+        alone = dataclasses.replace(defense, against=spots.threat_at(spot))
+        np.testing.assert_array_equal(found[:, spot] == HOLDS, alone.worst_case(table, labels))
+    everywhere = (found == HOLDS).all(axis=1)
+    np.testing.assert_array_equal(everywhere, defense.worst_case(table, labels))

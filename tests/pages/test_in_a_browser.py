@@ -6,14 +6,17 @@ import importlib.util
 from pathlib import Path
 
 import browser
+import mapped_run
 import numpy as np
 import paged_run
 import pytest
 
 from certmask_jax.pages.image_data import Attacked
 from certmask_jax.pages.inspected import inspect
+from certmask_jax.pages.object_sizes import ObjectSizes
 from certmask_jax.pages.pictures import data_uris
 from certmask_jax.pages.run_page import page_of
+from certmask_jax.programs import page_of_run
 
 pytestmark = pytest.mark.skipif(
     browser.executable() is None, reason="needs a browser: Chromium, which is not installed"
@@ -41,7 +44,14 @@ def _written(folder: Path) -> Path:
     attacked = {1: [Attacked(0, paged_run.DOG, True, pictures[0])]}
     file = folder / "report.html"
     file.write_text(
-        page_of(report, rows=rows, inspected=inspected, pictures=pictures, attacked=attacked)
+        page_of(
+            report,
+            rows=rows,
+            inspected=inspected,
+            pictures=pictures,
+            attacked=attacked,
+            object_sizes=ObjectSizes(np.array([0.15, 0.95, 0.11, np.nan, 0.5]), "boxes.csv"),
+        )
     )
     return file
 
@@ -49,6 +59,17 @@ def _written(folder: Path) -> Path:
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):
     return _written(tmp_path_factory.mktemp("page"))
+
+
+@pytest.fixture(scope="module")
+def of_maps(tmp_path_factory):
+    """A page with maps of several shapes, of several patches, and of CrossCert."""
+    made = page_of_run.made_page(
+        mapped_run.made(), mapped_run.saved(), paged_run.pixels, most_images=9
+    )
+    file = tmp_path_factory.mktemp("maps") / "report.html"
+    file.write_text(made.html)
+    return file
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +111,46 @@ def test_filters_filter_and_orders_order(shown):
     shown.ask(f"{_CHOOSE}('f-a', '1'); {_CHOOSE}('f-b', '0')")
     assert shown.ask(_CARDS) == [paged_run.IDS[4]]
     assert shown.ask("document.getElementById('count').textContent") == "1 of 5 images"
+
+
+def test_images_are_chosen_and_ordered_by_object_size(shown):
+    shown.ask(f"{_CHOOSE}('f-sort', 'small')")
+    ids = paged_run.IDS
+    assert shown.ask(_CARDS) == [ids[i] for i in (2, 0, 4, 1, 3)]
+    shown.ask(f"{_CHOOSE}('f-sort', 'large')")
+    assert shown.ask(_CARDS) == [ids[i] for i in (1, 4, 0, 2, 3)]
+    names = "[...document.getElementById('f-size').options].map(one => one.text)"
+    assert shown.ask(names) == ["all sizes", "10 to 20%", "50 to 60%", "90 to 100%", "not known"]
+    for value, wanted in (("0", (0, 2)), ("1", (4,)), ("2", (1,)), ("none", (3,)), ("", range(5))):
+        shown.ask(f"{_CHOOSE}('f-sort', 'run'); {_CHOOSE}('f-size', '{value}')")
+        assert shown.ask(_CARDS) == [ids[i] for i in wanted]
+    _opened(shown, ids[1])
+    said = shown.ask("document.getElementById('detail-facts').textContent")
+    assert said.endswith("Its objects cover 95% of what the model sees.")
+
+
+def test_shapes_are_chosen_and_two_patches_are_both_shown(shown, of_maps):
+    shown.open(of_maps)
+    number = mapped_run.IDS.index("three")
+    shown.ask(f"document.querySelectorAll('.card')[{number}].click()")
+    shapes = "[...document.getElementById('map-shape').options].map(one => one.text)"
+    assert shown.ask(shapes) == ["1x2 patch", "2x1 patch"]
+    count = []
+    for shape in "01":
+        shown.ask(f"{_CHOOSE}('map-shape', '{shape}')")
+        count.append(shown.ask("document.getElementById('map').getAttribute('aria-label')"))
+    assert "middle of a 1x2 patch" in count[0]
+    assert "middle of a 2x1 patch" in count[1]
+    shown.ask("document.querySelectorAll('#detail-defenses input')[1].click()")
+    assert shown.ask("document.getElementById('map-shape').parentElement.hidden")
+    title = "document.getElementById('map-title').textContent"
+    assert shown.ask(title) == "Where one of the patches could change the answer"
+    shown.ask("document.getElementById('map').focus()")
+    shown.press("ArrowRight")
+    said = shown.ask("document.getElementById('map-readout').textContent")
+    assert said.startswith("Patch at row 0, column 0: could change the answer")
+    assert " with the other at row " in said or " even alone; " in said
+    assert shown.ask("document.querySelectorAll('#map .patch.inner').length") == 2
 
 
 def test_maps_have_the_known_cells_and_say_them(shown):

@@ -9,6 +9,7 @@ import hand_made_reports
 import pytest
 
 from certmask_jax.certification import report
+from certmask_jax.certification.report.paired import unmatched
 from certmask_jax.programs import compare
 from certmask_jax.programs import report as report_program
 
@@ -86,3 +87,32 @@ def test_what_cannot_be_compared_is_one_line(runs, tmp_path, capsys):
     )
     assert compare.main([str(tmp_path)]) == 2
     assert "expected the folder of a finished run, with results.json" in capsys.readouterr().err
+
+
+def test_what_only_one_of_two_runs_has_is_said_both_ways(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
+    folders = []
+    for name, others in (("one", ("a", "b")), ("two", ("c",))):
+        folders.append(str(tmp_path / name))
+        (tmp_path / name).mkdir()
+        results = [hand_made_reports.result(spec=spec) for spec in ("double_masking", *others)]
+        made = hand_made_reports.report(
+            *results, provenance={"dataset": f"set {name}", "model": "m"}
+        )
+        report.write(made, tmp_path / name)
+    assert compare.main(folders) == 0
+    printed = capsys.readouterr().out
+    assert "Only first has a, b. Only second has c." in printed
+    assert "first: 8 images of set one were certified for the model m." in printed
+    assert "second: 8 images of set two were certified for the model m." in printed
+    page = tmp_path / "page.html"
+    assert report_program.main([*folders, "--out", str(page)]) == 0
+    text = page.read_text()
+    assert "Only A has a, b. Only B has c." in text
+    assert "8 images of set one were certified" in text
+    other = hand_made_reports.ON_8.of(8, 2)
+    several = hand_made_reports.report(
+        hand_made_reports.result(), hand_made_reports.result(threat=other)
+    )
+    alone = hand_made_reports.report(hand_made_reports.result())
+    assert unmatched(alone, several) == ([], ["double_masking 2x2"])

@@ -29,10 +29,12 @@ from certmask_jax.certification import evaluation, report, verdicts
 from certmask_jax.certification.evaluation import Hooks
 from certmask_jax.files import storage
 from certmask_jax.files.storage import BucketPath
-from certmask_jax.programs import certify
+from certmask_jax.programs import certify, page_of_run
+from certmask_jax.programs import report as report_program
 from certmask_jax.tables import saved_table
 
 OPTIONS = ["--num-images", "12", "--defense", "double_masking:masks_per_axis=2", "--chunk", "8"]
+WRITES_PAGES = page_of_run.try_page  # before the fixture that takes its place
 _numbers = itertools.count()
 
 
@@ -363,3 +365,30 @@ def test_the_program_writes_goes_on_and_reads_in_a_bucket(bucket, tmp_path, caps
     for options in (["--from-tables", out, "--out", out], [*OPTIONS, "--out", copy]):
         assert certify.main(options) == 2
         assert re.search("expected a new or empty folder", capsys.readouterr().err)
+    _check_pages(bucket, out, local, capsys)
+
+
+def _check_pages(bucket, out, local, capsys):
+    """A page is written into a bucket as it is onto a disk, whole or not at all."""
+    folder = storage.any_path(out)
+    made, saved = report.read(folder), saved_table.load(folder / "tables")
+    none = lambda rows: (None, "Nothing is at hand.")  # noqa: E731
+    bucket.refuse(403, "PUT", "POST", part="report.html")
+    assert WRITES_PAGES(made, saved, none, folder) == ()
+    said = capsys.readouterr().err
+    assert re.match(rf"no report.html \({out}/report.html: .*no permission", said)
+    assert said.endswith(f"report {out} tries again\n")
+    assert report_program.main([out]) == 2
+    assert re.fullmatch(rf"error: {out}/report.html: .*no permission.*\n", capsys.readouterr().err)
+    assert "report.html" not in bucket.below(out)
+    bucket.refuse(None)
+    assert WRITES_PAGES(made, saved, none, folder) == ("report.html",)
+    assert b"Nothing is at hand." in bucket.below(out)["report.html"]
+    assert report_program.main([out]) == 0
+    assert capsys.readouterr().out == f"{out}/report.html\n"
+    page = bucket.below(out)["report.html"].decode()
+    assert "Nothing is at hand." not in page
+    assert page.count('"pic":"data:image/png') == 12
+    both = f"{bucket.root}/both runs.html"
+    assert report_program.main([out, str(local), "--out", both]) == 0
+    assert b"2 runs on the same 12 images" in bucket.objects["both runs.html"]

@@ -8,7 +8,8 @@ the other does not (McNemar, 1947).
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -114,6 +115,21 @@ def matches(first: Report, second: Report) -> list[Match]:
             f"{second.defenses[0].threat}"
         )
     return found
+
+
+def unmatched(first: Report, second: Report) -> tuple[list[str], list[str]]:
+    """The defenses that only the one of two reports has, and those that only the other has.
+
+    Each with its patch, where the two know several.
+    """
+    several = len({d.threat for d in (*first.defenses, *second.defenses)}) > 1
+    one, two = ({(d.spec, d.threat): d for d in of.defenses} for of in (first, second))
+
+    def names(own: Mapping[Any, DefenseResult], other: Mapping[Any, DefenseResult]) -> list[str]:
+        alone = [d for key, d in own.items() if key not in other]
+        return [f"{d.spec} {patch(d.threat)}" if several else d.spec for d in alone]
+
+    return names(one, two), names(two, one)
 
 
 def check_same_images(first: Report, second: Report) -> None:

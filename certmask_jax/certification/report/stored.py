@@ -6,7 +6,7 @@ import csv
 import dataclasses
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +33,16 @@ def schema() -> dict[str, Any]:
     return dict(json.loads((Path(__file__).parent / SCHEMA).read_text(encoding="utf-8")))
 
 
-def read(folder: AnyPath) -> Report:
+def read(folder: AnyPath, *, warn: Callable[[str], None] | None = None) -> Report:
     """The report that ``write`` wrote into a folder.
 
     Numbers are those of the files, six digits of a margin. Where ``per_image.csv`` is gone the
     report has no ``ids`` and no columns of images, of itself and of its defenses.
+
+    Args:
+      folder: of the run.
+      warn: told of ``per_image.csv`` where it is damaged or cannot be read, which then counts as
+        gone.
 
     Raises:
       FileNotFoundError: for a folder without ``results.json``.
@@ -63,15 +68,30 @@ def read(folder: AnyPath) -> Report:
         text = images.read_bytes().decode()
     except (FileNotFoundError, NotADirectoryError):
         return made
+    except OSError as error:
+        if warn is None:
+            raise
+        warn(f"{images}: cannot be read ({error.strerror or error})")
+        return made
     except ValueError as error:
-        raise ValueError(f"{images}: is damaged ({error})") from error
+        return _damaged(made, f"{images}: is damaged ({error})", warn, error)
     try:
         return _with_images(made, text)
-    except (KeyError, ValueError, IndexError, StopIteration) as error:
-        raise ValueError(
+    except (KeyError, ValueError, IndexError, StopIteration, csv.Error) as error:
+        text = (
             f"{images}: expected a row for each of the {made.num_images} images of {RESULTS}, and "
             f"its columns, but it is damaged ({error!r})"
-        ) from error
+        )
+        return _damaged(made, text, warn, error)
+
+
+def _damaged(
+    made: Report, text: str, warn: Callable[[str], None] | None, error: Exception
+) -> Report:
+    if warn is None:
+        raise ValueError(text) from error
+    warn(text)
+    return made
 
 
 def _of_json(content: Mapping[str, Any]) -> Report:

@@ -50,6 +50,7 @@
   // ---- the list --------------------------------------------------------------------------------
 
   const filters = { class: at("f-class"), a: at("f-a"), b: at("f-b"), kind: at("f-kind"), sort: at("f-sort") };
+  if (at("f-size")) filters.size = at("f-size");
   const present = [...new Set(images.map((image) => image.label))].sort((x, y) => x - y);
   filters.class.append(make("option", { value: "" }, "all classes"));
   for (const label of present) filters.class.append(make("option", { value: label }, nameOf(label)));
@@ -62,8 +63,12 @@
   let chosen = [];
   let visible = PAGE;
 
+  // The bin of the table that an image is in, from the size that it was given.
+  const sizeBin = (image) => (image.bin === undefined ? "none" : String(image.bin));
+
   function matches(image) {
     if (filters.class.value !== "" && image.label !== Number(filters.class.value)) return false;
+    if (filters.size && filters.size.value !== "" && sizeBin(image) !== filters.size.value) return false;
     const a = image.d[Number(filters.a.value)];
     const b = image.d[Number(filters.b.value)];
     switch (filters.kind.value) {
@@ -77,12 +82,16 @@
     }
   }
 
+  const widest = (one) => Math.max(-1, ...(one.wide || []));
+
   function choose() {
     const number = Number(filters.a.value);
     chosen = images.filter(matches);
     const order = {
       margin: (x, y) => x.d[number].m - y.d[number].m,
-      wide: (x, y) => (y.d[number].wide ?? -1) - (x.d[number].wide ?? -1),
+      wide: (x, y) => widest(y.d[number]) - widest(x.d[number]),
+      small: (x, y) => (x.o ?? 101) - (y.o ?? 101),
+      large: (x, y) => (y.o ?? -1) - (x.o ?? -1),
     }[filters.sort.value];
     if (order) chosen.sort(order);
     visible = PAGE;
@@ -116,7 +125,7 @@
   function draw() {
     at("cards").replaceChildren(...chosen.slice(0, visible).map(card));
     at("count").textContent =
-      `${chosen.length} of ${images.length} images` + (chosen.length > visible ? `, ${visible} shown` : "");
+      `${chosen.length} of ${images.length} image${images.length === 1 ? "" : "s"}` + (chosen.length > visible ? `, ${visible} shown` : "");
     at("more").hidden = chosen.length <= visible;
   }
 
@@ -154,15 +163,19 @@
     if (button) button.focus();
   });
   for (const id of ["show-places", "show-masks", "by-margin"]) at(id).addEventListener("change", drawMap);
+  let shapeChosen = null;
+  at("map-shape").addEventListener("change", () => { shapeChosen = Number(at("map-shape").value); drawMap(); });
 
   function show() {
     const image = chosen[place];
     at("previous").disabled = place === 0;
     at("next").disabled = place === chosen.length - 1;
-    at("detail-title").textContent = `${nameOf(image.label)}: ${image.id}`;
+    const named = nameOf(image.label);  // ids of folders begin with it
+    at("detail-title").textContent = image.id.startsWith(named) ? image.id : `${named}: ${image.id}`;
     at("detail-facts").textContent =
       `Image ${place + 1} of ${chosen.length} chosen. True class ${nameOf(image.label)}; ` +
-      `the model without a defense says ${nameOf(image.undefended)}.`;
+      `the model without a defense says ${nameOf(image.undefended)}.` +
+      (image.o === undefined ? "" : ` Its objects cover ${image.o}% of what the model sees.`);
     const box = at("detail-defenses");
     box.replaceChildren(box.querySelector("legend"));
     defenses.forEach((defense, i) => {
@@ -187,6 +200,14 @@
       said.push(`Smallest logit margin over the masked images that were evaluated: ${one.m}.`);
     at("detail-why").replaceChildren(...said.map((line) => make("p", {}, line)));
     hiddenNow = [];
+    const maps = defense.maps || [];
+    const shape = at("map-shape");
+    shape.replaceChildren(...maps.map((map, i) => make("option", { value: i }, `${map.shape.join("x")} patch`)));
+    // The shape that was chosen, else the one of which most places are lost.
+    const wide = one.wide || [0];
+    const start = shapeChosen !== null && shapeChosen < maps.length ? shapeChosen : wide.indexOf(Math.max(...wide));
+    if (maps.length) shape.value = String(start);
+    shape.parentElement.hidden = maps.length < 2;
     drawMap();
     drawLabels();
   }
@@ -229,7 +250,13 @@
   function drawMap() {
     const image = chosen[place];
     const defense = defenses[picked];
-    const one = image.d[picked];
+    const number = Number(at("map-shape").value || 0);
+    const map = (defense.maps || [])[number];
+    const whole = image.d[picked];
+    const one = {
+      s: whole.s && whole.s[number], q: whole.q && whole.q[number], with: whole.with && whole.with[number],
+      wide: whole.wide && whole.wide[number], openShare: whole.openShare && whole.openShare[number],
+    };
     const box = at("map-box");
     const readout = at("map-readout");
     readout.textContent = "";
@@ -242,15 +269,15 @@
     patterns(svg, width / 42, height / (data.cells ? 42 : (42 * height) / width));
     svg.append(picture(image, height, width));
     const byMargin = at("by-margin").checked;
-    for (const id of ["show-places", "by-margin"]) at(id).parentElement.hidden = !defense.rows;
+    for (const id of ["show-places", "by-margin"]) at(id).parentElement.hidden = !map;
     at("show-masks").parentElement.hidden = !defense.masks;
-    if (defense.rows && at("show-places").checked && !hiddenNow.length) {
-      const [ph, pw] = defense.shape;
+    if (map && at("show-places").checked && !hiddenNow.length) {
+      const [ph, pw] = map.shape;
       const cells = make("svg:g");
       const starts = (firsts, end, side) => [...firsts, end].map((first) => first + side / 2 - 0.5);
-      const ys = starts(defense.rows, defense.ends[0], ph);
-      const xs = starts(defense.cols, defense.ends[1], pw);
-      defense.spot.forEach((row, i) => row.forEach((spot, j) => {
+      const ys = starts(map.rows, map.ends[0], ph);
+      const xs = starts(map.cols, map.ends[1], pw);
+      map.spot.forEach((row, i) => row.forEach((spot, j) => {
         if (spot < 0) return;
         const state = one.s ? one.s[spot] : "h";
         const cell = rect([ys[i], xs[j], ys[i + 1], xs[j + 1]], `cell ${state}`);
@@ -271,21 +298,24 @@
     const cursor = make("svg:g");
     svg.append(cursor);
     box.replaceChildren(svg);
-    legendOfMap(defense, byMargin);
-    at("map-title").textContent = defense.rows ? "Where a patch could change the answer" : "The image";
-    if (!defense.rows) {
+    legendOfMap(map, one, byMargin);
+    at("map-title").textContent = !map ? "The image" : map.others ? "Where one of the patches could change the answer" : "Where a patch could change the answer";
+    if (!map) {
       readout.textContent = defense.noMap || "";
       svg.setAttribute("role", "img");
       svg.setAttribute("aria-label", "The image");
       return;
     }
-    const lost = defense.exact ? "A patch could change the answer" : "Nothing is proved";
+    const lost = map.exact ? "A patch could change the answer" : "Nothing is proved";
     const share = one.wide === undefined ? "" : ` ${lost} at ${one.wide}% of all places.`;
     const unknown = one.openShare ? ` ${one.openShare}% were not evaluated far enough to tell (certify --no-decide evaluates everything).` : "";
-    const thing = `${defense.shape.join("x")} ${data.cells ? "window of cells, as patches reach them" : "patch"}`;
-    const start = one.s ? `Every point is the middle of a ${thing}.${share}${unknown}`
+    const thing = `${map.shape.join("x")} ${data.cells ? "window of cells, as patches reach them" : "patch"}`;
+    const others = map.others ? ` ${map.others === 1 ? "The other patch is" : "The other patches are"} wherever is worst.` : "";
+    const start = one.s ? `Every point is the middle of a ${thing}.${others}${share}${unknown}`
       : `Every point is the middle of a ${thing}, and none can change the answer.`;
-    readout.textContent = `${start} Point at the map, or use the arrow keys on it.`;
+    const left = (Math.max(...map.shape) > 1 ? " The border without marks is the middle of no patch." : "") +
+      (defense.note ? ` ${defense.note}` : "");
+    readout.textContent = `${start}${left} Point at the map, or use the arrow keys on it.`;
     svg.setAttribute("tabindex", "0");
     svg.setAttribute("role", "application");
     svg.setAttribute("aria-roledescription", "map of places");
@@ -293,26 +323,34 @@
 
     let here = null;
     function look(i, j) {
-      i = Math.min(defense.rows.length - 1, Math.max(0, i));
-      j = Math.min(defense.cols.length - 1, Math.max(0, j));
+      i = Math.min(map.rows.length - 1, Math.max(0, i));
+      j = Math.min(map.cols.length - 1, Math.max(0, j));
       here = [i, j];
-      const spot = defense.spot[i][j];
-      const [top, left] = [defense.rows[i], defense.cols[j]];
-      const patch = [top, left, top + defense.shape[0], left + defense.shape[1]];
-      cursor.replaceChildren(rect(patch, "patch"), rect(patch, "patch inner"));
+      const spot = map.spot[i][j];
+      const [top, left] = [map.rows[i], map.cols[j]];
+      const patch = [top, left, top + map.shape[0], left + map.shape[1]];
+      const group = one.with && spot >= 0 ? one.with[spot] : -1;
+      const second = group >= 0 ? map.second[group].map(([height, width, row, col]) => [row, col, row + height, col + width]) : [];
+      cursor.replaceChildren(...[patch, ...second].flatMap((each) => [rect(each, "patch"), rect(each, "patch inner")]));
       if (spot < 0) {
         readout.textContent = `Row ${top}, column ${left}: no patch may be here.`;
         return;
       }
       const state = one.s ? one.s[spot] : "h";
-      const hiding = defense.hiding[spot];
+      const hiding = map.hiding[spot];
       const words = hiding.slice(0, 6).map((mask) =>
         `${mask + 1}` + (defense.single.length ? ` (${textAt(image, defense.single[mask])})` : ""));
       if (hiding.length > 6) words.push(`${hiding.length - 6} more`);
       const who = hiding.length ? `hidden by mask${hiding.length > 1 ? "s" : ""} ${words.join(", ")}` : "hidden by no mask alone";
       const level = one.q[spot];
       const margin = level === "-" ? "" : ` Smallest margin of what hides it: ${MARGINS[level]}.`;
-      readout.textContent = `${data.cells ? "Window" : "Patch"} at row ${top}, column ${left}: ${stateOf(defense, state)}; ${who}.${margin}`;
+      const alone = second.length > 0 && second.every((each) => each.every((edge, k) => edge === patch[k]));
+      const beside = alone
+        ? " even alone"
+        : second.length
+        ? ` with the other at ${second.map(([row, col]) => `row ${row}, column ${col}`).join(" and ")}`
+        : map.others && state === "h" ? ", wherever the others are" : "";
+      readout.textContent = `${data.cells ? "Window" : "Patch"} at row ${top}, column ${left}: ${stateOf(map, state)}${beside}; ${who}.${margin}`;
     }
     const last = (firsts, value) => {
       let found = 0;
@@ -321,9 +359,9 @@
     };
     for (const kind of ["pointermove", "pointerdown"]) svg.addEventListener(kind, (event) => {
       const frame = svg.getBoundingClientRect();
-      const y = ((event.clientY - frame.top) / frame.height) * height - defense.shape[0] / 2 + 0.5;
-      const x = ((event.clientX - frame.left) / frame.width) * width - defense.shape[1] / 2 + 0.5;
-      look(last(defense.rows, y), last(defense.cols, x));
+      const y = ((event.clientY - frame.top) / frame.height) * height - map.shape[0] / 2 + 0.5;
+      const x = ((event.clientX - frame.left) / frame.width) * width - map.shape[1] / 2 + 0.5;
+      look(last(map.rows, y), last(map.cols, x));
     });
     svg.addEventListener("pointerleave", () => cursor.replaceChildren());
     svg.addEventListener("keydown", (event) => {
@@ -335,22 +373,21 @@
     });
   }
 
-  const stateOf = (defense, state) =>
-    state === "f" && !defense.exact ? "nothing is proved: a patch may change the answer" : STATES[state][0];
+  const stateOf = (map, state) =>
+    state === "f" && !map.exact ? "nothing is proved: a patch may change the answer" : STATES[state][0];
 
-  function legendOfMap(defense, byMargin) {
+  function legendOfMap(map, one, byMargin) {
     const list = at("map-legend");
     list.replaceChildren();
-    if (!defense.rows) return;
+    if (!map) return;
     const entries = byMargin
       ? MARGINS.map((words, level) => [`background:${SHADES[level]}`, words])
       : [
-          ["background:#b8d8d4", stateOf(defense, "h")],
-          ["background:repeating-linear-gradient(45deg,#7d2405 0 3px,#f0a587 3px 7px)", stateOf(defense, "f")],
-          ["background:radial-gradient(#fff 22%,#a9afb8 26%)", stateOf(defense, "o")],
+          ["background:#b8d8d4", stateOf(map, "h")],
+          ["background:repeating-linear-gradient(45deg,#7d2405 0 3px,#f0a587 3px 7px)", stateOf(map, "f")],
+          ["background:radial-gradient(#fff 22%,#a9afb8 26%)", stateOf(map, "o")],
         ];
-    const image = chosen[place];
-    const used = new Set(image.d[picked].s || "h");
+    const used = new Set(one.s || "h");
     entries.forEach(([style, words], i) => {
       if (byMargin || used.has("hfo"[i])) list.append(make("li", {}, make("i", { style }), words));
     });

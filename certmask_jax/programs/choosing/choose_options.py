@@ -8,7 +8,7 @@ import itertools
 import shlex
 from collections.abc import Sequence
 
-from certmask_jax.programs import certification_options, program
+from certmask_jax.programs import certification_options, page_options, program
 from certmask_jax.programs.certification_options import Config, read_config
 from certmask_jax.programs.command_line import CommandLine, check_not_typed
 from certmask_jax.programs.number_options import number, seed, whole
@@ -20,7 +20,7 @@ BUDGETS = {
 }
 _OTHERWISE = (
     *("list", "from_tables", "dry_run", "shard", "decide", "two_parts", "patched", "format"),
-    *("distributed", "page"),
+    *("distributed", "page", *page_options.DESTINATIONS),
 )
 """Options of certify that have no use here."""
 _OWN = (

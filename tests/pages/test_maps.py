@@ -1,0 +1,108 @@
+"""Maps of several shapes, of several patches and of CrossCert, as a page holds them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+
+import mapped_run
+import numpy as np
+import paged_run
+import pytest
+
+from certmask_jax.defenses import by_first_placement
+from certmask_jax.masks.threats import Threat
+from certmask_jax.programs import page_of_run
+
+STATE = {True: "h", False: "f"}
+
+
+@pytest.fixture(scope="module")
+def data():
+    page = page_of_run.made_page(
+        mapped_run.made(), mapped_run.saved(), paged_run.pixels, most_images=9
+    )
+    assert page.missing == ()
+    found = re.search(r'id="data">(.*?)</script>', page.html, re.DOTALL)
+    return json.loads(found[1])
+
+
+def _cells(data, number, shape=0):
+    """Of each image the state at each location, by its stretch."""
+    places = data["defenses"][number]["maps"][shape]
+    rows, cols = ([np.searchsorted(places[k], range(places["ends"][i]), side="right") - 1
+                   for i, k in enumerate(("rows", "cols"))])  # fmt: skip
+    spots = np.array(places["spot"])[np.ix_(rows, cols)]
+    made = []
+    for image in data["images"]:
+        states = image["d"][number].get("s")
+        said = "h" * (spots.max() + 1) if states is None else states[shape]
+        made.append([[said[spot] for spot in row] for row in spots.tolist()])
+    return made
+
+
+@pytest.mark.parametrize(
+    ("number", "shape", "size"), [(0, 0, (1, 2)), (0, 1, (2, 1)), (2, 0, (1, 1))]
+)
+def test_each_shape_has_its_map(data, number, shape, size):
+    defense, saved = mapped_run.defenses()[number], mapped_run.saved()
+    assert data["defenses"][number]["maps"][shape]["shape"] == list(size)
+    cells = np.array(_cells(data, number, shape))
+    assert cells.shape == (4, 5 - size[0], 5 - size[1])
+    for row, col in np.ndindex(*cells.shape[1:]):
+        if number == 2 and row != col:  # each place compiles a program
+            continue
+        region = (row, col, row + size[0], col + size[1])
+        at = dataclasses.replace(defense, against=Threat.of(4, size, region=region))
+        holds = np.asarray(at.worst_case(saved.table, saved.labels))
+        assert cells[:, row, col].tolist() == [STATE[bool(one)] for one in holds]
+    assert {"h", "f"} <= set(cells.ravel())
+
+
+def test_several_patches_have_the_map_of_one_and_where_the_other_is_worst(data):
+    defense, saved = mapped_run.defenses()[1], mapped_run.saved()
+    spots = by_first_placement.first_spots_of(defense)
+    states, worst = by_first_placement.verdicts_at_first(defense, saved.table, saved.labels, spots)
+    (places,) = data["defenses"][1]["maps"]
+    assert places["others"] == 1
+    assert places["second"] == spots.others.tolist()
+    failed = 0
+    for image, own, group in zip(data["images"], states, worst, strict=True):
+        verdict = image["d"][1]
+        if verdict["c"]:
+            assert (own == 1).all()
+            continue
+        assert verdict["s"] == ["".join("fh"[state] for state in own)]
+        assert verdict["with"] == [group.tolist()]
+        failed += 1
+        if verdict["a"] == image["label"]:
+            assert re.fullmatch(
+                r"A patch at row \d, column \d (with another at row \d, column \d could change the "
+                r"answer|could change the answer even alone)\.",
+                verdict["proved"],
+            )
+    assert failed
+
+
+def test_crosscert_says_what_masks_and_bands_say(data):
+    said = [image["d"][2]["answered"] for image in data["images"]]
+    assert said[0] == "The masks say ant, and so do the bands (4 of 4)."
+    answers = [image["d"][2]["a"] for image in data["images"]]
+    for text, answer in zip(said, answers, strict=True):
+        assert text.startswith("An alert: the masks ") == (answer == -2)
+
+
+@pytest.mark.parametrize("limit", ["MOST_SHAPES", "MOST_CELLS"])
+def test_of_many_shapes_some_have_a_map_and_a_defense_without_says_why(monkeypatch, limit):
+    monkeypatch.setattr(f"certmask_jax.pages.inspected.{limit}", 1)
+    monkeypatch.setattr("certmask_jax.defenses.by_first_placement.MOST_PAIRS", 1)
+    page = page_of_run.made_page(
+        mapped_run.made(), mapped_run.saved(), paged_run.pixels, most_images=9
+    ).html
+    shapes, two, _ = json.loads(re.search(r'id="data">(.*?)</script>', page, re.DOTALL)[1])[
+        "defenses"
+    ]
+    assert len(shapes["maps"]) == 1
+    assert shapes["note"] == "1 of the 2 shapes of the patch have a map here."
+    assert two["noMap"].startswith("No map of places: there are too many places to look at one by")
