@@ -57,7 +57,7 @@ class Measured(NamedTuple):
     """What one candidate did on T images."""
 
     certified: NDArray[np.float64]  # [T], 0 or 1, or a weighted mean of such over patch sizes
-    passes: NDArray[np.float64]  # [T]
+    costs: NDArray[np.float64]  # [T], in what the budget is of: passes, or milliseconds
     right: NDArray[np.bool_]  # [T], the answer without a patch
     demands: tuple[Demand, ...] = ()
 
@@ -68,8 +68,8 @@ class Measured(NamedTuple):
 
     @property
     def cost(self) -> float:
-        """Passes an image."""
-        return float(self.passes.mean())
+        """Passes, or milliseconds, an image."""
+        return float(self.costs.mean())
 
     def is_within(self, budget: float) -> bool:
         """Whether it keeps to the budget and meets all demands, on these images."""
@@ -135,7 +135,7 @@ def search(
       sizes: images of each round, ascending (``rungs``). One size is an exhaustive search.
       measure: (numbers of candidates, images) -> what each does on so many images, the first ones
         of the same images each time.
-      budget: passes an image.
+      budget: passes an image, or whatever else costs are.
       may_lose: by how much what is dropped for another may certify more than it, a fraction.
 
     Raises:
@@ -173,7 +173,7 @@ def halve(known: dict[int, Measured], *, budget: float, may_lose: float) -> list
     for one, measured in known.items():
         why = _hopeless(measured, budget)
         if why is not None:
-            dropped.append(Dropped(one, len(measured.passes), why))
+            dropped.append(Dropped(one, len(measured.costs), why))
             del rest[one]
     best = _unbeaten(rest)
     beaten = list[tuple[bool, Dropped]]()
@@ -183,7 +183,7 @@ def halve(known: dict[int, Measured], *, budget: float, may_lose: float) -> list
             continue
         lows = {by: paired_interval(rest[by].certified, measured.certified)[0] for by in others}
         by = max(others, key=lambda other: lows[other])
-        drop = Dropped(one, len(measured.passes), "beaten", by, max(0.0, -lows[by]))
+        drop = Dropped(one, len(measured.costs), "beaten", by, max(0.0, -lows[by]))
         beaten.append((lows[by] > 0, drop))
     beaten.sort(key=lambda item: item[1].at_most)
     half = -(-len(rest) // 2)
@@ -216,7 +216,7 @@ def mean_interval(values: ArrayLike) -> Interval:
 
 
 def _hopeless(measured: Measured, budget: float) -> str | None:
-    if mean_interval(measured.passes)[0] > budget:
+    if mean_interval(measured.costs)[0] > budget:
         return "budget"
     return next((demand.name for demand in measured.demands if demand.is_hopeless), None)
 
