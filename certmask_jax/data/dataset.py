@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from certmask_jax.data import decoding
+from certmask_jax.data.images import image_size
 from certmask_jax.data.listing import Listing
 from certmask_jax.data.sources import Found
 from certmask_jax.data.subsets import Subset
@@ -91,6 +92,29 @@ class Dataset:
         images = np.stack([self._prepare(image, name) for image, _, name in examples])
         of = np.array([labels[number] for _, number, _ in examples], dtype=np.int32)
         return Batch(images, of, tuple(name for _, _, name in examples))
+
+    def original_sizes(self, ids: Collection[str]) -> dict[str, tuple[int, int]]:
+        """Id -> height and width of an image before it is resized, of those among ``ids``.
+
+        Of files only the headers are read; of other data sets images are decoded until all that
+        are wanted were met.
+
+        Raises:
+          UnreadableImage: naming an image that cannot be opened.
+        """
+        files, wanted = self._found.files, set(ids)
+        sizes: dict[str, tuple[int, int]] = {}
+        for number in self._numbers.tolist():
+            if len(sizes) == len(wanted):
+                break
+            if files is None:
+                image, _, name = self._found.example(number)
+                if name in wanted:
+                    sizes[name] = image_size(image)
+            elif files[number].image_id in wanted:
+                file = files[number]
+                sizes[file.image_id] = decoding.header_size(file.path, file.image_id)
+        return sizes
 
     def find_unreadable(self) -> dict[str, str]:
         """Id -> why, of the files that cannot be decoded, as far as that is found out cheaply.

@@ -43,6 +43,21 @@ def decode(path: Path, image_id: str) -> Any:
         raise UnreadableImage(image_id, reason(error, path), where=str(path)) from error
 
 
+def header_size(path: Path, image_id: str) -> tuple[int, int]:
+    """Height and width of the image in a file, which is not decoded.
+
+    Raises:
+      UnreadableImage: for whatever a decoder raises.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            return int(image.height), int(image.width)
+    except Exception as error:  # decoders raise anything
+        raise UnreadableImage(image_id, reason(error, path), where=str(path)) from error
+
+
 def eight_bits(
     image: Any, file_format: str | None = None, tags: Mapping[int, Any] | None = None
 ) -> Any:

@@ -16,8 +16,8 @@ from typing import NamedTuple
 from certmask_jax.data.class_mapping import imagenet_wnids
 
 # Names of columns, in small letters without anything but letters and digits.
-_FILES = ("file", "filename", "filepath", "image", "imageid", "imagename", "imagepath", "path",
-          "img", "imgname", "imgpath", "name", "id")  # fmt: skip
+FILE_COLUMNS = ("file", "filename", "filepath", "image", "imageid", "imagename", "imagepath",
+                "path", "img", "imgname", "imgpath", "name", "id")  # fmt: skip
 _IDS = ("wnid", "synset", "synsetid", "wordnetid", "predictionstring")
 _NUMBERS = ("imagenetindex", "classindex", "labelindex", "classidx", "labelidx", "truelabel")
 # What may hold numbers or names, or count the rows.
@@ -43,7 +43,7 @@ def read_table(labels: Path, text: str) -> tuple[list[Row], list[str]]:
     """
     header, rows = _cells(labels, text)
     plain = [re.sub(r"[^a-z0-9]", "", name.lower()) for name in header]
-    files = [plain.index(name) for name in _FILES if name in plain]
+    files = [plain.index(name) for name in FILE_COLUMNS if name in plain]
     sure = [plain.index(name) for name in (*_IDS, *_NUMBERS) if name in plain]
     others = [plain.index(name) for name in _ANY if name in plain]
     if not files or not (sure or others):

@@ -1,0 +1,269 @@
+"""Files that say where the objects of images are: CSV, COCO's JSON, and folders of Pascal VOC XML.
+
+ImageNet's own boxes are such a folder (``Annotations/CLS-LOC/val``), and ``LOC_val_solution.csv``
+of the same challenge. Boxes are of the file as it was published, before any resize and crop; what a
+model sees of them is a matter of ``object_shares``.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import re
+import xml.etree.ElementTree as xml
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+from certmask_jax._text import encodable, some
+from certmask_jax.data.folders import suffixes
+from certmask_jax.data.label_tables import FILE_COLUMNS
+
+Box = tuple[float, float, float, float]
+"""``(left, top, right, bottom)`` in pixels of the file: edges, from 0 to its width and height."""
+
+_EDGES = (("x0", "xmin", "left"), ("y0", "ymin", "top"), ("x1", "xmax", "right"),
+          ("y1", "ymax", "bottom"))  # fmt: skip
+_SIZE = ("imageheight", "imagewidth")
+_STRING = "predictionstring"  # of ImageNet's challenge: a class and a box, again and again
+
+
+class Objects(NamedTuple):
+    """The objects of one image.
+
+    Attributes:
+      boxes: one or more.
+      size: ``(height, width)`` of the image that the boxes are of, where their file says so.
+    """
+
+    boxes: tuple[Box, ...]
+    size: tuple[float, float] | None
+
+
+class Matched(NamedTuple):
+    """What a file of boxes says of the images of a run.
+
+    Attributes:
+      of_image: id of an image -> its objects; images without a box are not in it.
+      others: names in the file that are no image of the run.
+    """
+
+    of_image: dict[str, Objects]
+    others: tuple[str, ...]
+
+
+def read(path: Path, ids: Sequence[str]) -> Matched:
+    """The boxes of the images that ``ids`` name.
+
+    An image is meant by its id, with or without the suffix, or by the end of that path: its name
+    alone where no other image has it.
+
+    Args:
+      path: a CSV file with columns of ids and of ``x0, y0, x1, y1`` (``xmin, ymin, xmax, ymax``; or
+        ``PredictionString``), a row for each box, with ``image_width, image_height`` or without;
+        COCO's JSON; or a folder of XML files, one for each image, at any depth.
+      ids: of the images, each once.
+
+    Raises:
+      FileNotFoundError: when it is not there.
+      ValueError: for what cannot be read, a box that is none, a name that may mean several images,
+        or where no image has a box.
+    """
+    if path.is_dir():
+        files = {file.relative_to(path).as_posix(): file for file in sorted(path.rglob("*.xml"))}
+        if not files:
+            raise ValueError(f"{path}: expected a folder of XML files with boxes, found none")
+        names, others = _matched(path, [name.removesuffix(".xml") for name in files], ids)
+        read_files = {image: _of_xml(files[f"{name}.xml"]) for name, image in names.items()}
+        return Matched({image: own for image, own in read_files.items() if own.boxes}, others)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: expected a file or folder with boxes, found none")
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: expected text in UTF-8, got other bytes ({error})") from error
+    is_json = path.suffix.lower() == ".json" or text.lstrip().startswith("{")
+    found = _of_coco(path, text) if is_json else _of_csv(path, text)
+    if not found:
+        raise ValueError(f"{path}: expected at least 1 box, got none")
+    names, others = _matched(path, list(found), ids)
+    of_image: dict[str, Objects] = {}
+    for name, image in names.items():
+        before = of_image.get(image)
+        boxes = (() if before is None else before.boxes) + found[name].boxes
+        of_image[image] = Objects(boxes, found[name].size)
+    return Matched(of_image, others)
+
+
+def _matched(
+    path: Path, names: Sequence[str], ids: Sequence[str]
+) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Name in the file -> id of an image, and the names that are no image."""
+    exact = set(ids)
+    whole: dict[str, list[str]] = {}
+    ends: dict[str, list[str]] = {}
+    for one in ids:
+        plain = _plain(one)
+        whole.setdefault(plain, []).append(one)
+        for end in _ends(plain):
+            ends.setdefault(end, []).append(one)
+    made: dict[str, str] = {}
+    others: list[str] = []
+    unclear: list[str] = []
+    for name in names:
+        if name in exact:
+            made[name] = name
+            continue
+        plain = _plain(name)
+        found = whole.get(plain) or ends.get(plain)
+        if found is None:  # the file may name folders above those of the run
+            found = next((whole[end] for end in _ends(plain) if "/" in end and end in whole), [])
+        if len(found) == 1:
+            made[name] = found[0]
+        else:
+            (unclear if found else others).append(name)
+    if unclear:
+        raise ValueError(
+            f"{path}: several images of the run may be meant by {some(unclear)}; give each its "
+            "path as the run has it (the column id of per_image.csv)"
+        )
+    if not made:
+        raise ValueError(
+            f"{path}: expected boxes of images of the run, such as {ids[0] if ids else 'none'}, "
+            f"but none of its {len(others):,} names is one, such as {others[0]}"
+        )
+    return made, tuple(others)
+
+
+def _plain(name: str) -> str:
+    """A path without the suffix of an image."""
+    path = PurePosixPath(name.replace("\\", "/"))
+    return str(path.with_suffix("")) if path.suffix.lower() in suffixes() else str(path)
+
+
+def _ends(plain: str) -> list[str]:
+    parts = plain.split("/")
+    return ["/".join(parts[start:]) for start in range(len(parts))]
+
+
+def _of_csv(path: Path, text: str) -> dict[str, Objects]:
+    try:
+        first = text.lstrip().partition("\n")[0]
+        delimiter = max(",;\t", key=first.count)
+        rows = [row for row in csv.reader(io.StringIO(text), delimiter=delimiter) if any(row)]
+    except csv.Error as error:
+        raise ValueError(f"{path}: expected a CSV file, got another ({error})") from error
+    header = [re.sub(r"[^a-z0-9]", "", cell.lower()) for cell in rows[0]] if rows else []
+    image = next((header.index(name) for name in FILE_COLUMNS if name in header), None)
+    places = [next((header.index(n) for n in names if n in header), None) for names in _EDGES]
+    string = header.index(_STRING) if _STRING in header else None
+    if image is None or (string is None and None in places):
+        raise ValueError(
+            f"{path}: expected a first line with a column of images (id, file, ...) and x0, y0, "
+            f"x1, y1, got {', '.join(rows[0]) if rows else 'an empty file'}"
+        )
+    size = [header.index(name) for name in _SIZE if name in header]
+    made: dict[str, Objects] = {}
+    for number, row in enumerate(rows[1:], 2):
+        where = f"{path}, row {number}"
+        if len(row) != len(header) or not row[image].strip():
+            raise ValueError(f"{where}: expected {len(header)} cells, the first line's, got {row}")
+        name = encodable(row[image].strip())
+        if string is not None:
+            boxes = _of_string(where, row[string])
+        else:
+            boxes = (_box(where, [row[place] for place in places if place is not None]),)
+        own = tuple(_numbers(where, [row[place] for place in size])) if len(size) == 2 else None
+        before = made.get(name)
+        if before is not None and before.size != own:
+            raise ValueError(f"{where}: expected one size for each image, got two of {name}")
+        boxes = (() if before is None else before.boxes) + boxes
+        made[name] = Objects(boxes, _size(where, own))
+    return made
+
+
+def _of_string(where: str, text: str) -> tuple[Box, ...]:
+    """``n01440764 85 1 499 272 n01440764 ...``."""
+    words = text.split()
+    if not words or len(words) % 5:
+        raise ValueError(f"{where}: expected a class and 4 numbers for each box, got {text!r}")
+    return tuple(_box(where, words[at + 1 : at + 5]) for at in range(0, len(words), 5))
+
+
+def _of_coco(path: Path, text: str) -> dict[str, Objects]:
+    try:
+        content = json.loads(text)
+        images = {one["id"]: one for one in content["images"]}
+        boxes: dict[Any, list[Box]] = {}
+        for one in content["annotations"]:
+            left, top, width, height = one["bbox"]
+            where = f"{path}, annotation {one.get('id', len(boxes))}"
+            boxes.setdefault(one["image_id"], []).append(
+                _box(where, [left, top, left + width, top + height])
+            )
+        named = {
+            encodable(str(images[number]["file_name"])): (images[number], own)
+            for number, own in boxes.items()
+        }
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{path}: expected COCO's JSON, images with file_name and annotations with image_id "
+            f"and bbox ({type(error).__name__}: {error})"
+        ) from error
+    return {
+        name: Objects(
+            tuple(own),
+            _size(f"{path}, {name}", (image["height"], image["width"]))
+            if "height" in image and "width" in image
+            else None,
+        )
+        for name, (image, own) in named.items()
+    }
+
+
+def _of_xml(file: Path) -> Objects:
+    try:
+        root = xml.parse(file).getroot()
+    except (xml.ParseError, UnicodeDecodeError, ValueError) as error:
+        raise ValueError(f"{file}: expected XML in the form of Pascal VOC ({error})") from error
+    boxes = []
+    for one in root.iter("bndbox"):
+        edges = [one.findtext(name) for name in ("xmin", "ymin", "xmax", "ymax")]
+        boxes.append(_box(str(file), edges))
+    sides = [root.findtext(f"size/{name}") for name in ("height", "width")]
+    size = None if None in sides else _size(str(file), tuple(_numbers(str(file), sides)))
+    return Objects(tuple(boxes), size)
+
+
+def _box(where: str, cells: Iterable[Any]) -> Box:
+    left, top, right, bottom = _numbers(where, cells)
+    if not (left < right and top < bottom):
+        raise ValueError(
+            f"{where}: expected a box with x0 < x1 and y0 < y1, got {left:g}, {top:g}, {right:g}, "
+            f"{bottom:g}"
+        )
+    return left, top, right, bottom
+
+
+def _numbers(where: str, cells: Iterable[Any]) -> list[float]:
+    given = list(cells)
+    try:
+        numbers = [float(cell) for cell in given]
+    except (TypeError, ValueError):
+        numbers = [math.nan]
+    if not all(map(math.isfinite, numbers)):
+        raise ValueError(f"{where}: expected numbers of pixels, got {', '.join(map(str, given))}")
+    return numbers
+
+
+def _size(where: str, sides: tuple[float, ...] | None) -> tuple[float, float] | None:
+    if sides is None:
+        return None
+    height, width = _numbers(where, sides)
+    if height <= 0 or width <= 0:
+        raise ValueError(
+            f"{where}: expected an image of at least 1 pixel, got {width:g}x{height:g}"
+        )
+    return height, width
