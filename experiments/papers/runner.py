@@ -13,23 +13,24 @@ import contextlib
 import dataclasses
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from certmask_jax.certification import report
 from certmask_jax.files import fingerprint
-from certmask_jax.programs import certify, evidence_entries, program
+from certmask_jax.programs import certify, evidence_entries, paths, program
+from certmask_jax.programs.certification_job import opened
 from certmask_jax.programs.certification_options import parser as certify_parser
 from certmask_jax.programs.certification_options import read_config
 from certmask_jax.programs.command_line import CommandLine, check_not_typed, check_uses
-from experiments.papers import accuracy, by_class, mask_counts, run_times, sheets
+from experiments.papers import accuracy, by_class, by_object, mask_counts, run_times, sheets
 from experiments.papers.recipes import Job, Paper, Row, Shows, Table
 from experiments.papers.sheets import Sheet
 
 QUICK = 20  # images
 _CHEAPEST = "double_masking:masks_per_axis=2"  # a run has to have some defense
-_OWN = ("rows_of", "quick", "out")
+_OWN = ("rows_of", "quick", "out", "object_boxes")
 _TAKEN = ("patch", "patch_area", "sizes", "patches", "defense", "from_tables", "list", "format")
 _FAMILIES = {
     "cifar10": ["CIFAR-10"],
@@ -67,6 +68,14 @@ def parser(paper: Paper) -> CommandLine:
         action="store_true",
         help=f"{QUICK} images (default: all, or --num-images)",
     )
+    if by_object.OPTION not in parse._option_string_actions:
+        group.add_argument(
+            by_object.OPTION,
+            type=paths.local_path,
+            metavar="FILE",
+            help="where the objects are, for tables by their size: CSV of image ids and "
+            "x0,y0,x1,y1 in pixels of the files, COCO's JSON, or a folder of XML",
+        )
     return parse
 
 
@@ -81,7 +90,7 @@ def run(paper: Paper, words: Sequence[str]) -> int:
     if arguments.quick and arguments.num_images is not None:
         raise ValueError("--quick: expected it or --num-images, got both")
     table = _chosen(table, arguments)
-    if table.shows is Shows.CLASSES:  # those of one data set
+    if table.shows in (Shows.CLASSES, Shows.OBJECTS):  # those of one data set
         table = dataclasses.replace(table, rows=table.rows[:1])
     passed = parser(paper).without(words, _OWN)
     if arguments.quick:
@@ -92,6 +101,7 @@ def run(paper: Paper, words: Sequence[str]) -> int:
     jobs = _jobs(table, arguments, passed)
     if table.shows is Shows.TIMES and not arguments.dry_run:
         return _finished(paper, table, run_times.sheet_of(table, jobs), root)
+    boxes = _boxes(table, arguments, jobs)
     results: dict[str, dict[str, Any]] = {}
     reports: dict[str, report.Report] = {}
     for patch, (options, specs) in jobs.items():
@@ -109,7 +119,9 @@ def run(paper: Paper, words: Sequence[str]) -> int:
                 reports[patch] = report.read(out)
     if arguments.dry_run:
         return 0
-    if table.shows is Shows.CLASSES:
+    if boxes is not None:
+        sheet = by_object.sheet_of(table, results, reports, boxes)
+    elif table.shows is Shows.CLASSES:
         sheet = by_class.sheet_of(table, results, reports)
     else:
         sheet = accuracy.sheet_of(table, results)
@@ -148,6 +160,26 @@ def _jobs(table: Table, arguments: argparse.Namespace, passed: Sequence[str]) ->
             each = [word for spec in specs for word in ("--defense", spec)]
             jobs[patch] = Job([*passed, *patch.split(), *each], list(specs))
     return jobs
+
+
+def _boxes(
+    table: Table, arguments: argparse.Namespace, jobs: Mapping[str, Job]
+) -> by_object.Boxes | None:
+    """Where the objects are, read before any long work; None for tables that do not ask for it."""
+    file = arguments.object_boxes
+    if table.shows is not Shows.OBJECTS:
+        if file is not None:
+            raise ValueError(f"{by_object.OPTION}: has no use with {table.name}")
+        return None
+    if file is None:
+        raise ValueError(
+            f"{by_object.OPTION}: required for {table.name}, and not given (--help explains)"
+        )
+    words = next(iter(jobs.values())).options
+    config = read_config(certify_parser().parse_args(words))
+    boxes = by_object.Boxes(file, opened(config, ""), config.patch_lives == "native")
+    boxes.check()
+    return boxes
 
 
 def _chosen(table: Table, arguments: argparse.Namespace) -> Table:

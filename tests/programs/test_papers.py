@@ -11,6 +11,7 @@ import hand_made_reports
 import nearest_mean
 import numpy as np
 import pytest
+from PIL import Image
 
 import certmask_jax as cm
 from certmask_jax.data import digits_arrays
@@ -138,6 +139,7 @@ def test_a_table_has_the_papers_figures_beside_those_of_a_run(tmp_path, capsys):
         (["table9"], "expected one of table1 of A paper, got 'table9'"),
         (["table1", "--patch", "5"], "--patch: has no use here"),
         (["table1", "--shard", "0/2"], "--shard: has no use here, as a table is made of whole"),
+        (["table1", "--object-boxes", "x.csv"], "--object-boxes: has no use with table1"),
         (["table1", "--quick", "--num-images", "5"], "--quick: expected it or --num-images"),
         (["table1", "--rows-of", "Z"], "--rows-of: expected all or one of X, Y"),
     ],
@@ -240,6 +242,49 @@ def test_a_table_of_classes_is_made_of_a_run(tmp_path, capsys):
     assert shares == sorted(shares, reverse=True)
     assert "figures are not at hand" in capsys.readouterr().out
     assert ElementTree.parse(out / "figure.svg").getroot().tag.endswith("svg")
+
+
+def test_objects_are_measured_where_boxes_are_given(tmp_path, capsys):
+    """Of 8x8 pixels an object of 2x4 covers an eighth, and one of 6x8 three quarters."""
+    table = Table(
+        "figure11", "objects", (Row("A", "double_masking:masks_per_axis=2", "X", "--patch 1"),),
+        shows=Shows.OBJECTS,
+    )  # fmt: skip
+    paper = Paper("small", "A paper", "nowhere", (table,))
+    folder = tmp_path / "images"
+    pixels, labels = digits_arrays("test")
+    for number in range(20):
+        digit, place = divmod(number, 2)
+        file = folder / str(digit) / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        at = np.flatnonzero(labels == digit)[place]
+        Image.fromarray(pixels[at].squeeze()).save(file)
+    boxes = tmp_path / "boxes.csv"
+    words = ["figure11", "--model", "nearest_mean:create", "--dataset", "image_folder"]
+    words += ["--data-dir", str(folder), "--out", str(tmp_path / "out")]
+    with pytest.raises(ValueError, match="--object-boxes: required for figure11"):
+        runner.run(paper, words)
+    boxes.write_text("id,x0,y0,x1,y1\nnobody.png,0,0,2,2\n")
+    with pytest.raises(ValueError, match=r"--object-boxes .*boxes\.csv: expected boxes of images"):
+        runner.run(paper, [*words, "--object-boxes", str(boxes)])
+    assert not (tmp_path / "out").exists()
+    small = [f"{n}.png,1,1,3,5" for n in range(12)]
+    large = [f"{n}.png,0,0,6,8" for n in range(12, 19)]
+    boxes.write_text("\n".join(["id,x0,y0,x1,y1", *small, *large]) + "\n")
+    assert runner.run(paper, [*words, "--object-boxes", str(boxes)]) == 0
+    assert "19 of 20 images have boxes in boxes.csv" in capsys.readouterr().out
+    with open(tmp_path / "out" / "patch-1" / "per_image.csv", newline="") as file:
+        rows = {
+            int(one["id"].rpartition("/")[2][:-4]): int(one[f"{spec} 1x1 worst_case"])
+            for spec in [table.rows[0].defense]
+            for one in csv.DictReader(file)
+        }
+    with open(tmp_path / "out" / "table.csv", newline="") as file:
+        found = [(one["low"], one["images"], one["certified"]) for one in csv.DictReader(file)]
+    of_small = sum(rows[n] for n in range(12)) / 12
+    of_large = sum(rows[n] for n in range(12, 19)) / 7
+    assert found == [("0.1", "12", str(of_small)), ("0.7", "7", str(of_large))]
+    assert ElementTree.parse(tmp_path / "out" / "figure.svg").getroot().tag.endswith("svg")
 
 
 def test_times_are_taken_in_turn_and_compared_image_by_image():
