@@ -9,38 +9,44 @@ from markupsafe import escape
 
 from certmask_jax.pages import charts
 from certmask_jax.pages.charts import Point, Series
-from experiments.papers.recipes import CLEAN, Table
+from experiments.papers.recipes import CLEAN, Row, Table
 
 _WIDTH, _PLOT, _LINE = 560, 300, 20
 _STYLE = (
     "text{font:12px sans-serif;fill:#222}.grid{stroke:#ddd}.tick{fill:#555}"
     ".level{stroke:#777;stroke-dasharray:2 3}"
 )
-_HERE, _PAPER = 0, 1  # colours
+_HERE, _PAPER, _CONDITION = 0, 1, 2  # colours
+_KINDS = (("worst case", "worst_case"), ("the paper's condition", "condition"), ("clean", "clean"))
+_CLAIMED = {"condition": "certified", "clean": "clean"}
 
 
 def accuracy(table: Table, found: Sequence[Mapping[str, Any] | None]) -> str:
     """Clean and certified accuracy along a table's axis; empty where there is nothing to draw."""
-    ours: dict[str, list[Point]] = {"certified": [], "clean": []}
-    papers: dict[str, list[Point]] = {"certified": [], "clean": []}
     by_clean = table.axis == CLEAN
-    for row, one in zip(table.rows, found, strict=True):
-        for name, key in (("certified", "worst_case"), ("clean", "clean")):
-            if one is not None and one[key] is not None:
-                x = 100 * one["clean"][0] if by_clean else row.x
-                ours[name].append(_point(x, one[key], f"{row.label}, {name} here"))
-            figure = getattr(row, name)
-            if figure is not None:
-                x = row.clean if by_clean else row.x
-                papers[name].append(_point(x, [figure / 100] * 3, f"{row.label}, {name}, paper"))
-    series = [
-        Series(
-            f"{name}, {whose}", points, name == "certified", not by_clean, name == "clean", colour
-        )
-        for whose, of, colour in (("here", ours, _HERE), ("the paper's", papers, _PAPER))
-        for name, points in of.items()
-        if points and not (by_clean and name == "clean")
-    ]  # fmt: skip
+    differs = any(one and one["condition"] != one["worst_case"] for one in found)
+    series = []
+    for name, key in _KINDS:
+        if by_clean and key == "clean":  # that is the axis
+            continue
+        here = [
+            _point(100 * one["clean"][0] if by_clean else row.x, one[key], f"{row.label}, {name}")
+            for row, one in zip(table.rows, found, strict=True)
+            if one is not None and one[key] is not None and (key != "condition" or differs)
+        ]
+        claimed = [
+            _point(row.clean if by_clean else row.x, [figure / 100] * 3, f"{row.label}, the paper")
+            for row in table.rows
+            if (figure := _claim(row, key)) is not None
+        ]
+        colour = _CONDITION if key == "condition" else _HERE
+        for points, called, of in (
+            (here, f"{name}, here", colour),
+            (claimed, f"{_CLAIMED.get(key)}, the paper's", _PAPER),
+        ):
+            if points:
+                is_clean = key == "clean"
+                series.append(Series(called, points, not is_clean, not by_clean, is_clean, of))
     return drawn(series, table.axis, f"{table.name}: {table.title}")
 
 
@@ -65,6 +71,11 @@ def drawn(series: Sequence[Series], axis: str, title: str) -> str:
         f'<style>{_STYLE}</style><rect width="{_WIDTH}" height="{height}" fill="#fff"/>'
         f"{inner}{''.join(legend)}</svg>\n"
     )
+
+
+def _claim(row: Row, key: str) -> float | None:
+    """What a paper calls certified stands beside its condition here, which is the same."""
+    return {"condition": row.certified, "clean": row.clean}.get(key)
 
 
 def _point(x: float | None, ends: Sequence[float], about: str) -> Point:

@@ -186,24 +186,26 @@ def test_a_figure_has_a_point_for_every_number(tmp_path):
     )
     table = Table("figure4", "masks & more", rows, axis="masks an axis")
     ours = {"clean": [0.75, 0.5, 1.0], "worst_case": [0.25, 0.125, 0.5]}
+    ours["condition"] = ours["worst_case"]
     svg = ElementTree.fromstring(figures.accuracy(table, [ours, ours, None]))
     space = "{http://www.w3.org/2000/svg}"
     plot = svg.find(f"{space}svg")
     said = [group.find(f"{space}title").text for group in plot.iter(f"{space}g")]
     assert sorted(said) == [
-        "k = 2, certified here: 25.0%", "k = 2, certified, paper: 20.0%",
-        "k = 2, clean here: 75.0%", "k = 2, clean, paper: 90.0%",
-        "k = 3, certified here: 25.0%", "k = 3, clean here: 75.0%",
+        "k = 2, clean: 75.0%", "k = 2, the paper: 20.0%", "k = 2, the paper: 90.0%",
+        "k = 2, worst case: 25.0%", "k = 3, clean: 75.0%", "k = 3, worst case: 25.0%",
     ]  # fmt: skip
     places = {}
     for group in plot.iter(f"{space}g"):
         circle = group.find(f"{space}circle")
         places[group.find(f"{space}title").text] = float(circle.get("cx")), float(circle.get("cy"))
-    assert places["k = 2, clean here: 75.0%"][0] < places["k = 3, clean here: 75.0%"][0]
-    assert places["k = 2, clean, paper: 90.0%"][1] < places["k = 2, clean here: 75.0%"][1]
+    assert places["k = 2, clean: 75.0%"][0] < places["k = 3, clean: 75.0%"][0]
+    assert places["k = 2, the paper: 90.0%"][1] < places["k = 2, clean: 75.0%"][1]
     by_clean = figures.accuracy(dataclasses.replace(table, axis=CLEAN), [ours, ours, None])
     assert by_clean.count("<circle") == 3 + 2  # points, and the legend's
-    assert figures.accuracy(table, [None] * 3).count("paper: ") == 2
+    assert figures.accuracy(table, [None] * 3).count("the paper: ") == 2
+    more = figures.accuracy(table, [ours, {**ours, "condition": [0.5, 0.25, 0.75]}, None])
+    assert "k = 3, the paper&#39;s condition: 50.0%" in more
 
 
 def test_classes_are_those_of_the_rows_of_images():
