@@ -85,6 +85,7 @@ class Dropped(NamedTuple):
       why: ``"budget"``, the name of a demand, or ``"beaten"``.
       by: the candidate that beat it; None for other reasons.
       at_most: by how much it may certify more than that one, a fraction (95%, one comparison).
+      cost: what it took on these images.
     """
 
     candidate: int
@@ -92,6 +93,7 @@ class Dropped(NamedTuple):
     why: str
     by: int | None = None
     at_most: float = 0.0
+    cost: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,7 +175,7 @@ def halve(known: dict[int, Measured], *, budget: float, may_lose: float) -> list
     for one, measured in known.items():
         why = _hopeless(measured, budget)
         if why is not None:
-            dropped.append(Dropped(one, len(measured.costs), why))
+            dropped.append(Dropped(one, len(measured.costs), why, cost=measured.cost))
             del rest[one]
     best = _unbeaten(rest)
     beaten = list[tuple[bool, Dropped]]()
@@ -183,7 +185,8 @@ def halve(known: dict[int, Measured], *, budget: float, may_lose: float) -> list
             continue
         lows = {by: paired_interval(rest[by].certified, measured.certified)[0] for by in others}
         by = max(others, key=lambda other: lows[other])
-        drop = Dropped(one, len(measured.costs), "beaten", by, max(0.0, -lows[by]))
+        most = max(0.0, -lows[by])
+        drop = Dropped(one, len(measured.costs), "beaten", by, most, measured.cost)
         beaten.append((lows[by] > 0, drop))
     beaten.sort(key=lambda item: item[1].at_most)
     half = -(-len(rest) // 2)

@@ -21,7 +21,7 @@ from certmask_jax.programs.choosing.wave_times import WaveTimes
 
 GRID = cm.mask_sets.budgeted_grid(8, 1, masks_per_axis=3)
 DEFENSES = [cm.defenses.double_masking(GRID), cm.defenses.challenger_masking(GRID)]
-TIMES = WaveTimes((1, 4, 16), (2.0, 5.0, 14.0))
+TIMES = WaveTimes((1, 4, 16), (2.0, 5.0, 14.0), (1, 4, 16))
 
 
 @pytest.mark.parametrize(
@@ -34,6 +34,7 @@ TIMES = WaveTimes((1, 4, 16), (2.0, 5.0, 14.0))
         ([20], 16, 19),  # a full one, and four more
         ([9, 1], 9, 5 + 9 * 5 / 12 + 2),  # a program of its own, between 4 and 16
         ([], 9, 0),
+        ([2], 2, 2 + 3 / 3),  # and between 1 and 4
     ],
 )
 def test_an_answer_takes_what_its_chunks_take(waves, first, milliseconds):
@@ -79,7 +80,7 @@ def test_waves_and_chunks_are_those_that_the_guard_itself_sends(defense):
     recorded = _Recorded(engine.for_blocks(None).for_few(first))
     guard = DefendedPredictor(defense, recorded)
     sizes = engine.chunk_sizes
-    times = WaveTimes(sizes, tuple(size + 1 for size in sizes), engine.mesh.size)
+    times = WaveTimes(sizes, tuple(size + 1 for size in sizes), sizes, engine.mesh.size)
     table = cm.predict(linear, PARAMS, images, defense.masked_images)
     waves = answer_waves(table, defense, None)
     assert len({tuple(one) for one in waves}) > 1
@@ -91,13 +92,25 @@ def test_waves_and_chunks_are_those_that_the_guard_itself_sends(defense):
         assert times.of_answer(of_one, first) == pytest.approx(sent)
 
 
+def test_a_size_that_others_guards_have_is_no_size_of_ones_own():
+    times = WaveTimes((2, 8), (3.0, 9.0), (8,))
+    assert times.of_answer([8, 1], 8) == 18
+    assert times.of_answer([2, 1], 2) == 6
+
+
 def test_chunks_are_timed_in_turn_and_the_first_does_not_count():
     now, asked = [0.0], []
 
     class Engine:
-        chunk_sizes = (2, 8)
+        chunk_sizes = (8,)
         mesh = types.SimpleNamespace(size=1)
         masked_images = range(3)
+
+        def for_few(self, items):
+            assert items == 2
+            few = Engine()
+            few.chunk_sizes = (2, 8)
+            return few
 
         def upload(self, image):
             return image
@@ -110,7 +123,9 @@ def test_chunks_are_timed_in_turn_and_the_first_does_not_count():
             now[0] += slow * len(columns) / 1000
             return types.SimpleNamespace(predictions=[0])
 
-    found = wave_times.measured(Engine(), np.zeros((1, 2, 2, 1), np.uint8), clock=lambda: now[0])
+    image = np.zeros((1, 2, 2, 1), np.uint8)
+    found = wave_times.measured(Engine(), image, 2, clock=lambda: now[0])
+    assert found.ladder == (8,)
     assert asked == [2, 8] * 6
     assert found.sizes == (2, 8)
     assert found.milliseconds == pytest.approx((5 * 2, 5 * 8))
@@ -122,8 +137,9 @@ def test_times_are_kept_for_a_choice_that_goes_on(tmp_path):
 
     assert wave_times.kept(tmp_path / "new", "a", lambda: TIMES) == TIMES
     assert wave_times.kept(tmp_path / "new", "a", never) == TIMES
-    other = WaveTimes((1,), (3.5,))
+    other = WaveTimes((1, 3), (3.5, 4.5), (3,), 2)
     assert wave_times.kept(tmp_path / "new", "b", lambda: other) == other
+    assert wave_times.kept(tmp_path / "new", "b", never) == other
     assert wave_times.kept(tmp_path / "new", "a", never) == TIMES
     (tmp_path / "new" / wave_times.FILE).write_text("{")
     with pytest.raises(ValueError, match=r"milliseconds\.json: is damaged"):
@@ -132,7 +148,8 @@ def test_times_are_kept_for_a_choice_that_goes_on(tmp_path):
 
 def test_with_chunks_of_one_milliseconds_choose_what_passes_do(tmp_path, capsys, monkeypatch):
     """Two milliseconds a masked image: a budget of 28 ms is one of 14 passes."""
-    monkeypatch.setattr(wave_times, "measured", lambda engine, image: WaveTimes((1,), (2.0,)))
+    times = WaveTimes((1,), (2.0,), (1,))
+    monkeypatch.setattr(wave_times, "measured", lambda engine, image, least: times)
     words = ["--model", "nearest_mean:create", "--num-images", "40", "--patch", "1"]
     for spec in ("pair_cover:partition=2/3", "double_masking:masks_per_axis=2"):
         words += ["--defense", spec]
@@ -159,7 +176,7 @@ def test_with_chunks_of_one_milliseconds_choose_what_passes_do(tmp_path, capsys,
         assert other["timed"]["images"] == 20
         assert 0 < other["timed"]["least"] <= other["timed"]["mean"] <= other["timed"]["most"]
     assert milliseconds["milliseconds_a_chunk"] == {
-        "mean-none": {"chunks": {"1": 2.0}, "devices": 1}
+        "mean-none": {"chunks": {"1": 2.0}, "ladder": [1], "devices": 1}
     }
     assert milliseconds["budget_unit"] == "ms"
 

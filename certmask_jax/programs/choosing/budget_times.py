@@ -34,9 +34,13 @@ def of_variants(
         return {}
     times = {}
     for name, job in jobs.items():
-        mine = [one.defenses[0] for one in found if one.variant.name == name]
+        candidates = [one for one in found if one.variant.name == name]
+        mine = [one.defenses[0] for one in candidates]
+        least = min(one.first for one in candidates)
 
-        def measure(job: Job = job, mine: Sequence[Defense] = mine) -> WaveTimes:
+        def measure(
+            job: Job = job, mine: Sequence[Defense] = mine, least: int = least
+        ) -> WaveTimes:
             image = readable(job.dataset, job.unreadable).read(0, 1).images
             engine = engine_for(
                 job.model.apply_fn,
@@ -54,7 +58,7 @@ def of_variants(
                     "give passes, or --whole-images"
                 )
             program.say("timing chunks of the model")
-            return wave_times.measured(engine, image)
+            return wave_times.measured(engine, image, least)
 
         times[name] = wave_times.kept(folder, name, measure)
     return times

@@ -171,7 +171,14 @@ def nothing_left(choice: Choice) -> str:
         for one, m in choice.chosen_on.items()
     ]
     why = sorted({drop.why for drop in choice.dropped if drop.why != "beaten"})
-    said = "; ".join(near[:3]) or f"all were dropped for {' and '.join(why)}"
+    cheapest = min(choice.dropped, key=lambda drop: drop.cost, default=None)
+    if not near and cheapest is not None:
+        near = [
+            f"all were dropped for {' and '.join(why)}: the cheapest, "
+            f"{choice.name(cheapest.candidate)}, took {cheapest.cost:.1f} {unit} on "
+            f"{cheapest.images} images"
+        ]
+    said = "; ".join(near[:3])
     return (
         f"no candidate of {len(choice.candidates)} keeps to {typed} and all "
         f"demands on the {choice.images[0]} images of the choice ({said}); ask for less, or name "

@@ -32,13 +32,15 @@ class WaveTimes:
     """Milliseconds of a chunk of masked images of one image.
 
     Attributes:
-      sizes: of chunks, ascending.
+      sizes: of chunks that were timed, ascending.
       milliseconds: of each, upload of the image included.
+      ladder: sizes that every guard has, ascending, beside the one for its own first wave.
       devices: that share a chunk, of whose number sizes are multiples.
     """
 
     sizes: tuple[int, ...]
     milliseconds: tuple[float, ...]
+    ladder: tuple[int, ...]
     devices: int = 1
 
     def of_answer(self, waves: Sequence[int], first: int) -> float:
@@ -49,7 +51,7 @@ class WaveTimes:
           first: the first wave of the defense, for which its guard has a program of its own.
         """
         few = -(-first // self.devices) * self.devices
-        sizes = chunk_sizes.with_size(self.sizes, few)
+        sizes = chunk_sizes.with_size(self.ladder, few)
         total = 0.0
         for waiting in waves:
             while waiting > 0:
@@ -61,15 +63,22 @@ class WaveTimes:
 
 
 def measured(
-    engine: Engine, image: NDArray[np.uint8], *, clock: Callable[[], float] = time.perf_counter
+    engine: Engine,
+    image: NDArray[np.uint8],
+    least: int,
+    *,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> WaveTimes:
     """Times a chunk of each size, in turn, after one that is not counted; medians.
 
     Args:
       engine: the model on at least one masked image; ``by_items``.
       image: ``uint8[1, h, w, c]``, a real one.
+      least: the smallest first wave of all guards; sizes between are interpolated.
       clock: in seconds.
     """
+    ladder = engine.chunk_sizes
+    engine = engine.for_few(least)
     sizes = engine.chunk_sizes
     seconds: dict[int, list[float]] = {size: [] for size in sizes}
     for number in range(_ROUNDS + 1):
@@ -81,7 +90,7 @@ def measured(
             if number:
                 seconds[size].append(clock() - started)
     medians = tuple(1e3 * statistics.median(of) for of in seconds.values())
-    return WaveTimes(sizes, medians, engine.mesh.size)
+    return WaveTimes(sizes, medians, ladder, engine.mesh.size)
 
 
 def kept(folder: AnyPath, name: str, measure: Callable[[], WaveTimes]) -> WaveTimes:
@@ -96,8 +105,10 @@ def kept(folder: AnyPath, name: str, measure: Callable[[], WaveTimes]) -> WaveTi
     try:
         known = dict(json.loads(file.read_bytes()))
         if name in known:
-            chunks = {int(size): float(ms) for size, ms in known[name]["chunks"].items()}
-            return WaveTimes(tuple(chunks), tuple(chunks.values()), int(known[name]["devices"]))
+            one = known[name]
+            chunks = {int(size): float(ms) for size, ms in one["chunks"].items()}
+            ladder = tuple(map(int, one["ladder"]))
+            return WaveTimes(tuple(chunks), tuple(chunks.values()), ladder, int(one["devices"]))
     except FileNotFoundError:
         known = {}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -110,6 +121,6 @@ def kept(folder: AnyPath, name: str, measure: Callable[[], WaveTimes]) -> WaveTi
 
 
 def as_json(times: WaveTimes) -> dict[str, Any]:
-    """``chunks``, size -> milliseconds, and ``devices``."""
+    """``chunks``, size -> milliseconds, and the other members."""
     chunks = dict(zip(map(str, times.sizes), times.milliseconds, strict=True))
-    return {"chunks": chunks, "devices": times.devices}
+    return {"chunks": chunks, "ladder": list(times.ladder), "devices": times.devices}
