@@ -99,7 +99,7 @@ def test_a_size_that_others_guards_have_is_no_size_of_ones_own():
 
 
 def test_chunks_are_timed_in_turn_and_the_first_does_not_count():
-    now, asked = [0.0], []
+    now, asked, rising = [0.0], [], True
 
     class Engine:
         chunk_sizes = (8,)
@@ -120,7 +120,7 @@ def test_chunks_are_timed_in_turn_and_the_first_does_not_count():
             assert set(columns) <= {0, 1, 2}
             asked.append(len(columns))
             slow = 100 if len(asked) <= 2 else (1, 9, 5, 1, 9)[(len(asked) - 3) // 2]
-            now[0] += slow * len(columns) / 1000
+            now[0] += slow * (len(columns) if rising else 10 - len(columns))
             return types.SimpleNamespace(predictions=[0])
 
     image = np.zeros((1, 2, 2, 1), np.uint8)
@@ -128,7 +128,11 @@ def test_chunks_are_timed_in_turn_and_the_first_does_not_count():
     assert found.ladder == (8,)
     assert asked == [2, 8] * 6
     assert found.sizes == (2, 8)
-    assert found.milliseconds == pytest.approx((5 * 2, 5 * 8))
+    assert found.milliseconds == pytest.approx((5e3 * 2, 5e3 * 8))
+    asked.clear()
+    rising = False  # eight take as long as two would: less than two did
+    found = wave_times.measured(Engine(), image, 2, clock=lambda: now[0])
+    assert found.milliseconds == pytest.approx((5e3 * 2, 5e3 * 2))
 
 
 def test_times_are_kept_for_a_choice_that_goes_on(tmp_path):
