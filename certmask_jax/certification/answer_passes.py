@@ -29,6 +29,15 @@ def answers_alone(
 ) -> NDArray[np.int32]:
     """Masked images that a guarded classifier evaluates for each image, ``int32[T]``.
 
+    See ``answer_waves``, of which it has the sums.
+    """
+    waves = answer_waves(table, defense, evaluate)
+    return np.array([sum(of_one) for of_one in waves], np.int32)
+
+
+def answer_waves(table: PredictionTable, defense: Defense, evaluate: Evaluate) -> list[list[int]]:
+    """Masked images that a guarded classifier asks for at once, wave by wave, for each of T images.
+
     What the table holds is looked up. A table that early exit made for verdicts may lack some of
     what the answer alone asks for, as that is asked for in another order: it is evaluated, all
     images together, and thrown away.
@@ -44,6 +53,7 @@ def answers_alone(
     there = predictions != UNKNOWN
     known = np.zeros(there.shape, np.bool_)
     question = Question(defense, np.arange(len(columns)))
+    waves: list[list[int]] = [[] for _ in known]
     waiting = list(range(len(known)))
     while waiting:
         wanted = {
@@ -53,6 +63,8 @@ def answers_alone(
         waiting = [row for row in waiting if len(wanted[row])]
         if not waiting:
             break
+        for row in waiting:
+            waves[row].append(len(wanted[row]))
         rows = np.repeat(waiting, [len(wanted[row]) for row in waiting]).astype(np.intp)
         asked = np.concatenate([wanted[row] for row in waiting]).astype(np.intp)
         lacking = ~there[rows, asked]
@@ -62,4 +74,4 @@ def answers_alone(
             predictions[at] = np.asarray(outputs.predictions)
             margins[at] = np.asarray(outputs.margins)
         known[rows, asked] = True
-    return known.sum(axis=1, dtype=np.int32)
+    return waves

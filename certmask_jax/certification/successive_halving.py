@@ -57,7 +57,7 @@ class Measured(NamedTuple):
     """What one candidate did on T images."""
 
     certified: NDArray[np.float64]  # [T], 0 or 1, or a weighted mean of such over patch sizes
-    passes: NDArray[np.float64]  # [T]
+    costs: NDArray[np.float64]  # [T], in what the budget is of: passes, or milliseconds
     right: NDArray[np.bool_]  # [T], the answer without a patch
     demands: tuple[Demand, ...] = ()
 
@@ -68,8 +68,8 @@ class Measured(NamedTuple):
 
     @property
     def cost(self) -> float:
-        """Passes an image."""
-        return float(self.passes.mean())
+        """Passes, or milliseconds, an image."""
+        return float(self.costs.mean())
 
     def is_within(self, budget: float) -> bool:
         """Whether it keeps to the budget and meets all demands, on these images."""
@@ -85,6 +85,7 @@ class Dropped(NamedTuple):
       why: ``"budget"``, the name of a demand, or ``"beaten"``.
       by: the candidate that beat it; None for other reasons.
       at_most: by how much it may certify more than that one, a fraction (95%, one comparison).
+      cost: what it took on these images.
     """
 
     candidate: int
@@ -92,6 +93,7 @@ class Dropped(NamedTuple):
     why: str
     by: int | None = None
     at_most: float = 0.0
+    cost: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,7 +137,7 @@ def search(
       sizes: images of each round, ascending (``rungs``). One size is an exhaustive search.
       measure: (numbers of candidates, images) -> what each does on so many images, the first ones
         of the same images each time.
-      budget: passes an image.
+      budget: passes an image, or whatever else costs are.
       may_lose: by how much what is dropped for another may certify more than it, a fraction.
 
     Raises:
@@ -173,7 +175,7 @@ def halve(known: dict[int, Measured], *, budget: float, may_lose: float) -> list
     for one, measured in known.items():
         why = _hopeless(measured, budget)
         if why is not None:
-            dropped.append(Dropped(one, len(measured.passes), why))
+            dropped.append(Dropped(one, len(measured.costs), why, cost=measured.cost))
             del rest[one]
     best = _unbeaten(rest)
     beaten = list[tuple[bool, Dropped]]()
@@ -183,7 +185,8 @@ def halve(known: dict[int, Measured], *, budget: float, may_lose: float) -> list
             continue
         lows = {by: paired_interval(rest[by].certified, measured.certified)[0] for by in others}
         by = max(others, key=lambda other: lows[other])
-        drop = Dropped(one, len(measured.passes), "beaten", by, max(0.0, -lows[by]))
+        most = max(0.0, -lows[by])
+        drop = Dropped(one, len(measured.costs), "beaten", by, most, measured.cost)
         beaten.append((lows[by] > 0, drop))
     beaten.sort(key=lambda item: item[1].at_most)
     half = -(-len(rest) // 2)
@@ -216,7 +219,7 @@ def mean_interval(values: ArrayLike) -> Interval:
 
 
 def _hopeless(measured: Measured, budget: float) -> str | None:
-    if mean_interval(measured.passes)[0] > budget:
+    if mean_interval(measured.costs)[0] > budget:
         return "budget"
     return next((demand.name for demand in measured.demands if demand.is_hopeless), None)
 

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from certmask_jax._version import __version__
-from certmask_jax.certification.report import Report, labels, numbers, wilson_interval
+from certmask_jax.certification.report import Interval, Report, labels, numbers, wilson_interval
 from certmask_jax.certification.report.records import DefenseResult
 from certmask_jax.pages import charts, rendering
 from certmask_jax.pages.claims import CLAIMS, Claim
@@ -29,6 +30,23 @@ _NEEDED = ("command", "versions", "devices", "dataset", "model", "weights_sha256
 _CLOSE = 5e-6  # results and rows are of the same counts
 
 
+class Attacked(NamedTuple):
+    """What an attack on one defense of a run came to.
+
+    Attributes:
+      images: how many it was told of.
+      attacked: how many of these it tried to break, those that were answered rightly.
+      contradictions: certificates that a patch contradicted.
+      left_right: share of the images that it left right, and its 95% interval; None where not all
+        that were right were attacked.
+    """
+
+    images: int
+    attacked: int
+    contradictions: int
+    left_right: tuple[float, Interval] | None = None
+
+
 class Candidate(NamedTuple):
     """A run that asks for a place.
 
@@ -36,45 +54,43 @@ class Candidate(NamedTuple):
       name: of its folder.
       report: read back from its files.
       recomputed: whether its verdicts were derived anew from its tables; else its rows are taken.
-      contradictions: by spec, images whose certificate an attack contradicts; None where nobody
-        attacked.
-      under_attack: by spec, the share that an attack left right.
+      attacks: by spec, of the defenses that were attacked.
     """
 
     name: str
     report: Report
     recomputed: bool = False
-    contradictions: Mapping[str, int] | None = None
-    under_attack: Mapping[str, float] | None = None
+    attacks: Mapping[str, Attacked] = MappingProxyType({})
 
 
-def board(candidates: Sequence[Candidate]) -> dict[str, Any]:
+def board(
+    candidates: Sequence[Candidate], unreadable: Mapping[str, str] = MappingProxyType({})
+) -> dict[str, Any]:
     """The content of ``leaderboard.json``.
 
     Args:
       candidates: whatever was given.
+      unreadable: names of folders that are left out because they could not be read, with why.
 
     Returns:
       ``tasks``, each with its ``entries``, the most certified first, and the ``claims`` of papers
       about the same; ``other_claims``; and ``refused`` with why.
     """
     tasks: dict[tuple[str, ...], dict[str, Any]] = {}
-    refused = []
+    refused: list[dict[str, Any]] = [
+        {"run": name, "defense": None, "why": f"left out, as it cannot be read: {why}"}
+        for name, why in unreadable.items()
+    ]
     for candidate in candidates:
         why = refusal(candidate)
         if why:
             refused.append({"run": candidate.name, "defense": None, "why": why})
             continue
         for result in candidate.report.defenses:
-            if (candidate.contradictions or {}).get(result.spec):
-                count = (candidate.contradictions or {})[result.spec]
-                refused.append(
-                    {
-                        "run": candidate.name,
-                        "defense": result.spec,
-                        "why": f"an attack contradicts {count} of its certificates",
-                    }
-                )
+            attack = candidate.attacks.get(result.spec)
+            if attack is not None and attack.contradictions:
+                why = f"an attack contradicts {attack.contradictions} of its certificates"
+                refused.append({"run": candidate.name, "defense": result.spec, "why": why})
                 continue
             task = _task(candidate.report, result)
             known = tasks.setdefault(tuple(map(str, task.values())), {**task, "entries": []})
@@ -162,7 +178,7 @@ def _entry(candidate: Candidate, result: DefenseResult) -> dict[str, Any]:
     subset = known.get("subset")
     sample = "all" if subset is None else f"{subset['how']} of {subset['of']:,}"
     each = report.forward_passes.get("a_masked_image", 1)
-    attacked = (candidate.under_attack or {}).get(result.spec)
+    attack = candidate.attacks.get(result.spec)
     return {
         "defense": result.spec,
         "model": known["model"],
@@ -182,14 +198,29 @@ def _entry(candidate: Candidate, result: DefenseResult) -> dict[str, Any]:
         "margin_guard": report.margin_guard,
         "precision": known["precision"],
         "conditions": dict(result.conditions),
-        "audit": "not attacked"
-        if candidate.contradictions is None
-        else "attacked, nothing contradicted",
-        "under_attack": attacked,
+        **_under_attack(attack),
         "verified": "recomputed from its tables" if candidate.recomputed else "by rows of images",
         "command": known["command"],
         "versions": known["versions"],
         "run": candidate.name,
+    }
+
+
+def _under_attack(attack: Attacked | None) -> dict[str, Any]:
+    """What an attack says of an entry: over how many images, and what it left right of them."""
+    facts = {"under_attack": None, "under_attack_interval": None, "under_attack_images": None}
+    if attack is None:
+        return {"audit": "not attacked", **facts}
+    audit = f"{attack.attacked:,} of {attack.images:,} images attacked, nothing contradicted"
+    if attack.left_right is None:
+        return {"audit": audit, **facts}
+    share, interval = attack.left_right
+    return {
+        "audit": f"{audit}, {numbers.with_interval(share, interval)} left right of these "
+        f"{attack.images:,}",
+        "under_attack": share,
+        "under_attack_interval": list(interval),
+        "under_attack_images": attack.images,
     }
 
 

@@ -24,7 +24,7 @@ from certmask_jax.inference import views
 from certmask_jax.masks.threats import Threat
 from certmask_jax.programs import program, runtime
 from certmask_jax.programs.certification_job import Job, opened
-from certmask_jax.programs.choosing import choose_options
+from certmask_jax.programs.choosing import budget_times, choose_options, wave_times
 from certmask_jax.programs.choosing.choose_candidates import Candidate, candidates
 from certmask_jax.programs.choosing.choose_options import ChooseOptions, Variant
 from certmask_jax.programs.choosing.choose_report import Choice, as_text, nothing_left, to_json
@@ -61,12 +61,12 @@ def run(options: ChooseOptions, words: Sequence[str]) -> int:
         chosen_on, others = halves(job.dataset, options.calibrate, options.seed)
     folder = config.out or Path("runs") / _name(job, options, found)
     _check_folder(folder)
-    affordable = [
-        number for number, one in enumerate(found) if one.least(options.budget_of) <= options.budget
-    ]
+    times = budget_times.of_variants(options, jobs, found, folder)
+    least = [one.least(options.budget_of, times.get(one.variant.name)) for one in found]
+    affordable = [number for number, cost in enumerate(least) if cost <= options.budget]
     sizes = tuple(config.threat.sizes) or ("",)
     deadline = None if config.max_minutes is None else started + 60 * config.max_minutes
-    runs = Runs(options, jobs, folder, deadline)
+    runs = Runs(options, jobs, folder, deadline, times)
     choice = Choice(
         options=options,
         sizes=sizes,
@@ -81,6 +81,8 @@ def run(options: ChooseOptions, words: Sequence[str]) -> int:
         images=(len(chosen_on), len(others)),
         passes=0,
         whole=len(chosen_on) * _whole([found[number] for number in affordable]),
+        least=least,
+        times=times,
     )
     if not affordable:
         raise ValueError(nothing_left(choice))
@@ -108,7 +110,8 @@ def run(options: ChooseOptions, words: Sequence[str]) -> int:
         one: choose_options.command_of(words, found[one].spec, found[one].variant)
         for one in choice.front
     }
-    choice = dataclasses.replace(choice, commands=commands)
+    timed = budget_times.of_guards(jobs, choice, others) if times else {}
+    choice = dataclasses.replace(choice, commands=commands, timed=timed)
     content = {**to_json(choice), "provenance": {**job.provenance, "command": command}}
     whole_files.write_text(folder / RESULT, json.dumps(content, indent=1))
     print(as_text(choice, width_of(sys.stdout)))
@@ -194,7 +197,8 @@ def _check_folder(folder: AnyPath) -> None:
     """Refuses a folder that holds something else; whose runs these are, each run checks."""
     if not folder.exists():
         return
-    known = {RESULT, f"{RESULT}{whole_files.UNFINISHED}", "rounds", "reported"}
+    files = {RESULT, wave_times.FILE}
+    known = {*files, *(f"{name}{whole_files.UNFINISHED}" for name in files), "rounds", "reported"}
     if not folder.is_dir() or not {file.name for file in folder.iterdir()} <= known:
         raise FileExistsError(
             f"--out {folder}: expected a new or empty folder, or this same choice to go on with, "
@@ -206,7 +210,8 @@ def _name(job: Job, options: ChooseOptions, found: Sequence[Candidate]) -> str:
     facts = {
         "job": job.name,
         "candidates": [f"{one.spec} {one.variant.name}" for one in found],
-        **{name: getattr(options, name) for name in ("budget", "budget_of", "calibrate", "seed")},
+        **{name: getattr(options, name) for name in ("budget", "unit", "budget_of", "seed")},
+        "calibrate": options.calibrate,
         **{name: getattr(options, name) for name in ("least_clean", "floors", "size_weights")},
         "halving": options.halving and options.may_lose,
     }

@@ -2,15 +2,17 @@
 
 A page and one JSON file. A run gets places for its defenses if it says how it was made, and if its
 rows of images give the numbers that it prints; where its tables are there, its verdicts are derived
-anew from them. Claims of papers stand beside, marked as claims. What is refused is named with why.
+anew from them. Claims of papers stand beside, marked as claims. What is refused is named with why,
+and so is a folder that cannot be read, beside which the others have their places.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +21,7 @@ from certmask_jax.certification.report import Report
 from certmask_jax.files import fingerprint, whole_files
 from certmask_jax.files.storage import AnyPath
 from certmask_jax.pages import leaderboard
-from certmask_jax.pages.leaderboard import Candidate
+from certmask_jax.pages.leaderboard import Attacked, Candidate
 from certmask_jax.programs import evidence_entries, from_tables, paths, program
 from certmask_jax.programs.command_line import CommandLine
 
@@ -46,8 +48,22 @@ def parser() -> CommandLine:
 
 
 def run(folders: Sequence[AnyPath], out: Path) -> dict[str, int]:
-    """Makes the leaderboard; returns how many entries and refusals there are."""
-    content = leaderboard.board([_candidate(folder) for folder in folders])
+    """Makes the leaderboard; returns how many entries and refusals there are.
+
+    Raises:
+      ValueError, OSError: where no folder at all can be read; nothing is replaced then.
+    """
+    candidates, unreadable = [], dict[str, str]()
+    failed: Exception | None = None
+    for folder in folders:
+        try:
+            candidates.append(_candidate(folder))
+        except (ValueError, OSError) as error:
+            failed = failed or error
+            unreadable[str(folder)] = program.one_line(program.message(error))
+    if failed is not None and not candidates:
+        raise failed
+    content = leaderboard.board(candidates, unreadable)
     out.mkdir(parents=True, exist_ok=True)
     whole_files.write_text(out / leaderboard.PAGE, leaderboard.board_page(content))
     text = json.dumps(fingerprint.plain(content), indent=1, allow_nan=False)
@@ -62,8 +78,7 @@ def run(folders: Sequence[AnyPath], out: Path) -> dict[str, int]:
 def _candidate(folder: AnyPath) -> Candidate:
     result = report.read(folder)
     recomputed = _is_recomputed(folder, result)
-    contradictions, under_attack = _audit(folder)
-    return Candidate(str(folder), result, recomputed, contradictions, under_attack)
+    return Candidate(str(folder), result, recomputed, _attacks(folder))
 
 
 def _is_recomputed(folder: AnyPath, result: Report) -> bool:
@@ -90,23 +105,25 @@ def _is_recomputed(folder: AnyPath, result: Report) -> bool:
     return True
 
 
-def _audit(folder: AnyPath) -> tuple[dict[str, int] | None, dict[str, float] | None]:
-    """What an attack in the folder of a run came to; None where there is none."""
+def _attacks(folder: AnyPath) -> dict[str, Attacked]:
+    """What an attack in the folder of a run came to, for each defense that it was aimed at."""
+    file = folder / "attack" / "attack.json"
     try:
-        summary = json.loads((folder / "attack" / "attack.json").read_bytes())
-        results = list(summary["results"])
-        return (
-            {str(one["defense"]): len(one["contradictions"]) for one in results},
-            {
-                str(one["defense"]): float(one["under_attack"])
-                for one in results
-                if one["under_attack"] is not None
-            },
-        )
+        results = list(json.loads(file.read_bytes())["results"])
+        return {str(one["defense"]): _attacked(one) for one in results if one["attacked"]}
     except (FileNotFoundError, NotADirectoryError):
-        return None, None
+        return {}
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{folder / 'attack' / 'attack.json'}: is damaged ({error!r})") from error
+        raise ValueError(f"{file}: is damaged ({error!r})") from error
+
+
+def _attacked(line: Mapping[str, Any]) -> Attacked:
+    left_right = None
+    if line["under_attack"] is not None:
+        low, high = line["intervals"]["under_attack"]
+        left_right = float(line["under_attack"]), (float(low), float(high))
+    counts = int(line["images"]), int(line["attacked"]), len(line["contradictions"])
+    return Attacked(*counts, left_right)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

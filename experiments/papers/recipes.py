@@ -1,12 +1,15 @@
 """What a table of a paper is: rows with a defense, a patch, and what the paper says of them.
 
 A figure of a paper is written down only where a source is at hand; ``None`` is "not at hand".
+What a table shows of its rows is one of ``Shows``, and each of these has a module that makes it.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+import enum
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from certmask_jax.programs.command_line import hint
 
@@ -28,6 +31,7 @@ class Row:
       model: the paper's.
       clean, certified: the paper's figures in percent.
       source: where these were read; empty where there are none.
+      x: where it is on the axis of a figure.
     """
 
     label: str
@@ -38,6 +42,21 @@ class Row:
     clean: float | None = None
     certified: float | None = None
     source: str = ""
+    x: float | None = None
+
+
+class Shows(enum.Enum):
+    """What a table shows of its rows."""
+
+    ACCURACY = "clean and certified accuracy"
+    CLASSES = "the same, of each class"
+    OBJECTS = "certified accuracy against the size of the object"
+    TIMES = "milliseconds of an answer"
+    COUNTS = "how many masks there are, without any model"
+
+
+CLEAN = "clean accuracy, percent"
+"""As the axis of a figure: certified accuracy is drawn against what is measured as clean."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,12 +68,16 @@ class Table:
       title: what it shows, in a line.
       rows: in the paper's order.
       note: what to know of it, in whole sentences.
+      shows: of its rows.
+      axis: of a figure, what its ``x`` is; or ``CLEAN``. Empty for a table, which is not drawn.
     """
 
     name: str
     title: str
     rows: tuple[Row, ...]
     note: str = ""
+    shows: Shows = Shows.ACCURACY
+    axis: str = ""
 
     def of(self, data: Sequence[str]) -> Table:
         """The rows of some data sets."""
@@ -71,6 +94,7 @@ class Paper:
       reference: where it can be read.
       tables: those that there are recipes for.
       without: what of the paper has no recipe, and why.
+      unknown: names that people may ask for and that have no recipe -> what to say of them.
     """
 
     name: str
@@ -78,17 +102,27 @@ class Paper:
     reference: str
     tables: tuple[Table, ...]
     without: str = ""
+    unknown: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def table(self, name: str) -> Table:
-        """A table by its name; ``ValueError`` lists those that there are."""
+        """A table by its name; ``ValueError`` lists those that there are, or says why not."""
         for table in self.tables:
             if table.name == name:
                 return table
+        if name in self.unknown:
+            raise ValueError(f"TABLE {name}: {self.unknown[name]}")
         known = [table.name for table in self.tables]
         raise ValueError(
             f"TABLE: expected one of {', '.join(known)} of {self.title}, got {name!r}"
             f"{hint(name, known)}"
         )
+
+
+class Job(NamedTuple):
+    """What certify is given for the rows of one patch."""
+
+    options: list[str]  # with the defenses
+    specs: list[str]  # the defenses, in their order
 
 
 PATCHES = {

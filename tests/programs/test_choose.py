@@ -119,7 +119,7 @@ def test_the_same_command_goes_on_and_another_choice_is_refused(chosen, capsys, 
         raise AssertionError("nothing is left to do")
 
     monkeypatch.setattr(evaluation.BlockWork, "computed", never)
-    monkeypatch.setattr(choose_runs, "answers_alone", never)
+    monkeypatch.setattr(choose_runs, "answer_waves", never)
     assert choose.main([*SMALL, *THREE, "--out", str(chosen)]) == 0
     printed = capsys.readouterr().out
     assert "40 images (seed 0)" in printed
@@ -145,6 +145,8 @@ def test_the_command_of_a_choice_is_read_by_certify(chosen):
     ("options", "said"),
     [
         (["--budget", "3"], "expected at least 4 passes an image"),
+        (["--budget", "3s"], "expected passes such as 30, or milliseconds such as 200ms"),
+        (["--budget", "0ms"], "expected passes such as 30, or milliseconds such as 200ms"),
         (["--least-clean", "101"], "--least-clean: expected a percent of at most 100"),
         (["--floor", "1:50"], "--floor: expected --sizes beside it"),
         (["--calibrate", "80"], "--calibrate: expected 1 to 79 of the 80 images"),
@@ -234,7 +236,7 @@ def test_what_is_measured_is_the_weighted_mean_over_sizes_and_each_floor():
     results = [hand_made_reports.result(certified=n, clean=c) for n, c in ((0, 0), (0, 0), (6, 0))]
     results.append(hand_made_reports.result(certified=4, clean=7))
     report = hand_made_reports.report(*results)
-    answers = {other.spec: np.arange(8)}
+    answers = {other.spec: [[n - 1, 1] if n else [] for n in range(8)]}
     found = choose_runs.Certified(report, answers, [one, other]).measured(
         other, options, ("1", "2")
     )

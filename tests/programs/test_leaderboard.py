@@ -27,6 +27,15 @@ def _written(folder, *results, provenance=FACTS):
     return str(folder)
 
 
+def _attacked(run, **facts):
+    line = {
+        "defense": "double_masking", "images": 6, "attacked": 5, "contradictions": [],
+        "under_attack": 0.5, "intervals": {"under_attack": [0.2, 0.8]},
+    }  # fmt: skip
+    (run / "attack").mkdir()
+    (run / "attack" / "attack.json").write_text(json.dumps({"results": [line | facts]}))
+
+
 def _made(tmp_path, capsys, *runs):
     assert leaderboard.main([*runs, "--out", str(tmp_path / "board")]) == 0
     content = json.loads((tmp_path / "board" / "leaderboard.json").read_text())
@@ -77,10 +86,7 @@ def test_what_is_refused_is_named_with_why(tmp_path, capsys):
         _written(tmp_path / "broken", good),
     ]
     (tmp_path / "no rows" / "per_image.csv").unlink()
-    attack = tmp_path / "broken" / "attack"
-    attack.mkdir()
-    line = {"defense": "double_masking", "contradictions": ["test:0"], "under_attack": 0.5}
-    (attack / "attack.json").write_text(json.dumps({"results": [line]}))
+    _attacked(tmp_path / "broken", contradictions=["test:0"])
     content, page, said = _made(tmp_path, capsys, *runs)
     assert content["tasks"] == []
     why = [one["why"] for one in content["refused"]]
@@ -97,7 +103,7 @@ def test_what_is_refused_is_named_with_why(tmp_path, capsys):
     assert "No run has a place." in page
 
 
-def test_rows_that_are_not_those_of_the_tables_end_it(tmp_path, capsys, monkeypatch):
+def test_rows_that_are_not_those_of_the_tables_are_refused(tmp_path, capsys, monkeypatch):
     run = _written(tmp_path / "run", hand_made_reports.result())
     (tmp_path / "run" / "tables").mkdir()
     derived = hand_made_reports.report(hand_made_reports.result())
@@ -106,8 +112,55 @@ def test_rows_that_are_not_those_of_the_tables_end_it(tmp_path, capsys, monkeypa
     content, _, _ = _made(tmp_path, capsys, run)
     assert content["tasks"][0]["entries"][0]["verified"] == "recomputed from its tables"
     derived.defenses[0].per_image["worst_case"][:] = np.arange(8) < 5
-    assert leaderboard.main([run, "--out", str(tmp_path / "board")]) == 2
-    assert "expected the verdicts that its tables give" in capsys.readouterr().err
+    other = _written(tmp_path / "other", hand_made_reports.result("pair_cover"))
+    content, _, said = _made(tmp_path, capsys, run, other)
+    assert [entry["run"] for entry in content["tasks"][0]["entries"]] == [other]
+    assert "expected the verdicts that its tables give" in content["refused"][0]["why"]
+    assert said.startswith(f"refused: {run}: left out, as it cannot be read: ")
+
+
+def test_damaged_runs_are_left_out_and_named(tmp_path, capsys):
+    good = _written(tmp_path / "good", hand_made_reports.result())
+    damaged = {
+        "results": ("results.json", "is damaged"),
+        "rows": ("per_image.csv", "expected a row for each of the 8 images"),
+        "attack": ("attack/attack.json", "is damaged"),
+        "tables": ("tables/table.json", "is damaged"),
+    }
+    for name, (file, _) in damaged.items():
+        _written(tmp_path / name, hand_made_reports.result())
+        (tmp_path / name / file).parent.mkdir(exist_ok=True)
+        (tmp_path / name / file).write_text("{")
+    runs = [str(tmp_path / name) for name in damaged]
+    content, page, said = _made(tmp_path, capsys, *runs, str(tmp_path / "none"), good)
+    assert [entry["run"] for entry in content["tasks"][0]["entries"]] == [good]
+    assert [one["run"] for one in content["refused"]] == [*runs, str(tmp_path / "none")]
+    for one, (_, why) in zip(content["refused"], damaged.values(), strict=False):
+        assert why in one["why"]
+        assert one["run"] in page
+    assert said.count("\n") == 5
+
+
+def test_where_no_run_can_be_read_nothing_is_replaced(tmp_path, capsys):
+    good = _written(tmp_path / "good", hand_made_reports.result())
+    _, page, _ = _made(tmp_path, capsys, good)
+    assert leaderboard.main([str(tmp_path / "non"), "--out", str(tmp_path / "board")]) == 2
+    assert "expected the folder of a finished run" in capsys.readouterr().err
+    assert (tmp_path / "board" / "leaderboard.html").read_text() == page
+
+
+def test_an_entry_says_over_how_many_images_it_was_attacked(tmp_path, capsys):
+    results = hand_made_reports.result(), hand_made_reports.result("pair_cover", certified=5)
+    run = _written(tmp_path / "run", *results)
+    _attacked(tmp_path / "run")
+    content, page, _ = _made(tmp_path, capsys, run)
+    one, other = content["tasks"][0]["entries"]
+    assert (one["under_attack"], one["under_attack_images"]) == (0.5, 6)
+    assert one["under_attack_interval"] == [0.2, 0.8]
+    said = "5 of 6 images attacked, nothing contradicted, 50.0 [20.0, 80.0] left right of these 6"
+    assert one["audit"] == said
+    assert said in page
+    assert (other["audit"], other["under_attack"]) == ("not attacked", None)
 
 
 def test_a_place_to_write_to_is_asked_for(tmp_path, capsys):

@@ -6,11 +6,15 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from certmask_jax.certification.answer_passes import first_wave
 from certmask_jax.defenses import Defense
 from certmask_jax.masks.threats import Threat
 from certmask_jax.programs import defense_specs
 from certmask_jax.programs.choosing.choose_options import ChooseOptions, Variant
+from certmask_jax.programs.choosing.wave_times import WaveTimes
 
 USUAL = (
     *(f"pair_cover:partition={blocks}" for blocks in ("2/3", "2x3", "3x2", "3/4", "3x3", "4x4")),
@@ -40,15 +44,29 @@ class Candidate:
     passes_each: int
 
     @property
-    def most(self) -> int:
-        """Passes of a whole table of an image."""
-        return self.passes_each * len(self.defenses[0].masked_images)
+    def first(self) -> int:
+        """Masked images that every answer asks for, whatever the image."""
+        return first_wave(self.defenses[0])
 
-    def least(self, budget_of: str) -> int:
-        """Passes that any image takes."""
+    def costs(
+        self, answers: Sequence[Sequence[int]], budget_of: str, times: WaveTimes | None
+    ) -> NDArray[np.float64]:
+        """What images cost, ``[T]``: passes, or milliseconds where there are times.
+
+        Args:
+          answers: of each image the waves of its answer, in masked images.
+          budget_of: ``"answer"``, or ``"table"``, which is all masked images at once.
+          times: of chunks of the model variant.
+        """
         if budget_of == "table":
-            return self.most
-        return self.passes_each * first_wave(self.defenses[0])
+            answers = [[len(self.defenses[0].masked_images)]] * len(answers)
+        if times is None:
+            return np.array([self.passes_each * sum(waves) for waves in answers], np.float64)
+        return np.array([times.of_answer(waves, self.first) for waves in answers], np.float64)
+
+    def least(self, budget_of: str, times: WaveTimes | None = None) -> float:
+        """What any image costs at least."""
+        return float(self.costs([[self.first]], budget_of, times)[0])
 
 
 def candidates(

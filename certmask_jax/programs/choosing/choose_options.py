@@ -14,8 +14,7 @@ from certmask_jax.programs.command_line import CommandLine, check_not_typed
 from certmask_jax.programs.number_options import number, seed, whole
 
 BUDGETS = {
-    "answer": "the mean passes of an answer alone, with early exit, as a guarded classifier makes "
-    "it",
+    "answer": "the mean of answers alone, with early exit, as a guarded classifier makes them",
     "table": "the whole table of an image, as a service with a fixed time makes it",
 }
 _OTHERWISE = (
@@ -56,6 +55,7 @@ class ChooseOptions:
     variants: tuple[Variant, ...]
     defenses: tuple[str, ...]  # none: a list that fits the images
     budget: float
+    unit: str  # of the budget: "passes" or "ms"
     budget_of: str
     calibrate: int | None
     seed: int
@@ -98,10 +98,12 @@ def parser() -> CommandLine:
     group = parse.add_argument_group("what is chosen")
     group.add_argument(
         "--budget",
-        type=number(above=0),
+        type=_budget,
         required=True,
-        metavar="PASSES",
-        help="forward passes that an image may take",
+        metavar="PASSES|MILLISECONDSms",
+        help="forward passes that an image may take, such as 30; or milliseconds of this machine, "
+        "such as 200ms: a chunk of the model is timed first, and what the answers of an image ask "
+        "for is counted by that",
     )
     group.add_argument(
         "--budget-of",
@@ -186,7 +188,8 @@ def read(arguments: argparse.Namespace) -> ChooseOptions:
     return ChooseOptions(
         variants=tuple(variants),
         defenses=tuple(arguments.defense or ()),
-        budget=arguments.budget,
+        budget=arguments.budget[0],
+        unit=arguments.budget[1],
         budget_of=arguments.budget_of,
         calibrate=arguments.calibrate,
         seed=arguments.choice_seed,
@@ -205,6 +208,17 @@ def command_of(words: Sequence[str], spec: str, variant: Variant) -> str:
     more += ["--fill", variant.fill] if variant.fill != "mean" else []
     more += ["--views", variant.views] if variant.views != "none" else []
     return f"{program.command('certify')} {shlex.join([*kept, *more])}"
+
+
+def _budget(text: str) -> tuple[float, str]:
+    """argparse's type of a budget: how much, and of what."""
+    amount = text.removesuffix("ms")
+    try:
+        return number(above=0)(amount), "passes" if amount == text else "ms"
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(
+            f"expected passes such as 30, or milliseconds such as 200ms, more than 0, got {text!r}"
+        ) from error
 
 
 def _floor(text: str, sizes: Sequence[str]) -> tuple[str, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from certmask_jax.certification.report import Interval, layout, wilson_interval
@@ -11,6 +11,9 @@ from certmask_jax.certification.report.numbers import with_interval
 from certmask_jax.certification.successive_halving import Dropped, Measured, mean_interval
 from certmask_jax.programs.choosing.choose_candidates import Candidate
 from certmask_jax.programs.choosing.choose_options import BUDGETS, ChooseOptions
+from certmask_jax.programs.choosing.wave_times import WaveTimes, as_json
+
+_UNITS = {"passes": "passes", "ms": "milliseconds"}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -31,6 +34,9 @@ class Choice:
         choice without those that could not be read.
       passes: forward passes made on the images of the choice.
       whole: what whole tables of all candidates that were run would have taken there.
+      least: of each candidate, what any image costs at least.
+      times: of chunks for each variant, where the budget is of milliseconds.
+      timed: front number -> what its guard was timed at, where the budget is of milliseconds.
     """
 
     options: ChooseOptions
@@ -46,6 +52,9 @@ class Choice:
     images: tuple[int, int]
     passes: int
     whole: int
+    least: Sequence[float]
+    times: Mapping[str, WaveTimes] = dataclasses.field(default_factory=dict)
+    timed: Mapping[int, Mapping[str, float]] = dataclasses.field(default_factory=dict)
 
     def name(self, number: int) -> str:
         """A candidate in a line."""
@@ -60,8 +69,8 @@ def as_text(choice: Choice, width: int) -> str:
     options = choice.options
     on, others = choice.images
     top = [
-        f"{_counted(len(choice.candidates))} {choice.threat}, at most {options.budget:g} passes "
-        f"an image: {BUDGETS[options.budget_of]}",
+        f"{_counted(len(choice.candidates))} {choice.threat}, at most {options.budget:g} "
+        f"{options.unit} an image: {BUDGETS[options.budget_of]}",
         f"chosen on {on:,} images (seed {options.seed}); the numbers below are of the other "
         f"{others:,}, which the choice never saw",
     ]
@@ -71,19 +80,22 @@ def as_text(choice: Choice, width: int) -> str:
     before = [choice.chosen_on[one] for one in choice.front]
     columns = [
         layout.Column("", tuple(names)),
-        layout.Column("passes", tuple(f"{m.cost:.1f}" for m in of), right=True),
+        layout.Column(options.unit, tuple(f"{m.cost:.1f}" for m in of), right=True),
         layout.Column("clean", tuple(map(_clean, of))),
         layout.Column(what, tuple(map(_worth, of))),
         layout.Column("where chosen", tuple(f"{100 * m.worth:.1f}" for m in before), right=True),
     ]
+    if choice.timed:
+        timed = tuple(f"{choice.timed[one]['mean']:.1f}" for one in choice.front)
+        columns.insert(2, layout.Column("timed", timed, right=True))
     lines = layout.table(columns)
     legend = [f"{n} {choice.name(one)}" for n, one in zip(names, choice.front, strict=True)]
     for name, one in zip(names, choice.front, strict=True):
         each = choice.reported[one].demands
         legend += [f"{name} {d.name}: {100 * d.share:.1f}, asked {100 * d.least:g}" for d in each]
     above = [
-        f"{name} takes {m.cost:.1f} passes on these images, more than the budget: it kept to it on "
-        "those of the choice"
+        f"{name} takes {m.cost:.1f} {options.unit} on these images, more than the budget: it kept "
+        "to it on those of the choice"
         for name, m in zip(names, of, strict=True)
         if m.cost > options.budget
     ]
@@ -91,6 +103,7 @@ def as_text(choice: Choice, width: int) -> str:
         "worst case: % of images on which no attacker can win, as of certify; brackets: 95% "
         "intervals. where chosen: the same on the images of the choice, which flatters what was "
         "chosen on them",
+        *_about_times(choice),
         *_about_dropped(choice),
         f"passes made to choose: {choice.passes:,}, of {choice.whole:,} for whole tables of all "
         f"candidates that were run, {choice.passes / max(choice.whole, 1):.0%}",
@@ -112,6 +125,7 @@ def to_json(choice: Choice) -> dict[str, Any]:
     options = choice.options
     return {
         "budget": options.budget,
+        "budget_unit": options.unit,
         "budget_of": options.budget_of,
         "threat": choice.threat,
         "sizes": [size for size in choice.sizes if size],
@@ -126,33 +140,47 @@ def to_json(choice: Choice) -> dict[str, Any]:
             {
                 "candidate": one,
                 "command": choice.commands[one],
-                "chosen_on": _numbers(choice.chosen_on[one]),
-                "reported_on": _numbers(choice.reported[one]),
+                "chosen_on": _numbers(choice.chosen_on[one], options.unit),
+                "reported_on": _numbers(choice.reported[one], options.unit),
+                **({"timed": dict(choice.timed[one])} if one in choice.timed else {}),
             }
             for one in choice.front
         ],
-        "measured": {str(one): _numbers(m) for one, m in choice.chosen_on.items()},
+        **(
+            {"milliseconds_a_chunk": {name: as_json(of) for name, of in choice.times.items()}}
+            if choice.times
+            else {}
+        ),
+        "measured": {str(one): _numbers(m, options.unit) for one, m in choice.chosen_on.items()},
     }
 
 
 def nothing_left(choice: Choice) -> str:
     """One sentence on why no candidate is left, and what to do."""
     options = choice.options
-    least = min(one.least(options.budget_of) for one in choice.candidates)
+    least, unit = min(choice.least), options.unit
+    typed = f"--budget {options.budget:g}{'ms' if unit == 'ms' else ''}"
     if len(choice.too_dear) == len(choice.candidates):
         return (
-            f"--budget {options.budget:g}: expected at least {least:g} passes an image, which the "
+            f"{typed}: expected at least {least:.4g} {unit} an image, which the "
             f"cheapest of {_counted(len(choice.candidates))} takes"
         )
     near = [
-        f"{choice.name(one)} takes {m.cost:.1f} passes"
+        f"{choice.name(one)} takes {m.cost:.1f} {unit}"
         + "".join(f", {d.name} {100 * d.share:.1f} of {100 * d.least:g}" for d in m.demands)
         for one, m in choice.chosen_on.items()
     ]
     why = sorted({drop.why for drop in choice.dropped if drop.why != "beaten"})
-    said = "; ".join(near[:3]) or f"all were dropped for {' and '.join(why)}"
+    cheapest = min(choice.dropped, key=lambda drop: drop.cost, default=None)
+    if not near and cheapest is not None:
+        near = [
+            f"all were dropped for {' and '.join(why)}: the cheapest, "
+            f"{choice.name(cheapest.candidate)}, took {cheapest.cost:.1f} {unit} on "
+            f"{cheapest.images} images"
+        ]
+    said = "; ".join(near[:3])
     return (
-        f"no candidate of {len(choice.candidates)} keeps to --budget {options.budget:g} and all "
+        f"no candidate of {len(choice.candidates)} keeps to {typed} and all "
         f"demands on the {choice.images[0]} images of the choice ({said}); ask for less, or name "
         "other candidates with --defense"
     )
@@ -168,12 +196,12 @@ def _candidate(one: Candidate) -> dict[str, Any]:
     }
 
 
-def _numbers(measured: Measured) -> dict[str, Any]:
+def _numbers(measured: Measured, unit: str) -> dict[str, Any]:
     clean = float(measured.right.mean())
     count = len(measured.right)
     return {
-        "passes": measured.cost,
-        "passes_interval": mean_interval(measured.passes),
+        _UNITS[unit]: measured.cost,
+        f"{_UNITS[unit]}_interval": mean_interval(measured.costs),
         "clean_accuracy": clean,
         "clean_accuracy_interval": wilson_interval(clean, count),
         "worst_case_accuracy": measured.worth,
@@ -194,6 +222,28 @@ def _clean(measured: Measured) -> str:
 
 def _worth(measured: Measured) -> str:
     return with_interval(measured.worth, _interval(measured))
+
+
+def _about_times(choice: Choice) -> list[str]:
+    """Where milliseconds come from."""
+    lines = []
+    several = len(choice.times) > 1
+    for name, times in choice.times.items():
+        chunks = ", ".join(
+            f"{size} in {ms:.1f}" for size, ms in zip(times.sizes, times.milliseconds, strict=True)
+        )
+        of = f" of {name}" if several else ""
+        lines.append(
+            f"ms: what an answer asks for at once, by the time of a chunk{of} on this machine "
+            f"before the search (masked images in ms: {chunks})"
+        )
+    if choice.timed:
+        images = int(next(iter(choice.timed.values()))["images"])
+        lines.append(
+            f"timed: the mean of the guarded classifier itself on {images} of these images, one at "
+            "a time; another load of the machine gives other times"
+        )
+    return lines
 
 
 def _about_dropped(choice: Choice) -> list[str]:

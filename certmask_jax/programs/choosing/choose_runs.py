@@ -10,14 +10,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from certmask_jax.certification import evaluation, verdicts
-from certmask_jax.certification.answer_passes import answers_alone
+from certmask_jax.certification.answer_passes import answer_waves
 from certmask_jax.certification.report import Report
 from certmask_jax.certification.successive_halving import Demand, Measured
 from certmask_jax.defenses import Defense
@@ -28,6 +28,7 @@ from certmask_jax.programs.certification_job import Job
 from certmask_jax.programs.choosing.choose_candidates import Candidate
 from certmask_jax.programs.choosing.choose_options import ChooseOptions, Variant
 from certmask_jax.programs.choosing.image_halves import SomeImages
+from certmask_jax.programs.choosing.wave_times import WaveTimes
 from certmask_jax.programs.progress import Progress
 from certmask_jax.tables import saved_table
 from certmask_jax.tables.outputs import Outputs
@@ -42,11 +43,18 @@ class Stopped(Exception):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Certified:
-    """A finished run of some candidates: its report, and the passes of their answers alone."""
+    """A finished run of some candidates: its report, and what their answers alone ask for.
+
+    Attributes:
+      answers: spec -> the waves of each image, in masked images; none where they were not asked
+        for.
+      times: of chunks, where a budget is of milliseconds.
+    """
 
     report: Report
-    answers: dict[str, NDArray[np.int64]]  # spec -> [T]; none where they were not asked for
+    answers: dict[str, list[list[int]]]
     candidates: Sequence[Candidate]
+    times: WaveTimes | None = None
 
     def measured(
         self, candidate: Candidate, options: ChooseOptions, sizes: Sequence[str]
@@ -61,12 +69,10 @@ class Certified:
             demands.append(Demand(right, options.least_clean, "least clean"))
         for size, least in options.floors:
             demands.append(Demand(certified[sizes.index(size)], least, f"floor at {size}"))
-        count = len(right)
-        passes = np.full(count, candidate.most, np.float64)
-        if options.budget_of == "answer":
-            passes = candidate.passes_each * self.answers[candidate.spec].astype(np.float64)
+        answers = self.answers.get(candidate.spec, [[]] * len(right))
+        costs = candidate.costs(answers, options.budget_of, self.times)
         weighted = np.asarray(options.size_weights) @ certified.astype(np.float64)
-        return Measured(weighted, passes, right, tuple(demands))
+        return Measured(weighted, costs, right, tuple(demands))
 
 
 @dataclasses.dataclass(eq=False)
@@ -77,6 +83,7 @@ class Runs:
       jobs: one for each variant, by its name.
       folder: of the choice.
       deadline: in seconds of ``time.monotonic``.
+      times: of chunks for each variant, where the budget is of milliseconds.
       passes: made for tables, in this session and before.
     """
 
@@ -84,6 +91,7 @@ class Runs:
     jobs: dict[str, Job]
     folder: AnyPath
     deadline: float | None
+    times: Mapping[str, WaveTimes] = dataclasses.field(default_factory=dict)
     passes: int = 0
 
     def certified(
@@ -133,10 +141,10 @@ class Runs:
             raise Stopped
         result = verdicts.certify(saved, defenses, margin_guard=variant.config.margin_guard)
         self.passes += int(result.forward_passes["made"])
-        answers: dict[str, NDArray[np.int64]] = {}
+        answers: dict[str, list[list[int]]] = {}
         if self.options.budget_of == "answer":
             answers = self._answers(job, candidates, images, saved, out / _ANSWERS)
-        return Certified(result, answers, candidates)
+        return Certified(result, answers, candidates, self.times.get(variant.name))
 
     def _answers(
         self,
@@ -145,8 +153,8 @@ class Runs:
         images: SomeImages,
         saved: saved_table.SavedTable,
         file: AnyPath,
-    ) -> dict[str, NDArray[np.int64]]:
-        """The passes of answers alone, from the file where an earlier session wrote them."""
+    ) -> dict[str, list[list[int]]]:
+        """The waves of answers alone, from the file where an earlier session wrote them."""
         known = _read(file)
         lacking = _Lacking(job, images, saved, known.pop(_BESIDE, [0])[0])
         for one in candidates:
@@ -154,11 +162,11 @@ class Runs:
                 continue
             if self.deadline is not None and time.monotonic() > self.deadline:
                 raise Stopped
-            known[one.spec] = lacking.answers(one.defenses[0]).tolist()
+            known[one.spec] = lacking.answers(one.defenses[0])
             content = {_BESIDE: [lacking.evaluated], **known}
             whole_files.write_text(file, json.dumps(content))
         self.passes += candidates[0].passes_each * lacking.evaluated
-        return {one.spec: np.asarray(known[one.spec], np.int64) for one in candidates}
+        return {one.spec: known[one.spec] for one in candidates}
 
 
 @dataclasses.dataclass(eq=False)
@@ -171,17 +179,17 @@ class _Lacking:
     evaluated: int = 0
     _engine: Any = None
 
-    def answers(self, defense: Defense) -> NDArray[np.int32]:
+    def answers(self, defense: Defense) -> list[list[int]]:
         rows = np.flatnonzero(self.saved.counted)
         engine = self.engine
         if not engine.by_items:  # a guard evaluates all then
-            return np.full(len(rows), len(defense.masked_images), np.int32)
+            return [[len(defense.masked_images)]] * len(rows)
         table = self.saved.table.rows(self.saved.counted)
 
         def evaluate(at: NDArray[np.intp], columns: NDArray[np.intp]) -> Outputs:
             return self._evaluated(rows[at], columns)
 
-        return answers_alone(table, defense, evaluate)
+        return answer_waves(table, defense, evaluate)
 
     @property
     def engine(self) -> Any:
@@ -227,13 +235,13 @@ def joined(parts: Sequence[Measured]) -> Measured:
     ]
     return Measured(
         np.concatenate([part.certified for part in parts]),
-        np.concatenate([part.passes for part in parts]),
+        np.concatenate([part.costs for part in parts]),
         np.concatenate([part.right for part in parts]),
         tuple(demands),
     )
 
 
-def _read(file: AnyPath) -> dict[str, list[int]]:
+def _read(file: AnyPath) -> dict[str, Any]:
     try:
         return dict(json.loads(file.read_bytes()))
     except (OSError, ValueError):
