@@ -26,9 +26,9 @@ from certmask_jax.files import fingerprint
 from certmask_jax.programs import certification_options, paths, printing, program, runtime
 from certmask_jax.programs.attacking import (
     attack_audit,
-    attack_job,
     attack_options,
     attack_summary,
+    attacked_job,
     given_patch_job,
     given_patch_table,
     given_patches,
@@ -130,11 +130,11 @@ def _run(argv: Sequence[str] | None) -> int:
     if given is None or run is None:
         return _searched(job, options, _out(arguments, config, job, "attack"), deadline, command)
     fitted = given_patches.fitted(
-        patches, attack_job.threat_of(job), job.model.data_config.channels, scale=given.scale
+        patches, attacked_job.threat_of(job), job.model.data_config.channels, scale=given.scale
     )
     if options.place is not None:
         for patch in fitted:
-            check_place(patch.size, attack_job.threat_of(job), options.place)
+            check_place(patch.size, attacked_job.threat_of(job), options.place)
     facts = given_patch_job.facts(fitted, options, scaled=given.scale)
     folder = opened_attacks.folder_of(job, _out(arguments, config, job, "patches"), facts)
     test = given_patch_job.PatchTest(job, run.claims(), fitted, folder, options)
@@ -153,12 +153,12 @@ def _searched(
 ) -> int:
     """Searches patches, and says what came of them; the exit status."""
     if options.place is not None:
-        places_at(attack_job.threat_of(job), options.place)
+        places_at(attacked_job.threat_of(job), options.place)
     facts = options.facts()
     folder = opened_attacks.folder_of(job, out, facts)
     attacker = opened_attacks.attacker_of(job, options, folder)
     finished = _attacked(attacker, deadline)
-    detects = [attack_job.detects(job, spec) for spec in attacker.specs()]
+    detects = [attacked_job.detects(job, spec) for spec in attacker.specs()]
     results = attack_summary.summary(folder.lines, attacker.specs(), detects)
     text = attack_summary.text_of(results, printing.width_of(sys.stdout))
     return _told(job, folder, {"attack": facts, "results": results}, text, command, finished)
