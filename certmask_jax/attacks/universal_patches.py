@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from certmask_jax._own_settings import reproducible, usual_promotion
 from certmask_jax.attacks.logit_tables import shown_logits
-from certmask_jax.attacks.patch_search import PatchSearch, steps_of
+from certmask_jax.attacks.patch_search import PatchSearch, share_of_step, steps_of
 from certmask_jax.attacks.search_objectives import margin_losses
 from certmask_jax.attacks.stuck_patches import Transformations, pasted
 from certmask_jax.inference.devices import AXIS, device_mesh
@@ -86,7 +86,7 @@ def universal_patch(
       target: the label that is to be said; None: any that is not the true one.
       masked_images: the patch is to work under the masks of a defense too, of which one is drawn
         for each image, so it is aimed at the votes of many masks; None: on whole images.
-      search: how; steps grow smaller to the end.
+      search: how.
       transformations: what happens to the patch; nothing by default.
       images_a_step: how many images a step looks at, rounded up to a multiple of the devices.
       seed: of all randomness.
@@ -228,8 +228,8 @@ def _program(kind: _Kind, count: int, mesh: Mesh) -> Any:
             loss, slope = jax.lax.pmean((loss, slope), AXIS)
             with usual_promotion():
                 step, memory = update(jnp.where(jnp.isfinite(slope), slope, 0), memory)
-            left = 1 - (done + number).astype(jnp.float32) / how.steps
-            return (jnp.clip(levels + left * step, 0, _LEVELS), memory), loss
+            share = share_of_step(how, done + number)
+            return (jnp.clip(levels + share * step, 0, _LEVELS), memory), loss
 
         if count == 1:
             (patch, motion), loss = one((patch, motion), jnp.int32(0))

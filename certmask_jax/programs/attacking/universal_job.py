@@ -96,7 +96,7 @@ class UniversalJob:
         search = self._options.facts()
         names = [name for name in ("seed", "undefended", "place") if name in search]
         known: dict[str, Any] = {name: search[name] for name in names}
-        wanted = ("steps", "step_size", "optimizer", "momentum", "surplus")
+        wanted = ("steps", "step_size", "schedule", "optimizer", "momentum", "surplus")
         how = {name: search["search"][name] for name in wanted}
         return {**known, "search": how, "universal": self._own.facts()}
 
