@@ -8,7 +8,7 @@ would win there.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -108,6 +108,9 @@ def promising_goals(
             there = _places(threat, randoms[row], own, where) if given is None else given
             at += [(pair, place) for place in there]
             left += [0.0 if own is None else -gain_at(own, place) for place in there]
+    is_shown = _which_are_shown(asked)
+    seen = [is_shown(place) for _, place in at]
+    at, left = list(itertools.compress(at, seen)), list(itertools.compress(left, seen))
     if isinstance(asked, OnLocalLogits):
         found = _on_local(asked, images, labels, of, aims, at)
     elif logits is None:
@@ -153,6 +156,19 @@ def _of_the_model(
         undefended_goals(int(y), places=some[best_apart(some, of_image, locations)])
         for y, some, of_image in zip(labels, tried, losses, strict=True)
     ]
+
+
+def _which_are_shown(asked: Attacked) -> Callable[[Placement], bool]:
+    """Whether any masked image shows a placement; nothing can be done at others."""
+    known: dict[bytes, bool] = {}
+
+    def is_shown(place: Placement) -> bool:
+        key = place.tobytes()
+        if key not in known:
+            known[key] = bool(shows(asked.boxes, asked.reached(place)).any())
+        return known[key]
+
+    return is_shown
 
 
 def _unanimous(asked: Attacked, target: int, place: Placement) -> Goal:

@@ -437,6 +437,19 @@ def test_places_that_are_given_are_looked_at_and_no_others(linear):
             assert (goal.place == given).all(axis=(1, 2)).any()
 
 
+def test_nothing_is_aimed_at_where_every_mask_hides_the_patch(linear):
+    params, images, labels, _ = linear
+    defense = cm.defenses.double_masking(cm.mask_sets.budgeted_grid(SIZE, 2, masks_per_axis=2))
+    asked = attacks.attacked(defense, _linear, params, (SIZE, SIZE, 1), preprocessing=HOW)
+    middle = np.asarray([[[2, 2, 3, 3]]])
+    assert not patched_pixels.shows(asked.boxes, middle[0]).any()
+    how = {"threat": defense.threat, "search": attacks.PatchSearch(steps=1)}
+    assert attacks.promising_goals(asked, images[:2], labels[:2], given=middle, **how) == [[], []]
+    for goals in attacks.promising_goals(asked, images[:2], labels[:2], locations=9, **how):
+        assert goals
+        assert all(patched_pixels.shows(asked.boxes, goal.place).any() for goal in goals)
+
+
 def _table(defense, params, images):
     return cm.predict(_linear, params, images, defense.masked_images, preprocessing=HOW)
 

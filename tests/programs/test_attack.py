@@ -14,7 +14,7 @@ from PIL import Image
 from certmask_jax import weights
 from certmask_jax.data import digits_arrays
 from certmask_jax.programs import attack, certify
-from certmask_jax.programs.attacking import attack_audit
+from certmask_jax.programs.attacking import asked_rule, attack_audit
 from certmask_jax.programs.attacking.attack_folder import LINES, AttackFolder
 from tests.support.small_models import small_bagnet
 
@@ -173,7 +173,12 @@ def on_evidence(bagnet, tmp_path_factory):
     out = tmp_path_factory.mktemp("evidence") / "o"
     options = ["--num-images", "16", "--patch", "1", "--no-undefended", "--locations", "3"]
     how = ["--search", "square", "--queries", "30", "--out", str(out)]
-    assert attack.main(["--dataset", "digits", *bagnet, *named, *options, *how]) == 0
+    asked = []
+    with pytest.MonkeyPatch.context() as patch:
+        real = asked_rule.NearestLabels
+        patch.setattr(asked_rule, "NearestLabels", lambda one: asked.append(one) or real(one))
+        assert attack.main(["--dataset", "digits", *bagnet, *named, *options, *how]) == 0
+    assert [one.defense.spec for one in asked] == ["patchguard"]  # bands have masked images
     return out, specs
 
 
