@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -63,7 +63,11 @@ class _OnEvidence(Attacked):
 
 
 class OnLocalLogits(_OnEvidence):
-    """A defense on the local logits of a model."""
+    """A defense on the local logits of a model.
+
+    Attributes:
+      rule: that defense.
+    """
 
     def __init__(
         self,
@@ -72,19 +76,23 @@ class OnLocalLogits(_OnEvidence):
         model: AskedModel,
     ) -> None:
         super().__init__(defense, LocalSource(local), model)
-        self.defense, self._of_local, self._local = defense, defense, local
+        self.defense, self.rule, self._local = defense, defense, local
         self.boxes = np.zeros((1, 1, 4), np.int32)
 
     def objective(self, search: PatchSearch) -> Objective:
         """The scores of the rule."""
         del search
-        return LocalEvidenceWanted(self._local, self._preprocessing, self._of_local)
+        return LocalEvidenceWanted(self._local, self._preprocessing, self.rule)
 
     def reached(self, place: Placement) -> Placement:
         """In cells."""
         field, stride = (self._local.field,) * 2, (self._local.stride,) * 2
-        size = self._of_local.threat.image_size
+        size = self.rule.threat.image_size
         return cells_reached(place, image_size=size, field=field, stride=stride)
+
+    def program_of(self, build: Callable[[LocalLogits, Preprocessing, LocalDefense], Any]) -> Any:
+        """What ``build`` makes of the local logits, the preprocessing and the rule."""
+        return build(self._local, self._preprocessing, self.rule)
 
     def answers_at_worst(
         self, images: NDArray[np.uint8], places: NDArray[np.int64], targets: NDArray[np.integer]
@@ -100,7 +108,7 @@ class OnLocalLogits(_OnEvidence):
           ``int32[R]``.
         """
         cells = np.stack([self.reached(place)[0] for place in places]).astype(np.int32)
-        program = _worst_program(self._local, self._preprocessing, self._of_local)
+        program = self.program_of(_worst_program)
         rows: list[NDArray[Any]] = [images, cells, np.asarray(targets, np.int32)]
         return in_rows(lambda *some: program(self.params, *some), rows, 8)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +19,10 @@ from numpy.typing import NDArray
 from certmask_jax.attacks.attacked_images import AttackedImages
 from certmask_jax.attacks.patched_pixels import Placement, cells_of_parts, shows
 from certmask_jax.attacks.table_goals import ANY
-from certmask_jax.inference.engine import Engine
+from certmask_jax.inference.engine import Indices
 from certmask_jax.inference.two_parts import TwoParts
+from certmask_jax.masks.distinct_unions import MaskedImages
+from certmask_jax.tables.outputs import Outputs
 
 Proposals = Literal["square", "random"]
 
@@ -30,6 +32,15 @@ QUERIES_BETWEEN = 10
 _FIRST_SHARE = 0.8
 _HALVED_AT = (0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)  # shares of all queries
 _MOST_MARGIN = 20.0  # what one masked image counts at most, or a few would outweigh all others
+
+
+class AskedLabels(Protocol):
+    """What is asked: an ``Engine``, or else what says labels of masked images and by how much."""
+
+    @property
+    def masked_images(self) -> MaskedImages: ...
+    def images_at_once(self) -> int: ...
+    def evaluate(self, images: Any, image_of: Indices, columns: Indices) -> Outputs: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +67,7 @@ class BlackBoxSearch:
 
 
 def search_without_gradients(
-    engine: Engine,
+    engine: AskedLabels,
     answers: Callable[[NDArray[np.uint8]], NDArray[np.int32]],
     images: NDArray[np.uint8],
     labels: NDArray[np.int32],
@@ -74,7 +85,7 @@ def search_without_gradients(
 
     Args:
       engine: the model on the masked images of the rule; one masked image of no mask stands for the
-        model alone.
+        model alone, or for scores of a rule without any (``asked_scores``).
       answers: the rule: ``uint8[b, h, w, c]`` to ``int32[b]``.
       images: ``uint8[B, h, w, c]``, without patches.
       labels: ``int32[B]``, true classes.

@@ -1,13 +1,14 @@
 """Goals that are worth a search: places, targets and labels under masks, the most promising first.
 
-Places are where a patch gains most to first order, and where the table says that it hurts. At each
-the rule is asked what would win there.
+Places are tried: a patch of the pixels that the gradient asks for is put at many, and those stay
+where it does most, beside those where the table says that it hurts. At each the rule is asked what
+would win there.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -16,8 +17,15 @@ from numpy.typing import NDArray
 from certmask_jax._own_settings import reproducible
 from certmask_jax.attacks.attacked_evidence import OnLocalLogits
 from certmask_jax.attacks.attacked_model import Attacked
-from certmask_jax.attacks.first_order import gain_at, pixel_gains
-from certmask_jax.attacks.patch_places import places_by_gradient, random_places, weakest_places
+from certmask_jax.attacks.first_order import Pairs, gain_at
+from certmask_jax.attacks.patch_places import (
+    are_near,
+    best_apart,
+    places_by_gradient,
+    places_everywhere,
+    random_places,
+    weakest_places,
+)
 from certmask_jax.attacks.patch_search import PatchSearch
 from certmask_jax.attacks.patched_pixels import Placement, shows
 from certmask_jax.attacks.table_goals import Goal, counts_of, goal_of, undefended_goals
@@ -26,11 +34,12 @@ from certmask_jax.defenses.defense import ALERT, Defense
 from certmask_jax.masks.threats import Threat
 
 Where = Literal["weakest", "gradient", "random"]
-"""Where patches are put: where a table says that it hurts or pixels gain most, by gain, or anywhere
-that is allowed."""
+"""Where patches are put: where a patch that is tried does most or a table says that it hurts, where
+pixels gain most to first order, or anywhere that is allowed."""
 
 _MOST_WEAK = 32  # places of a table that are looked at, of an image
 _BY_GAIN = 16  # places by gain that are looked at, of a target
+_TRIED = 64  # places at which a patch is tried, of an image or of a target
 
 
 @reproducible()
@@ -81,18 +90,27 @@ def promising_goals(
         np.zeros(len(asked.boxes)) if logits is None else lag_of(logits[row], z)
         for row, z in zip(of, aims, strict=True)
     ]
-    gains: NDArray[np.float32] | None = None
-    if len(threat) == 1:
-        looked_at = [
-            _spread(lag, z, search.masks_a_step) for lag, z in zip(lags, aims, strict=True)
-        ]
-        gains = pixel_gains(asked, search, images[of], labels[of], aims, wanted=np.stack(looked_at))
-    weak = _weak(asked.defense, threat) if where == "weakest" else None
+    looked_at = [_spread(lag, z, search.masks_a_step) for lag, z in zip(lags, aims, strict=True)]
+    pairs = Pairs(asked, search, images[of], labels[of], aims, np.stack(looked_at))
     at: list[tuple[int, Placement]] = []  # which (image, target), and where
-    for pair, row in enumerate(of):
-        own = None if gains is None else gains[pair]
-        there = _places(threat, randoms[row], own, weak, where) if given is None else given
-        at += [(pair, place) for place in there]
+    left: list[float] = []  # there, beside what has to change at all
+    if where == "weakest" and given is None:
+        weak = _weak(asked.defense, threat)
+        for pair, (places, losses) in enumerate(
+            _tried(pairs, threat, weak, [randoms[row] for row in of])
+        ):
+            at += [(pair, place) for place in places]
+            left += losses
+    else:
+        gains = pairs.ways().gains if len(threat) == 1 else None
+        for pair, row in enumerate(of):
+            own = None if gains is None else gains[pair]
+            there = _places(threat, randoms[row], own, where) if given is None else given
+            at += [(pair, place) for place in there]
+            left += [0.0 if own is None else -gain_at(own, place) for place in there]
+    is_shown = _which_are_shown(asked)
+    seen = [is_shown(place) for _, place in at]
+    at, left = list(itertools.compress(at, seen)), list(itertools.compress(left, seen))
     if isinstance(asked, OnLocalLogits):
         found = _on_local(asked, images, labels, of, aims, at)
     elif logits is None:
@@ -100,9 +118,8 @@ def promising_goals(
     else:
         found = _on_columns(asked, logits, labels, of, aims, lags, at)
     goals: list[list[tuple[float, Goal]]] = [[] for _ in images]
-    for (pair, place), goal in zip(at, found, strict=True):
-        gain = 0.0 if gains is None else gain_at(gains[pair], place)
-        goals[of[pair]].append((goal.effort - gain, goal))
+    for (pair, _), loss, goal in zip(at, left, found, strict=True):
+        goals[of[pair]].append((goal.effort + loss, goal))
     return [_best(some, locations) for some in goals]
 
 
@@ -120,17 +137,38 @@ def _of_the_model(
 ) -> list[list[Goal]]:
     if given is not None:
         return [undefended_goals(int(y), places=given[:locations]) for y in labels]
-    if where == "random" or len(threat) > 1:
+    if where == "random" or (where == "gradient" and len(threat) > 1):
         return [
             undefended_goals(int(y), places=random_places(threat, locations, random))
             for y, random in zip(labels, randoms, strict=True)
         ]
     nothing = np.full(len(images), ANY, np.int32)
-    gains = pixel_gains(asked, search, images, labels, nothing, wanted=labels[:, None])
+    pairs = Pairs(asked, search, images, labels, nothing, labels[:, None])
+    ways = pairs.ways()
+    if where == "gradient":
+        return [
+            undefended_goals(int(y), places=places_by_gradient(of_image, threat, locations))
+            for y, of_image in zip(labels, ways.gains, strict=True)
+        ]
+    tried = np.stack([_everywhere(threat, random) for random in randoms])
+    losses = pairs.losses_tried(ways.ends, tried)
     return [
-        undefended_goals(int(y), places=places_by_gradient(of_image, threat, locations))
-        for y, of_image in zip(labels, gains, strict=True)
+        undefended_goals(int(y), places=some[best_apart(some, of_image, locations)])
+        for y, some, of_image in zip(labels, tried, losses, strict=True)
     ]
+
+
+def _which_are_shown(asked: Attacked) -> Callable[[Placement], bool]:
+    """Whether any masked image shows a placement; nothing can be done at others."""
+    known: dict[bytes, bool] = {}
+
+    def is_shown(place: Placement) -> bool:
+        key = place.tobytes()
+        if key not in known:
+            known[key] = bool(shows(asked.boxes, asked.reached(place)).any())
+        return known[key]
+
+    return is_shown
 
 
 def _unanimous(asked: Attacked, target: int, place: Placement) -> Goal:
@@ -151,18 +189,41 @@ def _places(
     threat: Threat,
     random: np.random.Generator,
     gains: NDArray[np.float32] | None,
-    weak: NDArray[np.int64] | None,
     where: Where,
 ) -> list[Placement]:
-    """Where patches of one image with one target are looked at."""
-    if where == "random":
+    """Where patches of one image with one target are looked at, none of them tried."""
+    if where == "random" or gains is None:
         return list(random_places(threat, _BY_GAIN, random))
-    places: list[Placement] = []
-    if gains is not None:
-        places += list(places_by_gradient(gains, threat, _BY_GAIN))
-    if weak is not None and len(weak):
-        places += list(weak[random.permutation(len(weak))[:_MOST_WEAK]])
-    return places or list(random_places(threat, _BY_GAIN, random))
+    return list(places_by_gradient(gains, threat, _BY_GAIN))
+
+
+def _everywhere(threat: Threat, random: np.random.Generator) -> NDArray[np.int64]:
+    """Places at which a patch is tried: of one patch a grid, of several random ones."""
+    if len(threat) > 1:
+        return random_places(threat, _TRIED, random)
+    return places_everywhere(threat, most=_TRIED)
+
+
+def _tried(
+    pairs: Pairs,
+    threat: Threat,
+    weak: NDArray[np.int64],
+    randoms: Sequence[np.random.Generator],
+) -> list[tuple[list[Placement], list[float]]]:
+    """Of each pair places that are looked at, and the objective with a patch that is tried there:
+    the best of places everywhere, and some of those that masks alone hide."""
+    ends = pairs.ways().ends
+    everywhere = np.stack([_everywhere(threat, random) for random in randoms])
+    few = [weak[random.permutation(len(weak))[:_MOST_WEAK]] for random in randoms]
+    places = np.concatenate([everywhere, np.stack(few)], axis=1)
+    losses = pairs.losses_tried(ends, places)
+    count = everywhere.shape[1]
+    made = []
+    for there, lost in zip(places, losses, strict=True):
+        order = best_apart(there[:count], lost[:count], _BY_GAIN)
+        chosen = [*order, *range(count, len(there))]
+        made.append(([there[n] for n in chosen], [float(lost[n]) for n in chosen]))
+    return made
 
 
 def _on_columns(
@@ -243,7 +304,4 @@ def _best(goals: Sequence[tuple[float, Goal]], count: int) -> list[Goal]:
 
 def _alike(one: Goal, other: Goal) -> bool:
     """The same target, and every patch within half its size of the other's."""
-    if one.target != other.target:
-        return False
-    size, away = one.place[:, :2], np.abs(one.place[:, 2:] - other.place[:, 2:])
-    return bool((2 * away < size).all())
+    return one.target == other.target and are_near(one.place, other.place)

@@ -7,6 +7,7 @@ allowed by the threat.
 from __future__ import annotations
 
 import itertools
+import math
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,6 +101,48 @@ def places_by_gradient(mass: NDArray[np.floating], threat: Threat, count: int) -
     found.sort(key=lambda one: -one[0])
     made = [[[*shape, row, column]] for _, shape, row, column in found[:count]]
     return np.asarray(made, np.int64).reshape(-1, 1, 4)
+
+
+def places_everywhere(threat: Threat, *, most: int) -> NDArray[np.int64]:
+    """The placements of the finest grid that has no more than so many, of one patch.
+
+    Raises:
+      ValueError: for several patches at once, or fewer than one placement of each shape.
+    """
+    if len(threat) != 1:
+        raise ValueError(f"threat: expected one patch, got {threat}")
+    if most < len(threat.shapes):
+        raise ValueError(f"most: expected at least {len(threat.shapes)}, got {most}")
+    allowed = sum(int(threat.allowed(shape).sum()) for shape in threat.shapes)
+    stride = max(1, math.isqrt(allowed // most))
+    while len(found := places_on_grid(threat, stride=stride)) > most:
+        stride += 1
+        if stride > max(threat.image_size):  # of each shape its first and last rows and columns
+            return found[:: -(-len(found) // most)]
+    return found
+
+
+def best_apart(places: NDArray[np.int64], losses: NDArray[np.floating], count: int) -> list[int]:
+    """Numbers of the places of least loss, the least first, none of which is near another.
+
+    Args:
+      places: ``int64[P, K, 4]``.
+      losses: ``float[P]``.
+      count: how many, at most.
+    """
+    chosen: list[int] = []
+    for number in np.argsort(losses, kind="stable").tolist():
+        if len(chosen) == count:
+            break
+        if not any(are_near(places[number], places[other]) for other in chosen):
+            chosen.append(number)
+    return chosen
+
+
+def are_near(one: Placement, other: Placement) -> bool:
+    """Whether every patch is within half its size of the other's."""
+    away = np.abs(one[:, 2:] - other[:, 2:])
+    return bool((2 * away < one[:, :2]).all())
 
 
 def _of_one_patch(

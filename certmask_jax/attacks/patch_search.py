@@ -27,6 +27,7 @@ from certmask_jax.attacks.search_objectives import Goals, Objective
 from certmask_jax.inference.devices import AXIS
 
 Optimizer = Literal["sign", "adam"]
+Schedule = Literal["linear", "constant"]
 
 _LEVELS = 255.0
 
@@ -37,8 +38,9 @@ class PatchSearch:
 
     Attributes:
       steps: of one search.
-      step_size: how far a pixel moves in a step, as a share of its range: 0.05 is what MRCert and
-        De-randomized Smoothing take with 150 steps.
+      step_size: how far a pixel moves in the first step, as a share of its range.
+      schedule: ``"linear"``: steps get smaller, to nothing at the end; ``"constant"``: they do not,
+        as MRCert and De-randomized Smoothing have it with 150 steps of 0.05.
       optimizer: ``"sign"`` of the gradient, or ``"adam"``.
       momentum: of the sign steps, in [0, 1): what is kept of the direction before, each gradient
         being divided by its mean size.
@@ -47,7 +49,8 @@ class PatchSearch:
     """
 
     steps: int = 100
-    step_size: float = 0.05
+    step_size: float = 0.1
+    schedule: Schedule = "linear"
     optimizer: Optimizer = "sign"
     momentum: float = 0.0
     masks_a_step: int = 16
@@ -59,6 +62,8 @@ class PatchSearch:
                 raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
         if not 0 < self.step_size <= 1:
             raise ValueError(f"step_size: expected a share in (0, 1], got {self.step_size}")
+        if self.schedule not in ("linear", "constant"):
+            raise ValueError(f"schedule: expected linear or constant, got {self.schedule!r}")
         if self.optimizer not in ("sign", "adam"):
             raise ValueError(f"optimizer: expected sign or adam, got {self.optimizer!r}")
         if not 0 <= self.momentum < 1:
@@ -74,11 +79,13 @@ class Searches(NamedTuple):
       free: ``float32[B, h, w, c]``, what the attacker would have everywhere, in levels.
       motion: what the optimizer remembers.
       loss: ``float32[B]``, of the last step; 0 where all that was looked at leads by the surplus.
+      done: ``int32[B]``, how many steps there were.
     """
 
     free: Array
     motion: Any
     loss: Array
+    done: Array
 
 
 @functools.partial(jax.jit, static_argnames="search")
@@ -95,7 +102,9 @@ def begun(goals: Goals, keys: Array, search: PatchSearch, *, from_image: Array) 
     noise = jax.vmap(lambda key: jax.random.uniform(key, shape, jnp.float32, 0.0, _LEVELS))(keys)
     own = goals.images.astype(jnp.float32)
     free = jnp.where(from_image[:, None, None, None], own, noise)
-    return Searches(free, jax.vmap(steps_of(search).init)(free), jnp.full(len(free), jnp.inf))
+    motion = jax.vmap(steps_of(search).init)(free)
+    many = len(free)
+    return Searches(free, motion, jnp.full(many, jnp.inf), jnp.zeros(many, jnp.int32))
 
 
 def steps_program(
@@ -137,7 +146,8 @@ def _program(objective: Objective, search: PatchSearch, count: int, mesh: Mesh) 
             slope = jnp.where(jnp.isfinite(slope), slope, 0)
             with usual_promotion():
                 step, motion = jax.vmap(steps_of(search).update)(slope, now.motion)
-            return Searches(jnp.clip(now.free + step, 0, _LEVELS), motion, each)
+            step = share_of_step(search, now.done)[:, None, None, None] * step
+            return Searches(jnp.clip(now.free + step, 0, _LEVELS), motion, each, now.done + 1)
 
         if count == 1:
             return one(searches, keys)
@@ -156,6 +166,13 @@ def _program(objective: Objective, search: PatchSearch, count: int, mesh: Mesh) 
             check_vma=False,  # any model may be given, whatever it carries in its loops
         )
     )
+
+
+def share_of_step(search: PatchSearch, done: Array) -> Array:
+    """How long a step is after so many, as a share of the first one: as ``done``, ``float32``."""
+    if search.schedule == "constant":
+        return jnp.ones(done.shape, jnp.float32)
+    return jnp.maximum(1 - done.astype(jnp.float32) / search.steps, 0)
 
 
 def steps_of(search: PatchSearch) -> optax.GradientTransformation:

@@ -6,6 +6,8 @@ clipped away. The rules themselves are exact, and decide (``defenses.patchguard`
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -33,25 +35,35 @@ def wrong_lag(defense: LocalDefense, evidence: Array, target: Array) -> Array:
     Raises:
       ValueError: for a defense that is not known here.
     """
+    return _lag_of(defense, evidence, lambda scores: _lag(scores, target))
+
+
+def wrong_lags(defense: LocalDefense, evidence: Array) -> Array:
+    """``wrong_lag`` of every label, ``float32[H, W, K]`` -> ``float32[K]``."""
+    return _lag_of(defense, evidence, _lags)
+
+
+def _lag_of(defense: LocalDefense, evidence: Array, lag: Callable[[Array], Array]) -> Array:
+    """Of one label or of each, as ``lag`` has it of scores ``[K]``."""
     cells = evidence.shape[0] * evidence.shape[1]
     if isinstance(defense, PatchGuard):
         kept = _leaky(evidence, 0.0, min(defense.clip, CEILING))
         total, inside = kept.sum(axis=(0, 1)), _window_sums(kept, defense.window)
         most = inside.max(axis=0)
         masked = jnp.where(most > defense.threshold * total, most, 0)
-        return _lag((total - masked) / cells, target)
+        return lag((total - masked) / cells)
     if isinstance(defense, PatchGuardDetection):
         kept = jnp.clip(evidence, -CEILING, CEILING)
         total, inside = kept.sum(axis=(0, 1)), _window_sums(kept, defense.window)
-        of_windows = jax.vmap(lambda left: _lag(left / cells, target))(total[None] - inside)
+        of_windows = jax.vmap(lambda left: lag(left / cells))(total[None] - inside)
         # An alert is no wrong answer, so the masked means have to follow, or be unsure.
-        return _lag(total / cells, target) + jnp.maximum(of_windows, 0).mean()
+        return lag(total / cells) + jnp.maximum(of_windows, 0).mean(axis=0)
     if isinstance(defense, ClippedBagNet):
         if defense.clip is None:
             kept = jnp.tanh(0.05 * evidence - 1)
         else:
             kept = _leaky(evidence, 0.0, defense.clip)
-        return _lag(kept.mean(axis=(0, 1)), target)
+        return lag(kept.mean(axis=(0, 1)))
     raise ValueError(f"defense: expected one on local logits, got {defense}")
 
 
@@ -76,6 +88,13 @@ def _lag(scores: Array, target: Array) -> Array:
     """By how much the target's score lags behind the best of the others: ``[K]`` -> scalar."""
     own = jnp.arange(scores.shape[-1], dtype=jnp.int32) == target
     return jnp.where(own, -jnp.inf, scores).max() - jnp.where(own, scores, 0).sum()
+
+
+def _lags(scores: Array) -> Array:
+    """``_lag`` of every label: ``[K]`` -> ``[K]``."""
+    (best, second), (first, _) = jax.lax.top_k(scores, 2)
+    own = jnp.arange(scores.shape[-1], dtype=jnp.int32) == first
+    return jnp.where(own, second, best) - scores
 
 
 def _leaky(values: Array, low: float, high: float) -> Array:

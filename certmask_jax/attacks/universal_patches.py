@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 
 from certmask_jax._own_settings import reproducible, usual_promotion
 from certmask_jax.attacks.logit_tables import shown_logits
-from certmask_jax.attacks.patch_search import PatchSearch, steps_of
+from certmask_jax.attacks.patch_search import PatchSearch, share_of_step, steps_of
 from certmask_jax.attacks.search_objectives import margin_losses
 from certmask_jax.attacks.stuck_patches import Transformations, pasted
 from certmask_jax.inference.devices import AXIS, device_mesh
@@ -33,19 +34,26 @@ from certmask_jax.masks.threats import Threat
 from certmask_jax.tables.prediction_table import check_labels
 
 _LEVELS = 255.0
-_STEPS_AT_ONCE = 20  # in one program, but on CPUs
+
+STEPS_BETWEEN = 20
+"""Steps in one program, but on CPUs; after so many ``progress`` is told and ``stop`` asked."""
 
 
 class UniversalPatch(NamedTuple):
-    """A patch for many images.
+    """A patch for many images, and what is needed to go on with it.
 
     Attributes:
       pixels: ``uint8[height, width, c]``.
-      losses: ``float32[steps]``, of the images that each step looked at.
+      losses: ``float32[steps]``, of the images that each step looked at; of fewer steps than were
+        asked for if it was stopped.
+      levels: ``float32[height, width, c]``, the pixels before they are rounded.
+      motion: arrays, what the optimizer remembers.
     """
 
     pixels: NDArray[np.uint8]
     losses: NDArray[np.float32]
+    levels: NDArray[np.float32]
+    motion: tuple[NDArray[Any], ...]
 
 
 @reproducible()
@@ -64,6 +72,9 @@ def universal_patch(
     images_a_step: int = 32,
     seed: int = 0,
     mesh: Mesh | None = None,
+    begun: UniversalPatch | None = None,
+    progress: Callable[[UniversalPatch], None] | None = None,
+    stop: Callable[[], bool] | None = None,
 ) -> UniversalPatch:
     """One patch that is to change what a model says of many images, wherever it is.
 
@@ -75,11 +86,15 @@ def universal_patch(
       target: the label that is to be said; None: any that is not the true one.
       masked_images: the patch is to work under the masks of a defense too, of which one is drawn
         for each image, so it is aimed at the votes of many masks; None: on whole images.
-      search: how; steps grow smaller to the end.
+      search: how.
       transformations: what happens to the patch; nothing by default.
       images_a_step: how many images a step looks at, rounded up to a multiple of the devices.
       seed: of all randomness.
       mesh: 1-D mesh; all devices of this process by default.
+      begun: what came of it when it was stopped, or what ``progress`` was told; with all else equal
+        it ends with the same patch as if it had never been stopped.
+      progress: told every few steps what there is so far.
+      stop: asked every few steps; if so, what there is so far is returned.
 
     Returns:
       The patch in whole levels. ``attacks.pasted`` puts it into an image.
@@ -115,15 +130,30 @@ def universal_patch(
     patch = jax.random.uniform(first, (*shape, pixels.shape[3]), jnp.float32, 0.0, _LEVELS)
     motion = steps_of(how).init(patch)
     is_cpu = on.devices.flat[0].platform == "cpu"
-    losses, done = [], 0
+    losses, done = [np.zeros(0, np.float32)], 0
+    if begun is not None:
+        patch, losses, done = jnp.asarray(begun.levels), [begun.losses], len(begun.losses)
+        kept = jax.tree.structure(motion)
+        motion = jax.tree.unflatten(kept, [jnp.asarray(part) for part in begun.motion])
+
+    def so_far() -> UniversalPatch:
+        levels, remembered = jax.device_get((patch, jax.tree.leaves(motion)))
+        pixels = np.rint(levels).astype(np.uint8)
+        return UniversalPatch(pixels, np.concatenate(losses), levels, tuple(remembered))
+
     while done < how.steps:
-        count = min(1 if is_cpu else _STEPS_AT_ONCE, how.steps - done)
+        count = min(1 if is_cpu else STEPS_BETWEEN, how.steps - done)
         patch, motion, loss = _program(kind, count, on)(
             held, world, patch, motion, key, jnp.int32(done)
         )
         losses.append(np.atleast_1d(np.asarray(loss)))
         done += count
-    return UniversalPatch(np.asarray(jnp.round(patch)).astype(np.uint8), np.concatenate(losses))
+        if done % STEPS_BETWEEN == 0 and done < how.steps:
+            if progress is not None:
+                progress(so_far())
+            if stop is not None and stop():
+                break
+    return so_far()
 
 
 class _World(NamedTuple):
@@ -198,8 +228,8 @@ def _program(kind: _Kind, count: int, mesh: Mesh) -> Any:
             loss, slope = jax.lax.pmean((loss, slope), AXIS)
             with usual_promotion():
                 step, memory = update(jnp.where(jnp.isfinite(slope), slope, 0), memory)
-            left = 1 - (done + number).astype(jnp.float32) / how.steps
-            return (jnp.clip(levels + left * step, 0, _LEVELS), memory), loss
+            share = share_of_step(how, done + number)
+            return (jnp.clip(levels + share * step, 0, _LEVELS), memory), loss
 
         if count == 1:
             (patch, motion), loss = one((patch, motion), jnp.int32(0))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import base64
+import functools
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,14 +27,52 @@ def data_uris(images: Sequence[NDArray[np.uint8]], *, budget: int) -> list[str]:
     """
     if not images:
         return []
-    if max(images[0].shape[:2]) <= SMALL:
-        return [_png(image) for image in images]
-    tried = images[:: max(1, len(images) // _TRIED)]
+    encode = _encoder(images[:: max(1, len(images) // _TRIED)], len(images), budget)
+    return [encode(image) for image in images]
+
+
+def first_data_uris(
+    read: Callable[[int], NDArray[np.uint8] | None], count: int, *, budget: int
+) -> tuple[dict[int, str], int]:
+    """As ``data_uris``, of as many of the first images as fit; others are not read.
+
+    Args:
+      read: the image of a number below ``count``, or None where it is not there.
+      count: how many images there are; about two dozen of them tell how small they are made.
+      budget: characters, which are not exceeded.
+
+    Returns:
+      Addresses by number, and how many of the images that were read in their turn are not there.
+    """
+    tried = [read(number) for number in range(0, count, max(1, count // _TRIED))]
+    there = [image for image in tried if image is not None]
+    made: dict[int, str] = {}
+    encode = _encoder(there, count, budget) if there else _png
+    used = gone = 0
+    for number in range(count):
+        image = read(number)
+        if image is None:
+            gone += 1
+            continue
+        address = encode(image)
+        used += len(address)
+        if used > budget:
+            break
+        made[number] = address
+    return made, gone
+
+
+def _encoder(
+    tried: Sequence[NDArray[np.uint8]], count: int, budget: int
+) -> Callable[[NDArray[np.uint8]], str]:
+    """How images are written of which some are given, all ``count`` within the budget."""
+    if max(tried[0].shape[:2]) <= SMALL:
+        return _png
     for side, quality in _STEPS:
         mean = sum(len(_jpeg(image, side, quality)) for image in tried) / len(tried)
-        if mean * len(images) <= budget:
+        if mean * count <= budget:
             break
-    return [_jpeg(image, side, quality) for image in images]
+    return functools.partial(_jpeg, side=side, quality=quality)
 
 
 def _of(image: NDArray[np.uint8]) -> Image.Image:

@@ -33,17 +33,20 @@ from certmask_jax.programs import (
 )
 from certmask_jax.programs.attacking import (
     attack_audit,
-    attack_job,
     attack_options,
     attack_summary,
+    attacked_job,
     given_patch_job,
     given_patch_table,
     given_patches,
     opened_attacks,
+    universal_options,
+    universal_table,
 )
 from certmask_jax.programs.attacking.attack_folder import AttackFolder
 from certmask_jax.programs.attacking.attacked_run import AttackedRun, read_run
 from certmask_jax.programs.attacking.given_places import check_place, places_at
+from certmask_jax.programs.attacking.universal_job import UniversalJob
 from certmask_jax.programs.certification_job import Job
 from certmask_jax.programs.certification_options import Config
 from certmask_jax.programs.command_line import CommandLine, check_not_typed
@@ -97,6 +100,7 @@ def _add_own(parse: argparse.ArgumentParser) -> None:
     attack_options.add(group)
     attack_options.add_place(group)
     attack_options.add_given(parse.add_argument_group("patches that are given"))
+    universal_options.add(parse.add_argument_group("one patch for many images"))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -117,6 +121,7 @@ def _run(argv: Sequence[str] | None) -> int:
     check_not_typed(arguments, _OTHERWISE, "in an attack")
     options = attack_options.read(arguments)
     given = attack_options.read_given(arguments)
+    universal = universal_options.read(arguments)
     patches = () if given is None else given_patches.read(given.patches)
     run: AttackedRun | None = None
     if arguments.run is not None:
@@ -135,14 +140,17 @@ def _run(argv: Sequence[str] | None) -> int:
         program.say(line)
     minutes = arguments.max_minutes
     deadline = None if minutes is None else started + 60 * minutes
+    if universal is not None and run is not None:
+        out = _out(arguments, config, job, "universal")
+        return _universal(job, run, options, universal, out, deadline, command)
     if given is None or run is None:
         return _searched(job, options, _out(arguments, config, job, "attack"), deadline, command)
     fitted = given_patches.fitted(
-        patches, attack_job.threat_of(job), job.model.data_config.channels, scale=given.scale
+        patches, attacked_job.threat_of(job), job.model.data_config.channels, scale=given.scale
     )
     if options.place is not None:
         for patch in fitted:
-            check_place(patch.size, attack_job.threat_of(job), options.place)
+            check_place(patch.size, attacked_job.threat_of(job), options.place)
     facts = given_patch_job.facts(fitted, options, scaled=given.scale)
     folder = opened_attacks.folder_of(job, _out(arguments, config, job, "patches"), facts)
     test = given_patch_job.PatchTest(job, run.claims(), fitted, folder, options)
@@ -161,14 +169,55 @@ def _searched(
 ) -> int:
     """Searches patches, and says what came of them; the exit status."""
     if options.place is not None:
-        places_at(attack_job.threat_of(job), options.place)
+        places_at(attacked_job.threat_of(job), options.place)
     facts = options.facts()
     folder = opened_attacks.folder_of(job, out, facts)
     attacker = opened_attacks.attacker_of(job, options, folder)
     finished = _attacked(attacker, deadline)
-    detects = [attack_job.detects(job, spec) for spec in attacker.specs()]
+    detects = [attacked_job.detects(job, spec) for spec in attacker.specs()]
     results = attack_summary.summary(folder.lines, attacker.specs(), detects)
     text = attack_summary.text_of(results, printing.width_of(sys.stdout))
+    return _told(job, folder, {"attack": facts, "results": results}, text, command, finished)
+
+
+def _universal(
+    job: Job,
+    run: AttackedRun,
+    options: attack_options.AttackOptions,
+    universal: universal_options.UniversalOptions,
+    out: Path,
+    deadline: float | None,
+    command: str,
+) -> int:
+    """Makes one patch for many images, and says what it does to all; the exit status."""
+    claims = run.claims()
+    universal_one = UniversalJob(job, claims, options, universal)
+    facts = universal_one.facts()
+    options.chosen(list(attacked_job.defenses_of(job)))
+    folder = opened_attacks.folder_of(job, out, facts)
+    about = {**fingerprint.environment(), **job.provenance, "command": command}
+    steps = options.search.steps
+    with tqdm(total=steps, unit="step", desc="searching", mininterval=1, file=sys.stderr) as bar:
+
+        def progress(done: int, loss: float) -> None:
+            bar.set_postfix_str(f"loss {loss:.3g}", refresh=False)
+            bar.update(done - bar.n)
+
+        patch = universal_one.patch(
+            folder.folder,
+            about,
+            stop=lambda: deadline is not None and time.monotonic() > deadline,
+            progress=progress,
+        )
+    if patch is None:
+        print(f"\nstopped: the patch is not finished, in {out}; give the same command again")
+        return STOPPED
+    test = given_patch_job.PatchTest(job, claims, [patch], folder, options)
+    finished = _attacked(test, deadline)
+    results = universal_table.summary(
+        folder.lines, test.specs(), patch, claims, universal_one.halves
+    )
+    text = universal_table.text_of(results, printing.width_of(sys.stdout))
     return _told(job, folder, {"attack": facts, "results": results}, text, command, finished)
 
 

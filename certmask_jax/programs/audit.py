@@ -90,7 +90,8 @@ def parser() -> CommandLine:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the program; returns its exit status.
 
-    0: no certificate was contradicted; 2: bad input; 4: one was; 130: interrupted.
+    0: no certificate was contradicted; 2: bad input, or no time for an image of one of the runs; 4:
+    a certificate was contradicted, whatever became of the other runs; 130: interrupted.
     """
     return program.run(
         lambda: _run(argv), interrupted="interrupted; give the same command again to go on"
@@ -115,18 +116,32 @@ def _run(argv: Sequence[str] | None) -> int:
     command = program.typed("audit", words)
     end = started + 60 * arguments.minutes
     shares = [len(run.results["defenses"]) for run in runs]
-    status = 0
+    status, left_out = 0, False
     for place, (run, config) in enumerate(zip(runs, configs, strict=True)):
-        with run.files_found():
-            job = opened_attacks.opened_job(
-                config, command, needs_gradients=options.black_box is None
-            )
-        run.check_same(job)
-        now = time.monotonic()
-        until = now + (end - now) * shares[place] / sum(shares[place:])
-        out = run.folder / _FOLDER if arguments.out is None else arguments.out
-        status = max(status, _Audit(run, job, options, out).run(until, arguments.minutes, command))
-    return status
+        try:
+            with run.files_found():
+                job = opened_attacks.opened_job(
+                    config, command, needs_gradients=options.black_box is None
+                )
+            run.check_same(job)
+            now = time.monotonic()
+            until = now + (end - now) * shares[place] / sum(shares[place:])
+            out = run.folder / _FOLDER if arguments.out is None else arguments.out
+            audited = _Audit(run, job, options, out)
+            status = max(status, audited.run(until, arguments.minutes, command))
+        except _TooSmall as error:  # of this run; another has other images
+            program.say(f"error: {program.one_line(str(error))}")
+            left_out = True
+        except (ValueError, OSError) as error:
+            if not status:
+                raise
+            # What was contradicted before is not to end as if nothing had been.
+            program.say(f"error: {program.one_line(program.message(error))}")
+    return status or (program.BAD_INPUT if left_out else 0)
+
+
+class _TooSmall(ValueError):
+    """The time does not do for one image of a run."""
 
 
 class _Audit:
@@ -155,7 +170,7 @@ class _Audit:
                 most=max(self._options.at_once, jax.local_device_count()),
             )
         if not whole and len(self._folder.lines) == before:
-            raise ValueError(self._too_small(watch, minutes))
+            raise _TooSmall(self._too_small(watch, minutes))
         return self._told(attacker.specs(), command, whole=whole)
 
     def _waiting(self, specs: Sequence[str]) -> dict[str, list[int]]:
@@ -200,9 +215,9 @@ class _Audit:
         steps, speed = self._options.most_steps, watch.seconds_a_step
         takes = "longer" if speed is None else f"up to {speed * steps / 60:.2g} minutes (measured)"
         return (
-            f"--minutes {minutes:g}: expected time for an image, which takes {takes} beside what "
-            f"it takes to begin: up to {steps} steps; give more minutes, or take fewer steps or "
-            "--locations"
+            f"--minutes {minutes:g}: expected time for an image of {self._run.folder}, which takes "
+            f"{takes} beside what it takes to begin: up to {steps} steps; give more minutes, or "
+            "take fewer steps or --locations"
         )
 
     def _told(self, specs: Sequence[str], command: str, *, whole: bool) -> int:

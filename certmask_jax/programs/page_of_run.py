@@ -218,30 +218,29 @@ def _attacked(
 
 def _patched_pictures(folder: Path, lines: Sequence[Line]) -> tuple[dict[int, str], list[str]]:
     """Addresses of the patched images that broke a defense, first of all; by number of line."""
-    order = sorted(range(len(lines)), key=lambda place: not lines[place]["broken"])
-    pixels, places, gone = [], [], 0
-    for place in order:
+    there = [place for place, line in enumerate(lines) if _is_there(folder, line)]
+    order = sorted(there, key=lambda place: not lines[place]["broken"])
+
+    def read(number: int) -> NDArray[np.uint8] | None:
         try:
-            image = np.asarray(Image.open(folder / lines[place]["file"]), np.uint8)
-        except (OSError, KeyError):
-            gone += 1
-            continue
-        pixels.append(image.reshape(*image.shape[:2], -1))
-        places.append(place)
-    made: dict[int, str] = {}
-    used = 0
-    for place, address in zip(places, pictures.data_uris(pixels, budget=_ATTACKED), strict=True):
-        used += len(address)
-        if used > _ATTACKED:
-            break
-        made[place] = address
+            image = np.asarray(Image.open(folder / lines[order[number]]["file"]), np.uint8)
+        except OSError:
+            return None
+        return image.reshape(*image.shape[:2], -1)
+
+    shown, unreadable = pictures.first_data_uris(read, len(order), budget=_ATTACKED)
+    gone = len(lines) - len(there) + unreadable
     said = [f"{gone} patched images of the attack are not there."] if gone else []
-    if len(made) < len(pixels):
+    if len(shown) + gone < len(lines):
         said.append(
-            f"Of {len(pixels)} patched images {len(made)} are shown, those that broke a defense "
-            "first; all are in the folder of the attack."
+            f"Of {len(lines) - gone} patched images {len(shown)} are shown, those that broke a "
+            "defense first; all are in the folder of the attack."
         )
-    return made, said
+    return {order[number]: address for number, address in shown.items()}, said
+
+
+def _is_there(folder: Path, line: Line) -> bool:
+    return "file" in line and (folder / line["file"]).is_file()
 
 
 def try_page(

@@ -12,7 +12,7 @@ import pytest
 
 import certmask_jax as cm
 from certmask_jax import attacks
-from certmask_jax.attacks import attacked_evidence, rule_scores
+from certmask_jax.attacks import asked_scores, attacked_evidence, rule_scores
 from certmask_jax.attacks.table_goals import ANY
 from certmask_jax.defenses.band_defense import DerandomizedSmoothing
 from certmask_jax.defenses.local_defense import ClippedBagNet, PatchGuard, PatchGuardDetection
@@ -166,6 +166,41 @@ def _of(asked, images):
     evidence = np.asarray(_cells(asked.params, jnp.asarray(images, jnp.float32) / 255))
     zeros = np.zeros(len(images), np.int32)
     return np.asarray(asked.defense.results(jnp.asarray(evidence), jnp.asarray(zeros)).answer)
+
+
+@pytest.mark.parametrize("defense", [DEFENSES[0], ClippedBagNet(ONE_PIXEL, field=1, stride=1)])
+def test_a_search_without_gradients_finds_what_the_levels_of_a_pixel_can(world, defense):
+    """Every place of one pixel is tried, so only the levels are searched for."""
+    params, images = world
+    asked = _asked(defense, params)
+    labels = asked.answers(images)
+    right = np.flatnonzero(labels >= 0)
+    images, labels = images[right], labels[right]
+    everywhere = attacks.places_on_grid(ONE_PIXEL, stride=1)
+    made = attacks.search_without_gradients(
+        asked_scores.NearestLabels(asked), asked.answers, images, labels,
+        [everywhere] * len(images), allowed=(cm.ALERT,) if asked.may_alert else (),
+        search=attacks.BlackBoxSearch(proposals="random", queries=10),
+    )  # fmt: skip
+    can = _breakable(asked, images, labels)
+    assert not (made.broken & ~can).any()
+    assert can.any()
+    assert made.broken.sum() >= 0.8 * can.sum()
+    again = asked.answers(made.patched)
+    assert (made.broken == (again != labels) & ((again >= 0) | (not asked.may_alert))).all()
+
+
+def test_the_nearest_label_leads_by_what_the_next_one_lags_more(world):
+    params, images = world
+    evidence = _cells(params, jnp.asarray(images[:5], jnp.float32) / 255)
+    for defense in (*DEFENSES[:2], ClippedBagNet(TWO, field=1, stride=1, clip=1.0)):
+        lag = functools.partial(rule_scores.wrong_lag, defense)
+        one_by_one = np.asarray([[lag(u, jnp.int32(z)) for z in range(CLASSES)] for u in evidence])
+        of = asked_scores.NearestLabels(_asked(defense, params))
+        said = of.evaluate(images[:5], np.asarray([4, 0]), np.zeros(2, int))
+        wanted = np.sort(one_by_one, axis=1)
+        assert (said.predictions == one_by_one.argmin(axis=1)[[4, 0]]).all()
+        np.testing.assert_allclose(said.margins, (wanted[:, 1] - wanted[:, 0])[[4, 0]], atol=1e-5)
 
 
 def test_a_score_says_who_is_answered(world):

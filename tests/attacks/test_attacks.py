@@ -13,6 +13,8 @@ import certmask_jax as cm
 from certmask_jax import attacks
 from certmask_jax.attacks import (
     attacked_tables,
+    first_order,
+    patch_places,
     patch_search,
     patched_pixels,
     search_objectives,
@@ -204,6 +206,78 @@ def test_the_pixels_with_most_gradient_come_first():
     assert places[1].tolist() == [[2, 2, 0, 6]]
 
 
+def _capped(params, x):
+    """The second class gains by pixels up to a cap; the first stays."""
+    slope, cap = params["slope"][None], params["cap"][None]
+    gained = (slope * jnp.minimum(x[..., 0], cap)).sum(axis=(1, 2))
+    return jnp.stack([jnp.ones_like(gained), gained], axis=1)
+
+
+def test_places_are_tried_as_a_slope_says_nothing_of_how_far_it_goes():
+    """Steep pixels that are at their cap at once, and others that can go far."""
+    slope, cap = np.full((2, SIZE, SIZE), 0.01, np.float32)
+    slope[0:2, 0:2], cap[0:2, 0:2] = 3, 0.1
+    slope[5:7, 4:6], cap[5:7, 4:6] = 0.3, 1
+    params = {"slope": jnp.asarray(slope), "cap": jnp.asarray(cap)}
+    images, labels = np.full((3, SIZE, SIZE, 1), 5, np.uint8), np.zeros(3, np.int32)
+    asked = attacks.attacked(None, _capped, params, (SIZE, SIZE, 1), preprocessing=HOW)
+    how = {"threat": cm.Threat.of(SIZE, 2), "search": attacks.PatchSearch(), "locations": 1}
+    for where, place in (("weakest", [2, 2, 5, 4]), ("gradient", [2, 2, 0, 0])):
+        for [goal] in attacks.promising_goals(asked, images, labels, where=where, **how):
+            assert goal.place.tolist() == [place]
+    pairs = first_order.Pairs(
+        asked, how["search"], images, labels, np.full(3, ANY, np.int32), labels[:, None]
+    )
+    ends = pairs.ways().ends
+    places = attacks.places_on_grid(how["threat"], stride=1)
+    losses = pairs.losses_tried(ends, np.repeat(places[None], 3, axis=0))
+    for lost, [[height, width, row, column]] in zip(losses[1], places.tolist(), strict=True):
+        patched = images[1, ..., 0] / 255
+        patched[row : row + height, column : column + width] = 1
+        lead = 1 - (slope * np.minimum(patched, cap)).sum()
+        assert lost == pytest.approx(max(lead, -1) + 1, abs=1e-5)
+
+
+@pytest.mark.parametrize("threat", [t for t in THREATS if len(t) == 1], ids=str)
+@pytest.mark.parametrize("most", [4, 9, 30, 1000])
+def test_places_everywhere_are_the_finest_grid_that_is_small_enough(threat, most):
+    found = patch_places.places_everywhere(threat, most=most)
+    assert 0 < len(found) <= most
+    assert len({tuple(place.ravel()) for place in found}) == len(found)
+    for place in found:
+        patched_pixels.check_placement(place, threat)
+    allowed = sum(int(threat.allowed(shape).sum()) for shape in threat.shapes)
+    if most >= allowed:
+        assert len(found) == allowed
+
+
+def test_the_best_places_that_are_not_near_each_other():
+    places = attacks.places_on_grid(cm.Threat.of(SIZE, 3), stride=1)
+    losses = np.random.default_rng(0).normal(size=len(places))
+    chosen = patch_places.best_apart(places, losses, 4)
+    left = set(range(len(places)))
+    for number in chosen:  # one after the other, by hand
+        assert losses[number] == min(losses[sorted(left)])
+        row, column = places[number, 0, 2:]
+        left -= {n for n in left if (abs(places[n, 0, 2:] - [row, column]) <= 1).all()}
+    assert len(chosen) == 4
+
+
+@pytest.mark.parametrize(("schedule", "moved"), [("constant", 4.0), ("linear", 2.5)])
+def test_steps_get_smaller_or_not(linear, schedule, moved):
+    """Of four steps, all of one sign: 1 + 3/4 + 1/2 + 1/4 of the first."""
+    params, _, labels, _ = linear
+    images = np.full((1, SIZE, SIZE, 1), 128, np.uint8)
+    search = attacks.PatchSearch(steps=4, step_size=0.02, schedule=schedule, surplus=1e6)
+    goals = [attacks.undefended_goals(0, places=np.asarray([[[2, 2, 3, 3]]]))]
+    made = attacks.attack_images(
+        lambda held, x: _linear(held, x)[:, :2], params, images, labels[:1] * 0, None, goals,
+        preprocessing=HOW, search=search,
+    )  # fmt: skip
+    away = np.abs(made.patched[0, 3:5, 3:5, 0].astype(int) - 128)
+    assert (np.abs(away - moved * 0.02 * 255) <= 1).all()
+
+
 def test_what_shows_a_patch_is_counted_pixel_by_pixel():
     random = np.random.default_rng(3)
     boxes = np.sort(random.integers(0, SIZE + 1, (40, 2, 2, 2)), axis=2).reshape(40, 2, 4)
@@ -330,7 +404,7 @@ def test_a_rule_that_errs_at_one_number_alone_is_met_on_the_way(linear, monkeypa
     right = asked.answers(images) == labels
     chosen = images[right], labels[right]
     goals = attacks.promising_goals(
-        asked, *chosen, threat=defense.threat, search=search, locations=2
+        asked, *chosen, threat=defense.threat, search=search, locations=1
     )
     narrow = [goal for some in goals for goal in some if goal.number]
     assert narrow
@@ -361,6 +435,19 @@ def test_places_that_are_given_are_looked_at_and_no_others(linear):
         assert all(goals)
         for goal in (goal for some in goals for goal in some):
             assert (goal.place == given).all(axis=(1, 2)).any()
+
+
+def test_nothing_is_aimed_at_where_every_mask_hides_the_patch(linear):
+    params, images, labels, _ = linear
+    defense = cm.defenses.double_masking(cm.mask_sets.budgeted_grid(SIZE, 2, masks_per_axis=2))
+    asked = attacks.attacked(defense, _linear, params, (SIZE, SIZE, 1), preprocessing=HOW)
+    middle = np.asarray([[[2, 2, 3, 3]]])
+    assert not patched_pixels.shows(asked.boxes, middle[0]).any()
+    how = {"threat": defense.threat, "search": attacks.PatchSearch(steps=1)}
+    assert attacks.promising_goals(asked, images[:2], labels[:2], given=middle, **how) == [[], []]
+    for goals in attacks.promising_goals(asked, images[:2], labels[:2], locations=9, **how):
+        assert goals
+        assert all(patched_pixels.shows(asked.boxes, goal.place).any() for goal in goals)
 
 
 def _table(defense, params, images):
@@ -411,7 +498,13 @@ def test_bad_input_is_one_clear_error(linear):
         attacks.attack_images(_linear, params, images, labels, None, [[]])
     with pytest.raises(ValueError, match="images: expected shape"):
         attacks.attack_images(_linear, params, images[0], labels, None, [[]])
-    for bad in ({"steps": 0}, {"step_size": 0.0}, {"optimizer": "lbfgs"}, {"momentum": 1.0}):
+    for bad in (
+        {"steps": 0},
+        {"step_size": 0.0},
+        {"optimizer": "lbfgs"},
+        {"schedule": "cosine"},
+        {"momentum": 1.0},
+    ):
         with pytest.raises(ValueError, match=f"{next(iter(bad))}: expected"):
             attacks.PatchSearch(**bad)
     with pytest.raises(ValueError, match="stride: expected at least 1"):

@@ -93,6 +93,31 @@ def test_bad_input_is_one_clear_error(world):
         attacks.Transformations(brightness=(0.0, 1.0))
 
 
+@pytest.mark.parametrize("optimizer", ["sign", "adam"])
+def test_one_that_was_stopped_ends_with_the_same_patch(world, optimizer):
+    params, images = world
+    momentum = 0.5 if optimizer == "sign" else 0.0
+    search = attacks.PatchSearch(steps=50, optimizer=optimizer, momentum=momentum, surplus=1e6)
+
+    def made(**how):
+        return attacks.universal_patch(
+            _linear, params, images, np.zeros(10, np.int32), threat=cm.Threat.of(SIZE, 2),
+            search=search, images_a_step=4, mesh=device_mesh(jax.devices()[:1]), **how,
+        )  # fmt: skip
+
+    told = []
+    whole = made(progress=told.append)
+    assert [len(one.losses) for one in told] == [20, 40]
+    half = made(stop=lambda: True)
+    assert (half.levels == told[0].levels).all()
+    for begun in (half, told[1]):
+        again = made(begun=begun)
+        assert (again.pixels == whole.pixels).all()
+        assert (again.levels == whole.levels).all()
+        assert (again.losses == whole.losses).all()
+    assert (half.pixels != whole.pixels).any()
+
+
 def test_steps_in_one_program_are_those_of_many(world):
     """What accelerators run, a loop inside the program, is what CPUs do step by step."""
     params, images = world

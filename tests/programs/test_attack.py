@@ -14,7 +14,7 @@ from PIL import Image
 from certmask_jax import weights
 from certmask_jax.data import digits_arrays
 from certmask_jax.programs import attack, certify
-from certmask_jax.programs.attacking import attack_audit
+from certmask_jax.programs.attacking import asked_rule, attack_audit
 from certmask_jax.programs.attacking.attack_folder import LINES, AttackFolder
 from tests.support.small_models import small_bagnet
 
@@ -164,6 +164,43 @@ def test_defenses_on_evidence_are_attacked(bagnet, tmp_path):
     tried = {line["defense"] for line in lines if line["broken"] is not None}
     assert "clipped_bagnet:clip=3" in tried
     assert any(line["broken"] for line in lines)
+
+
+@pytest.fixture(scope="module")
+def on_evidence(bagnet, tmp_path_factory):
+    specs = ["patchguard", "smoothed_vit:band=2"]
+    named = [word for spec in specs for word in ("--defense", spec)]
+    out = tmp_path_factory.mktemp("evidence") / "o"
+    options = ["--num-images", "16", "--patch", "1", "--no-undefended", "--locations", "3"]
+    how = ["--search", "square", "--queries", "30", "--out", str(out)]
+    asked = []
+    with pytest.MonkeyPatch.context() as patch:
+        real = asked_rule.NearestLabels
+        patch.setattr(asked_rule, "NearestLabels", lambda one: asked.append(one) or real(one))
+        assert attack.main(["--dataset", "digits", *bagnet, *named, *options, *how]) == 0
+    assert [one.defense.spec for one in asked] == ["patchguard"]  # bands have masked images
+    return out, specs
+
+
+def test_defenses_on_evidence_are_attacked_without_gradients(on_evidence):
+    out, specs = on_evidence
+    images, _ = digits_arrays("test")
+    lines = _lines(out)
+    assert [line["defense"] for line in lines] == [spec for spec in specs for _ in range(16)]
+    tried = [line for line in lines if line["broken"] is not None]
+    assert {line["defense"] for line in tried} == set(specs)
+    assert any(line["broken"] for line in tried)
+    for line in tried:
+        assert not (line["broken"] and line["certified"])
+        assert line["broken"] == (line["after"] != line["label"])
+        [[*_, row, column]] = line["place"]
+        patched = np.asarray(Image.open(out / line["file"]))
+        changed = np.argwhere(patched != images[line["number"]][..., 0])
+        assert (changed == [row, column]).all()
+        assert line["broken"] or line["steps"] == 90  # 30 at each of 3 places
+    said = json.loads((out / "attack.json").read_text())["results"]
+    for entry in said:
+        assert entry["worst_case"] <= entry["under_attack"] <= entry["clean"]
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from certmask_jax.programs import attack, audit
 from certmask_jax.programs.attacking import audit_budget, opened_attacks
 from certmask_jax.programs.attacking.attack_folder import LINES
 from certmask_jax.programs.attacking.attack_job import Attacker
-from certmask_jax.programs.attacking.attacked_run import read_run
+from certmask_jax.programs.attacking.attacked_run import AttackedRun, read_run
 
 DEFENSE, COUNT = "double_masking:masks_per_axis=2", 12
 FAST = ["--steps", "20", "--at-once", "4", "--locations", "2"]
@@ -209,25 +209,67 @@ def test_a_budget_that_is_too_small_says_what_an_image_takes(run, tmp_path, caps
     assert audit.main([str(run), "--minutes", "0.0001", *FAST, "--out", str(out)]) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith(
-        "error: --minutes 0.0001: expected time for an image, which takes up to"
+        f"error: --minutes 0.0001: expected time for an image of {run}, which takes up to"
     )
     assert re.search(r"takes up to [\d.e-]+ minutes \(measured\) beside", error)
     assert "up to 40 steps; give more minutes" in error
     assert not _lines(out)
 
 
-def test_a_certificate_that_a_patch_contradicts_is_said_and_kept(audited, run, tmp_path, capsys):
-    """Here it is the run that lies: it says that all its images are certified."""
-    broken = [line for line in _lines(audited) if line["broken"]]
-    assert broken  # else nothing would be shown here
-    liar = tmp_path / "run"
-    shutil.copytree(run, liar)
+def _liar(run, folder):
+    """A run that says that all its images are certified."""
+    shutil.copytree(run, folder, ignore=shutil.ignore_patterns("audit"))
     with (run / "per_image.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    with (liar / "per_image.csv").open("w", newline="") as file:
+    with (folder / "per_image.csv").open("w", newline="") as file:
         write = csv.DictWriter(file, rows[0])
         write.writeheader()
         write.writerows({**row, f"{DEFENSE} 1x1 worst_case": "1"} for row in rows)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("each", "status"),
+    [
+        ([attack.CONTRADICTED, audit._TooSmall("little")], attack.CONTRADICTED),
+        ([audit._TooSmall("little"), attack.CONTRADICTED], attack.CONTRADICTED),
+        ([attack.CONTRADICTED, ValueError("gone")], attack.CONTRADICTED),
+        ([audit._TooSmall("little"), 0], 2),
+        ([0, audit._TooSmall("little")], 2),
+        ([0, ValueError("gone")], 2),
+    ],
+)
+def test_a_contradiction_is_not_forgotten_whatever_becomes_of_other_runs(
+    run, tmp_path, capsys, monkeypatch, each, status
+):
+    """Here runs come to what they are told to."""
+    told = iter(each)
+
+    class Told:
+        def __init__(self, *given):
+            pass
+
+        def run(self, *given):
+            what = next(told)
+            if isinstance(what, Exception):
+                raise what
+            return what
+
+    monkeypatch.setattr(audit, "_Audit", Told)
+    monkeypatch.setattr(opened_attacks, "opened_job", lambda *given, **how: None)
+    monkeypatch.setattr(AttackedRun, "check_same", lambda *given: None)
+    other = tmp_path / "other"
+    shutil.copytree(run, other, ignore=shutil.ignore_patterns("audit"))
+    assert audit.main([str(run), str(other), "--minutes", "9"]) == status
+    errors = capsys.readouterr().err.splitlines()
+    assert errors == [f"error: {what}" for what in each if isinstance(what, Exception)]
+    assert next(told, None) is None  # all runs had their turn
+
+
+def test_a_certificate_that_a_patch_contradicts_is_said_and_kept(audited, run, tmp_path, capsys):
+    broken = [line for line in _lines(audited) if line["broken"]]
+    assert broken  # else nothing would be shown here
+    liar = _liar(run, tmp_path / "run")
     assert audit.main([str(liar), "--minutes", "9", *FAST]) == attack.CONTRADICTED
     said = capsys.readouterr()
     assert f"{broken[0]['image']} is certified, and answered {broken[0]['after']}" in said.err

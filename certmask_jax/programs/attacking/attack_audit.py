@@ -18,7 +18,7 @@ from certmask_jax.inference.devices import device_mesh
 from certmask_jax.inference.whole_table import predict
 from certmask_jax.programs import program
 from certmask_jax.programs.attacking.attack_folder import AttackFolder, Line
-from certmask_jax.programs.attacking.attack_job import AnyDefense, asked_of, defenses_of, model_of
+from certmask_jax.programs.attacking.attacked_job import AnyDefense, asked_of, defenses_of, model_of
 from certmask_jax.programs.certification_job import Job
 
 CONTRADICTIONS = "contradictions.json"

@@ -5,30 +5,28 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from certmask_jax.attacks.attacked_defenses import attacked
 from certmask_jax.attacks.attacked_evidence import OnBands, OnLocalLogits
 from certmask_jax.attacks.attacked_images import AttackedImages, attack_images
 from certmask_jax.attacks.attacked_model import Attacked
 from certmask_jax.attacks.goal_choice import promising_goals
-from certmask_jax.defenses import ALERT, Defense, Guarantee
+from certmask_jax.defenses import ALERT, Defense
 from certmask_jax.defenses.evidence_defense import EvidenceDefense
-from certmask_jax.inference.devices import device_mesh
-from certmask_jax.inference.model_function import ApplyFn
-from certmask_jax.inference.token_dropping import SeenTokens
-from certmask_jax.inference.two_parts import TwoParts
 from certmask_jax.inference.whole_table import predict
-from certmask_jax.masks.threats import Threat
 from certmask_jax.programs.attacking.attack_folder import AttackFolder, Line
-from certmask_jax.programs.attacking.attack_options import UNDEFENDED, AttackOptions
+from certmask_jax.programs.attacking.attack_options import AttackOptions
+from certmask_jax.programs.attacking.attacked_job import (
+    AnyDefense,
+    asked_of,
+    defenses_of,
+    model_of,
+    pixel_threat,
+)
 from certmask_jax.programs.attacking.given_places import places_at
 from certmask_jax.programs.certification_job import Job
 from certmask_jax.tables.image_sets import readable
-
-AnyDefense = Defense | EvidenceDefense
 
 _IMAGES_A_SEARCH = 4
 """Images of a block for each search that runs at once: one that is over makes room for the next."""
@@ -246,72 +244,6 @@ class Attacker:
     def _name_of(self, label: int) -> str:
         named = label < len(self._class_names) and self._class_names[label]
         return str(named or label)
-
-
-def defenses_of(job: Job) -> dict[str, AnyDefense]:
-    """All defenses of a job by what they are called, in its order."""
-    if job.evidence is None:
-        return {_spec(defense): defense for defense in job.defenses}
-    masking, on_evidence = iter(job.defenses), iter(job.evidence.defenses)
-    made: dict[str, AnyDefense] = {}
-    for is_on_evidence in job.evidence.order:
-        defense: AnyDefense = next(on_evidence) if is_on_evidence else next(masking)
-        made[_spec(defense)] = defense
-    return made
-
-
-def detects(job: Job, spec: str) -> bool:
-    """Whether what is attacked may raise an alert."""
-    return spec != UNDEFENDED and defenses_of(job)[spec].guarantee == Guarantee.DETECTION
-
-
-def asked_of(job: Job, defense: AnyDefense | None, *, one_device: bool = False) -> Attacked:
-    """A defense of a job, or its model for None, as a search sees it."""
-    devices = jax.local_devices()
-    return attacked(
-        defense,
-        model_of(job),
-        job.params,
-        (*_image_size(job), job.model.data_config.channels),
-        local=None if job.evidence is None else job.evidence.local,
-        preprocessing=job.preprocessing,
-        mesh=device_mesh(devices[:1] if one_device else devices),
-    )
-
-
-def model_of(job: Job) -> ApplyFn:
-    """The model function that is certified, as a function of masked images."""
-    return job.model.apply_fn if job.dropping is None else SeenTokens(job.dropping)
-
-
-def pixel_threat(job: Job, defense: AnyDefense | None) -> Threat:
-    """What the attacker may do in pixels, which a defense may see in cells."""
-    if defense is None or isinstance(job.model.apply_fn, TwoParts):
-        return job.attacks[0]
-    return defense.threat
-
-
-def threat_of(job: Job) -> Threat:
-    """What the attacker may do, which is one for all defenses.
-
-    Raises:
-      ValueError: for no defense, or several threats.
-    """
-    threats = list(dict.fromkeys(job.attacks))
-    if len(threats) != 1:
-        raise ValueError(
-            f"expected defenses against one threat, got {len(threats)}; attack them one by one"
-        )
-    return threats[0]
-
-
-def _image_size(job: Job) -> tuple[int, int]:
-    height, width = job.attacks[0].image_size
-    return height, width
-
-
-def _spec(defense: AnyDefense) -> str:
-    return defense.spec or defense.name
 
 
 def _line_of(made: AttackedImages, row: int) -> Line:

@@ -24,8 +24,8 @@ IMAGES = {
     "uncertified": "those that the worst case does not certify",
 }
 PLACES = {
-    "weakest": "where pixels gain most and, for masks, one of every set that alone hides it, first "
-    "where a table says that it hurts",
+    "weakest": "where a patch of the pixels that the gradient asks for does most, as it is tried, "
+    "and, for masks, one of every set that alone hides it, first where a table says that it hurts",
     "gradient": "where pixels gain most, by the gradient",
     "random": "anywhere that is allowed",
 }
@@ -35,11 +35,13 @@ SEARCHES = {
     "where the true label is held less",
     "random": "without gradients: all pixels anew",
 }
-_OF_GRADIENTS = ("targets", "starts", "steps", "step_size", "optimizer", "momentum")
+_OF_GRADIENTS = (
+    "targets", "starts", "steps", "step_size", "schedule", "optimizer", "momentum",
+)  # fmt: skip
 _OF_SEARCHES = (
     *("search", "queries"),
     *("images", "places", "locations", "targets", "starts", "steps", "masks_a_step", "at_once"),
-    *("step_size", "optimizer", "momentum"),
+    *("step_size", "schedule", "optimizer", "momentum"),
 )
 UNDEFENDED = "undefended"
 """How the model without a defense is called."""
@@ -148,7 +150,13 @@ def add(group: argparse._ArgumentGroup, *, undefended: bool = True) -> None:
         type=number(above=0),
         default=how.step_size,
         metavar="X",
-        help="how far a pixel moves in a step, of its range (default: %(default)s)",
+        help="how far a pixel moves in the first step, of its range (default: %(default)s)",
+    )
+    group.add_argument(
+        "--schedule",
+        choices=("linear", "constant"),
+        default=how.schedule,
+        help="whether steps get smaller, to nothing at the end (default: %(default)s)",
     )
     group.add_argument(
         "--optimizer",
@@ -266,6 +274,7 @@ def read(arguments: argparse.Namespace) -> AttackOptions:
         search=PatchSearch(
             steps=arguments.steps,
             step_size=arguments.step_size,
+            schedule=arguments.schedule,
             optimizer=arguments.optimizer,
             momentum=arguments.momentum,
             masks_a_step=arguments.masks_a_step,

@@ -10,22 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from certmask_jax._text import some
-from certmask_jax.defenses import ALERT, Defense
+from certmask_jax.defenses import ALERT
 from certmask_jax.files import fingerprint
-from certmask_jax.inference.defended_model import defended
-from certmask_jax.inference.numpy_function import NumpyFunction
-from certmask_jax.inference.whole_table import predict
-from certmask_jax.masks.distinct_unions import unmasked
+from certmask_jax.programs.attacking.asked_rule import AskedRule
 from certmask_jax.programs.attacking.attack_folder import AttackFolder, Line
-from certmask_jax.programs.attacking.attack_job import (
-    AnyDefense,
-    asked_of,
-    defenses_of,
-    detects,
-    model_of,
-    threat_of,
-)
-from certmask_jax.programs.attacking.attack_options import UNDEFENDED, AttackOptions
+from certmask_jax.programs.attacking.attack_options import AttackOptions
+from certmask_jax.programs.attacking.attacked_job import defenses_of, detects, threat_of
 from certmask_jax.programs.attacking.attacked_run import Claims
 from certmask_jax.programs.attacking.given_patches import GivenPatch, pasted
 from certmask_jax.programs.attacking.given_places import place_of
@@ -33,8 +23,6 @@ from certmask_jax.programs.certification_job import Job
 from certmask_jax.tables.image_sets import readable
 
 _IMAGES_AT_ONCE = 32
-
-Answers = Callable[[NDArray[np.uint8]], NDArray[np.int32]]
 
 
 class PatchTest:
@@ -76,14 +64,14 @@ class PatchTest:
         """Asks what was not asked yet; whether that is all. As ``Attacker.run``."""
         done = {(line["defense"], line["patch"], line["number"]) for line in self._folder.lines}
         specs = self.specs()
-        ask: dict[str, Answers] | None = None
+        ask: dict[str, AskedRule] | None = None
         threat = threat_of(self._job)
         for start in range(0, len(self._images), _IMAGES_AT_ONCE):
             batch = self._images.read(start, start + _IMAGES_AT_ONCE)
             unknown = [image_id for image_id in batch.ids if image_id not in self._row_of]
             if unknown:
                 raise ValueError(
-                    f"--patch-images: expected the images of the run, got {some(unknown)}, of "
+                    f"expected the images of the run, got {some(unknown)}, of "
                     "which it says nothing; take as many as it had, from the data that it had"
                 )
             for patch in self._patches:
@@ -97,7 +85,8 @@ class PatchTest:
                 if stop():
                     return False
                 if ask is None:
-                    ask = self._askers(batch.images.shape[1:])
+                    by_spec = defenses_of(self._job)
+                    ask = {spec: AskedRule(self._job, by_spec.get(spec)) for spec in specs}
                 images, lines = [], []
                 for row in rows:
                     random = np.random.default_rng(
@@ -128,11 +117,11 @@ class PatchTest:
         return True
 
     def _asked(
-        self, ask: dict[str, Answers], images: NDArray[np.uint8], about: Sequence[Line]
+        self, ask: dict[str, AskedRule], images: NDArray[np.uint8], about: Sequence[Line]
     ) -> list[Line]:
         lines = []
-        for spec, answers in ask.items():
-            for line, after in zip(about, answers(images).tolist(), strict=True):
+        for spec, rule in ask.items():
+            for line, after in zip(about, rule.answers(images).tolist(), strict=True):
                 is_right, is_certified = self._before(spec, self._row_of[line["image"]])
                 withstands = after == line["label"] or (after == ALERT and detects(self._job, spec))
                 lines.append(
@@ -150,40 +139,6 @@ class PatchTest:
     def _before(self, spec: str, row: int) -> tuple[bool, bool]:
         claim = self._claims.of[spec][row]
         return claim.is_right, claim.is_certified
-
-    def _askers(self, shape: tuple[int, ...]) -> dict[str, Answers]:
-        job = self._job
-
-        def plain() -> Answers:
-            if not isinstance(job.model.apply_fn, NumpyFunction):
-                return asked_of(job, None).answers
-            nothing = unmasked((shape[0], shape[1]))
-
-            def answers(images: NDArray[np.uint8]) -> NDArray[np.int32]:
-                said = predict(
-                    model_of(job), job.params, images, nothing, preprocessing=job.preprocessing
-                )
-                return np.asarray(said.predictions[:, 0], np.int32)
-
-            return answers
-
-        def guarded(defense: AnyDefense) -> Answers:
-            if not isinstance(defense, Defense):
-                return asked_of(job, defense).answers
-            guard = defended(
-                model_of(job),
-                job.params,
-                defense,
-                channels=shape[2],
-                preprocessing=job.preprocessing,
-                local=job.local,
-            )
-            return lambda images: guard(images).labels
-
-        by_spec = defenses_of(job)
-        return {
-            spec: plain() if spec == UNDEFENDED else guarded(by_spec[spec]) for spec in self.specs()
-        }
 
     def _name_of(self, label: int) -> str:
         return str((label < len(self._names) and self._names[label]) or label)

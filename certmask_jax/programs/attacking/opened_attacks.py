@@ -8,8 +8,9 @@ from typing import Any
 
 from certmask_jax.inference.numpy_function import NumpyFunction
 from certmask_jax.programs.attacking.attack_folder import AttackFolder
-from certmask_jax.programs.attacking.attack_job import Attacker, threat_of
+from certmask_jax.programs.attacking.attack_job import Attacker
 from certmask_jax.programs.attacking.attack_options import AttackOptions
+from certmask_jax.programs.attacking.attacked_job import threat_of
 from certmask_jax.programs.attacking.black_box_job import BlackBoxAttacker
 from certmask_jax.programs.certification_job import Job, opened
 from certmask_jax.programs.certification_options import Config

@@ -65,7 +65,9 @@ def measure(subject: Subject, repeat: int) -> dict[str, Any]:
     images = some.images[again]
     labels = np.asarray(some.labels, np.int32)[again]
     boxes = defense.masked_images.boxes
-    search = PatchSearch(masks_a_step=_MASKS_A_STEP, steps=_STEPS)
+    search = PatchSearch(
+        masks_a_step=_MASKS_A_STEP, steps=_STEPS, step_size=0.05, schedule="constant"
+    )
     every = Searching(subject, images, labels, defense.threat.shapes[0], boxes, search)
     few = every._replace(boxes=boxes[:: max(1, len(boxes) // _FEWER)][:_FEWER])
     runs: dict[str, Callable[[], Any]] = {
