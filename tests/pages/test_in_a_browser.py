@@ -196,6 +196,8 @@ def test_keys_alone_reach_everything(shown):
 
 def test_printed_nothing_is_wider_than_the_paper(shown):
     shown.resize(718, 1000)  # A4 between its margins
+    names = "document.querySelectorAll('.card .name')"
+    shown.ask(f"{names}.forEach(name => name.textContent = 'a long name '.repeat(5))")
     with shown.printing():
         wide = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
         assert shown.ask(wide) <= 0
