@@ -88,13 +88,17 @@ def sizes_for(
     report: Report, file: Path, matched: Matched, shares: Mapping[str, float]
 ) -> ObjectSizes:
     """The shares of the images of a report, and what is said beside them."""
-    said = []
-    if matched.others:
-        count = len(matched.others)
-        what = "1 name in it is" if count == 1 else f"{count:,} names in it are"
-        said.append(f"{what} no image of this run, such as {matched.others[0]}.")
     found = np.array([shares.get(one, np.nan) for one in report.ids], np.float64)
-    return ObjectSizes(found, file.name, tuple(said))
+    return ObjectSizes(found, file.name, unknown_names(matched))
+
+
+def unknown_names(matched: Matched) -> tuple[str, ...]:
+    """What is said of names in a file of boxes that are no image of the run; a sentence or none."""
+    if not matched.others:
+        return ()
+    count = len(matched.others)
+    what = "1 name in it is" if count == 1 else f"{count:,} names in it are"
+    return (f"{what} no image of this run, such as {matched.others[0]}.",)
 
 
 def of_report(report: Report, file: Path, sizes: Sizes) -> ObjectSizes:

@@ -74,7 +74,7 @@ def run(config: Config, command: str) -> int:
     check_out(out)
     take_shares(run_folder, out, _say)
     on_evidence = () if job.evidence is None else job.evidence.defenses
-    for line in (*job.notes, *map(str, job.defenses), *map(str, on_evidence)):
+    for line in (*job.notes, *shown.notes, *map(str, job.defenses), *map(str, on_evidence)):
         _say(line)
     if job.defenses:
         _check_before(config, job, out)

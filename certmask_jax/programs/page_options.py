@@ -43,6 +43,14 @@ class Shown(NamedTuple):
     matched: Matched | None = None
     shares: Mapping[str, float] | None = None
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What to say of the boxes before the run, in lines."""
+        if self.matched is None:
+            return ()
+        said = boxes_of_run.unknown_names(self.matched)
+        return tuple(f"{BOXES} {self.options.object_boxes}: {line}" for line in said)
+
 
 def add(group: Any) -> None:
     """Adds the options."""

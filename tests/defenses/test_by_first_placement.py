@@ -12,8 +12,8 @@ from certmask_jax.defenses.by_placement import FAILS, HOLDS, OPEN
 from certmask_jax.masks.combined_sets import several_patches
 from certmask_jax.masks.threats import Threat
 
-TABLES = 12
-MOST_FREE = 8  # masked images that the attacker has, of two classes
+TABLES = 8
+MOST_FREE = 6  # masked images that the attacker has, of two classes
 
 
 def _pixels(defense):

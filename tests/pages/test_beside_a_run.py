@@ -65,7 +65,7 @@ def run(tmp_path_factory, folder, boxes):
     return out
 
 
-def test_images_stand_in_the_bin_of_what_their_boxes_cover(run, boxes, tmp_path):
+def test_images_stand_in_the_bin_of_what_their_boxes_cover(run, boxes, tmp_path, capsys):
     page = run / "report.html"
     covered = {image["id"]: image.get("o") for image in _data(page)["images"]}
     assert covered == boxes[1]
@@ -85,6 +85,9 @@ def test_images_stand_in_the_bin_of_what_their_boxes_cover(run, boxes, tmp_path)
     # Made again it finds the boxes by the command of the run; without them it has no such part.
     again = tmp_path / "again.html"
     assert report.main([str(run), "--out", str(again)]) == 0
+    assert capsys.readouterr().err == (
+        "boxes.csv: 1 name in it is no image of this run, such as elsewhere.\n"
+    )
     assert _data(again) == _data(page)
 
 

@@ -194,6 +194,16 @@ def test_keys_alone_reach_everything(shown):
     shown.wait_for("document.activeElement.dataset.id === 'mask 2 errs'")
 
 
+def test_printed_nothing_is_wider_than_the_paper(shown):
+    shown.resize(718, 1000)  # A4 between its margins
+    names = "document.querySelectorAll('.card .name')"
+    shown.ask(f"{names}.forEach(name => name.textContent = 'a long name '.repeat(5))")
+    with shown.printing():
+        wide = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+        assert shown.ask(wide) <= 0
+        assert not shown.ask("document.getElementById('filters').checkVisibility()")
+
+
 @pytest.mark.parametrize("size", [(1100, 800), (360, 740)])
 def test_nothing_is_wider_than_the_window_and_axe_finds_nothing_serious(shown, size):
     package = importlib.util.find_spec("axe_core_python")

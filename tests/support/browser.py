@@ -89,6 +89,13 @@ class Page:
         shot = self._call("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
         file.write_bytes(base64.b64decode(shot["data"]))
 
+    @contextlib.contextmanager
+    def printing(self) -> Iterator[None]:
+        """The page as it is laid out on paper; the window is as wide as that."""
+        self._call("Emulation.setEmulatedMedia", media="print")
+        yield
+        self._call("Emulation.setEmulatedMedia", media="")
+
     def pdf(self, file: Path) -> None:
         """Prints the page."""
         file.write_bytes(base64.b64decode(self._call("Page.printToPDF")["data"]))
