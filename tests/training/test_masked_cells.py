@@ -164,18 +164,18 @@ def test_a_run_that_is_stopped_ends_in_the_same_bits_and_certifies_as_it_said(tm
     of_model = ["--model", "tests.support.small_models:small_split_vit"]
     cut = ["--two-parts", "windows=4x1,depth=1"]
     how = ["--weights", str(start), *of_model, *cut, "--cutout", "two_masks", "--cutout-patch", "1"]
-    how += ["--recipe", "from_scratch", "--no-flip", "--crop", "0", "--epochs", "20"]
-    how += ["--learning-rate", "0.05"]
+    how += ["--recipe", "from_scratch", "--no-flip", "--crop", "0", "--epochs", "8"]
+    how += ["--learning-rate", "0.05", "--batch-size", "64"]
 
     def trained(name, *more):
-        folder, out = tmp_path / name, tmp_path / f"{name}.npz"
-        args = [*how, "--run-folder", str(folder), "--out", str(out), *more]
-        assert program.main(args) == 0
+        out = tmp_path / f"{name}.npz"
+        assert program.main([*how, "--out", str(out), *more]) == 0
         return dict(np.load(out)), capsys.readouterr().out
 
     whole, said = trained("whole")
-    begun, _ = trained("parts", "--max-steps", "30")
-    resumed, said_again = trained("parts", "--resume")
+    folder = ["--run-folder", str(tmp_path / "run")]
+    begun, _ = trained("parts", *folder, "--max-steps", "50")
+    resumed, said_again = trained("parts", *folder, "--resume")
     assert said.partition(": ")[2] == said_again.partition(": ")[2]
     assert set(whole) == set(resumed)
     for name, array in whole.items():
