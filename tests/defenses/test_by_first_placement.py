@@ -9,7 +9,7 @@ from defense_cases import CASES, random_set, random_table, robust_of
 from certmask_jax import defenses, mask_sets
 from certmask_jax.defenses import by_first_placement, by_placement
 from certmask_jax.defenses.by_placement import FAILS, HOLDS, OPEN
-from certmask_jax.masks.combined_sets import several_patches
+from certmask_jax.masks.combined_sets import for_threat, several_patches
 from certmask_jax.masks.threats import Threat
 
 TABLES = 8
@@ -93,6 +93,28 @@ def test_each_place_has_the_worst_of_all_places_of_the_other(name, sort):
     everywhere = (states == HOLDS).all(axis=1)
     np.testing.assert_array_equal(everywhere, defense.worst_case(table, labels))
     assert (worst[states == HOLDS] == -1).all()
+
+
+def test_any_patch_that_has_the_shape_may_be_the_first():
+    """2x2 beside 3x1 or beside 1x3, as either patch may be the 2x2; against all placements."""
+    threat = Threat((3, 4), (((2, 2), (1, 3)), ((2, 2), (3, 1))))
+    masks = for_threat(threat, lambda n, p: mask_sets.budgeted_grid(n, p, masks_per_axis=(2, 2)))
+    defense = defenses.double_masking(masks)
+    pixels = _pixels(defense)
+    spots = by_first_placement.first_spots_of(defense, (2, 2))
+    for row, col in _places(threat, (2, 2)):
+        first = _hide(pixels, (2, 2), (row, col))
+        possible = {
+            (first & _hide(pixels, shape, place)).tobytes()
+            for shape in ((2, 2), (1, 3), (3, 1))
+            for place in _places(threat, shape)
+        }
+        i = np.searchsorted(spots.first.rows, row, side="right") - 1
+        j = np.searchsorted(spots.first.cols, col, side="right") - 1
+        looked_at = spots.hidden[spots.choice[spots.first.spot[i, j]]]
+        assert {one.tobytes() for one in looked_at} <= possible
+        for one in possible:
+            assert (~(looked_at & ~np.frombuffer(one, bool)).any(axis=1)).any()
 
 
 def test_a_choice_as_a_threat_is_hidden_by_what_hides_all_of_it():
