@@ -85,7 +85,7 @@ class Model:
             hash(self)
         except TypeError:  # one of the user's own, with a field that has no hash
             return _traced_shapes(self)
-        shapes = _kept_shapes(self, jax.config.jax_enable_x64)
+        shapes = _kept_shapes(self, jnp.result_type(float))
         return jax.tree.map(lambda leaf: leaf, shapes)  # containers of the caller's own
 
 
@@ -94,9 +94,9 @@ def _traced_shapes(model: Model) -> Params:
 
 
 @functools.lru_cache(maxsize=64)
-def _kept_shapes(model: Model, wide: bool) -> Params:
+def _kept_shapes(model: Model, default: Any) -> Params:
     """Traced once: a program asks several times, and a trace of a ViT takes longer than a run."""
-    del wide  # what a module leaves to JAX is of 64 bits then
+    del default  # the floats that a module leaves to JAX, which may be of 64 bits
     return _traced_shapes(model)
 
 
