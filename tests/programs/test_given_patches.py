@@ -217,6 +217,10 @@ def test_images_that_were_not_asked_about_with_every_patch_do_not_count():
     assert (entry["images"], entry["clean"]) == (2, 1.0)
     assert entry["patches"] == {"x": 1.0, "y": 0.5}
     assert entry["all_patches"] == 0.5
+    assert entry["contradictions"] == []
+    lines[-1] |= {"broken": True, "certified": True}  # which is told at once
+    [entry] = given_patch_table.summary(lines, ["undefended"], patches, claims)
+    assert (entry["images"], entry["contradictions"]) == (2, ["c"])
 
 
 def test_it_goes_on_and_other_patches_are_another_test(tested, run, capsys):
