@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from certmask_jax._text import json_of
 from certmask_jax.certification.report import labels, notices
 from certmask_jax.certification.report.files import IMAGES, RESULTS
 from certmask_jax.certification.report.records import DefenseResult, Report, SizeCurve
@@ -50,7 +51,7 @@ def read(folder: AnyPath, *, warn: Callable[[str], None] | None = None) -> Repor
     """
     file = folder / RESULTS
     try:
-        content = json.loads(file.read_bytes())
+        content = json_of(file.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(
             f"{folder}: expected the folder of a finished run, with {RESULTS}, got one without"
