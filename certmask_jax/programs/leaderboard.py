@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from certmask_jax._text import json_of
 from certmask_jax.certification import report
 from certmask_jax.certification.report import Report
 from certmask_jax.files import fingerprint, whole_files
@@ -109,7 +110,7 @@ def _attacks(folder: AnyPath) -> dict[str, Attacked]:
     """What an attack in the folder of a run came to, for each defense that it was aimed at."""
     file = folder / "attack" / "attack.json"
     try:
-        results = list(json.loads(file.read_bytes())["results"])
+        results = list(json_of(file.read_bytes())["results"])
         return {str(one["defense"]): _attacked(one) for one in results if one["attacked"]}
     except (FileNotFoundError, NotADirectoryError):
         return {}
