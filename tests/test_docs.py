@@ -307,6 +307,12 @@ def test_links_lead_somewhere(page):
             assert anchor in _anchors(found), f"{page.name}: {target}"
 
 
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_an_anchor_is_there_once(page):
+    anchors = re.findall(r'<a id="([\w-]+)">', page.read_text())
+    assert len(anchors) == len(set(anchors))
+
+
 def test_every_page_is_in_the_navigation():
     navigation = (ROOT / "mkdocs.yml").read_text().partition("nav:")[2]
     named = re.findall(r"[\w/]+\.md", navigation)

@@ -22,13 +22,13 @@ from certmask_jax.attacks.patch_places import (
     are_near,
     best_apart,
     places_by_gradient,
-    places_everywhere,
     random_places,
     weakest_places,
 )
 from certmask_jax.attacks.patch_search import PatchSearch
 from certmask_jax.attacks.patched_pixels import Placement, shows
 from certmask_jax.attacks.table_goals import Goal, counts_of, goal_of, undefended_goals
+from certmask_jax.attacks.tried_places import MOST_CHOSEN, best_tried, places_to_try
 from certmask_jax.attacks.wanted_labels import ANY, Case, Choices, Plan, lag_of, plans
 from certmask_jax.defenses.defense import ALERT, Defense
 from certmask_jax.masks.threats import Threat
@@ -36,10 +36,6 @@ from certmask_jax.masks.threats import Threat
 Where = Literal["weakest", "gradient", "random"]
 """Where patches are put: where a patch that is tried does most or a table says that it hurts, where
 pixels gain most to first order, or anywhere that is allowed."""
-
-_MOST_WEAK = 32  # places of a table that are looked at, of an image
-_BY_GAIN = 16  # places by gain that are looked at, of a target
-_TRIED = 64  # places at which a patch is tried, of an image or of a target
 
 
 @reproducible()
@@ -97,7 +93,7 @@ def promising_goals(
     if where == "weakest" and given is None:
         weak = _weak(asked.defense, threat)
         for pair, (places, losses) in enumerate(
-            _tried(pairs, threat, weak, [randoms[row] for row in of])
+            best_tried(pairs, threat, weak, [randoms[row] for row in of])
         ):
             at += [(pair, place) for place in places]
             left += losses
@@ -150,7 +146,7 @@ def _of_the_model(
             undefended_goals(int(y), places=places_by_gradient(of_image, threat, locations))
             for y, of_image in zip(labels, ways.gains, strict=True)
         ]
-    tried = np.stack([_everywhere(threat, random) for random in randoms])
+    tried = np.stack([places_to_try(threat, random) for random in randoms])
     losses = pairs.losses_tried(ways.ends, tried)
     return [
         undefended_goals(int(y), places=some[best_apart(some, of_image, locations)])
@@ -193,37 +189,8 @@ def _places(
 ) -> list[Placement]:
     """Where patches of one image with one target are looked at, none of them tried."""
     if where == "random" or gains is None:
-        return list(random_places(threat, _BY_GAIN, random))
-    return list(places_by_gradient(gains, threat, _BY_GAIN))
-
-
-def _everywhere(threat: Threat, random: np.random.Generator) -> NDArray[np.int64]:
-    """Places at which a patch is tried: of one patch a grid, of several random ones."""
-    if len(threat) > 1:
-        return random_places(threat, _TRIED, random)
-    return places_everywhere(threat, most=_TRIED)
-
-
-def _tried(
-    pairs: Pairs,
-    threat: Threat,
-    weak: NDArray[np.int64],
-    randoms: Sequence[np.random.Generator],
-) -> list[tuple[list[Placement], list[float]]]:
-    """Of each pair places that are looked at, and the objective with a patch that is tried there:
-    the best of places everywhere, and some of those that masks alone hide."""
-    ends = pairs.ways().ends
-    everywhere = np.stack([_everywhere(threat, random) for random in randoms])
-    few = [weak[random.permutation(len(weak))[:_MOST_WEAK]] for random in randoms]
-    places = np.concatenate([everywhere, np.stack(few)], axis=1)
-    losses = pairs.losses_tried(ends, places)
-    count = everywhere.shape[1]
-    made = []
-    for there, lost in zip(places, losses, strict=True):
-        order = best_apart(there[:count], lost[:count], _BY_GAIN)
-        chosen = [*order, *range(count, len(there))]
-        made.append(([there[n] for n in chosen], [float(lost[n]) for n in chosen]))
-    return made
+        return list(random_places(threat, MOST_CHOSEN, random))
+    return list(places_by_gradient(gains, threat, MOST_CHOSEN))
 
 
 def _on_columns(

@@ -2,7 +2,7 @@
 
 What is lowered is the mean loss over images, places and transformations that are drawn anew in each
 step (Athalye et al., ICML 2018; Brown et al., 2017). The patch is then one that works wherever it
-is stuck, and needs not know the image.
+is stuck, and need not know the image.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -58,15 +59,22 @@ def digits_arrays(split: str) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
 
     The split is a fixed shuffle; the grey levels 0 to 16 are spread over 0 to 255.
     """
+    chosen = {"test": slice(_DIGITS_TEST), "train": slice(_DIGITS_TEST, None)}
+    if split not in chosen:
+        raise ValueError(f"split: expected one of {', '.join(sorted(chosen))}, got {split!r}")
+    pixels, labels = _shuffled_digits()
+    return pixels[chosen[split]].copy(), labels[chosen[split]].copy()
+
+
+@functools.cache
+def _shuffled_digits() -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
+    """All of them, parsed once: scikit-learn reads them from text."""
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
     order = np.random.default_rng(_DIGITS_SEED).permutation(len(bunch.images))
-    chosen = {"test": order[:_DIGITS_TEST], "train": order[_DIGITS_TEST:]}
-    if split not in chosen:
-        raise ValueError(f"split: expected one of {', '.join(sorted(chosen))}, got {split!r}")
-    pixels = np.round(bunch.images[chosen[split]] * (255 / 16)).astype(np.uint8)
-    return pixels[..., None], bunch.target[chosen[split]].astype(np.int32)
+    pixels = np.round(bunch.images[order] * (255 / 16)).astype(np.uint8)
+    return pixels[..., None], bunch.target[order].astype(np.int32)
 
 
 def digits(split: str) -> Found:

@@ -65,7 +65,8 @@ def first_spots_of(defense: Defense, shape: Shape | None = None) -> FirstSpots:
 
     Args:
       defense: against two patches at once, or more.
-      shape: of the first patch, one of the threat's; may be left out if there is only one.
+      shape: of the first patch, which is any that may have it; may be left out if the threat has
+        only one.
 
     Raises:
       ValueError: for a threat of one patch; a shape that it does not have; for more choices than
@@ -78,16 +79,21 @@ def first_spots_of(defense: Defense, shape: Shape | None = None) -> FirstSpots:
     which = [number for number, shapes in enumerate(threat.patches) if shape in shapes]
     if shape is None or not which:
         raise ValueError(f"shape: expected one of {list(threat.shapes)}, got {shape!r}")
-    rest = threat.patches[: which[0]] + threat.patches[which[0] + 1 :]
+    # Each patch that may have the shape leaves others beside it.
+    rests = dict.fromkeys(threat.patches[:n] + threat.patches[n + 1 :] for n in which)
     first = by_placement.spots_of_one(defense, shape)
-    groups = placements.groups(images.boxes, Threat(threat.image_size, rest, threat.region))
-    count = len(first.hidden) * len(groups.hidden)
+    parts = [
+        placements.groups(images.boxes, Threat(threat.image_size, rest, threat.region))
+        for rest in rests
+    ]
+    others, example = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+    count = len(first.hidden) * len(others)
     if count > MOST_PAIRS:
         raise ValueError(
             f"{defense.name}: expected at most {MOST_PAIRS:,} places of one patch times groups of "
-            f"the others, got {len(first.hidden):,} x {len(groups.hidden):,}"
+            f"the others, got {len(first.hidden):,} x {len(others):,}"
         )
-    together = first.hidden[:, None, :] & groups.hidden[None, :, :]
+    together = first.hidden[:, None, :] & others[None, :, :]
     hidden, at, number = np.unique(
         together.reshape(count, -1), axis=0, return_index=True, return_inverse=True
     )
@@ -96,9 +102,9 @@ def first_spots_of(defense: Defense, shape: Shape | None = None) -> FirstSpots:
             f"{defense.name}: expected at most {by_placement.MOST_ENTRIES:,} choices times masked "
             f"images, got {len(hidden):,} x {len(images):,}"
         )
-    of_choice = np.stack(np.divmod(at, len(groups.hidden)), axis=1)
-    choice = number.reshape(len(first.hidden), len(groups.hidden))
-    return FirstSpots(first, hidden, choice, groups.example, of_choice)
+    of_choice = np.stack(np.divmod(at, len(others)), axis=1)
+    choice = number.reshape(len(first.hidden), len(others))
+    return FirstSpots(first, hidden, choice, example, of_choice)
 
 
 def verdicts_at_first(

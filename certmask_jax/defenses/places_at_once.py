@@ -28,6 +28,8 @@ from certmask_jax.defenses.patchcure_masking import PatchCURE
 from certmask_jax.masks import distinct_unions
 from certmask_jax.tables.prediction_table import PredictionTable
 
+_ASKED_AT_ONCE = CertMask | CertMaskDetection | CrossCert | MinorityReports | PairCover
+
 # Images are looked at in blocks whose intermediate arrays hold about this many numbers.
 _NUMBERS_AT_ONCE = 1 << 25
 
@@ -63,6 +65,17 @@ def by_good_rows(defense: Defense, hidden: NDArray[np.bool_]) -> NDArray[np.bool
     return np.zeros(len(hidden), np.bool_)
 
 
+def asked_alone(defense: Defense, hidden: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """About which places a defense has to be asked one by one: ``bool[S]``.
+
+    Args:
+      defense, hidden: as of ``by_good_rows``.
+    """
+    if isinstance(defense, _ASKED_AT_ONCE):
+        return np.zeros(len(hidden), np.bool_)
+    return ~by_good_rows(defense, hidden)
+
+
 @reproducible()
 def all_places(
     defense: Defense,
@@ -81,8 +94,7 @@ def all_places(
     Returns:
       None for a defense that has to be asked about each place.
     """
-    known = CertMask | CertMaskDetection | CrossCert | MinorityReports | PairCover
-    if not isinstance(defense, known):
+    if not isinstance(defense, _ASKED_AT_ONCE):
         return None
     classes = table.num_classes
     cost = classes**2 if isinstance(defense, CertMask) else classes + hidden.shape[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -21,11 +22,7 @@ _DEVICE_FACTS = ("platform", "kind", "count", "machine")
 def environment() -> dict[str, Any]:
     """Versions and devices, for the provenance of a result."""
     versions = {"python": platform.python_version(), "certmask_jax": __version__}
-    for package in _PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = "not installed"
+    versions |= {package: _installed(package) for package in _PACKAGES}
     devices = jax.local_devices()  # a chunk is one process's: these decide how it is cut
     return {
         "versions": versions,
@@ -37,6 +34,15 @@ def environment() -> dict[str, Any]:
             "machine": platform.machine(),
         },
     }
+
+
+@functools.cache
+def _installed(package: str) -> str:
+    """Its version; what is imported stays what it is, and looking it up reads files."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def of_environment() -> dict[str, Any]:

@@ -81,7 +81,23 @@ class Model:
 
     def param_shapes(self) -> Params:
         """The tree of ``jax.ShapeDtypeStruct``, without allocating."""
-        return jax.eval_shape(lambda: self.init(jax.random.key(0)))
+        try:
+            hash(self)
+        except TypeError:  # one of the user's own, with a field that has no hash
+            return _traced_shapes(self)
+        shapes = _kept_shapes(self, jnp.result_type(float))
+        return jax.tree.map(lambda leaf: leaf, shapes)  # containers of the caller's own
+
+
+def _traced_shapes(model: Model) -> Params:
+    return jax.eval_shape(lambda: model.init(jax.random.key(0)))
+
+
+@functools.lru_cache(maxsize=64)
+def _kept_shapes(model: Model, default: Any) -> Params:
+    """Traced once: a program asks several times, and a trace of a ViT takes longer than a run."""
+    del default  # the floats that a module leaves to JAX, which may be of 64 bits
+    return _traced_shapes(model)
 
 
 def names() -> dict[str, str]:

@@ -11,7 +11,7 @@ from certmask_jax.certification.report import Report, numbers
 from certmask_jax.certification.report.paired import Match, Paired, matches, unmatched
 from certmask_jax.pages import rendering
 from certmask_jax.pages.image_data import key_of
-from certmask_jax.pages.reasons import name_of
+from certmask_jax.pages.mask_words import name_of
 from certmask_jax.pages.run_said import sentences
 
 _MOST_ALONE = 12  # defenses that are named

@@ -12,8 +12,9 @@ from certmask_jax.certification.report import Report, labels
 from certmask_jax.defenses import by_placement
 from certmask_jax.masks import distinct_unions
 from certmask_jax.masks.mask_set import MaskSet
+from certmask_jax.pages.answer_reasons import why_answered
 from certmask_jax.pages.inspected import Inspected, PlaceMap
-from certmask_jax.pages.reasons import one_mask_to_blame, why_answered, why_proved
+from certmask_jax.pages.proof_reasons import one_mask_to_blame, why_proved
 from certmask_jax.tables.prediction_table import NO_LABEL, UNKNOWN
 
 MARGIN_LEVELS = (1e-3, 1e-2, 1e-1, 0.3, 1.0, 3.0)

@@ -9,8 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from certmask_jax.defenses import by_first_placement, by_placement
+from certmask_jax.defenses.by_first_placement import FirstSpots
 from certmask_jax.defenses.by_placement import HOLDS, Spots
 from certmask_jax.defenses.defense import Defense
+from certmask_jax.defenses.places_at_once import asked_alone
 from certmask_jax.masks import distinct_unions
 from certmask_jax.masks.mask_set import MaskSet
 from certmask_jax.masks.threats import Shape
@@ -21,6 +23,10 @@ MOST_SHAPES = 6
 
 MOST_CELLS = 200_000
 """Places times images of all maps of a defense but the first, so that a page stays small."""
+
+MOST_ASKED = 50_000_000
+"""Choices of several patches times images times masked images, of choices that a defense has to be
+asked about one by one: half a minute of one core. Of more there is no map."""
 
 MOST_MASKS = 64
 """Of larger sets no table of pairs is shown: it would have more cells than a page has pixels."""
@@ -131,6 +137,7 @@ def _map_of(
         exact = by_placement.is_exact(defense, spots)
         margins = by_placement.smallest_margins(own, spots)
         return PlaceMap(spots, states, margins, exact)
+    _check_asked(defense, joint, int(rest.sum()))
     worst = np.full(states.shape, -1, np.intp)
     if rest.any():
         states[rest], worst[rest] = by_first_placement.verdicts_at_first(
@@ -139,6 +146,17 @@ def _map_of(
     exact = by_placement.is_exact(defense, joint)
     margins = by_placement.smallest_margins(own, spots)
     return PlaceMap(spots, states, margins, exact, worst, joint.others)
+
+
+def _check_asked(defense: Defense, joint: FirstSpots, images: int) -> None:
+    """``ValueError`` for more choices than a page can wait for."""
+    alone = int(asked_alone(defense, joint.hidden).sum())
+    columns = joint.hidden.shape[1]
+    if alone * images * columns > MOST_ASKED:
+        raise ValueError(
+            f"{defense.name}: expected at most {MOST_ASKED:,} choices of all patches times images "
+            f"times masked images, got {alone:,} x {images:,} x {columns:,}"
+        )
 
 
 def _some_of(shapes: Sequence[Shape]) -> Sequence[Shape]:

@@ -111,8 +111,8 @@ def run(
         most_images=most_images,
     )
     file = page_of_run.page_file(folder) if out is None else out
-    of_boxes = () if sizes is None else sizes.said
-    for line in (*page.missing, *(f"{sizes.source}: {one}" for one in of_boxes if sizes)):
+    of_boxes = [] if sizes is None else [f"{sizes.source}: {line}" for line in sizes.said]
+    for line in (*page.missing, *of_boxes):
         program.say(line)
     page_of_run.write_page(page.html, file)
     return file

@@ -2,91 +2,43 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from certmask_jax.certification.report import Report
 from certmask_jax.certification.report.by_object_size import Share, SizeBin, size_bins
 from certmask_jax.certification.report.numbers import with_interval
-from certmask_jax.data import Dataset, object_boxes, object_shares
 from certmask_jax.pages.charts import Point, Series
-from certmask_jax.programs.certification_job import Job
-from certmask_jax.programs.program import message
-from certmask_jax.tables.image_sets import listing_of
+from certmask_jax.pages.object_sizes import ObjectSizes
 from experiments.papers import figures
 from experiments.papers.accuracy import here, measured
 from experiments.papers.recipes import Table
 from experiments.papers.sheets import NOT_AT_HAND, Sheet
-
-OPTION = "--object-boxes"
-
-
-class Boxes(NamedTuple):
-    """A file of boxes, and the images that it is of."""
-
-    file: Path
-    job: Job
-    native: bool  # patches, and so images, are as the data set has them
-
-    def check(self) -> None:
-        """Reads the file before any long work, where the names of the images are known.
-
-        Raises:
-          ValueError: for what cannot be read, or is of other images; names the option.
-        """
-        listing = listing_of(self.job.dataset)
-        if listing is not None:
-            self.shares(tuple(listing.ids))
-        elif not self.file.exists():
-            raise ValueError(f"{OPTION} {self.file}: expected a file of boxes, found none")
-
-    def shares(self, ids: tuple[str, ...]) -> dict[str, float]:
-        """Id -> how much of what the model sees the objects cover, of images that have boxes.
-
-        Raises:
-          ValueError: for what cannot be read, is of other images, or a box outside its image.
-        """
-        config = self.job.model.data_config
-        config = dataclasses.replace(config, resize=None) if self.native else config
-        try:
-            matched = object_boxes.read(self.file, ids)
-            unknown = [one for one, own in matched.of_image.items() if own.size is None]
-            sizes = {}
-            if unknown:
-                assert isinstance(self.job.dataset, Dataset)
-                sizes = self.job.dataset.original_sizes(unknown)
-            return object_shares.shares(matched.of_image, sizes, config)
-        except (ValueError, OSError) as error:
-            raise ValueError(f"{OPTION} {message(error)}") from error
 
 
 def sheet_of(
     table: Table,
     results: Mapping[str, Mapping[str, Any]],
     reports: Mapping[str, Report],
-    boxes: Boxes,
+    sizes: ObjectSizes,
 ) -> Sheet:
     """A row for each tenth of the image that objects cover, as far as images have such objects.
 
     Args:
       table: whose first row is shown; the others are of other data.
       results, reports: of the run of each ``Row.patch``, as written and as read back.
-      boxes: of the images.
+      sizes: of the objects of that report's images.
 
     Raises:
-      ValueError: as ``Boxes.shares``, and for a run without rows of images.
+      ValueError: for a run without rows of images.
     """
     row = table.rows[0]
     report = reports[row.patch]
-    shares = boxes.shares(tuple(report.ids))
-    covered = np.array([shares.get(one, np.nan) for one in report.ids])
     at = [one.spec for one in report.defenses].index(row.defense)
-    bins = size_bins(report, covered)
-    known = int(np.isfinite(covered).sum())
+    bins = size_bins(report, sizes.shares)
+    known = int(np.isfinite(sizes.shares).sum())
     series = [
         Series(
             name,
@@ -99,7 +51,7 @@ def sheet_of(
     ]
     return Sheet(
         measured=f"{measured(results[row.patch])} Against `{row.patch}`, `{row.defense}`. "
-        f"{known:,} of {report.num_images:,} images have boxes in {boxes.file.name}.",
+        f"{known:,} of {report.num_images:,} images have boxes in {sizes.source}.",
         titles=("objects cover", "images", "undefended", "clean", "certified", "the paper's"),
         rows=[
             [
@@ -117,7 +69,7 @@ def sheet_of(
             "with_boxes": known,
             "bins": [_numbers(one, at) for one in bins],
         },
-        below=["The paper's figures are not at hand."],
+        below=["The paper's figures are not at hand.", *sizes.said],
         svg=figures.drawn(
             series, "percent of the image that objects cover", f"{table.name}: {table.title}"
         ),

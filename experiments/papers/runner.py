@@ -13,17 +13,19 @@ import contextlib
 import dataclasses
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from certmask_jax.certification import report
 from certmask_jax.files import fingerprint
-from certmask_jax.programs import certify, evidence_entries, paths, program
+from certmask_jax.pages.object_sizes import ObjectSizes
+from certmask_jax.programs import boxes_of_run, certify, evidence_entries, page_options, program
 from certmask_jax.programs.certification_job import opened
 from certmask_jax.programs.certification_options import parser as certify_parser
 from certmask_jax.programs.certification_options import read_config
 from certmask_jax.programs.command_line import CommandLine, check_not_typed, check_uses
+from certmask_jax.programs.page_options import PageOptions
 from experiments.papers import accuracy, by_class, by_object, mask_counts, run_times, sheets
 from experiments.papers.recipes import Job, Paper, Row, Shows, Table
 from experiments.papers.sheets import Sheet
@@ -68,14 +70,6 @@ def parser(paper: Paper) -> CommandLine:
         action="store_true",
         help=f"{QUICK} images (default: all, or --num-images)",
     )
-    if by_object.OPTION not in parse._option_string_actions:
-        group.add_argument(
-            by_object.OPTION,
-            type=paths.local_path,
-            metavar="FILE",
-            help="where the objects are, for tables by their size: CSV of image ids and "
-            "x0,y0,x1,y1 in pixels of the files, COCO's JSON, or a folder of XML",
-        )
     return parse
 
 
@@ -121,7 +115,8 @@ def run(paper: Paper, words: Sequence[str]) -> int:
     if arguments.dry_run:
         return 0
     if boxes is not None:
-        sheet = by_object.sheet_of(table, results, reports, boxes)
+        sizes = boxes(reports[table.rows[0].patch])
+        sheet = by_object.sheet_of(table, results, reports, sizes)
     elif table.shows is Shows.CLASSES:
         sheet = by_class.sheet_of(table, results, reports)
     else:
@@ -165,22 +160,30 @@ def _jobs(table: Table, arguments: argparse.Namespace, passed: Sequence[str]) ->
 
 def _boxes(
     table: Table, arguments: argparse.Namespace, jobs: Mapping[str, Job]
-) -> by_object.Boxes | None:
-    """Where the objects are, read before any long work; None for tables that do not ask for it."""
+) -> Callable[[report.Report], ObjectSizes] | None:
+    """What gives the sizes of objects, as far as they are known read before any long work.
+
+    None for tables that do not ask for them.
+    """
     file = arguments.object_boxes
     if table.shows is not Shows.OBJECTS:
         if file is not None:
-            raise ValueError(f"{by_object.OPTION}: has no use with {table.name}")
+            raise ValueError(f"{boxes_of_run.OPTION}: has no use with {table.name}")
         return None
     if file is None:
         raise ValueError(
-            f"{by_object.OPTION}: required for {table.name}, and not given (--help explains)"
+            f"{boxes_of_run.OPTION}: required for {table.name}, and not given (--help explains)"
         )
     words = next(iter(jobs.values())).options
-    config = read_config(certify_parser().parse_args(words))
-    boxes = by_object.Boxes(file, opened(config, ""), config.patch_lives == "native")
-    boxes.check()
-    return boxes
+    job = opened(read_config(certify_parser().parse_args(words)), "")
+    shown = page_options.before(PageOptions(object_boxes=file), job.dataset, job.provenance)
+
+    def sizes(of: report.Report) -> ObjectSizes:
+        found = page_options.sizes_of(shown, of, page_options.sizes_in(job.dataset))
+        assert found is not None  # boxes were given
+        return found
+
+    return sizes
 
 
 def _chosen(table: Table, arguments: argparse.Namespace) -> Table:

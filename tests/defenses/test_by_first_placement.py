@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from defense_cases import CASES, random_set, random_table, robust_of
@@ -9,7 +11,7 @@ from defense_cases import CASES, random_set, random_table, robust_of
 from certmask_jax import defenses, mask_sets
 from certmask_jax.defenses import by_first_placement, by_placement
 from certmask_jax.defenses.by_placement import FAILS, HOLDS, OPEN
-from certmask_jax.masks.combined_sets import several_patches
+from certmask_jax.masks.combined_sets import for_threat, several_patches
 from certmask_jax.masks.threats import Threat
 
 TABLES = 8
@@ -35,7 +37,8 @@ def _hide(pixels, shape, place):
     return pixels[:, row : row + height, col : col + width].all(axis=(1, 2))
 
 
-def _drawn(case, rng, sort):
+def _drawn(case, rng, sort, *, within):
+    """A case whose places differ, and verdicts too; ``within`` an image if not only between two."""
     for _ in range(300):
         masks = random_set(rng, sort)
         try:
@@ -44,28 +47,33 @@ def _drawn(case, rng, sort):
             continue
         shape = defense.threat.shapes[0]
         spots = by_first_placement.first_spots_of(defense, shape)
-        if len(spots.first.hidden) < 2 or (~spots.hidden).sum(axis=1).max() > MOST_FREE:
+        differ = {frozenset(choices) for choices in spots.choice.tolist()}
+        if len(differ) < 2 or (~spots.hidden).sum(axis=1).max() > MOST_FREE:
             continue
         table, labels = random_table(rng, defense, TABLES, 2)
+        is_right = rng.random(table.predictions.shape) < 0.7
+        said = np.where(is_right, labels[:, None], 1 - labels[:, None]).astype(np.int16)
+        table = dataclasses.replace(table, predictions=said)
         found = by_first_placement.verdicts_at_first(defense, table, labels, spots)
-        if {FAILS, HOLDS} <= set(np.unique(found[0])):
+        both = {FAILS, HOLDS}
+        if any(both <= set(one) for one in (found[0].tolist() if within else [found[0].ravel()])):
             return defense, shape, spots, table, labels, *found
     raise AssertionError("no small case was drawn")
 
 
 @pytest.mark.parametrize(
-    ("name", "sort"),
+    ("name", "sort", "within"),
     [
-        ("double_masking", "several patches"),
-        ("challenger_masking", "other sizes"),
-        ("minority_reports", "several patches"),
-        ("certmask_detection", "other sizes"),
+        ("double_masking", "other sizes", False),
+        ("challenger_masking", "several patches", True),
+        ("minority_reports", "several patches", True),
+        ("certmask_detection", "other sizes", False),
     ],
 )
-def test_each_place_has_the_worst_of_all_places_of_the_other(name, sort):
+def test_each_place_has_the_worst_of_all_places_of_the_other(name, sort, within):
     case = CASES[name]
     rng = np.random.default_rng(sum(map(ord, name + sort)))
-    defense, shape, spots, table, labels, states, worst = _drawn(case, rng, sort)
+    defense, shape, spots, table, labels, states, worst = _drawn(case, rng, sort, within=within)
     pixels, threat = _pixels(defense), defense.threat
     (others,) = [p for i, p in enumerate(threat.patches) if i != threat.patches.index((shape,))]
     for row, col in _places(threat, shape):
@@ -93,6 +101,28 @@ def test_each_place_has_the_worst_of_all_places_of_the_other(name, sort):
     everywhere = (states == HOLDS).all(axis=1)
     np.testing.assert_array_equal(everywhere, defense.worst_case(table, labels))
     assert (worst[states == HOLDS] == -1).all()
+
+
+def test_any_patch_that_has_the_shape_may_be_the_first():
+    """2x2 beside 3x1 or beside 1x3, as either patch may be the 2x2; against all placements."""
+    threat = Threat((3, 4), (((2, 2), (1, 3)), ((2, 2), (3, 1))))
+    masks = for_threat(threat, lambda n, p: mask_sets.budgeted_grid(n, p, masks_per_axis=(2, 2)))
+    defense = defenses.double_masking(masks)
+    pixels = _pixels(defense)
+    spots = by_first_placement.first_spots_of(defense, (2, 2))
+    for row, col in _places(threat, (2, 2)):
+        first = _hide(pixels, (2, 2), (row, col))
+        possible = {
+            (first & _hide(pixels, shape, place)).tobytes()
+            for shape in ((2, 2), (1, 3), (3, 1))
+            for place in _places(threat, shape)
+        }
+        i = np.searchsorted(spots.first.rows, row, side="right") - 1
+        j = np.searchsorted(spots.first.cols, col, side="right") - 1
+        looked_at = spots.hidden[spots.choice[spots.first.spot[i, j]]]
+        assert {one.tobytes() for one in looked_at} <= possible
+        for one in possible:
+            assert (~(looked_at & ~np.frombuffer(one, bool)).any(axis=1)).any()
 
 
 def test_a_choice_as_a_threat_is_hidden_by_what_hides_all_of_it():

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -134,3 +137,25 @@ def test_empty_image_folder(tmp_path):
     (tmp_path / "cat").mkdir()
     with pytest.raises(ValueError, match="at least 1 image"):
         data.load("image_folder", data_config=CONFIG, data_dir=tmp_path)
+
+
+def test_shapes_are_traced_once_and_given_as_the_callers_own(monkeypatch):
+    traced = []
+    init = models.Model.init
+    monkeypatch.setattr(models.Model, "init", lambda *of: traced.append(1) or init(*of))
+    options = {"num_classes": 3, "input_size": (12, 16)}
+    first = models.create("vit_digits", **options).param_shapes()
+    first["params"].clear()
+    second = models.create("vit_digits", **options).param_shapes()
+    assert len(traced) == 1
+    assert second["params"]["head"]["kernel"].shape[1] == 3
+    half = models.create("vit_digits", **options, param_dtype="bfloat16").param_shapes()
+    other = models.create("vit_digits", num_classes=3, input_size=(8, 16)).param_shapes()
+    assert half["params"]["head"]["kernel"].dtype == jnp.bfloat16
+    assert other["params"]["pos_embed"].shape != second["params"]["pos_embed"].shape
+    assert len(traced) == 3
+
+
+def test_shapes_of_a_model_that_has_no_hash():
+    model = dataclasses.replace(models.create("vit_digits"), name=["of", "mine"])
+    assert model.param_shapes() == models.create("vit_digits").param_shapes()

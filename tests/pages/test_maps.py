@@ -13,7 +13,9 @@ import pytest
 
 from certmask_jax.defenses import by_first_placement
 from certmask_jax.masks.threats import Threat
-from certmask_jax.programs import page_of_run
+from certmask_jax.pages import inspected
+from certmask_jax.programs import defense_specs, page_of_run
+from certmask_jax.tables.prediction_table import from_labels
 
 STATE = {True: "h", False: "f"}
 
@@ -106,3 +108,25 @@ def test_of_many_shapes_some_have_a_map_and_a_defense_without_says_why(monkeypat
     assert len(shapes["maps"]) == 1
     assert shapes["note"] == "1 of the 2 shapes of the patch have a map here."
     assert two["noMap"].startswith("No map of places: there are too many places to look at one by")
+
+
+def test_a_page_does_not_wait_for_choices_that_are_asked_about_one_by_one(monkeypatch):
+    defense = defense_specs.build("plurality:masks_per_axis=2", (4, 4), mapped_run.TWO)
+    rng = np.random.default_rng(1)
+    table = from_labels(rng.integers(0, 2, (3, len(defense.masked_images))),
+                        defense.masked_images, num_classes=2)  # fmt: skip
+    choices = len(by_first_placement.first_spots_of(defense).hidden)
+    given = defense, table, np.zeros(3, np.int32), np.array([False, True, False])
+    asked = choices * 2 * len(defense.masked_images)
+    monkeypatch.setattr(inspected, "MOST_ASKED", asked)
+    assert len(inspected.inspect(*given).maps) == 1
+    monkeypatch.setattr(inspected, "MOST_ASKED", asked - 1)
+    without = inspected.inspect(*given)
+    assert without.maps == ()
+    assert without.note.startswith("there are too many places to look at one by one (plurality: ")
+    # Of one whose places are looked at at once none is asked about.
+    monkeypatch.setattr(inspected, "MOST_ASKED", 0)
+    quick = defense_specs.build("challenger_masking:masks_per_axis=2", (4, 4), mapped_run.TWO)
+    table = from_labels(rng.integers(0, 2, (3, len(quick.masked_images))), quick.masked_images,
+                        num_classes=2)  # fmt: skip
+    assert len(inspected.inspect(quick, table, *given[2:]).maps) == 1

@@ -10,7 +10,7 @@ from certmask_jax.defenses import DoubleMasking
 from certmask_jax.mask_sets import MaskSet
 from certmask_jax.masks.threats import Threat
 from certmask_jax.pages.inspected import inspect
-from certmask_jax.pages.reasons import one_mask_to_blame, why_proved
+from certmask_jax.pages.proof_reasons import one_mask_to_blame, why_proved
 from certmask_jax.tables.prediction_table import from_labels
 
 

@@ -185,6 +185,22 @@ def test_with_chunks_of_one_milliseconds_choose_what_passes_do(tmp_path, capsys,
     assert milliseconds["budget_unit"] == "ms"
 
 
+def test_times_of_another_choice_in_the_same_folder_are_not_taken(tmp_path, capsys, monkeypatch):
+    slow = []
+
+    def measured(engine, image, least):
+        slow.append(least)
+        return WaveTimes((1,), (100.0 * len(slow),), (1,))
+
+    monkeypatch.setattr(wave_times, "measured", measured)
+    words = ["--model", "nearest_mean:create", "--num-images", "8", "--budget", "9ms"]
+    words += ["--defense", "double_masking:masks_per_axis=2", "--out", str(tmp_path / "run")]
+    for patch, least in (("1", 400), ("2", 800), ("1", 400)):
+        assert choose.main([*words, "--patch", patch]) == 2
+        assert f"expected at least {least} ms an image" in capsys.readouterr().err
+    assert slow == [4, 4]
+
+
 def test_a_model_that_evaluates_all_of_an_image_together_has_no_such_budget(monkeypatch, tmp_path):
     class Engine:
         by_items = False

@@ -11,8 +11,9 @@ from PIL import Image
 from certmask_jax.data import digits_arrays
 from certmask_jax.masks.threats import Threat
 from certmask_jax.programs import attack, certify
-from certmask_jax.programs.attacking import given_places
+from certmask_jax.programs.attacking import given_patch_table, given_places
 from certmask_jax.programs.attacking.attack_folder import LINES
+from certmask_jax.programs.attacking.attacked_run import Claim, Claims
 from certmask_jax.programs.attacking.given_patches import GivenPatch, fitted, pasted, read
 
 DEFENSE = "double_masking:masks_per_axis=2"
@@ -192,6 +193,34 @@ def test_every_patch_is_put_on_every_image_and_every_defense_asked(tested, run):
         assert entry["all_patches"] == (12 - len(wrong)) / 12
         assert entry["all_patches"] <= min(entry["patches"].values())
     assert defended["worst_case"] <= defended["all_patches"]
+
+
+def test_images_that_were_not_asked_about_with_every_patch_do_not_count():
+    ids = ("a", "b", "c")
+    claims = Claims(
+        ids, (0, 0, 0), {"undefended": tuple(Claim(n, n < 2, False, 1.0) for n in range(3))}
+    )
+    right = {
+        ("x", "a"): True,
+        ("y", "a"): False,
+        ("x", "b"): True,
+        ("y", "b"): True,
+        ("x", "c"): True,
+    }
+    lines = [
+        {"defense": "undefended", "patch": patch, "image": image, "right": is_right,
+         "broken": None, "certified": False}
+        for (patch, image), is_right in right.items()
+    ]  # fmt: skip
+    patches = [_patch(2, 2, name="x"), _patch(2, 2, name="y")]
+    [entry] = given_patch_table.summary(lines, ["undefended"], patches, claims)
+    assert (entry["images"], entry["clean"]) == (2, 1.0)
+    assert entry["patches"] == {"x": 1.0, "y": 0.5}
+    assert entry["all_patches"] == 0.5
+    assert entry["contradictions"] == []
+    lines[-1] |= {"broken": True, "certified": True}  # which is told at once
+    [entry] = given_patch_table.summary(lines, ["undefended"], patches, claims)
+    assert (entry["images"], entry["contradictions"]) == (2, ["c"])
 
 
 def test_it_goes_on_and_other_patches_are_another_test(tested, run, capsys):

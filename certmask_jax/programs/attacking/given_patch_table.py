@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,12 +20,18 @@ def summary(
 ) -> list[dict[str, Any]]:
     """What share of images is right with each patch, with every one of them, and without any.
 
+    Images that were not asked about with every patch yet, in a test that was stopped, do not count,
+    but for ``contradictions``.
+
     Those of ``specs`` in their order, each with its images, ``clean``, ``worst_case``, ``patches``
-    by name, ``all_patches`` and the 95% intervals of all these.
+    by name, ``all_patches`` and the 95% intervals of all these, and ``contradictions``, the images
+    that a patch broke though they are certified.
     """
     made = []
     for spec in specs:
-        own = [line for line in lines if line["defense"] == spec]
+        every = [line for line in lines if line["defense"] == spec]
+        asked = Counter(line["image"] for line in every)
+        own = [line for line in every if asked[line["image"]] == len(patches)]
         row_of = {image_id: row for row, image_id in enumerate(claims.ids)}
         images = sorted({row_of[line["image"]] for line in own})
         count = max(1, len(images))
@@ -52,7 +59,7 @@ def summary(
             if value is not None
         }
         entry["contradictions"] = [
-            line["image"] for line in own if line["broken"] and line["certified"]
+            line["image"] for line in every if line["broken"] and line["certified"]
         ]
         made.append(entry)
     return made

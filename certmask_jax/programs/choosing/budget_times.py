@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from certmask_jax.certification import evaluation
 from certmask_jax.defenses import Defense
+from certmask_jax.files import fingerprint
 from certmask_jax.files.storage import AnyPath
 from certmask_jax.inference.engine_choice import engine_for
 from certmask_jax.programs import program
@@ -60,7 +61,9 @@ def of_variants(
             program.say("timing chunks of the model")
             return wave_times.measured(engine, image, least)
 
-        times[name] = wave_times.kept(folder, name, measure)
+        # A choice that could afford nothing leaves its times, and its folder may become another's.
+        of = fingerprint.of_facts({**job.identity, "first": least})[:8]
+        times[name] = wave_times.kept(folder, f"{name} {of}", measure)
     return times
 
 

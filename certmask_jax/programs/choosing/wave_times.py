@@ -105,7 +105,8 @@ def measured(
 def kept(folder: AnyPath, name: str, measure: Callable[[], WaveTimes]) -> WaveTimes:
     """The times of a model variant, as an earlier session wrote them, or measured and written.
 
-    A choice that goes on counts by the times that it began with.
+    A choice that goes on counts by the times that it began with. ``name`` tells it from others that
+    may have been begun in the same folder.
 
     Raises:
       ValueError: when the file is damaged.
