@@ -1,8 +1,10 @@
-"""Text that can be written anywhere, and lists of names that stay short."""
+"""Text that can be written anywhere, lists of names that stay short, and JSON as it comes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
 
 
 def encodable(text: str) -> str:
@@ -18,3 +20,22 @@ def some(names: Sequence[str], shown: int = 5) -> str:
     """``"a, b, ... (9 in all)"``: the first names, and how many there are if that is more."""
     more = f", ... ({len(names)} in all)" if len(names) > shown else ""
     return f"{', '.join(names[:shown])}{more}"
+
+
+def json_of(
+    text: str | bytes, *, each_object: Callable[[list[tuple[str, Any]]], Any] | None = None
+) -> Any:
+    """What JSON from a file says.
+
+    Args:
+      text: of the file.
+      each_object: makes of an object's names and values what stands for it (None: a dict).
+
+    Raises:
+      ValueError: for anything else, also where it is nested more deeply than Python can read, which
+        ``json.loads`` alone ends with a ``RecursionError`` that nobody expects of a file.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=each_object)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply to be read") from error

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from certmask_jax._settings import SettingError
-from certmask_jax._text import some
+from certmask_jax._text import json_of, some
 from certmask_jax.data.listing import ImageFile
 from certmask_jax.files import fingerprint
 
@@ -159,7 +158,7 @@ def _read_line(path: Path, number: int, text: str) -> Line:
     """A line; ``ValueError`` says which one is damaged."""
     needed = _NEEDED if number > 1 else {}
     try:
-        line = dict(json.loads(text))
+        line = dict(json_of(text))
         if not all(isinstance(line[key], kind) for key, kind in needed.items()):
             raise ValueError(f"expected {', '.join(needed)}")
     except (ValueError, KeyError, TypeError) as error:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 from pathlib import Path
 from typing import Any
 
-from certmask_jax._text import encodable
+from certmask_jax._text import encodable, json_of
 
 # Titles of the column of outputs, in small letters without anything else.
 _OUTPUTS = frozenset(
@@ -39,7 +38,7 @@ def read_class_index(path: Path) -> dict[str, int]:
         raise ValueError(f"{path}: expected text in UTF-8, got other bytes ({error})") from error
     if path.suffix.lower() == ".json" or text.lstrip().startswith(("{", "[")):
         try:
-            pairs = _of_json(json.loads(text, object_pairs_hook=_each_once))
+            pairs = _of_json(json_of(text, each_object=_each_once))
         except ValueError as error:
             raise ValueError(f"{path}: expected JSON of names and outputs ({error})") from error
     else:

@@ -9,12 +9,11 @@ from __future__ import annotations
 import collections
 import csv
 import io
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from certmask_jax._text import encodable, some
+from certmask_jax._text import encodable, json_of, some
 from certmask_jax.data.class_mapping import wnid
 
 FILES = ("LOC_synset_mapping.txt", "synset_words.txt", "imagenet_class_index.json")
@@ -92,7 +91,7 @@ def find(data_dir: Path, names: Sequence[str]) -> tuple[str, ...] | None:
 
 def _of_json(path: Path, text: str) -> tuple[dict[str, str], list[str]]:
     try:
-        content = json.loads(text)
+        content = json_of(text)
     except ValueError as error:
         raise ValueError(f"{path}: expected JSON of names ({error})") from error
     if isinstance(content, list) and all(isinstance(one, str) for one in content):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 import re
 import xml.etree.ElementTree as xml
@@ -17,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from certmask_jax._text import encodable, some
+from certmask_jax._text import encodable, json_of, some
 from certmask_jax.data.folders import suffixes
 from certmask_jax.data.label_tables import FILE_COLUMNS
 
@@ -77,7 +76,10 @@ def read(path: Path, ids: Sequence[str]) -> Matched:
             raise ValueError(f"{path}: expected a folder of XML files with boxes, found none")
         names, others = _matched(path, [name.removesuffix(".xml") for name in files], ids)
         read_files = {image: _of_xml(files[f"{name}.xml"]) for name, image in names.items()}
-        return Matched({image: own for image, own in read_files.items() if own.boxes}, others)
+        with_boxes = {image: own for image, own in read_files.items() if own.boxes}
+        if not with_boxes:
+            raise ValueError(f"{path}: expected at least 1 box of an image of the run, got none")
+        return Matched(with_boxes, others)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: expected a file or folder with boxes, found none")
     try:
@@ -197,33 +199,40 @@ def _of_string(where: str, text: str) -> tuple[Box, ...]:
 
 def _of_coco(path: Path, text: str) -> dict[str, Objects]:
     try:
-        content = json.loads(text)
+        content = json_of(text)
         images = {one["id"]: one for one in content["images"]}
-        boxes: dict[Any, list[Box]] = {}
-        for one in content["annotations"]:
-            left, top, width, height = one["bbox"]
-            where = f"{path}, annotation {one.get('id', len(boxes))}"
-            boxes.setdefault(one["image_id"], []).append(
-                _box(where, [left, top, left + width, top + height])
+        found = [
+            (
+                one.get("id", place),
+                images[one["image_id"]],
+                encodable(str(images[one["image_id"]]["file_name"])),
+                list(one["bbox"]),
             )
-        named = {
-            encodable(str(images[number]["file_name"])): (images[number], own)
-            for number, own in boxes.items()
-        }
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+            for place, one in enumerate(content["annotations"])
+        ]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{path}: expected COCO's JSON, images with file_name and annotations with image_id "
             f"and bbox ({type(error).__name__}: {error})"
         ) from error
-    return {
-        name: Objects(
-            tuple(own),
-            _size(f"{path}, {name}", (image["height"], image["width"]))
-            if "height" in image and "width" in image
-            else None,
-        )
-        for name, (image, own) in named.items()
-    }
+    made: dict[str, Objects] = {}
+    image_of: dict[str, Any] = {}
+    for number, image, name, corner in found:
+        where = f"{path}, annotation {number}"
+        if image_of.setdefault(name, image) is not image:
+            raise ValueError(f"{where}: expected one image for each file_name, got two of {name}")
+        if len(corner) != 4:
+            raise ValueError(f"{where}: expected bbox as [x, y, width, height], got {corner}")
+        left, top, width, height = _numbers(where, corner)
+        boxes = (_box(where, [left, top, left + width, top + height]),)
+        if name in made:
+            made[name] = made[name]._replace(boxes=made[name].boxes + boxes)
+        else:
+            sides = [image.get(side) for side in ("height", "width")]
+            made[name] = Objects(
+                boxes, None if None in sides else _size(f"{path}, {name}", tuple(sides))
+            )
+    return made
 
 
 def _of_xml(file: Path) -> Objects:

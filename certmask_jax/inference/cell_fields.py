@@ -28,6 +28,10 @@ MIXES = (
 )
 """What there is to say where cells do not keep their bits."""
 
+_LAST_BITS, _LAST_ROUGH_BITS = 2.0**-10, 2.0**-3
+"""How much of the largest number of all cells may be a matter of rounding: of products in float32,
+and of those that drop bits. A convolution by Fourier transform changes some millionths."""
+
 
 def check_fields(
     function: Callable[[Any, Array], Array],
@@ -91,33 +95,63 @@ def cells_keep_bits(
     field: tuple[int, int],
     stride: tuple[int, int],
     images: int,
+    exact: bool,
+    what: str,
 ) -> bool:
-    """Whether patches of noise, at many places, leave the bits of all other cells alone.
+    """Whether patches of noise or white, at many places, leave the bits of all other cells alone.
+
+    Gradients do not see what is rounded or compared on its way to a cell. This does, as a cell then
+    changes by more than its last bits.
 
     Args:
       cells: ``uint8[B, h, w, c] -> [B, H, W, ...]``: the program that will be used.
       image_shape: ``(height, width, channels)`` of its images.
       field, stride: of the cells, (height, width) in pixels.
       images: B, as many as are evaluated at once.
+      exact: whether products have all bits of float32, so that last bits are small.
+      what: whose cells they are, for the error.
+
+    Raises:
+      ValueError: for a cell that changes by more than its last bits: it sees other pixels.
     """
     height, width, _ = image_shape
     random = np.random.default_rng(0)
     clean = np.repeat(random.integers(0, 256, (1, *image_shape), np.uint8), images, axis=0)
     patched, met = clean.copy(), []
     sides = max(1, height // 4), max(1, width // 4)
-    for image in patched:
+    for number, image in enumerate(patched):
         top, left = (
             int(random.integers(n - s + 1)) for n, s in zip((height, width), sides, strict=True)
         )
         where = (slice(top, top + sides[0]), slice(left, left + sides[1]))
-        image[where] = random.choice(np.array([0, 255], np.uint8), image[where].shape)
+        noise = random.choice(np.array([0, 255], np.uint8), image[where].shape)
+        image[where] = 255 if number % 2 else noise  # means hardly tell noise from noise
         met.append((top, left))
     with unguarded():
         before, after = (np.asarray(cells(part)) for part in (clean, patched))
     same = (before == after) | ((before != before) & (after != after))
     same = same.reshape(*same.shape[:3], -1).all(axis=-1)
     may = np.stack([_met(at, sides, same.shape[1:], field, stride) for at in met])
-    return bool((same | may).all())
+    changed = ~(same | may)
+    if not changed.any():
+        return True
+    before, after = (
+        part.reshape(*changed.shape, -1).astype(np.float64) for part in (before, after)
+    )
+    largest = np.abs(before[np.isfinite(before)]).max(initial=0)
+    by = np.nan_to_num(np.abs(after - before), nan=np.inf).max(axis=-1)
+    by = np.where(changed, by, 0.0)
+    image_of, row, column = np.unravel_index(int(by.argmax()), by.shape)
+    if by.max() > (_LAST_BITS if exact else _LAST_ROUGH_BITS) * largest:
+        top, left = met[image_of]
+        raise ValueError(
+            f"{what}: expected the cell ({row}, {column}) to stay as it is when the pixels from "
+            f"({top}, {left}) to ({top + sides[0]}, {left + sides[1]}), exclusive, change, as its "
+            f"field of {field[0]}x{field[1]} and stride of {stride[0]}x{stride[1]} say, but it "
+            f"changed by {by.max():.3g}, where numbers are up to {largest:.3g}; give the true "
+            "field and stride"
+        )
+    return False
 
 
 def _met(

@@ -149,6 +149,9 @@ def local_cells_keep_bits(
       local, params, preprocessing: the model.
       image_shape: ``(h, w, c)`` of its images.
       images: as many as a device evaluates at once.
+
+    Raises:
+      ValueError: for a cell that sees other pixels.
     """
     source = LocalSource(local)
     program = jax.jit(lambda held, pixels: source.evidence(held, pixels, preprocessing).parts)
@@ -158,6 +161,8 @@ def local_cells_keep_bits(
         field=(local.field, local.field),
         stride=(local.stride, local.stride),
         images=images,
+        exact=preprocessing.precision == "highest",
+        what="local logits",
     )
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ import jax
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from certmask_jax._text import json_of
 from certmask_jax.files.local_paths import local_path
 from certmask_jax.inference.preprocessing import check_images
 
@@ -69,7 +69,7 @@ def read_guard(path: str | os.PathLike[str]) -> ExportedGuard:
     file = local_path(path)
     content, text = file.read_bytes(), manifest_of(file).read_bytes()
     try:
-        manifest = json.loads(text)
+        manifest = json_of(text)
         shape, digest, platforms = (
             manifest[name] for name in ("image_shape", "sha256", "platforms")
         )

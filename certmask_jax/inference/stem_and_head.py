@@ -127,6 +127,8 @@ class StemAndHead(WholeImages):
             field=self.apply_fn.field,
             stride=self.apply_fn.stride,
             images=self.stem_sizes[-1],
+            exact=self.preprocessing.precision == "highest",
+            what="the stem",
         )
 
     @unguarded()

@@ -308,7 +308,9 @@ def _dataset_and_model(config: Config, head: int | None) -> tuple[data.Dataset, 
     model = config.model.create()
     given = config.model.num_classes
     outputs = given or head
-    if outputs is None and config.data.dataset == "image_list":
+    if outputs is None and (
+        config.data.dataset == "image_list" or config.model.has_fixed_outputs()
+    ):
         outputs = model.num_classes
     try:
         dataset = config.data.load(

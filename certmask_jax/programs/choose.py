@@ -11,9 +11,11 @@ import dataclasses
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from certmask_jax._text import json_of
 from certmask_jax.certification import certified_size, evaluation
 from certmask_jax.certification.report.labels import against
 from certmask_jax.certification.successive_halving import Dropped, Measured, Search, rungs, search
@@ -34,7 +36,9 @@ from certmask_jax.programs.command_line import CommandLine, as_options
 from certmask_jax.programs.printing import width_of
 from certmask_jax.programs.run_folder import write_report
 
-RESULT = "choice.json"
+RESULT, ASKED = "choice.json", "asked.json"
+"""What a choice came to, and what was asked of it."""
+
 TO_BE_GONE_ON_WITH = 3
 """Exit status of a choice that ended as it had no more time."""
 
@@ -60,7 +64,7 @@ def run(options: ChooseOptions, words: Sequence[str]) -> int:
     with as_options("calibrate", "num_images"):
         chosen_on, others = halves(job.dataset, options.calibrate, options.seed)
     folder = config.out or Path("runs") / _name(job, options, found)
-    _check_folder(folder)
+    _check_folder(folder, _asked(options))
     times = budget_times.of_variants(options, jobs, found, folder)
     least = [one.least(options.budget_of, times.get(one.variant.name)) for one in found]
     affordable = [number for number, cost in enumerate(least) if cost <= options.budget]
@@ -86,6 +90,8 @@ def run(options: ChooseOptions, words: Sequence[str]) -> int:
     )
     if not affordable:
         raise ValueError(nothing_left(choice))
+    folder.mkdir(parents=True, exist_ok=True)
+    whole_files.write_text(folder / ASKED, json.dumps(_asked(options), indent=1))
     program.say(
         f"{len(affordable)} of {len(found)} candidates on up to {len(chosen_on)} images, then the "
         f"best on {len(others)} others"
@@ -193,27 +199,47 @@ def _check(attacks: Sequence[Threat], sizes: Sequence[str]) -> None:
         )
 
 
-def _check_folder(folder: AnyPath) -> None:
-    """Refuses a folder that holds something else; whose runs these are, each run checks."""
+def _check_folder(folder: AnyPath, asked: Mapping[str, Any]) -> None:
+    """Refuses a folder that holds something else; whose runs these are, each run checks.
+
+    What is asked of a choice decides its front only at the end, after all rounds: that it is the
+    same is looked at before them.
+    """
     if not folder.exists():
         return
-    files = {RESULT, wave_times.FILE}
+    files = {RESULT, ASKED, wave_times.FILE}
     known = {*files, *(f"{name}{whole_files.UNFINISHED}" for name in files), "rounds", "reported"}
     if not folder.is_dir() or not {file.name for file in folder.iterdir()} <= known:
         raise FileExistsError(
             f"--out {folder}: expected a new or empty folder, or this same choice to go on with, "
             "but it holds other files; choose another name"
         )
+    try:
+        there = json_of((folder / ASKED).read_bytes())
+    except FileNotFoundError:
+        return
+    except ValueError as error:
+        raise ValueError(f"{folder / ASKED}: is damaged ({error}); choose another --out") from error
+    differences = fingerprint.differences(there, dict(asked))
+    if differences:
+        raise FileExistsError(
+            f"--out {folder}: expected this same choice to go on with, but "
+            f"{'; '.join(differences[:5])}; choose another name, or give the command of that choice"
+        )
+
+
+def _asked(options: ChooseOptions) -> dict[str, Any]:
+    """What decides a choice beside its candidates and images, as JSON has it."""
+    names = ("budget", "unit", "budget_of", "seed", "calibrate", "least_clean", "floors")
+    facts = {name: getattr(options, name) for name in (*names, "size_weights")}
+    return dict(fingerprint.plain({**facts, "halving": options.halving and options.may_lose}))
 
 
 def _name(job: Job, options: ChooseOptions, found: Sequence[Candidate]) -> str:
     facts = {
         "job": job.name,
         "candidates": [f"{one.spec} {one.variant.name}" for one in found],
-        **{name: getattr(options, name) for name in ("budget", "unit", "budget_of", "seed")},
-        "calibrate": options.calibrate,
-        **{name: getattr(options, name) for name in ("least_clean", "floors", "size_weights")},
-        "halving": options.halving and options.may_lose,
+        **_asked(options),
     }
     return f"choose-{job.name.rpartition('-')[0]}-{fingerprint.of_facts(facts)[:8]}"
 

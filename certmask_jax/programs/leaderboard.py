@@ -8,6 +8,7 @@ and so is a folder that cannot be read, beside which the others have their place
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from certmask_jax._text import json_of
 from certmask_jax.certification import report
 from certmask_jax.certification.report import Report
 from certmask_jax.files import fingerprint, whole_files
@@ -23,7 +25,11 @@ from certmask_jax.files.storage import AnyPath
 from certmask_jax.pages import leaderboard
 from certmask_jax.pages.leaderboard import Attacked, Candidate
 from certmask_jax.programs import evidence_entries, from_tables, paths, program
+from certmask_jax.programs.attacking.attack_folder import SUMMARY
 from certmask_jax.programs.command_line import CommandLine
+
+_ATTACKS = ("attack", "audit", "patches", "universal")
+"""Folders of attacks in that of a run, as programs name them where nothing else is said."""
 
 
 def parser() -> CommandLine:
@@ -106,24 +112,51 @@ def _is_recomputed(folder: AnyPath, result: Report) -> bool:
 
 
 def _attacks(folder: AnyPath) -> dict[str, Attacked]:
-    """What an attack in the folder of a run came to, for each defense that it was aimed at."""
-    file = folder / "attack" / "attack.json"
-    try:
-        results = list(json.loads(file.read_bytes())["results"])
-        return {str(one["defense"]): _attacked(one) for one in results if one["attacked"]}
-    except (FileNotFoundError, NotADirectoryError):
-        return {}
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{file}: is damaged ({error!r})") from error
+    """What attacks in the folder of a run came to, for each defense that they were aimed at.
+
+    A patch for many images, or one that was given, is aimed at none of them: it may contradict a
+    certificate, and what it leaves right says nothing beside patches that were searched for.
+    """
+    found: dict[str, Attacked] = {}
+    against: dict[str, set[str]] = {}
+    for name in _ATTACKS:
+        file = folder / name / SUMMARY
+        try:
+            results = json_of(file.read_bytes())["results"]
+            # Of a patch for many images each half has its own.
+            lines = [*itertools.chain(*results.values())] if isinstance(results, dict) else results
+            for one in lines:
+                against.setdefault(str(one["defense"]), set()).update(_contradicted(one))
+                if one.get("attacked"):
+                    found.setdefault(str(one["defense"]), _attacked(one))
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{file}: is damaged ({error!r})") from error
+    nothing = Attacked(0, 0, 0)
+    return {
+        spec: found.get(spec, nothing)._replace(contradictions=len(images))
+        for spec, images in against.items()
+        if spec in found or images
+    }
+
+
+def _contradicted(line: Mapping[str, Any]) -> list[str]:
+    """Images whose certificate an attack contradicts; an audit has them beside the certificates."""
+    if "contradictions" in line:
+        return list(map(str, line["contradictions"]))
+    certificates = line["certificates"]  # None of the plain model
+    return [] if certificates is None else list(map(str, certificates["contradicted"]))
 
 
 def _attacked(line: Mapping[str, Any]) -> Attacked:
+    images, attacked = int(line["images"]), int(line["attacked"])
     left_right = None
-    if line["under_attack"] is not None:
+    # An audit counts what it did not attack as right.
+    if line["under_attack"] is not None and attacked >= line.get("right", attacked):
         low, high = line["intervals"]["under_attack"]
         left_right = float(line["under_attack"]), (float(low), float(high))
-    counts = int(line["images"]), int(line["attacked"]), len(line["contradictions"])
-    return Attacked(*counts, left_right)
+    return Attacked(images, attacked, 0, left_right)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

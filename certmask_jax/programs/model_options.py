@@ -77,6 +77,11 @@ class ModelOptions:
             self._created[num_classes] = self._create(num_classes)
         return self._created[num_classes]
 
+    def has_fixed_outputs(self) -> bool:
+        """Whether it is a user's own model of one number of outputs, whatever the data have."""
+        path = _path_of_own(self.model)
+        return path is not None and not imported.accepts(path, "num_classes")
+
     def _create(self, num_classes: int | None) -> Model:
         chosen = ("gelu", "pooling", "attention", "input_size")
         with as_options("model", "num_classes", *chosen):

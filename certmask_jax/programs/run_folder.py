@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from typing import Any
 
+from certmask_jax._text import json_of
 from certmask_jax.certification import certified_size, report
 from certmask_jax.files import processes
 from certmask_jax.files.storage import AnyPath
@@ -86,7 +86,7 @@ def files_of(result: report.Report) -> tuple[str, ...]:
 def written(out: AnyPath) -> dict[str, Any] | None:
     """What ``results.json`` says, if it can be read."""
     try:
-        return dict(json.loads((out / report.RESULTS).read_bytes()))
+        return dict(json_of((out / report.RESULTS).read_bytes()))
     except (OSError, ValueError):
         return None
 

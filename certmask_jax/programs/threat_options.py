@@ -219,6 +219,12 @@ def read_area(text: str, image_size: tuple[int, int]) -> int:
     if text.endswith("%"):
         percent = _percent(text, "--patch-area")
         area = math.floor(percent * everything / 100) if math.isfinite(percent) else 0
+        if area == 0 < percent < math.inf:
+            raise ValueError(
+                f"--patch-area: expected at least 1 pixel, but {text} of the {everything} pixels "
+                f"of {image_size[0]}x{image_size[1]} are {percent * everything / 100:.2g}; give "
+                "pixels, or more percent"
+            )
     else:
         area = int(text) if spec_keys.is_number(text) else 0
     if not 1 <= area <= everything:

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from certmask_jax._text import json_of
 from certmask_jax.files import file_systems, storage, whole_files
 from certmask_jax.files.storage import AnyPath
 from certmask_jax.tables.outputs import SCHEMA, Column, Outputs
@@ -184,7 +185,7 @@ class Blocks:
         for name in (*SCHEMA, "labels"):
             file, wanted = self._folder / name / "zarr.json", self._spec(name)["metadata"]
             try:
-                found = json.loads(file.read_bytes())
+                found = json_of(file.read_bytes())
                 if any(found[key] != wanted[key] for key in ("shape", "data_type")):
                     said.append(f"{file}: is damaged (it is of another array)")
             except FileNotFoundError:
@@ -303,7 +304,7 @@ def _raise_os_error(error: Exception, folder: AnyPath) -> None:
 
 def _read_rows(content: bytes) -> Rows:
     """What ``Blocks.write_rows`` wrote; ``ValueError`` or the like where it is damaged."""
-    facts = json.loads(content)
+    facts = json_of(content)
     left_out = {int(row): str(why) for row, why in facts.get("left_out", {}).items()}
     rows = Rows(tuple(facts["ids"]), left_out, tuple(facts.get("bytes", ())))
     if facts["crc32"] != _crc32(rows):

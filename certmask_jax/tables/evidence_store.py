@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from certmask_jax._text import json_of
 from certmask_jax.files import fingerprint, storage, whole_files
 from certmask_jax.files.storage import AnyPath
 from certmask_jax.tables.run_images import Rows
@@ -82,7 +83,7 @@ class EvidenceStore:
                 raise ValueError("checksum")
             with np.load(io.BytesIO(rest), allow_pickle=False) as file:
                 arrays = {name: file[name] for name in EvidenceBlock._fields}
-            known = json.loads(arrays.pop("rows").tobytes())
+            known = json_of(arrays.pop("rows").tobytes())
             if any(len(array) != stop - start for array in arrays.values()):
                 raise ValueError("rows")
         except (ValueError, KeyError, OSError, zipfile.BadZipFile):
@@ -110,7 +111,7 @@ def recorded(folder: AnyPath) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     try:
-        record = dict(json.loads(content))
+        record = dict(json_of(content))
     except (ValueError, TypeError) as error:
         raise ValueError(f"{folder / RECORD}: cannot be read ({error}); remove it") from error
     if record.get("format") != _FORMAT:

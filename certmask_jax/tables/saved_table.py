@@ -9,7 +9,6 @@ and the blocks: zarr arrays ``predictions``, ``margins``, ``confidences``
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from certmask_jax._settings import FolderTakenError, SettingError
+from certmask_jax._text import json_of
 from certmask_jax.files import fingerprint, storage, whole_files
 from certmask_jax.files.storage import AnyPath
 from certmask_jax.masks.distinct_unions import MaskedImages
@@ -63,7 +63,7 @@ def recorded(folder: AnyPath) -> dict[str, Any] | None:
     """
     file = folder / ABOUT
     try:
-        about = dict(json.loads(file.read_bytes().decode()))
+        about = dict(json_of(file.read_bytes().decode()))
         if about["format"] == FORMAT:
             layout(folder, about)
     except (FileNotFoundError, NotADirectoryError):
@@ -157,7 +157,7 @@ def read_images(folder: AnyPath) -> Began | None:
       ValueError: when their file is damaged.
     """
     try:
-        facts = json.loads((folder / IMAGES).read_bytes())
+        facts = json_of((folder / IMAGES).read_bytes())
         return Began(tuple(map(str, facts["ids"])), tuple(map(int, facts["labels"])))
     except (FileNotFoundError, NotADirectoryError):
         return None

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from certmask_jax._settings import FolderTakenError, WritingError
+from certmask_jax._text import json_of
 from certmask_jax.files import file_systems, whole_files
 from certmask_jax.files.fingerprint import differences, of_facts
 from certmask_jax.files.local_paths import in_utf8, local_path
@@ -168,7 +169,7 @@ class Checkpoints:
     def _run_there(self) -> dict[str, Any] | None:
         file = self.folder / _RUN
         try:
-            return dict(json.loads(file.read_text(encoding="utf-8")))
+            return dict(json_of(file.read_text(encoding="utf-8")))
         except (FileNotFoundError, NotADirectoryError):
             return None
         except ValueError as error:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import importlib
-import json
 import re
 from pathlib import Path
 from typing import Any
 
+from certmask_jax._text import json_of
 from certmask_jax.weights import cards, reading
 from certmask_jax.weights.cards import Card
 from certmask_jax.weights.stored import WeightsFile
@@ -93,7 +93,7 @@ class HubRepository:
         if path is None:
             return None, None
         try:
-            facts = json.loads(path.read_text(encoding="utf-8"))
+            facts = json_of(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise ValueError(f"{self}: expected JSON in its {_CONFIG} ({error})") from error
         card = cards.of_timm(facts, str(self)) if isinstance(facts, dict) else None

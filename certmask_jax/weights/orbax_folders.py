@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from certmask_jax._text import json_of
 from certmask_jax.files.local_paths import in_utf8, local_path
 from certmask_jax.weights import kinds
 from certmask_jax.weights.kinds import ORBAX_MARK
@@ -60,7 +60,7 @@ def check_store(folder: Path) -> None:
     """
     import tensorstore
 
-    if not json.loads((folder / ORBAX_MARK).read_text(encoding="utf-8")).get("use_ocdbt"):
+    if not json_of((folder / ORBAX_MARK).read_text(encoding="utf-8")).get("use_ocdbt"):
         return  # of the older layout: a folder for each array
     if not (folder / "manifest.ocdbt").is_file():
         raise FileNotFoundError("no manifest.ocdbt")

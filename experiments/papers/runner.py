@@ -90,6 +90,7 @@ def run(paper: Paper, words: Sequence[str]) -> int:
     if arguments.quick:
         passed += ["--num-images", str(QUICK)]
     root = arguments.out or Path("runs/papers") / _name(paper, table, passed)
+    sheets.check_folder(paper, table, root)
     if table.shows is Shows.COUNTS:
         return _finished(paper, table, mask_counts.sheet_of(table), root)
     jobs = _jobs(table, arguments, passed)

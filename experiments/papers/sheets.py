@@ -10,11 +10,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from certmask_jax._text import json_of
 from certmask_jax.files import whole_files
 from certmask_jax.programs.program import one_line
 from experiments.papers.recipes import Paper, Table
 
 NOT_AT_HAND = "not at hand"
+_FILES = ("table.md", "table.csv", "table.json", "figure.svg")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +48,30 @@ def as_markdown(paper: Paper, table: Table, sheet: Sheet) -> str:
     lines = [_line(sheet.titles), f"|{'---|' * len(sheet.titles)}", *map(_line, sheet.rows)]
     below = [part for sentence in sheet.below for part in ("", sentence)]
     return "\n".join([top, "", sheet.measured, "", *lines, *below])
+
+
+def check_folder(paper: Paper, table: Table, folder: Path) -> None:
+    """``FileExistsError`` for a folder that holds something else than this table and its runs."""
+    if not folder.exists():
+        return
+    names = [file.name for file in folder.iterdir()] if folder.is_dir() else None
+    known = {*_FILES, *(f"{name}{whole_files.UNFINISHED}" for name in _FILES)}
+    if names is None or any(name not in known and not name.startswith("patch-") for name in names):
+        raise FileExistsError(
+            f"--out {folder}: expected a new or empty folder, or this same table to go on with, "
+            "but it holds other files; choose another name"
+        )
+    if (folder / "table.json").exists():
+        try:
+            there = json_of((folder / "table.json").read_bytes())
+            is_this = (there["paper"], there["table"]) == (paper.title, table.name)
+        except (ValueError, KeyError, TypeError):
+            return  # damaged: it is written anew
+        if not is_this:
+            raise FileExistsError(
+                f"--out {folder}: expected this same table to go on with, but it holds "
+                f"{there['table']} of {there['paper']}; choose another name"
+            )
 
 
 def write(paper: Paper, table: Table, sheet: Sheet, folder: Path) -> list[str]:

@@ -77,6 +77,39 @@ def test_results_satisfy_their_schema(name):
         assert not check.is_valid(broken), path
 
 
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        (
+            ("defenses", 0, "worst_case_accuracy"),
+            "x",
+            "[0].worst_case_accuracy: expected number",
+        ),
+        (("defenses", 0, "masks"), True, "defenses[0].masks: expected integer, got True"),
+        (("defenses", 0, "clean_accuracy"), float("nan"), "expected at least 0, got nan"),
+        (("defenses", 0, "false_alert_rate"), 1.5, "false_alert_rate: expected at most 1, got 1.5"),
+        (("defenses", 0, "near_ties", "0.1"), None, "near_ties.0.1: expected integer, got None"),
+        (("defenses", 0, "threat", "image_size"), [8], "expected at least 2 in the list, got [8]"),
+        (("defenses", 1, "guarantee"), "hope", "expected recovery or detection, got 'hope'"),
+        (("defenses",), [], "defenses: expected at least 1 in the list, got []"),
+        (("num_images",), -3, "num_images: expected at least 1, got -3"),
+        (("provenance", "versions"), 3, "provenance.versions: expected object, got 3"),
+    ],
+)
+def test_results_of_another_kind_are_damaged_and_the_place_is_named(tmp_path, path, value, said):
+    report.write(hand_made_reports.usual(), tmp_path)
+    content = json.loads((tmp_path / "results.json").read_text())
+    *inner, last = path
+    place = content
+    for key in inner:
+        place = place[key]
+    place[last] = value
+    (tmp_path / "results.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"results\.json: expected the results of a run") as caught:
+        report.read(tmp_path)
+    assert said in str(caught.value)
+
+
 def test_every_field_of_a_result_is_in_the_schema():
     described = report.schema()
     for record, properties in (

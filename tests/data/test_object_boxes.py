@@ -28,6 +28,18 @@ def _xml(boxes, size=(50, 60)):
     )
 
 
+def _coco(box, *, twice=False):
+    images = [{"id": number, "file_name": "2.jpg"} for number in range(2)]
+    annotations = [{"image_id": number, "bbox": box} for number in range(1 + twice)]
+    return json.dumps({"images": images, "annotations": annotations})
+
+
+def test_numbers_of_coco_that_are_text_are_numbers(tmp_path):
+    file = tmp_path / "boxes.json"
+    file.write_text(_coco(["1", "2", "3", "4"]))
+    assert read(file, IDS).of_image == {"dog/2.jpg": Objects(((1, 2, 4, 6),), None)}
+
+
 def test_all_kinds_say_the_same(tmp_path):
     csv = tmp_path / "boxes.csv"
     rows = [f"{one},{','.join(map(str, box))},60,50" for one, own in BOXES.items() for box in own]
@@ -108,6 +120,11 @@ def test_which_image_a_name_means(tmp_path, name, image):
         ("b.json", "{", "expected COCO's JSON"),
         ("b.json", "{}", "expected COCO's JSON, images with file_name"),
         ("b.json", '{"images": [], "annotations": []}', "expected at least 1 box"),
+        ("b.json", "[" * 100_000, "b.json: expected COCO's JSON"),
+        ("b.json", _coco([0, 0, 3]), "annotation 0: expected bbox as [x, y, width, height]"),
+        ("b.json", _coco([0, 0, 3, "x"]), "annotation 0: expected numbers of pixels, got 0, 0, 3"),
+        ("b.json", _coco([0, 0, 3, 5], twice=True), "expected one image for each file_name"),
+        ("d/2.xml", _xml([]), "expected at least 1 box of an image of the run, got none"),
         ("d/2.xml", "<annotation>", "2.xml: expected XML"),
         ("d/2.xml", _xml([(0, 0, 0, 5)]), "2.xml: expected a box with x0 < x1"),
         ("d/2.xml", _xml([(0, 0, 3, 5)], ("?", 3)), "2.xml: expected numbers of pixels, got ?"),

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from certmask_jax._text import encodable, some
+from certmask_jax._text import encodable, json_of, some
 from certmask_jax.files.unreadable import UnreadableImage
 
 
@@ -25,6 +25,14 @@ def test_an_unreadable_image_is_named():
     error = UnreadableImage("3/x.png", "cut short", where="/data/3/x.png")
     assert str(error) == "/data/3/x.png: expected an image that can be decoded (cut short)"
     assert (error.image_id, error.why) == ("3/x.png", "cut short")
+
+
+def test_json_that_nests_too_deeply_is_damaged_like_any_other():
+    assert json_of(b'{"a": [1]}') == {"a": [1]}
+    assert json_of('{"a": 1, "a": 2}', each_object=list) == [("a", 1), ("a", 2)]
+    for text in ("{", "[" * 100_000, b'{"a":' * 100_000):
+        with pytest.raises(ValueError, match=r"."):
+            json_of(text)
 
 
 def test_some_names_and_how_many_there_are():

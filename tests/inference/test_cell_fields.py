@@ -40,12 +40,26 @@ def _cells(function, kernel):
 def test_bits_of_cells_that_see_nothing_of_a_patch(kernel, function, keeps):
     x = np.random.default_rng(1).normal(size=(2, *SHAPE)).astype(np.float32)
     np.testing.assert_allclose(function(kernel, x), _plain(kernel, x), atol=1e-4)
-    how = {"field": (5, 5), "stride": (1, 1), "images": 8}
+    how = {"field": (5, 5), "stride": (1, 1), "images": 8, "exact": True, "what": "net"}
     assert cells_keep_bits(_cells(function, kernel), SHAPE, **how) == keeps
 
 
 def test_a_field_that_is_too_small_is_seen_by_bits_and_by_gradients(kernel):
-    assert not cells_keep_bits(_cells(_plain, kernel), SHAPE, field=(4, 5), stride=(1, 1), images=8)
+    how = {"field": (4, 5), "stride": (1, 1), "images": 8, "exact": True, "what": "net"}
+    with pytest.raises(ValueError, match=r"net: expected the cell .* to stay as it is"):
+        cells_keep_bits(_cells(_plain, kernel), SHAPE, **how)
     check_fields(_plain, kernel, SHAPE, field=(5, 5), stride=(1, 1), what="net")
     with pytest.raises(ValueError, match=r"net: expected the cell .* but it also sees \(4, 0\)"):
         check_fields(_plain, kernel, SHAPE, field=(4, 5), stride=(1, 1), what="net")
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_what_is_rounded_on_its_way_to_a_cell_is_seen_by_its_change_alone(kernel, exact):
+    def quantised(params, x):
+        mean = jnp.round(8 * x.mean(axis=(1, 2), keepdims=True))
+        return _plain(params, x) + 6 * mean
+
+    check_fields(quantised, kernel, SHAPE, field=(5, 5), stride=(1, 1), what="net")
+    how = {"field": (5, 5), "stride": (1, 1), "images": 8, "exact": exact, "what": "net"}
+    with pytest.raises(ValueError, match=r"field of 5x5 and stride of 1x1 say, but it changed by"):
+        cells_keep_bits(_cells(quantised, kernel), SHAPE, **how)

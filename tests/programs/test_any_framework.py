@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from certmask_jax.data import attacked_sets, digits_arrays
 from certmask_jax.programs import attack, certify, imported
@@ -58,6 +59,20 @@ def test_a_function_is_certified_and_found_complete_when_asked_again(here, capsy
     assert sys.modules["function_of_theirs"].made == [1]  # it may load a large file
     assert _certify(*command) == 0
     assert "this run was complete already" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("names", "status", "said"),
+    [(("3", "7"), 0, ""), (("cat", "dog"), 2, "--class-index"), (("3", "12"), 2, "--class-index")],
+)
+def test_fewer_classes_than_a_model_of_fixed_outputs_has(here, capsys, names, status, said):
+    for name in names:  # names that are numbers are those outputs
+        (here / "photographs" / name).mkdir(parents=True)
+        Image.new("L", (8, 8), 40).save(here / "photographs" / name / "1.png")
+    there = ["--dataset", "image_folder", "--data-dir", "photographs", "--no-page"]
+    command = ["--model", "function_of_theirs:create", *there, *DEFENSE[:4], "--out", "run"]
+    assert certify.main(command) == status
+    assert said in capsys.readouterr().err
 
 
 def test_a_dry_run(here, capsys):

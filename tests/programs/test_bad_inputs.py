@@ -194,6 +194,7 @@ def test_printing_again_takes_no_option_that_it_does_not_obey(
         certify --patches 0 | --patches: expected at least 1, got 0
         certify --patches 1000 | --patches: expected at most 100
         certify --patches two | --patches: expected a whole number | 'two'
+        certify --patch-area 1% | --patch-area: expected at least 1 pixel, but 1% of | are 0.64;
         certify --patch-area 0 | --patch-area: expected 1 to 64 pixels
         certify --patch-area -5 | --patch-area: expected 1 to 64 pixels | '-5'
         certify --patch-area 1,, | --patch-area | ''

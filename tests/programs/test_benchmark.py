@@ -144,6 +144,17 @@ def test_patchguards_analysis_is_measured_beside_a_loop_of_the_same_verdicts(
         error = capsys.readouterr().err
         assert error.startswith("error: --evidence: expected")
         assert text in error
+    good = {"local_logits": np.zeros((2, 6, 6, 3)), "label": np.array([0, 2])}
+    for name, value, text in (
+        ("label", np.array([0, 3]), "expected label from 0 to 2, got 3"),
+        ("label", np.array([0.5, 1]), "expected label from 0 to 2, got 0.5"),
+        ("local_logits", np.full((2, 6, 6, 3), np.nan), "expected finite numbers"),
+        ("local_logits", np.full((2, 6, 6, 3), "a"), "expected finite numbers"),
+        ("local_logits", np.zeros((0, 6, 6, 3)), "of an image or more"),
+    ):
+        np.savez(file, **{**good, name: value})
+        with pytest.raises(ValueError, match=f"evidence: .*{text}"):
+            analysis.read(file)
     assert benchmark.main(["--only", "storage", "--evidence", str(file)]) == 2
     assert "--evidence: has no use in storage" in capsys.readouterr().err
 

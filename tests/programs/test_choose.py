@@ -129,7 +129,11 @@ def test_the_same_command_goes_on_and_another_choice_is_refused(chosen, capsys, 
         "choice.json", "reported/mean-none/results.json",
     }  # fmt: skip
     assert choose.main([*SMALL, *THREE, "--choice-seed", "1", "--out", str(chosen)]) == 2
-    assert "another" in capsys.readouterr().err
+    assert "seed is 0 there, 1 here; choose another name" in capsys.readouterr().err
+    words = [*SMALL[:6], "--budget", "13", *SMALL[8:], *THREE, "--out", str(chosen)]
+    assert choose.main(words) == 2
+    assert "budget is 14.0 there, 13.0 here" in capsys.readouterr().err
+    assert small_runs.contents(chosen) == after
 
 
 def test_the_command_of_a_choice_is_read_by_certify(chosen):

@@ -27,13 +27,17 @@ def _written(folder, *results, provenance=FACTS):
     return str(folder)
 
 
+def _told(run, name, results):
+    (run / name).mkdir()
+    (run / name / "attack.json").write_text(json.dumps({"results": results}))
+
+
 def _attacked(run, **facts):
     line = {
         "defense": "double_masking", "images": 6, "attacked": 5, "contradictions": [],
         "under_attack": 0.5, "intervals": {"under_attack": [0.2, 0.8]},
     }  # fmt: skip
-    (run / "attack").mkdir()
-    (run / "attack" / "attack.json").write_text(json.dumps({"results": [line | facts]}))
+    _told(run, "attack", [line | facts])
 
 
 def _made(tmp_path, capsys, *runs):
@@ -166,3 +170,44 @@ def test_an_entry_says_over_how_many_images_it_was_attacked(tmp_path, capsys):
 def test_a_place_to_write_to_is_asked_for(tmp_path, capsys):
     assert leaderboard.main([str(tmp_path)]) == 2
     assert "--out" in capsys.readouterr().err
+
+
+def test_every_attack_in_a_folder_may_contradict_and_those_aimed_at_images_alone_are_told(
+    tmp_path, capsys
+):
+    def of_run(name, *attacks):
+        run = _written(tmp_path / name, hand_made_reports.result())
+        for kind, results in attacks:
+            _told(tmp_path / name, kind, results)
+        return run
+
+    def given(*images):
+        facts = {"images": 8, "all_patches": 0.5, "clean": 1.0, "worst_case": 0.5}
+        return [{"defense": "double_masking", "contradictions": [*images], **facts}]
+
+    def audited(*images, right=7):
+        certificates = {"count": 7, "attacked": 4, "contradicted": [*images]}
+        facts = {"images": 8, "attacked": 4, "under_attack": 0.5, "right": right}
+        facts["intervals"] = {"under_attack": [0.2, 0.8]}
+        return [{"defense": "double_masking", "certificates": certificates, **facts}]
+
+    plain = [{"defense": "undefended", "certificates": None, "attacked": 0}]
+    halves = {"held_out": given(), "made_on": given("test:0")}
+    runs = [
+        of_run("good", ("universal", {"held_out": given()}), ("patches", given())),
+        of_run("audited", ("audit", audited() + plain)),
+        of_run("to the end", ("audit", audited(right=4))),
+        of_run("one", ("universal", halves)),
+        of_run("two", ("patches", given("test:0")), ("audit", audited("test:0", "test:1"))),
+        of_run("lain elsewhere", ("attack", halves)),
+    ]
+    content, _, _ = _made(tmp_path, capsys, *runs)
+    assert [entry["audit"] for entry in content["tasks"][0]["entries"]] == [
+        "not attacked",
+        "4 of 8 images attacked, nothing contradicted",
+        "4 of 8 images attacked, nothing contradicted, 50.0 [20.0, 80.0] left right of these 8",
+    ]
+    assert [(one["run"], one["why"]) for one in content["refused"]] == [
+        (run, f"an attack contradicts {count} of its certificates")
+        for run, count in zip(runs[3:], (1, 2, 1), strict=True)
+    ]

@@ -380,6 +380,23 @@ def test_masks_are_counted_as_the_table_of_soundness_has_them(tmp_path):
     assert (found[224, 32, 64], found[32, 5, 9]) == (six, six)
 
 
+def test_a_folder_of_something_else_is_left_alone(tmp_path):
+    masks, other = ["masks", "--rows-of", "CIFAR-10", "--out"], tmp_path / "run"
+    other.mkdir()
+    (other / "results.json").write_text("{}")
+    for folder in (other, other / "results.json"):
+        with pytest.raises(FileExistsError, match="this same table to go on with, but it holds o"):
+            runner.run(certmask.PAPER, [*masks, str(folder)])
+    assert [file.name for file in other.iterdir()] == ["results.json"]
+    table = tmp_path / "table"
+    for _ in range(2):  # a table may be made again, and a damaged one, too
+        assert runner.run(certmask.PAPER, [*masks, str(table)]) == 0
+        (table / "table.json").write_text("{")
+    (table / "table.json").write_text(json.dumps({"paper": "that one", "table": "table2"}))
+    with pytest.raises(FileExistsError, match="but it holds table2 of that one; choose another"):
+        runner.run(certmask.PAPER, [*masks, str(table)])
+
+
 def test_counting_takes_no_model(tmp_path):
     with pytest.raises(ValueError, match=r"--dataset.*masks, which runs nothing"):
         runner.run(certmask.PAPER, ["masks", "--dataset", "cifar10", "--out", str(tmp_path)])

@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from certmask_jax._text import json_of
 from certmask_jax.certification.report import labels, notices
 from certmask_jax.certification.report.files import IMAGES, RESULTS
 from certmask_jax.certification.report.records import DefenseResult, Report, SizeCurve
+from certmask_jax.certification.report.schema_misfits import misfit
 from certmask_jax.defenses.defense import ALERT
 from certmask_jax.files.storage import AnyPath
 from certmask_jax.masks.threats import Threat
@@ -50,13 +52,16 @@ def read(folder: AnyPath, *, warn: Callable[[str], None] | None = None) -> Repor
     """
     file = folder / RESULTS
     try:
-        content = json.loads(file.read_bytes())
+        content = json_of(file.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(
             f"{folder}: expected the folder of a finished run, with {RESULTS}, got one without"
         ) from None
     except ValueError as error:
         raise ValueError(f"{file}: is damaged ({error})") from error
+    wrong = misfit(content, schema())
+    if wrong is not None:
+        raise ValueError(f"{file}: expected the results of a run, but it is damaged ({wrong})")
     try:
         made = _of_json(content)
     except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import csv
 import dataclasses
-import json
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from certmask_jax._text import json_of
 from certmask_jax.certification.report.files import IMAGES, RESULTS
 from certmask_jax.files import fingerprint
 from certmask_jax.programs import certification_options, earlier_command, runtime
@@ -149,7 +149,7 @@ class AttackedRun:
                 )
             return
         about = self.folder / "tables" / saved_table.ABOUT
-        known = json.loads(about.read_bytes())["fingerprint"] if about.is_file() else {}
+        known = json_of(about.read_bytes())["fingerprint"] if about.is_file() else {}
         first = known.get("first_image_sha256")
         if first not in (None, fingerprint.of_arrays(job.dataset.read(0, 1).images)):
             raise _another(self.folder, "data-dir", "its first image has other pixels there")
@@ -162,7 +162,7 @@ def read_run(folder: Path) -> AttackedRun:
       ValueError: for a folder without results, or results that cannot be read.
     """
     with _readable(folder / RESULTS):
-        results = json.loads((folder / RESULTS).read_bytes())
+        results = json_of((folder / RESULTS).read_bytes())
         dict(results["provenance"])
         list(map(_spec, results["defenses"]))
     return AttackedRun(folder, results)

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from certmask_jax._text import some
+from certmask_jax._text import json_of, some
 from certmask_jax.attacks.universal_patches import UniversalPatch, universal_patch
 from certmask_jax.defenses import Defense
 from certmask_jax.files import fingerprint, whole_files
@@ -208,7 +208,7 @@ def _masked_images(job: Job, universal: UniversalOptions) -> MaskedImages | None
 def _finished(folder: Path) -> GivenPatch:
     """The patch that lies in a folder; ``ValueError`` if it is another than was made there."""
     try:
-        known = json.loads((folder / MANIFEST).read_text())["patch"]["sha256"]
+        known = json_of((folder / MANIFEST).read_text())["patch"]["sha256"]
         picture = np.asarray(Image.open(folder / PATCH), np.uint8)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(

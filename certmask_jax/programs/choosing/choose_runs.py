@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from certmask_jax._text import json_of
 from certmask_jax.certification import evaluation, verdicts
 from certmask_jax.certification.answer_passes import answer_waves
 from certmask_jax.certification.report import Report
@@ -243,6 +244,6 @@ def joined(parts: Sequence[Measured]) -> Measured:
 
 def _read(file: AnyPath) -> dict[str, Any]:
     try:
-        return dict(json.loads(file.read_bytes()))
+        return dict(json_of(file.read_bytes()))
     except (OSError, ValueError):
         return {}

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from certmask_jax._text import json_of
 from certmask_jax.files import whole_files
 from certmask_jax.files.storage import AnyPath
 from certmask_jax.inference import chunk_sizes
@@ -112,7 +113,7 @@ def kept(folder: AnyPath, name: str, measure: Callable[[], WaveTimes]) -> WaveTi
     """
     file = folder / FILE
     try:
-        known = dict(json.loads(file.read_bytes()))
+        known = dict(json_of(file.read_bytes()))
         if name in known:
             one = known[name]
             chunks = {int(size): float(ms) for size, ms in one["chunks"].items()}

@@ -111,18 +111,28 @@ def read(file: Path) -> tuple[NDArray[Any], NDArray[np.int32]]:
     """``local_logits [T, H, W, K]`` and ``label int32[T]`` of a file; errors as of ``measure``."""
     try:
         with np.load(file) as arrays:
-            evidence, labels = arrays["local_logits"], arrays["label"].astype(np.int32)
+            evidence, labels = arrays["local_logits"], arrays["label"]
     except (ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise ValueError(
             f"evidence: expected an .npz file with local_logits and label, got {file} ({error})"
         ) from error
     if (
         evidence.ndim != 4
+        or not len(evidence)
         or min(evidence.shape[1:3]) < _WINDOW
         or labels.shape != evidence.shape[:1]
     ):
         raise ValueError(
-            f"evidence: expected local_logits [T, H, W, K] of at least {_WINDOW}x{_WINDOW} cells, "
-            f"and label [T], got {list(evidence.shape)} and {list(labels.shape)}"
+            "evidence: expected local_logits [T, H, W, K] of an image or more and of at least "
+            f"{_WINDOW}x{_WINDOW} cells, and label [T], got {list(evidence.shape)} and "
+            f"{list(labels.shape)}"
         )
-    return evidence, labels
+    if not np.issubdtype(evidence.dtype, np.number) or not np.isfinite(evidence).all():
+        raise ValueError(
+            f"evidence: expected finite numbers as local_logits, got others ({evidence.dtype})"
+        )
+    classes = evidence.shape[3]
+    wrong = [label for label in labels.tolist() if label not in range(classes)]
+    if wrong:
+        raise ValueError(f"evidence: expected label from 0 to {classes - 1}, got {wrong[0]!r}")
+    return evidence, labels.astype(np.int32)
