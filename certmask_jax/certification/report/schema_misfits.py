@@ -1,4 +1,4 @@
-"""Where a JSON value is not of its schema: so much of JSON schema as ``results.json`` needs.
+"""Where a JSON value is not of its schema, in a sentence.
 
 What is read back may have been damaged or edited by hand. A number that is text would be met by
 whoever first compares it, far from the file that it came from.
@@ -6,86 +6,75 @@ whoever first compares it, far from the file that it came from.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-_TYPES: dict[str, tuple[type, ...]] = {
-    "object": (dict,),
-    "array": (list,),
-    "string": (str,),
-    "boolean": (bool,),
-    "null": (type(None),),
-    "integer": (int,),
-    "number": (int, float),
-}
-
 _SHOWN = 80  # characters of a value
+_WORDS = {
+    "minimum": "at least {}",
+    "maximum": "at most {}",
+    "minItems": "at least {} in the list",
+    "maxItems": "at most {} in the list",
+}
 
 
 def misfit(value: Any, schema: Mapping[str, Any]) -> str | None:
-    """The first place of a value that is of another kind than its schema says, in a sentence.
+    """The first place of a value that is of another kind than its schema says.
 
     Names that the schema does not know, and those that it requires and that are not there, are let
-    pass: earlier and later versions of a file have others, and a reader misses what it needs.
+    pass: earlier and later versions of a file have others, and a reader misses what it needs. NaN,
+    which Python's JSON may hold, is within no bounds.
 
     Args:
       value: as ``json.loads`` gives it.
-      schema: with ``type``, ``enum``, ``minimum``, ``maximum``, ``minItems``, ``maxItems``,
-        ``items``, ``properties``, ``additionalProperties``, ``oneOf``, and ``$ref`` into its own
-        ``$defs``; what else it says is not looked at.
+      schema: JSON schema, 2020-12.
 
     Returns:
       Such as ``"defenses[0].masks: expected integer, got 'many'"``; None where all fits.
     """
-    return _misfit(value, schema, schema.get("$defs", {}), "")
+    error = next(_lenient()(schema).iter_errors(value), None)
+    if error is None:
+        return None
+    while error.context:  # of several kinds that may stand there, the last one says what is wrong
+        error = error.context[-1]
+    wanted = error.validator_value
+    if error.validator == "enum":
+        wanted = " or ".join(map(str, wanted))
+    place = error.json_path.removeprefix("$").removeprefix(".") or "it"
+    got = repr(error.instance)
+    got = got if len(got) < _SHOWN else got[: _SHOWN - 3] + "..."
+    return f"{place}: expected {_WORDS.get(error.validator, '{}').format(wanted)}, got {got}"
 
 
-def _misfit(
-    value: Any, schema: Mapping[str, Any], named: Mapping[str, Any], place: str
-) -> str | None:
-    if "$ref" in schema:
-        return _misfit(value, named[schema["$ref"].rpartition("/")[2]], named, place)
-    if "oneOf" in schema:
-        each = [_misfit(value, one, named, place) for one in schema["oneOf"]]
-        return None if None in each else each[-1]
-    wrong = _unlike(value, schema)
-    if wrong is not None:
-        got = repr(value)
-        return (
-            f"{place or 'it'}: expected {wrong}, got {got if len(got) < 80 else got[:77] + '...'}"
-        )
-    inner: list[tuple[Any, Any, str]] = []
-    if isinstance(value, list) and "items" in schema:
-        inner = [(one, schema["items"], f"{place}[{n}]") for n, one in enumerate(value)]
-    elif isinstance(value, dict):
-        known, others = schema.get("properties", {}), schema.get("additionalProperties")
-        inner = [
-            (one, known.get(name, others), f"{place}.{name}" if place else name)
-            for name, one in value.items()
-        ]
-    for one, own, where in inner:
-        found = _misfit(one, own, named, where) if isinstance(own, Mapping) else None
-        if found is not None:
-            return found
-    return None
+@functools.cache
+def _lenient() -> Any:
+    """A validator that requires no name, forbids none, and lets NaN pass no bound."""
+    import jsonschema
 
+    usual = jsonschema.Draft202012Validator
+    others = usual.VALIDATORS["additionalProperties"]
 
-def _unlike(value: Any, schema: Mapping[str, Any]) -> str | None:
-    """What was expected of a value itself, whatever is in it; None where it fits."""
-    kind = schema.get("type")
-    if kind is not None and (
-        not isinstance(value, _TYPES[kind]) or (isinstance(value, bool) and kind != "boolean")
-    ):
-        return str(kind)
-    if "enum" in schema and value not in schema["enum"]:
-        return " or ".join(map(str, schema["enum"]))
-    # Written so that NaN, which Python's JSON may hold, is within no bounds.
-    if "minimum" in schema and not value >= schema["minimum"]:
-        return f"at least {schema['minimum']}"
-    if "maximum" in schema and not value <= schema["maximum"]:
-        return f"at most {schema['maximum']}"
-    if "minItems" in schema and len(value) < schema["minItems"]:
-        return f"at least {schema['minItems']} in the list"
-    if "maxItems" in schema and len(value) > schema["maxItems"]:
-        return f"at most {schema['maxItems']} in the list"
-    return None
+    def additional(
+        validator: Any, own: Any, value: Any, schema: Mapping[str, Any]
+    ) -> Iterator[Any]:
+        return iter(()) if own is False else others(validator, own, value, schema)
+
+    def within(name: str) -> Any:
+        def check(validator: Any, bound: Any, value: Any, schema: Any) -> Iterator[Any]:
+            if value != value:
+                yield jsonschema.ValidationError("no number")
+            else:
+                yield from usual.VALIDATORS[name](validator, bound, value, schema) or ()
+
+        return check
+
+    return jsonschema.validators.extend(
+        usual,
+        {
+            "required": lambda *_: iter(()),
+            "additionalProperties": additional,
+            "minimum": within("minimum"),
+            "maximum": within("maximum"),
+        },
+    )
