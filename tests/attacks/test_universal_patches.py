@@ -97,7 +97,9 @@ def test_bad_input_is_one_clear_error(world):
 def test_one_that_was_stopped_ends_with_the_same_patch(world, optimizer):
     params, images = world
     momentum = 0.5 if optimizer == "sign" else 0.0
-    search = attacks.PatchSearch(steps=50, optimizer=optimizer, momentum=momentum, surplus=1e6)
+    search = attacks.PatchSearch(
+        steps=50, step_size=0.01, optimizer=optimizer, momentum=momentum, surplus=1e6
+    )  # so small that it is nowhere at the end of the range
 
     def made(**how):
         return attacks.universal_patch(
