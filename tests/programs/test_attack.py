@@ -97,7 +97,8 @@ def test_a_certificate_that_is_contradicted_is_found_out(tmp_path, capsys):
     out = tmp_path / "out"
     lie = "lying_defense:Liar:masks_per_axis=2"
     command = ["--num-images", "8", "--defense", lie, "--no-undefended", "--out", str(out)]
-    status = attack.main([*command, "--steps", "40", "--locations", "3", "--images", "certified"])
+    options = ["--steps", "40", "--locations", "3", "--places", "gradient"]
+    status = attack.main([*command, *options, "--images", "certified"])
     said = capsys.readouterr()
     broken = [line for line in _lines(out) if line["broken"]]
     assert broken  # else nothing would be shown here
