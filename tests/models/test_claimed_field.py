@@ -62,6 +62,21 @@ def test_a_pixel_more_than_a_model_claims_is_found(model, how, words):
         models.check_field(_claiming(model(), **how))
 
 
+def test_logits_that_are_no_mean_of_the_local_ones_are_found():
+    model = small_local()
+
+    def largest(params, images):
+        return model.local.apply_fn(params, images).max(axis=(1, 2))
+
+    def of_two_classes(params, images):
+        return model.apply_fn(params, images)[:, :2]
+
+    with pytest.raises(ValueError, match="local logits: expected logits that are the mean"):
+        models.check_field(dataclasses.replace(model, apply_fn=largest))
+    with pytest.raises(ValueError, match=r"got \[1, 2\] beside means \[1, 10\]"):
+        models.check_field(dataclasses.replace(model, apply_fn=of_two_classes))
+
+
 def test_parts_that_see_more_than_they_claim():
     cut = models.in_two_parts(small_split_vit(), windows=(4, 2), depth=1)
     models.check_field(cut)
