@@ -146,7 +146,7 @@ def _of_the_model(
             undefended_goals(int(y), places=places_by_gradient(of_image, threat, locations))
             for y, of_image in zip(labels, ways.gains, strict=True)
         ]
-    tried = np.stack([places_to_try(threat, random) for random in randoms])
+    tried = places_to_try(threat, randoms)
     losses = pairs.losses_tried(ways.ends, tried)
     return [
         undefended_goals(int(y), places=some[best_apart(some, of_image, locations)])
@@ -238,6 +238,8 @@ def _on_local(
     aims: NDArray[np.int32],
     at: Sequence[tuple[int, Placement]],
 ) -> list[Goal]:
+    if not at:  # no cell sees any of the places
+        return []
     pairs = np.asarray([pair for pair, _ in at], np.intp)
     places = np.stack([place for _, place in at])
     said = asked.answers_at_worst(images[of[pairs]], places, aims[pairs]).tolist()

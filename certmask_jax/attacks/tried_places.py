@@ -20,16 +20,19 @@ MOST_CHOSEN = 16
 
 _MOST_WEAK = 32  # places of a table that are looked at, of an image
 _TRIED = 64  # places at which a patch is tried, of an image or of a target
+_MOST_ON_GRID = 7  # shapes: of more not even three by three places of each would be tried
 
 
-def places_to_try(threat: Threat, random: np.random.Generator) -> NDArray[np.int64]:
-    """Places all over the image, ``int64[P, K, 4]``: of one patch a grid, of several random ones.
+def places_to_try(threat: Threat, randoms: Sequence[np.random.Generator]) -> NDArray[np.int64]:
+    """Places all over the image for each of R generators: ``int64[R, P, K, 4]``.
 
-    P is the same for every ``random``.
+    A grid, the same for all; of several patches, or of more shapes than a grid has room for, random
+    places.
     """
-    if len(threat) > 1:
-        return random_places(threat, _TRIED, random)
-    return places_everywhere(threat, most=_TRIED)
+    if len(threat) > 1 or len(threat.shapes) > _MOST_ON_GRID:
+        return np.stack([random_places(threat, _TRIED, random) for random in randoms])
+    grid = places_everywhere(threat, most=_TRIED)
+    return np.broadcast_to(grid, (len(randoms), *grid.shape))
 
 
 def best_tried(
@@ -52,7 +55,7 @@ def best_tried(
       some of ``weak``.
     """
     ends = pairs.ways().ends
-    everywhere = np.stack([places_to_try(threat, random) for random in randoms])
+    everywhere = places_to_try(threat, randoms)
     few = [weak[random.permutation(len(weak))[:_MOST_WEAK]] for random in randoms]
     places = np.concatenate([everywhere, np.stack(few)], axis=1)
     losses = pairs.losses_tried(ends, places)

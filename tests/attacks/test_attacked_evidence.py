@@ -220,6 +220,21 @@ def test_a_score_says_who_is_answered(world):
         assert ((lags <= 1e-5).sum(axis=1) == 1).all()
 
 
+def test_a_place_that_no_cell_sees_is_no_goal(world):
+    """Of cells two apart, which see one pixel each, none sees the pixel between."""
+    params, images = world
+    local = LocalLogits(lambda held, x: _cells(held, x)[:, ::2, ::2], field=1, stride=2)
+    defense = PatchGuard(ONE_PIXEL, field=1, stride=2, clip=2.0)
+    asked = attacks.attacked(
+        defense, lambda held, x: local.apply_fn(held, x).mean(axis=(1, 2)), params, (SIZE, SIZE, 1),
+        local=local, preprocessing=HOW, mesh=device_mesh(jax.devices()[:1]),
+    )  # fmt: skip
+    labels, place = asked.answers(images), np.asarray([[[1, 1, 3, 3]]])
+    how = {"threat": ONE_PIXEL, "search": attacks.PatchSearch()}
+    assert not any(attacks.promising_goals(asked, images, labels, given=place, **how))
+    assert all(attacks.promising_goals(asked, images, labels, given=place - [0, 0, 1, 1], **how))
+
+
 def test_a_defense_on_local_logits_needs_them(world):
     params, _ = world
     with pytest.raises(ValueError, match="local: expected the local logits of the model"):

@@ -20,6 +20,7 @@ from certmask_jax.attacks import (
     search_objectives,
     search_replans,
     search_slots,
+    tried_places,
 )
 from certmask_jax.attacks.table_goals import ANY
 from certmask_jax.inference.devices import device_mesh
@@ -249,6 +250,21 @@ def test_places_everywhere_are_the_finest_grid_that_is_small_enough(threat, most
     allowed = sum(int(threat.allowed(shape).sum()) for shape in threat.shapes)
     if most >= allowed:
         assert len(found) == allowed
+
+
+def test_many_shapes_are_tried_anywhere_and_not_in_corners_alone():
+    """A grid of few places has no room for more than the corners of each, or not for all."""
+    randoms = [np.random.default_rng(seed) for seed in range(3)]
+    for count in (4, 12, 70):
+        threat = cm.Threat.of(150, *[(n + 1, count - n) for n in range(count)])
+        assert len(threat.shapes) == count
+        places = tried_places.places_to_try(threat, randoms)
+        assert len(places) == 3
+        assert 32 <= places.shape[1] <= 64
+        height, row = places[..., 0], places[..., 2]
+        assert ((row > 0) & (row < 150 - height)).mean() > 0.2
+        for place in places[0]:
+            patched_pixels.check_placement(place, threat)
 
 
 def test_the_best_places_that_are_not_near_each_other():
