@@ -98,10 +98,11 @@ def _of_parts(parts: TwoParts, module: Any, recipe: Recipe, masks: Sequence[Mask
         seen = jnp.ones((images.shape[0], *parts.grid, 1), jnp.float32)
         if hide is not None:
             as_it_is = jax.lax.stop_gradient(variables)
+            # In eval mode: the worst masks of an image must not depend on its neighbours. Once,
+            # whatever is hidden, and not at all (XLA drops it) where no losses are asked for.
+            clean = parts.stem(as_it_is, images)
 
             def losses_of(left: Array) -> Array:
-                # In eval mode: the worst masks of an image must not depend on its neighbours.
-                clean = parts.stem(as_it_is, images)
                 logits = parts.head(as_it_is, clean, left[..., 0] == 0)
                 return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
 

@@ -13,6 +13,7 @@ from small_models import first_params, small_local, small_resnet, small_split_vi
 
 from certmask_jax import Threat, data, mask_sets, models, training, weights
 from certmask_jax.inference.devices import device_mesh
+from certmask_jax.inference.two_parts import TwoParts
 from certmask_jax.programs import certify
 from certmask_jax.programs import train as program
 from certmask_jax.training import step
@@ -136,6 +137,31 @@ def test_greedy_hides_the_worst_mask_and_then_the_worst_beside_it():
     assert len(set(map(tuple, chosen.tolist()))) > 2
     logits = _losses(params["params"], pixels, batch.labels, _hidden(masks, chosen))[1]
     np.testing.assert_allclose(found, logits, rtol=1e-3, atol=1e-4)
+
+
+def test_the_stem_is_run_once_whatever_masks_are_looked_at():
+    """Once in training mode, and once in eval mode for the losses of eight masks."""
+    model, batch, runs = _vit(), _digits(2), []
+    parts = model.apply_fn
+
+    def stem(params, images):
+        jax.debug.callback(lambda: runs.append(1))
+        return parts.stem(params, images)
+
+    counted = TwoParts(
+        stem, parts.head, field=parts.field, stride=parts.stride, image_size=parts.image_size
+    )
+    run = training_pass(
+        dataclasses.replace(model, apply_fn=counted),
+        dataclasses.replace(RECIPE, cutout="greedy"),
+        [_masks(model)],
+    )
+    found, _ = jax.jit(run)(
+        _drawn(model), _pixels(model, batch.images), batch.labels, jax.random.key(0)
+    )
+    jax.block_until_ready(found)
+    jax.effects_barrier()
+    assert len(runs) == 2
 
 
 def test_a_net_with_local_logits_has_norms_by_the_batch_and_a_mean_of_what_is_seen():
