@@ -38,12 +38,7 @@ _LOUD = 30.0  # logits by which a label of a band stands above the others, if it
 class _OnEvidence(Attacked):
     """A defense on evidence: the rule is asked where the evidence is made."""
 
-    def __init__(
-        self,
-        defense: EvidenceDefense,
-        source: Source,
-        model: AskedModel,
-    ) -> None:
+    def __init__(self, defense: EvidenceDefense, source: Source, model: AskedModel) -> None:
         super().__init__(model)
         self.may_alert = defense.guarantee == Guarantee.DETECTION
         self._at_once = model.mesh.size * (1 if isinstance(source, BandSource) else 8)
@@ -69,12 +64,7 @@ class OnLocalLogits(_OnEvidence):
       rule: that defense.
     """
 
-    def __init__(
-        self,
-        defense: LocalDefense,
-        local: LocalLogits,
-        model: AskedModel,
-    ) -> None:
+    def __init__(self, defense: LocalDefense, local: LocalLogits, model: AskedModel) -> None:
         super().__init__(defense, LocalSource(local), model)
         self.defense, self.rule, self._local = defense, defense, local
         self.boxes = np.zeros((1, 1, 4), np.int32)
@@ -116,11 +106,7 @@ class OnLocalLogits(_OnEvidence):
 class OnBands(_OnEvidence):
     """A defense on what a model says of each band of an image."""
 
-    def __init__(
-        self,
-        defense: BandDefense,
-        model: AskedModel,
-    ) -> None:
+    def __init__(self, defense: BandDefense, model: AskedModel) -> None:
         bands = MaskedImages(defense.masks.boxes, defense.masks.image_size)
         apply_fn = model.apply_fn
         dropping = apply_fn.dropping if isinstance(apply_fn, SeenTokens) else None

@@ -63,10 +63,7 @@ class Attacked(abc.ABC):
     num_classes: int
     may_alert: bool = False
 
-    def __init__(
-        self,
-        model: AskedModel,
-    ) -> None:
+    def __init__(self, model: AskedModel) -> None:
         self._apply_fn, self._preprocessing = model.apply_fn, model.preprocessing
         self._mesh, self._image_size = model.mesh, model.image_shape[:2]
         self.params = computed_with(model.params, model.preprocessing)

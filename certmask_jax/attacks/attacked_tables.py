@@ -23,11 +23,7 @@ _ROWS = (32, 1024)
 class OnTable(Attacked):
     """A defense on the labels of masked images, or of masked maps of a model in two parts."""
 
-    def __init__(
-        self,
-        defense: Defense,
-        model: AskedModel,
-    ) -> None:
+    def __init__(self, defense: Defense, model: AskedModel) -> None:
         super().__init__(model)
         self._rule, self._masked = defense.rule, defense.masked_images
         self.defense, self.boxes = defense, self._masked.boxes

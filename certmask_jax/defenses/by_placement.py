@@ -208,9 +208,9 @@ def _one_by_one(
     settled = np.asarray(known.all(axis=1) | spoiled)
     states = np.full((len(own), len(chosen)), OPEN, np.int8)
     at_once = all_places(defense, filled, true, spots.hidden[chosen])
+    tells = type(defense).undecided is not Defense.undecided  # else only all that is known
     for place, spot in enumerate(chosen.tolist()):
         decided = settled.copy()
-        tells = type(defense).undecided is not Defense.undecided  # else only all that is known
         if at_once is None or (tells and not settled.all()):
             at = dataclasses.replace(defense, against=spots.threat_at(spot))
             for row in rows[~settled & tells]:

@@ -77,7 +77,7 @@ class AskedRule:
             mesh=device_mesh(jax.local_devices()[:1]) if is_function else None,
         )
 
-    @property
+    @functools.cached_property
     def weakest(self) -> NDArray[np.int64] | None:
         """See ``weakest_places``; None where masks are not of pixels, or there are none."""
         defense = self._defense

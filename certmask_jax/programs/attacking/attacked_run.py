@@ -9,13 +9,13 @@ import contextlib
 import csv
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from certmask_jax._text import json_of
+from certmask_jax._text import json_of, some
 from certmask_jax.certification.report.files import IMAGES, RESULTS
 from certmask_jax.files import fingerprint
 from certmask_jax.programs import certification_options, earlier_command, runtime
@@ -50,6 +50,16 @@ class Claims(NamedTuple):
     ids: tuple[str, ...]
     labels: tuple[int, ...]
     of: Mapping[str, tuple[Claim, ...]]
+
+    def check_known(self, ids: Iterable[str]) -> None:
+        """That the run says something of each of these images; ``ValueError`` naming others."""
+        known = set(self.ids)
+        unknown = [image_id for image_id in ids if image_id not in known]
+        if unknown:
+            raise ValueError(
+                f"expected the images of the run, got {some(unknown)}, of which it says nothing; "
+                "take as many as it had, from the data that it had"
+            )
 
 
 @dataclasses.dataclass(frozen=True)

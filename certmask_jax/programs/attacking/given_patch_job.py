@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from certmask_jax._text import some
 from certmask_jax.defenses import ALERT
 from certmask_jax.files import fingerprint
 from certmask_jax.programs.attacking.asked_rule import AskedRule
@@ -68,12 +67,7 @@ class PatchTest:
         threat = threat_of(self._job)
         for start in range(0, len(self._images), _IMAGES_AT_ONCE):
             batch = self._images.read(start, start + _IMAGES_AT_ONCE)
-            unknown = [image_id for image_id in batch.ids if image_id not in self._row_of]
-            if unknown:
-                raise ValueError(
-                    f"expected the images of the run, got {some(unknown)}, of "
-                    "which it says nothing; take as many as it had, from the data that it had"
-                )
+            self._claims.check_known(batch.ids)
             for patch in self._patches:
                 rows = [
                     row

@@ -155,13 +155,8 @@ class UniversalJob:
 
     def _read(self) -> tuple[NDArray[np.uint8], NDArray[np.int32], list[str]]:
         parts = [self._images.read(n, n + 1) for n in self.halves.made_on]
-        known, ids = set(self._claims.ids), [part.ids[0] for part in parts]
-        unknown = [image_id for image_id in ids if image_id not in known]
-        if unknown:
-            raise ValueError(
-                f"expected the images of the run, got {some(unknown)}, of which it says nothing; "
-                "take as many as it had, from the data that it had"
-            )
+        ids = [part.ids[0] for part in parts]
+        self._claims.check_known(ids)
         images = np.concatenate([part.images for part in parts])
         return images, np.concatenate([part.labels for part in parts]).astype(np.int32), ids
 
@@ -259,5 +254,5 @@ def _so_far(path: Path) -> UniversalPatch | None:
             levels = there["levels"]
             pixels = np.rint(levels).astype(np.uint8)
             return UniversalPatch(pixels, there["losses"], levels, motion)
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
