@@ -221,6 +221,10 @@ def test_images_that_were_not_asked_about_with_every_patch_do_not_count():
     lines[-1] |= {"broken": True, "certified": True}  # which is told at once
     [entry] = given_patch_table.summary(lines, ["undefended"], patches, claims)
     assert (entry["images"], entry["contradictions"]) == (2, ["c"])
+    [entry] = given_patch_table.summary(lines[-1:], ["undefended"], patches, claims)
+    shares = (entry["clean"], entry["all_patches"], *entry["patches"].values())
+    assert (entry["images"], entry["contradictions"], set(shares)) == (0, ["c"], {None})
+    assert "0.0" not in given_patch_table.text_of([entry], 80)  # none is right of no image
 
 
 def test_it_goes_on_and_other_patches_are_another_test(tested, run, capsys):

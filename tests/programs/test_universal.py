@@ -12,7 +12,7 @@ import certmask_jax as cm
 from certmask_jax import attacks
 from certmask_jax.data import digits_arrays
 from certmask_jax.programs import attack
-from certmask_jax.programs.attacking import universal_job
+from certmask_jax.programs.attacking import universal_job, universal_table
 from certmask_jax.programs.attacking.attack_folder import LINES
 from certmask_jax.programs.attacking.universal_job import MANIFEST, PATCH, SO_FAR
 
@@ -109,8 +109,14 @@ def test_half_of_a_file_is_no_search_that_goes_on(tmp_path):
     again = universal_job._so_far(file)
     assert all((a == b).all() for a, b in zip(again[:3], begun[:3], strict=True))
     assert all((a == b).all() for a, b in zip(again.motion, begun.motion, strict=True))
-    file.write_bytes(file.read_bytes()[:200])
-    assert universal_job._so_far(file) is None
+    for size in (200, 0):
+        file.write_bytes(file.read_bytes()[:size])
+        assert universal_job._so_far(file) is None
+
+
+def test_of_no_image_there_are_no_shares():
+    """A run may be stopped when the patch is made, and on no image yet."""
+    assert universal_table.text_of({}, 80) == "no image was asked about with the patch yet"
 
 
 def test_what_is_asked_for_is_what_the_library_is_asked_for(digits_run, tmp_path, monkeypatch):

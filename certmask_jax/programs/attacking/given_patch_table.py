@@ -24,8 +24,8 @@ def summary(
     but for ``contradictions``.
 
     Those of ``specs`` in their order, each with its images, ``clean``, ``worst_case``, ``patches``
-    by name, ``all_patches`` and the 95% intervals of all these, and ``contradictions``, the images
-    that a patch broke though they are certified.
+    by name, ``all_patches`` (None where no image counts) and the 95% intervals of all these, and
+    ``contradictions``, the images that a patch broke though they are certified.
     """
     made = []
     for spec in specs:
@@ -34,17 +34,16 @@ def summary(
         own = [line for line in every if asked[line["image"]] == len(patches)]
         row_of = {image_id: row for row, image_id in enumerate(claims.ids)}
         images = sorted({row_of[line["image"]] for line in own})
-        count = max(1, len(images))
+        count = len(images)
         wrong = {line["image"] for line in own if not line["right"]}
         of = claims.of[spec]
+        certified = sum(of[i].is_certified for i in images)
         entry: dict[str, Any] = {
             "defense": spec,
-            "images": len(images),
-            "clean": sum(of[i].is_right for i in images) / count,
-            "worst_case": None
-            if spec == UNDEFENDED
-            else sum(of[i].is_certified for i in images) / count,
-            "all_patches": (len(images) - len(wrong)) / count,
+            "images": count,
+            "clean": sum(of[i].is_right for i in images) / count if count else None,
+            "worst_case": certified / count if count and spec != UNDEFENDED else None,
+            "all_patches": (count - len(wrong)) / count if count else None,
         }
         shares = {}
         for name in (patch.name for patch in patches):

@@ -35,11 +35,12 @@ def summary(
 
 def text_of(halves: dict[str, list[dict[str, Any]]], width: int) -> str:
     """A summary as it is printed: for each half what is right without and with it, and proved."""
+    if not halves:
+        return "no image was asked about with the patch yet"
     keys = {"clean": "no patch", NAME: "the patch", "worst_case": "worst case"}
     titles = [f"{_TITLES[half]}, {title}" for half in halves for title in keys.values()]
     columns = [Column("right", tuple(titles))]
-    first = next(iter(halves.values()), [])
-    for place, entry in enumerate(first):
+    for place, entry in enumerate(next(iter(halves.values()))):
         cells = [
             percent({**entries[place], **entries[place]["patches"]}, key)
             for entries in halves.values()
