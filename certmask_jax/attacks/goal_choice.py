@@ -37,6 +37,9 @@ Where = Literal["weakest", "gradient", "random"]
 """Where patches are put: where a patch that is tried does most or a table says that it hurts, where
 pixels gain most to first order, or anywhere that is allowed."""
 
+_Showing = Callable[[Placement], NDArray[np.bool_]]
+"""A placement -> ``bool[V]``, which masked images show it."""
+
 
 @reproducible()
 def promising_goals(
@@ -104,15 +107,15 @@ def promising_goals(
             there = _places(threat, randoms[row], own, where) if given is None else given
             at += [(pair, place) for place in there]
             left += [0.0 if own is None else -gain_at(own, place) for place in there]
-    is_shown = _which_are_shown(asked)
-    seen = [is_shown(place) for _, place in at]
+    showing = _which_show(asked)
+    seen = [bool(showing(place).any()) for _, place in at]  # nothing can be done at others
     at, left = list(itertools.compress(at, seen)), list(itertools.compress(left, seen))
     if isinstance(asked, OnLocalLogits):
         found = _on_local(asked, images, labels, of, aims, at)
     elif logits is None:
-        found = [_unanimous(asked, int(aims[pair]), place) for pair, place in at]
+        found = [_unanimous(int(aims[pair]), place, showing(place)) for pair, place in at]
     else:
-        found = _on_columns(asked, logits, labels, of, aims, lags, at)
+        found = _on_columns(asked, logits, labels, of, aims, lags, at, showing)
     goals: list[list[tuple[float, Goal]]] = [[] for _ in images]
     for (pair, _), loss, goal in zip(at, left, found, strict=True):
         goals[of[pair]].append((goal.effort + loss, goal))
@@ -154,22 +157,21 @@ def _of_the_model(
     ]
 
 
-def _which_are_shown(asked: Attacked) -> Callable[[Placement], bool]:
-    """Whether any masked image shows a placement; nothing can be done at others."""
-    known: dict[bytes, bool] = {}
+def _which_show(asked: Attacked) -> _Showing:
+    """Which masked images show a placement: found once, as images and targets share places."""
+    known: dict[bytes, NDArray[np.bool_]] = {}
 
-    def is_shown(place: Placement) -> bool:
+    def showing(place: Placement) -> NDArray[np.bool_]:
         key = place.tobytes()
         if key not in known:
-            known[key] = bool(shows(asked.boxes, asked.reached(place)).any())
+            known[key] = shows(asked.boxes, asked.reached(place))
         return known[key]
 
-    return is_shown
+    return showing
 
 
-def _unanimous(asked: Attacked, target: int, place: Placement) -> Goal:
+def _unanimous(target: int, place: Placement, shown: NDArray[np.bool_]) -> Goal:
     """Of a table that is too large to be looked at: all that show the patch say one label."""
-    shown = shows(asked.boxes, asked.reached(place))
     wanted = np.where(shown, target, ANY).astype(np.int32)
     return Goal(place, wanted, shown, ANY, False, 0.0, target=target)
 
@@ -201,11 +203,12 @@ def _on_columns(
     aims: NDArray[np.int32],
     lags: Sequence[NDArray[np.floating]],
     at: Sequence[tuple[int, Placement]],
+    showing: _Showing,
 ) -> list[Goal]:
     cases = [
         Case(
             int(of[pair]),
-            shows(asked.boxes, asked.reached(place)),
+            showing(place),
             lags[pair],
             int(aims[pair]),
             int(labels[of[pair]]),
