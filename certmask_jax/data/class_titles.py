@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from certmask_jax._text import encodable, json_of, some
+from certmask_jax._text import encodable, json_of, some, text_in
 from certmask_jax.data.class_mapping import wnid
 
 FILES = ("LOC_synset_mapping.txt", "synset_words.txt", "imagenet_class_index.json")
@@ -45,10 +45,7 @@ def read(
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: expected names of classes, found no file")
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: expected text in UTF-8, got other bytes ({error})") from error
+    text = text_in(path)
     if path.suffix.lower() == ".json" or text.lstrip().startswith(("{", "[")):
         by_id, by_number = _of_json(path, text)
     else:
