@@ -19,7 +19,7 @@ from certmask_jax.data.class_mapping import wnid
 FILES = ("LOC_synset_mapping.txt", "synset_words.txt", "imagenet_class_index.json")
 """What data sets of ImageNet's classes call such a file."""
 
-_ABOVE = 3  # folders: LOC_synset_mapping.txt lies beside ILSVRC/Data/CLS-LOC
+_ABOVE = 4  # folders: LOC_synset_mapping.txt lies beside ILSVRC, images in ILSVRC/Data/CLS-LOC/val
 
 
 def read(
@@ -76,7 +76,8 @@ def find(data_dir: Path, names: Sequence[str]) -> tuple[str, ...] | None:
     """
     if not any(map(wnid, names)):
         return None
-    for folder in (data_dir, *data_dir.parents[:_ABOVE]):
+    whole = data_dir.absolute()  # a path as it was typed may name none of the folders above
+    for folder in (whole, *whole.parents[:_ABOVE]):
         for name in FILES:
             if (folder / name).is_file():
                 try:

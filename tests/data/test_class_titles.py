@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -93,8 +94,8 @@ def test_what_is_no_such_file_is_one_line(tmp_path, name, content, line):
         read(tmp_path / "gone", IDS)
 
 
-def test_it_is_found_beside_the_images_and_only_for_imagenets_ids(tmp_path):
-    folder = tmp_path / "ILSVRC" / "Data" / "val"
+def test_it_is_found_beside_the_images_and_only_for_imagenets_ids(tmp_path, monkeypatch):
+    folder = tmp_path / "ILSVRC" / "Data" / "CLS-LOC" / "val"
     folder.mkdir(parents=True)
     assert find(folder, IDS) is None
     (tmp_path / "LOC_synset_mapping.txt").write_text(SYNSETS)
@@ -102,4 +103,7 @@ def test_it_is_found_beside_the_images_and_only_for_imagenets_ids(tmp_path):
     assert find(folder, ("cat", "dog")) is None
     (folder / "synset_words.txt").write_text("something else\n")  # of one class only
     assert find(folder, IDS)[0] == "tench"
-    assert find(folder / "class" / "deeper", IDS) is None  # too far below
+    assert find(folder / "class", IDS) is None  # too far below
+    monkeypatch.chdir(folder)
+    assert find(Path(), IDS)[0] == "tench"
+    assert find(Path("class"), IDS) is None
