@@ -260,7 +260,7 @@ def _numbers(where: str, cells: Iterable[Any]) -> list[float]:
     given = list(cells)
     try:
         numbers = [float(cell) for cell in given]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):  # JSON has integers of any size
         numbers = [math.nan]
     if not all(map(math.isfinite, numbers)):
         raise ValueError(f"{where}: expected numbers of pixels, got {', '.join(map(str, given))}")

@@ -16,7 +16,8 @@ from certmask_jax.certification import report as reports
 from certmask_jax.certification.report import wilson_interval
 from certmask_jax.data import digits_arrays, load
 from certmask_jax.models import DataConfig
-from certmask_jax.programs import certify, page_of_run, page_options, report
+from certmask_jax.programs import boxes_of_run, certify, page_of_run, page_options, report
+from certmask_jax.programs.certification_job import _PATCH_LIVES
 
 OPTIONS = ["--defense", "double_masking:masks_per_axis=2", "--dataset", "image_folder"]
 OPTIONS += ["--model", "vit_digits"]
@@ -169,6 +170,14 @@ def test_a_box_of_an_image_that_is_left_out_does_not_end_the_run(tmp_path):
     assert sizes.shares.tolist()[0] == 0.5
     assert np.isnan(sizes.shares[1:]).all()
     assert sizes.said == ("1 name in it is no image of this run, such as b/2.",)
+
+
+@pytest.mark.parametrize(("lives", "resize"), [("input", 10), ("native", None)])
+def test_boxes_go_straight_to_the_input_where_patches_live_in_the_own_pixels(lives, resize):
+    config = DataConfig((8, 8), (0.5,), (0.5,), channels=1, resize=10)
+    provenance = {"data_config": dataclasses.asdict(config), "patch_lives": _PATCH_LIVES[lives]}
+    found = boxes_of_run.config_of(json.loads(json.dumps(provenance)))
+    assert found == dataclasses.replace(config, resize=resize)
 
 
 def test_classes_are_called_as_people_do(run, tmp_path, capsys):
