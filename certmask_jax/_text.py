@@ -1,9 +1,10 @@
-"""Text that can be written anywhere, lists of names that stay short, and JSON as it comes."""
+"""Text that can be written anywhere, lists of names that stay short, and files as they come."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 
@@ -20,6 +21,21 @@ def some(names: Sequence[str], shown: int = 5) -> str:
     """``"a, b, ... (9 in all)"``: the first names, and how many there are if that is more."""
     more = f", ... ({len(names)} in all)" if len(names) > shown else ""
     return f"{', '.join(names[:shown])}{more}"
+
+
+def text_in(file: Path) -> str:
+    """The text of a file in UTF-8, without the mark that some editors begin it with.
+
+    Raises:
+      ValueError: for a file of other bytes; names it.
+    """
+    try:
+        text = file.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file}: expected text in UTF-8, got other bytes ({error})") from error
+    if "\0" in text:
+        raise ValueError(f"{file}: expected text in UTF-8, got zero bytes")
+    return text
 
 
 def json_of(

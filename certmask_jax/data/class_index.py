@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from certmask_jax._text import encodable, json_of
+from certmask_jax._text import encodable, json_of, text_in
 
 # Titles of the column of outputs, in small letters without anything else.
 _OUTPUTS = frozenset(
@@ -32,10 +32,7 @@ def read_class_index(path: Path) -> dict[str, int]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: expected a class index, found no file")
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: expected text in UTF-8, got other bytes ({error})") from error
+    text = text_in(path)
     if path.suffix.lower() == ".json" or text.lstrip().startswith(("{", "[")):
         try:
             pairs = _of_json(json_of(text, each_object=_each_once))

@@ -13,13 +13,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from certmask_jax._text import encodable, json_of, some
+from certmask_jax._text import encodable, json_of, some, text_in
 from certmask_jax.data.class_mapping import wnid
 
 FILES = ("LOC_synset_mapping.txt", "synset_words.txt", "imagenet_class_index.json")
 """What data sets of ImageNet's classes call such a file."""
 
-_ABOVE = 3  # folders: LOC_synset_mapping.txt lies beside ILSVRC/Data/CLS-LOC
+_ABOVE = 4  # folders: LOC_synset_mapping.txt lies beside ILSVRC, images in ILSVRC/Data/CLS-LOC/val
 
 
 def read(
@@ -29,9 +29,9 @@ def read(
 
     Args:
       path: text with a line for each class, ``n01440764 tench, Tinca tinca`` (as ImageNet's
-        ``LOC_synset_mapping.txt``), ``id,name`` (also ; or tabs), or only a name, the first of
-        output 0; or JSON: ``{"id": "name"}``, ``{"0": "name"}``, ``{"0": ["id", "name"]}`` or
-        ``["name 0", ...]``.
+        ``LOC_synset_mapping.txt``), ``id,name`` or ``0,name`` (also ; or tabs), or only a name, the
+        first of output 0; or JSON: ``{"id": "name"}``, ``{"0": "name"}``, ``{"0": ["id", "name"]}``
+        or ``["name 0", ...]``.
       names: of the outputs of a model, as a run has them; "" where there is none.
       outputs: which outputs of a larger model these are, where a run kept some alone.
 
@@ -45,10 +45,7 @@ def read(
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: expected names of classes, found no file")
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: expected text in UTF-8, got other bytes ({error})") from error
+    text = text_in(path)
     if path.suffix.lower() == ".json" or text.lstrip().startswith(("{", "[")):
         by_id, by_number = _of_json(path, text)
     else:
@@ -79,7 +76,8 @@ def find(data_dir: Path, names: Sequence[str]) -> tuple[str, ...] | None:
     """
     if not any(map(wnid, names)):
         return None
-    for folder in (data_dir, *data_dir.parents[:_ABOVE]):
+    whole = data_dir.absolute()  # a path as it was typed may name none of the folders above
+    for folder in (whole, *whole.parents[:_ABOVE]):
         for name in FILES:
             if (folder / name).is_file():
                 try:
@@ -114,7 +112,7 @@ def _of_json(path: Path, text: str) -> tuple[dict[str, str], list[str]]:
             by_number[int(key)] = encodable(parts[0])
         else:
             by_id[encodable(key)] = encodable(parts[0])
-    if by_number and sorted(by_number) != list(range(len(by_number))):
+    if not _is_gapless(by_number):
         return by_id | {str(number): title for number, title in by_number.items()}, []
     return by_id, [by_number[number] for number in range(len(by_number))]
 
@@ -128,7 +126,8 @@ def _of_lines(text: str, names: Sequence[str]) -> tuple[dict[str, str], list[str
             by_id[first.lower()] = rest.strip()
     if len(by_id) == len(lines):
         return by_id, []
-    known = set(names)
+    known = {part for name in names for part in (name, *name.split("/"))}
+    known |= set(filter(None, map(wnid, known)))
     for delimiter in ",;\t":
         try:
             rows = list(csv.reader(io.StringIO("\n".join(lines)), delimiter=delimiter))
@@ -137,7 +136,16 @@ def _of_lines(text: str, names: Sequence[str]) -> tuple[dict[str, str], list[str
         pairs = {row[0].strip(): row[1].strip() for row in rows if len(row) >= 2}
         if known & set(pairs):
             return pairs, []
+        numbered = {int(key): title for key, title in pairs.items() if key.isdecimal()}
+        titled = not rows[0][0].strip().isdecimal()
+        if numbered and _is_gapless(numbered) and len(numbered) == len(lines) - titled:
+            return {}, [numbered[number] for number in range(len(numbered))]
     return {}, lines
+
+
+def _is_gapless(by_number: Mapping[int, str]) -> bool:
+    """Whether each output has a name, from 0 to the last."""
+    return sorted(by_number) == list(range(len(by_number)))
 
 
 def _title(name: str, by_id: Mapping[str, str]) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from certmask_jax._text import some
+from certmask_jax._text import some, text_in
 from certmask_jax.data.folders import images_below, unique_names
 from certmask_jax.data.imagenet_devkit import is_ground_truth, read_ground_truth
 from certmask_jax.data.label_tables import Row, read_table
@@ -41,12 +41,7 @@ def read(folder: Path, labels: Path) -> Labelled:
         raise FileNotFoundError(f"{labels}: expected a list of labels, found no file")
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: expected a folder of images, found none")
-    try:
-        text = labels.read_bytes().decode("utf-8-sig")
-        if "\0" in text:
-            raise ValueError(f"{labels}: expected text in UTF-8, got zero bytes")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{labels}: expected text in UTF-8, got other bytes ({error})") from error
+    text = text_in(labels)
     lines = [line for line in text.splitlines() if line.strip()]
     if not lines:
         raise ValueError(f"{labels}: expected a list of labels, got an empty file")

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from certmask_jax._text import encodable, json_of, some
+from certmask_jax._text import encodable, json_of, some, text_in
 from certmask_jax.data.folders import suffixes
 from certmask_jax.data.label_tables import FILE_COLUMNS
 
@@ -82,10 +82,7 @@ def read(path: Path, ids: Sequence[str]) -> Matched:
         return Matched(with_boxes, others)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: expected a file or folder with boxes, found none")
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: expected text in UTF-8, got other bytes ({error})") from error
+    text = text_in(path)
     is_json = path.suffix.lower() == ".json" or text.lstrip().startswith("{")
     found = _of_coco(path, text) if is_json else _of_csv(path, text)
     if not found:
@@ -263,7 +260,7 @@ def _numbers(where: str, cells: Iterable[Any]) -> list[float]:
     given = list(cells)
     try:
         numbers = [float(cell) for cell in given]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):  # JSON has integers of any size
         numbers = [math.nan]
     if not all(map(math.isfinite, numbers)):
         raise ValueError(f"{where}: expected numbers of pixels, got {', '.join(map(str, given))}")

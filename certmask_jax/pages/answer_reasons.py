@@ -49,14 +49,10 @@ def why_answered(one: Inspected, row: int, answer: int, class_names: Sequence[st
             return _of_minority(one, row, answer, said)
         case CertMaskDetection():
             dissent = int(known.sum() - counts.max())
-            allowed = one.defense.tolerance
-            return (
-                f"{counted(dissent)} of {len(labels)} dissent{'s' * (dissent == 1)}, and at most "
-                f"{allowed} may."
-                if answer != ALERT
-                else f"An alert: at least {counted(dissent)} dissent{'s' * (dissent == 1)}, and at "
-                f"most {allowed} may."
-            )
+            who = counted(dissent, "mask")
+            who = f"An alert: at least {who}" if answer == ALERT else f"{who} of {len(labels)}"
+            do = "dissents" if dissent == 1 else "dissent"
+            return f"{who} {do}, and at most {one.defense.tolerance} may."
         case CertMask():
             k = one.defense.masks.promise
             mine = counts[values == answer]

@@ -24,9 +24,6 @@ _STATES = {by_placement.HOLDS: "h", by_placement.FAILS: "f", by_placement.OPEN: 
 _FIRST = ord("a")
 _UNSEEN = "of this defense only verdicts are at hand"
 
-NOTHING_COVERED: Mapping[int, Mapping[str, Any]] = {}
-NOTHING_UNSEEN: Mapping[int, str] = {}
-
 
 class Attacked(NamedTuple):
     """What an attack made of one image under one defense.
@@ -56,8 +53,8 @@ def page_data(
     *,
     pictures: Sequence[str] | None,
     attacked: Mapping[int, Sequence[Attacked]],
-    covered: Mapping[int, Mapping[str, Any]] = NOTHING_COVERED,
-    unseen: Mapping[int, str] = NOTHING_UNSEEN,
+    covered: Mapping[int, Mapping[str, Any]],
+    unseen: Mapping[int, str],
 ) -> dict[str, Any]:
     """Everything that the script of a page shows, JSON-able.
 

@@ -1,4 +1,4 @@
-"""Words for what a page says of masks and labels. Masks are counted from 1, as they are drawn."""
+"""Words for what a page says of masks, labels and counts. Masks are numbered from 1, as drawn."""
 
 from __future__ import annotations
 
@@ -33,8 +33,9 @@ def named(masks: Sequence[int]) -> str:
     return f"masks {', '.join(numbers[:-1])} and {numbers[-1]}" if numbers else "no mask"
 
 
-def counted(count: int) -> str:
-    return f"{count} mask{'s' * (count != 1)}"
+def counted(count: int, what: str) -> str:
+    """``"1 image"``, ``"1,000 images"``, ``"2 classes"``."""
+    return f"{count:,} {what}{'' if count == 1 else 'es' if what.endswith('s') else 's'}"
 
 
 def upper(text: str) -> str:

@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from certmask_jax._version import __version__
 from certmask_jax.certification.report import Report, labels, notes, numbers
 from certmask_jax.pages import charts, rendering
-from certmask_jax.pages.image_data import NOTHING_COVERED, Attacked, page_data
+from certmask_jax.pages.image_data import Attacked, page_data
 from certmask_jax.pages.inspected import Inspected
+from certmask_jax.pages.mask_words import counted
 from certmask_jax.pages.object_sizes import ObjectSizes, by_size, covered
 from certmask_jax.pages.run_plots import plots_of
-from certmask_jax.pages.run_said import counted, facts_of, sentences, title_of
+from certmask_jax.pages.run_said import facts_of, sentences, title_of
 from certmask_jax.pages.run_tables import class_rows, defense_rows
 
 FILE = "report.html"
@@ -78,7 +79,7 @@ def page_of(
                 pictures=pictures,
                 attacked=attacked,
                 unseen=unseen,
-                covered=NOTHING_COVERED if object_sizes is None else covered(report, object_sizes),
+                covered={} if object_sizes is None else covered(report, object_sizes),
             )
         )
         shown = (

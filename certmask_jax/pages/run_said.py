@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Sequence
 from pathlib import PurePath
 
 from certmask_jax.certification.report import Report, labels, notes, numbers
 from certmask_jax.certification.report.records import DefenseResult
+from certmask_jax.pages.mask_words import counted, upper
 
 _OF_FILES = ("image_folder", "image_list")
 
@@ -32,7 +32,7 @@ def sentences(report: Report) -> list[str]:
     provenance = report.provenance
     split = f" ({provenance['split']})" if provenance.get("split") else ""
     weights = f" with the weights {provenance['weights']}" if provenance.get("weights") else ""
-    heading = [_upper(line) for line in notes.heading(report)[1:]]
+    heading = [upper(line.lstrip()) for line in notes.heading(report)[1:]]
     what = (
         f"{counted(report.num_images, 'image')} of {data_name(report)}{split} "
         f"{'was' if report.num_images == 1 else 'were'} certified for the model "
@@ -61,11 +61,6 @@ def sentences(report: Report) -> list[str]:
             "whatever they show."
         )
     return [what, attacker, _found(report)]
-
-
-def counted(count: int, what: str) -> str:
-    """``"1 image"``, ``"1,000 images"``."""
-    return f"{count:,} {what}{'' if count == 1 else 'es' if what.endswith('s') else 's'}"
 
 
 def facts_of(report: Report) -> list[tuple[str, str]]:
@@ -105,7 +100,7 @@ def _found(report: Report) -> str:
         against = f"against {labels.patch(threat)}, " if len(ends) > 1 else ""
         parts.append(f"{against}{', and '.join(said)}")
     return (
-        f"{_upper('; '.join(parts))}. The model alone is right on "
+        f"{upper('; '.join(parts))}. The model alone is right on "
         f"{_percent(numbers.undefended(report))} without a patch, and nothing is proved of it."
     )
 
@@ -134,7 +129,3 @@ def _best(results: Sequence[DefenseResult], alike: Collection[str]) -> list[str]
 def _percent(number: str) -> str:
     """``"74.0% [70.0, 77.7]"``."""
     return number.replace(" [", "% [", 1)
-
-
-def _upper(text: str) -> str:
-    return re.sub(r"^\s*(.)", lambda found: found[1].upper(), text)

@@ -54,6 +54,7 @@ def shares_of(matched: Matched, provenance: Mapping[str, Any], sizes: Sizes) -> 
       sizes: asked for those images alone whose size the boxes do not come with.
 
     Raises:
+      UnreadableImage: as ``sizes`` does.
       ValueError: for a box outside its image, or patched images, whose files were cut already.
     """
     unknown = [one for one, objects in matched.of_image.items() if objects.size is None]
@@ -62,10 +63,9 @@ def shares_of(matched: Matched, provenance: Mapping[str, Any], sizes: Sizes) -> 
             f"{OPTION}: expected boxes with image_width and image_height, as patched images were "
             "cut before they were written, got some without"
         )
+    known = sizes(unknown) if unknown else {}
     try:
-        return object_shares.shares(
-            matched.of_image, sizes(unknown) if unknown else {}, config_of(provenance)
-        )
+        return object_shares.shares(matched.of_image, known, config_of(provenance))
     except ValueError as error:
         raise ValueError(f"{OPTION}: {error}") from error
 

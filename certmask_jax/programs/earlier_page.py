@@ -47,7 +47,6 @@ def beside(
     """
     before = of_command(report)
     missing: list[str] = []
-    named = report
     try:
         file = given.class_names or before.class_names
         named = page_options.with_names(report, file, data_dir)

@@ -8,13 +8,14 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from certmask_jax.certification.report import Report
+from certmask_jax.data import decoding
 from certmask_jax.data.attacked_sets import LINES, Line, read_lines
 from certmask_jax.defenses import ALERT, Defense
 from certmask_jax.files import whole_files
 from certmask_jax.files.storage import AnyPath
+from certmask_jax.files.unreadable import UnreadableImage
 from certmask_jax.masks.distinct_unions import MaskedImages
 from certmask_jax.pages import pictures
 from certmask_jax.pages.image_data import Attacked
@@ -222,9 +223,10 @@ def _patched_pictures(folder: Path, lines: Sequence[Line]) -> tuple[dict[int, st
     order = sorted(there, key=lambda place: not lines[place]["broken"])
 
     def read(number: int) -> NDArray[np.uint8] | None:
+        file = lines[order[number]]["file"]
         try:
-            image = np.asarray(Image.open(folder / lines[order[number]]["file"]), np.uint8)
-        except OSError:
+            image = np.asarray(decoding.decode(folder / file, file), np.uint8)
+        except UnreadableImage:
             return None
         return image.reshape(*image.shape[:2], -1)
 

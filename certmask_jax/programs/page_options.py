@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from certmask_jax.certification.report import Report
 from certmask_jax.data import class_titles
 from certmask_jax.data.object_boxes import Matched
+from certmask_jax.files.unreadable import UnreadableImage
 from certmask_jax.pages.object_sizes import ObjectSizes
 from certmask_jax.programs import boxes_of_run, paths
 from certmask_jax.programs.boxes_of_run import OPTION as BOXES
@@ -89,7 +90,8 @@ def read(arguments: argparse.Namespace) -> PageOptions:
 def before(options: PageOptions, test_set: TestSet, provenance: Mapping[str, Any]) -> Shown:
     """Reads what was given before any long work.
 
-    Boxes of data sets whose images have no names until they are read are only looked for.
+    Boxes of data sets whose images have no names until they are read are only looked for. Where an
+    image that has boxes cannot be read, and so is left out of the run, they are placed after it.
 
     Raises:
       ValueError: for what is not there, cannot be read, or is of other images or classes.
@@ -104,7 +106,11 @@ def before(options: PageOptions, test_set: TestSet, provenance: Mapping[str, Any
     )
     if matched is None:
         return Shown(options)
-    return Shown(options, matched, boxes_of_run.shares_of(matched, provenance, sizes_in(test_set)))
+    try:
+        shares = boxes_of_run.shares_of(matched, provenance, sizes_in(test_set))
+    except UnreadableImage:
+        return Shown(options)
+    return Shown(options, matched, shares)
 
 
 def after(

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from certmask_jax.certification import report
+from certmask_jax.data.attacked_sets import LINES
 from certmask_jax.files.storage import AnyPath
 from certmask_jax.pages import compare_page
 from certmask_jax.pages.compare_page import Named
@@ -94,13 +95,13 @@ def run(
     result = report.read(
         folder, warn=lambda text: missing.append(f"No image is shown: {one_line(text)}.")
     )
+    if attack is None and isinstance(folder, Path) and (folder / _ATTACK).is_dir():
+        attack = folder / _ATTACK
+    elif attack is not None and not (attack / LINES).is_file():
+        raise FileNotFoundError(f"--attack {attack}: expected a folder with {LINES}")
     named, sizes, lacking = earlier_page.beside(result, shown, data_dir=data_dir)
     missing += lacking
     saved = _table_of(folder, missing)
-    if attack is None and isinstance(folder, Path) and (folder / _ATTACK).is_dir():
-        attack = folder / _ATTACK
-    elif attack is not None and not (attack / "attacks.jsonl").is_file():
-        raise FileNotFoundError(f"--attack {attack}: expected a folder with attacks.jsonl")
     page = page_of_run.made_page(
         named,
         saved,

@@ -123,6 +123,7 @@ def test_which_image_a_name_means(tmp_path, name, image):
         ("b.json", "[" * 100_000, "b.json: expected COCO's JSON"),
         ("b.json", _coco([0, 0, 3]), "annotation 0: expected bbox as [x, y, width, height]"),
         ("b.json", _coco([0, 0, 3, "x"]), "annotation 0: expected numbers of pixels, got 0, 0, 3"),
+        ("b.json", _coco([0, 0, 3, 10**400]), "annotation 0: expected numbers of pixels, got 0, 0"),
         ("b.json", _coco([0, 0, 3, 5], twice=True), "expected one image for each file_name"),
         ("d/2.xml", _xml([]), "expected at least 1 box of an image of the run, got none"),
         ("d/2.xml", "<annotation>", "2.xml: expected XML"),

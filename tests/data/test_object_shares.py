@@ -49,6 +49,13 @@ def test_a_union_counts_each_pixel_once():
         assert covered_share(boxes, (30, 30)) == pytest.approx(painted.mean(), abs=1e-12)
 
 
+def test_all_that_is_seen_is_no_more_than_all():
+    edges = (151.21603890718268, 223.8681841486047)  # differences add up to a little more than 224
+    for left, right in [*np.random.default_rng(0).uniform(0, 224, (2000, 2)).tolist(), edges]:
+        boxes = np.array([[0, 0, max(left, right), 224], [min(left, right), 0, 224, 224]])
+        assert 1 - 1e-12 < covered_share(boxes, (224, 224)) <= 1
+
+
 def test_the_size_that_comes_with_boxes_is_the_one_they_are_in():
     half = Objects(((0, 0, 50, 100),), (100, 100))
     same = Objects(((0, 0, 50, 100),), None)

@@ -1,4 +1,4 @@
-"""Text that can be written anywhere."""
+"""Text that can be written anywhere, and files that hold some."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from certmask_jax._text import encodable, json_of, some
+from certmask_jax._text import encodable, json_of, some, text_in
 from certmask_jax.files.unreadable import UnreadableImage
 
 
@@ -25,6 +25,16 @@ def test_an_unreadable_image_is_named():
     error = UnreadableImage("3/x.png", "cut short", where="/data/3/x.png")
     assert str(error) == "/data/3/x.png: expected an image that can be decoded (cut short)"
     assert (error.image_id, error.why) == ("3/x.png", "cut short")
+
+
+def test_text_of_a_file_is_utf_8_without_its_mark_and_other_bytes_are_named(tmp_path):
+    file = tmp_path / "a.csv"
+    file.write_bytes("\ufeffK\u00e4fer\r\n".encode())
+    assert text_in(file) == "K\u00e4fer\r\n"
+    for content, got in (("a".encode("utf-16-le"), "zero bytes"), (b"\xff", "other bytes")):
+        file.write_bytes(content)
+        with pytest.raises(ValueError, match=f"a.csv: expected text in UTF-8, got {got}"):
+            text_in(file)
 
 
 def test_json_that_nests_too_deeply_is_damaged_like_any_other():

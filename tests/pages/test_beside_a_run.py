@@ -8,13 +8,16 @@ import re
 import shutil
 
 import hand_made_reports
+import numpy as np
 import pytest
 from PIL import Image
 
 from certmask_jax.certification import report as reports
 from certmask_jax.certification.report import wilson_interval
-from certmask_jax.data import digits_arrays
-from certmask_jax.programs import certify, page_of_run, page_options, report
+from certmask_jax.data import digits_arrays, load
+from certmask_jax.models import DataConfig
+from certmask_jax.programs import boxes_of_run, certify, page_of_run, page_options, report
+from certmask_jax.programs.certification_job import _PATCH_LIVES
 
 OPTIONS = ["--defense", "double_masking:masks_per_axis=2", "--dataset", "image_folder"]
 OPTIONS += ["--model", "vit_digits"]
@@ -146,6 +149,35 @@ def test_bad_boxes_are_one_line_before_any_work(folder, tmp_path, capsys, row, l
     assert not out.exists()
     assert certify.main([*command, "--object-boxes", str(file), "--no-page"]) == 2
     assert "--object-boxes: expected a page" in capsys.readouterr().err
+
+
+def test_a_box_of_an_image_that_is_left_out_does_not_end_the_run(tmp_path):
+    root = tmp_path / "images"
+    for one in ("a", "b"):
+        (root / one).mkdir(parents=True)
+        Image.new("L", (16, 24)).save(root / one / "1.png")
+    (root / "b" / "2.png").write_bytes(b"no image")
+    file = tmp_path / "boxes.csv"
+    file.write_text("id,x0,y0,x1,y1\na/1,0,0,8,24\nb/2,0,0,8,24\n")
+    config = DataConfig((8, 8), (0.5,), (0.5,), channels=1)
+    test_set = load("image_folder", data_dir=root, data_config=config, num_outputs=2)
+    provenance = {"dataset": "image_folder", "data_config": dataclasses.asdict(config)}
+    before = page_options.before(page_options.PageOptions(file), test_set, provenance)
+    ids = ["a/1.png", "b/1.png", *(f"b/{number}.png" for number in range(3, 9))]
+    made = hand_made_reports.report(hand_made_reports.result(), ids=ids, provenance=provenance)
+    _, sizes, _ = page_options.after(before, made, test_set)
+    assert sizes is not None
+    assert sizes.shares.tolist()[0] == 0.5
+    assert np.isnan(sizes.shares[1:]).all()
+    assert sizes.said == ("1 name in it is no image of this run, such as b/2.",)
+
+
+@pytest.mark.parametrize(("lives", "resize"), [("input", 10), ("native", None)])
+def test_boxes_go_straight_to_the_input_where_patches_live_in_the_own_pixels(lives, resize):
+    config = DataConfig((8, 8), (0.5,), (0.5,), channels=1, resize=10)
+    provenance = {"data_config": dataclasses.asdict(config), "patch_lives": _PATCH_LIVES[lives]}
+    found = boxes_of_run.config_of(json.loads(json.dumps(provenance)))
+    assert found == dataclasses.replace(config, resize=resize)
 
 
 def test_classes_are_called_as_people_do(run, tmp_path, capsys):

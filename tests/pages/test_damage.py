@@ -7,6 +7,7 @@ import json
 import shutil
 
 import pytest
+from PIL import Image
 
 from certmask_jax.certification import report as reports
 from certmask_jax.programs import report
@@ -86,6 +87,23 @@ def test_one_sentence_and_the_rest(whole, tmp_path, capsys, name, how, begins, s
     if name != "per_image.csv":
         assert '"pic":"data:image/png' in page
         assert ('"maps":[' in page) == (begins != NO_MAPS)
+
+
+def test_a_patched_image_of_which_a_byte_is_another_is_not_there(whole, tmp_path, capsys):
+    folder = tmp_path / "run"
+    shutil.copytree(whole, folder)
+    lines = [json.loads(x) for x in (folder / "attack" / "attacks.jsonl").read_text().splitlines()]
+    lines = [lines[0], *({**lines[1], "file": f"{name}.png"} for name in ("good", "bad"))]
+    text = "".join(f"{json.dumps(x)}\n" for x in lines)
+    (folder / "attack" / "attacks.jsonl").write_text(text)
+    good, bad = folder / "attack" / "good.png", folder / "attack" / "bad.png"
+    Image.new("L", (8, 8), 7).save(good)
+    content = bytearray(good.read_bytes())
+    content[content.index(b"IDAT") - 1] = 2  # its length: Pillow raises a SyntaxError
+    bad.write_bytes(content)
+    assert report.main([str(folder)]) == 0
+    said = capsys.readouterr().err.splitlines()
+    assert said == ["1 patched images of the attack are not there."]
 
 
 def test_a_run_that_is_whole_says_nothing(digits_run, tmp_path, capsys):
