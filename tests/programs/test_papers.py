@@ -260,13 +260,16 @@ def test_classes_are_those_of_the_rows_of_images():
     )
     made.per_image["label"][:] = [1, 1, 1, 1, 0, 0, 1, 1]
     made.per_image["undefended"][:] = [1, 1, 1, 0, 0, 1, 1, 1]
-    first, second = by_class.classes(made, "double_masking")
+    row = Row("A", "double_masking", "X", "--patch 1")
+    first, second = (one.numbers for one in by_class.classes(made, row))
     # Of the dogs (0, 1, 2, 3, 6, 7) three are certified, and all but 7 answered with 1.
     assert (first["class"], first["images"], first["certified"]) == ("dog", 6, 3 / 6)
     assert (first["clean"], first["undefended"]) == (5 / 6, 5 / 6)
     assert (second["class"], second["images"], second["certified"]) == ("cat", 2, 0)
     assert (second["clean"], second["undefended"]) == (0, 1 / 2)
     assert first["certified_low"] < 0.5 < first["certified_high"]
+    nameless = dataclasses.replace(made, class_names=("", ""))
+    assert [one.name for one in by_class.classes(nameless, row)] == ["class 1", "class 0"]
 
 
 def test_a_table_of_classes_is_made_of_a_run(tmp_path, capsys):
