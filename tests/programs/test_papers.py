@@ -184,6 +184,7 @@ def test_a_table_has_the_papers_figures_beside_those_of_a_run(tmp_path, capsys):
             "TABLE too large: its rows do not fit these images or this model (certify says "
             "--defense certmask:mask_size=40: mask_size: expected at least the patch",
         ),
+        (["times", "--chunk", "8"], "--chunk: has no use in a job that is measured"),
         (["too small"], "TABLE too small: its rows do not fit these images or this model"),
         (["table1", "--quick", "--num-images", "5"], "--quick: expected it or --num-images"),
         (["table1", "--rows-of", "Z"], "--rows-of: expected all or one of X, Y"),
@@ -194,6 +195,7 @@ def test_what_cannot_be_is_said(words, said, tmp_path):
         runner.run(SMALL, [*words, "--out", str(tmp_path / "out")])
     assert not (tmp_path / "out").exists()
     assert said in str(raised.value)
+    assert ("certify says" in str(raised.value)) == words[0].startswith("too ")
 
 
 def test_rows_are_those_of_the_data_at_hand():
