@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from certmask_jax.certification.report import Report, labels, numbers
-from certmask_jax.certification.report.by_object_size import Share, SizeBin, size_bins
+from certmask_jax.certification.report.by_object_size import SizeBin, size_bins
+from certmask_jax.certification.report.image_groups import Share
 from certmask_jax.pages import charts
 from certmask_jax.pages.image_data import key_of
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from typing import Any
 
-import numpy as np
 from markupsafe import Markup, escape
 
-from certmask_jax.certification.report import Report, labels, numbers, wilson_interval
+from certmask_jax.certification.report import Report, labels, numbers
+from certmask_jax.certification.report.image_groups import by_class
 from certmask_jax.certification.report.records import DefenseResult
 from certmask_jax.pages import charts
 from certmask_jax.pages.image_data import key_of
+from certmask_jax.pages.mask_words import name_of
 
 
 def defense_rows(report: Report) -> list[dict[str, Any]]:
@@ -47,29 +48,21 @@ def defense_rows(report: Report) -> list[dict[str, Any]]:
 
 def class_rows(report: Report) -> list[dict[str, Any]]:
     """Clean and certified accuracy of each class (PatchCleanser, Figure 13)."""
-    true = report.per_image["label"]
     made = []
-    for label in np.unique(true).tolist():
-        own = true == label
-        count = int(own.sum())
-        cells = []
-        for result in report.defenses:
-            certified = float(result.per_image["worst_case"][own].mean())
-            clean = float((result.per_image["answer"][own] == label).mean())
-            cells.append(
-                {
-                    "certified": f"{100 * certified:.0f}",
-                    "clean": f"{100 * clean:.0f}",
-                    "bar": charts.bar(certified, wilson_interval(certified, count), "proved"),
-                }
-            )
-        named = report.class_names[label] if label < len(report.class_names) else ""
-        undefended = float((report.per_image["undefended"][own] == label).mean())
+    for label, group in by_class(report).items():
+        cells = [
+            {
+                "certified": f"{100 * certified.fraction:.0f}",
+                "clean": f"{100 * clean.fraction:.0f}",
+                "bar": charts.bar(*certified, "proved"),
+            }
+            for certified, clean in zip(group.certified, group.clean, strict=True)
+        ]
         made.append(
             {
-                "name": named or f"class {label}",
-                "count": count,
-                "undefended": f"{100 * undefended:.0f}",
+                "name": name_of(label, report.class_names),
+                "count": len(group.rows),
+                "undefended": f"{100 * group.undefended.fraction:.0f}",
                 "cells": cells,
                 "least": sum(float(cell["certified"]) for cell in cells),
             }

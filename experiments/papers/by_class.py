@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
-from certmask_jax.certification.report import Interval, Report, wilson_interval
-from certmask_jax.certification.report.numbers import with_interval
-from certmask_jax.pages.charts import Point, Series
-from experiments.papers import figures
+from certmask_jax.certification.report import Report, image_groups
+from certmask_jax.pages.mask_words import name_of
+from experiments.papers import by_group
 from experiments.papers.accuracy import here, measured
-from experiments.papers.recipes import Table
-from experiments.papers.sheets import NOT_AT_HAND, Sheet
+from experiments.papers.by_group import Named
+from experiments.papers.recipes import Row, Table
+from experiments.papers.sheets import Sheet
 
 _MOST = 20
 """Classes that are printed; of more, the best and the worst."""
@@ -38,8 +36,8 @@ def sheet_of(
             f"{table.name}: expected per_image.csv in the folder of the run, which says what "
             "became of each image, got none; choose another --out, and run again"
         )
-    found = classes(report, row.defense)
-    printed: Sequence[Mapping[str, Any]] = found
+    found = classes(report, row)
+    printed: Sequence[Named] = found
     below = ["The paper's figures are not at hand."]
     if len(found) > _MOST:
         printed = [*found[: _MOST // 2], *found[-_MOST // 2 :]]
@@ -47,70 +45,28 @@ def sheet_of(
             f"These are the {_MOST // 2} classes of {len(found):,} of which most is certified, and "
             f"the {_MOST // 2} of which least is; table.csv has all."
         )
-    keys = ("undefended", "clean", "certified")
+    numbers = [one.numbers for one in found]
     return Sheet(
         measured=f"{measured(results[row.patch])} Against `{row.patch}`, `{row.defense}`.",
-        titles=("class", "images", "undefended", "clean", "certified", "the paper's"),
-        rows=[
-            [one["class"], f"{one['images']:,}"]
-            + [with_interval(one[key], _between(one, key)) for key in keys]
-            + [NOT_AT_HAND]
-            for one in printed
-        ],
-        numbers=found,
-        record={"here": here(results[row.patch]), "defense": row.defense, "classes": found},
+        titles=("class", *by_group.COLUMNS),
+        rows=by_group.cells(printed),
+        numbers=numbers,
+        record={"here": here(results[row.patch]), "defense": row.defense, "classes": numbers},
         below=below,
-        svg=figures.drawn(
-            [
-                Series(
-                    name,
-                    [
-                        Point(rank, one[key], *_between(one, key), f"{one['class']}: {name}")
-                        for rank, one in enumerate(found, 1)
-                    ],
-                    filled=key == "certified",
-                    joined=True,
-                    colour=number,
-                )
-                for number, (name, key) in enumerate(
-                    (("certified", "certified"), ("clean, defended", "clean"), ("undefended",) * 2)
-                )
-            ],
-            "class, the most certified first",
-            f"{table.name}: {table.title}",
-        ),
+        svg=by_group.drawn(table, found, "class, the most certified first"),
     )
 
 
-def classes(report: Report, spec: str) -> list[dict[str, Any]]:
-    """Each class that has images: fractions of them with 95% intervals, the most certified first.
+def classes(report: Report, row: Row) -> list[Named]:
+    """Each class that has images, with the defense of a row, the most certified first.
 
     Args:
       report: with rows of images.
-      spec: of the defense.
+      row: whose defense is one of the report's.
     """
-    label = report.per_image["label"]
-    (result,) = [one for one in report.defenses if one.spec == spec]
-    holds = {
-        "undefended": report.per_image["undefended"] == label,
-        "clean": result.per_image["answer"] == label,
-        "certified": result.per_image["worst_case"],
-    }
-    found = []
-    for number in np.unique(label):
-        mine = label == number
-        count = int(mine.sum())
-        name = str(number)
-        if number < len(report.class_names):
-            name = str(report.class_names[number])
-        one: dict[str, Any] = {"class": name, "images": count}
-        for key, of in holds.items():
-            share = float(of[mine].mean())
-            low, high = wilson_interval(share, count)
-            one |= {key: share, f"{key}_low": low, f"{key}_high": high}
-        found.append(one)
-    return sorted(found, key=lambda one: (-one["certified"], -one["clean"]))
-
-
-def _between(one: Mapping[str, Any], key: str) -> Interval:
-    return one[f"{key}_low"], one[f"{key}_high"]
+    found = [
+        {"class": name_of(label, report.class_names), **by_group.numbers(group, report, row)}
+        for label, group in image_groups.by_class(report).items()
+    ]
+    found.sort(key=lambda one: (-one["certified"], -one["clean"]))
+    return [Named(one["class"], rank, one) for rank, one in enumerate(found, 1)]

@@ -8,14 +8,13 @@ from typing import Any
 import numpy as np
 
 from certmask_jax.certification.report import Report
-from certmask_jax.certification.report.by_object_size import Share, SizeBin, size_bins
-from certmask_jax.certification.report.numbers import with_interval
-from certmask_jax.pages.charts import Point, Series
-from certmask_jax.pages.object_sizes import ObjectSizes
-from experiments.papers import figures
+from certmask_jax.certification.report.by_object_size import size_bins
+from certmask_jax.pages.object_sizes import ObjectSizes, bin_name
+from experiments.papers import by_group
 from experiments.papers.accuracy import here, measured
+from experiments.papers.by_group import Named
 from experiments.papers.recipes import Table
-from experiments.papers.sheets import NOT_AT_HAND, Sheet
+from experiments.papers.sheets import Sheet
 
 
 def sheet_of(
@@ -36,63 +35,28 @@ def sheet_of(
     """
     row = table.rows[0]
     report = reports[row.patch]
-    at = [one.spec for one in report.defenses].index(row.defense)
-    bins = size_bins(report, sizes.shares)
     known = int(np.isfinite(sizes.shares).sum())
-    series = [
-        Series(
-            name,
-            [_point(one, kind, at, name) for one in bins],
-            kind == "certified",
-            joined=True,
-            colour=number,
+    found = [
+        Named(
+            bin_name(one),
+            50 * (one.low + one.high),
+            {"low": one.low, "high": one.high, **by_group.numbers(one, report, row)},
         )
-        for number, (name, kind) in enumerate(_KINDS)
+        for one in size_bins(report, sizes.shares)
     ]
+    numbers = [one.numbers for one in found]
     return Sheet(
         measured=f"{measured(results[row.patch])} Against `{row.patch}`, `{row.defense}`. "
         f"{known:,} of {report.num_images:,} images have boxes in {sizes.source}.",
-        titles=("objects cover", "images", "undefended", "clean", "certified", "the paper's"),
-        rows=[
-            [
-                f"{100 * one.low:g} to {100 * one.high:g}%",
-                f"{len(one.rows):,}",
-                *(with_interval(*_share(one, kind, at)) for _, kind in reversed(_KINDS)),
-                NOT_AT_HAND,
-            ]
-            for one in bins
-        ],
-        numbers=[_numbers(one, at) for one in bins],
+        titles=("objects cover", *by_group.COLUMNS),
+        rows=by_group.cells(found),
+        numbers=numbers,
         record={
             "here": here(results[row.patch]),
             "defense": row.defense,
             "with_boxes": known,
-            "bins": [_numbers(one, at) for one in bins],
+            "bins": numbers,
         },
         below=["The paper's figures are not at hand.", *sizes.said],
-        svg=figures.drawn(
-            series, "percent of the image that objects cover", f"{table.name}: {table.title}"
-        ),
+        svg=by_group.drawn(table, found, "percent of the image that objects cover"),
     )
-
-
-_KINDS = (("certified", "certified"), ("clean, defended", "clean"), ("undefended", "undefended"))
-
-
-def _share(one: SizeBin, kind: str, at: int) -> Share:
-    of: Share | tuple[Share, ...] = getattr(one, kind)
-    return of if isinstance(of, Share) else of[at]
-
-
-def _point(one: SizeBin, kind: str, at: int, name: str) -> Point:
-    fraction, interval = _share(one, kind, at)
-    about = f"{name}, {100 * one.low:g} to {100 * one.high:g}%: {100 * fraction:.1f}%"
-    return Point(50 * (one.low + one.high), fraction, *interval, about)
-
-
-def _numbers(one: SizeBin, at: int) -> dict[str, Any]:
-    found: dict[str, Any] = {"low": one.low, "high": one.high, "images": len(one.rows)}
-    for _, kind in reversed(_KINDS):
-        fraction, (low, high) = _share(one, kind, at)
-        found |= {kind: fraction, f"{kind}_low": low, f"{kind}_high": high}
-    return found

@@ -12,18 +12,19 @@ import argparse
 import contextlib
 import dataclasses
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from certmask_jax.certification import report
-from certmask_jax.files import fingerprint
+from certmask_jax.files import fingerprint, processes
 from certmask_jax.pages.object_sizes import ObjectSizes
 from certmask_jax.programs import boxes_of_run, certify, evidence_entries, page_options, program
 from certmask_jax.programs.certification_job import opened
+from certmask_jax.programs.certification_options import check_modes, read_config
 from certmask_jax.programs.certification_options import parser as certify_parser
-from certmask_jax.programs.certification_options import read_config
 from certmask_jax.programs.command_line import CommandLine, check_not_typed, check_uses
 from certmask_jax.programs.page_options import PageOptions
 from experiments.papers import accuracy, by_class, by_object, mask_counts, run_times, sheets
@@ -33,6 +34,9 @@ from experiments.papers.sheets import Sheet
 QUICK = 20  # images
 _CHEAPEST = "double_masking:masks_per_axis=2"  # a run has to have some defense
 _OWN = ("rows_of", "quick", "out", "object_boxes")
+_GIVEN = ("--patch", "--patch-area", "--defense")
+"""What rows say, as certify calls it."""
+
 _TAKEN = ("patch", "patch_area", "sizes", "patches", "defense", "from_tables", "list", "format")
 _FAMILIES = {
     "cifar10": ["CIFAR-10"],
@@ -81,6 +85,8 @@ def run(paper: Paper, words: Sequence[str]) -> int:
         check_uses(arguments, {"table", "rows_of", "out"}, f"with {table.name}, which runs nothing")
     check_not_typed(arguments, _TAKEN, "here, as the table says it")
     check_not_typed(arguments, ("shard",), "here, as a table is made of whole runs")
+    if table.shows is not Shows.OBJECTS:
+        check_not_typed(arguments, ("object_boxes",), f"with {table.name}")
     if arguments.quick and arguments.num_images is not None:
         raise ValueError("--quick: expected it or --num-images, got both")
     table = _chosen(table, arguments)
@@ -94,9 +100,21 @@ def run(paper: Paper, words: Sequence[str]) -> int:
     if table.shows is Shows.COUNTS:
         return _finished(paper, table, mask_counts.sheet_of(table), root)
     jobs = _jobs(table, arguments, passed)
-    if table.shows is Shows.TIMES and not arguments.dry_run:
-        return _finished(paper, table, run_times.sheet_of(table, jobs), root)
-    boxes = _boxes(table, arguments, jobs)
+    with _as_rows_say(table):
+        if table.shows is Shows.TIMES and not arguments.dry_run:
+            return _finished(paper, table, run_times.sheet_of(table, jobs), root)
+        return _from_runs(paper, table, arguments, jobs, root)
+
+
+def _from_runs(
+    paper: Paper,
+    table: Table,
+    arguments: argparse.Namespace,
+    jobs: Mapping[str, Job],
+    root: Path,
+) -> int:
+    """Certifies what a table needs, and makes it of that."""
+    boxes = _boxes(arguments, jobs) if table.shows is Shows.OBJECTS else None
     results: dict[str, dict[str, Any]] = {}
     reports: dict[str, report.Report] = {}
     for patch, (options, specs) in jobs.items():
@@ -105,7 +123,7 @@ def run(paper: Paper, words: Sequence[str]) -> int:
             options = [*options, "--out", str(out)]
         program.say(f"{patch}: {', '.join(specs)}")
         with contextlib.redirect_stdout(sys.stdout if arguments.dry_run else sys.stderr):
-            status = certify.main(options)
+            status = _certified(options)
         if status:
             return status
         if not arguments.dry_run:
@@ -122,6 +140,29 @@ def run(paper: Paper, words: Sequence[str]) -> int:
     else:
         sheet = accuracy.sheet_of(table, results)
     return _finished(paper, table, sheet, root)
+
+
+def _certified(options: Sequence[str]) -> int:
+    """What certify does, and its exit status; errors are raised."""
+    arguments = certify_parser().parse_args(options)
+    check_modes(arguments)
+    status = certify.run(read_config(arguments), program.typed("certify", options))
+    processes.wait_for_all("end")
+    return status
+
+
+@contextlib.contextmanager
+def _as_rows_say(table: Table) -> Iterator[None]:
+    """Lets errors about what the rows of a table say name the table: nobody typed these options."""
+    try:
+        yield
+    except ValueError as error:
+        if re.split("[: ]", str(error))[0] not in _GIVEN:
+            raise
+        raise ValueError(
+            f"TABLE {table.name}: its rows do not fit these images or this model (certify says "
+            f"{error}); give others that they fit, or other rows with --rows-of"
+        ) from error
 
 
 def main(paper: Paper) -> NoReturn:
@@ -159,20 +200,14 @@ def _jobs(table: Table, arguments: argparse.Namespace, passed: Sequence[str]) ->
 
 
 def _boxes(
-    table: Table, arguments: argparse.Namespace, jobs: Mapping[str, Job]
-) -> Callable[[report.Report], ObjectSizes] | None:
-    """What gives the sizes of objects, as far as they are known read before any long work.
-
-    None for tables that do not ask for them.
-    """
+    arguments: argparse.Namespace, jobs: Mapping[str, Job]
+) -> Callable[[report.Report], ObjectSizes]:
+    """What gives the sizes of objects, as far as they are known read before any long work."""
     file = arguments.object_boxes
-    if table.shows is not Shows.OBJECTS:
-        if file is not None:
-            raise ValueError(f"{boxes_of_run.OPTION}: has no use with {table.name}")
-        return None
     if file is None:
         raise ValueError(
-            f"{boxes_of_run.OPTION}: required for {table.name}, and not given (--help explains)"
+            f"{boxes_of_run.OPTION}: required for {arguments.table}, and not given (--help "
+            "explains)"
         )
     words = next(iter(jobs.values())).options
     job = opened(read_config(certify_parser().parse_args(words)), "")

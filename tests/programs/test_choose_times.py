@@ -167,7 +167,8 @@ def test_with_chunks_of_one_milliseconds_choose_what_passes_do(tmp_path, capsys,
     captured = capsys.readouterr()
     assert "--budget 7ms: expected at least 8 ms an image" in captured.err
     assert "2 candidates" in captured.out
-    assert "at most 28 ms an image" in " ".join(captured.out.split())
+    printed = " ".join(captured.out.split())
+    assert "at most 28 ms an image" in printed
     passes, milliseconds = by["14"], by["28ms"]
     assert [one["candidate"] for one in passes["front"]] == [
         one["candidate"] for one in milliseconds["front"]
@@ -183,6 +184,12 @@ def test_with_chunks_of_one_milliseconds_choose_what_passes_do(tmp_path, capsys,
         "mean-none": {"chunks": {"1": 2.0}, "ladder": [1], "devices": 1}
     }
     assert milliseconds["budget_unit"] == "ms"
+    assert "ms: what an answer asks for at once, by the time" in printed
+    words += ["--budget-of", "table", "--budget", "28ms", "--out", str(tmp_path / "table")]
+    assert choose.main(words) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "ms: a whole table, by the time of a chunk" in printed
+    assert "one at a time, which ends before its whole table where it can; another" in printed
 
 
 def test_times_of_another_choice_in_the_same_folder_are_not_taken(tmp_path, capsys, monkeypatch):

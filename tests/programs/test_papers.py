@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import re
+from pathlib import Path
 from xml.etree import ElementTree
 
 import hand_made_reports
@@ -12,10 +14,12 @@ import nearest_mean
 import numpy as np
 import pytest
 from PIL import Image
+from small_runs import PARAMS, linear
 
 import certmask_jax as cm
 from certmask_jax.data import digits_arrays
 from certmask_jax.inference.preprocessing import Preprocessing
+from certmask_jax.inference.views import with_views
 from certmask_jax.masks.threats import Threat
 from certmask_jax.programs import evidence_entries
 from certmask_jax.programs.certification_options import parser as certify_parser
@@ -66,6 +70,22 @@ def test_every_row_of_cifar_can_be_built_on_32_pixels(paper):
                 assert len(build(spec, (32, 32), threat).masked_images)
 
 
+def test_the_guide_names_the_tables_that_the_digits_are_too_small_for():
+    """Without options a table is made of images of 8x8, all its rows."""
+    too_small = set()
+    for _, table, row in ROWS:
+        masks = row.defense and not evidence_entries.is_on_evidence(row.defense)
+        if masks and table.shows is not Shows.COUNTS:
+            options = read_config(certify_parser().parse_args(row.patch.split())).threat
+            try:
+                build(row.defense, (8, 8), threats(options, (8, 8))[0])
+            except ValueError:
+                too_small.add(table.name)
+    guide = Path(__file__).parents[2] / "docs" / "papers.md"
+    (said,) = re.findall(r"runs on the embedded digits, all but (.*?), whose", guide.read_text())
+    assert too_small == set(re.findall("`(.*?)`", said))
+
+
 @pytest.mark.parametrize("paper", PAPERS, ids=lambda one: one.name)
 def test_a_figure_has_a_source_and_nothing_else_has(paper):
     for _, table, row in (item for item in ROWS if item[0] is paper):
@@ -109,6 +129,9 @@ SMALL = Paper(
                 Row("D", "", "Y", "--patch 1", "M", 99.0, None, "S"),
             ),
         ),
+        Table("times", "t", (Row("A", "", "X", "--patch 1"),), shows=Shows.TIMES),
+        Table("too large", "masks", (Row("A", "certmask:mask_size=40", "X", "--patch 1"),)),
+        Table("too small", "t", (Row("A", "", "X", "--patch-area 1%"),), shows=Shows.TIMES),
     ),
     unknown={"table2": "nobody knows it"},
 )
@@ -151,18 +174,28 @@ def test_a_table_has_the_papers_figures_beside_those_of_a_run(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["table9"], "expected one of table1 of A paper, got 'table9'"),
+        (["table9"], "expected one of table1, times, too large, too small of A paper, got 'tab"),
         (["table1", "--patch", "5"], "--patch: has no use here"),
         (["table1", "--shard", "0/2"], "--shard: has no use here, as a table is made of whole"),
         (["table1", "--object-boxes", "x.csv"], "--object-boxes: has no use with table1"),
+        (["times", "--object-boxes", "x.csv"], "--object-boxes: has no use with times"),
+        (
+            ["too large"],
+            "TABLE too large: its rows do not fit these images or this model (certify says "
+            "--defense certmask:mask_size=40: mask_size: expected at least the patch",
+        ),
+        (["times", "--chunk", "8"], "--chunk: has no use in a job that is measured"),
+        (["too small"], "TABLE too small: its rows do not fit these images or this model"),
         (["table1", "--quick", "--num-images", "5"], "--quick: expected it or --num-images"),
         (["table1", "--rows-of", "Z"], "--rows-of: expected all or one of X, Y"),
     ],
 )
-def test_what_cannot_be_is_said(words, said):
+def test_what_cannot_be_is_said(words, said, tmp_path):
     with pytest.raises(ValueError, match=r"expected|has no use") as raised:
-        runner.run(SMALL, words)
+        runner.run(SMALL, [*words, "--out", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
     assert said in str(raised.value)
+    assert ("certify says" in str(raised.value)) == words[0].startswith("too ")
 
 
 def test_rows_are_those_of_the_data_at_hand():
@@ -229,13 +262,16 @@ def test_classes_are_those_of_the_rows_of_images():
     )
     made.per_image["label"][:] = [1, 1, 1, 1, 0, 0, 1, 1]
     made.per_image["undefended"][:] = [1, 1, 1, 0, 0, 1, 1, 1]
-    first, second = by_class.classes(made, "double_masking")
+    row = Row("A", "double_masking", "X", "--patch 1")
+    first, second = (one.numbers for one in by_class.classes(made, row))
     # Of the dogs (0, 1, 2, 3, 6, 7) three are certified, and all but 7 answered with 1.
     assert (first["class"], first["images"], first["certified"]) == ("dog", 6, 3 / 6)
     assert (first["clean"], first["undefended"]) == (5 / 6, 5 / 6)
     assert (second["class"], second["images"], second["certified"]) == ("cat", 2, 0)
     assert (second["clean"], second["undefended"]) == (0, 1 / 2)
     assert first["certified_low"] < 0.5 < first["certified_high"]
+    nameless = dataclasses.replace(made, class_names=("", ""))
+    assert [one.name for one in by_class.classes(nameless, row)] == ["class 1", "class 0"]
 
 
 def test_a_table_of_classes_is_made_of_a_run(tmp_path, capsys):
@@ -348,6 +384,12 @@ def test_a_table_of_times_answers_as_the_guard_does(tmp_path, capsys):
     assert one["passes"] == pytest.approx(passes)
     assert kept["images"] == 12
     assert "12 images one at a time" in capsys.readouterr().out
+
+
+def test_views_are_passes_of_the_plain_model_too():
+    model = with_views(linear, "mirror")
+    answer = answer_times.plain(model, PARAMS, (8, 8, 1), preprocessing=Preprocessing())
+    assert answer(digits_arrays("test")[0][:1]) == 2
 
 
 def test_masks_are_counted_as_the_table_of_soundness_has_them(tmp_path):

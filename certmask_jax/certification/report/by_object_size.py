@@ -9,17 +9,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from certmask_jax.certification.report.records import Interval, Report, wilson_interval
+from certmask_jax.certification.report.image_groups import Share, group
+from certmask_jax.certification.report.records import Report
 
 TENTHS = tuple(tenth / 10 for tenth in range(11))
 """The ends of ten bins of equal width."""
-
-
-class Share(NamedTuple):
-    """A fraction of the images of a bin, and its interval (95%, Wilson)."""
-
-    fraction: float
-    interval: Interval
 
 
 class SizeBin(NamedTuple):
@@ -67,28 +61,12 @@ def size_bins(
         )
     if bounds.ndim != 1 or len(bounds) < 2 or not (np.diff(bounds) > 0).all():
         raise ValueError(f"ends: expected two or more that ascend, got {tuple(ends)}")
-    label = report.per_image["label"]
     made = []
     for number, (low, high) in enumerate(itertools.pairwise(bounds.tolist())):
         is_last = number == len(bounds) - 2
         rows = np.flatnonzero(
             (covered >= low) & ((covered <= high) if is_last else (covered < high))
         )
-        if not len(rows):
-            continue
-        made.append(
-            SizeBin(
-                low,
-                high,
-                rows,
-                _share((report.per_image["undefended"] == label)[rows]),
-                tuple(_share((d.per_image["answer"] == label)[rows]) for d in report.defenses),
-                tuple(_share(d.per_image["worst_case"][rows]) for d in report.defenses),
-            )
-        )
+        if len(rows):
+            made.append(SizeBin(low, high, *group(report, rows)))
     return tuple(made)
-
-
-def _share(holds: NDArray[np.bool_]) -> Share:
-    fraction = float(holds.mean())
-    return Share(fraction, wilson_interval(fraction, len(holds)))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 
 from certmask_jax.certification import evaluation
-from certmask_jax.defenses import Defense
 from certmask_jax.files import fingerprint
 from certmask_jax.files.storage import AnyPath
 from certmask_jax.inference.engine_choice import engine_for
@@ -35,36 +35,35 @@ def of_variants(
         return {}
     times = {}
     for name, job in jobs.items():
-        candidates = [one for one in found if one.variant.name == name]
-        mine = [one.defenses[0] for one in candidates]
-        least = min(one.first for one in candidates)
-
-        def measure(
-            job: Job = job, mine: Sequence[Defense] = mine, least: int = least
-        ) -> WaveTimes:
-            image = readable(job.dataset, job.unreadable).read(0, 1).images
-            engine = engine_for(
-                job.model.apply_fn,
-                job.params,
-                image.shape[1:],
-                evaluation.merged(mine)[0],
-                preprocessing=job.preprocessing,
-                local=job.local,
-                dropping=job.dropping,
-            ).for_blocks(None)
-            if not engine.by_items:
-                raise ValueError(
-                    f"--budget {options.budget:g}ms: expected a model that evaluates masked images "
-                    f"one by one, got {job.model.name}, which evaluates all of an image together; "
-                    "give passes, or --whole-images"
-                )
-            program.say("timing chunks of the model")
-            return wave_times.measured(engine, image, least)
-
+        mine = [one for one in found if one.variant.name == name]
+        least = min(one.first for one in mine)
         # A choice that could afford nothing leaves its times, and its folder may become another's.
         of = fingerprint.of_facts({**job.identity, "first": least})[:8]
+        measure = functools.partial(_measured, options, job, mine, least)
         times[name] = wave_times.kept(folder, f"{name} {of}", measure)
     return times
+
+
+def _measured(options: ChooseOptions, job: Job, mine: Sequence[Candidate], least: int) -> WaveTimes:
+    """Of one variant, whose candidates are ``mine``, with ``least`` as the smallest first wave."""
+    image = readable(job.dataset, job.unreadable).read(0, 1).images
+    engine = engine_for(
+        job.model.apply_fn,
+        job.params,
+        image.shape[1:],
+        evaluation.merged([one.defenses[0] for one in mine])[0],
+        preprocessing=job.preprocessing,
+        local=job.local,
+        dropping=job.dropping,
+    ).for_blocks(None)
+    if not engine.by_items:
+        raise ValueError(
+            f"--budget {options.budget:g}ms: expected a model that evaluates masked images one by "
+            f"one, got {job.model.name}, which evaluates all of an image together; give passes, or "
+            "--whole-images"
+        )
+    program.say("timing chunks of the model")
+    return wave_times.measured(engine, image, least)
 
 
 def of_guards(

@@ -228,20 +228,23 @@ def _about_times(choice: Choice) -> list[str]:
     """Where milliseconds come from."""
     lines = []
     several = len(choice.times) > 1
+    whole = choice.options.budget_of == "table"
+    counted = "a whole table" if whole else "what an answer asks for at once"
+    early = ", which ends before its whole table where it can" if whole else ""
     for name, times in choice.times.items():
         chunks = ", ".join(
             f"{size} in {ms:.1f}" for size, ms in zip(times.sizes, times.milliseconds, strict=True)
         )
         of = f" of {name}" if several else ""
         lines.append(
-            f"ms: what an answer asks for at once, by the time of a chunk{of} on this machine "
+            f"ms: {counted}, by the time of a chunk{of} on this machine "
             f"before the search (masked images in ms: {chunks})"
         )
     if choice.timed:
         images = int(next(iter(choice.timed.values()))["images"])
         lines.append(
             f"timed: the mean of the guarded classifier itself on {images} of these images, one at "
-            "a time; another load of the machine gives other times"
+            f"a time{early}; another load of the machine gives other times"
         )
     return lines
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from certmask_jax.defenses import Defense
 from certmask_jax.inference.defended_model import defended
 from certmask_jax.inference.engine_choice import engine_for
+from certmask_jax.inference.views import passes_each
 from certmask_jax.masks.distinct_unions import unmasked
 
 Answer = Callable[[NDArray[np.uint8]], int]
@@ -80,9 +81,10 @@ def plain(apply_fn: Any, params: Any, image_shape: tuple[int, int, int], **how: 
     engine = engine_for(apply_fn, params, image_shape, unmasked((height, width)), **how)
     engine = engine.for_blocks(None).for_few(1)
     engine.warm_up()
+    passes = passes_each(engine.facts())
 
     def answer(image: NDArray[np.uint8]) -> int:
         np.asarray(engine.table(image).predictions)
-        return 1
+        return passes
 
     return answer
