@@ -139,7 +139,7 @@ def test_patchguards_analysis_is_measured_beside_a_loop_of_the_same_verdicts(
     capsys.readouterr()
 
     np.savez(file, local_logits=np.zeros((2, 5, 26, 3)), label=np.zeros(2))
-    for wrong, text in ((file, "of at least 6x6 cells"), (out, "expected an .npz file")):
+    for wrong, text in ((file, "of at least 6x6 cells"), (out, "which is no .npz file")):
         assert benchmark.main(["--only", "analysis", "--evidence", str(wrong)]) == 2
         error = capsys.readouterr().err
         assert error.startswith("error: --evidence: expected")

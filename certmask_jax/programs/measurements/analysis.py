@@ -109,6 +109,11 @@ def _random() -> tuple[NDArray[np.float32], NDArray[np.int32]]:
 
 def read(file: Path) -> tuple[NDArray[Any], NDArray[np.int32]]:
     """``local_logits [T, H, W, K]`` and ``label int32[T]`` of a file; errors as of ``measure``."""
+    if file.is_file() and not zipfile.is_zipfile(file):  # NumPy would speak of pickles
+        raise ValueError(
+            f"evidence: expected an .npz file with local_logits and label, got {file}, which is no "
+            ".npz file"
+        )
     try:
         with np.load(file) as arrays:
             evidence, labels = arrays["local_logits"], arrays["label"]
