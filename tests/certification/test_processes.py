@@ -31,7 +31,7 @@ def _start(out, *options, cache, devices=4):
         env={
             **os.environ,
             "PYTHONPATH": str(Path(__file__).parents[2]),
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+            "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}",
             "JAX_COMPILATION_CACHE_DIR": str(cache),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         },
