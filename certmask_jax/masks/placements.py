@@ -8,6 +8,7 @@ intersections of groups of one patch, and minimal ones come from minimal ones al
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -52,13 +53,9 @@ def least_hidden(boxes: NDArray[np.int32], threat: Threat) -> tuple[int, NDArray
       The count, and ``int64[K, 4]``: height, width, row and column of each patch.
     """
     if len(threat) > 1:
-        alone = {shapes: _of_one_patch(boxes, threat, shapes) for shapes in set(threat.patches)}
-        first, *middle, last = (alone[shapes] for shapes in threat.patches)
-        for other in middle:
-            first = _together(first, other)
-        counts = first.hidden.astype(np.float32) @ last.hidden.T.astype(np.float32)  # exact
-        i, j = np.unravel_index(counts.argmin(), counts.shape)
-        return int(counts[i, j]), np.concatenate([first.example[i], last.example[j]])
+        held = np.ascontiguousarray(boxes, np.int32)
+        hiding, example = _least_hidden_of_several(held.tobytes(), held.shape, threat)
+        return hiding, example.copy()
     worst: tuple[int, list[int]] | None = None
     for shape in threat.patches[0]:
         covered = geometry.coverage(boxes, threat.image_size, shape)
@@ -68,6 +65,21 @@ def least_hidden(boxes: NDArray[np.int32], threat: Threat) -> tuple[int, NDArray
             worst = int(covered[row, col]), [*shape, int(row), int(col)]
     assert worst is not None
     return worst[0], np.array([worst[1]], dtype=np.int64)
+
+
+@functools.lru_cache(maxsize=4)
+def _least_hidden_of_several(
+    boxes: bytes, shape: tuple[int, ...], threat: Threat
+) -> tuple[int, NDArray[np.int64]]:
+    """``least_hidden`` of several patches; kept, as a set asks again what its builder asked."""
+    masks = np.frombuffer(boxes, np.int32).reshape(shape)
+    alone = {shapes: _of_one_patch(masks, threat, shapes) for shapes in set(threat.patches)}
+    first, *middle, last = (alone[shapes] for shapes in threat.patches)
+    for other in middle:
+        first = _together(first, other)
+    counts = first.hidden.astype(np.float32) @ last.hidden.T.astype(np.float32)  # exact
+    i, j = np.unravel_index(counts.argmin(), counts.shape)
+    return int(counts[i, j]), np.concatenate([first.example[i], last.example[j]])
 
 
 def any_hidden(boxes: NDArray[np.int32], threat: Threat) -> NDArray[np.bool_]:

@@ -14,6 +14,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
+from certmask_jax.models import layers
+
 _EXPANSION = 4
 _STEM_KERNEL = 3
 
@@ -49,7 +51,7 @@ class Bottleneck(nn.Module):
         y = self._norm("bn3", self._conv(features, 1, 1, "conv3")(y))
         return nn.relu(y + shortcut[:, : y.shape[1], : y.shape[2]])
 
-    def _conv(self, features: int, kernel: int, stride: int, name: str) -> nn.Conv:
+    def _conv(self, features: int, kernel: int, stride: int, name: str) -> layers.Conv:
         return _conv(features, kernel, stride, self.dtype, self.param_dtype, name)
 
     def _norm(self, name: str, x: Array) -> Array:
@@ -140,7 +142,7 @@ class BagNet(nn.Module):
         x = x.astype(jnp.float32)
         if not is_local:
             x = x.mean(axis=(1, 2))  # before the linear layer, which it commutes with: cheaper
-        head = nn.Dense(
+        head = layers.Dense(
             self.num_classes, dtype=jnp.float32, param_dtype=self.param_dtype, name="fc"
         )
         return head(x)
@@ -156,8 +158,8 @@ def _side(pixels: int, kernels: tuple[int, ...], strides: tuple[int, ...]) -> in
 
 def _conv(
     features: int, kernel: int, stride: int, dtype: Any, param_dtype: Any, name: str
-) -> nn.Conv:
-    return nn.Conv(
+) -> layers.Conv:
+    return layers.Conv(
         features,
         (kernel, kernel),
         (stride, stride),
@@ -169,9 +171,11 @@ def _conv(
     )
 
 
-def _batch_norm(is_training: bool, momentum: float, param_dtype: Any, name: str) -> nn.BatchNorm:
+def _batch_norm(
+    is_training: bool, momentum: float, param_dtype: Any, name: str
+) -> layers.BatchNorm:
     """Batch normalisation in float32, epsilon 1e-5; Flax's momentum is 1 minus PyTorch's."""
-    return nn.BatchNorm(
+    return layers.BatchNorm(
         use_running_average=not is_training,
         momentum=momentum,
         epsilon=1e-5,

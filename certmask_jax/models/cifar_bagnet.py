@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
+from certmask_jax.models import layers
 from certmask_jax.models.bagnet import field_and_stride
 
 
@@ -66,7 +67,7 @@ class CifarBagNet(nn.Module):
                 f"what a local logit sees, got {x.shape[1]}x{x.shape[2]}"
             )
         for number, layer in enumerate(self.layers, start=1):
-            x = nn.Conv(
+            x = layers.Conv(
                 layer.features,
                 (layer.kernel, layer.kernel),
                 (layer.stride, layer.stride),
@@ -76,7 +77,7 @@ class CifarBagNet(nn.Module):
                 param_dtype=self.param_dtype,
                 name=f"conv{number}",
             )(x)
-            norm = nn.BatchNorm(
+            norm = layers.BatchNorm(
                 use_running_average=not self.is_training,
                 momentum=0.9,
                 epsilon=1e-5,
@@ -88,7 +89,7 @@ class CifarBagNet(nn.Module):
         x = x.astype(jnp.float32)
         if not is_local:
             x = x.mean(axis=(1, 2))  # before the linear layer, which it commutes with: cheaper
-        head = nn.Dense(
+        head = layers.Dense(
             self.num_classes, dtype=jnp.float32, param_dtype=self.param_dtype, name="fc"
         )
         return head(x)

@@ -12,10 +12,12 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
+from certmask_jax.models import layers
 
-def _batch_norm(is_training: bool, param_dtype: Any, name: str) -> nn.BatchNorm:
+
+def _batch_norm(is_training: bool, param_dtype: Any, name: str) -> layers.BatchNorm:
     """Batch normalisation in float32, epsilon 1e-5 and momentum as in PyTorch."""
-    return nn.BatchNorm(
+    return layers.BatchNorm(
         use_running_average=not is_training,
         momentum=0.9,
         epsilon=1e-5,
@@ -36,8 +38,8 @@ class BasicBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        def conv(stride: int, name: str) -> nn.Conv:
-            return nn.Conv(
+        def conv(stride: int, name: str) -> layers.Conv:
+            return layers.Conv(
                 self.planes,
                 (3, 3),
                 (stride, stride),
@@ -84,7 +86,7 @@ class CifarResNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        x = nn.Conv(
+        x = layers.Conv(
             self.widths[0],
             (3, 3),
             padding=1,
@@ -106,7 +108,7 @@ class CifarResNet(nn.Module):
                     name=f"layer{stage + 1}_{block}",
                 )(x)
         x = x.mean(axis=(1, 2)).astype(jnp.float32)
-        head = nn.Dense(
+        head = layers.Dense(
             self.num_classes, dtype=jnp.float32, param_dtype=self.param_dtype, name="linear"
         )
         return head(x)

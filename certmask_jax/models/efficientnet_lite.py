@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from certmask_jax.models import layers
+
 
 class _Stage(NamedTuple):
     """Blocks of one width, before it is scaled."""
@@ -39,7 +41,7 @@ _STEM, _HEAD = 32, 1280
 _DEPTHWISE = ("convolution", "shifts")
 
 
-class DepthwiseConv(nn.Module):
+class DepthwiseConv(layers.Module):
     """A kernel of its own for each channel: ``[B, h, w, c]`` -> ``[B, ceil(h/s), ceil(w/s), c]``.
 
     Attributes:
@@ -98,7 +100,7 @@ def _by_shifts(x: Array, kernel: Array, stride: int) -> Array:
     return sum(parts[1:], parts[0])
 
 
-class Block(nn.Module):
+class Block(layers.Module):
     """Inverted bottleneck (Sandler et al., 2018); without expansion a separable convolution."""
 
     features: int
@@ -124,14 +126,14 @@ class Block(nn.Module):
         x = self._normed(self._pointwise(self.features, last)(x), next(norms), active=False)
         return x + shortcut if x.shape == shortcut.shape else x
 
-    def _pointwise(self, features: int, name: str) -> nn.Conv:
+    def _pointwise(self, features: int, name: str) -> layers.Conv:
         return _conv(features, 1, 1, self.dtype, self.param_dtype, name)
 
     def _normed(self, x: Array, name: str, *, active: bool) -> Array:
         return _normed(x, self.is_training, self.param_dtype, name, active=active)
 
 
-class Stage(nn.Module):
+class Stage(layers.Module):
     """Blocks of one width; the first one has the stride."""
 
     blocks: int
@@ -161,7 +163,7 @@ class Stage(nn.Module):
         return x
 
 
-class EfficientNetLite(nn.Module):
+class EfficientNetLite(layers.Module):
     """EfficientNet-Lite: images ``float32[B, h, w, c]`` -> logits ``float32[B, K]``.
 
     Attributes:
@@ -203,7 +205,7 @@ class EfficientNetLite(nn.Module):
         x = _conv(_HEAD, 1, 1, *types, "conv_head")(x)
         x = _normed(x, self.is_training, self.param_dtype, "bn2", active=True)
         x = x.astype(jnp.float32).mean(axis=(1, 2))
-        head = nn.Dense(
+        head = layers.Dense(
             self.num_classes, dtype=jnp.float32, param_dtype=self.param_dtype, name="classifier"
         )
         return head(x)
@@ -217,8 +219,8 @@ def _rounded(features: float) -> int:
 
 def _conv(
     features: int, kernel: int, stride: int, dtype: Any, param_dtype: Any, name: str
-) -> nn.Conv:
-    return nn.Conv(
+) -> layers.Conv:
+    return layers.Conv(
         features,
         (kernel, kernel),
         (stride, stride),
@@ -232,7 +234,7 @@ def _conv(
 
 def _normed(x: Array, is_training: bool, param_dtype: Any, name: str, *, active: bool) -> Array:
     """Batch normalisation in float32, epsilon 1e-3 as in TensorFlow, and ReLU6 if ``active``."""
-    norm = nn.BatchNorm(
+    norm = layers.BatchNorm(
         use_running_average=not is_training,
         momentum=0.99,
         epsilon=1e-3,

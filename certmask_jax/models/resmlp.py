@@ -12,8 +12,10 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
+from certmask_jax.models import layers
 
-class Affine(nn.Module):
+
+class Affine(layers.Module):
     """``beta + alpha * x`` per channel, in float32: ``[B, N, D]`` -> ``float32[B, N, D]``."""
 
     param_dtype: Any = jnp.float32
@@ -26,7 +28,7 @@ class Affine(nn.Module):
         return beta.astype(jnp.float32) + alpha.astype(jnp.float32) * x.astype(jnp.float32)
 
 
-class Stem(nn.Module):
+class Stem(layers.Module):
     """Tokens: images ``[B, h, w, c]`` -> ``[B, N, D]``, row by row."""
 
     patch: int
@@ -38,11 +40,11 @@ class Stem(nn.Module):
     def __call__(self, x: Array) -> Array:
         side = (self.patch, self.patch)
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        x = nn.Conv(self.width, side, side, padding="VALID", name="proj", **types)(x)
+        x = layers.Conv(self.width, side, side, padding="VALID", name="proj", **types)(x)
         return x.reshape(x.shape[0], -1, self.width)
 
 
-class Mlp(nn.Module):
+class Mlp(layers.Module):
     """Two layers with an exact GELU between, on channels: ``[B, N, D]`` -> ``[B, N, D]``."""
 
     hidden: int
@@ -52,11 +54,11 @@ class Mlp(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        y = nn.gelu(nn.Dense(self.hidden, name="fc1", **types)(x), approximate=False)
-        return nn.Dense(x.shape[-1], name="fc2", **types)(y)
+        y = nn.gelu(layers.Dense(self.hidden, name="fc1", **types)(x), approximate=False)
+        return layers.Dense(x.shape[-1], name="fc2", **types)(y)
 
 
-class Block(nn.Module):
+class Block(layers.Module):
     """Mixes tokens, then channels (section 2, equations 2 and 3), each scaled per channel."""
 
     layer_scale: float
@@ -73,13 +75,13 @@ class Block(nn.Module):
             for name in ("ls1", "ls2")
         ]
         y = Affine(self.param_dtype, name="norm1")(x).astype(x.dtype).swapaxes(1, 2)
-        y = nn.Dense(tokens, name="linear_tokens", **types)(y).swapaxes(1, 2)
+        y = layers.Dense(tokens, name="linear_tokens", **types)(y).swapaxes(1, 2)
         x = x + scales[0] * y
         y = Affine(self.param_dtype, name="norm2")(x).astype(x.dtype)
         return x + scales[1] * Mlp(4 * width, name="mlp_channels", **types)(y)
 
 
-class ResMLP(nn.Module):
+class ResMLP(layers.Module):
     """ResMLP: images ``float32[B, h, w, c]`` -> logits ``float32[B, K]``.
 
     Attributes:
@@ -113,7 +115,7 @@ class ResMLP(nn.Module):
         for block in range(self.depth):
             x = Block(self.layer_scale, name=f"blocks_{block}", **types)(x)
         x = Affine(self.param_dtype, name="norm")(x).mean(axis=1)
-        head = nn.Dense(
+        head = layers.Dense(
             self.num_classes, dtype=jnp.float32, param_dtype=self.param_dtype, name="head"
         )
         return head(x)

@@ -14,11 +14,13 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from certmask_jax.models import layers
+
 _EXPANSION = 4
 _WEIGHT_EPSILON = 1e-8
 
 
-class StdConv(nn.Module):
+class StdConv(layers.Module):
     """Convolution with standardised weights: ``[B, h, w, c]`` -> ``[B, H, W, features]``.
 
     The kernel of each output channel has mean 0 and variance 1 (biased, plus 1e-8), in float32.
@@ -50,7 +52,7 @@ class StdConv(nn.Module):
         )
 
 
-class NormRelu(nn.Module):
+class NormRelu(layers.Module):
     """Group normalisation with 32 groups, in float32, then ReLU: the shape and dtype of ``x``."""
 
     param_dtype: Any = jnp.float32
@@ -68,7 +70,7 @@ class NormRelu(nn.Module):
         return nn.relu(normal * scale + bias).astype(x.dtype)
 
 
-class Downsample(nn.Module):
+class Downsample(layers.Module):
     """The projection of a shortcut whose shape changes: 1 x 1, with the block's stride."""
 
     features: int
@@ -81,7 +83,7 @@ class Downsample(nn.Module):
         return StdConv(self.features, 1, self.stride, self.dtype, self.param_dtype, name="conv")(x)
 
 
-class Bottleneck(nn.Module):
+class Bottleneck(layers.Module):
     """Pre-activation bottleneck: norms come first, and nothing follows the sum."""
 
     planes: int
@@ -105,7 +107,7 @@ class Bottleneck(nn.Module):
         return shortcut + StdConv(features, 1, 1, *types, name="conv3")(y)
 
 
-class Stage(nn.Module):
+class Stage(layers.Module):
     """Bottlenecks of one width; the first one has the stride."""
 
     blocks: int
@@ -124,7 +126,7 @@ class Stage(nn.Module):
         return x
 
 
-class Stem(nn.Module):
+class Stem(layers.Module):
     """7 x 7 convolution and 3 x 3 max-pool, each of stride 2."""
 
     features: int
@@ -140,7 +142,7 @@ class Stem(nn.Module):
         return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, window, strides, "VALID")
 
 
-class Head(nn.Module):
+class Head(layers.Module):
     """Logits in float32 by a 1 x 1 convolution, which is how the published weights store it."""
 
     num_classes: int
@@ -149,13 +151,13 @@ class Head(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         x = x.astype(jnp.float32).mean(axis=(1, 2), keepdims=True)
-        logits = nn.Conv(
+        logits = layers.Conv(
             self.num_classes, (1, 1), dtype=jnp.float32, param_dtype=self.param_dtype, name="fc"
         )(x)
         return logits[:, 0, 0]
 
 
-class ResNetV2(nn.Module):
+class ResNetV2(layers.Module):
     """BiT ResNetV2: images ``float32[B, h, w, c]`` -> logits ``float32[B, K]``.
 
     Attributes:

@@ -23,6 +23,7 @@ from jax import Array
 from certmask_jax._own_settings import usual_promotion
 from certmask_jax.inference.two_parts import Head, Stem, TwoParts
 from certmask_jax.masks.geometry import Size, as_size
+from certmask_jax.models import layers
 from certmask_jax.models.named_models import Model, Params
 from certmask_jax.models.vit import (
     Block,
@@ -72,7 +73,7 @@ class ViTShape:
         )
 
 
-class ViTStem(nn.Module):
+class ViTStem(layers.Module):
     """The first ``split`` blocks, within windows: ``floating[B, h, w, c]`` -> ``[B, H, W, N, D]``.
 
     The N tokens of a window are its class token, its registers, and those of the image, row by row.
@@ -88,8 +89,8 @@ class ViTStem(nn.Module):
         down, across = of.windows
         grid = (rows // down, columns // across)
         side = (of.patch, of.patch)
-        conv = nn.Conv(of.width, side, side, padding="VALID", name="patch_embed_proj", **of.types)
-        x = conv(x)
+        how = {"padding": "VALID", "name": "patch_embed_proj", **of.types}
+        x = layers.Conv(of.width, side, side, **how)(x)
         prefix = self._prefix()
         own = int(of.class_position)
         positions = self._param("pos_embed", own + rows * columns)
@@ -117,7 +118,7 @@ class ViTStem(nn.Module):
         return tokens
 
 
-class ViTHead(nn.Module):
+class ViTHead(layers.Module):
     """The other blocks, on windows that are not hidden: ``[B, H, W, N, D]`` -> logits ``[B, K]``.
 
     Hidden windows are those of ``hidden bool[B, H, W]``. Their tokens are replaced by 0 and looked
@@ -148,7 +149,7 @@ class ViTHead(nn.Module):
             mean = mean_of_seen(x[:, first:].astype(jnp.float32), seen)
             x = layer_norm(of.param_dtype, "fc_norm")(mean)
         types: dict[str, Any] = {**of.types, "dtype": jnp.float32}
-        return nn.Dense(of.num_classes, name="head", **types)(x)
+        return layers.Dense(of.num_classes, name="head", **types)(x)
 
 
 def vit_in_two_parts(model: Model, *, windows: Size, depth: int) -> TwoParts:

@@ -16,6 +16,7 @@ from jax import Array
 
 from certmask_jax._settings import SettingError
 from certmask_jax.masks.visible_tokens import PADDING
+from certmask_jax.models import layers
 
 POOLINGS = ("token", "mean")
 GELUS = ("exact", "tanh")
@@ -26,7 +27,7 @@ POSITION_RESIZES = ("antialiased", "dinov2")
 Implementation = Literal["xla", "cudnn"]
 
 
-class Attention(nn.Module):
+class Attention(layers.Module):
     """Multi-head self-attention: tokens ``[B, N, D]`` -> ``[B, N, D]``, or ``[B, 1, D]``.
 
     With ``token_only`` the first token alone asks, all are looked at: what the whole attention
@@ -50,7 +51,7 @@ class Attention(nn.Module):
             q = query.reshape(batch, 1, *heads)
             k, v = jnp.moveaxis(others.reshape(batch, tokens, 2, *heads), 2, 0)
         else:
-            qkv = nn.Dense(3 * width, name="qkv", **types)(x)
+            qkv = layers.Dense(3 * width, name="qkv", **types)(x)
             q, k, v = jnp.moveaxis(qkv.reshape(batch, tokens, 3, *heads), 2, 0)
         if self.attention == "cudnn":
             _check_cudnn(q)
@@ -66,10 +67,10 @@ class Attention(nn.Module):
             implementation="xla" if self.token_only else self.attention,
             **mask,
         )
-        return nn.Dense(width, name="proj", **types)(mixed.reshape(batch, -1, width))
+        return layers.Dense(width, name="proj", **types)(mixed.reshape(batch, -1, width))
 
 
-class TokenQkv(nn.Module):
+class TokenQkv(layers.Module):
     """The layer of queries, keys and values, with the query of the first token alone.
 
     Tokens ``[B, N, D]`` -> queries ``[B, 1, D]``, keys and values ``[B, N, 2 D]``. Parameters are
@@ -92,7 +93,7 @@ class TokenQkv(nn.Module):
         return query, x @ kernel[:, width:] + shift[..., width:]
 
 
-class LayerScale(nn.Module):
+class LayerScale(layers.Module):
     """A factor for each channel (Touvron et al., 2021, CaiT): ``[B, N, D]`` -> ``[B, N, D]``."""
 
     first: float
@@ -105,7 +106,7 @@ class LayerScale(nn.Module):
         return x * gamma.astype(x.dtype)[None, None]
 
 
-class Block(nn.Module):
+class Block(layers.Module):
     """Pre-norm transformer block: tokens ``[B, N, D]`` -> ``[B, N, D]``, or ``[B, 1, D]``.
 
     ``token_only`` computes the first token alone, and ``seen`` are the tokens that others look at,
@@ -131,9 +132,9 @@ class Block(nn.Module):
         mixed = attention(y, seen)
         x = (x[:, :1] if self.token_only else x) + self._scaled(mixed, "ls1")
         y = layer_norm(self.param_dtype, "norm2")(x).astype(x.dtype)
-        y = nn.Dense(self.mlp_ratio * width, name="mlp_fc1", **types)(y)
+        y = layers.Dense(self.mlp_ratio * width, name="mlp_fc1", **types)(y)
         y = nn.gelu(y, approximate=self.gelu == "tanh")
-        return x + self._scaled(nn.Dense(width, name="mlp_fc2", **types)(y), "ls2")
+        return x + self._scaled(layers.Dense(width, name="mlp_fc2", **types)(y), "ls2")
 
     def _scaled(self, x: Array, name: str) -> Array:
         if self.layer_scale is None:
@@ -141,7 +142,7 @@ class Block(nn.Module):
         return LayerScale(self.layer_scale, self.param_dtype, name=name)(x)
 
 
-class VisionTransformer(nn.Module):
+class VisionTransformer(layers.Module):
     """ViT: images ``float32[B, h, w, c]`` -> logits ``float32[B, K]``.
 
     It may be given ``kept int32[B, M]``, the tokens of each image that it is to see (first the
@@ -229,7 +230,10 @@ class VisionTransformer(nn.Module):
             )
         side = (self.patch, self.patch)
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        x = nn.Conv(self.width, side, side, padding="VALID", name="patch_embed_proj", **types)(x)
+        embed = layers.Conv(
+            self.width, side, side, padding="VALID", name="patch_embed_proj", **types
+        )
+        x = embed(x)
         batch, rows, columns = x.shape[:3]  # the batch may be symbolic, for jax.export
         x = x.reshape(batch, rows * columns, self.width)
         places, seen = None, None
@@ -262,7 +266,7 @@ class VisionTransformer(nn.Module):
         else:
             tokens = x[:, 1 + self.registers :].astype(jnp.float32)
             x = layer_norm(self.param_dtype, "fc_norm")(mean_of_seen(tokens, seen))
-        head = nn.Dense(
+        head = layers.Dense(
             self.num_classes, dtype=jnp.float32, param_dtype=self.param_dtype, name="head"
         )
         return head(x)
@@ -321,9 +325,9 @@ def mean_of_seen(tokens: Array, seen: Array | None) -> Array:
     return total / jnp.maximum(seen.sum(axis=1, keepdims=True), 1).astype(total.dtype)
 
 
-def layer_norm(param_dtype: Any, name: str) -> nn.LayerNorm:
+def layer_norm(param_dtype: Any, name: str) -> layers.LayerNorm:
     """Layer normalisation in float32, with the published epsilon (timm's, 1e-6)."""
-    return nn.LayerNorm(epsilon=1e-6, dtype=jnp.float32, param_dtype=param_dtype, name=name)
+    return layers.LayerNorm(epsilon=1e-6, dtype=jnp.float32, param_dtype=param_dtype, name=name)
 
 
 def _check_cudnn(q: Array) -> None:

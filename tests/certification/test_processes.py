@@ -23,6 +23,7 @@ SECONDS = 100  # then it hangs
 
 
 def _start(out, *options, cache, devices=4):
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
     return subprocess.Popen(
         [sys.executable, "-m", "experiments.certify", *OPTIONS, "--out", str(out), *options],
         stdout=subprocess.PIPE,
@@ -31,7 +32,7 @@ def _start(out, *options, cache, devices=4):
         env={
             **os.environ,
             "PYTHONPATH": str(Path(__file__).parents[2]),
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+            "XLA_FLAGS": flags,
             "JAX_COMPILATION_CACHE_DIR": str(cache),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         },

@@ -486,8 +486,8 @@ def test_real_verdicts_by_early_exit_are_those_of_the_whole_table(shared):
     model = models.create("cifar_resnet20")
     params = weights.load(shared / "weights" / "cifar10_resnet20_cutout.npz", model)
     images = data.load(
-        "cifar10", data_config=model.data_config, data_dir=shared / "data" / "tfds", num_images=20
-    ).read(0, 20)
+        "cifar10", data_config=model.data_config, data_dir=shared / "data" / "tfds", num_images=10
+    ).read(0, 10)
     defense = defenses.mrcert(mask_sets.budgeted_grid(32, 5, masks_per_axis=3))
     preprocessing = Preprocessing(model.data_config.mean, model.data_config.std)
     table = predict(
@@ -505,4 +505,4 @@ def test_real_verdicts_by_early_exit_are_those_of_the_whole_table(shared):
         lambda t: defense.conditions(t, images.labels)["round_trip"],
     ):
         np.testing.assert_array_equal(found(part), found(table))
-    assert 1 <= defense.worst_case(table, images.labels).sum() < 15
+    assert 1 <= defense.worst_case(table, images.labels).sum() < 8

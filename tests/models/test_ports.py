@@ -45,7 +45,7 @@ def test_efficientnet_lite0_by_its_authors_and_by_us(shared):
         preprocessing=preprocessing, mesh=device_mesh(jax.devices()[:1]), chunk=15,
     )  # fmt: skip
     function = NumpyFunction(logits, num_classes=1000, sha256="theirs")
-    other = cm.predict(function, (), images, masked, preprocessing=preprocessing)
+    other = cm.predict(function, (), images, masked, preprocessing=preprocessing, chunk=15)
     sure = other.margins > NEAR
     assert sure.mean() > 0.9
     assert len(np.unique(other.predictions)) > 1
@@ -91,7 +91,7 @@ def test_resnet20_of_cifar_in_pytorch_and_by_us(shared):
     model = models.create("cifar_resnet20")
     preprocessing = Preprocessing(model.data_config.mean, model.data_config.std)
     params = weights.load(shared / "weights" / "cifar10_resnet20.npz", model)
-    images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
     masked = defenses.double_masking(mask_sets.budgeted_grid(32, 5, masks_per_axis=3)).masked_images
     ours = cm.predict(model.apply_fn, params, images, masked, preprocessing=preprocessing)
     function = NumpyFunction(logits, num_classes=10, sha256="theirs")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.util
 import json
 
@@ -27,6 +28,8 @@ from certmask_jax.programs.measurements import (
     pytorch,
     pytorch_loops,
     serving,
+    speed,
+    storage,
     subjects,
     timing,
 )
@@ -37,7 +40,7 @@ def test_the_pytorch_model_is_the_same_model(shared):
     job = ["--dataset", "cifar10", "--data-dir", str(shared / "data" / "tfds")]
     job += ["--num-images", "2", "--model", "cifar_resnet20", "--patch", "5"]
     job += ["--weights", str(shared / "weights" / "cifar10_resnet20_cutout.npz")]
-    subject = subjects.of_job([*job, "--defense", "double_masking:masks_per_axis=3"])
+    subject = subjects.of_job([*job, "--defense", "double_masking:masks_per_axis=2"])
     images = subject.test_set.read(0, 2).images
     masks = subject.defenses[0].masked_images
     ours = predict(
@@ -271,16 +274,20 @@ def test_a_compiler_that_is_not_installed_is_named(capsys):
             absent_devices.devices(absent_devices.TARGETS[name])
 
 
-def test_the_program_writes_json_and_prints_a_table(tmp_path, capsys):
+def test_the_program_writes_json_and_prints_a_table(tmp_path, capsys, monkeypatch):
     out = tmp_path / "b.json"
     options = ["--images", "1", "--repeat", "1", "--chunk", "64"]
     job = "--num-images 4 --defense double_masking:masks_per_axis=2"
     only = ["--only", "speed", "--only", "storage", "--only", "latency"]
+    small = ((speed, {"side": 32}), (storage, {"images": 400}))
+    for module, less in small:
+        monkeypatch.setattr(module, "measure", functools.partial(module.measure, **less))
     assert benchmark.main([*options, "--job", job, *only, "--out", str(out)]) == 0
     record = json.loads(out.read_text())
     text = capsys.readouterr().out
     assert record["speed"]["masked_images"] == 10
     assert record["speed"]["masked_over_plain"]["median"] > 0
+    assert record["storage"]["megabytes"] > 0
     assert record["versions"]["jax"] in text
     assert "masked over plain" in text
     (latency,) = (v for v in record["latency"].values() if isinstance(v, dict))

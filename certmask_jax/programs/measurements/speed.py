@@ -30,15 +30,21 @@ _PRODUCTS = 8
 _MORE = 4  # times as many images with early exit
 
 
-def measure(subject: Subject, images: int, repeat: int, chunk: int | None) -> dict[str, Any]:
-    """Masked images a second of each way to run the model, paired; the defense is the first."""
+def measure(
+    subject: Subject, images: int, repeat: int, chunk: int | None, *, side: int | None = None
+) -> dict[str, Any]:
+    """Masked images a second of each way to run the model, paired; the defense is the first.
+
+    ``side`` is that of the matrices that are multiplied on every device, by default as large as
+    it takes to keep the device busy.
+    """
     defense = subject.defenses[0]
     forward = subject.forward(chunk=chunk).for_masks(defense.masked_images)
     batch = subject.test_set.read(0, min(images, len(subject.test_set), forward.images_at_once()))
     pixels = batch.images
     items = len(pixels) * len(defense.masked_images)
     plain = _plain(subject, forward)
-    product, product_flops = _matrix_product(subject, forward)
+    product, product_flops = _matrix_product(subject, forward, side)
     full = FirstImages(subject.test_set, len(pixels))
     # Early exit packs the work of the images of a block: it takes more of them to be itself.
     more = FirstImages(subject.test_set, min(_MORE * len(pixels), len(subject.test_set)))
@@ -171,7 +177,9 @@ def _plain(subject: Subject, forward: WholeImages) -> Callable[[int], None]:
     return classify_all
 
 
-def _matrix_product(subject: Subject, forward: WholeImages) -> tuple[Callable[[], None], float]:
+def _matrix_product(
+    subject: Subject, forward: WholeImages, side: int | None
+) -> tuple[Callable[[], None], float]:
     """Products of large matrices on every device, in the model's precision, and their FLOP."""
     dtype = subject.preprocessing.model_dtype
 
@@ -188,7 +196,8 @@ def _matrix_product(subject: Subject, forward: WholeImages) -> tuple[Callable[[]
             out_specs=PartitionSpec(AXIS),
         )
     )
-    side = _PRODUCT.get(jax.default_backend(), _PRODUCT_OF_ACCELERATORS)
+    if side is None:
+        side = _PRODUCT.get(jax.default_backend(), _PRODUCT_OF_ACCELERATORS)
     # Noise, since a device runs faster on zeros; of a size that products keep.
     one = np.random.default_rng(0).standard_normal((1, side, side), np.float32) / side**0.5
     sharding = NamedSharding(forward.mesh, PartitionSpec(AXIS))

@@ -18,11 +18,11 @@ from certmask_jax.tables.outputs import Outputs
 from certmask_jax.tables.run_images import Rows
 from certmask_jax.tables.table_writer import TableWriter
 
-_IMAGES, _IMAGES_A_BLOCK = 5000, 200
+_IMAGES_A_BLOCK = 200
 
 
-def measure(repeat: int, folder: Path | None = None) -> dict[str, Any]:
-    """Megabytes a second (before compression) of a table of 5,000 images and 666 masked ones."""
+def measure(repeat: int, folder: Path | None = None, *, images: int = 5000) -> dict[str, Any]:
+    """Megabytes a second (before compression) of a table of that many images, 666 masks each."""
     masks = distinct_unions.unions(mask_sets.budgeted_grid(224, 32, masks_per_axis=6), 2)[0]
     shape = (_IMAGES_A_BLOCK, len(masks))
     rng = np.random.default_rng(0)
@@ -32,14 +32,14 @@ def measure(repeat: int, folder: Path | None = None) -> dict[str, Any]:
         rng.random(shape).astype(np.float16),
     )
     block = Block(outputs, np.zeros(shape[0], np.int32), Rows(tuple(map(str, range(shape[0])))))
-    megabytes = _IMAGES * len(masks) * BYTES_A_PREDICTION / 1e6
+    megabytes = images * len(masks) * BYTES_A_PREDICTION / 1e6
     written, read = [], []
     for _ in range(repeat):
         with tempfile.TemporaryDirectory(dir=folder) as name:
             started = time.perf_counter()
             with TableWriter(
                 Path(name) / "tables",
-                num_images=_IMAGES,
+                num_images=images,
                 masked_images=masks,
                 num_classes=1000,
                 images_per_block=_IMAGES_A_BLOCK,
@@ -52,7 +52,7 @@ def measure(repeat: int, folder: Path | None = None) -> dict[str, Any]:
             started = time.perf_counter()
             table = saved_table.load(Path(name) / "tables").table
             for column in (table.predictions, table.margins, table.confidences):
-                for start in range(0, _IMAGES, _IMAGES_A_BLOCK):
+                for start in range(0, images, _IMAGES_A_BLOCK):
                     np.asarray(column[start : start + _IMAGES_A_BLOCK])
             read.append(megabytes / (time.perf_counter() - started))
     return {
