@@ -13,14 +13,19 @@ from certmask_jax.defenses import by_placement
 from certmask_jax.masks import distinct_unions
 from certmask_jax.masks.mask_set import MaskSet
 from certmask_jax.pages.answer_reasons import why_answered
-from certmask_jax.pages.inspected import Inspected, PlaceMap
+from certmask_jax.pages.inspected import GUARDED, Inspected, PlaceMap
 from certmask_jax.pages.proof_reasons import one_mask_to_blame, why_proved
 from certmask_jax.tables.prediction_table import NO_LABEL, UNKNOWN
 
 MARGIN_LEVELS = (1e-3, 1e-2, 1e-1, 0.3, 1.0, 3.0)
 """Where the levels of margins begin; the lowest is 0."""
 
-_STATES = {by_placement.HOLDS: "h", by_placement.FAILS: "f", by_placement.OPEN: "o"}
+_STATES = {
+    by_placement.HOLDS: "h",
+    by_placement.FAILS: "f",
+    by_placement.OPEN: "o",
+    GUARDED: "g",
+}
 _FIRST = ord("a")
 _UNSEEN = "of this defense only verdicts are at hand"
 
@@ -100,6 +105,7 @@ def page_data(
         "cells": in_cells,
         "classes": list(report.class_names),
         "imageSize": size,
+        "guard": report.margin_guard,
         "defenses": [
             {
                 "key": key_of(number),
@@ -225,7 +231,11 @@ def _add_places(entry: dict[str, Any], one: Inspected, place: int) -> None:
     """What each map says of an image that is not certified."""
     states = [each.states[place] for each in one.maps]
     entry["s"] = ["".join(_STATES[int(state)] for state in own) for own in states]
-    for key, wanted in (("wide", by_placement.FAILS), ("openShare", by_placement.OPEN)):
+    for key, wanted in (
+        ("wide", by_placement.FAILS),
+        ("openShare", by_placement.OPEN),
+        ("guardShare", GUARDED),
+    ):
         entry[key] = [
             round(100 * int(each.spots.sizes[own == wanted].sum()) / int(each.spots.sizes.sum()), 1)
             for each, own in zip(one.maps, states, strict=True)

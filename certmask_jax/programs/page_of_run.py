@@ -165,7 +165,7 @@ def _inspected(
             continue
         part = _taken(saved.table, places, columns, defense.masked_images)
         certified = result.per_image["worst_case"][rows]
-        made[number] = inspect(defense, part, labels, certified)
+        made[number] = inspect(defense, part, labels, certified, margin_guard=report.margin_guard)
     if left_out:
         said.append(
             f"Maps are shown of the first {MOST_DEFENSES} results that have tables; {left_out} "

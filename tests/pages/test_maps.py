@@ -11,6 +11,7 @@ import numpy as np
 import paged_run
 import pytest
 
+from certmask_jax.certification import verdicts
 from certmask_jax.defenses import by_first_placement
 from certmask_jax.masks.threats import Threat
 from certmask_jax.pages import inspected
@@ -108,6 +109,36 @@ def test_of_many_shapes_some_have_a_map_and_a_defense_without_says_why(monkeypat
     assert len(shapes["maps"]) == 1
     assert shapes["note"] == "1 of the 2 shapes of the patch have a map here."
     assert two["noMap"].startswith("No map of places: there are too many places to look at one by")
+
+
+@pytest.mark.parametrize("guard", [0.0, 0.25])
+def test_map_and_verdict_agree_under_a_margin_guard(guard):
+    """Of every sort of map: all places hold if and only if the image is certified."""
+    saved, defenses = mapped_run.saved(), mapped_run.defenses()
+    margins = np.full(saved.table.predictions.shape, 1, np.float16)
+    margins[0, 2], margins[2, 5] = 0.25, 0.25  # of an image without a wrong label, and another
+    table = dataclasses.replace(saved.table, margins=margins)
+    guarded = saved._replace(table=table)
+    made = verdicts.certify(guarded, list(defenses), margin_guard=guard)
+    page = page_of_run.made_page(made, guarded, paged_run.pixels, most_images=9).html
+    data = json.loads(re.search(r'id="data">(.*?)</script>', page, re.DOTALL)[1])
+    assert data["guard"] == guard
+    lost = 0
+    for number, (before, after) in enumerate(
+        zip(mapped_run.made().defenses, made.defenses, strict=True)
+    ):
+        assert len(data["defenses"][number]["maps"]) == len(defenses[number].threat.shapes)
+        for row, image in enumerate(data["images"]):
+            one, certified = image["d"][number], bool(after.per_image["worst_case"][row])
+            cells = set("".join(one.get("s", ["h"])))
+            assert (cells == {"h"}) == certified == bool(one["c"])
+            if certified or not before.per_image["worst_case"][row]:
+                continue
+            lost += 1
+            assert cells == {"g"}
+            assert one["guardShare"] == [100.0] * len(one["s"])
+            assert "the margin guard of 0.25" in one["proved"]
+    assert bool(lost) == bool(guard)
 
 
 def test_a_page_does_not_wait_for_choices_that_are_asked_about_one_by_one(monkeypatch):

@@ -218,6 +218,7 @@
     h: ["cannot change the answer", "h"],
     f: ["could change the answer", "f"],
     o: ["not evaluated far enough to tell", "o"],
+    g: [`not counted as certified: some logit margin of this image is at most the guard of ${data.guard}`, "g"],
   };
   const MARGINS = ["below 0.001", "0.001 to 0.01", "0.01 to 0.1", "0.1 to 0.3", "0.3 to 1", "1 to 3", "above 3"];
   const SHADES = ["#67000d", "#b11218", "#ef5a3c", "#f9a474", "#c6dbef", "#6baed6", "#2171b5"];
@@ -256,6 +257,7 @@
     const one = {
       s: whole.s && whole.s[number], q: whole.q && whole.q[number], with: whole.with && whole.with[number],
       wide: whole.wide && whole.wide[number], openShare: whole.openShare && whole.openShare[number],
+      guardShare: whole.guardShare && whole.guardShare[number],
     };
     const box = at("map-box");
     const readout = at("map-readout");
@@ -309,9 +311,10 @@
     const lost = map.exact ? "A patch could change the answer" : "Nothing is proved";
     const share = one.wide === undefined ? "" : ` ${lost} at ${one.wide}% of all places.`;
     const unknown = one.openShare ? ` ${one.openShare}% were not evaluated far enough to tell (certify --no-decide evaluates everything).` : "";
+    const guarded = one.guardShare ? ` The other ${one.guardShare}% could not, but some logit margin of this image is at most the margin guard of ${data.guard}, so nothing is certified.` : "";
     const thing = `${map.shape.join("x")} ${data.cells ? "window of cells, as patches reach them" : "patch"}`;
     const others = map.others ? ` ${map.others === 1 ? "The other patch is" : "The other patches are"} wherever is worst.` : "";
-    const start = one.s ? `Every point is the middle of a ${thing}.${others}${share}${unknown}`
+    const start = one.s ? `Every point is the middle of a ${thing}.${others}${share}${unknown}${guarded}`
       : `Every point is the middle of a ${thing}, and none can change the answer.`;
     const left = (Math.max(...map.shape) > 1 ? " The border without marks is the middle of no patch." : "") +
       (defense.note ? ` ${defense.note}` : "");
@@ -386,10 +389,11 @@
           ["background:#b8d8d4", stateOf(map, "h")],
           ["background:repeating-linear-gradient(45deg,#7d2405 0 3px,#f0a587 3px 7px)", stateOf(map, "f")],
           ["background:radial-gradient(#fff 22%,#a9afb8 26%)", stateOf(map, "o")],
+          ["background:#e9c46a", stateOf(map, "g")],
         ];
     const used = new Set(one.s || "h");
     entries.forEach(([style, words], i) => {
-      if (byMargin || used.has("hfo"[i])) list.append(make("li", {}, make("i", { style }), words));
+      if (byMargin || used.has("hfog"[i])) list.append(make("li", {}, make("i", { style }), words));
     });
   }
 
