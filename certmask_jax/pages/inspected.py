@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from certmask_jax.certification import verdicts
 from certmask_jax.defenses import by_first_placement, by_placement
 from certmask_jax.defenses.by_first_placement import FirstSpots
-from certmask_jax.defenses.by_placement import HOLDS, Spots
+from certmask_jax.defenses.by_placement import HOLDS
 from certmask_jax.defenses.defense import Defense
+from certmask_jax.defenses.patch_spots import Spots
 from certmask_jax.defenses.places_at_once import asked_alone
 from certmask_jax.masks import distinct_unions
 from certmask_jax.masks.mask_set import MaskSet
