@@ -112,7 +112,7 @@ def inspect(
     shapes = defense.threat.shapes
     maps: list[PlaceMap] = []
     why = ""
-    squarest = sorted(_some_of(shapes), key=lambda shape: max(shape) / min(shape))
+    squarest = sorted(some_of(shapes), key=lambda shape: max(shape) / min(shape))
     for shape in squarest:
         if maps and sum(one.states.size for one in maps) + maps[-1].states.size > MOST_CELLS:
             break
@@ -171,7 +171,7 @@ def _check_asked(defense: Defense, joint: FirstSpots, images: int) -> None:
         )
 
 
-def _some_of(shapes: Sequence[Shape]) -> Sequence[Shape]:
+def some_of(shapes: Sequence[Shape]) -> Sequence[Shape]:
     """Shapes that have a map: all, or some from the first to the last."""
     if len(shapes) <= MOST_SHAPES:
         return shapes

@@ -16,7 +16,7 @@ from certmask_jax.certification import report as reports
 from certmask_jax.certification.report import wilson_interval
 from certmask_jax.data import digits_arrays, load
 from certmask_jax.models import DataConfig
-from certmask_jax.programs import boxes_of_run, certify, page_of_run, page_options, report
+from certmask_jax.programs import boxes_of_run, certify, page_options, report
 from certmask_jax.programs.certification_job import _PATCH_LIVES
 
 OPTIONS = ["--defense", "double_masking:masks_per_axis=2", "--dataset", "image_folder"]
@@ -214,15 +214,3 @@ def test_names_of_classes_are_found_beside_the_images(tmp_path):
     assert page_options.with_names(elsewhere, None, images).class_names[0] == "tench"
     without = dataclasses.replace(made, provenance={})
     assert page_options.with_names(without, None) is without
-
-
-def test_a_defense_on_evidence_says_why_it_has_no_map():
-    made = hand_made_reports.report(
-        hand_made_reports.result("smoothed_vit", "smoothed_vit:band=2", conditions={})
-    )
-    page = page_of_run.made_page(made, None, lambda rows: (None, ""), most_images=9).html
-    found = json.loads(re.search(r'id="data">(.*?)</script>', page, re.DOTALL)[1])
-    (defense,) = found["defenses"]
-    assert "maps" not in defense
-    assert "evidence, which is reduced while the model runs and not kept" in defense["noMap"]
-    assert "--patch-region" in defense["noMap"]
