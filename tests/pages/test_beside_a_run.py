@@ -175,9 +175,13 @@ def test_a_box_of_an_image_that_is_left_out_does_not_end_the_run(tmp_path):
 @pytest.mark.parametrize(("lives", "resize"), [("input", 10), ("native", None)])
 def test_boxes_go_straight_to_the_input_where_patches_live_in_the_own_pixels(lives, resize):
     config = DataConfig((8, 8), (0.5,), (0.5,), channels=1, resize=10)
-    provenance = {"data_config": dataclasses.asdict(config), "patch_lives": _PATCH_LIVES[lives]}
-    found = boxes_of_run.config_of(json.loads(json.dumps(provenance)))
-    assert found == dataclasses.replace(config, resize=resize)
+    of_config = {"data_config": dataclasses.asdict(config)}
+    recorded = {"native_patches": lives == "native", "patch_lives": "in other words"}
+    sentence = {"patch_lives": _PATCH_LIVES[lives]}  # of a run of before it was recorded
+    for known in (recorded, sentence):
+        provenance = json.loads(json.dumps({**of_config, **known}))
+        found = boxes_of_run.config_of(provenance)
+        assert found == dataclasses.replace(config, resize=resize)
 
 
 def test_classes_are_called_as_people_do(run, tmp_path, capsys):
