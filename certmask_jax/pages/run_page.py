@@ -6,6 +6,7 @@ left out and named; the rest is shown.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -17,7 +18,7 @@ from certmask_jax.pages import charts, rendering
 from certmask_jax.pages.evidence_maps import EvidenceMaps
 from certmask_jax.pages.image_data import Attacked, page_data
 from certmask_jax.pages.inspected import Inspected
-from certmask_jax.pages.mask_words import counted
+from certmask_jax.pages.mask_words import counted, upper
 from certmask_jax.pages.object_sizes import ObjectSizes, by_size, covered
 from certmask_jax.pages.run_plots import plots_of
 from certmask_jax.pages.run_said import facts_of, sentences, title_of
@@ -115,13 +116,17 @@ def page_of(
             ),
         },
         notes=[
-            *notes.of_columns(report, short=False),
-            *notes.of_conditions(report),
-            *notes.of_work(report),
-            *notes.of_near_ties(report, labels.in_a_line(report.defenses)),
+            f"{upper(line.rstrip('.'))}."
+            for line in (
+                *notes.of_columns(report, short=False),
+                *notes.of_conditions(report, column="the last column"),
+                *notes.of_work(report),
+                *notes.of_near_ties(report, labels.in_a_line(report.defenses)),
+            )
         ],
         plots=plots_of(report),
         classes=classes,
+        are_ids=bool(classes) and all(re.fullmatch(r"n\d{8}", one["name"]) for one in classes),
         count_of_classes=counted(len(classes), "class"),
         sizes=by_size(report, object_sizes) if has_images and object_sizes else None,
         data=data,

@@ -322,7 +322,7 @@
       : `Every point is the middle of a ${thing}, and none can change the answer.`;
     const left = (Math.max(...map.shape) > 1 ? " The border without marks is the middle of no patch." : "") +
       (defense.note ? ` ${defense.note}` : "");
-    readout.textContent = `${start}${left} Point at the map, or use the arrow keys on it.`;
+    readout.textContent = `${start}${left} Point at the map or tap it, or use the arrow keys on it.`;
     svg.setAttribute("tabindex", "0");
     svg.setAttribute("role", "application");
     svg.setAttribute("aria-roledescription", "map of places");
@@ -448,8 +448,8 @@
     at("labels-box").replaceChildren(svg);
     const readout = at("labels-readout");
     const idle = pairs
-      ? "Row and column are the two masks; on the diagonal there is one. Point at a cell, or use the arrow keys, to see that masked image."
-      : "Point at a cell, or use the arrow keys, to see that masked image.";
+      ? "Row and column are the two masks; on the diagonal there is one. Point at a cell or tap it, or use the arrow keys, to see that masked image."
+      : "Point at a cell or tap it, or use the arrow keys, to see that masked image.";
     readout.textContent = idle;
     const list = [...seen].sort((x, y) => y[1] - x[1]);
     at("labels-legend").replaceChildren(...list.map(([label, count]) =>
