@@ -312,10 +312,12 @@
     const lost = map.exact ? "A patch could change the answer" : "Nothing is proved";
     const wrong = whole.a !== image.label;
     const share = one.wide === undefined ? ""
+      : one.guardShare && !one.wide ? ""
       : wrong ? ` The answer is ${whole.a === -2 ? "an alert" : "wrong"} without any patch, so no place counts as safe.`
       : ` ${lost} at ${one.wide}% of all places.`;
     const unknown = one.openShare ? ` ${one.openShare}% were not evaluated far enough to tell (certify --no-decide evaluates everything).` : "";
-    const guarded = one.guardShare ? ` The other ${one.guardShare}% could not, but some logit margin of this image is at most the margin guard of ${data.guard}, so nothing is certified.` : "";
+    const guarded = one.guardShare
+      ? ` ${one.wide || one.openShare ? `At the other ${one.guardShare}% it could not` : "At no place could a patch change the answer"}, but some logit margin of this image is at most the margin guard of ${data.guard}, so nothing is certified.` : "";
     const thing = `${map.shape.join("x")} ${data.cells ? "window of cells, as patches reach them" : "patch"}`;
     const others = map.others ? ` ${map.others === 1 ? "The other patch is" : "The other patches are"} wherever is worst.` : "";
     const start = one.s ? `Every point is the middle of a ${thing}.${others}${share}${unknown}${guarded}`
