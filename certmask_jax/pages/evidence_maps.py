@@ -23,7 +23,7 @@ LEVELS = {
 """Where the levels of leads begin, of votes and of mean evidence; the lowest has no beginning."""
 
 _WORDS = {
-    "votes": ("below -8", "-8 to -2", "-2 to 0", "0", "up to 3", "3 to 10", "10 or more"),
+    "votes": ("below -8", "-8 to -2", "-2 to 0", "0 (lost)", "up to 3", "3 to 10", "10 or more"),
     "evidence": ("below -1", "-1 to -0.1", "-0.1 to -0.01", "-0.01 to 0", "up to 0.1",
                  "0.1 to 1", "1 or more"),
 }  # fmt: skip

@@ -66,7 +66,7 @@ def test_levels_are_those_of_leads_and_a_certificate_without_has_none(data):
     votes, cells, alerts = data["defenses"]
     # 3 - 1 votes, and a tie is won: 3 more than needed. Bee: 2 - 2, or 3 - 1; ant wins the ties.
     assert [image["d"][0]["q"][0] for image in data["images"][:2]] == ["5555", "3334"]
-    assert votes["levels"][3] == "0"
+    assert votes["levels"][3] == "0 (lost)"
     assert votes["levelsOf"] == "Lead of the true class in the worst case, in votes"
     assert len(cells["levels"]) == 7
     assert "levels" not in alerts
