@@ -158,9 +158,7 @@ def why_on_evidence(
             else f"nothing is proved against {where}"
         )
         if is_local:
-            why = (
-                f"what the window of {look_of(one)['window']} cells around it leaves of the others"
-            )
+            why = f"what is left without the window of {look_of(one)['window']} cells around it"
         else:
             why = f"what is left without the {counted(int(reached[spot]), 'band')} that it meets"
         return (

@@ -94,8 +94,8 @@ def test_why_is_said_of_windows_and_bands(data):
         "it meets is too little for bee."
     )
     assert said[1][1] == (
-        "A patch at row 0, column 0 could change the answer: what the window of 1x1 cells around "
-        "it leaves of the others is too little for bee."
+        "A patch at row 0, column 0 could change the answer: what is left without the window of "
+        "1x1 cells around it is too little for bee."
     )
     assert said[2][:2] == [
         f"Without any patch the answer is {one}, not ant." for one in ("bee",) * 2
