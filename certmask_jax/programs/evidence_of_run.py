@@ -19,6 +19,9 @@ OLD = (
     "have maps"
 )
 
+MOST_CELLS = 1_500_000
+"""Places times images of all maps of a page; with all else it stays below 10 MB."""
+
 
 def maps_of_run(
     report: Report, saved: SavedEvidence | None, rows: NDArray[np.intp]
@@ -54,6 +57,7 @@ def maps_of_run(
     local = recorded_local(saved.about["provenance"])
     made: dict[int, EvidenceMaps] = {}
     unseen: dict[int, str] = {}
+    cells = 0
     for number in numbers:
         result = report.defenses[number]
         try:
@@ -65,9 +69,17 @@ def maps_of_run(
                 unseen[number] = OLD if facts in known else GONE
                 continue
             holds, leads = kept
-            made[number] = maps_on_evidence(
+            found = maps_on_evidence(
                 defense, holds[places], None if leads is None else leads[places]
             )
+            cells += sum(one.states.size for one in found.maps)
+            if cells > MOST_CELLS:
+                unseen[number] = (
+                    f"maps of {len(rows):,} images with so many places would make the page too "
+                    "large; certmask report RUN --most-images N makes one of fewer images"
+                )
+                continue
+            made[number] = found
         except NoPlacesError as error:
             unseen[number] = str(error)
     return made, unseen

@@ -132,6 +132,13 @@ def test_evidence_of_other_images_is_named_and_not_shown(saved):
     )
 
 
+def test_maps_that_would_make_a_page_too_large_are_left_out(saved, monkeypatch):
+    monkeypatch.setattr(evidence_of_run, "MOST_CELLS", 3 * (4 + 4))  # 3 images; maps of 4, 4 and 4
+    first, second, third = _data(saved)["defenses"]
+    assert len(first["maps"]) == len(second["maps"]) == 1
+    assert third["noMap"].startswith("No map of places: maps of 3 images with so many places")
+
+
 def test_of_many_shapes_some_have_a_map(monkeypatch):
     monkeypatch.setattr("certmask_jax.pages.inspected.MOST_SHAPES", 1)
     defense = evidence_entries.build("smoothed_vit:band=1", Threat.of(4, (1, 2), (2, 1)), None)
