@@ -84,7 +84,8 @@ def of_windows(
 
     That is the window that begins at the first cell which the patch reaches, moved into the map
     where it would stick out. It contains all that the patch reaches, and every window is that of
-    some place, so the worst case over all windows holds if and only if it does at every place.
+    some place, so the worst case over all windows holds if and only if it does at every place
+    (soundness, 12.8).
 
     Args:
       threat: one patch, of one or several shapes.
