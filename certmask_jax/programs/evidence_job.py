@@ -77,7 +77,7 @@ def opened_evidence(
     for option, is_given, why in (
         ("--shard", config.shard[1] != 1, "one job evaluates them"),
         ("--sizes", bool(config.threat.sizes), "certify each --patch in a run of its own"),
-        ("--margin-guard", config.margin_guard > 0, "their margins are not kept"),
+        ("--margin-guard", config.margin_guard > 0, "logit margins of their parts are not kept"),
         ("several processes", jax.process_count() > 1, "one process evaluates them"),
     ):
         if is_given:

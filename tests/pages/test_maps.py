@@ -14,7 +14,7 @@ import pytest
 from certmask_jax.certification import verdicts
 from certmask_jax.defenses import by_first_placement
 from certmask_jax.masks.threats import Threat
-from certmask_jax.pages import inspected
+from certmask_jax.pages import inspected, proof_reasons
 from certmask_jax.programs import defense_specs, page_of_run
 from certmask_jax.tables.prediction_table import from_labels
 
@@ -161,3 +161,21 @@ def test_a_page_does_not_wait_for_choices_that_are_asked_about_one_by_one(monkey
     table = from_labels(rng.integers(0, 2, (3, len(quick.masked_images))), quick.masked_images,
                         num_classes=2)  # fmt: skip
     assert len(inspected.inspect(quick, table, *given[2:]).maps) == 1
+
+
+def test_an_image_that_only_a_shape_without_a_map_loses_is_said_to_be_that(monkeypatch):
+    """Masks 1 and 2 together err: a patch across both is lost, and none that is upright."""
+    defense = mapped_run.defenses()[0]
+    labels = np.zeros((1, len(defense.masked_images)), int)
+    labels[0, defense.rounds.pair[0, 1]] = 1
+    table = from_labels(labels, defense.masked_images, num_classes=3)
+    given = defense, table, np.zeros(1, np.int32), np.array([False])
+    assert not defense.worst_case(table, given[2]).any()
+    said = []
+    for shapes in (slice(0, 2), slice(1, 2)):
+        monkeypatch.setattr(inspected, "some_of", lambda every, at=shapes: every[at])
+        one = inspected.inspect(*given)
+        said.append(proof_reasons.why_proved(one, 0, 0, 0, certified=False, class_names=()))
+    assert [each.spots.shape for each in one.maps] == [(2, 1)]
+    assert "a 1x2 patch" in said[0]
+    assert said[1] == "A patch of a shape that has no map here could change the answer."
