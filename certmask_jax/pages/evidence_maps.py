@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from certmask_jax.defenses.by_placement import FAILS, HOLDS
 from certmask_jax.defenses.defense import Guarantee
 from certmask_jax.defenses.evidence_defense import EvidenceDefense
+from certmask_jax.defenses.evidence_places import Unit
 from certmask_jax.defenses.local_defense import LocalDefense
 from certmask_jax.pages.inspected import PlaceMap, some_of
 from certmask_jax.pages.mask_words import counted, name_of
@@ -38,12 +39,14 @@ class EvidenceMaps(NamedTuple):
       maps: a map for each shape of the patch, or for some. Its margins are leads; infinite where
         the certificate has none, NaN where evidence is not finite.
       reached: of each map ``int[S]``, how many cells or bands each place counts as reaching.
+      unit: what leads are counted in; None where there are none.
       note: what has to be said beside them; else empty.
     """
 
     defense: EvidenceDefense
     maps: tuple[PlaceMap, ...]
     reached: tuple[NDArray[np.intp], ...]
+    unit: Unit | None
     note: str
 
 
@@ -76,12 +79,12 @@ def maps_on_evidence(
             margins = leads[:, columns].astype(np.float32)
         maps.append(PlaceMap(spots, states, margins, places.exact))
         reached.append(places.reached[columns])
-    return EvidenceMaps(defense, tuple(maps), tuple(reached), note)
+    return EvidenceMaps(defense, tuple(maps), tuple(reached), places.unit, note)
 
 
 def look_of(one: EvidenceMaps) -> dict[str, Any]:
     """How its maps are drawn and called, JSON-able; the maps themselves are ``image_data``'s."""
-    defense, unit = one.defense, one.defense.places.unit
+    defense, unit = one.defense, one.unit
     is_local = isinstance(defense, LocalDefense)
     look: dict[str, Any] = {
         "size": list(defense.threat.image_size),
@@ -104,12 +107,10 @@ def look_of(one: EvidenceMaps) -> dict[str, Any]:
     return look
 
 
-def level_of(lead: float, one: EvidenceMaps) -> str:
-    """The level of a lead, as a digit; ``-`` where there is none."""
-    unit = one.defense.places.unit
-    if unit is None or not np.isfinite(lead):
-        return "-"
-    return str(int(np.searchsorted(LEVELS[unit], lead, side="right")))
+def levels_of(leads: NDArray[np.float32], unit: Unit) -> str:
+    """The level of each lead, as a digit; ``-`` where it is not finite."""
+    levels = np.searchsorted(LEVELS[unit], leads, side="right")
+    return "".join(np.where(np.isfinite(leads), levels.astype("U1"), "-").tolist())
 
 
 def why_on_evidence(

@@ -200,10 +200,9 @@ def _verdict(
         entry["proved"] = evidence_maps.why_on_evidence(one, place, label, answer, certified, names)
         if not certified:
             drawn_maps.add_places(entry, one.maps, place)
-        if "levels" in evidence_maps.look_of(one):
+        if one.unit is not None:
             entry["q"] = [
-                "".join(evidence_maps.level_of(lead, one) for lead in each.margins[place].tolist())
-                for each in one.maps
+                evidence_maps.levels_of(each.margins[place], one.unit) for each in one.maps
             ]
         return entry
     entry["answered"] = why_answered(one, place, answer, names)
