@@ -23,6 +23,13 @@ def some(names: Sequence[str], shown: int = 5) -> str:
     return f"{', '.join(names[:shown])}{more}"
 
 
+def words_of(error: Exception) -> str:
+    """What is wrong with something that was read, and not as Python writes an exception."""
+    if isinstance(error, KeyError):
+        return f"it has no {error}"
+    return str(error) or "it ends too early"
+
+
 def text_in(file: Path) -> str:
     """The text of a file in UTF-8, without the mark that some editors begin it with.
 

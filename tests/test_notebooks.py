@@ -6,6 +6,7 @@ import json
 import os
 from pathlib import Path
 
+import badges
 import pytest
 
 NOTEBOOKS = sorted((Path(__file__).resolve().parents[1] / "examples").glob("*.ipynb"))
@@ -17,6 +18,32 @@ def test_there_are_notebooks_and_they_are_kept_without_output():
         for cell in json.loads(file.read_text())["cells"]:
             assert not cell.get("outputs"), file.name
             assert cell.get("execution_count") is None
+
+
+def test_badges_and_notebooks_are_those_of_one_address():
+    at = badges.address()
+    text = badges.PAGE.read_text()
+    assert text == badges.page(text, at), (
+        "the badges are not those of examples/address.txt; PYTHONPATH=. python tests/badges.py"
+    )
+    for file in NOTEBOOKS:
+        assert file.read_text() == badges.notebook(file.read_text(), at)
+        assert f"git+https://github.com/{at}\\n" in file.read_text()
+
+
+def test_a_badge_can_be_clicked_on_once_there_is_an_address():
+    text = badges.PAGE.read_text()
+    nowhere = badges.page(text, "OWNER/certmask_jax")
+    assert "](http" not in nowhere
+    assert nowhere.count("`https://") == 6
+    there = badges.page(text, "me/patches")
+    assert there.count("[![Open in ") == 6
+    assert "(https://colab.research.google.com/github/me/patches/blob/main/examples/" in there
+    assert "OWNER" not in there
+    assert badges.page(there, "OWNER/certmask_jax") == nowhere
+    book = badges.notebook(NOTEBOOKS[0].read_text(), "me/patches")
+    assert book.count("git+https://github.com/me/patches") == 1
+    assert "OWNER" not in book
 
 
 def test_every_notebook_runs_and_shows_something(tmp_path, monkeypatch):

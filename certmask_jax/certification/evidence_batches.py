@@ -151,7 +151,7 @@ def planned(
         work = _with(sources, image_shape, mesh, chunk)
         if platform == "cpu" or chunk is not None or known is not None or each == 1:
             return work
-        program = results_program(work.sources, preprocessing, tuple(defenses), mesh)
+        program = results_program(work.sources, preprocessing, tuple(defenses), mesh, places=True)
         images = jnp.zeros((work.images, *image_shape), jnp.uint8)
         try:
             with unguarded():

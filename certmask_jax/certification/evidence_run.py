@@ -184,11 +184,15 @@ def evaluate_evidence(
         "images": None if began is None else began._asdict(),
         "image_size": list(first.shape[1:3]),
         "verdicts": [1 + len(defense.condition_names) for defense in defenses],
+        "places": [list(defense.kept_places) for defense in defenses],
         "passes_each": work.passes,
     }
-    evidence_store.begun(folder, facts, about)
+    begun = evidence_store.begun(folder, facts, about)
+    kept = begun["about"].get("places")  # none: begun when verdicts at places were not kept
     store = EvidenceStore(folder, len(run_images), size)
-    program = results_program(work.sources, preprocessing, tuple(defenses), mesh)
+    program = results_program(
+        work.sources, preprocessing, tuple(defenses), mesh, places=kept is not None
+    )
     spans = store.spans()
     missing = {n: at for n, at in spans.items() if not _of_use(store, n, at, run_images, told.warn)}
     done = len(run_images) - sum(stop - start for start, stop in missing.values())
@@ -200,7 +204,7 @@ def evaluate_evidence(
         part = next(parts)
         if part.rows.left_out:
             told.warn(says_left_out(part.rows))
-        store.write(number, _block(program, held, part, batch, defenses))
+        store.write(number, _block(program, held, part, batch, defenses, kept or ()))
         done += stop - start
         told.passes(work.passes * len(part.images), work.slots(len(part.images)))
         told.progress(done, len(run_images))
@@ -311,7 +315,12 @@ def _read(run_images: RunImages, classes: int, start: int, stop: int) -> Part:
 
 
 def _block(
-    program: Any, params: Any, part: Part, batch: int, defenses: Sequence[EvidenceDefense]
+    program: Any,
+    params: Any,
+    part: Part,
+    batch: int,
+    defenses: Sequence[EvidenceDefense],
+    kept: Sequence[Sequence[int]],
 ) -> EvidenceBlock:
     count = len(part.rows.ids)
     width = sum(1 + len(defense.condition_names) for defense in defenses)
@@ -322,15 +331,18 @@ def _block(
             array[part.present] = values
         return array
 
-    outputs: Any = [None] * 4
+    outputs: Any = [None] * 6
     if len(part.present):
         outputs = in_batches(program, params, part.images, part.labels, batch)
-    answers, verdicts, undefended, margins = outputs
+    answers, verdicts, undefended, margins, holds, leads = outputs
+    places, with_leads = (sum(each[which] for each in kept) for which in (0, 1))
     return EvidenceBlock(
         rows((len(defenses),), np.int32, answers),
         rows((width,), np.bool_, verdicts),
         rows((), np.int32, undefended),
         rows((), np.float32, margins),
         rows((), np.int32, part.labels, LEFT_OUT),
+        np.packbits(rows((places,), np.bool_, holds), axis=1),
+        rows((with_leads,), np.float16, leads),
         part.rows,
     )

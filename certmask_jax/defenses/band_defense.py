@@ -18,8 +18,9 @@ from jax import Array
 from numpy.typing import NDArray
 
 from certmask_jax.defenses import derandomized_smoothing as smoothing
-from certmask_jax.defenses import vote_gaps
+from certmask_jax.defenses import evidence_places, vote_gaps
 from certmask_jax.defenses.evidence_defense import EvidenceDefense, EvidenceResults
+from certmask_jax.defenses.evidence_places import EvidencePlaces, PlaceVerdicts
 from certmask_jax.defenses.voting import Ties, check_ties
 from certmask_jax.masks import bands
 from certmask_jax.masks.geometry import Size, as_size
@@ -124,6 +125,15 @@ class BandDefense(EvidenceDefense):
         """True: which bands are met is known for each placement."""
         return True
 
+    @property
+    def places(self) -> EvidencePlaces:
+        """See ``EvidenceDefense.places``: by the bands that a patch meets."""
+        return self._places()[0]
+
+    def _places(self) -> tuple[EvidencePlaces, NDArray[np.bool_]]:
+        """The places, and the bands that each meets: ``bool[S, B]``."""
+        return _places_of(self.masks, self.name)
+
     def published_reach(self) -> int:
         """How many bands a patch meets by the papers' closed form; of one patch.
 
@@ -184,6 +194,11 @@ class DerandomizedSmoothing(BandDefense):
         """See ``EvidenceDefense.results``; ``evidence float32[T, B, K]`` are logits of bands."""
         return _voted(self, self.votes(evidence), labels, self.ties, vote_gaps.levine_feizi_gap)
 
+    def at_places(self, evidence: Array, labels: Array) -> PlaceVerdicts:
+        """See ``EvidenceDefense.at_places``."""
+        met = self._places()[1]
+        return smoothing.by_place(self.votes(evidence), labels, met, ties=self.ties)
+
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class SmoothedViT(BandDefense):
@@ -202,8 +217,15 @@ class SmoothedViT(BandDefense):
 
     def results(self, evidence: Array, labels: Array) -> EvidenceResults:
         """See ``EvidenceDefense.results``; ``evidence float32[T, B, K]`` are logits of bands."""
-        votes = jnp.asarray(smoothing.shared_top_votes(evidence))
-        return _voted(self, votes, labels, "smallest", vote_gaps.smoothed_vit_gap)
+        return _voted(self, self.votes(evidence), labels, "smallest", vote_gaps.smoothed_vit_gap)
+
+    def votes(self, evidence: Array) -> Array:
+        """What each band votes for: logits ``float32[T, B, K]`` to ``bool[T, B, K]``."""
+        return jnp.asarray(smoothing.shared_top_votes(evidence))
+
+    def at_places(self, evidence: Array, labels: Array) -> PlaceVerdicts:
+        """See ``EvidenceDefense.at_places``."""
+        return smoothing.by_place(self.votes(evidence), labels, self._places()[1])
 
 
 def _voted(
@@ -226,6 +248,11 @@ def _masks(threat: Threat, axis: str, band: Any, stride: Any, wrap: bool) -> Mas
     """The masks of bands, verified for a threat; builders verify them for a patch of one pixel."""
     of_pixel: MaskSet = _BUILDERS[axis](threat.image_size, 1, band=band, stride=stride, wrap=wrap)
     return MaskSet(of_pixel.boxes, threat.image_size, threat, name=of_pixel.name)
+
+
+@functools.lru_cache(maxsize=64)
+def _places_of(masks: MaskSet, name: str) -> tuple[EvidencePlaces, NDArray[np.bool_]]:
+    return evidence_places.of_bands(masks.threat, masks.boxes, name=name, unit="votes")
 
 
 @functools.lru_cache(maxsize=64)

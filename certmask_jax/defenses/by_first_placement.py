@@ -15,9 +15,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from certmask_jax.defenses import by_placement
-from certmask_jax.defenses.by_placement import FAILS, HOLDS, OPEN, Spots
+from certmask_jax.defenses import by_placement, patch_spots
+from certmask_jax.defenses.by_placement import FAILS, HOLDS, OPEN
 from certmask_jax.defenses.defense import Defense
+from certmask_jax.defenses.patch_spots import Spots
 from certmask_jax.masks import placements
 from certmask_jax.masks.threats import Shape, Threat
 from certmask_jax.tables.prediction_table import PredictionTable
@@ -70,7 +71,7 @@ def first_spots_of(defense: Defense, shape: Shape | None = None) -> FirstSpots:
 
     Raises:
       ValueError: for a threat of one patch; a shape that it does not have; for more choices than
-        can be looked at (``MOST_PAIRS``, ``by_placement.MOST_ENTRIES``).
+        can be looked at (``MOST_PAIRS``, ``patch_spots.MOST_ENTRIES``).
     """
     threat, images = defense.threat, defense.masked_images
     if len(threat) < 2:
@@ -97,9 +98,9 @@ def first_spots_of(defense: Defense, shape: Shape | None = None) -> FirstSpots:
     hidden, at, number = np.unique(
         together.reshape(count, -1), axis=0, return_index=True, return_inverse=True
     )
-    if hidden.size > by_placement.MOST_ENTRIES:
+    if hidden.size > patch_spots.MOST_ENTRIES:
         raise ValueError(
-            f"{defense.name}: expected at most {by_placement.MOST_ENTRIES:,} choices times masked "
+            f"{defense.name}: expected at most {patch_spots.MOST_ENTRIES:,} choices times masked "
             f"images, got {len(hidden):,} x {len(images):,}"
         )
     of_choice = np.stack(np.divmod(at, len(others)), axis=1)

@@ -27,6 +27,7 @@ from jax import Array
 from numpy.typing import ArrayLike, NDArray
 
 from certmask_jax._own_settings import unguarded
+from certmask_jax.defenses.evidence_places import PlaceVerdicts, told_apart
 from certmask_jax.defenses.evidence_windows import Size, checked_window, window_sums
 from certmask_jax.defenses.plain_arrays import as_given, checked_classes
 from certmask_jax.defenses.quantised_evidence import (
@@ -102,6 +103,30 @@ def worst_case(
         return as_given(robust, array) & all_finite(array)
 
 
+def by_window(
+    evidence: Array, labels: Array, *, window: Size, clip: float | None = None
+) -> PlaceVerdicts:
+    """What ``worst_case`` says of each window; ties as in the rule.
+
+    Args:
+      evidence: ``float32[T, H, W, K]``, which may be traced.
+      labels: ``int32[T]``.
+      window, clip: as of ``worst_case``.
+
+    Returns:
+      ``[T, windows]``. Leads are in the mean clipped evidence of a cell.
+    """
+    array = checked_evidence(evidence)
+    rows, columns = array.shape[1], array.shape[2]
+    fitting = checked_window(window, (rows, columns))
+    with unguarded():
+        units, spread = _clipped(array, clip)
+        game = _Game(fitting, fitting[0] * fitting[1] * spread)
+        leads = _leads(jnp.asarray(units), labels, game)
+    one = spread / (2 if clip is None else clip)  # units of evidence of 1
+    return told_apart(leads > 0, leads / (rows * columns * one))
+
+
 def runner_up_as_published(
     evidence: ArrayLike | Array,
     labels: ArrayLike | Array,
@@ -166,6 +191,20 @@ def _worst_cases(units: Array, labels: Array, game: _Game, ties: str | None) -> 
         if ties == "smallest":
             safe |= (own == reached) & (classes > label)[None, :]
         return (safe | (classes == label)[None, :]).all()
+
+    return image_by_image(one, 4 * units[0].size, units, labels)
+
+
+@partial(jax.jit, static_argnames=("game",))
+def _leads(units: Array, labels: Array, game: _Game) -> Array:
+    def one(image: Array, label: Array) -> Array:
+        classes = jnp.arange(image.shape[-1], dtype=jnp.int32)
+        outside = _outside(image, game)
+        own = jnp.take(outside, label, axis=1)[:, None]
+        wins = (classes > label).astype(jnp.int32)[None, :]
+        leads = own - (outside + jnp.int32(game.reach)) + wins
+        others = (classes != label)[None, :]
+        return jnp.where(others, leads.astype(jnp.float32), jnp.inf).min(axis=1)
 
     return image_by_image(one, 4 * units[0].size, units, labels)
 

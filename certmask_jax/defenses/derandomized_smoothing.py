@@ -27,7 +27,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from numpy.typing import NDArray
 
+from certmask_jax.defenses.evidence_places import PlaceVerdicts, told_apart
 from certmask_jax.defenses.plain_arrays import AnyArray, as_given, checked_classes
 from certmask_jax.defenses.voting import Ties, check_ties, preference
 
@@ -146,6 +148,37 @@ def certificate(
     return as_given(_all_others(leads > 0, true), votes, labels)
 
 
+def by_place(
+    votes: Array, labels: Array, met: NDArray[np.bool_], *, ties: Ties = "smallest"
+) -> PlaceVerdicts:
+    """What ``worst_case`` says of each set of bands that a patch may meet.
+
+    Args:
+      votes: ``bool[T, B, K]``, which may be traced.
+      labels: ``int32[T]``.
+      met: ``bool[S, B]``, the sets; none is left out because another one contains it.
+      ties: as of ``rule``.
+
+    Returns:
+      ``[T, S]``. Leads are in votes: how many more the true class has in the worst case than are
+      needed to win.
+    """
+    check_ties(ties)
+    given = _checked(votes)
+    sets = jnp.asarray(met)
+    rank = jnp.asarray(preference(given.shape[-1], ties))
+    classes = jnp.arange(given.shape[-1], dtype=jnp.int32)
+
+    def one(of: tuple[Array, Array]) -> Array:
+        image, label = of
+        wins = (rank[label] > rank).astype(jnp.float32)[None, :]
+        leads = _leads_at_each(image, label, sets) + wins
+        return jnp.where((classes != label)[None, :], leads, jnp.inf).min(axis=1)
+
+    leads = jax.lax.map(one, (given, jnp.asarray(labels, jnp.int32)))
+    return told_apart(leads > 0, leads)
+
+
 def worst_leads(
     votes: AnyArray, labels: AnyArray, affected: AnyArray | Sequence[AnyArray]
 ) -> AnyArray:
@@ -174,12 +207,17 @@ def _leads_of_one(votes: Array, label: Array, parts: tuple[Array, ...]) -> Array
     """``int32[K]`` of one image: in each part at its worst location, added up."""
     total, start = jnp.zeros(votes.shape[-1], jnp.int32), 0
     for met in parts:
-        part = votes[start : start + met.shape[1]].astype(jnp.float32)
-        outside = jnp.dot((~met).astype(jnp.float32), part, precision=jax.lax.Precision.HIGHEST)
-        least = outside[:, label][:, None] - outside - met.sum(axis=1, dtype=jnp.float32)[:, None]
+        least = _leads_at_each(votes[start : start + met.shape[1]], label, met)
         total += least.min(axis=0).astype(jnp.int32)
         start += met.shape[1]
     return total
+
+
+def _leads_at_each(votes: Array, label: Array, met: Array) -> Array:
+    """``float32[G, K]`` of one image, whole numbers: the leads that are left at each location."""
+    part = votes.astype(jnp.float32)
+    outside = jnp.dot((~met).astype(jnp.float32), part, precision=jax.lax.Precision.HIGHEST)
+    return outside[:, label][:, None] - outside - met.sum(axis=1, dtype=jnp.float32)[:, None]
 
 
 def _all_others(holds: Array, true: Array) -> Array:

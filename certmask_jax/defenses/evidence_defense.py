@@ -15,6 +15,7 @@ from typing import Any, ClassVar, NamedTuple
 from jax import Array
 
 from certmask_jax.defenses.defense import Guarantee
+from certmask_jax.defenses.evidence_places import EvidencePlaces, NoPlacesError, PlaceVerdicts
 from certmask_jax.masks.threats import Threat
 
 
@@ -101,6 +102,36 @@ class EvidenceDefense(abc.ABC):
             certified, and the rule answers all the same: a patch may cause such evidence.
           labels: ``int32[T]``, true classes.
         """
+
+    @property
+    @abc.abstractmethod
+    def places(self) -> EvidencePlaces:
+        """Where a patch may be, as the certificate tells places apart.
+
+        Raises:
+          NoPlacesError: where it does not, or tells more than are kept; says why.
+        """
+
+    @abc.abstractmethod
+    def at_places(self, evidence: Array, labels: Array) -> PlaceVerdicts:
+        """The verdict at each of ``places`` alone, traceable; all hold iff the worst case does.
+
+        Args:
+          evidence, labels: as of ``results``.
+
+        Raises:
+          NoPlacesError: as of ``places``.
+        """
+
+    @property
+    def kept_places(self) -> tuple[int, int]:
+        """How many verdicts at places, and how many of their leads, a run keeps of an image."""
+        try:
+            places = self.places
+        except NoPlacesError:
+            return 0, 0
+        count = len(places.reached)
+        return count, 0 if places.unit is None else count
 
     def _own(self) -> dict[str, Any]:
         """The fields that are hyper-parameters of the paper, with their values."""

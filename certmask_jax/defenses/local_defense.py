@@ -14,11 +14,15 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 from jax import Array
 
-from certmask_jax.defenses import clipped_bagnet, patchguard
+from certmask_jax.defenses import clipped_bagnet, evidence_places, patchguard
 from certmask_jax.defenses.defense import Guarantee
 from certmask_jax.defenses.evidence_defense import EvidenceDefense, EvidenceResults
+from certmask_jax.defenses.evidence_places import EvidencePlaces, PlaceVerdicts
 from certmask_jax.defenses.evidence_windows import checked_window
 from certmask_jax.defenses.feature_grid import cells_of
+from certmask_jax.defenses.patchguard_detection import detection_by_window
+from certmask_jax.defenses.robust_masking_game import game_on
+from certmask_jax.defenses.robust_masking_places import masked_windows
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -87,6 +91,22 @@ class LocalDefense(EvidenceDefense):
         (height, width), (rows, columns) = self.window, self.cells
         return f"windows of {height}x{width} of {rows}x{columns} cells for {self.threat}"
 
+    has_leads: ClassVar[bool] = True
+    """Whether the certificate is about one lead in each window."""
+
+    @property
+    def places(self) -> EvidencePlaces:
+        """See ``EvidenceDefense.places``: each place counts as reaching a window."""
+        return evidence_places.of_windows(
+            self.threat,
+            cells=self.cells,
+            window=self.window,
+            field=self.field,
+            stride=self.stride,
+            exact=self.exact,
+            unit="evidence" if self.has_leads else None,
+        )
+
     @property
     def exact(self) -> bool:
         """Whether the worst case is exact when each window can be reached; else a lower bound."""
@@ -149,6 +169,13 @@ class PatchGuard(LocalDefense):
             {"provable_masking": jnp.asarray(patchguard.as_published(evidence, labels, **how))},
         )
 
+    def at_places(self, evidence: Array, labels: Array) -> PlaceVerdicts:
+        """See ``EvidenceDefense.at_places``."""
+        game = game_on(
+            self.cells, window=self.window, clip=self.clip, threshold=self.threshold, wrap=False
+        )
+        return masked_windows(evidence, labels, game)
+
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class PatchGuardDetection(LocalDefense):
@@ -162,6 +189,7 @@ class PatchGuardDetection(LocalDefense):
 
     name: ClassVar[str] = "patchguard_pp"
     guarantee: ClassVar[Guarantee] = Guarantee.DETECTION
+    has_leads: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tau", float(self.tau))
@@ -187,6 +215,10 @@ class PatchGuardDetection(LocalDefense):
             jnp.asarray(patchguard.detection_worst_case(evidence, labels, **how)),
             {"all_agree": jnp.asarray(patchguard.detection_as_published(evidence, labels, **how))},
         )
+
+    def at_places(self, evidence: Array, labels: Array) -> PlaceVerdicts:
+        """See ``EvidenceDefense.at_places``."""
+        return detection_by_window(evidence, labels, window=self.window, tau=self.tau)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -225,3 +257,7 @@ class ClippedBagNet(LocalDefense):
             ),
             {"runner_up": jnp.asarray(published)},
         )
+
+    def at_places(self, evidence: Array, labels: Array) -> PlaceVerdicts:
+        """See ``EvidenceDefense.at_places``."""
+        return clipped_bagnet.by_window(evidence, labels, window=self.window, clip=self.clip)

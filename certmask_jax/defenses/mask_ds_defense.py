@@ -11,11 +11,16 @@ from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
+from numpy.typing import NDArray
 
 from certmask_jax.defenses import patchguard
 from certmask_jax.defenses.band_defense import BandDefense
 from certmask_jax.defenses.evidence_defense import EvidenceResults
+from certmask_jax.defenses.evidence_places import EvidencePlaces, NoPlacesError, PlaceVerdicts
+from certmask_jax.defenses.robust_masking_game import game_on
+from certmask_jax.defenses.robust_masking_places import masked_sets
 from certmask_jax.masks import bands
 from certmask_jax.masks.geometry import as_size
 
@@ -94,10 +99,28 @@ class MaskDS(BandDefense):
 
     def results(self, evidence: Array, labels: Array) -> EvidenceResults:
         """See ``EvidenceDefense.results``; ``evidence float32[T, B, K]`` are logits of bands."""
+        return self.masked(self._features(evidence), labels)
+
+    def _places(self) -> tuple[EvidencePlaces, NDArray[np.bool_]]:
+        if not self.exact:
+            raise NoPlacesError(
+                "at a threshold above 0 the certificate counts windows of bands that no place of "
+                "a patch meets"
+            )
+        return super()._places()
+
+    def at_places(self, evidence: Array, labels: Array) -> PlaceVerdicts:
+        """See ``EvidenceDefense.at_places``."""
+        sets = self._places()[1].reshape(-1, *self.cells)
+        game = game_on(self.cells, window=self.window, clip=1.0, threshold=0, wrap=self.wrap)
+        return masked_sets(self._features(evidence), labels, game, sets)
+
+    def _features(self, evidence: Array) -> Array:
+        """What the bands say on their map: ``float32[T, *cells, K]`` in [0, 1]."""
         trust = jax.nn.softmax(evidence.astype(jnp.float32), axis=-1)
         if self.features == "votes":
             trust = (trust > self.above).astype(jnp.float32)
-        return self.masked(trust.reshape(len(evidence), *self.cells, evidence.shape[-1]), labels)
+        return trust.reshape(len(evidence), *self.cells, evidence.shape[-1])
 
     def masked(self, features: Array, labels: Array) -> EvidenceResults:
         """As ``results``, of what the bands say on their map: ``float32[T, *cells, K]`` in [0, 1].

@@ -28,6 +28,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from certmask_jax._own_settings import unguarded
 from certmask_jax.defenses.defense import ALERT
+from certmask_jax.defenses.evidence_places import PlaceVerdicts
 from certmask_jax.defenses.evidence_windows import Size, checked_window, window_sums
 from certmask_jax.defenses.plain_arrays import as_given, checked_classes
 from certmask_jax.defenses.quantised_evidence import (
@@ -121,6 +122,27 @@ def detection_worst_case(
         return as_given(robust, array) & all_finite(array)
 
 
+def detection_by_window(
+    evidence: Array, labels: Array, *, window: Size, tau: float
+) -> PlaceVerdicts:
+    """What ``detection_worst_case`` says of each window, which has no one lead.
+
+    Args:
+      evidence: ``float32[T, H, W, K]``, which may be traced.
+      labels: ``int32[T]``.
+      window, tau: as of ``detection_rule``.
+
+    Returns:
+      ``[T, windows]``: whether the image is answered rightly, and the mean without the window too,
+      with confidence.
+    """
+    array = checked_evidence(evidence)
+    game = _game(array, window, tau)
+    with unguarded():
+        units = jnp.asarray(quantised(array, game.grid))
+        return PlaceVerdicts(_of_windows(units, labels, game.odds_above(tau), game), None)
+
+
 def detection_as_published(
     evidence: ArrayLike | Array, labels: ArrayLike | Array, *, window: Size, tau: float
 ) -> Array | NDArray[np.bool_]:
@@ -187,14 +209,27 @@ def _answers(units: Array, most: Array, game: _Game) -> Array:
 @partial(jax.jit, static_argnames=("game", "published"))
 def _proofs(units: Array, labels: Array, most: Array, game: _Game, published: bool) -> Array:
     def one(image: Array, label: Array) -> Array:
-        total, masked, odds = _said(image, game)
-        classes = jnp.arange(game.classes, dtype=jnp.int32)
-        own = jnp.take(masked, label, axis=1)[:, None]
-        first = (total < total[label]) | (classes == label)
-        still = (masked < own) | (classes == label)[None, :]
-        if published:
-            first |= (total == total[label]) & (classes < label)
-            still |= (masked == own) & (classes > label)[None, :]
-        return first.all() & still.all() & (odds <= most).all()
+        return _proved(image, label, most, game, published).all()
 
     return image_by_image(one, game.entries, units, labels)
+
+
+@partial(jax.jit, static_argnames=("game",))
+def _of_windows(units: Array, labels: Array, most: Array, game: _Game) -> Array:
+    def one(image: Array, label: Array) -> Array:
+        return _proved(image, label, most, game, False)
+
+    return image_by_image(one, game.entries, units, labels)
+
+
+def _proved(image: Array, label: Array, most: Array, game: _Game, published: bool) -> Array:
+    """``bool[windows]`` of one image: whether an attack on the window meets an alert."""
+    total, masked, odds = _said(image, game)
+    classes = jnp.arange(game.classes, dtype=jnp.int32)
+    own = jnp.take(masked, label, axis=1)[:, None]
+    first = (total < total[label]) | (classes == label)
+    still = (masked < own) | (classes == label)[None, :]
+    if published:
+        first |= (total == total[label]) & (classes < label)
+        still |= (masked == own) & (classes > label)[None, :]
+    return first.all() & still.all(axis=1) & (odds <= most)

@@ -20,7 +20,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +37,7 @@ _MOST_BITS = 20
 _ENTRIES_AT_ONCE = 1 << 24  # of 4 bytes
 
 Evidence = AnyArray
+Result = TypeVar("Result")  # an array, or several
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +115,7 @@ def all_finite(evidence: Evidence) -> Evidence:
     return np.asarray(np.isfinite(evidence).all(axis=(1, 2, 3)))
 
 
-def image_by_image(one: Callable[..., Array], entries: int, *arrays: Array) -> Array:
+def image_by_image(one: Callable[..., Result], entries: int, *arrays: Array) -> Result:
     """``one`` on each image of ``arrays [T, ...]``, as many at once as memory is meant for.
 
     Args:
@@ -124,5 +125,7 @@ def image_by_image(one: Callable[..., Array], entries: int, *arrays: Array) -> A
     """
     at_once = max(1, _ENTRIES_AT_ONCE // entries)
     if arrays[0].shape[0] <= at_once:
-        return jax.vmap(one)(*arrays)
-    return jax.lax.map(lambda image: one(*image), arrays, batch_size=at_once)
+        at_the_same_time: Result = jax.vmap(one)(*arrays)
+        return at_the_same_time
+    found: Result = jax.lax.map(lambda image: one(*image), arrays, batch_size=at_once)
+    return found

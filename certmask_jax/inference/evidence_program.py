@@ -6,6 +6,7 @@ Evidence stays on the device that made it: of each image only answers and verdic
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -20,7 +21,7 @@ from certmask_jax.defenses.evidence_defense import EvidenceDefense
 from certmask_jax.inference.cell_fields import cells_keep_bits, check_fields
 from certmask_jax.inference.devices import AXIS
 from certmask_jax.inference.distinct_fields import LocalLogits
-from certmask_jax.inference.evidence_sources import BandSource, LocalSource, Source
+from certmask_jax.inference.evidence_sources import BandSource, Evidence, LocalSource, Source
 from certmask_jax.inference.preprocessing import Preprocessing
 from certmask_jax.tables.outputs import NO_LABEL
 
@@ -32,6 +33,8 @@ class EvidenceOutputs(NamedTuple):
     verdicts: Array  # bool[B, Q]: of each defense the worst case, then its conditions
     undefended: Array  # int32[B], the label of the image itself; NO_LABEL where not finite
     margins: Array  # float32[B], the smallest of that label and those of bands; NaN: not finite
+    holds: Array  # bool[B, P]: of each defense the verdict at each place alone
+    leads: Array  # float32[B, L]: the leads there of those that have any; NaN: not finite
 
 
 @functools.lru_cache(maxsize=16)
@@ -40,11 +43,14 @@ def results_program(
     preprocessing: Preprocessing,
     defenses: tuple[EvidenceDefense, ...],
     mesh: Mesh,
+    *,
+    places: bool = False,
 ) -> Any:
     """The jitted ``(params, images uint8[B, h, w, c], labels int32[B]) -> EvidenceOutputs``.
 
     B is a multiple of the devices, each of which has its own share. ``sources`` has one for each
     defense; equal ones are evaluated once. Undefended is the model of the first that says it.
+    Verdicts at places are asked for by ``places``; else there are none of them.
     """
 
     def outputs(params: Any, images: Array, labels: Array) -> EvidenceOutputs:
@@ -69,11 +75,14 @@ def results_program(
         margins = [_margin(whole)]
         margins += [_margin(evidence[s].parts) for s in evidence if isinstance(s, BandSource)]
         all_finite = functools.reduce(jnp.logical_and, finite.values())
+        holds, leads = _at_places(sources, defenses, evidence, finite, labels, asked=places)
         return EvidenceOutputs(
             jnp.stack([results.answer for results in each], axis=1),
             jnp.stack(verdicts, axis=1),
             jnp.where(_finite(whole), whole.argmax(axis=1), NO_LABEL).astype(jnp.int32),
             jnp.where(all_finite & _finite(whole), functools.reduce(jnp.minimum, margins), jnp.nan),
+            holds,
+            leads,
         )
 
     split = PartitionSpec(AXIS)
@@ -164,6 +173,28 @@ def local_cells_keep_bits(
         exact=preprocessing.precision == "highest",
         what="local logits",
     )
+
+
+def _at_places(
+    sources: tuple[Source, ...],
+    defenses: tuple[EvidenceDefense, ...],
+    evidence: Mapping[Source, Evidence],
+    finite: Mapping[Source, Array],
+    labels: Array,
+    *,
+    asked: bool,
+) -> tuple[Array, Array]:
+    """Verdicts at places of all defenses side by side, and the leads of those that have any."""
+    holds, leads = [jnp.zeros((len(labels), 0), jnp.bool_)], [jnp.zeros((len(labels), 0))]
+    for source, defense in zip(sources, defenses, strict=True):
+        if not asked or defense.kept_places == (0, 0):
+            continue
+        usable = finite[source][:, None]
+        at = defense.at_places(evidence[source].parts, labels)
+        holds.append(at.holds & usable)
+        if at.leads is not None:
+            leads.append(jnp.where(usable, at.leads, jnp.nan))
+    return jnp.concatenate(holds, axis=1), jnp.concatenate(leads, axis=1)
 
 
 def _finite(evidence: Array) -> Array:

@@ -22,6 +22,8 @@ from certmask_jax.pages.inspected import Inspected
 from certmask_jax.pages.mask_words import Sayer, counted, name_of, named
 from certmask_jax.tables.prediction_table import UNKNOWN
 
+_VOTES = 3  # labels that are named
+
 
 def why_answered(one: Inspected, row: int, answer: int, class_names: Sequence[str]) -> str:
     """How the rule came to its answer on a clean image."""
@@ -34,12 +36,9 @@ def why_answered(one: Inspected, row: int, answer: int, class_names: Sequence[st
     values, counts = np.unique(labels[known], return_counts=True)
     if not len(values):
         return f"The rule answers {said(answer)}."
-    votes = " and ".join(
-        f"{count} say {said(int(value))}"
-        for count, value in sorted(zip(counts.tolist(), values.tolist(), strict=True))[::-1][:3]
-    )
     agree = len(values) == 1
-    summary = f"Of {int(known.sum())} masks {votes}"
+    seen = "" if known.all() else " that were evaluated"
+    summary = f"Of {int(known.sum())} masks{seen} {_votes(values, counts, said)}"
     if agree:
         summary = f"All {int(known.sum())} masks say {said(int(values[0]))}"
     match one.defense:
@@ -83,6 +82,16 @@ def why_answered(one: Inspected, row: int, answer: int, class_names: Sequence[st
             "the answer."
         )
     return f"{begin}; {_none_stands(one, row, dissenting.tolist(), said)}."
+
+
+def _votes(values: NDArray[np.int64], counts: NDArray[np.intp], said: Sayer) -> str:
+    """Who says what: ``12 say cat, 1 says dog and 3 say other things``."""
+    ordered = sorted(zip(counts.tolist(), values.tolist(), strict=True))[::-1]
+    parts = [f"{n} {_say(range(n))} {said(int(value))}" for n, value in ordered[:_VOTES]]
+    rest = sum(n for n, _ in ordered[_VOTES:])
+    if rest:
+        parts.append(f"{rest} {_say(range(rest))} something else")
+    return " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))
 
 
 def _of_minority(one: Inspected, row: int, answer: int, said: Sayer) -> str:

@@ -12,9 +12,13 @@ from certmask_jax.certification.report.paired import Match, Paired, matches, unm
 from certmask_jax.pages import rendering
 from certmask_jax.pages.image_data import key_of
 from certmask_jax.pages.mask_words import name_of
-from certmask_jax.pages.run_said import sentences
+from certmask_jax.pages.run_said import facts_of, sentences
 
 _MOST_ALONE = 12  # defenses that are named
+
+_SETTINGS = ("data", "classes", "model", "weights", "weights, sha256", "fill", "precision",
+             "versions", "devices")  # fmt: skip
+_OPTIONS = ("views", "encoding", "hidden_tokens", "two_parts", "patch_lives", "only_classes")
 
 MOST_NAMED = 200
 """Images that changed, of each defense, that are named on a page."""
@@ -51,6 +55,7 @@ def page_of(runs: Sequence[Named]) -> str:
                 "key": key,
                 "rows": rows,
                 "alone": alone(("A", key), first, run.report),
+                "unlike": unlike(("A", key), first, run.report),
             }
         )
     return rendering.rendered(
@@ -91,6 +96,34 @@ def alone(names: tuple[str, str], first: Report, second: Report) -> str:
         for name, own in zip(names, unmatched(first, second), strict=True)
         if own
     )
+
+
+def unlike(names: tuple[str, str], first: Report, second: Report) -> str:
+    """In what two runs differ that decides numbers, in a sentence; of the same in all none is left.
+
+    Commands are no help there: a run may have been printed anew with other options.
+    """
+    found = [
+        f"{name} ({one or 'none'}, then {two or 'none'})"
+        for name, one, two in (
+            (name, _settings(first).get(name, ""), _settings(second).get(name, ""))
+            for name in dict.fromkeys([*_settings(first), *_settings(second)])
+        )
+        if one != two
+    ]
+    if not found:
+        return f"{names[1]} has the settings of {names[0]}."
+    return f"{names[1]} differs from {names[0]} in: {'; '.join(found)}."
+
+
+def _settings(report: Report) -> dict[str, str]:
+    """What decides the numbers of a run, as far as it recorded that."""
+    known = report.provenance
+    facts = {name: text for name, text in facts_of(report) if name in _SETTINGS}
+    facts |= {name: str(known[name]) for name in _OPTIONS if known.get(name)}
+    if "weights, sha256" in facts:
+        facts["weights, sha256"] = f"{facts['weights, sha256'][:12]}..."
+    return facts | {"margin guard": f"{report.margin_guard:g}" if report.margin_guard else ""}
 
 
 def _rows(first: Report, match: Match) -> list[dict[str, Any]]:

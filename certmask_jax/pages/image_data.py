@@ -9,18 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from certmask_jax.certification.report import Report, labels
-from certmask_jax.defenses import by_placement
 from certmask_jax.masks import distinct_unions
 from certmask_jax.masks.mask_set import MaskSet
+from certmask_jax.pages import drawn_maps, evidence_maps
 from certmask_jax.pages.answer_reasons import why_answered
-from certmask_jax.pages.inspected import Inspected, PlaceMap
+from certmask_jax.pages.evidence_maps import EvidenceMaps
+from certmask_jax.pages.inspected import Inspected
 from certmask_jax.pages.proof_reasons import one_mask_to_blame, why_proved
 from certmask_jax.tables.prediction_table import NO_LABEL, UNKNOWN
 
-MARGIN_LEVELS = (1e-3, 1e-2, 1e-1, 0.3, 1.0, 3.0)
-"""Where the levels of margins begin; the lowest is 0."""
-
-_STATES = {by_placement.HOLDS: "h", by_placement.FAILS: "f", by_placement.OPEN: "o"}
 _FIRST = ord("a")
 _UNSEEN = "of this defense only verdicts are at hand"
 
@@ -54,6 +51,7 @@ def page_data(
     pictures: Sequence[str] | None,
     attacked: Mapping[int, Sequence[Attacked]],
     covered: Mapping[int, Mapping[str, Any]],
+    on_evidence: Mapping[int, EvidenceMaps],
     unseen: Mapping[int, str],
 ) -> dict[str, Any]:
     """Everything that the script of a page shows, JSON-able.
@@ -65,10 +63,17 @@ def page_data(
       pictures: an address for each; None where there are no images at hand.
       attacked: row of the report -> what attacks made of it.
       covered: row of the report -> what is shown of the size of its objects.
+      on_evidence: number of a defense in the report -> what a run on evidence kept of those images.
       unseen: number of a defense that was not inspected -> why it has no map.
     """
     names = labels.in_a_line(report.defenses)
     looks, tables = _tables(report, rows, inspected)
+    for number, of_evidence in on_evidence.items():
+        maps = [
+            drawn_maps.drawn(one, np.zeros(0, np.intp), others=0) | {"reached": reached.tolist()}
+            for one, reached in zip(of_evidence.maps, of_evidence.reached, strict=True)
+        ]
+        looks[number] = {**evidence_maps.look_of(of_evidence), "maps": maps}
     true = report.per_image["label"]
     images = []
     for place, row in enumerate(rows.tolist()):
@@ -78,7 +83,9 @@ def page_data(
             "label": label,
             "undefended": int(report.per_image["undefended"][row]),
             "d": [
-                _verdict(report, number, row, place, inspected.get(number))
+                _verdict(
+                    report, number, row, place, inspected.get(number) or on_evidence.get(number)
+                )
                 for number in range(len(report.defenses))
             ],
         }
@@ -100,6 +107,7 @@ def page_data(
         "cells": in_cells,
         "classes": list(report.class_names),
         "imageSize": size,
+        "guard": report.margin_guard,
         "defenses": [
             {
                 "key": key_of(number),
@@ -163,31 +171,13 @@ def _look(one: Inspected, columns: NDArray[np.intp]) -> dict[str, Any]:
     }
     if not one.maps:
         return look | {"noMap": f"No map of places: {one.note}."}
-    return look | {"maps": [_map(one, each) for each in one.maps], "note": one.note}
-
-
-def _map(one: Inspected, each: PlaceMap) -> dict[str, Any]:
-    """The places of a patch of one shape."""
-    spots, threat = each.spots, one.defense.threat
-    ends = [size - side + 1 for size, side in zip(spots.image_size, spots.shape, strict=True)]
-    return {
-        "exact": each.exact,
-        "shape": list(spots.shape),
-        "others": len(threat) - 1,
-        "rows": spots.rows.tolist(),
-        "cols": spots.cols.tolist(),
-        "ends": ends,
-        "spot": spots.spot.tolist(),
-        "hiding": [
-            np.flatnonzero(hidden[one.single]).tolist() if len(one.single) else []
-            for hidden in spots.hidden
-        ],
-        **({} if each.others is None else {"second": each.others.tolist()}),
-    }
+    others = len(one.defense.threat) - 1
+    maps = [drawn_maps.drawn(each, one.single, others=others) for each in one.maps]
+    return look | {"maps": maps, "note": one.note}
 
 
 def _verdict(
-    report: Report, number: int, row: int, place: int, one: Inspected | None
+    report: Report, number: int, row: int, place: int, one: Inspected | EvidenceMaps | None
 ) -> dict[str, Any]:
     result = report.defenses[number]
     columns = result.per_image
@@ -206,6 +196,15 @@ def _verdict(
         return entry
     label = int(report.per_image["label"][row])
     names = report.class_names
+    if isinstance(one, EvidenceMaps):
+        entry["proved"] = evidence_maps.why_on_evidence(one, place, label, answer, certified, names)
+        if not certified:
+            drawn_maps.add_places(entry, one.maps, place)
+        if one.unit is not None:
+            entry["q"] = [
+                evidence_maps.levels_of(each.margins[place], one.unit) for each in one.maps
+            ]
+        return entry
     entry["answered"] = why_answered(one, place, answer, names)
     entry["proved"] = why_proved(
         one, place, label, answer, certified, names, margin_guard=report.margin_guard
@@ -216,29 +215,11 @@ def _verdict(
             entry["only"] = blamed
     if one.maps:
         if not certified:
-            _add_places(entry, one, place)
-        entry["q"] = ["".join(map(_level, each.margins[place].tolist())) for each in one.maps]
-    return entry
-
-
-def _add_places(entry: dict[str, Any], one: Inspected, place: int) -> None:
-    """What each map says of an image that is not certified."""
-    states = [each.states[place] for each in one.maps]
-    entry["s"] = ["".join(_STATES[int(state)] for state in own) for own in states]
-    for key, wanted in (("wide", by_placement.FAILS), ("openShare", by_placement.OPEN)):
-        entry[key] = [
-            round(100 * int(each.spots.sizes[own == wanted].sum()) / int(each.spots.sizes.sum()), 1)
-            for each, own in zip(one.maps, states, strict=True)
+            drawn_maps.add_places(entry, one.maps, place)
+        entry["q"] = [
+            "".join(map(drawn_maps.level, each.margins[place].tolist())) for each in one.maps
         ]
-    worst = [[] if each.worst is None else each.worst[place].tolist() for each in one.maps]
-    if any(worst):
-        entry["with"] = worst
-
-
-def _level(margin: float) -> str:
-    if not np.isfinite(margin):
-        return "-"
-    return str(int(np.searchsorted(MARGIN_LEVELS, margin, side="right")))
+    return entry
 
 
 def _labels(row: NDArray[np.int64], label: int) -> tuple[str, list[int]]:

@@ -8,15 +8,20 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from certmask_jax.certification import verdicts
 from certmask_jax.defenses import by_first_placement, by_placement
 from certmask_jax.defenses.by_first_placement import FirstSpots
-from certmask_jax.defenses.by_placement import HOLDS, Spots
+from certmask_jax.defenses.by_placement import HOLDS
 from certmask_jax.defenses.defense import Defense
+from certmask_jax.defenses.patch_spots import Spots
 from certmask_jax.defenses.places_at_once import asked_alone
 from certmask_jax.masks import distinct_unions
 from certmask_jax.masks.mask_set import MaskSet
 from certmask_jax.masks.threats import Shape
 from certmask_jax.tables.prediction_table import PredictionTable
+
+GUARDED = 2
+"""As ``by_placement.HOLDS``, of an image that a margin guard keeps from being certified."""
 
 MOST_SHAPES = 6
 """Shapes of one patch that have a map each; of more some are taken."""
@@ -37,8 +42,8 @@ class PlaceMap(NamedTuple):
 
     Attributes:
       spots: the places, of S kinds; of several patches at once those of the first.
-      states: ``int8[T, S]``, see ``by_placement.verdicts_at``; of several patches the worst over
-        the places of the others.
+      states: ``int8[T, S]``, see ``by_placement.verdicts_at``, and ``GUARDED``; of several patches
+        the worst over the places of the others.
       margins: ``float32[T, S]``, see ``by_placement.smallest_margins``.
       exact: whether a place that fails is lost; else nothing is proved there.
       worst: of several patches ``int[T, S]``, see ``by_first_placement.verdicts_at_first``.
@@ -87,6 +92,8 @@ def inspect(
     table: PredictionTable,
     labels: NDArray[np.int32],
     certified: NDArray[np.bool_],
+    *,
+    margin_guard: float = 0.0,
 ) -> Inspected:
     """Looks at a defense place by place.
 
@@ -96,18 +103,23 @@ def inspect(
       labels: the true ones, ``int[T]``.
       certified: ``bool[T]``, whose worst case is known to hold: at every place, so that no place of
         these is looked at.
+      margin_guard: of the report. It speaks of an image, whatever the place of a patch, so of one
+        that it loses no place is left that holds.
     """
     own = table.select(defense.masked_images)
+    passes = verdicts.passes_guard(own, margin_guard)
     single, pair = _columns(defense)
     shapes = defense.threat.shapes
     maps: list[PlaceMap] = []
     why = ""
-    squarest = sorted(_some_of(shapes), key=lambda shape: max(shape) / min(shape))
+    squarest = sorted(some_of(shapes), key=lambda shape: max(shape) / min(shape))
     for shape in squarest:
         if maps and sum(one.states.size for one in maps) + maps[-1].states.size > MOST_CELLS:
             break
         try:
-            maps.append(_map_of(defense, own, labels, certified, shape))
+            found = _map_of(defense, own, labels, certified, shape)
+            found.states[(found.states == HOLDS) & ~passes[:, None]] = GUARDED
+            maps.append(found)
         except (ValueError, TypeError, NotImplementedError) as error:
             why = why or _why_not(defense, error)
     if not maps:
@@ -159,7 +171,7 @@ def _check_asked(defense: Defense, joint: FirstSpots, images: int) -> None:
         )
 
 
-def _some_of(shapes: Sequence[Shape]) -> Sequence[Shape]:
+def some_of(shapes: Sequence[Shape]) -> Sequence[Shape]:
     """Shapes that have a map: all, or some from the first to the last."""
     if len(shapes) <= MOST_SHAPES:
         return shapes

@@ -20,6 +20,7 @@ from certmask_jax.certification.report import Interval, Report, labels, numbers,
 from certmask_jax.certification.report.records import DefenseResult
 from certmask_jax.pages import charts, rendering
 from certmask_jax.pages.claims import CLAIMS, Claim
+from certmask_jax.pages.run_tables import breakable
 
 FORMAT = "certmask_jax leaderboard 1"
 
@@ -143,11 +144,12 @@ def board_page(content: Mapping[str, Any]) -> str:
     """The page of a leaderboard, HTML; ``content`` as ``board`` makes it."""
     for task in content["tasks"]:
         for entry in task["entries"]:
+            entry["label"] = breakable(entry["defense"], after=":,")
             entry["bar"] = charts.bar(entry["worst_case"], tuple(entry["interval"]), "proved")
     page = rendering.rendered("leaderboard.html", **content)
     for task in content["tasks"]:
         for entry in task["entries"]:
-            del entry["bar"]
+            del entry["bar"], entry["label"]
     return page
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from certmask_jax.defenses.by_placement import FAILS
+from certmask_jax.defenses.by_placement import FAILS, HOLDS
 from certmask_jax.defenses.crosscert_detection import CrossCert
 from certmask_jax.defenses.defense import Guarantee
 from certmask_jax.pages.inspected import Inspected
@@ -36,7 +36,7 @@ def why_proved(
       answer: of the defense without a patch.
       certified: what the report says of the image.
       class_names: of the data.
-      margin_guard: of the report (``Report.margin_guard``). A map of places knows of none.
+      margin_guard: of the report (``Report.margin_guard``).
     """
 
     def said(number: int) -> str:
@@ -71,6 +71,9 @@ def why_proved(
                 f"Under some mask two logits are at most the margin guard of {margin_guard:g} "
                 "apart, and such images are not certified."
             )
+        all_hold = all((each.states[row] == HOLDS).all() for each in one.maps)
+        if all_hold and 0 < len(one.maps) < len(one.defense.threat.shapes):
+            return "A patch of a shape that has no map here could change the answer."
         return "Some place could not be proved."
     spots = failing_map.spots
     failing = np.flatnonzero(failing_map.states[row] == FAILS)

@@ -6,6 +6,7 @@ left out and named; the rest is shown.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -14,9 +15,10 @@ from numpy.typing import NDArray
 from certmask_jax._version import __version__
 from certmask_jax.certification.report import Report, labels, notes, numbers
 from certmask_jax.pages import charts, rendering
+from certmask_jax.pages.evidence_maps import EvidenceMaps
 from certmask_jax.pages.image_data import Attacked, page_data
 from certmask_jax.pages.inspected import Inspected
-from certmask_jax.pages.mask_words import counted
+from certmask_jax.pages.mask_words import counted, upper
 from certmask_jax.pages.object_sizes import ObjectSizes, by_size, covered
 from certmask_jax.pages.run_plots import plots_of
 from certmask_jax.pages.run_said import facts_of, sentences, title_of
@@ -29,6 +31,8 @@ MOST_IMAGES = 1000
 """Of larger runs so many images are shown one by one; the numbers are of all."""
 
 ALL_SEEN: Mapping[int, str] = {}
+
+NO_EVIDENCE: Mapping[int, EvidenceMaps] = {}
 
 NOBODY_ATTACKED: Mapping[int, Sequence[Attacked]] = {}
 
@@ -52,6 +56,7 @@ def page_of(
     pictures: Sequence[str] | None = None,
     attacked: Mapping[int, Sequence[Attacked]] = NOBODY_ATTACKED,
     object_sizes: ObjectSizes | None = None,
+    on_evidence: Mapping[int, EvidenceMaps] = NO_EVIDENCE,
     unseen: Mapping[int, str] = ALL_SEEN,
     missing: Sequence[str] = (),
 ) -> str:
@@ -64,6 +69,7 @@ def page_of(
       pictures: a ``data:`` address for each of them; None where there are no images at hand.
       attacked: row of the report -> what attacks made of the image.
       object_sizes: how much of each image of the report its objects cover, where that is known.
+      on_evidence: number of a defense in the report -> what a run on evidence kept of the T images.
       unseen: number of a defense that was not inspected -> why it has no map.
       missing: what is not at hand, in sentences.
     """
@@ -78,6 +84,7 @@ def page_of(
                 inspected,
                 pictures=pictures,
                 attacked=attacked,
+                on_evidence=on_evidence,
                 unseen=unseen,
                 covered={} if object_sizes is None else covered(report, object_sizes),
             )
@@ -109,13 +116,17 @@ def page_of(
             ),
         },
         notes=[
-            *notes.of_columns(report, short=False),
-            *notes.of_conditions(report),
-            *notes.of_work(report),
-            *notes.of_near_ties(report, labels.in_a_line(report.defenses)),
+            f"{upper(line.rstrip('.'))}."
+            for line in (
+                *notes.of_columns(report, short=False),
+                *notes.of_conditions(report, column="the last column"),
+                *notes.of_work(report),
+                *notes.of_near_ties(report, labels.in_a_line(report.defenses)),
+            )
         ],
         plots=plots_of(report),
         classes=classes,
+        are_ids=bool(classes) and all(re.fullmatch(r"n\d{8}", one["name"]) for one in classes),
         count_of_classes=counted(len(classes), "class"),
         sizes=by_size(report, object_sizes) if has_images and object_sizes else None,
         data=data,

@@ -27,7 +27,8 @@ def defense_rows(report: Report) -> list[dict[str, Any]]:
                 "key": key_of(number),
                 "name": result.name,
                 "spec": result.spec,
-                "label": _breakable(names[number]),
+                "spec_label": breakable(result.spec, after=":,"),
+                "label": breakable(names[number]),
                 "patch": labels.patch(result.threat),
                 "guarantee": result.guarantee,
                 "masks": labels.masks(result.mask_set, result.threat),
@@ -70,9 +71,9 @@ def class_rows(report: Report) -> list[dict[str, Any]]:
     return sorted(made, key=lambda one: float(one["least"]))
 
 
-def _breakable(name: str) -> Markup:
+def breakable(name: str, *, after: str = ":,_=") -> Markup:
     """A name that may go on in the next line where its words end."""
-    return Markup(re.sub(r"([:,_=])", r"\1<wbr>", str(escape(name))))
+    return Markup(re.sub(f"([{after}])", r"\1<wbr>", str(escape(name))))
 
 
 def _passes(report: Report, result: DefenseResult) -> str:

@@ -18,6 +18,8 @@ from certmask_jax.programs.program import message
 
 OPTION = "--object-boxes"
 
+_IN_OWN_PIXELS = "in the data set's own pixels"
+
 Sizes = Callable[[Collection[str]], Mapping[str, tuple[int, int]]]
 """Ids of images -> height and width of each before its resize (``Dataset.original_sizes``)."""
 
@@ -80,7 +82,9 @@ def config_of(provenance: Mapping[str, Any]) -> DataConfig:
         if name in names
     }
     config = DataConfig(**values)
-    is_native = str(provenance.get("patch_lives", "")).startswith("in the data set's own pixels")
+    is_native = provenance.get("native_patches")
+    if is_native is None:  # a run of before that was recorded, which has a sentence of it
+        is_native = str(provenance.get("patch_lives", "")).startswith(_IN_OWN_PIXELS)
     return dataclasses.replace(config, resize=None) if is_native else config
 
 

@@ -211,6 +211,8 @@ def opened(config: Config, command: str, *, with_data: bool = True, evidence: bo
         identity=identity,
         provenance={
             **identity,
+            # As data; beside the identity, of which a run of before has only the sentence.
+            "native_patches": config.patch_lives == "native",
             "threats": list(map(str, in_pixels)),
             "command": command,
             "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

@@ -84,7 +84,7 @@ def run(config: Config, command: str) -> int:
         whole = re.sub(r" --shard[ =]\S+", "", command)
         provenance = {**provenance, "shard": part, "command_of_all_shares": whole}
     work = EvidenceWork(deadline, _say)
-    evidence = None
+    evidence, found = None, None
     if job.evidence is not None:
         found = _on_evidence(config, job, job.evidence, work, out)
         if found is None:
@@ -93,7 +93,7 @@ def run(config: Config, command: str) -> int:
             return TO_BE_GONE_ON_WITH
         evidence = certify_evidence(found, job.evidence.defenses)
         if not job.defenses:
-            return _told(config, job, evidence, out, started, work, shown)
+            return _told(config, job, evidence, found, out, started, work, shown)
     with Progress(
         job.defenses,
         margin_guard=config.margin_guard,
@@ -158,7 +158,7 @@ def run(config: Config, command: str) -> int:
     if flips is not None:
         session["label_flips_against_float32"] = flips
     result = result.with_facts(session)
-    return _shown(config, job, result, saved, out, was_complete, seconds["all"], shown)
+    return _shown(config, job, result, saved, found, out, was_complete, seconds["all"], shown)
 
 
 def _on_evidence(
@@ -183,6 +183,7 @@ def _told(
     config: Config,
     job: Job,
     result: report.Report,
+    found: SavedEvidence,
     out: AnyPath,
     started: float,
     work: EvidenceWork,
@@ -197,7 +198,7 @@ def _told(
         "passes": {"useful": useful, "slots": slots},
     }
     facts_too = result.with_facts(facts)
-    return _shown(config, job, facts_too, None, out, was_complete, seconds, shown)
+    return _shown(config, job, facts_too, None, found, out, was_complete, seconds, shown)
 
 
 def _shown(
@@ -205,6 +206,7 @@ def _shown(
     job: Job,
     result: report.Report,
     saved: saved_table.SavedTable | None,
+    found: SavedEvidence | None,
     out: AnyPath,
     was_complete: bool,
     seconds: float,
@@ -219,6 +221,7 @@ def _shown(
             saved,
             _images(job, result),
             out,
+            evidence=found,
             beside=lambda of: page_options.after(shown, of, job.dataset),
         )
         files = (*files, *page)

@@ -17,7 +17,7 @@ from certmask_jax.certification import report
 from certmask_jax.certification.report import layout, markup, numbers
 from certmask_jax.certification.report.paired import Match, Paired, matches
 from certmask_jax.files.storage import AnyPath
-from certmask_jax.pages.compare_page import Named, alone, difference, p_value
+from certmask_jax.pages.compare_page import Named, alone, difference, p_value, unlike
 from certmask_jax.pages.run_said import sentences
 from certmask_jax.programs import paths, printing, program
 from certmask_jax.programs.command_line import CommandLine
@@ -92,6 +92,10 @@ def _said_of(first: Named, others: Sequence[Named]) -> list[str]:
     said = [f"first: {sentences(first.report)[0]}"]
     said += [
         f"{name}: {sentences(other.report)[0]}" for name, other in zip(names, others, strict=True)
+    ]
+    said += [
+        unlike(("first", name), first.report, other.report)
+        for name, other in zip(names, others, strict=True)
     ]
     said += [
         alone(("first", name), first.report, other.report)

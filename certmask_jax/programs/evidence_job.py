@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -77,7 +77,7 @@ def opened_evidence(
     for option, is_given, why in (
         ("--shard", config.shard[1] != 1, "one job evaluates them"),
         ("--sizes", bool(config.threat.sizes), "certify each --patch in a run of its own"),
-        ("--margin-guard", config.margin_guard > 0, "their margins are not kept"),
+        ("--margin-guard", config.margin_guard > 0, "logit margins of their parts are not kept"),
         ("several processes", jax.process_count() > 1, "one process evaluates them"),
     ):
         if is_given:
@@ -217,8 +217,7 @@ def from_folder(
     if chosen is None:
         raise ValueError(f"{folder}: it does not say which patch it is about; give --patch")
     attacks = threats(chosen, tuple(record["about"]["image_size"]))
-    of_cells = known.get("local_logits")
-    local = None if of_cells is None else LocalLogits(_no_model, **of_cells)
+    local = recorded_local(known)
     lost = [spec for spec in on_evidence if evidence_entries.is_local(spec) and local is None]
     if lost:
         raise ValueError(
@@ -231,6 +230,12 @@ def from_folder(
     saved = evidence_store.load(folder / FOLDER)
     order = tuple(spec in on_evidence for _ in attacks for spec in specs)
     return certify_evidence(saved, built), order, others
+
+
+def recorded_local(provenance: Mapping[str, Any]) -> LocalLogits | None:
+    """The cells of the model of a run, without the model; None where it had none."""
+    of_cells = provenance.get("local_logits")
+    return None if of_cells is None else LocalLogits(_no_model, **of_cells)
 
 
 def _no_model(params: Any, images: Any) -> Any:

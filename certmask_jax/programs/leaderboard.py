@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from certmask_jax._text import json_of
+from certmask_jax._text import json_of, words_of
 from certmask_jax.certification import report
 from certmask_jax.certification.report import Report
 from certmask_jax.files import fingerprint, whole_files
@@ -132,7 +132,7 @@ def _attacks(folder: AnyPath) -> dict[str, Attacked]:
         except (FileNotFoundError, NotADirectoryError):
             continue
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{file}: is damaged ({error!r})") from error
+            raise ValueError(f"{file}: is damaged ({words_of(error)})") from error
     nothing = Attacked(0, 0, 0)
     return {
         spec: found.get(spec, nothing)._replace(contradictions=len(images))

@@ -18,13 +18,15 @@ from certmask_jax.files.storage import AnyPath
 from certmask_jax.files.unreadable import UnreadableImage
 from certmask_jax.masks.distinct_unions import MaskedImages
 from certmask_jax.pages import pictures
+from certmask_jax.pages.evidence_maps import EvidenceMaps
 from certmask_jax.pages.image_data import Attacked
 from certmask_jax.pages.inspected import Inspected, inspect
 from certmask_jax.pages.object_sizes import ObjectSizes
 from certmask_jax.pages.run_page import FILE, MOST_IMAGES, page_of, sample
-from certmask_jax.programs import defense_specs, evidence_entries, program
+from certmask_jax.programs import defense_specs, evidence_entries, evidence_of_run, program
 from certmask_jax.programs.attacking.attack_options import UNDEFENDED
 from certmask_jax.programs.earlier_images import Picture
+from certmask_jax.tables.evidence_store import SavedEvidence
 from certmask_jax.tables.outputs import NO_LABEL, Outputs
 from certmask_jax.tables.prediction_table import PredictionTable
 from certmask_jax.tables.saved_table import SavedTable
@@ -36,13 +38,6 @@ _ENTRIES_AT_ONCE = 1 << 22
 _WORDS = {"alert": ALERT, "none": NO_LABEL}
 _PICTURES = 5_500_000  # characters of a page; with all else it stays below 10 MB
 _ATTACKED = 1_500_000
-
-ON_EVIDENCE = (
-    "the defense adds up evidence, which is reduced while the model runs and not kept, so only its "
-    "answers and verdicts are at hand; certify it with --patch-region to ask about a part of the "
-    "image alone"
-)
-"""Why a defense on evidence has no map."""
 
 
 class MadePage(NamedTuple):
@@ -69,6 +64,7 @@ def made_page(
     saved: SavedTable | None,
     images: Images,
     *,
+    evidence: SavedEvidence | None = None,
     attack: Path | None = None,
     object_sizes: ObjectSizes | None = None,
     missing: Sequence[str] = (),
@@ -80,6 +76,7 @@ def made_page(
       report: with rows of images, or without, where they are gone.
       saved: its table; None where it is not at hand, or the run has none.
       images: where the images come from.
+      evidence: what its defenses on evidence found; None where it is not at hand, or it has none.
       attack: the folder of an attack of this run, if there is one.
       object_sizes: how much of each image its objects cover, where that is known.
       missing: what is known not to be at hand, in sentences.
@@ -94,11 +91,12 @@ def made_page(
             said.append("per_image.csv is not there, so no image is shown.")
         return MadePage(page_of(report, rows=rows, inspected={}, missing=said), tuple(said))
     inspected: dict[int, Inspected] = {}
-    unseen = {
-        number: ON_EVIDENCE
-        for number, result in enumerate(report.defenses)
-        if evidence_entries.is_on_evidence(result.spec)
-    }
+    on_evidence: dict[int, EvidenceMaps] = {}
+    unseen: dict[int, str] = {}
+    try:
+        on_evidence, unseen = evidence_of_run.maps_of_run(report, evidence, rows)
+    except ValueError as error:
+        said.append(f"Defenses on evidence have no maps: {program.one_line(str(error))}.")
     if saved is not None:
         try:
             inspected, notes = _inspected(report, saved, rows, unseen)
@@ -123,6 +121,7 @@ def made_page(
         pictures=None if pixels is None else pictures.data_uris(pixels, budget=_PICTURES),
         attacked=attacked,
         object_sizes=object_sizes,
+        on_evidence=on_evidence,
         unseen=unseen,
         missing=said,
     )
@@ -165,7 +164,7 @@ def _inspected(
             continue
         part = _taken(saved.table, places, columns, defense.masked_images)
         certified = result.per_image["worst_case"][rows]
-        made[number] = inspect(defense, part, labels, certified)
+        made[number] = inspect(defense, part, labels, certified, margin_guard=report.margin_guard)
     if left_out:
         said.append(
             f"Maps are shown of the first {MOST_DEFENSES} results that have tables; {left_out} "
@@ -251,6 +250,7 @@ def try_page(
     images: Images,
     out: AnyPath,
     *,
+    evidence: SavedEvidence | None = None,
     beside: Beside | None = None,
 ) -> tuple[str, ...]:
     """Writes the page of a report that has just been written into its folder; returns its name.
@@ -262,12 +262,19 @@ def try_page(
       saved: its table; None where all defenses are on evidence.
       images: where its images come from.
       out: its folder.
+      evidence: what its defenses on evidence found, if it has any.
       beside: what the page shows beside the run.
     """
     try:
         named, sizes, missing = (report, None, ()) if beside is None else beside(report)
         page = made_page(
-            named, saved, images, object_sizes=sizes, missing=missing, most_images=MOST_IMAGES
+            named,
+            saved,
+            images,
+            evidence=evidence,
+            object_sizes=sizes,
+            missing=missing,
+            most_images=MOST_IMAGES,
         )
         write_page(page.html, page_file(out))
     except Exception as error:  # a page is no result

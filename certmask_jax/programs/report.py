@@ -32,6 +32,7 @@ from certmask_jax.programs.number_options import whole
 from certmask_jax.programs.page_options import PageOptions
 from certmask_jax.programs.program import message, one_line
 from certmask_jax.tables import evidence_store, saved_table
+from certmask_jax.tables.evidence_store import SavedEvidence
 from certmask_jax.tables.saved_table import SavedTable
 
 _OF_ONE = ("attack", "most_images", "object_boxes")
@@ -101,11 +102,13 @@ def run(
         raise FileNotFoundError(f"--attack {attack}: expected a folder with {LINES}")
     named, sizes, lacking = earlier_page.beside(result, shown, data_dir=data_dir)
     missing += lacking
+    evidence = _evidence_of(folder, missing)
     saved = _table_of(folder, missing)
     page = page_of_run.made_page(
         named,
         saved,
         lambda rows: earlier_images.images_of(result, rows, data_dir=data_dir),
+        evidence=evidence,
         attack=attack,
         object_sizes=sizes,
         missing=missing,
@@ -134,13 +137,19 @@ def beside(
     page_of_run.write_page(compare_page.page_of(runs), out)
 
 
+def _evidence_of(folder: AnyPath, missing: list[str]) -> SavedEvidence | None:
+    """What a run on evidence found; None where there is none, and damage is said to be missing."""
+    if not (folder / "evidence").is_dir():
+        return None
+    try:
+        return evidence_store.load(folder / "evidence")
+    except (ValueError, OSError) as error:
+        missing.append(f"The page does without evidence: {_said(error)}.")
+        return None
+
+
 def _table_of(folder: AnyPath, missing: list[str]) -> SavedTable | None:
     """The table of a run; None where there is none, and why is added to what is missing."""
-    if (folder / "evidence").is_dir():
-        try:
-            evidence_store.load(folder / "evidence")
-        except (ValueError, OSError) as error:
-            missing.append(f"The page does without evidence: {_said(error)}.")
     if not (folder / "tables").is_dir():
         if not (folder / "evidence").is_dir():
             missing.append("The tables of the run are not there, so there are no maps.")

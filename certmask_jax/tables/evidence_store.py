@@ -23,6 +23,7 @@ from certmask_jax.tables.run_images import Rows
 
 RECORD = "evidence.json"
 _FORMAT = 1
+_OF_PLACES: dict[str, Any] = {"holds": np.uint8, "leads": np.float16}
 
 
 class EvidenceBlock(NamedTuple):
@@ -33,6 +34,8 @@ class EvidenceBlock(NamedTuple):
     undefended: NDArray[np.int32]  # [B]
     margins: NDArray[np.float32]  # [B]
     labels: NDArray[np.int32]  # [B]
+    holds: NDArray[np.uint8]  # [B, ceil(P / 8)]: verdicts at places, eight in a byte
+    leads: NDArray[np.float16]  # [B, L]: the leads there
     rows: Rows  # [B]
 
 
@@ -82,7 +85,13 @@ class EvidenceStore:
             if hashlib.sha256(rest).hexdigest().encode() != digest:
                 raise ValueError("checksum")
             with np.load(io.BytesIO(rest), allow_pickle=False) as file:
-                arrays = {name: file[name] for name in EvidenceBlock._fields}
+                arrays = {
+                    name: file[name]
+                    for name in EvidenceBlock._fields
+                    if name in file.files or name not in _OF_PLACES
+                }
+            for name, kind in _OF_PLACES.items():  # a run of before these were kept has none
+                arrays.setdefault(name, np.zeros((stop - start, 0), kind))
             known = json_of(arrays.pop("rows").tobytes())
             if any(len(array) != stop - start for array in arrays.values()):
                 raise ValueError("rows")
@@ -164,6 +173,23 @@ class SavedEvidence(NamedTuple):
         counted[list(self.rows.rows.left_out)] = False
         return counted
 
+    def at_places(self, number: int) -> tuple[NDArray[np.bool_], NDArray[np.float16] | None] | None:
+        """Verdicts at the places of a defense, ``bool[T, S]``, and the leads there, if it has any.
+
+        None where none are kept: of a defense without places, or a run of before they were.
+
+        Args:
+          number: of the defense, in the order of the run.
+        """
+        kept = self.about.get("places")
+        if kept is None or not kept[number][0]:
+            return None
+        first, first_lead = (sum(each[which] for each in kept[:number]) for which in (0, 1))
+        count, leads = kept[number]
+        every = np.unpackbits(self.rows.holds, axis=1, count=sum(each for each, _ in kept))
+        holds = every[:, first : first + count].astype(np.bool_)
+        return holds, self.rows.leads[:, first_lead : first_lead + leads] if leads else None
+
 
 def load(folder: AnyPath) -> SavedEvidence:
     """A finished run.
@@ -201,5 +227,7 @@ def _joined(store: EvidenceStore, blocks: list[EvidenceBlock]) -> EvidenceBlock:
         np.concatenate([block.undefended for block in blocks]),
         np.concatenate([block.margins for block in blocks]),
         np.concatenate([block.labels for block in blocks]),
+        np.concatenate([block.holds for block in blocks]),
+        np.concatenate([block.leads for block in blocks]),
         Rows(tuple(ids), left_out),
     )

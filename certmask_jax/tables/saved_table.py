@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from certmask_jax._settings import FolderTakenError, SettingError
-from certmask_jax._text import json_of
+from certmask_jax._text import json_of, words_of
 from certmask_jax.files import fingerprint, storage, whole_files
 from certmask_jax.files.storage import AnyPath
 from certmask_jax.masks.distinct_unions import MaskedImages
@@ -76,7 +76,7 @@ def recorded(folder: AnyPath) -> dict[str, Any] | None:
             ) from None
         return None
     except (ValueError, KeyError, TypeError) as error:
-        why = repr(error)
+        why = words_of(error)
         raise SettingError(
             lambda say: (
                 f"{file}: expected the facts of a prediction table, but it is damaged ({why}); "
@@ -162,7 +162,7 @@ def read_images(folder: AnyPath) -> Began | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{folder / IMAGES}: is damaged ({error!r})") from error
+        raise ValueError(f"{folder / IMAGES}: is damaged ({words_of(error)})") from error
 
 
 def unlike_metadata(folder: AnyPath, about: Mapping[str, Any]) -> list[str]:

@@ -136,6 +136,10 @@ def _from_runs(
         sizes = boxes(reports[table.rows[0].patch])
         sheet = by_object.sheet_of(table, results, reports, sizes)
     elif table.shows is Shows.CLASSES:
+        reports = {
+            patch: page_options.with_names(one, arguments.class_names)
+            for patch, one in reports.items()
+        }
         sheet = by_class.sheet_of(table, results, reports)
     else:
         sheet = accuracy.sheet_of(table, results)

@@ -208,7 +208,7 @@ def test_a_band_that_is_not_finite_is_never_certified_and_named(whole, tmp_path)
 def test_bands_are_halved_until_there_is_memory_for_them(monkeypatch):
     asked, said = [], []
 
-    def program(sources, *others):
+    def program(sources, *others, places):
         asked.append(sources[0].at_once)
 
         def run(*arrays):

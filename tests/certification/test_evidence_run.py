@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import io
+import json
 
 import jax
 import jax.numpy as jnp
@@ -100,6 +103,44 @@ def test_what_is_kept_is_what_the_pure_functions_say(whole):
     assert report.forward_passes["made"] == 13
 
 
+def test_verdicts_at_places_are_kept_small(whole):
+    """Eight in a byte, and two bytes a lead where there is one."""
+    saved = whole[1]
+    evidence = _evidence()
+    assert saved.about["places"] == [[16, 16], [16, 0], [16, 16]]
+    assert (saved.rows.holds.shape, saved.rows.leads.shape) == ((13, 6), (13, 32))
+    for number, defense in enumerate(DEFENSES):
+        at = defense.at_places(evidence, LABELS)
+        holds, leads = saved.at_places(number)
+        np.testing.assert_array_equal(holds, at.holds)
+        np.testing.assert_array_equal(holds.all(axis=1), saved.rows.verdicts[:, 2 * number])
+        assert (leads is None) == (at.leads is None)
+        if leads is not None:
+            np.testing.assert_allclose(leads, at.leads, rtol=1e-3, atol=1e-5)
+            np.testing.assert_array_equal(leads > 0, holds)
+
+
+def test_a_run_of_before_places_were_kept_is_read_and_goes_on(whole, tmp_path):
+    """Its record names none and its blocks have none; what is added then has none either."""
+    folder = tmp_path / "evidence"
+    folder.mkdir()
+    record = json.loads((whole[0] / evidence_store.RECORD).read_text())
+    del record["about"]["places"]
+    (folder / evidence_store.RECORD).write_text(json.dumps(record))
+    for file in sorted(whole[0].glob("block-*"))[1:]:
+        with np.load(io.BytesIO(file.read_bytes().partition(b"\n")[2])) as there:
+            held = io.BytesIO()
+            np.savez(held, **{n: there[n] for n in there.files if n not in ("holds", "leads")})
+        digest = hashlib.sha256(held.getvalue()).hexdigest().encode() + b"\n"
+        (folder / file.name).write_bytes(digest + held.getvalue())
+    told = []
+    saved = _run(folder, hooks=EvidenceHooks(progress=lambda *done: told.append(done)))
+    assert len(told) == 1
+    assert saved.at_places(0) is None
+    assert saved.rows.holds.shape == (13, 0)
+    np.testing.assert_array_equal(saved.rows.verdicts, whole[1].rows.verdicts)
+
+
 @pytest.mark.parametrize("after", [0, 1, 2])
 def test_a_run_that_is_stopped_goes_on_to_the_same_bits(whole, tmp_path, after):
     folder, blocks = tmp_path / "evidence", []
@@ -148,6 +189,9 @@ def test_a_damaged_block_is_computed_again_and_said_so(whole, tmp_path, how):
 def test_evidence_that_is_not_finite_is_never_certified_and_named(tmp_path):
     params = {**PARAMS, "bias": np.array([np.inf, 0, 0], np.float32)}
     saved = _run(tmp_path / "evidence", params=params, defenses=DEFENSES[:1])
+    holds, leads = saved.at_places(0)
+    assert not holds.any()
+    assert np.isnan(leads).all()
     assert not saved.rows.verdicts[:, 0].any()
     report = certify_evidence(saved, DEFENSES[:1])
     assert len(report.non_finite_images) == 13

@@ -104,6 +104,7 @@ def test_certify_in_the_data_sets_own_pixels(tmp_path, capsys):
     assert "on 8x8" in found["native"]["defenses"][0]["mask_set"]
     assert "after any resize" in found["input"]["provenance"]["patch_lives"]
     assert "own pixels" in found["native"]["provenance"]["patch_lives"]
+    assert [one["provenance"]["native_patches"] for one in found.values()] == [False, True]
     assert found["native"]["provenance"]["preprocessing"]["resize_to"] == [16, 16]
     capsys.readouterr()
 

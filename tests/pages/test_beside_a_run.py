@@ -16,7 +16,7 @@ from certmask_jax.certification import report as reports
 from certmask_jax.certification.report import wilson_interval
 from certmask_jax.data import digits_arrays, load
 from certmask_jax.models import DataConfig
-from certmask_jax.programs import boxes_of_run, certify, page_of_run, page_options, report
+from certmask_jax.programs import boxes_of_run, certify, page_options, report
 from certmask_jax.programs.certification_job import _PATCH_LIVES
 
 OPTIONS = ["--defense", "double_masking:masks_per_axis=2", "--dataset", "image_folder"]
@@ -175,9 +175,13 @@ def test_a_box_of_an_image_that_is_left_out_does_not_end_the_run(tmp_path):
 @pytest.mark.parametrize(("lives", "resize"), [("input", 10), ("native", None)])
 def test_boxes_go_straight_to_the_input_where_patches_live_in_the_own_pixels(lives, resize):
     config = DataConfig((8, 8), (0.5,), (0.5,), channels=1, resize=10)
-    provenance = {"data_config": dataclasses.asdict(config), "patch_lives": _PATCH_LIVES[lives]}
-    found = boxes_of_run.config_of(json.loads(json.dumps(provenance)))
-    assert found == dataclasses.replace(config, resize=resize)
+    of_config = {"data_config": dataclasses.asdict(config)}
+    recorded = {"native_patches": lives == "native", "patch_lives": "in other words"}
+    sentence = {"patch_lives": _PATCH_LIVES[lives]}  # of a run of before it was recorded
+    for known in (recorded, sentence):
+        provenance = json.loads(json.dumps({**of_config, **known}))
+        found = boxes_of_run.config_of(provenance)
+        assert found == dataclasses.replace(config, resize=resize)
 
 
 def test_classes_are_called_as_people_do(run, tmp_path, capsys):
@@ -214,15 +218,3 @@ def test_names_of_classes_are_found_beside_the_images(tmp_path):
     assert page_options.with_names(elsewhere, None, images).class_names[0] == "tench"
     without = dataclasses.replace(made, provenance={})
     assert page_options.with_names(without, None) is without
-
-
-def test_a_defense_on_evidence_says_why_it_has_no_map():
-    made = hand_made_reports.report(
-        hand_made_reports.result("smoothed_vit", "smoothed_vit:band=2", conditions={})
-    )
-    page = page_of_run.made_page(made, None, lambda rows: (None, ""), most_images=9).html
-    found = json.loads(re.search(r'id="data">(.*?)</script>', page, re.DOTALL)[1])
-    (defense,) = found["defenses"]
-    assert "maps" not in defense
-    assert "evidence, which is reduced while the model runs and not kept" in defense["noMap"]
-    assert "--patch-region" in defense["noMap"]

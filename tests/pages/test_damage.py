@@ -79,6 +79,7 @@ def test_one_sentence_and_the_rest(whole, tmp_path, capsys, name, how, begins, s
     (line,) = said
     assert line.startswith(begins)
     assert says in line
+    assert "Error(" not in line
     assert "--" not in line.split("(python")[0]  # no option of this program would help
     page = html.unescape((folder / "report.html").read_text())
     assert f"<p>{line}</p>" in page

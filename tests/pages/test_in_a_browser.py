@@ -6,11 +6,13 @@ import importlib.util
 from pathlib import Path
 
 import browser
+import evidence_by_hand
 import mapped_run
 import numpy as np
 import paged_run
 import pytest
 
+from certmask_jax.certification.evidence_verdicts import certify_evidence
 from certmask_jax.pages.image_data import Attacked
 from certmask_jax.pages.inspected import inspect
 from certmask_jax.pages.object_sizes import ObjectSizes
@@ -68,6 +70,18 @@ def of_maps(tmp_path_factory):
         mapped_run.made(), mapped_run.saved(), paged_run.pixels, most_images=9
     )
     file = tmp_path_factory.mktemp("maps") / "report.html"
+    file.write_text(made.html)
+    return file
+
+
+@pytest.fixture(scope="module")
+def of_evidence(tmp_path_factory):
+    """A page of defenses on evidence alone."""
+    folder = tmp_path_factory.mktemp("evidence")
+    saved = evidence_by_hand.saved(folder)
+    report = certify_evidence(saved, evidence_by_hand.DEFENSES)
+    made = page_of_run.made_page(report, None, paged_run.pixels, evidence=saved, most_images=9)
+    file = folder / "report.html"
     file.write_text(made.html)
     return file
 
@@ -166,6 +180,30 @@ def test_maps_have_the_known_cells_and_say_them(shown):
     assert said.startswith("Patch at row 0, column 2: could change the answer; hidden by mask 2 (")
     shown.ask("document.getElementById('by-margin').click()")
     assert shown.ask("document.querySelector('#map .cell').getAttribute('style')")
+
+
+def test_maps_of_evidence_say_what_a_patch_meets_and_where_the_lead_ends(shown, of_evidence):
+    shown.open(of_evidence)
+    shown.ask("document.querySelectorAll('.card')[1].click()")
+    assert shown.ask(_CELLS) == "fffh"
+    shown.ask("document.getElementById('by-margin').click()")
+    assert "Lead of the true class in the worst case, in votes:" in shown.ask(
+        "document.getElementById('map-legend').textContent"
+    )
+    shown.ask("document.getElementById('map').focus()")
+    for key in ("ArrowDown", "ArrowRight", "ArrowRight", "ArrowRight"):
+        shown.ask(
+            f"document.getElementById('map').dispatchEvent(new KeyboardEvent('keydown', "
+            f"{{key: '{key}', bubbles: true, cancelable: true}}))"
+        )
+    assert shown.ask("document.getElementById('map-readout').textContent") == (
+        "Patch at row 0, column 3: cannot change the answer; meets 1 of 4 bands. Lead of the true "
+        "class in the worst case, in votes: up to 3."
+    )
+    assert shown.ask("document.getElementById('labels-panel').hidden")
+    shown.ask("document.querySelectorAll('[name=defense]')[2].click()")  # it has no leads
+    assert shown.ask("document.getElementById('by-margin').parentElement.hidden")
+    assert set(shown.ask(_CELLS)) == {"h"}
 
 
 def test_the_table_of_pairs_shows_its_masked_image(shown):

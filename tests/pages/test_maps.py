@@ -11,9 +11,10 @@ import numpy as np
 import paged_run
 import pytest
 
+from certmask_jax.certification import verdicts
 from certmask_jax.defenses import by_first_placement
 from certmask_jax.masks.threats import Threat
-from certmask_jax.pages import inspected
+from certmask_jax.pages import inspected, proof_reasons
 from certmask_jax.programs import defense_specs, page_of_run
 from certmask_jax.tables.prediction_table import from_labels
 
@@ -110,6 +111,36 @@ def test_of_many_shapes_some_have_a_map_and_a_defense_without_says_why(monkeypat
     assert two["noMap"].startswith("No map of places: there are too many places to look at one by")
 
 
+@pytest.mark.parametrize("guard", [0.0, 0.25])
+def test_map_and_verdict_agree_under_a_margin_guard(guard):
+    """Of every sort of map: all places hold if and only if the image is certified."""
+    saved, defenses = mapped_run.saved(), mapped_run.defenses()
+    margins = np.full(saved.table.predictions.shape, 1, np.float16)
+    margins[0, 2], margins[2, 5] = 0.25, 0.25  # of an image without a wrong label, and another
+    table = dataclasses.replace(saved.table, margins=margins)
+    guarded = saved._replace(table=table)
+    made = verdicts.certify(guarded, list(defenses), margin_guard=guard)
+    page = page_of_run.made_page(made, guarded, paged_run.pixels, most_images=9).html
+    data = json.loads(re.search(r'id="data">(.*?)</script>', page, re.DOTALL)[1])
+    assert data["guard"] == guard
+    lost = 0
+    for number, (before, after) in enumerate(
+        zip(mapped_run.made().defenses, made.defenses, strict=True)
+    ):
+        assert len(data["defenses"][number]["maps"]) == len(defenses[number].threat.shapes)
+        for row, image in enumerate(data["images"]):
+            one, certified = image["d"][number], bool(after.per_image["worst_case"][row])
+            cells = set("".join(one.get("s", ["h"])))
+            assert (cells == {"h"}) == certified == bool(one["c"])
+            if certified or not before.per_image["worst_case"][row]:
+                continue
+            lost += 1
+            assert cells == {"g"}
+            assert one["guardShare"] == [100.0] * len(one["s"])
+            assert "the margin guard of 0.25" in one["proved"]
+    assert bool(lost) == bool(guard)
+
+
 def test_a_page_does_not_wait_for_choices_that_are_asked_about_one_by_one(monkeypatch):
     defense = defense_specs.build("plurality:masks_per_axis=2", (4, 4), mapped_run.TWO)
     rng = np.random.default_rng(1)
@@ -130,3 +161,21 @@ def test_a_page_does_not_wait_for_choices_that_are_asked_about_one_by_one(monkey
     table = from_labels(rng.integers(0, 2, (3, len(quick.masked_images))), quick.masked_images,
                         num_classes=2)  # fmt: skip
     assert len(inspected.inspect(quick, table, *given[2:]).maps) == 1
+
+
+def test_an_image_that_only_a_shape_without_a_map_loses_is_said_to_be_that(monkeypatch):
+    """Masks 1 and 2 together err: a patch across both is lost, and none that is upright."""
+    defense = mapped_run.defenses()[0]
+    labels = np.zeros((1, len(defense.masked_images)), int)
+    labels[0, defense.rounds.pair[0, 1]] = 1
+    table = from_labels(labels, defense.masked_images, num_classes=3)
+    given = defense, table, np.zeros(1, np.int32), np.array([False])
+    assert not defense.worst_case(table, given[2]).any()
+    said = []
+    for shapes in (slice(0, 2), slice(1, 2)):
+        monkeypatch.setattr(inspected, "some_of", lambda every, at=shapes: every[at])
+        one = inspected.inspect(*given)
+        said.append(proof_reasons.why_proved(one, 0, 0, 0, certified=False, class_names=()))
+    assert [each.spots.shape for each in one.maps] == [(2, 1)]
+    assert "a 1x2 patch" in said[0]
+    assert said[1] == "A patch of a shape that has no map here could change the answer."

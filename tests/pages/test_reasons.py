@@ -9,8 +9,11 @@ import pytest
 from certmask_jax.defenses import DoubleMasking
 from certmask_jax.mask_sets import MaskSet
 from certmask_jax.masks.threats import Threat
+from certmask_jax.pages.answer_reasons import why_answered
 from certmask_jax.pages.inspected import inspect
 from certmask_jax.pages.proof_reasons import one_mask_to_blame, why_proved
+from certmask_jax.programs import defense_specs
+from certmask_jax.tables.outputs import UNKNOWN
 from certmask_jax.tables.prediction_table import from_labels
 
 
@@ -47,6 +50,20 @@ def test_of_one_round_it_is_the_only_mask_that_is_wrong():
         )
         one.table.predictions[0, one.single[wrong]] = 0
         assert one_mask_to_blame(one, 0, 1) == blamed
+
+
+def test_what_masks_say_sums_up_to_all_that_were_evaluated():
+    defense = defense_specs.build("plurality:masks_per_axis=3", (8, 8), Threat.of(8, 1))
+    labels = np.array([[0, 0, 0, 0, 1, 2, 3, 4, 4]])
+    names = ("ant", "bee", "cow", "dog", "eel")
+    for evaluated, said in (
+        (9, "Of 9 masks 4 say ant, 2 say eel, 1 says dog and 2 say something else; the rule"),
+        (5, "Of 5 masks that were evaluated 4 say ant and 1 says bee; the rule answers ant."),
+    ):
+        some = np.where(np.arange(9) < evaluated, labels, UNKNOWN)
+        table = from_labels(some, defense.masked_images, num_classes=5)
+        one = inspect(defense, table, np.array([0], np.int32), np.array([True]))
+        assert why_answered(one, 0, 0, names).startswith(said)
 
 
 def test_an_image_that_only_the_margin_guard_loses_is_said_to_be_that():

@@ -10,6 +10,7 @@ import pytest
 
 from certmask_jax.certification import report
 from certmask_jax.certification.report.paired import unmatched
+from certmask_jax.pages import compare_page
 from certmask_jax.programs import compare
 from certmask_jax.programs import report as report_program
 
@@ -105,11 +106,19 @@ def test_what_only_one_of_two_runs_has_is_said_both_ways(tmp_path, capsys, monke
     assert "Only first has a, b. Only second has c." in printed
     assert "first: 8 images of set one were certified for the model m." in printed
     assert "second: 8 images of set two were certified for the model m." in printed
+    assert "second differs from first in: data (set one, then set two)." in printed
     page = tmp_path / "page.html"
     assert report_program.main([*folders, "--out", str(page)]) == 0
     text = page.read_text()
     assert "Only A has a, b. Only B has c." in text
+    assert "B differs from A in: data (set one, then set two)." in text
     assert "8 images of set one were certified" in text
+    one = hand_made_reports.report(hand_made_reports.result(), provenance={"views": ["mirror"]})
+    guarded = hand_made_reports.report(hand_made_reports.result(), margin_guard=0.5)
+    assert compare_page.unlike(("A", "B"), one, one) == "B has the settings of A."
+    assert compare_page.unlike(("A", "B"), one, guarded) == (
+        "B differs from A in: views (['mirror'], then none); margin guard (none, then 0.5)."
+    )
     other = hand_made_reports.ON_8.of(8, 2)
     several = hand_made_reports.report(
         hand_made_reports.result(), hand_made_reports.result(threat=other)

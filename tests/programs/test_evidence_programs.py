@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 
 import jax
 import pytest
 
 from certmask_jax import weights
 from certmask_jax.masks.threats import Threat
-from certmask_jax.programs import certify, defense_specs, evidence_entries
+from certmask_jax.programs import certify, defense_specs, evidence_entries, report
 from tests.support.small_models import small_bagnet
 
 MODEL = "tests.support.small_models:small_bagnet"
@@ -51,6 +52,14 @@ def test_a_run_mixes_defenses_and_is_printed_again(weights_file, tmp_path, capsy
     assert _certify(weights_file, "--patch", "1", "--out", out) == 0
     assert "nothing computed" in (said := capsys.readouterr().out)
     assert _table(said) == table
+    assert report.main([out]) == 0
+    assert capsys.readouterr().err == ""
+    page = (tmp_path / "run" / "report.html").read_text()
+    data = json.loads(re.search(r'id="data">(.*?)</script>', page, re.DOTALL)[1])
+    assert [len(defense["maps"]) for defense in data["defenses"]] == [1] * len(SPECS)
+    for image in data["images"]:
+        for one in image["d"]:
+            assert (set("".join(one.get("s", ["h"]))) == {"h"}) == bool(one["c"])
     assert certify.main(["--from-tables", out]) == 0
     assert _table(capsys.readouterr().out) == table
     assert certify.main(["--from-tables", out, "--defense", "clipped_bagnet:clip=3"]) == 0

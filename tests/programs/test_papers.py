@@ -21,11 +21,11 @@ from certmask_jax.data import digits_arrays
 from certmask_jax.inference.preprocessing import Preprocessing
 from certmask_jax.inference.views import with_views
 from certmask_jax.masks.threats import Threat
-from certmask_jax.programs import evidence_entries
+from certmask_jax.programs import certification_options, evidence_entries
 from certmask_jax.programs.certification_options import parser as certify_parser
 from certmask_jax.programs.certification_options import read_config
 from certmask_jax.programs.defense_specs import build, check
-from certmask_jax.programs.measurements import answer_times
+from certmask_jax.programs.measurements import answer_times, subjects
 from certmask_jax.programs.threat_options import threats
 from experiments.papers import (
     by_class,
@@ -185,6 +185,7 @@ def test_a_table_has_the_papers_figures_beside_those_of_a_run(tmp_path, capsys):
             "--defense certmask:mask_size=40: mask_size: expected at least the patch",
         ),
         (["times", "--chunk", "8"], "--chunk: has no use in a job that is measured"),
+        (["times", "--class-names", "x"], "--class-names: has no use in a job that is measured"),
         (["too small"], "TABLE too small: its rows do not fit these images or this model"),
         (["table1", "--quick", "--num-images", "5"], "--quick: expected it or --num-images"),
         (["table1", "--rows-of", "Z"], "--rows-of: expected all or one of X, Y"),
@@ -281,13 +282,16 @@ def test_a_table_of_classes_is_made_of_a_run(tmp_path, capsys):
     paper = Paper("small", "A paper", "nowhere", (table,))
     out = tmp_path / "out"
     words = ["figure13", "--model", "nearest_mean:create", "--num-images", "40", "--out", str(out)]
-    assert runner.run(paper, words) == 0
+    names = tmp_path / "names.txt"
+    names.write_text("".join(f"name {number}\n" for number in range(10)))
+    assert runner.run(paper, [*words, "--class-names", str(names)]) == 0
     assert [entry.name for entry in out.iterdir() if entry.is_dir()] == ["patch-1"]
     with open(out / "table.csv", newline="") as file:
         classes = list(csv.DictReader(file))
     with open(out / "patch-1" / "per_image.csv", newline="") as file:
         images = list(csv.DictReader(file))
     assert sum(int(one["images"]) for one in classes) == 40
+    assert {one["class"] for one in classes} <= {f"name {number}" for number in range(10)}
     certified = sum(int(one[f"{row.defense} 1x1 worst_case"]) for one in images)
     of_classes = sum(float(one["certified"]) * int(one["images"]) for one in classes)
     assert of_classes == pytest.approx(certified)
@@ -384,6 +388,21 @@ def test_a_table_of_times_answers_as_the_guard_does(tmp_path, capsys):
     assert one["passes"] == pytest.approx(passes)
     assert kept["images"] == 12
     assert "12 images one at a time" in capsys.readouterr().out
+
+
+def test_an_option_of_certify_is_used_where_answers_are_timed_or_refused():
+    """All others go to certify itself; a new one has to be put on one side."""
+    used = {
+        *("dataset", "data_dir", "class_index", "labels", "split", "only_classes"),
+        *("num_images", "subset_seed", "model", "weights", "weights_entry", "num_classes"),
+        *("input_size", "gelu", "pooling", "attention", "resize_positions", "encoding"),
+        *("precision", "views", "two_parts", "fill", "whole_images"),
+        *("patch", "patch_area", "sizes", "patches", "patch_region", "patched", "patch_lives"),
+        "defense",
+    }
+    known = {action.dest for action in certification_options.parser()._actions} - {"help"}
+    assert known == used | set(subjects._OTHERWISE)
+    assert not used & set(subjects._OTHERWISE)
 
 
 def test_views_are_passes_of_the_plain_model_too():

@@ -66,8 +66,8 @@ def of_columns(report: Report, *, short: bool) -> list[str]:
     return lines
 
 
-def of_conditions(report: Report) -> list[str]:
-    """Where the papers' conditions are, and which are the worst case itself."""
+def of_conditions(report: Report, *, column: str = "paper's condition") -> list[str]:
+    """Where the papers' conditions are, in which column, and which are the worst case itself."""
     others = any(map(numbers.other_conditions, report.defenses))
     same: dict[str, None] = {}
     for result in report.defenses:
@@ -76,8 +76,8 @@ def of_conditions(report: Report) -> list[str]:
     lines = []
     if others:
         lines.append(
-            "paper's condition: what the defense's paper calls certified, where it is not the "
-            "worst case itself"
+            f"{column}: what the defense's paper calls certified, where it is not the worst case "
+            "itself"
         )
     if same:
         lines.append(

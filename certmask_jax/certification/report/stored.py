@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from certmask_jax._text import json_of
+from certmask_jax._text import json_of, words_of
 from certmask_jax.certification.report import labels, notices
 from certmask_jax.certification.report.files import IMAGES, RESULTS
 from certmask_jax.certification.report.records import DefenseResult, Report, SizeCurve
@@ -66,7 +66,7 @@ def read(folder: AnyPath, *, warn: Callable[[str], None] | None = None) -> Repor
         made = _of_json(content)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(
-            f"{file}: expected the results of a run, but it is damaged ({error!r})"
+            f"{file}: expected the results of a run, but it is damaged ({words_of(error)})"
         ) from error
     images = folder / IMAGES
     try:
@@ -85,7 +85,7 @@ def read(folder: AnyPath, *, warn: Callable[[str], None] | None = None) -> Repor
     except (KeyError, ValueError, IndexError, StopIteration, csv.Error) as error:
         text = (
             f"{images}: expected a row for each of the {made.num_images} images of {RESULTS}, and "
-            f"its columns, but it is damaged ({error!r})"
+            f"its columns, but it is damaged ({words_of(error)})"
         )
         return _damaged(made, text, warn, error)
 

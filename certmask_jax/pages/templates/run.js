@@ -197,7 +197,7 @@
     if (one.only !== undefined) said.push(`All wrong labels that were seen have mask ${one.only + 1} in common.`);
     if (one.conditions) said.push(one.conditions);
     if (one.m !== null && one.m !== undefined)
-      said.push(`Smallest logit margin over the masked images that were evaluated: ${one.m}.`);
+      said.push(`${defense.marginOf || "Smallest logit margin over the masked images that were evaluated"}: ${one.m}.`);
     at("detail-why").replaceChildren(...said.map((line) => make("p", {}, line)));
     hiddenNow = [];
     const maps = defense.maps || [];
@@ -218,6 +218,7 @@
     h: ["cannot change the answer", "h"],
     f: ["could change the answer", "f"],
     o: ["not evaluated far enough to tell", "o"],
+    g: [`not counted as certified: some logit margin of this image is at most the guard of ${data.guard}`, "g"],
   };
   const MARGINS = ["below 0.001", "0.001 to 0.01", "0.01 to 0.1", "0.1 to 0.3", "0.3 to 1", "1 to 3", "above 3"];
   const SHADES = ["#67000d", "#b11218", "#ef5a3c", "#f9a474", "#c6dbef", "#6baed6", "#2171b5"];
@@ -256,6 +257,7 @@
     const one = {
       s: whole.s && whole.s[number], q: whole.q && whole.q[number], with: whole.with && whole.with[number],
       wide: whole.wide && whole.wide[number], openShare: whole.openShare && whole.openShare[number],
+      guardShare: whole.guardShare && whole.guardShare[number],
     };
     const box = at("map-box");
     const readout = at("map-readout");
@@ -268,8 +270,9 @@
     }
     patterns(svg, width / 42, height / (data.cells ? 42 : (42 * height) / width));
     svg.append(picture(image, height, width));
-    const byMargin = at("by-margin").checked;
-    for (const id of ["show-places", "by-margin"]) at(id).parentElement.hidden = !map;
+    const byMargin = at("by-margin").checked && Boolean(one.q);
+    at("show-places").parentElement.hidden = !map;
+    at("by-margin").parentElement.hidden = !map || !one.q;
     at("show-masks").parentElement.hidden = !defense.masks;
     if (map && at("show-places").checked && !hiddenNow.length) {
       const [ph, pw] = map.shape;
@@ -307,15 +310,21 @@
       return;
     }
     const lost = map.exact ? "A patch could change the answer" : "Nothing is proved";
-    const share = one.wide === undefined ? "" : ` ${lost} at ${one.wide}% of all places.`;
+    const wrong = whole.a !== image.label;
+    const share = one.wide === undefined ? ""
+      : one.guardShare && !one.wide ? ""
+      : wrong ? ` The answer is ${whole.a === -2 ? "an alert" : "wrong"} without any patch, so no place counts as safe.`
+      : ` ${lost} at ${one.wide}% of all places.`;
     const unknown = one.openShare ? ` ${one.openShare}% were not evaluated far enough to tell (certify --no-decide evaluates everything).` : "";
+    const guarded = one.guardShare
+      ? ` ${one.wide || one.openShare ? `At the other ${one.guardShare}% it could not` : "At no place could a patch change the answer"}, but some logit margin of this image is at most the margin guard of ${data.guard}, so nothing is certified.` : "";
     const thing = `${map.shape.join("x")} ${data.cells ? "window of cells, as patches reach them" : "patch"}`;
     const others = map.others ? ` ${map.others === 1 ? "The other patch is" : "The other patches are"} wherever is worst.` : "";
-    const start = one.s ? `Every point is the middle of a ${thing}.${others}${share}${unknown}`
+    const start = one.s ? `Every point is the middle of a ${thing}.${others}${share}${unknown}${guarded}`
       : `Every point is the middle of a ${thing}, and none can change the answer.`;
     const left = (Math.max(...map.shape) > 1 ? " The border without marks is the middle of no patch." : "") +
       (defense.note ? ` ${defense.note}` : "");
-    readout.textContent = `${start}${left} Point at the map, or use the arrow keys on it.`;
+    readout.textContent = `${start}${left} Point at the map or tap it, or use the arrow keys on it.`;
     svg.setAttribute("tabindex", "0");
     svg.setAttribute("role", "application");
     svg.setAttribute("aria-roledescription", "map of places");
@@ -341,9 +350,12 @@
       const words = hiding.slice(0, 6).map((mask) =>
         `${mask + 1}` + (defense.single.length ? ` (${textAt(image, defense.single[mask])})` : ""));
       if (hiding.length > 6) words.push(`${hiding.length - 6} more`);
-      const who = hiding.length ? `hidden by mask${hiding.length > 1 ? "s" : ""} ${words.join(", ")}` : "hidden by no mask alone";
-      const level = one.q[spot];
-      const margin = level === "-" ? "" : ` Smallest margin of what hides it: ${MARGINS[level]}.`;
+      const reached = map.reached && map.reached[spot];
+      const who = map.reached
+        ? defense.window ? `within a window of ${defense.window} of ${defense.parts} cells` : `meets ${reached} of ${defense.parts} ${defense.reach}`
+        : hiding.length ? `hidden by mask${hiding.length > 1 ? "s" : ""} ${words.join(", ")}` : "hidden by no mask alone";
+      const level = one.q ? one.q[spot] : "-";
+      const margin = level === "-" ? "" : ` ${defense.levelsOf || "Smallest margin of what hides it"}: ${wordsOf(defense)[level]}.`;
       const alone = second.length > 0 && second.every((each) => each.every((edge, k) => edge === patch[k]));
       const beside = alone
         ? " even alone"
@@ -373,6 +385,7 @@
     });
   }
 
+  const wordsOf = (defense) => defense.levels || MARGINS;
   const stateOf = (map, state) =>
     state === "f" && !map.exact ? "nothing is proved: a patch may change the answer" : STATES[state][0];
 
@@ -381,15 +394,17 @@
     list.replaceChildren();
     if (!map) return;
     const entries = byMargin
-      ? MARGINS.map((words, level) => [`background:${SHADES[level]}`, words])
+      ? wordsOf(defenses[picked]).map((words, level) => [`background:${SHADES[level]}`, words])
       : [
           ["background:#b8d8d4", stateOf(map, "h")],
           ["background:repeating-linear-gradient(45deg,#7d2405 0 3px,#f0a587 3px 7px)", stateOf(map, "f")],
           ["background:radial-gradient(#fff 22%,#a9afb8 26%)", stateOf(map, "o")],
+          ["background:#e9c46a", stateOf(map, "g")],
         ];
+    if (byMargin) list.append(make("li", {}, `${defenses[picked].levelsOf || "Smallest logit margin of what hides the patch"}:`));
     const used = new Set(one.s || "h");
     entries.forEach(([style, words], i) => {
-      if (byMargin || used.has("hfo"[i])) list.append(make("li", {}, make("i", { style }), words));
+      if (byMargin || used.has("hfog"[i])) list.append(make("li", {}, make("i", { style }), words));
     });
   }
 
@@ -435,8 +450,8 @@
     at("labels-box").replaceChildren(svg);
     const readout = at("labels-readout");
     const idle = pairs
-      ? "Row and column are the two masks; on the diagonal there is one. Point at a cell, or use the arrow keys, to see that masked image."
-      : "Point at a cell, or use the arrow keys, to see that masked image.";
+      ? "Row and column are the two masks; on the diagonal there is one. Point at a cell or tap it, or use the arrow keys, to see that masked image."
+      : "Point at a cell or tap it, or use the arrow keys, to see that masked image.";
     readout.textContent = idle;
     const list = [...seen].sort((x, y) => y[1] - x[1]);
     at("labels-legend").replaceChildren(...list.map(([label, count]) =>

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from certmask_jax._text import json_of
+from certmask_jax._text import json_of, words_of
 from certmask_jax.files import whole_files
 from certmask_jax.files.storage import AnyPath
 from certmask_jax.inference import chunk_sizes
@@ -122,7 +122,9 @@ def kept(folder: AnyPath, name: str, measure: Callable[[], WaveTimes]) -> WaveTi
     except FileNotFoundError:
         known = {}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{file}: is damaged ({error!r}); remove it to measure anew") from error
+        raise ValueError(
+            f"{file}: is damaged ({words_of(error)}); remove it to measure anew"
+        ) from error
     found = measure()
     folder.mkdir(parents=True, exist_ok=True)
     content = {**known, name: as_json(found)}

@@ -53,7 +53,7 @@ def measure(subject: Subject, repeat: int) -> dict[str, Any]:
 
     def of_defenses(*defenses: EvidenceDefense) -> Any:
         sources = (LocalSource(local),) * len(defenses)
-        program = results_program(sources, subject.preprocessing, defenses, mesh)
+        program = results_program(sources, subject.preprocessing, defenses, mesh, places=True)
         return lambda: in_batches(program, params, images, labels, batch) and None
 
     def of_model() -> None:

@@ -15,14 +15,14 @@ from certmask_jax.inference.distinct_fields import LocalLogits
 from certmask_jax.inference.preprocessing import Preprocessing
 from certmask_jax.inference.whole_images import WholeImages, masked_forward
 from certmask_jax.models import ApplyFn
-from certmask_jax.programs import certification_options, model_options
+from certmask_jax.programs import certification_options, model_options, page_options
 from certmask_jax.programs.certification_job import opened
 from certmask_jax.programs.command_line import check_not_typed
 
 _OTHERWISE = (
     *("list", "from_tables", "dry_run", "out", "max_minutes", "margin_guard", "shard", "chunk"),
     *("decide", "cpu_devices", "compilation_cache", "distributed", "format", "hidden_tokens"),
-    "page",
+    *("page", "on_unreadable", *page_options.DESTINATIONS),
 )
 """Options of certify that say nothing about what is measured."""
 

@@ -1,0 +1,85 @@
+"""What the evidence of a run tells its page: maps of places, as far as verdicts there were kept."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from certmask_jax.certification.report import Report
+from certmask_jax.defenses.evidence_places import NoPlacesError
+from certmask_jax.files import fingerprint
+from certmask_jax.pages.evidence_maps import EvidenceMaps, maps_on_evidence
+from certmask_jax.programs import evidence_entries
+from certmask_jax.programs.evidence_job import recorded_local
+from certmask_jax.tables.evidence_store import SavedEvidence
+
+GONE = "the evidence of the run is not at hand"
+OLD = (
+    "the run is from before verdicts at places were kept; certify it again into a new folder to "
+    "have maps"
+)
+
+MOST_CELLS = 1_500_000
+"""Places times images of all maps of a page; with all else it stays below 10 MB."""
+
+
+def maps_of_run(
+    report: Report, saved: SavedEvidence | None, rows: NDArray[np.intp]
+) -> tuple[dict[int, EvidenceMaps], dict[int, str]]:
+    """Maps of the defenses on evidence of a report, and why others of these have none.
+
+    Args:
+      report: with rows of images.
+      saved: what the run kept; None where it is not at hand.
+      rows: which of its images are shown, ``int[T]``.
+
+    Returns:
+      Two dictionaries by the number of a defense in the report.
+
+    Raises:
+      ValueError: for evidence of other images or labels than the report's.
+    """
+    numbers = [
+        number
+        for number, result in enumerate(report.defenses)
+        if evidence_entries.is_on_evidence(result.spec)
+    ]
+    if saved is None or not numbers:
+        return {}, dict.fromkeys(numbers, GONE)
+    place_of = {one: place for place, one in enumerate(saved.rows.rows.ids)}
+    unknown = [report.ids[row] for row in rows.tolist() if report.ids[row] not in place_of]
+    if unknown:
+        raise ValueError(f"the evidence is of other images than the results ({unknown[0]})")
+    places = np.array([place_of[report.ids[row]] for row in rows.tolist()], np.intp)
+    if (saved.rows.labels[places] != report.per_image["label"][rows]).any():
+        raise ValueError("the evidence has other labels than the results")
+    known = saved.fingerprint["defenses"]
+    local = recorded_local(saved.about["provenance"])
+    made: dict[int, EvidenceMaps] = {}
+    unseen: dict[int, str] = {}
+    cells = 0
+    for number in numbers:
+        result = report.defenses[number]
+        try:
+            defense = evidence_entries.build(result.spec, result.threat, local)
+            facts = fingerprint.plain(defense.facts)
+            kept = saved.at_places(known.index(facts)) if facts in known else None
+            if kept is None:
+                defense.places  # noqa: B018  # says why, if it has none
+                unseen[number] = OLD if facts in known else GONE
+                continue
+            holds, leads = kept
+            found = maps_on_evidence(
+                defense, holds[places], None if leads is None else leads[places]
+            )
+            cells += sum(one.states.size for one in found.maps)
+            if cells > MOST_CELLS:
+                unseen[number] = (
+                    f"maps of {len(rows):,} images with so many places would make the page too "
+                    "large; certmask report RUN --most-images N makes one of fewer images"
+                )
+                continue
+            made[number] = found
+        except NoPlacesError as error:
+            unseen[number] = str(error)
+    return made, unseen

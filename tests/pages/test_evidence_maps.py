@@ -1,0 +1,151 @@
+"""Maps of runs on evidence: of evidence by hand the known cells, on a page as in the store."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+
+import evidence_by_hand
+import hand_made_reports
+import numpy as np
+import paged_run
+import pytest
+from evidence_by_hand import DEFENSES
+
+from certmask_jax.certification.evidence_verdicts import certify_evidence
+from certmask_jax.defenses.evidence_places import NoPlacesError
+from certmask_jax.masks.threats import Threat
+from certmask_jax.pages.evidence_maps import maps_on_evidence
+from certmask_jax.programs import evidence_entries, evidence_of_run, page_of_run
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    return evidence_by_hand.saved(tmp_path_factory.mktemp("evidence"))
+
+
+def _data(saved, report=None):
+    made = report or certify_evidence(saved, DEFENSES)
+    page = page_of_run.made_page(made, None, paged_run.pixels, evidence=saved, most_images=9)
+    assert page.missing == ()
+    return json.loads(re.search(r'id="data">(.*?)</script>', page.html, re.DOTALL)[1])
+
+
+@pytest.fixture(scope="module")
+def data(saved):
+    return _data(saved)
+
+
+def _cells(data, number):
+    """Of each image the state at each of the 4 x 4 locations."""
+    (places,) = data["defenses"][number]["maps"]
+    rows, cols = ([np.searchsorted(places[k], range(4), side="right") - 1
+                   for k in ("rows", "cols")])  # fmt: skip
+    spots = np.array(places["spot"])[np.ix_(rows, cols)]
+    return [
+        ["".join(image["d"][number].get("s", ["h" * 16])[0][spot] for spot in row)
+         for row in spots.tolist()]
+        for image in data["images"]
+    ]  # fmt: skip
+
+
+def test_evidence_by_hand_has_the_known_cells(data):
+    # Ant by four votes: three against one are left. Bee by three to one: without one of the three
+    # two against two are left, and ant wins a tie; the fourth makes it three to one.
+    assert _cells(data, 0) == [["hhhh"] * 4, ["fffh"] * 4, ["ffff"] * 4]
+    # A quarter less for bee, and four for ant: above 8 against 8, and below 10 against 6.
+    assert _cells(data, 1) == [["hhhh"] * 4, ["ffff", "ffff", "hhhh", "hhhh"], ["ffff"] * 4]
+    assert _cells(data, 2) == [["hhhh"] * 4, ["hhhh"] * 4, ["ffff"] * 4]
+    for number in range(3):
+        for image, cells in zip(data["images"], _cells(data, number), strict=True):
+            assert image["d"][number]["c"] == (cells == ["hhhh"] * 4)
+
+
+def test_levels_are_those_of_leads_and_a_certificate_without_has_none(data):
+    votes, cells, alerts = data["defenses"]
+    # 3 - 1 votes, and a tie is won: 3 more than needed. Bee: 2 - 2, or 3 - 1; ant wins the ties.
+    assert [image["d"][0]["q"][0] for image in data["images"][:2]] == ["5555", "3334"]
+    assert votes["levels"][3] == "0 (lost)"
+    assert votes["levelsOf"] == "Lead of the true class in the worst case, in votes"
+    assert len(cells["levels"]) == 7
+    assert "levels" not in alerts
+    assert "q" not in data["images"][0]["d"][2]
+    assert votes["maps"][0]["reached"] == [1] * 4
+    assert (votes["parts"], votes["reach"], cells["parts"], cells["window"]) == (
+        4,
+        "bands",
+        4,
+        "1x1",
+    )
+
+
+def test_why_is_said_of_windows_and_bands(data):
+    said = [[one["proved"] for one in image["d"]] for image in data["images"]]
+    assert said[0] == [
+        "No patch at any place changes this, whatever the bands that it meets are made to say.",
+        "No patch at any place changes this, whatever the window of cells that it reaches is made "
+        "to say.",
+        "No patch at any place brings about a wrong answer without an alert, whatever the window "
+        "of cells that it reaches is made to say.",
+    ]
+    assert said[1][0] == (
+        "A patch at row 0, column 0 could change the answer: what is left without the 1 band that "
+        "it meets is too little for bee."
+    )
+    assert said[1][1] == (
+        "A patch at row 0, column 0 could change the answer: what is left without the window of "
+        "1x1 cells around it is too little for bee."
+    )
+    assert said[2][:2] == [
+        f"Without any patch the answer is {one}, not ant." for one in ("bee",) * 2
+    ]
+
+
+def test_a_run_of_before_says_so_and_shows_the_rest(saved):
+    about = {key: value for key, value in saved.about.items() if key != "places"}
+    old = saved._replace(about=about)
+    for defense in _data(old)["defenses"]:
+        assert defense["noMap"] == f"No map of places: {evidence_of_run.OLD}."
+
+
+def test_what_has_no_map_says_why(saved):
+    made = certify_evidence(saved, DEFENSES)
+    two = dataclasses.replace(made.defenses[0], threat=Threat.of(4, 1, patches=2))
+    gone = dataclasses.replace(made.defenses[0], spec="smoothed_vit:band=2")
+    report = dataclasses.replace(made, defenses=(two, gone))
+    (of_two, of_gone) = _data(saved, report)["defenses"]
+    assert of_two["noMap"].endswith("a map is of one patch, and here are several at once.")
+    assert of_gone["noMap"] == f"No map of places: {evidence_of_run.GONE}."
+    page = page_of_run.made_page(made, None, paged_run.pixels, most_images=9).html
+    assert page.count(evidence_of_run.GONE) == 3
+
+
+def test_evidence_of_other_images_is_named_and_not_shown(saved):
+    usual = hand_made_reports.report(
+        hand_made_reports.result("smoothed_vit", "smoothed_vit:band=1", conditions={})
+    )
+    page = page_of_run.made_page(usual, None, paged_run.no_pixels, evidence=saved, most_images=9)
+    assert page.missing[:1] == (
+        "Defenses on evidence have no maps: the evidence is of other images than the results "
+        "(test:0).",
+    )
+
+
+def test_maps_that_would_make_a_page_too_large_are_left_out(saved, monkeypatch):
+    monkeypatch.setattr(evidence_of_run, "MOST_CELLS", 3 * (4 + 4))  # 3 images; maps of 4, 4 and 4
+    first, second, third = _data(saved)["defenses"]
+    assert len(first["maps"]) == len(second["maps"]) == 1
+    assert third["noMap"].startswith("No map of places: maps of 3 images with so many places")
+
+
+def test_of_many_shapes_some_have_a_map(monkeypatch):
+    monkeypatch.setattr("certmask_jax.pages.inspected.MOST_SHAPES", 1)
+    defense = evidence_entries.build("smoothed_vit:band=1", Threat.of(4, (1, 2), (2, 1)), None)
+    at = defense.at_places(evidence_by_hand.votes(), evidence_by_hand.LABELS)
+    found = maps_on_evidence(defense, np.asarray(at.holds), np.asarray(at.leads, np.float16))
+    assert [one.spots.shape for one in found.maps] == [(1, 2)]
+    assert found.note == "1 of the 2 shapes of the patch have a map here."
+    two = dataclasses.replace(defense, threat=Threat.of(4, 1, patches=2))
+    with pytest.raises(NoPlacesError):
+        maps_on_evidence(two, np.asarray(at.holds), None)
