@@ -27,8 +27,8 @@ class MaskDS(BandDefense):
     A patch reaches bands that are neighbours, on a cycle where they wrap around. The rule takes a
     window of as many neighbours as a patch reaches at most. At T = 0 the worst case is exact: it is
     about the very bands that each place of the patch meets, of which none crosses the seam of a
-    cycle without the patch doing so (soundness, 12.7). At a threshold above 0 every window counts
-    as within reach.
+    cycle without the patch doing so (soundness, 12.7). At a threshold above 0 a window around them
+    has to be proved, which is a lower bound.
 
     Attributes:
       threat: one patch, of one or several shapes.
@@ -113,7 +113,7 @@ class MaskDS(BandDefense):
         how: dict[str, Any] = {
             "window": self.window, "clip": 1.0, "threshold": self.threshold, "wrap": self.wrap
         }  # fmt: skip
-        sets = self.affected[0].reshape(-1, *self.cells) if self.exact else None
+        sets = self.affected[0].reshape(-1, *self.cells)
         worst_case = patchguard.robust_masking_worst_case(features, labels, **how, reached=sets)
         return EvidenceResults(
             jnp.asarray(patchguard.robust_masking_rule(features, **how)),

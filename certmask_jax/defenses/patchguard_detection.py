@@ -39,6 +39,7 @@ from certmask_jax.defenses.quantised_evidence import (
     image_by_image,
     quantised,
 )
+from certmask_jax.defenses.reached_sets import checked_sets, of_sets, windows_around
 
 _STEPS = 4096  # of the table of exp, a unit of logits
 _ALL = 2**31 - 1
@@ -96,7 +97,12 @@ def detection_rule(
 
 
 def detection_worst_case(
-    evidence: ArrayLike | Array, labels: ArrayLike | Array, *, window: Size, tau: float
+    evidence: ArrayLike | Array,
+    labels: ArrayLike | Array,
+    *,
+    window: Size,
+    tau: float,
+    reached: NDArray[np.bool_] | None = None,
 ) -> Array | NDArray[np.bool_]:
     """Whether the rule answers the label or an alert whatever is put into any one window.
 
@@ -105,19 +111,28 @@ def detection_worst_case(
     Args:
       evidence, window, tau: as of ``detection_rule``.
       labels: ``[T]``, the true classes.
+      reached: ``bool[G, H, W]``, the sets of cells of which a patch reaches one, where these are
+        not the windows. One sure window around each is enough, and the others may be unsure.
 
     Returns:
       ``bool[T]``. False for an image with evidence that is not finite.
 
     Raises:
-      ValueError: as of the rule, and for labels that are no classes.
+      ValueError: as of the rule, and for labels that are no classes, or sets of another map.
     """
     array = checked_evidence(evidence)
     game = _game(array, window, tau)
     truth = checked_classes(labels, array.shape[:1], array.shape[-1])
+    sets = None if reached is None else checked_sets(reached, game.cells)
     with unguarded():
         units = jnp.asarray(quantised(array, game.grid))
-        robust = _proofs(units, jnp.asarray(truth), game.odds_above(tau), game, False)
+        first, still, sure = _proofs(units, jnp.asarray(truth), game.odds_above(tau), game, False)
+        if sets is None:
+            robust = first & (still & sure).all(axis=1)
+        else:
+            around = windows_around(sets, game.window, wrap=False)
+            no_alert = (still | ~sure).all(axis=1)
+            robust = first & no_alert & of_sets(still & sure, around).all(axis=1)
         return as_given(robust, array) & all_finite(array)
 
 
@@ -133,8 +148,8 @@ def detection_as_published(
     truth = checked_classes(labels, array.shape[:1], array.shape[-1])
     with unguarded():
         units = jnp.asarray(quantised(array, game.grid))
-        holds = _proofs(units, jnp.asarray(truth), game.odds_from(tau), game, True)
-        return as_given(holds, array)
+        first, still, sure = _proofs(units, jnp.asarray(truth), game.odds_from(tau), game, True)
+        return as_given(first & (still & sure).all(axis=1), array)
 
 
 def _game(evidence: Evidence, window: Size, tau: float) -> _Game:
@@ -185,8 +200,14 @@ def _answers(units: Array, most: Array, game: _Game) -> Array:
 
 
 @partial(jax.jit, static_argnames=("game", "published"))
-def _proofs(units: Array, labels: Array, most: Array, game: _Game, published: bool) -> Array:
-    def one(image: Array, label: Array) -> Array:
+def _proofs(
+    units: Array, labels: Array, most: Array, game: _Game, published: bool
+) -> tuple[Array, Array, Array]:
+    """Whether all evidence says the label, ``bool[T]``; and of each window, ``bool[T, windows]``,
+    whether the rest does, and whether it is sure enough.
+    """
+
+    def one(image: Array, label: Array) -> tuple[Array, Array, Array]:
         total, masked, odds = _said(image, game)
         classes = jnp.arange(game.classes, dtype=jnp.int32)
         own = jnp.take(masked, label, axis=1)[:, None]
@@ -195,6 +216,6 @@ def _proofs(units: Array, labels: Array, most: Array, game: _Game, published: bo
         if published:
             first |= (total == total[label]) & (classes < label)
             still |= (masked == own) & (classes > label)[None, :]
-        return first.all() & still.all() & (odds <= most).all()
+        return first.all(), still.all(axis=1), odds <= most
 
     return image_by_image(one, game.entries, units, labels)

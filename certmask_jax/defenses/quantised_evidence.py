@@ -114,11 +114,11 @@ def all_finite(evidence: Evidence) -> Evidence:
     return np.asarray(np.isfinite(evidence).all(axis=(1, 2, 3)))
 
 
-def image_by_image(one: Callable[..., Array], entries: int, *arrays: Array) -> Array:
+def image_by_image(one: Callable[..., Any], entries: int, *arrays: Array) -> Any:
     """``one`` on each image of ``arrays [T, ...]``, as many at once as memory is meant for.
 
     Args:
-      one: from the arrays of one image to its result.
+      one: from the arrays of one image to its result, an array or a tuple of them.
       entries: how many numbers of 4 bytes one image needs meanwhile.
       arrays: of T images each.
     """
