@@ -93,7 +93,15 @@ class MaskDS(BandDefense):
         return ("provable_masking",)
 
     def results(self, evidence: Array, labels: Array) -> EvidenceResults:
-        """See ``EvidenceDefense.results``; ``evidence float32[T, B, K]`` are logits of bands."""
+        """See ``EvidenceDefense.results``; ``evidence float32[T, B, K]`` are logits of bands.
+
+        ``ValueError`` for another number of bands than the threat is looked at for.
+        """
+        if evidence.ndim != 3 or evidence.shape[1] != len(self.masks):
+            raise ValueError(
+                f"evidence: expected [T, {len(self.masks)}, K], the logits of the bands of "
+                f"{self.parts_and_threat}, got {list(evidence.shape)}"
+            )
         trust = jax.nn.softmax(evidence.astype(jnp.float32), axis=-1)
         if self.features == "votes":
             trust = (trust > self.above).astype(jnp.float32)

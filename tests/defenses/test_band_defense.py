@@ -360,6 +360,13 @@ def test_sets_that_a_patch_reaches_are_of_the_map():
             patchguard.robust_masking_worst_case(given, labels, window=1, reached=wrong, **options)
 
 
+@pytest.mark.parametrize("shape", [(2, 5, 3), (2, 16, 3), (2, 8)])
+def test_bands_that_are_not_its_own_are_refused(shape):
+    defense = MaskDS(Threat.of(8, 1), band=2)
+    with pytest.raises(ValueError, match=r"evidence: expected \[T, 8, K\], .*8 bands of 2 columns"):
+        defense.results(jnp.zeros(shape), jnp.zeros(2, jnp.int32))
+
+
 @pytest.mark.parametrize(
     ("build", "words"),
     [
