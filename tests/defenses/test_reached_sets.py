@@ -119,6 +119,25 @@ def test_robust_masking_against_every_attack(name, clip, threshold):
         assert not (proved & ~truth).any()
 
 
+def test_by_hand_two_thin_shapes_are_less_than_the_square_that_holds_both():
+    """Two rows of four cells, a 1 of the label 0 in each, nothing of the other, which wins ties.
+
+    A 2x2 patch may empty two columns at an end, and the rule takes the other two: 0 against 0, and
+    the label loses. A patch of 1x2 or 2x1 leaves six cells, of which a window takes at most four.
+    2 or more are left, against 0, as all that was put in lies in one window too.
+    """
+    evidence = np.zeros((1, 2, 4, 2), np.float32)
+    evidence[..., 0] = 1
+    label = np.zeros(1, np.int32)
+    for shapes, robust in ((SHAPES, True), ([(2, 2)], False)):
+        defense = PatchGuard(Threat.of((2, 4), *shapes), field=1, stride=1)
+        assert defense.window == (2, 2)
+        assert bool(defense.results(evidence, label).worst_case[0]) == robust
+    attacked = evidence.copy()
+    attacked[0, :, :2] = 0
+    assert patchguard.robust_masking_rule(attacked, window=2) == 1
+
+
 def test_what_is_not_certified_is_fooled_and_what_is_certified_is_not():
     """The rule of the program, on real evidence, with hard numbers where a patch reaches."""
     threat, model = _threat("fields that overlap")
