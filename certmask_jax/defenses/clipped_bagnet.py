@@ -39,6 +39,7 @@ from certmask_jax.defenses.quantised_evidence import (
     image_by_image,
     quantised,
 )
+from certmask_jax.defenses.reached_sets import checked_sets
 
 _TABLE = Grid(bits=8, low=-180 * 256, high=220 * 256)  # tanh is at its ends there
 
@@ -75,6 +76,7 @@ def worst_case(
     window: Size,
     clip: float | None = None,
     ties: Literal["smallest"] | None = "smallest",
+    reached: NDArray[np.bool_] | None = None,
 ) -> Array | NDArray[np.bool_]:
     """Whether the rule answers the label whatever evidence is put into any one window. Exact.
 
@@ -84,45 +86,65 @@ def worst_case(
       window: cells that a patch reaches, an int or (height, width).
       ties: ``"smallest"``, the order of the rule, or None for a proof that holds however ties are
         broken, so equality never certifies.
+      reached: ``bool[G, H, W]``, the sets of cells of which a patch reaches one, where these are
+        not the windows: fewer, smaller, or of any other shape. The verdict is exact on them too.
 
     Returns:
       ``bool[T]``. False for an image with evidence that is not finite.
 
     Raises:
-      ValueError: as of the rule, and for a window that does not fit or labels that are no classes.
+      ValueError: as of the rule, for a window that does not fit, labels that are no classes, or
+        sets of another map.
     """
     array = checked_evidence(evidence)
-    fitting = checked_window(window, (array.shape[1], array.shape[2]))
+    cells = (array.shape[1], array.shape[2])
+    fitting = checked_window(window, cells)
     truth = checked_classes(labels, array.shape[:1], array.shape[-1])
     if ties not in (None, "smallest"):
         raise ValueError(f"ties: expected None or 'smallest', got {ties!r}")
+    sets = None if reached is None else checked_sets(reached, cells)
     with unguarded():
         units, spread = _clipped(array, clip)
         game = _Game(fitting, fitting[0] * fitting[1] * spread)
-        robust = _worst_cases(jnp.asarray(units), jnp.asarray(truth), game, ties)
+        if sets is None:
+            robust = _worst_cases(jnp.asarray(units), jnp.asarray(truth), game, ties)
+        else:
+            robust = _worst_on_sets(
+                jnp.asarray(units), jnp.asarray(truth), jnp.asarray(sets), spread, ties
+            )
         return as_given(robust, array) & all_finite(array)
 
 
-def by_window(
-    evidence: Array, labels: Array, *, window: Size, clip: float | None = None
+def at_places(
+    evidence: Array,
+    labels: Array,
+    *,
+    window: Size,
+    clip: float | None = None,
+    reached: NDArray[np.bool_] | None = None,
 ) -> PlaceVerdicts:
-    """What ``worst_case`` says of each window; ties as in the rule.
+    """What ``worst_case`` says of each window, or set of cells; ties as in the rule.
 
     Args:
       evidence: ``float32[T, H, W, K]``, which may be traced.
       labels: ``int32[T]``.
       window, clip: as of ``worst_case``.
+      reached: ``bool[S, H, W]``, sets of cells in the place of the windows.
 
     Returns:
-      ``[T, windows]``. Leads are in the mean clipped evidence of a cell.
+      ``[T, windows]``, or ``[T, S]``. Leads are in the mean clipped evidence of a cell.
     """
     array = checked_evidence(evidence)
     rows, columns = array.shape[1], array.shape[2]
     fitting = checked_window(window, (rows, columns))
     with unguarded():
         units, spread = _clipped(array, clip)
-        game = _Game(fitting, fitting[0] * fitting[1] * spread)
-        leads = _leads(jnp.asarray(units), labels, game)
+        if reached is None:
+            game = _Game(fitting, fitting[0] * fitting[1] * spread)
+            leads = _leads(jnp.asarray(units), labels, game)
+        else:
+            sets = jnp.asarray(checked_sets(reached, (rows, columns)))
+            leads = _leads_on_sets(jnp.asarray(units), labels, sets, spread)
     one = spread / (2 if clip is None else clip)  # units of evidence of 1
     return told_apart(leads > 0, leads / (rows * columns * one))
 
@@ -184,29 +206,64 @@ def _outside(image: Array, game: _Game) -> Array:
 @partial(jax.jit, static_argnames=("game", "ties"))
 def _worst_cases(units: Array, labels: Array, game: _Game, ties: str | None) -> Array:
     def one(image: Array, label: Array) -> Array:
-        classes = jnp.arange(image.shape[-1], dtype=jnp.int32)
-        outside = _outside(image, game)
-        own, reached = jnp.take(outside, label, axis=1)[:, None], outside + jnp.int32(game.reach)
-        safe = own > reached
-        if ties == "smallest":
-            safe |= (own == reached) & (classes > label)[None, :]
-        return (safe | (classes == label)[None, :]).all()
+        return _is_ahead(_outside(image, game), jnp.int32(game.reach), label, ties).all()
 
     return image_by_image(one, 4 * units[0].size, units, labels)
+
+
+@partial(jax.jit, static_argnames=("spread", "ties"))
+def _worst_on_sets(
+    units: Array, labels: Array, sets: Array, spread: int, ties: str | None
+) -> Array:
+    def one(image: Array, label: Array) -> Array:
+        def withstands(reached: Array) -> Array:
+            outside = jnp.where(reached[..., None], 0, image).sum(axis=(0, 1), dtype=jnp.int32)
+            reach = reached.sum(dtype=jnp.int32) * spread
+            return _is_ahead(outside[None], reach, label, ties)[0]
+
+        return jax.lax.map(withstands, sets).all()
+
+    return image_by_image(one, 4 * units[0].size, units, labels)
+
+
+def _is_ahead(outside: Array, reach: Array, label: Array, ties: str | None) -> Array:
+    """``bool[G]``: whether the label leads all that ``int32[G, K]`` and the reach give others."""
+    classes = jnp.arange(outside.shape[1], dtype=jnp.int32)
+    own, others = jnp.take(outside, label, axis=1)[:, None], outside + reach
+    safe = own > others
+    if ties == "smallest":
+        safe |= (own == others) & (classes > label)[None, :]
+    return (safe | (classes == label)[None, :]).all(axis=1)
 
 
 @partial(jax.jit, static_argnames=("game",))
 def _leads(units: Array, labels: Array, game: _Game) -> Array:
     def one(image: Array, label: Array) -> Array:
-        classes = jnp.arange(image.shape[-1], dtype=jnp.int32)
-        outside = _outside(image, game)
-        own = jnp.take(outside, label, axis=1)[:, None]
-        wins = (classes > label).astype(jnp.int32)[None, :]
-        leads = own - (outside + jnp.int32(game.reach)) + wins
-        others = (classes != label)[None, :]
-        return jnp.where(others, leads.astype(jnp.float32), jnp.inf).min(axis=1)
+        return _least_lead(_outside(image, game), jnp.int32(game.reach), label)
 
     return image_by_image(one, 4 * units[0].size, units, labels)
+
+
+@partial(jax.jit, static_argnames=("spread",))
+def _leads_on_sets(units: Array, labels: Array, sets: Array, spread: int) -> Array:
+    def one(image: Array, label: Array) -> Array:
+        def on(reached: Array) -> Array:
+            outside = jnp.where(reached[..., None], 0, image).sum(axis=(0, 1), dtype=jnp.int32)
+            reach = reached.sum(dtype=jnp.int32) * spread
+            return _least_lead(outside[None], reach, label)[0]
+
+        return jax.lax.map(on, sets)
+
+    return image_by_image(one, 4 * units[0].size, units, labels)
+
+
+def _least_lead(outside: Array, reach: Array, label: Array) -> Array:
+    """``float32[G]``: by how much the label leads all that ``int32[G, K]`` and the reach give."""
+    classes = jnp.arange(outside.shape[1], dtype=jnp.int32)
+    own = jnp.take(outside, label, axis=1)[:, None]
+    leads = own - (outside + reach) + (classes > label).astype(jnp.int32)[None, :]
+    others = (classes != label)[None, :]
+    return jnp.where(others, leads.astype(jnp.float32), jnp.inf).min(axis=1)
 
 
 @partial(jax.jit, static_argnames=("game",))

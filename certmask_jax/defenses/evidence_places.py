@@ -14,6 +14,7 @@ import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
+from certmask_jax.defenses.feature_grid import cells_in, cells_of, reached_boxes
 from certmask_jax.defenses.patch_spots import Spots, spots_under
 from certmask_jax.masks.threats import Shape, Threat
 
@@ -49,7 +50,6 @@ class EvidencePlaces(NamedTuple):
       reached: ``int[S]``, how many cells or bands are in each set.
       exact: whether a place that fails is lost; else nothing is proved there.
       unit: what leads are counted in; None where there are none.
-      note: what has to be said beside the map; else empty.
     """
 
     spots: tuple[Spots, ...]
@@ -57,7 +57,6 @@ class EvidencePlaces(NamedTuple):
     reached: NDArray[np.intp]
     exact: bool
     unit: Unit | None
-    note: str = ""
 
 
 def told_apart(holds: Array, leads: Array) -> PlaceVerdicts:
@@ -88,7 +87,7 @@ def of_windows(
     (soundness, 12.8).
 
     Args:
-      threat: one patch, of one or several shapes.
+      threat: one patch of one shape anywhere; of others see ``of_cells``.
       cells: of the map.
       window: in cells, the most that any shape reaches.
       field, stride: of a cell, in pixels.
@@ -112,19 +111,52 @@ def of_windows(
             axes.append(np.minimum(first, number - reach))
         maps.append(_spots_of_axes(threat.image_size, shape, *axes))
     every = np.arange(counts[0] * counts[1])
-    note = (
-        "The certificate counts every window of cells, whatever region the patch is kept to."
-        if threat.region
-        else ""
-    )
     return EvidencePlaces(
         tuple(maps),
         (every,) * len(maps),
         np.full(len(every), window[0] * window[1]),
         exact and whole,
         unit,
-        note,
     )
+
+
+def of_cells(
+    threat: Threat, *, field: int, stride: int, exact: bool, unit: Unit | None
+) -> tuple[EvidencePlaces, NDArray[np.bool_]]:
+    """Places of one patch by the cells that it reaches, and these cells: ``bool[S, H, W]``.
+
+    Each place has the very cells that are reached from it, so all places hold if and only if the
+    worst case over the sets of ``feature_grid.sets_of_cells`` does: those are the largest of these.
+
+    Args:
+      threat: one patch, of one or several shapes, anywhere or in a region.
+      field, stride: of a cell, in pixels.
+      exact: whether what is said of a set is.
+      unit: of its leads.
+
+    Raises:
+      NoPlacesError: for more sets than ``MOST_PLACES``.
+    """
+    boxes = [reached_boxes(threat, shape, field=field, stride=stride) for shape in threat.shapes]
+    allowed = [threat.allowed(shape) for shape in threat.shapes]
+    at = [one[may] for one, may in zip(boxes, allowed, strict=True)]
+    sets, number = np.unique(np.concatenate(at), axis=0, return_inverse=True)
+    _check_count(len(sets))
+    ends = np.cumsum([len(one) for one in at])
+    maps, columns = [], []
+    for shape, may, numbers in zip(
+        threat.shapes, allowed, np.split(number.ravel(), ends[:-1]), strict=True
+    ):
+        own, spot = np.unique(numbers, return_inverse=True)
+        every = np.full(may.shape, -1, np.int32)
+        every[may] = spot
+        maps.append(_spots_of_map(threat.image_size, shape, every, len(own)))
+        columns.append(own)
+    cells = cells_in(sets, cells_of(threat.image_size, field=field, stride=stride))
+    places = EvidencePlaces(
+        tuple(maps), tuple(columns), cells.sum(axis=(1, 2), dtype=np.intp), exact, unit
+    )
+    return places, cells
 
 
 def of_bands(
@@ -162,6 +194,27 @@ def _check_count(count: int) -> None:
         raise NoPlacesError(
             f"there are {count:,} places, more than the {MOST_PLACES:,} of which a verdict is kept"
         )
+
+
+def _spots_of_map(
+    image_size: tuple[int, int], shape: Shape, every: NDArray[np.int32], count: int
+) -> Spots:
+    """Spots by their number at each location ``int32[rows, columns]``, -1 where none may be."""
+    rows, cols = (
+        np.flatnonzero(np.append(True, (side[1:] != side[:-1]).any(axis=1)))
+        for side in (every, every.T)
+    )
+    first = np.unique(every, return_index=True)[1][-count:]  # -1, where it is, comes before 0
+    return Spots(
+        image_size,
+        shape,
+        rows.astype(np.int64),
+        cols.astype(np.int64),
+        every[np.ix_(rows, cols)],
+        np.zeros((count, 0), np.bool_),
+        np.bincount(every[every >= 0], minlength=count).astype(np.int64),
+        np.column_stack(np.divmod(first, every.shape[1])).astype(np.int64),
+    )
 
 
 def _spots_of_axes(

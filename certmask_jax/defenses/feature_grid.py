@@ -8,6 +8,8 @@ changed, so all that is proved of masks on images holds of masks on maps (soundn
 
 from __future__ import annotations
 
+from functools import lru_cache, partial
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -49,15 +51,7 @@ def threat_on_cells(threat: Threat, *, field: Size, stride: Size) -> Threat:
         some place, so that nothing can be proved.
     """
     grid = cells_of(threat.image_size, field=field, stride=stride)
-    fields, strides = size_pair(field, "field"), size_pair(stride, "stride")
-
-    def reached(axis: int, length: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """First cell, and one past the last, that a stretch of pixels meets at each place."""
-        cells = np.arange(grid[axis]) * strides[axis]
-        places = np.arange(threat.image_size[axis] - length + 1)
-        first = np.searchsorted(cells + fields[axis], places, side="right")
-        last = np.searchsorted(cells, places + length, side="left")
-        return first, np.maximum(last, first)
+    reached = partial(_met_on_axis, threat.image_size, grid, field, stride)
 
     def windows(shape: Shape) -> tuple[Shape, ...]:
         (top, bottom), (left, right) = reached(0, shape[0]), reached(1, shape[1])
@@ -87,3 +81,87 @@ def threat_on_cells(threat: Threat, *, field: Size, stride: Size) -> Threat:
         tuple(window for shape in shapes for window in windows(shape)) for shapes in threat.patches
     )
     return Threat(grid, patches, region)
+
+
+def sets_of_cells(threat: Threat, *, field: Size, stride: Size) -> NDArray[np.bool_]:
+    """The sets of cells that one patch of the threat reaches, each a box and none inside another.
+
+    Every place that the threat allows is looked at, for every shape. Where the border or a gap
+    between fields spares a patch from every cell in all its places, there is one set, the empty.
+
+    Args:
+      threat: of one patch, on images, in pixels.
+      field, stride: as of ``threat_on_cells``.
+
+    Returns:
+      ``bool[G, H, W]``, G at least 1; not to be written to, as equal calls share it.
+
+    Raises:
+      ValueError: for a field that does not fit the image, or several patches.
+    """
+    if len(threat) != 1:
+        raise ValueError(f"threat: expected one patch, whose cells are one box, got {threat}")
+    return _sets_of_cells(threat, size_pair(field, "field"), size_pair(stride, "stride"))
+
+
+@lru_cache(maxsize=64)
+def _sets_of_cells(
+    threat: Threat, field: tuple[int, int], stride: tuple[int, int]
+) -> NDArray[np.bool_]:
+    grid = cells_of(threat.image_size, field=field, stride=stride)
+    found = []
+    for shape in threat.shapes:
+        boxes = reached_boxes(threat, shape, field=field, stride=stride)
+        found.append(np.unique(boxes[threat.allowed(shape)], axis=0))
+    boxes = np.unique(np.concatenate(found), axis=0)
+    boxes = boxes[boxes.any(axis=1)]
+    inner = np.array([_is_inside_another(box, boxes) for box in boxes], dtype=np.bool_)
+    sets = cells_in(boxes[~inner] if len(boxes) else np.zeros((1, 4), np.int64), grid)
+    sets.flags.writeable = False
+    return sets
+
+
+def reached_boxes(threat: Threat, shape: Shape, *, field: Size, stride: Size) -> NDArray[np.int64]:
+    """The cells that one patch of a shape reaches at each place: ``int64[rows, columns, 4]``.
+
+    Boxes of cells (top, left, bottom, right), also of places that the threat does not allow; all 0
+    where the patch reaches none. Arguments and errors are those of ``threat_on_cells``.
+    """
+    grid = cells_of(threat.image_size, field=field, stride=stride)
+    (top, bottom), (left, right) = (
+        _met_on_axis(threat.image_size, grid, field, stride, axis, length)
+        for axis, length in enumerate(shape)
+    )
+    sides = np.broadcast_arrays(top[:, None], left[None], bottom[:, None], right[None])
+    boxes = np.stack(sides, axis=-1).astype(np.int64)
+    some = (boxes[..., 0] < boxes[..., 2]) & (boxes[..., 1] < boxes[..., 3])
+    return np.where(some[..., None], boxes, 0)
+
+
+def cells_in(boxes: NDArray[np.int64], grid: tuple[int, int]) -> NDArray[np.bool_]:
+    """The cells of a map in each of the boxes ``int64[G, 4]``: ``bool[G, H, W]``."""
+    row, column = np.arange(grid[0])[:, None], np.arange(grid[1])[None, :]
+    top, left, bottom, right = boxes.T[:, :, None, None]
+    return (row >= top) & (row < bottom) & (column >= left) & (column < right)
+
+
+def _is_inside_another(box: NDArray[np.int64], boxes: NDArray[np.int64]) -> bool:
+    """Whether one of the boxes ``[B, 4]``, all different, contains this one of them and more."""
+    around = (boxes[:, :2] <= box[:2]).all(axis=1) & (boxes[:, 2:] >= box[2:]).all(axis=1)
+    return int(around.sum()) > 1
+
+
+def _met_on_axis(
+    image_size: tuple[int, int],
+    grid: tuple[int, int],
+    field: Size,
+    stride: Size,
+    axis: int,
+    length: int,
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """First cell, and one past the last, that a stretch of pixels meets at each of its places."""
+    cells = np.arange(grid[axis]) * size_pair(stride, "stride")[axis]
+    places = np.arange(image_size[axis] - length + 1)
+    first = np.searchsorted(cells + size_pair(field, "field")[axis], places, side="right")
+    last = np.searchsorted(cells, places + length, side="left")
+    return first, np.maximum(last, first)

@@ -1,28 +1,33 @@
 """Defenses on local evidence as values, and the windows that a threat gives them.
 
 A model whose cells see a small field each gives evidence ``u[H, W, K]``. A patch reaches one window
-of cells; how large that is follows from the threat, the field and the stride. What is answered and
-proved are the functions of ``patchguard`` and ``clipped_bagnet``.
+of cells; how large that is follows from the threat, the field and the stride. Patches of several
+shapes, or in a region, reach some parts of windows only, and proofs are about these. What is
+answered and proved are the functions of ``patchguard`` and ``clipped_bagnet``.
 """
 
 from __future__ import annotations
 
+import abc
 import dataclasses
+import functools
 import math
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
+from numpy.typing import ArrayLike, NDArray
 
 from certmask_jax.defenses import clipped_bagnet, evidence_places, patchguard
 from certmask_jax.defenses.defense import Guarantee
 from certmask_jax.defenses.evidence_defense import EvidenceDefense, EvidenceResults
-from certmask_jax.defenses.evidence_places import EvidencePlaces, PlaceVerdicts
+from certmask_jax.defenses.evidence_places import EvidencePlaces, PlaceVerdicts, Unit
 from certmask_jax.defenses.evidence_windows import checked_window
-from certmask_jax.defenses.feature_grid import cells_of
-from certmask_jax.defenses.patchguard_detection import detection_by_window
+from certmask_jax.defenses.feature_grid import cells_of, sets_of_cells
+from certmask_jax.defenses.patchguard_detection import detection_at_places
 from certmask_jax.defenses.robust_masking_game import game_on
-from certmask_jax.defenses.robust_masking_places import masked_windows
+from certmask_jax.defenses.robust_masking_places import masked_sets, masked_windows
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -91,31 +96,65 @@ class LocalDefense(EvidenceDefense):
         (height, width), (rows, columns) = self.window, self.cells
         return f"windows of {height}x{width} of {rows}x{columns} cells for {self.threat}"
 
-    has_leads: ClassVar[bool] = True
-    """Whether the certificate is about one lead in each window."""
+    @property
+    def has_leads(self) -> bool:
+        """Whether the certificate is about one lead at each place."""
+        return True
 
     @property
     def places(self) -> EvidencePlaces:
-        """See ``EvidenceDefense.places``: each place counts as reaching a window."""
-        return evidence_places.of_windows(
-            self.threat,
-            cells=self.cells,
-            window=self.window,
-            field=self.field,
-            stride=self.stride,
-            exact=self.exact,
-            unit="evidence" if self.has_leads else None,
-        )
+        """See ``EvidenceDefense.places``: each place counts as reaching a window.
+
+        Those of several shapes, or in a region, count as reaching the very cells that they do.
+        """
+        return self._places()[0]
+
+    def _places(self) -> tuple[EvidencePlaces, NDArray[np.bool_] | None]:
+        """The places, and the sets of cells that each reaches, ``bool[S, H, W]``, or None."""
+        return _places_of(self)
+
+    @property
+    def reached(self) -> NDArray[np.bool_] | None:
+        """The sets of cells that a patch reaches, ``bool[G, H, W]``; None where these are windows.
+
+        They are for one shape anywhere: it reaches as many cells as a window has at some place
+        before each window.
+        """
+        if not self.threat.region and len(self.threat.shapes) == 1:
+            return None
+        return sets_of_cells(self.threat, field=self.field, stride=self.stride)
 
     @property
     def exact(self) -> bool:
-        """Whether the worst case is exact when each window can be reached; else a lower bound."""
-        return not self.threat.region and len(self.threat.shapes) == 1
+        """True: the worst case is exact."""
+        return True
 
     @property
     def facts(self) -> dict[str, Any]:
         """What tells defenses apart, JSON-able."""
-        return {**super().facts, "field": self.field, "stride": self.stride}
+        facts = {**super().facts, "field": self.field, "stride": self.stride}
+        # Runs that began when proofs were about windows alone do not go on with others.
+        return facts if self.reached is None else {**facts, "proved_on": "reached cells"}
+
+    def results(self, evidence: Array, labels: Array) -> EvidenceResults:
+        """See ``EvidenceDefense.results``.
+
+        ``ValueError`` for evidence of other cells than field and stride say: of another map a patch
+        would reach other sets than are looked at.
+        """
+        if evidence.ndim != 4 or evidence.shape[1:3] != self.cells:
+            (rows, columns), (height, width) = self.cells, self.threat.image_size
+            raise ValueError(
+                f"evidence: expected [T, {rows}, {columns}, K], as a field of {self.field} and a "
+                f"stride of {self.stride} give of images of {height}x{width}, got "
+                f"{list(evidence.shape)}; give the field and stride of the model"
+            )
+        answer, proved, published = map(jnp.asarray, self._of_cells(evidence, labels))
+        return EvidenceResults(answer, proved, {self.condition_names[0]: published})
+
+    @abc.abstractmethod
+    def _of_cells(self, evidence: Array, labels: Array) -> tuple[ArrayLike, ...]:
+        """Answers, the worst case, and the paper's condition."""
 
     @classmethod
     def _common(cls) -> set[str]:
@@ -150,23 +189,27 @@ class PatchGuard(LocalDefense):
 
     @property
     def exact(self) -> bool:
-        """Whether T is 0 and each window can be reached."""
-        return super().exact and self.threshold == 0
+        """Whether T is 0."""
+        return self.threshold == 0
+
+    @property
+    def has_leads(self) -> bool:
+        """See ``LocalDefense``; above T = 0 a set holds by any of the windows around it."""
+        return self.threshold == 0 or self.reached is None
 
     @property
     def condition_names(self) -> tuple[str, ...]:
         """The condition of the authors' program."""
         return ("provable_masking",)
 
-    def results(self, evidence: Array, labels: Array) -> EvidenceResults:
-        """See ``EvidenceDefense.results``."""
+    def _of_cells(self, evidence: Array, labels: Array) -> tuple[ArrayLike, ...]:
         how: dict[str, Any] = {
             "window": self.window, "clip": self.clip, "threshold": self.threshold
         }  # fmt: skip
-        return EvidenceResults(
-            jnp.asarray(patchguard.robust_masking_rule(evidence, **how)),
-            jnp.asarray(patchguard.robust_masking_worst_case(evidence, labels, **how)),
-            {"provable_masking": jnp.asarray(patchguard.as_published(evidence, labels, **how))},
+        return (
+            patchguard.robust_masking_rule(evidence, **how),
+            patchguard.robust_masking_worst_case(evidence, labels, **how, reached=self.reached),
+            patchguard.as_published(evidence, labels, **how),
         )
 
     def at_places(self, evidence: Array, labels: Array) -> PlaceVerdicts:
@@ -174,7 +217,10 @@ class PatchGuard(LocalDefense):
         game = game_on(
             self.cells, window=self.window, clip=self.clip, threshold=self.threshold, wrap=False
         )
-        return masked_windows(evidence, labels, game)
+        sets = self._places()[1]
+        if sets is None:
+            return masked_windows(evidence, labels, game)
+        return masked_sets(evidence, labels, game, sets, shared_by=self.cells[0] * self.cells[1])
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -189,7 +235,6 @@ class PatchGuardDetection(LocalDefense):
 
     name: ClassVar[str] = "patchguard_pp"
     guarantee: ClassVar[Guarantee] = Guarantee.DETECTION
-    has_leads: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tau", float(self.tau))
@@ -203,22 +248,27 @@ class PatchGuardDetection(LocalDefense):
         return False
 
     @property
+    def has_leads(self) -> bool:
+        """False: a label and a confidence are proved."""
+        return False
+
+    @property
     def condition_names(self) -> tuple[str, ...]:
         """The paper's condition, which asks for tau or more."""
         return ("all_agree",)
 
-    def results(self, evidence: Array, labels: Array) -> EvidenceResults:
-        """See ``EvidenceDefense.results``."""
+    def _of_cells(self, evidence: Array, labels: Array) -> tuple[ArrayLike, ...]:
         how: dict[str, Any] = {"window": self.window, "tau": self.tau}
-        return EvidenceResults(
-            jnp.asarray(patchguard.detection_rule(evidence, **how)),
-            jnp.asarray(patchguard.detection_worst_case(evidence, labels, **how)),
-            {"all_agree": jnp.asarray(patchguard.detection_as_published(evidence, labels, **how))},
+        return (
+            patchguard.detection_rule(evidence, **how),
+            patchguard.detection_worst_case(evidence, labels, **how, reached=self.reached),
+            patchguard.detection_as_published(evidence, labels, **how),
         )
 
     def at_places(self, evidence: Array, labels: Array) -> PlaceVerdicts:
         """See ``EvidenceDefense.at_places``."""
-        return detection_by_window(evidence, labels, window=self.window, tau=self.tau)
+        how: dict[str, Any] = {"window": self.window, "tau": self.tau}
+        return detection_at_places(evidence, labels, **how, reached=self._places()[1])
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -245,19 +295,29 @@ class ClippedBagNet(LocalDefense):
         """The condition of PatchGuard's program, on the runner-up alone."""
         return ("runner_up",)
 
-    def results(self, evidence: Array, labels: Array) -> EvidenceResults:
-        """See ``EvidenceDefense.results``."""
-        published = clipped_bagnet.runner_up_as_published(
-            evidence, labels, window=self.window, clip=self.clip
-        )
-        return EvidenceResults(
-            jnp.asarray(clipped_bagnet.rule(evidence, clip=self.clip)),
-            jnp.asarray(
-                clipped_bagnet.worst_case(evidence, labels, window=self.window, clip=self.clip)
-            ),
-            {"runner_up": jnp.asarray(published)},
+    def _of_cells(self, evidence: Array, labels: Array) -> tuple[ArrayLike, ...]:
+        how: dict[str, Any] = {"window": self.window, "clip": self.clip}
+        return (
+            clipped_bagnet.rule(evidence, clip=self.clip),
+            clipped_bagnet.worst_case(evidence, labels, **how, reached=self.reached),
+            clipped_bagnet.runner_up_as_published(evidence, labels, **how),
         )
 
     def at_places(self, evidence: Array, labels: Array) -> PlaceVerdicts:
         """See ``EvidenceDefense.at_places``."""
-        return clipped_bagnet.by_window(evidence, labels, window=self.window, clip=self.clip)
+        how: dict[str, Any] = {"window": self.window, "clip": self.clip}
+        return clipped_bagnet.at_places(evidence, labels, **how, reached=self._places()[1])
+
+
+@functools.lru_cache(maxsize=64)
+def _places_of(
+    defense: LocalDefense,
+) -> tuple[EvidencePlaces, NDArray[np.bool_] | None]:
+    unit: Unit | None = "evidence" if defense.has_leads else None
+    how: dict[str, Any] = {
+        "field": defense.field, "stride": defense.stride, "exact": defense.exact, "unit": unit
+    }  # fmt: skip
+    if defense.reached is not None:
+        return evidence_places.of_cells(defense.threat, **how)
+    cells, window = defense.cells, defense.window
+    return evidence_places.of_windows(defense.threat, cells=cells, window=window, **how), None

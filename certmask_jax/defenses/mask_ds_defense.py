@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from certmask_jax.defenses import patchguard
 from certmask_jax.defenses.band_defense import BandDefense
 from certmask_jax.defenses.evidence_defense import EvidenceResults
-from certmask_jax.defenses.evidence_places import EvidencePlaces, NoPlacesError, PlaceVerdicts
+from certmask_jax.defenses.evidence_places import EvidencePlaces, PlaceVerdicts
 from certmask_jax.defenses.robust_masking_game import game_on
 from certmask_jax.defenses.robust_masking_places import masked_sets
 from certmask_jax.masks import bands
@@ -32,8 +32,8 @@ class MaskDS(BandDefense):
     A patch reaches bands that are neighbours, on a cycle where they wrap around. The rule takes a
     window of as many neighbours as a patch reaches at most. At T = 0 the worst case is exact: it is
     about the very bands that each place of the patch meets, of which none crosses the seam of a
-    cycle without the patch doing so (soundness, 12.7). At a threshold above 0 every window counts
-    as within reach.
+    cycle without the patch doing so (soundness, 12.7). At a threshold above 0 a window around them
+    has to be proved, which is a lower bound.
 
     Attributes:
       threat: one patch, of one or several shapes.
@@ -98,25 +98,32 @@ class MaskDS(BandDefense):
         return ("provable_masking",)
 
     def results(self, evidence: Array, labels: Array) -> EvidenceResults:
-        """See ``EvidenceDefense.results``; ``evidence float32[T, B, K]`` are logits of bands."""
+        """See ``EvidenceDefense.results``; ``evidence float32[T, B, K]`` are logits of bands.
+
+        ``ValueError`` for another number of bands than the threat is looked at for.
+        """
         return self.masked(self._features(evidence), labels)
 
     def _places(self) -> tuple[EvidencePlaces, NDArray[np.bool_]]:
-        if not self.exact:
-            raise NoPlacesError(
-                "at a threshold above 0 the certificate counts windows of bands that no place of "
-                "a patch meets"
-            )
-        return super()._places()
+        places, met = super()._places()
+        # Above T = 0 a set of bands holds by any of the windows around it, which is no one lead.
+        return (places if self.exact else places._replace(exact=False, unit=None)), met
 
     def at_places(self, evidence: Array, labels: Array) -> PlaceVerdicts:
         """See ``EvidenceDefense.at_places``."""
         sets = self._places()[1].reshape(-1, *self.cells)
-        game = game_on(self.cells, window=self.window, clip=1.0, threshold=0, wrap=self.wrap)
+        game = game_on(
+            self.cells, window=self.window, clip=1.0, threshold=self.threshold, wrap=self.wrap
+        )
         return masked_sets(self._features(evidence), labels, game, sets)
 
     def _features(self, evidence: Array) -> Array:
         """What the bands say on their map: ``float32[T, *cells, K]`` in [0, 1]."""
+        if evidence.ndim != 3 or evidence.shape[1] != len(self.masks):
+            raise ValueError(
+                f"evidence: expected [T, {len(self.masks)}, K], the logits of the bands of "
+                f"{self.parts_and_threat}, got {list(evidence.shape)}"
+            )
         trust = jax.nn.softmax(evidence.astype(jnp.float32), axis=-1)
         if self.features == "votes":
             trust = (trust > self.above).astype(jnp.float32)
@@ -136,7 +143,7 @@ class MaskDS(BandDefense):
         how: dict[str, Any] = {
             "window": self.window, "clip": 1.0, "threshold": self.threshold, "wrap": self.wrap
         }  # fmt: skip
-        sets = self.affected[0].reshape(-1, *self.cells) if self.exact else None
+        sets = self.affected[0].reshape(-1, *self.cells)
         worst_case = patchguard.robust_masking_worst_case(features, labels, **how, reached=sets)
         return EvidenceResults(
             jnp.asarray(patchguard.robust_masking_rule(features, **how)),

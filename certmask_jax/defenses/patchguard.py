@@ -47,6 +47,7 @@ from certmask_jax.defenses.quantised_evidence import (
     image_by_image,
     quantised,
 )
+from certmask_jax.defenses.reached_sets import checked_sets, of_sets, windows_around
 from certmask_jax.defenses.robust_masking_game import (
     Game,
     beats,
@@ -126,8 +127,8 @@ def robust_masking_worst_case(
       exact: bound the unmasked side by linear programs, on the host: for a few images, and not
         traced. One program for each window and class that is in doubt.
       reached: ``bool[G, H, W]``, the sets of cells of which a patch reaches one, where these are
-        not the windows: fewer, smaller, or of any other shape. The verdict is exact on them too
-        (soundness, 12.7), so at a threshold of 0 alone.
+        not the windows: fewer, smaller, or of any other shape. At a threshold of 0 the verdict is
+        exact on them too (soundness, 12.7). Above it one window around each set has to be proved.
 
     Returns:
       ``bool[T]``. False for an image with evidence that is not finite.
@@ -140,15 +141,25 @@ def robust_masking_worst_case(
     truth = checked_classes(labels, array.shape[:1], array.shape[-1])
     if ties not in (None, "largest"):
         raise ValueError(f"ties: expected None or 'largest', got {ties!r}")
-    sets = None if reached is None else _checked_sets(reached, game, exact=exact)
+    if exact and reached is not None:
+        raise ValueError("reached: expected none beside exact, which is about windows")
+    sets = None if reached is None else checked_sets(reached, game.cells)
     if exact and isinstance(array, jax.core.Tracer):
         raise ValueError("exact: expected evidence that is known; leave it out while JAX traces")
     with unguarded():
         units = jnp.asarray(quantised(array, game.grid))
+        verdicts = _withstood(units, jnp.asarray(truth), game, ties)
         if sets is None:
-            verdicts = _worst_cases(units, jnp.asarray(truth), game, ties)
+            verdicts = verdicts.all(axis=1)
         else:
-            verdicts = _worst_on_sets(units, jnp.asarray(truth), jnp.asarray(sets), game, ties)
+            around = windows_around(sets, game.window, wrap=game.wrap)
+            verdicts = of_sets(verdicts, around)
+            if game.threshold:
+                verdicts = verdicts.all(axis=1)
+            else:
+                verdicts = _on_sets(
+                    units, jnp.asarray(truth), verdicts, jnp.asarray(sets), game, ties
+                )
         robust = as_given(verdicts, array)
         finite = all_finite(array)
         if exact and game.threshold:
@@ -157,22 +168,6 @@ def robust_masking_worst_case(
                 settled[image] = _by_program(units[image], int(truth[image]), game, ties)
             robust = jnp.asarray(settled) if isinstance(array, Array) else settled
         return robust & finite
-
-
-def _checked_sets(reached: NDArray[np.bool_], game: Game, *, exact: bool) -> NDArray[np.bool_]:
-    """The sets; ``ValueError`` for those of another map, or where verdicts are not about sets."""
-    sets = np.asarray(reached)
-    if sets.dtype != np.bool_ or sets.ndim != 3 or sets.shape[1:] != game.cells or not len(sets):
-        raise ValueError(
-            f"reached: expected bool[sets, {game.cells[0]}, {game.cells[1]}], at least one, got "
-            f"{sets.dtype}{list(sets.shape)}"
-        )
-    if game.threshold or exact:
-        raise ValueError(
-            "reached: expected none at a threshold above 0, and none beside exact; leave it out, "
-            "and every window counts as within reach"
-        )
-    return sets
 
 
 def _cells(evidence: Array | NDArray[np.generic]) -> tuple[int, int]:
@@ -191,28 +186,41 @@ def _answers(units: Array, game: Game) -> Array:
 
 
 @partial(jax.jit, static_argnames=("game", "ties"))
-def _worst_cases(units: Array, labels: Array, game: Game, ties: str | None) -> Array:
+def _withstood(units: Array, labels: Array, game: Game, ties: str | None) -> Array:
+    """``bool[T, windows]``: of which windows an attack is proved to change nothing."""
+
     def one(image: Array, label: Array) -> Array:
         least, outside = _sides(image, label, game, ties)
         classes = jnp.arange(image.shape[-1], dtype=jnp.int32)
-        return (beats(least, outside, game) | (classes == label)[None, :]).all()
+        return (beats(least, outside, game) | (classes == label)[None, :]).all(axis=1)
 
     return image_by_image(one, 4 * units[0].size + 3 * game.windows**2, units, labels)
 
 
 @partial(jax.jit, static_argnames=("game", "ties"))
-def _worst_on_sets(units: Array, labels: Array, sets: Array, game: Game, ties: str | None) -> Array:
-    def one(image: Array, label: Array) -> Array:
+def _on_sets(
+    units: Array, labels: Array, proved: Array, sets: Array, game: Game, ties: str | None
+) -> Array:
+    """``bool[T]`` at T = 0, exact: of sets that are not ``proved bool[T, G]`` one after another."""
+
+    def one(image: Array, label: Array, known: Array) -> Array:
         classes = jnp.arange(image.shape[-1], dtype=jnp.int32)
         wins = ((classes < label) & (ties == "largest")).astype(jnp.int32)
 
-        def withstands(reached: Array) -> Array:
-            least, most = extremes_on(image, label, reached, game)
-            return ((least + wins > most) | (classes == label)).all()
+        def goes_on(state: tuple[Array, Array]) -> Array:
+            left, robust = state
+            return left.any() & robust
 
-        return jax.lax.map(withstands, sets).all()
+        def next_set(state: tuple[Array, Array]) -> tuple[Array, Array]:
+            left, robust = state
+            at = left.argmax()
+            least, most = extremes_on(image, label, sets[at], game)
+            withstands = ((least + wins > most) | (classes == label)).all()
+            return left.at[at].set(False), robust & withstands
 
-    return image_by_image(one, 4 * units[0].size, units, labels)
+        return jax.lax.while_loop(goes_on, next_set, (~known, jnp.bool_(True)))[1]
+
+    return image_by_image(one, 4 * units[0].size, units, labels, proved)
 
 
 def _sides(image: Array, label: Array, game: Game, ties: str | None) -> tuple[Array, Array]:

@@ -40,6 +40,7 @@ from certmask_jax.defenses.quantised_evidence import (
     image_by_image,
     quantised,
 )
+from certmask_jax.defenses.reached_sets import checked_sets, of_sets, windows_around
 
 _STEPS = 4096  # of the table of exp, a unit of logits
 _ALL = 2**31 - 1
@@ -97,7 +98,12 @@ def detection_rule(
 
 
 def detection_worst_case(
-    evidence: ArrayLike | Array, labels: ArrayLike | Array, *, window: Size, tau: float
+    evidence: ArrayLike | Array,
+    labels: ArrayLike | Array,
+    *,
+    window: Size,
+    tau: float,
+    reached: NDArray[np.bool_] | None = None,
 ) -> Array | NDArray[np.bool_]:
     """Whether the rule answers the label or an alert whatever is put into any one window.
 
@@ -106,41 +112,61 @@ def detection_worst_case(
     Args:
       evidence, window, tau: as of ``detection_rule``.
       labels: ``[T]``, the true classes.
+      reached: ``bool[G, H, W]``, the sets of cells of which a patch reaches one, where these are
+        not the windows. One sure window around each is enough, and the others may be unsure.
 
     Returns:
       ``bool[T]``. False for an image with evidence that is not finite.
 
     Raises:
-      ValueError: as of the rule, and for labels that are no classes.
+      ValueError: as of the rule, and for labels that are no classes, or sets of another map.
     """
     array = checked_evidence(evidence)
     game = _game(array, window, tau)
     truth = checked_classes(labels, array.shape[:1], array.shape[-1])
+    sets = None if reached is None else checked_sets(reached, game.cells)
     with unguarded():
         units = jnp.asarray(quantised(array, game.grid))
-        robust = _proofs(units, jnp.asarray(truth), game.odds_above(tau), game, False)
+        first, still, sure = _proofs(units, jnp.asarray(truth), game.odds_above(tau), game, False)
+        if sets is None:
+            robust = first & (still & sure).all(axis=1)
+        else:
+            around = windows_around(sets, game.window, wrap=False)
+            no_alert = (still | ~sure).all(axis=1)
+            robust = first & no_alert & of_sets(still & sure, around).all(axis=1)
         return as_given(robust, array) & all_finite(array)
 
 
-def detection_by_window(
-    evidence: Array, labels: Array, *, window: Size, tau: float
+def detection_at_places(
+    evidence: Array,
+    labels: Array,
+    *,
+    window: Size,
+    tau: float,
+    reached: NDArray[np.bool_] | None = None,
 ) -> PlaceVerdicts:
-    """What ``detection_worst_case`` says of each window, which has no one lead.
+    """What ``detection_worst_case`` says of each window, or set of cells; there is no one lead.
 
     Args:
       evidence: ``float32[T, H, W, K]``, which may be traced.
       labels: ``int32[T]``.
       window, tau: as of ``detection_rule``.
+      reached: ``bool[S, H, W]``, sets of cells in the place of the windows.
 
     Returns:
-      ``[T, windows]``: whether the image is answered rightly, and the mean without the window too,
-      with confidence.
+      ``[T, windows]``, or ``[T, S]``: whether the image is answered rightly without an alert, and
+      the mean without the window too, with confidence; of a set, without some window around it.
     """
     array = checked_evidence(evidence)
     game = _game(array, window, tau)
     with unguarded():
         units = jnp.asarray(quantised(array, game.grid))
-        return PlaceVerdicts(_of_windows(units, labels, game.odds_above(tau), game), None)
+        first, still, sure = _proofs(units, labels, game.odds_above(tau), game, False)
+        if reached is None:
+            return PlaceVerdicts(first[:, None] & still & sure, None)
+        around = windows_around(checked_sets(reached, game.cells), game.window, wrap=False)
+        unattacked = first & (still | ~sure).all(axis=1)
+        return PlaceVerdicts(unattacked[:, None] & of_sets(still & sure, around), None)
 
 
 def detection_as_published(
@@ -155,8 +181,8 @@ def detection_as_published(
     truth = checked_classes(labels, array.shape[:1], array.shape[-1])
     with unguarded():
         units = jnp.asarray(quantised(array, game.grid))
-        holds = _proofs(units, jnp.asarray(truth), game.odds_from(tau), game, True)
-        return as_given(holds, array)
+        first, still, sure = _proofs(units, jnp.asarray(truth), game.odds_from(tau), game, True)
+        return as_given(first & (still & sure).all(axis=1), array)
 
 
 def _game(evidence: Evidence, window: Size, tau: float) -> _Game:
@@ -207,29 +233,22 @@ def _answers(units: Array, most: Array, game: _Game) -> Array:
 
 
 @partial(jax.jit, static_argnames=("game", "published"))
-def _proofs(units: Array, labels: Array, most: Array, game: _Game, published: bool) -> Array:
-    def one(image: Array, label: Array) -> Array:
-        return _proved(image, label, most, game, published).all()
+def _proofs(
+    units: Array, labels: Array, most: Array, game: _Game, published: bool
+) -> tuple[Array, Array, Array]:
+    """Whether all evidence says the label, ``bool[T]``; and of each window, ``bool[T, windows]``,
+    whether the rest does, and whether it is sure enough.
+    """
+
+    def one(image: Array, label: Array) -> tuple[Array, Array, Array]:
+        total, masked, odds = _said(image, game)
+        classes = jnp.arange(game.classes, dtype=jnp.int32)
+        own = jnp.take(masked, label, axis=1)[:, None]
+        first = (total < total[label]) | (classes == label)
+        still = (masked < own) | (classes == label)[None, :]
+        if published:
+            first |= (total == total[label]) & (classes < label)
+            still |= (masked == own) & (classes > label)[None, :]
+        return first.all(), still.all(axis=1), odds <= most
 
     return image_by_image(one, game.entries, units, labels)
-
-
-@partial(jax.jit, static_argnames=("game",))
-def _of_windows(units: Array, labels: Array, most: Array, game: _Game) -> Array:
-    def one(image: Array, label: Array) -> Array:
-        return _proved(image, label, most, game, False)
-
-    return image_by_image(one, game.entries, units, labels)
-
-
-def _proved(image: Array, label: Array, most: Array, game: _Game, published: bool) -> Array:
-    """``bool[windows]`` of one image: whether an attack on the window meets an alert."""
-    total, masked, odds = _said(image, game)
-    classes = jnp.arange(game.classes, dtype=jnp.int32)
-    own = jnp.take(masked, label, axis=1)[:, None]
-    first = (total < total[label]) | (classes == label)
-    still = (masked < own) | (classes == label)[None, :]
-    if published:
-        first |= (total == total[label]) & (classes < label)
-        still |= (masked == own) & (classes > label)[None, :]
-    return first.all() & still.all(axis=1) & (odds <= most)

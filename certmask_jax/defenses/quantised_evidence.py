@@ -119,7 +119,7 @@ def image_by_image(one: Callable[..., Result], entries: int, *arrays: Array) -> 
     """``one`` on each image of ``arrays [T, ...]``, as many at once as memory is meant for.
 
     Args:
-      one: from the arrays of one image to its result.
+      one: from the arrays of one image to its result, an array or a tuple of them.
       entries: how many numbers of 4 bytes one image needs meanwhile.
       arrays: of T images each.
     """

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from certmask_jax._own_settings import unguarded
 from certmask_jax.defenses.evidence_places import PlaceVerdicts, told_apart
 from certmask_jax.defenses.quantised_evidence import image_by_image, quantised
+from certmask_jax.defenses.reached_sets import checked_sets, of_sets, windows_around
 from certmask_jax.defenses.robust_masking_game import (
     Game,
     beats,
@@ -45,16 +46,27 @@ def masked_windows(evidence: Array, labels: Array, game: Game) -> PlaceVerdicts:
 
 
 def masked_sets(
-    evidence: Array, labels: Array, game: Game, reached: NDArray[np.bool_]
+    evidence: Array, labels: Array, game: Game, reached: NDArray[np.bool_], *, shared_by: int = 1
 ) -> PlaceVerdicts:
-    """What it says of each of the sets ``reached bool[S, H, W]``, at a threshold of 0.
+    """What it says of each of the sets ``reached bool[S, H, W]``.
+
+    At a threshold of 0 that is exact. Above it a set holds where some window around it does, and
+    there are no leads.
+
+    Args:
+      evidence, labels, game: as of ``masked_windows``.
+      shared_by: leads are in sums of evidence over this: 1 where a vote is 1, and the number of
+        cells for the mean evidence of a cell.
 
     Returns:
-      ``[T, S]``. Leads are in sums of evidence, so in votes where a vote is 1.
+      ``[T, S]``.
     """
+    if game.threshold:
+        around = windows_around(checked_sets(reached, game.cells), game.window, wrap=game.wrap)
+        return PlaceVerdicts(of_sets(masked_windows(evidence, labels, game).holds, around), None)
     with unguarded():
         holds, leads = _of_sets(quantised(evidence, game.grid), labels, jnp.asarray(reached), game)
-    return told_apart(holds, leads / 2.0**game.grid.bits)
+    return told_apart(holds, leads / (shared_by * 2.0**game.grid.bits))
 
 
 @partial(jax.jit, static_argnames=("game",))

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from certmask_jax.defenses.defense import ALERT, Defense, Seen
 from certmask_jax.inference import early_exit
+from certmask_jax.inference.claimed_fields import check_claims
 from certmask_jax.inference.distinct_fields import LocalLogits
 from certmask_jax.inference.engine import Engine
 from certmask_jax.inference.engine_choice import engine_for
@@ -123,21 +124,26 @@ def defended(
       local: the model's local logits, if it has any: see ``local_forward``.
       dropping, views: as in ``predict``; the same as for certification.
       chunk, mesh: see ``masked_forward``.
+
+    Raises:
+      ValueError: as of ``predict``.
     """
     if pixels not in ("uint8", "unit"):
         raise ValueError(f"pixels: expected 'uint8' or 'unit', got {pixels!r}")
+    preprocessing = Preprocessing() if preprocessing is None else preprocessing
     engine = engine_for(
         apply_fn,
         params,
         (*image_size_for(apply_fn, defense.masked_images), channels),
         defense.masked_images,
-        preprocessing=Preprocessing() if preprocessing is None else preprocessing,
+        preprocessing=preprocessing,
         local=local,
         dropping=dropping,
         views=views,
         chunk=chunk,
         mesh=mesh,
     )
+    check_claims(apply_fn, local, params, channels, preprocessing=preprocessing)
     nothing = Seen.nothing(len(defense.masked_images))
     first_round = len(defense.open_columns(nothing, None))
     return DefendedPredictor(defense, engine.for_blocks(None).for_few(first_round), pixels)

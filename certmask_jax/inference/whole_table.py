@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 from numpy.typing import NDArray
 
+from certmask_jax.inference.claimed_fields import check_claims
 from certmask_jax.inference.distinct_fields import LocalLogits
 from certmask_jax.inference.engine_choice import engine_for
 from certmask_jax.inference.model_function import ApplyFn
@@ -54,7 +55,8 @@ def predict(
 
     Raises:
       ValueError: for images of the wrong shape or dtype; for views that there are not; for two of
-        views, ``local`` and ``dropping``.
+        views, ``local`` and ``dropping``; for ``local``, or a model in two parts, whose cells see
+        more than they claim (``check_claims``).
 
     Warns:
       RuntimeWarning: naming images whose logits are NaN or infinite; they are never certified.
@@ -74,6 +76,7 @@ def predict(
         chunk=chunk,
         mesh=mesh,
     )
+    check_claims(apply_fn, local, params, images.shape[3], preprocessing=preprocessing)
     told = None if progress is None else (lambda count, slots: progress(count))
     engine = engine.for_blocks(max(1, len(images)))
     step = engine.images_at_once()

@@ -65,10 +65,9 @@ def maps_on_evidence(
     """
     places = defense.places
     shapes = some_of(defense.threat.shapes)
-    note = places.note
+    note = ""
     if len(shapes) < len(places.spots):
-        of = f"{len(shapes)} of the {len(places.spots)} shapes of the patch have a map here."
-        note = f"{note} {of}".lstrip()
+        note = f"{len(shapes)} of the {len(places.spots)} shapes of the patch have a map here."
     maps, reached = [], []
     for spots, columns in zip(places.spots, places.columns, strict=True):
         if spots.shape not in shapes:

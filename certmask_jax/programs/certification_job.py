@@ -98,10 +98,10 @@ def opened(config: Config, command: str, *, with_data: bool = True, evidence: bo
     specs = tuple(config.defenses or DEFAULT_DEFENSES)
     in_pixels = attacks
     if config.two_parts is not None:
+        model = parts_options.cut(model, config.two_parts)
+    if isinstance(model.apply_fn, TwoParts):
         specs = tuple(config.defenses or PARTS_DEFENSES)
         parts_options.check(config, specs, resized=dataset.image_size != input_size)
-        model = parts_options.cut(model, config.two_parts)
-        assert isinstance(model.apply_fn, TwoParts)
         attacks = parts_options.on_cells(model.apply_fn, attacks)
     else:
         parts_options.check_whole(specs)

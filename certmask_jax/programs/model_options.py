@@ -11,6 +11,7 @@ from typing import Any
 from certmask_jax import models, weights
 from certmask_jax._text import encodable
 from certmask_jax.inference.preprocessing import Encoding
+from certmask_jax.inference.two_parts import TwoParts
 from certmask_jax.masks import geometry
 from certmask_jax.models import Model, Params
 from certmask_jax.models.vit import ATTENTIONS, GELUS, POOLINGS
@@ -163,8 +164,8 @@ def named_model(name: str, **options: Any) -> Model:
 
     Raises:
       ValueError: as ``models.create``; for a user's own that cannot be imported, lacks an option,
-        returns something else, or whose local logits see more than they claim. It begins with the
-        keyword that it is about.
+        returns something else, or whose local logits or stem see more than they claim. It begins
+        with the keyword that it is about.
     """
     path = _path_of_own(name)
     if path is None:
@@ -175,7 +176,7 @@ def named_model(name: str, **options: Any) -> Model:
             given.pop("num_classes", None)
         imported.check_accepts(path, given)
         model: Model = imported.called(path, wanted=Model, **given)
-        if model.local is not None:
+        if model.local is not None or isinstance(model.apply_fn, TwoParts):
             models.check_field(model)
     except ValueError as error:
         about, colon, _ = str(error).partition(": ")

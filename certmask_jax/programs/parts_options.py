@@ -81,13 +81,14 @@ def check(config: Any, specs: Sequence[str], *, resized: bool) -> None:
     """That nothing else is asked for that does not go with it.
 
     Args:
-      config: of certification, whose ``two_parts`` is given.
+      config: of certification, of a model in two parts: cut by its ``two_parts``, or a user's own.
       specs: of the defenses.
       resized: whether images are resized after patch and masks.
 
     Raises:
       ValueError: naming the option that does not go with it.
     """
+    beside = "a model in two parts" if config.two_parts is None else "--two-parts"
     for option, is_given, why in (
         ("--views", config.views != views.NONE, "a view of an image has its patch in other cells"),
         (
@@ -101,12 +102,12 @@ def check(config: Any, specs: Sequence[str], *, resized: bool) -> None:
         ("--patch-lives native", resized, "a resize spreads a patch over more cells"),
     ):
         if is_given:
-            raise ValueError(f"{option}: expected none beside --two-parts: {why}")
+            raise ValueError(f"{option}: expected none beside {beside}: {why}")
     named_so = next((spec for spec in specs if evidence_entries.is_on_evidence(spec)), None)
     if named_so is not None:
         raise ValueError(
-            f"--defense {named_so}: expected a defense that masks beside --two-parts, got one on "
-            "local evidence; run it without --two-parts"
+            f"--defense {named_so}: expected a defense that masks beside {beside}, got one on "
+            "local evidence; run it with the whole model"
         )
 
 
@@ -132,6 +133,8 @@ def check_whole(specs: Sequence[str]) -> None:
 def cut(model: Model, options: PartsOptions) -> Model:
     """The model in two parts; ``ValueError`` for one that cannot be cut so."""
     with named(f"--two-parts {options.text}"):
+        if isinstance(model.apply_fn, TwoParts):
+            raise ValueError(f"expected none for {model.name}, which is in two parts as it is")
         if options.windows is None and model.local is None:
             raise ValueError(
                 f"expected a model with local logits (BagNet) for {CELLS}, got {model.name}; of a "

@@ -323,18 +323,48 @@ def test_no_content_of_the_bands_that_are_met_does_more_than_the_worst_case(imag
     assert (np.asarray(every_window) != found).any() == defense.wrap
 
 
-def test_sets_that_a_patch_reaches_are_of_the_map_and_have_no_threshold():
+def test_a_threshold_leaves_a_lower_bound_that_is_about_the_bands_that_are_met():
+    """Below every attack of an alphabet, and above what attacks on any window leave."""
+    defense = MaskDS(Threat.of((1, 6), (1, 2)), band=1, threshold=0.5)
+    (met,) = defense.affected
+    rng = np.random.default_rng(7)
+    labels = rng.integers(0, CLASSES, 400).astype(np.int32)
+    shaped = (400, *defense.cells, CLASSES)
+    trust = np.where(rng.random(shaped) < 0.25, 0.25, 0)
+    trust[np.arange(400), ..., labels] = rng.choice([0.25, 0.5, 1], size=shaped[:-1])
+    found = np.asarray(
+        defense.masked(jnp.asarray(trust, jnp.float32), jnp.asarray(labels)).worst_case
+    )
+    how = {"clip": 1.0, "threshold": 0.5, "wrap": True}
+    truth = slow.robust_masking_by_attack(
+        trust, labels, defense.window, (0, 0.125, 0.25, 0.5, 0.75, 1), ties="largest", **how,
+        attacked_sets=[np.flatnonzero(group) for group in np.unique(met, axis=0)],
+    )  # fmt: skip
+    every_window = patchguard.robust_masking_worst_case(trust, labels, window=defense.window, **how)
+    assert not (found & ~truth).any()
+    assert not (every_window & ~found).any()
+    assert (found & ~every_window).any()
+    assert not defense.exact
+
+
+def test_sets_that_a_patch_reaches_are_of_the_map():
     given, labels = np.ones((1, 4, 1, 2)), [0]
     sets = np.ones((2, 4, 1), bool)
     for wrong, options, words in (
         (sets[:, :3], {}, r"reached: expected bool\[sets, 4, 1\]"),
         (sets.astype(int), {}, "got int64"),
         (sets[:0], {}, "at least one"),
-        (sets, {"threshold": 0.1}, "reached: expected none at a threshold above 0"),
         (sets, {"exact": True}, "none beside exact"),
     ):
         with pytest.raises(ValueError, match=words):
             patchguard.robust_masking_worst_case(given, labels, window=1, reached=wrong, **options)
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 3), (2, 16, 3), (2, 8)])
+def test_bands_that_are_not_its_own_are_refused(shape):
+    defense = MaskDS(Threat.of(8, 1), band=2)
+    with pytest.raises(ValueError, match=r"evidence: expected \[T, 8, K\], .*8 bands of 2 columns"):
+        defense.results(jnp.zeros(shape), jnp.zeros(2, jnp.int32))
 
 
 @pytest.mark.parametrize(

@@ -55,9 +55,21 @@ def test_a_window_holds_what_each_shape_reaches_anywhere():
             widest = max(widest, len(columns))
     assert defense.window == (tallest, widest)
     assert defense.num_parts == (7 - tallest) * (7 - widest)
-    assert not defense.exact  # no one shape reaches all of it
-    assert ClippedBagNet(Threat.of(20, 5), field=field, stride=stride).exact
+    assert defense.exact
+    assert defense.reached.sum(axis=(1, 2)).max() < tallest * widest  # no one shape reaches all
+    one_shape = ClippedBagNet(Threat.of(20, 5), field=field, stride=stride)
+    assert one_shape.exact
+    assert one_shape.reached is None
     assert not PatchGuard(Threat.of(20, 5), field=field, stride=stride, threshold=0.5).exact
+
+
+def test_evidence_of_other_cells_than_field_and_stride_say_is_refused():
+    evidence, labels = np.zeros((2, 5, 6, 3), np.float32), np.zeros(2, np.int32)
+    for defense in ALL:
+        with pytest.raises(
+            ValueError, match=r"evidence: expected \[T, 6, 6, K\], .* got \[2, 5, 6, 3\]"
+        ):
+            defense.results(evidence, labels)
 
 
 def test_results_are_those_of_the_pure_functions():

@@ -24,7 +24,7 @@ THREAT = Threat.of(7, 1)  # windows of 3 of 5 cells
 @pytest.mark.parametrize(
     ("threat", "field", "stride"),
     [
-        (Threat.of(20, (1, 6), (5, 2)), 5, 3),
+        (Threat.of(20, 5), 5, 3),
         (Threat.of((13, 17), 4), 3, 2),
         (Threat.of(11, 2), 3, 4),  # the last pixels are seen by no cell
         (Threat.of(12, 5), 4, 1),
@@ -63,9 +63,9 @@ def test_a_place_counts_as_a_window_that_holds_all_it_reaches(threat, field, str
     assert places.exact == (whole and defense.exact)
 
 
-def _evidence(seed, *, best, spread=1):
+def _evidence(seed, *, best, spread=1, cells=(5, 5)):
     rng = np.random.default_rng(seed)
-    evidence = rng.normal(0.8, spread, (IMAGES, 5, 5, CLASSES)).astype(np.float32)
+    evidence = rng.normal(0.8, spread, (IMAGES, *cells, CLASSES)).astype(np.float32)
     labels = rng.integers(0, CLASSES, IMAGES).astype(np.int32)
     evidence[np.arange(IMAGES), :, :, labels] += rng.uniform(0, best, (IMAGES, 1, 1))
     evidence[:3] = np.rint(evidence[:3])  # ties
@@ -77,29 +77,126 @@ def _outcomes(defense, evidence, labels, contents):
 
     ``contents``: of a wrong class what all cells of the window say.
     """
+    windows = np.zeros((9, 5, 5), bool)
+    for place, (row, column) in enumerate(itertools.product(range(3), range(3))):
+        windows[place, row : row + 3, column : column + 3] = True
+    return _outcomes_on(defense, evidence, labels, contents, windows)
+
+
+def _outcomes_on(defense, evidence, labels, contents, sets):
+    """The same on each of the sets of cells ``bool[S, H, W]``."""
+    window = defense.window
     if isinstance(defense, PatchGuard):
 
         def rule(u):
             return patchguard.robust_masking_rule(
-                u, window=3, clip=defense.clip, threshold=defense.threshold
+                u, window=window, clip=defense.clip, threshold=defense.threshold
             )  # fmt: skip
     elif isinstance(defense, PatchGuardDetection):
 
         def rule(u):
-            return patchguard.detection_rule(u, window=3, tau=defense.tau)
+            return patchguard.detection_rule(u, window=window, tau=defense.tau)
     else:
 
         def rule(u):
             return clipped_bagnet.rule(u, clip=defense.clip)
 
-    found = np.ones((IMAGES, 9), bool)
-    for place, (row, column) in enumerate(itertools.product(range(3), range(3))):
+    found = np.ones((IMAGES, len(sets)), bool)
+    for place, reached in enumerate(sets):
         for wrong in range(CLASSES):
             attacked = evidence.copy()
-            attacked[:, row : row + 3, column : column + 3] = contents(wrong)
+            attacked[:, reached] = contents(wrong)
             answers = rule(attacked)
             found[:, place] &= (answers == labels) | (answers == -2) | (labels == wrong)
     return found, rule(evidence) == labels
+
+
+# At some places of the second a patch reaches no cell; of the third some are forbidden.
+SEVERAL = [
+    (Threat.of(8, (1, 2), (2, 1)), 2, 1),
+    (Threat.of(20, 1, region=(0, 0, 20, 9)), 3, 4),
+    (Threat.of(8, (1, 3), (2, 1), region=(1, 0, 6, 7)), 2, 1),
+]
+
+
+def _reached(defense, spots, columns, sets):
+    """Each allowed location's number of a set, and the cells that it does reach: lists."""
+    height, width = spots.shape
+    image_rows, image_columns = defense.threat.image_size
+    allowed = defense.threat.allowed(spots.shape)
+    for top, left in itertools.product(
+        range(image_rows - height + 1), range(image_columns - width + 1)
+    ):
+        i = int(np.searchsorted(spots.rows, top, side="right")) - 1
+        j = int(np.searchsorted(spots.cols, left, side="right")) - 1
+        spot = int(spots.spot[i, j])
+        assert (spot >= 0) == allowed[top, left]
+        if spot < 0:
+            continue
+        cells = np.zeros(sets.shape[1:], bool)
+        for row, column in itertools.product(*map(range, cells.shape)):
+            at = row * defense.stride, column * defense.stride
+            cells[row, column] = (
+                at[0] < top + height and at[0] + defense.field > top
+                and at[1] < left + width and at[1] + defense.field > left
+            )  # fmt: skip
+        yield spot, sets[columns[spot]], cells
+
+
+@pytest.mark.parametrize(("threat", "field", "stride"), SEVERAL)
+def test_places_of_several_shapes_or_in_a_region_count_as_the_cells_they_reach(
+    threat, field, stride
+):
+    defense = ClippedBagNet(threat, field=field, stride=stride)
+    places, sets = defense._places()
+    assert sets.sum(axis=(1, 2)).tolist() == places.reached.tolist()
+    assert places.exact
+    used = set()
+    for spots, columns in zip(places.spots, places.columns, strict=True):
+        sizes = np.zeros(len(columns), int)
+        for spot, said, cells in _reached(defense, spots, columns, sets):
+            np.testing.assert_array_equal(said, cells)
+            sizes[spot] += 1
+            used.add(int(columns[spot]))
+        assert sizes.tolist() == spots.sizes.tolist()
+        for spot, (top, left) in enumerate(spots.example.tolist()):
+            i = int(np.searchsorted(spots.rows, top, side="right")) - 1
+            j = int(np.searchsorted(spots.cols, left, side="right")) - 1
+            assert spots.spot[i, j] == spot
+    assert used == set(range(len(sets)))
+
+
+@pytest.mark.parametrize(("threat", "field", "stride"), SEVERAL)
+@pytest.mark.parametrize(
+    ("kind", "more", "best"),
+    [
+        (PatchGuard, {}, 6),
+        (PatchGuard, {"clip": 4, "threshold": 0.25}, 9),
+        (ClippedBagNet, {"clip": 2}, 5),
+        (PatchGuardDetection, {"tau": 0.5}, 2),
+        (PatchGuardDetection, {"tau": 0.36}, 0.4),  # some windows alert without an attack
+    ],
+)
+def test_sets_of_cells_hold_iff_the_worst_attack_on_them_fails(
+    threat, field, stride, kind, more, best
+):
+    defense = kind(threat, field=field, stride=stride, **more)
+    evidence, labels = _evidence(11, best=best, cells=defense.cells)
+    at, sets = defense.at_places(evidence, labels), defense._places()[1]
+    holds = np.asarray(at.holds)
+    assert holds.shape == (IMAGES, len(sets))
+    robust = np.asarray(defense.results(evidence, labels).worst_case)
+    np.testing.assert_array_equal(holds.all(axis=1), robust)
+    assert 0 < holds.all(axis=1).sum() < holds.any(axis=1).sum()
+    low = 0 if isinstance(defense, PatchGuard) else -1000
+    outcomes, right = _outcomes_on(
+        defense, evidence, labels, lambda wrong: _only(wrong, 1000, low), sets
+    )
+    assert not (holds & ~(outcomes & right[:, None])).any()
+    assert (at.leads is not None) == defense.has_leads == (defense.kept_places[1] > 0)
+    if defense.exact:
+        np.testing.assert_array_equal(holds, outcomes & right[:, None])
+        np.testing.assert_array_equal(np.asarray(at.leads, np.float16) > 0, holds)
 
 
 def _only(wrong, high, low):
@@ -151,6 +248,17 @@ def test_leads_are_counted_by_hand():
     assert at.holds.tolist() == [[False, False, True]]
 
 
+@pytest.mark.parametrize("reached", [None, np.eye(3, dtype=bool)[:, None]])
+def test_a_tie_goes_to_the_smaller_class_at_every_place(reached):
+    """Without each cell 8 are left of the label, and 7, 7 and 8 may be of the other."""
+    label_first = np.array([[[[4, 2], [4, 2], [4, 1]]]], np.float32)
+    how = {"window": (1, 1), "clip": 4, "reached": reached}
+    at = clipped_bagnet.at_places(label_first, np.array([0], np.int32), **how)
+    assert at.holds.tolist() == [[True, True, True]]
+    at = clipped_bagnet.at_places(label_first[..., ::-1], np.array([1], np.int32), **how)
+    assert at.holds.tolist() == [[True, True, False]]
+
+
 def test_above_a_threshold_all_windows_hold_iff_the_worst_case_does():
     defense = PatchGuard(THREAT, **FIELD, clip=4, threshold=0.25)
     evidence, labels = _evidence(7, best=9)
@@ -175,6 +283,21 @@ BANDS = [
     MaskDS(Threat.of(6, 1), band=2),
     MaskDS(Threat.of(6, 1), band=1, features="votes", stride=2, wrap=False),
 ]
+
+
+def test_above_a_threshold_bands_hold_iff_the_worst_case_does():
+    defense = MaskDS(Threat.of(6, 1), band=2, threshold=0.2)
+    rng = np.random.default_rng(4)
+    logits = rng.normal(0, 1, (IMAGES, 6, CLASSES)).astype(np.float32)
+    labels = rng.integers(0, CLASSES, IMAGES).astype(np.int32)
+    logits[np.arange(IMAGES), :, labels] += rng.uniform(0, 6, (IMAGES, 1))
+    at = defense.at_places(logits, labels)
+    holds = np.asarray(at.holds)
+    np.testing.assert_array_equal(holds.all(axis=1), defense.results(logits, labels).worst_case)
+    assert 0 < holds.all(axis=1).sum() < holds.any(axis=1).sum()
+    assert at.leads is None
+    assert defense.kept_places == (holds.shape[1], 0)
+    assert not defense.places.exact
 
 
 @pytest.mark.parametrize("defense", BANDS, ids=str)
@@ -227,7 +350,6 @@ def test_votes_that_are_left_over_are_counted_by_hand():
     ("defense", "words"),
     [
         (SmoothedViT(Threat.of(8, 1, patches=2), band=1), "here are several at once"),
-        (MaskDS(Threat.of(6, 1), band=2, threshold=0.2), "windows of bands that no place"),
     ],
 )
 def test_what_has_no_places_says_why_and_keeps_none(defense, words):
@@ -240,4 +362,5 @@ def test_no_more_places_are_kept_than_a_run_has_room_for(monkeypatch):
     defense = ClippedBagNet(THREAT, **FIELD)
     assert defense.kept_places == (9, 9)
     monkeypatch.setattr(evidence_places, "MOST_PLACES", 8)
-    assert defense.kept_places == (0, 0)
+    other = ClippedBagNet(THREAT, **FIELD, clip=3)  # places of equal defenses are found once
+    assert other.kept_places == (0, 0)

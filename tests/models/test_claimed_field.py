@@ -8,13 +8,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_models import small_bagnet, small_local, small_split_vit
+from small_models import (
+    first_params,
+    in_own_parts,
+    parts_of_wrong_field,
+    small_bagnet,
+    small_local,
+    small_split_vit,
+)
 
-from certmask_jax import models
+import certmask_jax as cm
+from certmask_jax import models, weights
+from certmask_jax.inference import claimed_fields
 from certmask_jax.inference.distinct_fields import LocalLogits
-from certmask_jax.inference.two_parts import TwoParts
-from certmask_jax.programs import train
+from certmask_jax.programs import certify, train
 
+PARTS = "tests.support.small_models:parts_of_wrong_field"
 WRONG = "tests.support.small_models:bagnet_of_wrong_field"
 
 
@@ -78,16 +87,39 @@ def test_logits_that_are_no_mean_of_the_local_ones_are_found():
 
 
 def test_parts_that_see_more_than_they_claim():
-    cut = models.in_two_parts(small_split_vit(), windows=(4, 2), depth=1)
-    models.check_field(cut)
-    parts = cut.apply_fn
-    claims = TwoParts(
-        lambda params, images: jnp.repeat(parts.stem(params, images), 2, axis=2),
-        lambda params, features, hidden: parts.head(params, features[:, :, ::2], hidden[:, :, ::2]),
-        field=(8, 2), stride=(8, 2), image_size=8,
-    )  # fmt: skip
+    models.check_field(in_own_parts())
     with pytest.raises(ValueError, match=r"stem: expected the cell .* but it also sees"):
-        models.check_field(dataclasses.replace(cut, apply_fn=claims))
+        models.check_field(parts_of_wrong_field())
+
+
+@pytest.mark.parametrize("which", ["parts", "local"])
+def test_a_model_that_claims_less_than_it_sees_is_refused_where_it_is_first_used(which):
+    """By ``predict`` and by ``defended``, however often they are asked."""
+    images = np.zeros((1, 8, 8, 1), np.uint8)
+    if which == "parts":
+        model, more = parts_of_wrong_field(), {}
+        masks = cm.mask_sets.budgeted_grid((1, 8), (1, 2), mask_stride=1)
+    else:
+        model = _claiming(small_local(), before=1, after=1, field=4)
+        masks, more = cm.mask_sets.budgeted_grid(8, 1, masks_per_axis=2), {"local": model.local}
+    params = first_params(small_split_vit() if which == "parts" else small_local())
+    defense = cm.defenses.DoubleMasking(masks)
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"expected the cell .* but it also sees"):
+            cm.predict(model.apply_fn, params, images, defense.masked_images, **more)
+    with pytest.raises(ValueError, match=r"expected the cell .* but it also sees"):
+        cm.defended(model.apply_fn, params, defense, channels=1, **more)
+
+
+def test_what_was_looked_at_is_not_looked_at_again(monkeypatch):
+    looked = []
+    monkeypatch.setattr(claimed_fields, "check_parts", lambda *given: looked.append(given))
+    how = {"preprocessing": cm.Preprocessing()}
+    parts, other = (dataclasses.replace(in_own_parts().apply_fn, name=name) for name in "ab")
+    for model, params in ((parts, {"a": 1.0}), (parts, {"a": 2.0}), (other, {"a": 1.0})):
+        claimed_fields.check_claims(model, None, params, 1, **how)
+    claimed_fields.check_claims(lambda params, images: images, None, {}, 1, **how)
+    assert [given[0].name for given in looked] == ["a", "b"]
 
 
 def test_training_does_not_begin_with_a_model_that_claims_less_than_it_sees(tmp_path, capsys):
@@ -96,4 +128,17 @@ def test_training_does_not_begin_with_a_model_that_claims_less_than_it_sees(tmp_
     error = capsys.readouterr().err
     assert error.startswith("error: --model: local logits: expected the cell (0, 0) to see")
     assert "but it also sees (0, 2)" in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("program", [train, certify])
+def test_no_program_begins_with_parts_of_which_a_cell_sees_more(program, tmp_path, capsys):
+    words = ["--model", PARTS, "--out", str(tmp_path / "out")]
+    if program is certify:
+        weights.save(tmp_path / "w.npz", first_params(small_split_vit()))
+        words += ["--weights", str(tmp_path / "w.npz"), "--num-images", "2"]
+    assert program.main(words) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: --model: stem: expected the cell (0, 0) to see")
+    assert "but it also sees" in error
     assert error.count("\n") == 1

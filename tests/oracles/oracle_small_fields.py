@@ -38,14 +38,18 @@ def robust_masking(evidence, window, clip=np.inf, threshold=0.0, wrap=False):
 
 
 def robust_masking_by_attack(
-    evidence, labels, window, alphabet, *, clip=np.inf, threshold=0.0, wrap=False, ties=None
-):
-    """Whether no content from the alphabet, in any window, changes the answer; by exhaustion."""
+    evidence, labels, window, alphabet, *, clip=np.inf, threshold=0.0, wrap=False, ties=None,
+    attacked_sets=None,
+):  # fmt: skip
+    """Whether no content from the alphabet, in any window, changes the answer; by exhaustion.
+
+    ``attacked_sets``: lists of flat cell numbers, where these are attacked and not the windows.
+    """
     n, h, w, k = evidence.shape
     flat = np.clip(evidence, 0, clip).reshape(n, h * w, k).astype(np.float64)
     boxes = windows((h, w), window, wrap)
     robust = np.ones(n, bool)
-    for box in boxes:
+    for box in boxes if attacked_sets is None else attacked_sets:
         least, most = np.full((n, k), np.inf), np.full((n, k), -np.inf)
         for content in itertools.product(alphabet, repeat=len(box)):
             attacked = flat.copy()
@@ -146,3 +150,30 @@ def detection(evidence, window, tau):
         confidence = odds.max(axis=1) / odds.sum(axis=1)
         alert |= (rest.argmax(axis=1) != answers) & (confidence > tau)
     return np.where(alert, -2, answers)
+
+
+def sets_of_cells(image, shapes, boxes, field, stride):
+    """What a patch of some shape reaches at some place inside the boxes, pixel by pixel.
+
+    Lists of flat cell numbers, none inside another; ``boxes`` are (top, left, bottom, right).
+    """
+    (h, w), (rows, columns) = image, ((n - field) // stride + 1 for n in image)
+    allowed = {(r, c) for t, le, b, ri in boxes for r in range(t, b) for c in range(le, ri)}
+    found = set()
+    for height, width in shapes:
+        for top, left in itertools.product(range(h - height + 1), range(w - width + 1)):
+            patch = {(top + r, left + c) for r in range(height) for c in range(width)}
+            if patch <= allowed:
+                found.add(
+                    frozenset(
+                        i * columns + j
+                        for i, j in itertools.product(range(rows), range(columns))
+                        if patch
+                        & {
+                            (i * stride + r, j * stride + c)
+                            for r in range(field)
+                            for c in range(field)
+                        }
+                    )
+                )
+    return sorted(sorted(one) for one in found if not any(one < other for other in found))

@@ -14,7 +14,7 @@ from certmask_jax.data import digits_arrays
 from certmask_jax.inference.preprocessing import Preprocessing
 from certmask_jax.models.parts_choice import in_two_parts
 from certmask_jax.programs import certify, export
-from tests.support.small_models import small_bagnet, small_vit
+from tests.support.small_models import first_params, small_bagnet, small_split_vit, small_vit
 
 VIT = "tests.support.small_models:small_vit"
 BAGNET = "tests.support.small_models:small_bagnet"
@@ -92,6 +92,21 @@ def test_a_bagnet_by_its_cells_and_what_it_would_take(files, tmp_path, capsys):
     assert "beside 20 of the stem" in capsys.readouterr().out
     assert _certify(files, BAGNET, *cells, "--out", str(tmp_path / "run"), specs=SPECS[:1]) == 0
     assert "reach windows of 3x3 on 6x6 cells" in capsys.readouterr().out.replace("\n  ", " ")
+
+
+def test_a_model_that_comes_in_two_parts_needs_no_cut(tmp_path, capsys):
+    weights.save(tmp_path / "own.npz", first_params(small_split_vit()))
+    own = ["--model", "tests.support.small_models:in_own_parts", "--num-images", "2"]
+    own += ["--weights", str(tmp_path / "own.npz"), "--patch", "1", "--out", str(tmp_path / "run")]
+    assert certify.main([*own, "--defense", "patchcure"]) == 0
+    said = capsys.readouterr().out.replace("\n  ", " ")
+    assert "reach windows of 1x1 on 1x4 cells" in said
+    results = json.loads((tmp_path / "run" / "results.json").read_bytes())
+    assert results["provenance"]["two_parts"]["cells"] == [1, 4]
+    assert certify.main([*own, "--two-parts", "windows=2x1,depth=1"]) == 2
+    assert "in_own_parts, which is in two parts as it is" in capsys.readouterr().err
+    assert certify.main([*own, "--views", "mirror"]) == 2
+    assert "expected none beside a model in two parts" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import numpy as np
 
 from certmask_jax import models
 from certmask_jax.inference.distinct_fields import LocalLogits
+from certmask_jax.inference.two_parts import TwoParts
 from certmask_jax.models import Model, Params
 from certmask_jax.models.bagnet import BagNet
 from certmask_jax.models.cifar_bagnet import CifarBagNet, Layer
@@ -79,6 +80,26 @@ def bagnet_of_wrong_field(**options) -> Model:
     model = small_bagnet()
     local = LocalLogits(lambda p, x: _local_logits(p, _padded(x)), field=2, stride=1)
     return dataclasses.replace(model, name="wrong", local=local)
+
+
+@functools.cache
+def in_own_parts(**options) -> Model:
+    """Cut as a user's function may give it: stripes of two tokens, 1x4 cells."""
+    del options
+    cut = models.in_two_parts(small_split_vit(), windows=(4, 1), depth=1)
+    return dataclasses.replace(cut, name="in_own_parts")
+
+
+def parts_of_wrong_field(**options) -> Model:
+    """The same, of which each cell is said twice, and to see half of what it sees."""
+    cut = in_own_parts(**options)
+    parts = cut.apply_fn
+    claims = TwoParts(
+        lambda params, images: jax.numpy.repeat(parts.stem(params, images), 2, axis=2),
+        lambda params, features, hidden: parts.head(params, features[:, :, ::2], hidden[:, :, ::2]),
+        field=(8, 1), stride=(8, 1), image_size=8,
+    )  # fmt: skip
+    return dataclasses.replace(cut, apply_fn=claims)
 
 
 def _padded(images):

@@ -1,0 +1,57 @@
+"""Claims of fields, looked at where a model is first used from Python.
+
+Whoever gives local logits or a model in two parts says which pixels each cell sees, and every proof
+about it stands on that. Runs look at it before any work, and programs at every model of a user's
+own; ``predict`` and ``defended`` look here, once for each model in a process.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from certmask_jax.inference.distinct_fields import LocalLogits
+from certmask_jax.inference.evidence_program import check_local
+from certmask_jax.inference.model_function import ApplyFn
+from certmask_jax.inference.preprocessing import Preprocessing, encoded_channels
+from certmask_jax.inference.two_parts import TwoParts, check_parts
+
+_SEEN: set[Any] = set()  # what was found to be as it says; a note that saves time and no more
+
+
+def check_claims(
+    apply_fn: ApplyFn,
+    local: LocalLogits | None,
+    params: Any,
+    channels: int,
+    *,
+    preprocessing: Preprocessing,
+) -> None:
+    """That cells see the field that is claimed for them; models that claim none pass.
+
+    Parts and local logits that are equal, on parameters of equal shapes, are looked at once.
+
+    Args:
+      apply_fn, local, params, preprocessing: as of ``predict``.
+      channels: of the images, before preprocessing.
+
+    Raises:
+      ValueError: as ``check_parts``, and of local logits as ``check_local``.
+    """
+    if local is None and not isinstance(apply_fn, TwoParts):
+        return
+    claim = apply_fn if local is None else local
+    seen_channels = encoded_channels(preprocessing.encoding, channels)
+    leaves, tree = jax.tree.flatten(params)
+    known = (claim, seen_channels, tree, tuple(map(np.shape, leaves)))
+    if known in _SEEN:
+        return
+    if local is not None:
+        side = local.field + local.stride
+        check_local(local, params, (side, side, seen_channels))
+    else:
+        assert isinstance(apply_fn, TwoParts)
+        check_parts(apply_fn, params, seen_channels)
+    _SEEN.add(known)
