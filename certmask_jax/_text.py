@@ -23,6 +23,14 @@ def some(names: Sequence[str], shown: int = 5) -> str:
     return f"{', '.join(names[:shown])}{more}"
 
 
+def counted(number: int, one: str, many: str | None = None) -> str:
+    """``"1 image"``, ``"1,000 images"``: a number and what it counts, in words that agree.
+
+    ``many`` is the plural where an s does not make it: ``"passes"``.
+    """
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
 def text_in(file: Path) -> str:
     """The text of a file in UTF-8, without the mark that some editors begin it with.
 

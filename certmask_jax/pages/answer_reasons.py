@@ -35,13 +35,16 @@ def why_answered(one: Inspected, row: int, answer: int, class_names: Sequence[st
     if not len(values):
         return f"The rule answers {said(answer)}."
     votes = " and ".join(
-        f"{count} say {said(int(value))}"
+        f"{count} {'says' if count == 1 else 'say'} {said(int(value))}"
         for count, value in sorted(zip(counts.tolist(), values.tolist(), strict=True))[::-1][:3]
     )
     agree = len(values) == 1
-    summary = f"Of {int(known.sum())} masks {votes}"
+    summary = f"Of {counted(int(known.sum()), 'mask')} {votes}"
     if agree:
-        summary = f"All {int(known.sum())} masks say {said(int(values[0]))}"
+        all_of_them = (
+            "The one mask says" if known.sum() == 1 else f"All {int(known.sum())} masks say"
+        )
+        summary = f"{all_of_them} {said(int(values[0]))}"
     match one.defense:
         case CrossCert():
             return _of_crosscert(one, row, answer, said)
