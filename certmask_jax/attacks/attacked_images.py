@@ -22,6 +22,7 @@ from certmask_jax.attacks.attacked_defenses import attacked
 from certmask_jax.attacks.attacked_model import Attacked
 from certmask_jax.attacks.patch_search import PatchSearch, Searches, begun, steps_program
 from certmask_jax.attacks.patched_pixels import with_patches
+from certmask_jax.attacks.search_objectives import padded_boxes
 from certmask_jax.attacks.search_replans import Replans
 from certmask_jax.attacks.search_slots import SearchSlots
 from certmask_jax.attacks.table_goals import Goal
@@ -159,7 +160,9 @@ class _Searching:
         self._objective = asked.objective(how)
         everywhere = NamedSharding(mesh, PartitionSpec())
         self._split = NamedSharding(mesh, PartitionSpec(AXIS))
-        self._params, self._boxes = jax.device_put((asked.params, asked.boxes), everywhere)
+        self._params, self._boxes = jax.device_put(
+            (asked.params, padded_boxes(asked.boxes)), everywhere
+        )
         self._searches: Searches | None = None
 
     def on(self, run: SearchSlots, count: int) -> NDArray[np.uint8]:

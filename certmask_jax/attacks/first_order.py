@@ -20,7 +20,7 @@ from certmask_jax._own_settings import reproducible
 from certmask_jax.attacks.attacked_model import Attacked
 from certmask_jax.attacks.patch_search import PatchSearch
 from certmask_jax.attacks.patched_pixels import Placement
-from certmask_jax.attacks.search_objectives import Goals, LookedAt, Objective
+from certmask_jax.attacks.search_objectives import LookedAt, Objective, padded_boxes
 from certmask_jax.attacks.wanted_labels import ANY
 
 _AT_ONCE = 8
@@ -47,7 +47,8 @@ class Pairs(NamedTuple):
       images: ``uint8[R, h, w, c]``.
       labels: ``int32[R]``, true ones.
       targets: ``int32[R]``; ``ANY`` to leave the true label for any other.
-      wanted: ``int32[R, V]``, of the masked images whose labels are wanted, else ``ANY``.
+      wanted: ``int32[R, V]``, of the masked images whose labels are wanted, of each pair no more
+        than a step looks at, else ``ANY``.
     """
 
     asked: Attacked
@@ -62,8 +63,8 @@ class Pairs(NamedTuple):
         """How far each pixel alone can lower the objective."""
         if not len(self.images):
             return Ways(np.zeros(self.images.shape[:3], np.float32), self.images)
-        objective = self.asked.objective(self.search)
-        return Ways(*in_batches(objective, _ways_program(objective), self.asked, self[2:]))
+        program = _ways_program(self.asked.objective(self.search))
+        return Ways(*in_batches(program, self, np.arange(len(self.images))))
 
 
 def gain_at(gains: NDArray[np.floating], place: Placement) -> float:
@@ -75,65 +76,48 @@ def gain_at(gains: NDArray[np.floating], place: Placement) -> float:
 
 
 def in_batches(
-    objective: Objective,
     program: Any,
-    asked: Attacked,
-    arrays: Sequence[NDArray[Any]],
-    *,
-    corners: NDArray[np.int32] | None = None,
+    pairs: Pairs,
+    rows: NDArray[np.intp],
+    more: Sequence[NDArray[Any]] = (),
 ) -> list[NDArray[Any]]:
-    """A program on rows of arrays, always as many at once: each of what it gives, joined.
-
-    What is looked at is drawn by one key for all rows: what is compared is to be drawn alike.
+    """A program on rows of pairs, always as many at once: each of what it gives, joined.
 
     Args:
-      objective: that draws.
-      program: of ``params``, images, places, what is looked at, and the arrays after the fourth.
-      asked: what is attacked.
-      arrays: images, labels, targets and wanted labels, as of ``Pairs``, and more.
-      corners: ``int32[R, K, 4]``, of a patch; none by default.
+      program: of ``params``, images, what is looked at, and ``more``.
+      pairs: whose rows are taken.
+      rows: ``int[N]``.
+      more: arrays of N rows.
     """
     parts = []
-    boxes, drawn = jnp.asarray(asked.boxes), _drawing_program(objective)
-    places = np.zeros((len(arrays[0]), 1, 4), np.int32) if corners is None else corners
-    for at in range(0, len(arrays[0]), _AT_ONCE):
-        some = [a[at : at + _AT_ONCE] for a in (places, *arrays)]
-        rows = len(some[0])
-        filled = [np.pad(a, ((0, _AT_ONCE - rows), *((0, 0),) * (a.ndim - 1))) for a in some]
-        there, images, labels, targets, wanted, *more = map(jnp.asarray, filled)
-        looked_at = drawn(boxes, images, there, labels, targets, wanted)
-        found = program(asked.params, images, there, looked_at, *more)
-        parts.append([np.asarray(one)[:rows] for one in found])
+    for at in range(0, len(rows), _AT_ONCE):
+        own = rows[at : at + _AT_ONCE]
+        filled = np.pad(own, (0, _AT_ONCE - len(own)), mode="edge")
+        others = [a[np.minimum(np.arange(at, at + _AT_ONCE), len(rows) - 1)] for a in more]
+        looked_at = _looked_at(pairs, filled)
+        given = jax.tree.map(jnp.asarray, (pairs.images[filled], looked_at, *others))
+        found = program(pairs.asked.params, *given)
+        parts.append([np.asarray(one)[: len(own)] for one in found])
     return [np.concatenate(column) for column in zip(*parts, strict=True)]
 
 
-@functools.lru_cache(maxsize=16)
-def _drawing_program(objective: Objective) -> Any:
-    def looked_at(
-        boxes: Array, images: Array, corners: Array, labels: Array, targets: Array, wanted: Array
-    ) -> LookedAt:
-        many = len(images)
-        goals = Goals(
-            images,
-            corners,
-            wanted,
-            wanted != ANY,
-            jnp.ones(wanted.shape, jnp.float32),
-            targets == ANY,
-            labels,
-            jnp.maximum(targets, 0),
-        )
-        return objective.looked_at(boxes, goals, jnp.repeat(jax.random.key(0)[None], many, axis=0))
-
-    return jax.jit(looked_at)
+def _looked_at(pairs: Pairs, rows: NDArray[np.intp]) -> LookedAt:
+    """All masked images whose labels are wanted: nothing is drawn, for what is to be compared."""
+    boxes, targets = padded_boxes(pairs.asked.boxes), pairs.targets[rows]
+    columns = np.zeros((len(rows), min(pairs.search.masks_a_step, len(boxes))), np.intp)
+    counts = np.zeros(columns.shape, np.bool_)
+    for number, row in enumerate(rows):
+        own = np.flatnonzero(pairs.wanted[row] != ANY)[: columns.shape[1]]
+        columns[number, : len(own)], counts[number, : len(own)] = own, True
+    wanted = np.take_along_axis(pairs.wanted[rows], columns, axis=1)
+    nothing = np.zeros_like(counts)
+    avoided, target = targets == ANY, np.maximum(targets, 0)
+    return LookedAt(*map(jnp.asarray, (boxes[columns], wanted, counts, nothing, avoided, target)))
 
 
 @functools.lru_cache(maxsize=16)
 def _ways_program(objective: Objective) -> Any:
-    def ways(
-        params: Any, images: Array, corners: Array, looked_at: LookedAt
-    ) -> tuple[Array, Array]:
-        del corners
+    def ways(params: Any, images: Array, looked_at: LookedAt) -> tuple[Array, Array]:
         pixels = images.astype(jnp.float32)
 
         def loss(shown: Array) -> Array:

@@ -12,7 +12,9 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
+from numpy.typing import NDArray
 
 from certmask_jax.attacks.logit_tables import shown_logits
 from certmask_jax.attacks.rule_scores import wrong_lag
@@ -111,7 +113,7 @@ class LabelsWanted:
             jnp.take_along_axis(of_all, columns, axis=1) for of_all in (goals.wanted, goals.changed)
         )
         return LookedAt(
-            padded_boxes(boxes)[columns],
+            boxes[columns],
             wanted,
             counts & changed,
             counts & ~changed,
@@ -187,12 +189,12 @@ class LocalEvidenceWanted:
         )
 
 
-def padded_boxes(boxes: Array) -> Array:
+def padded_boxes(boxes: NDArray[np.int32]) -> NDArray[np.int32]:
     """With boxes of no pixels, so that sets of one mask and of pairs share programs.
 
     ``int32[V, R, 4]`` -> ``int32[V, max(2, R), 4]``.
     """
-    return jnp.pad(boxes, ((0, 0), (0, max(0, _LEAST_BOXES - boxes.shape[1])), (0, 0)))
+    return np.pad(boxes, ((0, 0), (0, max(0, _LEAST_BOXES - boxes.shape[1])), (0, 0)))
 
 
 def margin_losses(logits: Array, wanted: Array, avoided: Array) -> Array:

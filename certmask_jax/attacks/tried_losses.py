@@ -41,7 +41,7 @@ def losses_tried(
     """The objective with a patch at each of some places: ``float32[R, P]``.
 
     Args:
-      pairs: R of them, no more wanted labels in each than a step looks at.
+      pairs: R of them.
       ends: ``uint8[R, h, w, c]``, the pixels of the patch wherever it is.
       places: ``int64[R, P, K, 4]``, P of each.
       showing: which masked images show a placement.
@@ -52,14 +52,13 @@ def losses_tried(
     objective = pairs.asked.objective(pairs.search)
     if isinstance(objective, LabelsWanted) and not isinstance(objective.apply_fn, TwoParts):
         return _where_shown(objective, pairs, ends, places, showing)
-    row = np.repeat(np.arange(count), each)
+    rows = np.repeat(np.arange(count), each)
     corners = corners_of(places).reshape(count * each, *places.shape[2:])
-    program, parts = _losses_program(objective), []
-    for at in range(0, len(row), _MOST_TRIED):  # images are repeated, so not all at once
-        rows = row[at : at + _MOST_TRIED]
-        own = [part[rows] for part in (*pairs[2:], ends)]
-        there = corners[at : at + _MOST_TRIED]
-        parts += in_batches(objective, program, pairs.asked, own, corners=there)
+    parts = []
+    for at in range(0, len(rows), _MOST_TRIED):  # images are repeated, so not all at once
+        some = rows[at : at + _MOST_TRIED]
+        more = (ends[some], corners[at : at + _MOST_TRIED])
+        parts += in_batches(_losses_program(objective), pairs, some, more)
     return np.concatenate(parts).reshape(count, each)
 
 
@@ -111,7 +110,7 @@ def _of_each(
     params = jax.device_put(pairs.asked.params, NamedSharding(mesh, PartitionSpec()))
     split = NamedSharding(mesh, PartitionSpec(AXIS))
     program = _each_program(objective, mesh)
-    boxes = np.asarray(padded_boxes(jnp.asarray(pairs.asked.boxes)))
+    boxes = padded_boxes(pairs.asked.boxes)
     at_once = -(-_SHOWN_AT_ONCE // mesh.size) * mesh.size
     parts = []
     for start in range(0, len(chosen[0]), at_once):
@@ -127,7 +126,7 @@ def _of_each(
 @functools.lru_cache(maxsize=16)
 def _losses_program(objective: Objective) -> Any:
     def losses(
-        params: Any, images: Array, corners: Array, looked_at: LookedAt, ends: Array
+        params: Any, images: Array, looked_at: LookedAt, ends: Array, corners: Array
     ) -> tuple[Array]:
         patched = jax.vmap(with_patches)(images, ends, corners)
         return (objective.losses(params, looked_at, patched),)
