@@ -117,14 +117,16 @@ def steps_program(
     and again. There what a step looks at is drawn by a program of its own, so that the one with the
     model in it is compiled once for all defenses.
     """
+    how = dataclasses.replace(search, steps=1, masks_a_step=1, surplus=0.0)  # all that decides
+    steps = jnp.int32(search.steps)
     if mesh.devices.flat[0].platform != "cpu":
-        return _program(objective, search, count, mesh)
-    drawn, once = _drawing_program(objective, mesh), _step_program(objective, search, mesh)
+        return functools.partial(_program(objective, how, count, mesh), steps)
+    drawn, once = _drawing_program(objective, mesh), _step_program(objective, how, mesh)
 
     def again(params: Any, boxes: Array, goals: Goals, searches: Searches, keys: Array) -> Searches:
         for number in range(count):
             looked_at = drawn(boxes, goals, keys, number)
-            searches = once(params, goals.images, goals.corners, looked_at, searches)
+            searches = once(steps, params, goals.images, goals.corners, looked_at, searches)
         return searches
 
     return again
@@ -140,13 +142,14 @@ def _drawn(
 def _moved(
     objective: Objective,
     search: PatchSearch,
+    steps: Array,
     params: Any,
     images: Array,
     corners: Array,
     looked_at: LookedAt,
     now: Searches,
 ) -> Searches:
-    """One step on."""
+    """One step on, of so many in all: a number and no part of the program."""
 
     def loss_of(free: Array) -> tuple[Array, Array]:
         patched = jax.vmap(with_patches)(images, free, corners)
@@ -157,7 +160,7 @@ def _moved(
     slope = jnp.where(jnp.isfinite(slope), slope, 0)
     with usual_promotion():
         step, motion = jax.vmap(steps_of(search).update)(slope, now.motion)
-    step = share_of_step(search, now.done)[:, None, None, None] * step
+    step = share_of_step(search, now.done, steps)[:, None, None, None] * step
     return Searches(jnp.clip(now.free + step, 0, _LEVELS), motion, each, now.done + 1)
 
 
@@ -171,20 +174,22 @@ def _drawing_program(objective: Objective, mesh: Mesh) -> Any:
 
 @functools.lru_cache(maxsize=16)
 def _step_program(objective: Objective, search: PatchSearch, mesh: Mesh) -> Any:
-    return _on_all(functools.partial(_moved, objective, search), mesh, "nssss")
+    return _on_all(functools.partial(_moved, objective, search), mesh, "nnssss")
 
 
 @functools.lru_cache(maxsize=16)
 def _program(objective: Objective, search: PatchSearch, count: int, mesh: Mesh) -> Any:
-    def moved(params: Any, boxes: Array, goals: Goals, searches: Searches, keys: Array) -> Searches:
+    def moved(
+        steps: Array, params: Any, boxes: Array, goals: Goals, searches: Searches, keys: Array
+    ) -> Searches:
         def one(now: Searches, number: Array) -> tuple[Searches, None]:
             looked_at = _drawn(objective, boxes, goals, keys, number)
-            on = _moved(objective, search, params, goals.images, goals.corners, looked_at, now)
-            return on, None
+            own = (params, goals.images, goals.corners, looked_at, now)
+            return _moved(objective, search, steps, *own), None
 
         return jax.lax.scan(one, searches, jnp.arange(count, dtype=jnp.int32))[0]
 
-    return _on_all(moved, mesh, "nnsss")
+    return _on_all(moved, mesh, "nnnsss")
 
 
 def _on_all(function: Callable[..., Any], mesh: Mesh, given: str) -> Any:
@@ -201,11 +206,11 @@ def _on_all(function: Callable[..., Any], mesh: Mesh, given: str) -> Any:
     )
 
 
-def share_of_step(search: PatchSearch, done: Array) -> Array:
-    """How long a step is after so many, as a share of the first one: as ``done``, ``float32``."""
+def share_of_step(search: PatchSearch, done: Array, steps: Array) -> Array:
+    """How long a step is after ``done`` of so many, as a share of the first: ``float32``."""
     if search.schedule == "constant":
         return jnp.ones(done.shape, jnp.float32)
-    return jnp.maximum(1 - done.astype(jnp.float32) / search.steps, 0)
+    return jnp.maximum(1 - done.astype(jnp.float32) / steps.astype(jnp.float32), 0)
 
 
 def steps_of(search: PatchSearch) -> optax.GradientTransformation:

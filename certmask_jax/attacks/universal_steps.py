@@ -105,7 +105,7 @@ def steps_program(kind: Kind, count: int, mesh: Mesh) -> Any:
             loss, slope = jax.lax.pmean((loss, slope), AXIS)
             with usual_promotion():
                 step, memory = update(jnp.where(jnp.isfinite(slope), slope, 0), memory)
-            share = share_of_step(how, done + number)
+            share = share_of_step(how, done + number, jnp.int32(how.steps))
             return (jnp.clip(levels + share * step, 0, LEVELS), memory), loss
 
         if count == 1:

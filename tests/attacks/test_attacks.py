@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 
 import jax
@@ -485,15 +486,19 @@ def test_a_rule_that_errs_at_one_number_alone_is_met_on_the_way(linear, monkeypa
 
 
 def test_defenses_share_the_program_of_a_step(linear, monkeypatch):
-    """One of single masks and one of pairs, of as many masked images a step, from the first on."""
+    """One of single masks and one of pairs, of as many masked images a step, for any steps."""
     traced, real = [], patch_search._moved
     monkeypatch.setattr(patch_search, "_moved", lambda *given: (traced.append(1), real(*given))[1])
     params, images, labels, _ = linear
     masks = cm.mask_sets.exact_k_fold(SIZE, 3, mask_size=5, coverage=(2, 1))
     pairs = cm.mask_sets.budgeted_grid(SIZE, 3, masks_per_axis=2)
-    search = attacks.PatchSearch(steps=20, masks_a_step=5, surplus=0.25)  # of this test alone
+    surplus = 0.25  # of this test alone
     mesh = device_mesh(jax.devices()[:1])
-    for defense in (cm.defenses.certmask(masks), cm.defenses.double_masking(pairs)):
+    for steps, defense in (
+        (20, cm.defenses.certmask(masks)),
+        (9, cm.defenses.double_masking(pairs)),
+    ):
+        search = attacks.PatchSearch(steps=steps, masks_a_step=5, surplus=surplus)
         asked = attacks.attacked(
             defense, _linear, params, (SIZE, SIZE, 1), preprocessing=HOW, mesh=mesh
         )
@@ -643,7 +648,9 @@ def test_steps_in_one_program_are_those_of_many(linear):
     keys = jax.random.split(jax.random.key(3), 3)
     begun = patch_search.begun(goals.images, keys, search, from_image=jnp.ones(3, jnp.bool_))
     many = patch_search.steps_program(objective, search, 4, mesh)
-    whole = patch_search._program(objective, search, 4, mesh)
+    whole = functools.partial(
+        patch_search._program(objective, search, 4, mesh), jnp.int32(search.steps)
+    )
     one, other = (program(params, boxes, goals, begun, keys).free for program in (many, whole))
     np.testing.assert_allclose(one, other, atol=1e-3)
     assert (np.asarray(one) != images[:3]).any()

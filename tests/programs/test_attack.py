@@ -105,7 +105,7 @@ def test_a_certificate_that_is_contradicted_is_found_out(tmp_path, capsys):
     out = tmp_path / "out"
     lie = "lying_defense:Liar:masks_per_axis=2"
     command = ["--num-images", "8", "--defense", lie, "--no-undefended", "--out", str(out)]
-    options = ["--steps", "40", "--locations", "3", "--places", "gradient"]
+    options = ["--steps", "40", *FAST[2:4], "--locations", "3", "--places", "gradient"]
     status = attack.main([*command, *options, "--images", "certified"])
     said = capsys.readouterr()
     broken = [line for line in _lines(out) if line["broken"]]
