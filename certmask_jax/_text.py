@@ -30,6 +30,14 @@ def words_of(error: Exception) -> str:
     return str(error) or "it ends too early"
 
 
+def counted(number: int, one: str, many: str | None = None) -> str:
+    """``"1 image"``, ``"1,000 images"``: a number and what it counts, in words that agree.
+
+    ``many`` is the plural where an s does not make it: ``"passes"``.
+    """
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
 def text_in(file: Path) -> str:
     """The text of a file in UTF-8, without the mark that some editors begin it with.
 

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from xml.sax.saxutils import escape
 
+from certmask_jax._text import counted
+
 _FAMILIES = {"double_masking": "double masking", "pair_cover": "pair covers, one round"}
 _WIDTH, _HEIGHT, _LEFT, _TOP = 250, 260, 56, 64  # of a panel, in pixels, and of what is beside it
 
@@ -49,7 +51,7 @@ def title_of(results: dict[str, Any]) -> str:
     (height, width), *_ = results["defenses"][0]["threat"]["patches"][0]
     classes = len(results["provenance"]["class_names"])
     chosen = f", {classes}-way" if results["provenance"].get("only_classes") else ""
-    return f"{height}x{width} px, {results['num_images']:,} images{chosen}"
+    return f"{height}x{width} px, {counted(results['num_images'], 'image')}{chosen}"
 
 
 def figure(runs: Sequence[dict[str, Any]]) -> str:

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import certmask_jax as cm
+from certmask_jax._text import counted
 from certmask_jax.certification.report import wilson_interval
 from certmask_jax.inference.masked_pass import outputs_of
 from certmask_jax.inference.views import View, all_views, read
@@ -54,8 +55,8 @@ class Row(NamedTuple):
 
     def __str__(self) -> str:
         named = {PLAIN: "plain", MIRROR: "mirror", SHIFT: "shift", FOUR: "four views"}
-        views = named.get(self.views, f"{len(self.views)} views")
-        few = "" if self.images == 1000 else f" ({self.images} images)"
+        views = named.get(self.views, f"{counted(len(self.views), 'view')}")
+        few = "" if self.images == 1000 else f" ({counted(self.images, 'image')})"
         return f"{self.masks}, {views}{', two checkpoints' if self.others else ''}{few}"
 
 

@@ -22,7 +22,7 @@ from certmask_jax.attacks.attacked_defenses import attacked
 from certmask_jax.attacks.attacked_model import Attacked
 from certmask_jax.attacks.patch_search import PatchSearch, Searches, begun, steps_program
 from certmask_jax.attacks.patched_pixels import with_patches
-from certmask_jax.attacks.search_objectives import Goals
+from certmask_jax.attacks.search_objectives import padded_boxes
 from certmask_jax.attacks.search_replans import Replans
 from certmask_jax.attacks.search_slots import SearchSlots
 from certmask_jax.attacks.table_goals import Goal
@@ -160,18 +160,21 @@ class _Searching:
         self._objective = asked.objective(how)
         everywhere = NamedSharding(mesh, PartitionSpec())
         self._split = NamedSharding(mesh, PartitionSpec(AXIS))
-        self._params, self._boxes = jax.device_put((asked.params, asked.boxes), everywhere)
+        self._params, self._boxes = jax.device_put(
+            (asked.params, padded_boxes(asked.boxes)), everywhere
+        )
         self._searches: Searches | None = None
 
     def on(self, run: SearchSlots, count: int) -> NDArray[np.uint8]:
         """Some steps on; the patched images of all slots as they are stored."""
         goals, keys, fresh, from_image = jax.device_put(run.arrays(), self._split)
-        beginning = begun(goals, keys, self._how, from_image=from_image)
+        beginning = begun(goals.images, keys, self._how, from_image=from_image)
         known = self._searches
         searches = beginning if known is None else _chosen(fresh, beginning, known)
+        searches = jax.device_put(searches, self._split)  # else there is another program for these
         program = steps_program(self._objective, self._how, count, self._mesh)
         self._searches = program(self._params, self._boxes, goals, searches, keys)
-        return np.asarray(_rounded(goals, self._searches.free))
+        return np.asarray(_rounded(goals.images, self._searches.free, goals.corners))
 
 
 def _size_of(
@@ -196,7 +199,7 @@ def _chosen(fresh: Array, beginning: Searches, going_on: Searches) -> Searches:
 
 
 @jax.jit
-def _rounded(goals: Goals, free: Array) -> Array:
+def _rounded(images: Array, free: Array, corners: Array) -> Array:
     """Whole levels, untouched outside the patches."""
-    patched = jax.vmap(with_patches)(goals.images, jnp.round(free), goals.corners)
+    patched = jax.vmap(with_patches)(images, jnp.round(free), corners)
     return patched.astype(jnp.uint8)

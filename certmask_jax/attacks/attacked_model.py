@@ -6,6 +6,7 @@ One face for all sorts of defenses, and the model itself without a defense.
 from __future__ import annotations
 
 import abc
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -15,13 +16,16 @@ from numpy.typing import NDArray
 
 from certmask_jax.attacks.logit_tables import LogitTables
 from certmask_jax.attacks.patch_search import PatchSearch
-from certmask_jax.attacks.patched_pixels import Placement
+from certmask_jax.attacks.patched_pixels import Placement, shows
 from certmask_jax.attacks.search_objectives import LabelsWanted, Objective
 from certmask_jax.defenses.defense import Defense
 from certmask_jax.defenses.evidence_defense import EvidenceDefense
 from certmask_jax.inference.masked_pass import computed_with
 from certmask_jax.inference.model_function import ApplyFn
 from certmask_jax.inference.preprocessing import Preprocessing
+
+Showing = Callable[[Placement], NDArray[np.bool_]]
+"""A placement -> ``bool[V]``, which masked images show it."""
 
 
 class Seen(NamedTuple):
@@ -54,6 +58,7 @@ class Attacked(abc.ABC):
       params: the model's, as products take them.
       num_classes: K.
       may_alert: an alert is no wrong answer.
+      mesh: the devices.
       defense: None for the model itself.
     """
 
@@ -62,10 +67,11 @@ class Attacked(abc.ABC):
     params: Any
     num_classes: int
     may_alert: bool = False
+    mesh: Mesh
 
     def __init__(self, model: AskedModel) -> None:
         self._apply_fn, self._preprocessing = model.apply_fn, model.preprocessing
-        self._mesh, self._image_size = model.mesh, model.image_shape[:2]
+        self.mesh, self._image_size = model.mesh, model.image_shape[:2]
         self.params = computed_with(model.params, model.preprocessing)
         self._itself = self._tables_of(np.zeros((1, 1, 4), np.int32))
         pixels = jax.ShapeDtypeStruct((1, *model.image_shape), np.uint8)
@@ -78,7 +84,7 @@ class Attacked(abc.ABC):
             boxes,
             self._image_size,
             preprocessing=self._preprocessing,
-            mesh=self._mesh,
+            mesh=self.mesh,
         )
 
     def plain(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -121,6 +127,18 @@ class Attacked(abc.ABC):
         """A placement in pixels in the unit of the boxes."""
         return place
 
+    def showing(self) -> Showing:
+        """Which masked images show a placement; those of each are found once."""
+        known: dict[bytes, NDArray[np.bool_]] = {}
+
+        def of(place: Placement) -> NDArray[np.bool_]:
+            key = place.tobytes()
+            if key not in known:
+                known[key] = shows(self.boxes, self.reached(place))
+            return known[key]
+
+        return of
+
 
 class Undefended(Attacked):
     """The model itself; its one masked image hides nothing."""
@@ -129,7 +147,9 @@ class Undefended(Attacked):
 
     def objective(self, search: PatchSearch) -> Objective:
         """The margin of the image itself."""
-        return LabelsWanted(self._apply_fn, self._preprocessing, 1, search.surplus)
+        return LabelsWanted(
+            self._apply_fn, self._preprocessing, search.masks_a_step, search.surplus
+        )
 
     def answers(self, images: NDArray[np.uint8]) -> NDArray[np.int32]:
         """The labels of the images."""

@@ -8,7 +8,7 @@ would win there.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from certmask_jax._own_settings import reproducible
 from certmask_jax.attacks.attacked_evidence import OnLocalLogits
-from certmask_jax.attacks.attacked_model import Attacked
+from certmask_jax.attacks.attacked_model import Attacked, Showing
 from certmask_jax.attacks.first_order import Pairs, gain_at
 from certmask_jax.attacks.patch_places import (
     are_near,
@@ -26,8 +26,9 @@ from certmask_jax.attacks.patch_places import (
     weakest_places,
 )
 from certmask_jax.attacks.patch_search import PatchSearch
-from certmask_jax.attacks.patched_pixels import Placement, shows
+from certmask_jax.attacks.patched_pixels import Placement
 from certmask_jax.attacks.table_goals import Goal, counts_of, goal_of, undefended_goals
+from certmask_jax.attacks.tried_losses import losses_tried
 from certmask_jax.attacks.tried_places import MOST_CHOSEN, best_tried, places_to_try
 from certmask_jax.attacks.wanted_labels import ANY, Case, Choices, Plan, lag_of, plans
 from certmask_jax.defenses.defense import ALERT, Defense
@@ -36,9 +37,6 @@ from certmask_jax.masks.threats import Threat
 Where = Literal["weakest", "gradient", "random"]
 """Where patches are put: where a patch that is tried does most or a table says that it hurts, where
 pixels gain most to first order, or anywhere that is allowed."""
-
-_Showing = Callable[[Placement], NDArray[np.bool_]]
-"""A placement -> ``bool[V]``, which masked images show it."""
 
 
 @reproducible()
@@ -93,10 +91,11 @@ def promising_goals(
     pairs = Pairs(asked, search, images[of], labels[of], aims, np.stack(looked_at))
     at: list[tuple[int, Placement]] = []  # which (image, target), and where
     left: list[float] = []  # there, beside what has to change at all
+    showing = asked.showing()
     if where == "weakest" and given is None:
         weak = _weak(asked.defense, threat)
         for pair, (places, losses) in enumerate(
-            best_tried(pairs, threat, weak, [randoms[row] for row in of])
+            best_tried(pairs, threat, weak, [randoms[row] for row in of], showing=showing)
         ):
             at += [(pair, place) for place in places]
             left += losses
@@ -107,7 +106,6 @@ def promising_goals(
             there = _places(threat, randoms[row], own, where) if given is None else given
             at += [(pair, place) for place in there]
             left += [0.0 if own is None else -gain_at(own, place) for place in there]
-    showing = _which_show(asked)
     seen = [bool(showing(place).any()) for _, place in at]  # nothing can be done at others
     at, left = list(itertools.compress(at, seen)), list(itertools.compress(left, seen))
     if isinstance(asked, OnLocalLogits):
@@ -150,24 +148,11 @@ def _of_the_model(
             for y, of_image in zip(labels, ways.gains, strict=True)
         ]
     tried = places_to_try(threat, randoms)
-    losses = pairs.losses_tried(ways.ends, tried)
+    losses = losses_tried(pairs, ways.ends, tried, showing=asked.showing())
     return [
         undefended_goals(int(y), places=some[best_apart(some, of_image, locations)])
         for y, some, of_image in zip(labels, tried, losses, strict=True)
     ]
-
-
-def _which_show(asked: Attacked) -> _Showing:
-    """Which masked images show a placement: found once, as images and targets share places."""
-    known: dict[bytes, NDArray[np.bool_]] = {}
-
-    def showing(place: Placement) -> NDArray[np.bool_]:
-        key = place.tobytes()
-        if key not in known:
-            known[key] = shows(asked.boxes, asked.reached(place))
-        return known[key]
-
-    return showing
 
 
 def _unanimous(target: int, place: Placement, shown: NDArray[np.bool_]) -> Goal:
@@ -203,7 +188,7 @@ def _on_columns(
     aims: NDArray[np.int32],
     lags: Sequence[NDArray[np.floating]],
     at: Sequence[tuple[int, Placement]],
-    showing: _Showing,
+    showing: Showing,
 ) -> list[Goal]:
     cases = [
         Case(

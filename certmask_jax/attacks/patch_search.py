@@ -23,7 +23,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from certmask_jax._own_settings import usual_promotion
 from certmask_jax.attacks.patched_pixels import with_patches
-from certmask_jax.attacks.search_objectives import Goals, Objective
+from certmask_jax.attacks.search_objectives import Goals, LookedAt, Objective
 from certmask_jax.inference.devices import AXIS
 
 Optimizer = Literal["sign", "adam"]
@@ -89,22 +89,22 @@ class Searches(NamedTuple):
 
 
 @functools.partial(jax.jit, static_argnames="search")
-def begun(goals: Goals, keys: Array, search: PatchSearch, *, from_image: Array) -> Searches:
+def begun(images: Array, keys: Array, search: PatchSearch, *, from_image: Array) -> Searches:
     """Searches that begin: at random pixels, or at those of the image itself.
 
     Args:
-      goals: B of them.
+      images: ``uint8[B, h, w, c]``, without patches.
       keys: ``[B]`` keys, one a search.
       search: how.
       from_image: ``bool[B]``.
     """
-    shape = goals.images.shape[1:]
+    shape = images.shape[1:]
     noise = jax.vmap(lambda key: jax.random.uniform(key, shape, jnp.float32, 0.0, _LEVELS))(keys)
-    own = goals.images.astype(jnp.float32)
-    free = jnp.where(from_image[:, None, None, None], own, noise)
+    free = jnp.where(from_image[:, None, None, None], images.astype(jnp.float32), noise)
     motion = jax.vmap(steps_of(search).init)(free)
     many = len(free)
-    return Searches(free, motion, jnp.full(many, jnp.inf), jnp.zeros(many, jnp.int32))
+    loss = jnp.full(many, jnp.inf, jnp.float32)  # of the type of all losses, for one program
+    return Searches(free, motion, loss, jnp.zeros(many, jnp.int32))
 
 
 def steps_program(
@@ -114,65 +114,103 @@ def steps_program(
 
     B is a multiple of the devices, each of which has its own share. One program for all steps, or
     on CPUs, where XLA runs convolutions inside a loop many times slower, one that is called again
-    and again.
+    and again. There what a step looks at is drawn by a program of its own, so that the one with the
+    model in it is compiled once for all defenses.
     """
+    how = dataclasses.replace(search, steps=1, masks_a_step=1, surplus=0.0)  # all that decides
+    steps = jnp.int32(search.steps)
     if mesh.devices.flat[0].platform != "cpu":
-        return _program(objective, search, count, mesh)
-    once = _program(objective, search, 1, mesh)
+        return functools.partial(_program(objective, how, count, mesh), steps)
+    drawn, once = _drawing_program(objective, mesh), _step_program(objective, how, mesh)
 
     def again(params: Any, boxes: Array, goals: Goals, searches: Searches, keys: Array) -> Searches:
         for number in range(count):
-            searches = once(params, boxes, goals, searches, _folded(keys, number))
+            looked_at = drawn(boxes, goals, keys, number)
+            searches = once(steps, params, goals.images, goals.corners, looked_at, searches)
         return searches
 
     return again
 
 
-@jax.jit
-def _folded(keys: Array, number: int) -> Array:
-    return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
+def _drawn(
+    objective: Objective, boxes: Array, goals: Goals, keys: Array, number: Array
+) -> LookedAt:
+    folded = jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
+    return objective.looked_at(boxes, goals, folded)
+
+
+def _moved(
+    objective: Objective,
+    search: PatchSearch,
+    steps: Array,
+    params: Any,
+    images: Array,
+    corners: Array,
+    looked_at: LookedAt,
+    now: Searches,
+) -> Searches:
+    """One step on, of so many in all: a number and no part of the program."""
+
+    def loss_of(free: Array) -> tuple[Array, Array]:
+        patched = jax.vmap(with_patches)(images, free, corners)
+        each = objective.losses(params, looked_at, patched)
+        return each.sum(), each
+
+    (_, each), slope = jax.value_and_grad(loss_of, has_aux=True)(now.free)
+    slope = jnp.where(jnp.isfinite(slope), slope, 0)
+    with usual_promotion():
+        step, motion = jax.vmap(steps_of(search).update)(slope, now.motion)
+    step = share_of_step(search, now.done, steps)[:, None, None, None] * step
+    return Searches(jnp.clip(now.free + step, 0, _LEVELS), motion, each, now.done + 1)
+
+
+@functools.lru_cache(maxsize=16)
+def _drawing_program(objective: Objective, mesh: Mesh) -> Any:
+    def looked_at(boxes: Array, goals: Goals, keys: Array, number: Array) -> LookedAt:
+        return _drawn(objective, boxes, goals, keys, number)
+
+    return _on_all(looked_at, mesh, "nssn")
+
+
+@functools.lru_cache(maxsize=16)
+def _step_program(objective: Objective, search: PatchSearch, mesh: Mesh) -> Any:
+    return _on_all(functools.partial(_moved, objective, search), mesh, "nnssss")
 
 
 @functools.lru_cache(maxsize=16)
 def _program(objective: Objective, search: PatchSearch, count: int, mesh: Mesh) -> Any:
-    def moved(params: Any, boxes: Array, goals: Goals, searches: Searches, keys: Array) -> Searches:
-        def one(now: Searches, random: Array) -> Searches:
-            def loss_of(free: Array) -> tuple[Array, Array]:
-                patched = jax.vmap(with_patches)(goals.images, free, goals.corners)
-                each = objective.losses(params, boxes, goals, patched, random)
-                return each.sum(), each
+    def moved(
+        steps: Array, params: Any, boxes: Array, goals: Goals, searches: Searches, keys: Array
+    ) -> Searches:
+        def one(now: Searches, number: Array) -> tuple[Searches, None]:
+            looked_at = _drawn(objective, boxes, goals, keys, number)
+            own = (params, goals.images, goals.corners, looked_at, now)
+            return _moved(objective, search, steps, *own), None
 
-            (_, each), slope = jax.value_and_grad(loss_of, has_aux=True)(now.free)
-            slope = jnp.where(jnp.isfinite(slope), slope, 0)
-            with usual_promotion():
-                step, motion = jax.vmap(steps_of(search).update)(slope, now.motion)
-            step = share_of_step(search, now.done)[:, None, None, None] * step
-            return Searches(jnp.clip(now.free + step, 0, _LEVELS), motion, each, now.done + 1)
+        return jax.lax.scan(one, searches, jnp.arange(count, dtype=jnp.int32))[0]
 
-        if count == 1:
-            return one(searches, keys)
-        numbers = jnp.arange(count, dtype=jnp.int32)
-        return jax.lax.scan(
-            lambda now, number: (one(now, _folded(keys, number)), None), searches, numbers
-        )[0]
+    return _on_all(moved, mesh, "nnnsss")
 
+
+def _on_all(function: Callable[..., Any], mesh: Mesh, given: str) -> Any:
+    """Compiled for all devices; ``s`` for each argument that is split among them, ``n`` if not."""
     split = PartitionSpec(AXIS)
     return jax.jit(
         jax.shard_map(
-            moved,
+            function,
             mesh=mesh,
-            in_specs=(PartitionSpec(), PartitionSpec(), split, split, split),
+            in_specs=tuple(split if one == "s" else PartitionSpec() for one in given),
             out_specs=split,
             check_vma=False,  # any model may be given, whatever it carries in its loops
         )
     )
 
 
-def share_of_step(search: PatchSearch, done: Array) -> Array:
-    """How long a step is after so many, as a share of the first one: as ``done``, ``float32``."""
+def share_of_step(search: PatchSearch, done: Array, steps: Array) -> Array:
+    """How long a step is after ``done`` of so many, as a share of the first: ``float32``."""
     if search.schedule == "constant":
         return jnp.ones(done.shape, jnp.float32)
-    return jnp.maximum(1 - done.astype(jnp.float32) / search.steps, 0)
+    return jnp.maximum(1 - done.astype(jnp.float32) / steps.astype(jnp.float32), 0)
 
 
 def steps_of(search: PatchSearch) -> optax.GradientTransformation:

@@ -12,7 +12,9 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
+from numpy.typing import NDArray
 
 from certmask_jax.attacks.logit_tables import shown_logits
 from certmask_jax.attacks.rule_scores import wrong_lag
@@ -23,6 +25,7 @@ from certmask_jax.inference.model_function import ApplyFn
 from certmask_jax.inference.preprocessing import Preprocessing
 
 _BEFORE = 1e3  # beyond any chance, and small enough that float32 tells chances apart
+_LEAST_BOXES = 2  # of a masked image
 
 
 class Goals(NamedTuple):
@@ -50,10 +53,36 @@ class Goals(NamedTuple):
     target: Array
 
 
+class LookedAt(NamedTuple):
+    """What B searches look at in one step; a pytree of arrays.
+
+    It has the same shape for all defenses with at least as many masked images as a step looks at,
+    so that they share the programs that go through the model.
+
+    Attributes:
+      boxes: ``int32[B, M, R, 4]``, what is hidden in the masked images that were drawn.
+      wanted: ``int32[B, M]``, of these.
+      changed, kept: ``bool[B, M]``, which are to change, which are to stay; the others count for
+        nothing.
+      avoided, target: as of ``Goals``.
+    """
+
+    boxes: Array
+    wanted: Array
+    changed: Array
+    kept: Array
+    avoided: Array
+    target: Array
+
+
 class Objective(Protocol):
     """A frozen value: equal ones share their programs."""
 
-    def losses(self, params: Any, boxes: Array, goals: Goals, patched: Array, keys: Array) -> Array:
+    def looked_at(self, boxes: Array, goals: Goals, keys: Array) -> LookedAt:
+        """What is drawn for one step, of ``boxes int32[V, R, 4]``, by ``B`` keys."""
+        ...
+
+    def losses(self, params: Any, looked_at: LookedAt, patched: Array) -> Array:
         """``float32[B]`` of patched images ``float32[B, h, w, c]``, differentiable."""
         ...
 
@@ -75,25 +104,59 @@ class LabelsWanted:
     masks_a_step: int
     surplus: float
 
-    def losses(self, params: Any, boxes: Array, goals: Goals, patched: Array, keys: Array) -> Array:
+    def looked_at(self, boxes: Array, goals: Goals, keys: Array) -> LookedAt:
         """See ``Objective``."""
-        looked_at = min(self.masks_a_step, boxes.shape[0])
-        draw = jax.vmap(functools.partial(drawn, count=looked_at))
+        count = min(self.masks_a_step, boxes.shape[0])
+        draw = jax.vmap(functools.partial(drawn, count=count))
         columns, counts = draw(keys, goals.wanted, goals.changed, goals.weight)
-        many = len(patched)
-        logits = shown_logits(
-            self.apply_fn,
+        wanted, changed = (
+            jnp.take_along_axis(of_all, columns, axis=1) for of_all in (goals.wanted, goals.changed)
+        )
+        return LookedAt(
+            boxes[columns],
+            wanted,
+            counts & changed,
+            counts & ~changed,
+            goals.avoided,
+            goals.target,
+        )
+
+    def losses(self, params: Any, looked_at: LookedAt, patched: Array) -> Array:
+        """See ``Objective``."""
+        many, each = looked_at.wanted.shape
+        lag = self.each(
             params,
             patched,
-            boxes[columns.reshape(-1)],
-            jnp.repeat(jnp.arange(many, dtype=jnp.int32), looked_at),
-            preprocessing=self.preprocessing,
-        ).reshape(many, looked_at, -1)
-        wanted = jnp.take_along_axis(goals.wanted, columns, axis=1)
-        lag = jax.vmap(margin_losses)(logits, wanted, goals.avoided)
-        lag = jnp.maximum(lag, -self.surplus) + self.surplus
-        changed = jnp.take_along_axis(goals.changed, columns, axis=1)
-        return _mean(lag, counts & changed) + _mean(lag, counts & ~changed)
+            looked_at.boxes.reshape(many * each, -1, 4),
+            jnp.repeat(jnp.arange(many, dtype=jnp.int32), each),
+            looked_at.wanted.reshape(-1),
+            jnp.repeat(looked_at.avoided, each),
+        ).reshape(many, each)
+        return _mean(lag, looked_at.changed) + _mean(lag, looked_at.kept)
+
+    def each(
+        self,
+        params: Any,
+        patched: Array,
+        boxes: Array,
+        image_of: Array,
+        wanted: Array,
+        avoided: Array,
+    ) -> Array:
+        """The loss of each of W masked images alone, 0 or more: ``float32[W]``.
+
+        Args:
+          params: of the model.
+          patched: ``float32[B, h, w, c]``.
+          boxes: ``int32[W, R, 4]``.
+          image_of: ``int32[W]``, whose they are.
+          wanted, avoided: ``int32[W]`` and ``bool[W]``, see ``Goals``.
+        """
+        logits = shown_logits(
+            self.apply_fn, params, patched, boxes, image_of, preprocessing=self.preprocessing
+        )
+        lag = margin_losses(logits, wanted, avoided)
+        return jnp.maximum(lag, -self.surplus) + self.surplus
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,13 +172,29 @@ class LocalEvidenceWanted:
     preprocessing: Preprocessing
     defense: LocalDefense
 
-    def losses(self, params: Any, boxes: Array, goals: Goals, patched: Array, keys: Array) -> Array:
+    def looked_at(self, boxes: Array, goals: Goals, keys: Array) -> LookedAt:
+        """See ``Objective``; there is nothing to be drawn."""
+        del keys
+        many = len(goals.target)
+        nothing = jnp.zeros((many, 1), jnp.bool_)
+        hidden = jnp.zeros((many, 1, *boxes.shape[1:]), jnp.int32)
+        wanted = jnp.zeros((many, 1), jnp.int32)
+        return LookedAt(hidden, wanted, nothing, nothing, goals.avoided, goals.target)
+
+    def losses(self, params: Any, looked_at: LookedAt, patched: Array) -> Array:
         """See ``Objective``."""
-        del boxes, keys
         evidence = LocalSource(self.local).evidence(params, patched, self.preprocessing).parts
         return jax.vmap(functools.partial(wrong_lag, self.defense))(
-            evidence.astype(jnp.float32), goals.target
+            evidence.astype(jnp.float32), looked_at.target
         )
+
+
+def padded_boxes(boxes: NDArray[np.int32]) -> NDArray[np.int32]:
+    """With boxes of no pixels, so that sets of one mask and of pairs share programs.
+
+    ``int32[V, R, 4]`` -> ``int32[V, max(2, R), 4]``.
+    """
+    return np.pad(boxes, ((0, 0), (0, max(0, _LEAST_BOXES - boxes.shape[1])), (0, 0)))
 
 
 def margin_losses(logits: Array, wanted: Array, avoided: Array) -> Array:
@@ -123,8 +202,8 @@ def margin_losses(logits: Array, wanted: Array, avoided: Array) -> Array:
 
     By how much the wanted label still lags behind the best of the others, below 0 where it leads.
 
-    ``wanted`` is ``int32[M]``. With ``avoided`` (a scalar ``bool``) it is by how much that label
-    leads still.
+    ``wanted`` is ``int32[M]``. With ``avoided`` (``bool``, of all or of each) it is by how much
+    that label leads still.
     """
     classes = jnp.arange(logits.shape[-1], dtype=jnp.int32)[None]
     own = classes == wanted[:, None]

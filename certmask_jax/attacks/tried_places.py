@@ -10,9 +10,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from certmask_jax.attacks.attacked_model import Showing
 from certmask_jax.attacks.first_order import Pairs
 from certmask_jax.attacks.patch_places import best_apart, places_everywhere, random_places
 from certmask_jax.attacks.patched_pixels import Placement
+from certmask_jax.attacks.tried_losses import losses_tried
 from certmask_jax.masks.threats import Threat
 
 MOST_CHOSEN = 16
@@ -40,6 +42,8 @@ def best_tried(
     threat: Threat,
     weak: NDArray[np.int64],
     randoms: Sequence[np.random.Generator],
+    *,
+    showing: Showing,
 ) -> list[tuple[list[Placement], list[float]]]:
     """Of each pair places that are worth a look, and the objective with a patch tried there.
 
@@ -49,6 +53,7 @@ def best_tried(
       weak: ``int64[N, K, 4]``, where the table says that a patch hurts; some of these stay,
         whatever a patch does there.
       randoms: R generators, one for each pair.
+      showing: which masked images show a placement.
 
     Returns:
       R lists of as many places as losses: the best of those everywhere, none near another, and then
@@ -58,7 +63,7 @@ def best_tried(
     everywhere = places_to_try(threat, randoms)
     few = [weak[random.permutation(len(weak))[:_MOST_WEAK]] for random in randoms]
     places = np.concatenate([everywhere, np.stack(few)], axis=1)
-    losses = pairs.losses_tried(ends, places)
+    losses = losses_tried(pairs, ends, places, showing=showing)
     count = everywhere.shape[1]
     made = []
     for there, lost in zip(places, losses, strict=True):

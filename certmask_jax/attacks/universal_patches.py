@@ -2,30 +2,34 @@
 
 What is lowered is the mean loss over images, places and transformations that are drawn anew in each
 step (Athalye et al., ICML 2018; Brown et al., 2017). The patch is then one that works wherever it
-is stuck, and need not know the image.
+is stuck, and need not know the image. As each step sees but some of them, the last patch need not
+be the best: every few steps it is judged on one draw, the same each time, and the best is kept.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh
 from jax.typing import ArrayLike
 from numpy.typing import NDArray
 
-from certmask_jax._own_settings import reproducible, usual_promotion
-from certmask_jax.attacks.logit_tables import shown_logits
-from certmask_jax.attacks.patch_search import PatchSearch, share_of_step, steps_of
-from certmask_jax.attacks.search_objectives import margin_losses
-from certmask_jax.attacks.stuck_patches import Transformations, pasted
-from certmask_jax.inference.devices import AXIS, device_mesh
+from certmask_jax._own_settings import reproducible
+from certmask_jax.attacks.patch_search import PatchSearch, steps_of
+from certmask_jax.attacks.stuck_patches import Transformations
+from certmask_jax.attacks.universal_steps import (
+    LEVELS,
+    Kind,
+    World,
+    classes_of,
+    drawn_program,
+    steps_program,
+)
+from certmask_jax.inference.devices import device_mesh
 from certmask_jax.inference.masked_pass import computed_with
 from certmask_jax.inference.model_function import ApplyFn
 from certmask_jax.inference.preprocessing import Preprocessing, check_images
@@ -33,27 +37,32 @@ from certmask_jax.masks.distinct_unions import MaskedImages
 from certmask_jax.masks.threats import Threat
 from certmask_jax.tables.prediction_table import check_labels
 
-_LEVELS = 255.0
-
 STEPS_BETWEEN = 20
-"""Steps in one program, but on CPUs; after so many ``progress`` is told and ``stop`` asked."""
+"""Steps in one program, but on CPUs; after so many the patch is judged, ``progress`` told and
+``stop`` asked."""
+
+DRAWS_JUDGED = 4
+"""Draws on which a patch is judged, each of as many images as a step."""
 
 
 class UniversalPatch(NamedTuple):
     """A patch for many images, and what is needed to go on with it.
 
     Attributes:
-      pixels: ``uint8[height, width, c]``.
+      pixels: ``uint8[height, width, c]``, the best so far of those that were judged.
       losses: ``float32[steps]``, of the images that each step looked at; of fewer steps than were
         asked for if it was stopped.
-      levels: ``float32[height, width, c]``, the pixels before they are rounded.
+      levels: ``float32[height, width, c]``, where the search is, before it is rounded.
       motion: arrays, what the optimizer remembers.
+      judged: ``float32[C]``, what the rounded patch came to after every ``STEPS_BETWEEN`` steps and
+        at the end: its mean loss on ``DRAWS_JUDGED`` draws, which are the same each time.
     """
 
     pixels: NDArray[np.uint8]
     losses: NDArray[np.float32]
     levels: NDArray[np.float32]
     motion: tuple[NDArray[Any], ...]
+    judged: NDArray[np.float32]
 
 
 @reproducible()
@@ -97,7 +106,8 @@ def universal_patch(
       stop: asked every few steps; if so, what there is so far is returned.
 
     Returns:
-      The patch in whole levels. ``attacks.pasted`` puts it into an image.
+      The patch in whole levels, the best of those that were judged. ``attacks.pasted`` puts it into
+      an image.
 
     Raises:
       ValueError: for several patches or shapes, or images, labels or a target that do not fit.
@@ -114,138 +124,53 @@ def universal_patch(
     shown = Preprocessing() if preprocessing is None else preprocessing
     on = device_mesh() if mesh is None else mesh
     held = computed_with(params, shown)
-    classes = _classes(apply_fn, held, pixels[:1], shown)
+    classes = classes_of(apply_fn, held, pixels[:1], shown)
     truth = check_labels(labels, len(pixels), classes)
     if target is not None and not 0 <= target < classes:
         raise ValueError(f"target: expected a class from 0 to {classes - 1}, got {target}")
     (shape,) = threat.shapes
     corners = np.argwhere(threat.allowed(shape)).astype(np.int32)
     boxes = np.zeros((1, 1, 4), np.int32) if masked_images is None else masked_images.boxes
-    world = _World(*map(jnp.asarray, (pixels, truth, corners, boxes)))
-    kind = _Kind(
+    world = World(*map(jnp.asarray, (pixels, truth, corners, boxes)))
+    kind = Kind(
         apply_fn, shown, how, Transformations() if transformations is None else transformations,
         -(-images_a_step // on.size), target,
     )  # fmt: skip
     first, key = jax.random.split(jax.random.key(seed))
-    patch = jax.random.uniform(first, (*shape, pixels.shape[3]), jnp.float32, 0.0, _LEVELS)
+    patch = jax.random.uniform(first, (*shape, pixels.shape[3]), jnp.float32, 0.0, LEVELS)
     motion = steps_of(how).init(patch)
     is_cpu = on.devices.flat[0].platform == "cpu"
     losses, done = [np.zeros(0, np.float32)], 0
+    judged, best = np.zeros(0, np.float32), np.zeros(patch.shape, np.uint8)
     if begun is not None:
         patch, losses, done = jnp.asarray(begun.levels), [begun.losses], len(begun.losses)
+        judged, best = begun.judged, begun.pixels
         kept = jax.tree.structure(motion)
         motion = jax.tree.unflatten(kept, [jnp.asarray(part) for part in begun.motion])
+    one_draw, of_draws = drawn_program(kind, on), jax.random.fold_in(first, 1)
 
     def so_far() -> UniversalPatch:
         levels, remembered = jax.device_get((patch, jax.tree.leaves(motion)))
-        pixels = np.rint(levels).astype(np.uint8)
-        return UniversalPatch(pixels, np.concatenate(losses), levels, tuple(remembered))
+        return UniversalPatch(best, np.concatenate(losses), levels, tuple(remembered), judged)
 
     while done < how.steps:
         count = min(1 if is_cpu else STEPS_BETWEEN, how.steps - done)
-        patch, motion, loss = _program(kind, count, on)(
+        patch, motion, loss = steps_program(kind, count, on)(
             held, world, patch, motion, key, jnp.int32(done)
         )
         losses.append(np.atleast_1d(np.asarray(loss)))
         done += count
-        if done % STEPS_BETWEEN == 0 and done < how.steps:
+        if done % STEPS_BETWEEN and done < how.steps:
+            continue
+        rounded = jnp.round(patch)
+        each = [one_draw(held, world, rounded, of_draws, jnp.int32(n)) for n in range(DRAWS_JUDGED)]
+        came_to = np.float32(np.mean([float(one) for one in each]))
+        if not len(judged) or came_to < judged.min():
+            best = np.asarray(rounded).astype(np.uint8)
+        judged = np.append(judged, came_to)
+        if done < how.steps:
             if progress is not None:
                 progress(so_far())
             if stop is not None and stop():
                 break
     return so_far()
-
-
-class _World(NamedTuple):
-    """What is drawn from; a pytree."""
-
-    images: Array  # uint8[B, h, w, c]
-    labels: Array  # int32[B]
-    corners: Array  # int32[P, 2]
-    boxes: Array  # int32[V, R, 4]
-
-
-@dataclasses.dataclass(frozen=True)
-class _Kind:
-    apply_fn: ApplyFn
-    preprocessing: Preprocessing
-    search: PatchSearch
-    transformations: Transformations
-    images: int  # that a device looks at in a step
-    target: int | None
-
-
-def _classes(
-    apply_fn: ApplyFn, params: Any, images: NDArray[np.uint8], preprocessing: Preprocessing
-) -> int:
-    nothing, first = np.zeros((1, 1, 4), np.int32), np.zeros(1, np.int32)
-    how = functools.partial(shown_logits, apply_fn, preprocessing=preprocessing)
-    return int(jax.eval_shape(how, params, images, nothing, first).shape[-1])
-
-
-@functools.lru_cache(maxsize=8)
-def _program(kind: _Kind, count: int, mesh: Mesh) -> Any:
-    how, update = kind.search, steps_of(kind.search).update
-    low, high = zip(*(kind.transformations.brightness, kind.transformations.scale), strict=True)
-
-    def loss_of(patch: Array, params: Any, world: _World, key: Array) -> Array:
-        keys = jax.random.split(key, 4)
-        many = (kind.images,)
-        chosen, places, masks = (
-            jax.random.randint(keys[n], many, 0, len(some), jnp.int32)
-            for n, some in enumerate((world.images, world.corners, world.boxes))
-        )
-        drawn = jax.random.uniform(keys[3], (2, *many), jnp.float32)
-        least, most = (np.asarray(a, np.float32)[:, None] for a in (low, high))
-        brightness, scale = least + drawn * (most - least)
-        stuck = jax.vmap(
-            lambda image, corner, b, s: pasted(image, patch, corner, brightness=b, scale=s)
-        )(world.images[chosen], world.corners[places], brightness, scale)
-        logits = shown_logits(
-            kind.apply_fn,
-            params,
-            stuck,
-            world.boxes[masks],
-            jnp.arange(kind.images, dtype=jnp.int32),
-            preprocessing=kind.preprocessing,
-        )
-        wanted = world.labels[chosen]
-        if kind.target is not None:
-            wanted = jnp.full_like(wanted, kind.target)
-        lag = margin_losses(logits, wanted, jnp.asarray(kind.target is None))
-        return jnp.maximum(lag + how.surplus, 0).mean()
-
-    def moved(
-        params: Any, world: _World, patch: Array, motion: Any, key: Array, done: Array
-    ) -> tuple[Array, Any, Array]:
-        own = jax.random.fold_in(key, jax.lax.axis_index(AXIS))
-
-        def one(now: tuple[Array, Any], number: Array) -> tuple[tuple[Array, Any], Array]:
-            levels, memory = now
-            loss, slope = jax.value_and_grad(loss_of)(
-                levels, params, world, jax.random.fold_in(own, done + number)
-            )
-            loss, slope = jax.lax.pmean((loss, slope), AXIS)
-            with usual_promotion():
-                step, memory = update(jnp.where(jnp.isfinite(slope), slope, 0), memory)
-            share = share_of_step(how, done + number)
-            return (jnp.clip(levels + share * step, 0, _LEVELS), memory), loss
-
-        if count == 1:
-            (patch, motion), loss = one((patch, motion), jnp.int32(0))
-            return patch, motion, loss
-        (patch, motion), losses = jax.lax.scan(
-            one, (patch, motion), jnp.arange(count, dtype=jnp.int32)
-        )
-        return patch, motion, losses
-
-    everywhere = PartitionSpec()
-    return jax.jit(
-        jax.shard_map(
-            moved,
-            mesh=mesh,
-            in_specs=(everywhere,) * 6,
-            out_specs=everywhere,
-            check_vma=False,  # any model may be given, whatever it carries in its loops
-        )
-    )

@@ -32,6 +32,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from certmask_jax._text import counted
 from certmask_jax.certification.report import DefenseResult, Report, SizeCurve
 from certmask_jax.certification.report.size_screen import masks_of, panels
 from certmask_jax.files import whole_files
@@ -154,7 +155,7 @@ def write_figure(result: Report, folder: AnyPath) -> None:
         axes.set_xlabel("side of the patch, pixels" if square else "pixels of the patch")
         axes.set_ylim(0, 100)
         axes.legend(fontsize="small")
-    figure.supylabel(f"% of {result.num_images} images")
+    figure.supylabel(f"% of {counted(result.num_images, 'image')}")
     picture = io.BytesIO()
     figure.savefig(picture, format="png")
     whole_files.write(folder / FIGURE, picture.getvalue())

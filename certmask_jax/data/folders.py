@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from certmask_jax._settings import Naming, SettingError
-from certmask_jax._text import encodable, some
+from certmask_jax._text import counted, encodable, some
 from certmask_jax.data.listing import ImageFile
 
 # What systems leave beside users' files, by its whole name: a class may well be called $5 or @home.
@@ -87,8 +87,9 @@ def scan(folder: Path, *, split: str = "") -> Folder:
             left_out[_kind(entry) if not is_image(entry.name) else "in no class folder"] += 1
     if left_out["in no class folder"] and not names:
         raise ValueError(
-            f"{folder}: expected a folder for each class, got {left_out['in no class folder']} "
-            "images in none; images with a list of labels are the data set image_list"
+            f"{folder}: expected a folder for each class, got "
+            f"{counted(left_out['in no class folder'], 'image')} in none; "
+            "images with a list of labels are the data set image_list"
         )
     images_of = {name: images_below(folder / name, left_out, above=folder) for name in names}
     empty = [name for name in names if not images_of[name]]

@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 from numpy.typing import NDArray
 
+from certmask_jax._text import counted
 from certmask_jax.inference.claimed_fields import check_claims
 from certmask_jax.inference.distinct_fields import LocalLogits
 from certmask_jax.inference.engine_choice import engine_for
@@ -88,7 +89,7 @@ def predict(
     broken = table.non_finite_images()
     if len(broken):
         warnings.warn(
-            f"the model gives NaN or infinite logits for {len(broken)} image(s): "
+            f"the model gives NaN or infinite logits for {counted(len(broken), 'image')}: "
             f"{', '.join(map(str, broken[:10]))}{', ...' if len(broken) > 10 else ''}; they are "
             "never certified",
             RuntimeWarning,

@@ -13,6 +13,7 @@ from html import escape
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from certmask_jax._text import counted
 from certmask_jax.masks import geometry, placements
 from certmask_jax.masks.by_content import ByContent
 from certmask_jax.masks.geometry import Size
@@ -76,7 +77,7 @@ class MaskSet(ByContent):
         used = (self.boxes[..., 0] < self.boxes[..., 2]) & (self.boxes[..., 1] < self.boxes[..., 3])
         most = int(used.sum(axis=1).max())
         parts = "" if most == 1 else f"up to {most} boxes of "
-        return f"{len(self)} masks of {parts}{self._sizes()} for {self.threat}"
+        return f"{counted(len(self), 'mask')} of {parts}{self._sizes()} for {self.threat}"
 
     def __repr__(self) -> str:
         return f"MaskSet({self})"

@@ -38,9 +38,12 @@ def why_answered(one: Inspected, row: int, answer: int, class_names: Sequence[st
         return f"The rule answers {said(answer)}."
     agree = len(values) == 1
     seen = "" if known.all() else " that were evaluated"
-    summary = f"Of {int(known.sum())} masks{seen} {_votes(values, counts, said)}"
+    summary = f"Of {counted(int(known.sum()), 'mask')}{seen} {_votes(values, counts, said)}"
     if agree:
-        summary = f"All {int(known.sum())} masks say {said(int(values[0]))}"
+        all_of_them = (
+            "The one mask says" if known.sum() == 1 else f"All {int(known.sum())} masks say"
+        )
+        summary = f"{all_of_them} {said(int(values[0]))}"
     match one.defense:
         case CrossCert():
             return _of_crosscert(one, row, answer, said)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from certmask_jax._text import some
+from certmask_jax._text import counted, some
 from certmask_jax._version import __version__
 from certmask_jax.certification.report import Report, numbers
 from certmask_jax.certification.report.paired import Match, Paired, matches, unmatched
@@ -60,7 +60,7 @@ def page_of(runs: Sequence[Named]) -> str:
         )
     return rendering.rendered(
         "compare.html",
-        title=f"{len(runs)} runs on the same {first.num_images:,} images",
+        title=f"{counted(len(runs), 'run')} on the same {counted(first.num_images, 'image')}",
         lead="A difference is of what the later run finds less what A finds; an image is gained "
         "where only the later run holds, and lost where only A does.",
         runs=[

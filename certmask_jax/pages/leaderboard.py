@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from certmask_jax._text import counted
 from certmask_jax._version import __version__
 from certmask_jax.certification.report import Interval, Report, labels, numbers, wilson_interval
 from certmask_jax.certification.report.records import DefenseResult
@@ -136,7 +137,8 @@ def refusal(candidate: Candidate) -> str:
                 )
         wrong = result.per_image["worst_case"] & (result.per_image["answer"] != label)
         if wrong.any():
-            return f"{result.spec} certifies {int(wrong.sum())} images that it answers wrongly"
+            what = counted(int(wrong.sum()), "image")
+            return f"{result.spec} certifies {what} that it answers wrongly"
     return ""
 
 
@@ -164,7 +166,7 @@ def _task(report: Report, result: DefenseResult) -> dict[str, Any]:
     return {
         "data": name,
         "split": str(known.get("split") or ""),
-        "classes": f"{classes:,} classes, {chosen}",
+        "classes": f"{counted(classes, 'class', 'classes')}, {chosen}",
         "threat": labels.against(result.threat),
         "guarantee": result.guarantee,
     }
@@ -213,7 +215,9 @@ def _under_attack(attack: Attacked | None) -> dict[str, Any]:
     facts = {"under_attack": None, "under_attack_interval": None, "under_attack_images": None}
     if attack is None:
         return {"audit": "not attacked", **facts}
-    audit = f"{attack.attacked:,} of {attack.images:,} images attacked, nothing contradicted"
+    audit = (
+        f"{attack.attacked:,} of {counted(attack.images, 'image')} attacked, nothing contradicted"
+    )
     if attack.left_right is None:
         return {"audit": audit, **facts}
     share, interval = attack.left_right

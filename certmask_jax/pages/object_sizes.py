@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from certmask_jax._text import counted
 from certmask_jax.certification.report import Report, labels, numbers
 from certmask_jax.certification.report.by_object_size import SizeBin, size_bins
 from certmask_jax.certification.report.image_groups import Share
@@ -38,7 +39,10 @@ def by_size(report: Report, sizes: ObjectSizes) -> dict[str, Any] | None:
     if not bins:
         return None
     known = int(np.isfinite(sizes.shares).sum())
-    said = [f"{known:,} of {report.num_images:,} images have boxes in {sizes.source}.", *sizes.said]
+    said = [
+        f"{known:,} of {counted(report.num_images, 'image')} have boxes in {sizes.source}.",
+        *sizes.said,
+    ]
     if len(report.defenses) > _MOST_CURVES:
         said.append(f"The plot is of the first {_MOST_CURVES} results; the table has all.")
     return {**_plot(report, bins), "rows": [_row(report, one) for one in bins], "said": said}
@@ -87,7 +91,8 @@ def _point(one: SizeBin, share: Share, what: str, aside: float) -> charts.Point:
         50 * (one.low + one.high) + aside,
         share.fraction,
         *share.interval,
-        f"{what} {numbers.percent(share.fraction)}% of {len(one.rows)} images whose objects cover "
+        f"{what} {numbers.percent(share.fraction)}% of {counted(len(one.rows), 'image')} whose "
+        "objects cover "
         f"{bin_name(one)}",
     )
 

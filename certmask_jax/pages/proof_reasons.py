@@ -53,7 +53,8 @@ def why_proved(
             )
         labels = one.labels(row, one.single)
         all_true = bool(len(labels)) and bool((labels == label).all())
-        end = f"; all {len(labels)} masks say {said(label)}" if all_true else ""
+        all_of_them = "the one mask says" if len(labels) == 1 else f"all {len(labels)} masks say"
+        end = f"; {all_of_them} {said(label)}" if all_true else ""
         outcome = "brings about a wrong answer without an alert" if detects else "changes this"
         return f"No patch at any place {outcome}{end}."
     if answer != label:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from certmask_jax._text import counted
 from certmask_jax.certification.report import Report, labels
 from certmask_jax.certification.report.size_screen import masks_of, panels
 from certmask_jax.pages import charts
@@ -32,7 +33,8 @@ def _costs(report: Report) -> list[dict[str, Any]]:
             ("certified", result.worst_case_accuracy, "worst_case_accuracy", True),
             ("clean", result.clean_accuracy, "clean_accuracy", False),
         ):
-            about = f"{name}: {kind} {100 * value:.1f}% with {x:,.0f} passes an image"
+            passes = counted(round(x), "pass", "passes")
+            about = f"{name}: {kind} {100 * value:.1f}% with {passes} an image"
             point = charts.Point(x, value, *result.intervals[key], about)
             mark = ", ".join(there[x, round(value, 2)]) if filled else ""
             if filled:  # those in one place have one mark

@@ -22,7 +22,7 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
-from certmask_jax._text import some
+from certmask_jax._text import counted, some
 from certmask_jax.attacks.attacked_images import STEPS_BETWEEN
 from certmask_jax.attacks.black_box import QUERIES_BETWEEN
 from certmask_jax.files import fingerprint
@@ -213,10 +213,11 @@ class _Audit:
 
     def _too_small(self, watch: Watch, minutes: float) -> str:
         steps, speed = self._options.most_steps, watch.seconds_a_step
-        takes = "longer" if speed is None else f"up to {speed * steps / 60:.2g} minutes (measured)"
+        takes = "longer" if speed is None else f"up to {speed * steps / 60:.2g} min (measured)"
         return (
             f"--minutes {minutes:g}: expected time for an image of {self._run.folder}, which takes "
-            f"{takes} beside what it takes to begin: up to {steps} steps; give more minutes, or "
+            f"{takes} beside what it takes to begin: up to {counted(steps, 'step')}; give more "
+            "minutes, or "
             "take fewer steps or --locations"
         )
 
@@ -229,8 +230,8 @@ class _Audit:
         ]
         if others:
             program.say(
-                f"{len(others)} images are answered otherwise than in the run, and were not "
-                f"attacked ({some(others)}): they have other pixels now, or rounding decides them"
+                f"{counted(len(others), 'image')} answered otherwise than in the run, and not "
+                f"attacked ({some(others)}): with other pixels now, or as rounding decides"
             )
         about = {**fingerprint.environment(), **self._job.provenance, "command": command}
         summary = {"attack": self._options.facts(), "results": rows, "provenance": about}

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from certmask_jax._text import counted
 from certmask_jax.certification import evaluation, precision_check, report, verdicts
 from certmask_jax.certification.evidence_verdicts import beside, certify_evidence
 from certmask_jax.files import processes
@@ -126,11 +127,11 @@ def run(config: Config, command: str) -> int:
     if stopped or (saved is None and out == run_folder):
         done, count = saved_table.images_done(out / "tables")
         again = "give the same command again"
-        print(f"stopped: {done} of {count} images are in {out}; {again}", file=words)
+        print(f"stopped: {done} of {counted(count, 'image')} done, in {out}; {again}", file=words)
         return TO_BE_GONE_ON_WITH
     if saved is None:
         done, count = saved_table.images_done(out / "tables")
-        print(f"share {part} is done, {done} of {count} images, in {out}", file=words)
+        print(f"share {part} is done, {done} of {counted(count, 'image')}, in {out}", file=words)
         merge = program.typed("merge", [str(run_folder)])
         print(f"when all are: {merge}", file=words)
         return 0

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from certmask_jax._text import json_of
+from certmask_jax._text import counted, json_of
 from certmask_jax.certification import certified_size, evaluation
 from certmask_jax.certification.report.labels import against
 from certmask_jax.certification.successive_halving import Dropped, Measured, Search, rungs, search
@@ -94,7 +94,8 @@ def run(options: ChooseOptions, words: Sequence[str]) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     whole_files.write_text(folder / ASKED, json.dumps(_asked(options), indent=1))
     program.say(
-        f"{len(affordable)} of {len(found)} candidates on up to {len(chosen_on)} images, then the "
+        f"{len(affordable)} of {counted(len(found), 'candidate')} on up to "
+        f"{counted(len(chosen_on), 'image')}, then the "
         f"best on {len(others)} others"
     )
     try:
@@ -158,7 +159,10 @@ def _searched(
             if not mine:
                 continue
             name = f"rounds/{rung + 1}-of-{len(seen)}-{variant.name}"
-            program.say(f"round {rung + 1} of {len(seen)}: {len(mine)} candidates, {count} images")
+            program.say(
+                f"round {rung + 1} of {len(seen)}: {counted(len(mine), 'candidate')}, "
+                f"{counted(count, 'image')}"
+            )
             done = runs.certified(name, variant, [found[number] for number in mine], new)
             for number in mine:
                 parts[number].append(done.measured(found[number], options, sizes))
@@ -176,7 +180,9 @@ def _reported(runs: Runs, choice: Choice, images: SomeImages) -> dict[int, Measu
             continue
         chosen = [choice.candidates[one] for one in mine]
         name = f"reported/{variant.name}"
-        program.say(f"reported on {len(images)} other images: {len(mine)} defenses")
+        program.say(
+            f"reported on {counted(len(images), 'other image')}: {counted(len(mine), 'defense')}"
+        )
         done: Certified = runs.certified(name, variant, chosen, images)
         write_report(done.report, runs.folder / name, program.say)
         for one in mine:

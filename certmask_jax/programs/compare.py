@@ -13,6 +13,7 @@ import io
 import sys
 from collections.abc import Sequence
 
+from certmask_jax._text import counted
 from certmask_jax.certification import report
 from certmask_jax.certification.report import layout, markup, numbers
 from certmask_jax.certification.report.paired import Match, Paired, matches
@@ -57,7 +58,8 @@ def table_of(runs: Sequence[Named], style: str = "table") -> str:
         for cells in _rows(f"{first.name}, {other.name}", match)
     ]
     heading = (
-        f"{first.report.num_images:,} images; % of images [95% intervals]; differences are of the "
+        f"{counted(first.report.num_images, 'image')}; % of images [95% intervals]; differences "
+        "are of the "
         "second run less the first, paired (Newcombe); p: McNemar's exact test"
     )
     match style:

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import jax
 
 from certmask_jax import weights
+from certmask_jax._text import counted
 from certmask_jax.programs import model_options, paths, program
 from certmask_jax.programs.command_line import CommandLine, check_not_typed
 from certmask_jax.programs.number_options import seed
@@ -79,7 +80,8 @@ def run(arguments: argparse.Namespace) -> None:
     entries = len(jax.tree.leaves(params))
     parameters = sum(leaf.size for leaf in jax.tree.leaves(params["params"]))
     print(
-        f"{out}: {model.name} with {model.num_classes} classes, {entries} entries, "
+        f"{out}: {model.name} with {counted(model.num_classes, 'class', 'classes')}, "
+        f"{counted(entries, 'entry', 'entries')}, "
         f"{parameters:,} parameters, sha256 {weights.digest(params)}"
     )
 

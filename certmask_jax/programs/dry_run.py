@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from certmask_jax._text import counted
 from certmask_jax.certification import planning
 from certmask_jax.programs.certification_job import Job
 from certmask_jax.programs.certification_options import Config
@@ -34,7 +35,8 @@ def _plan_of_table(config: Config, job: Job) -> list[str]:
     share = "" if config.shard[1] == 1 else f" (share {config.shard[0]} of {config.shard[1]})"
     stem = f", beside {plan.stem_passes:,} of the stem" if plan.stem_passes else ""
     return [
-        f"{plan.num_images:,} images{share}, {plan.masked_images:,} masked images each",
+        f"{counted(plan.num_images, 'image')}{share}, "
+        f"{counted(plan.masked_images, 'masked image')} each",
         f"forward passes: at most {plan.passes_most:,}, expected {plan.passes_expected:,.0f} "
         f"({plan.passes_expected / plan.num_images:.1f} an image){stem}",
         "operations: unknown"
@@ -42,10 +44,10 @@ def _plan_of_table(config: Config, job: Job) -> list[str]:
         else f"operations: {each * plan.passes_expected + plan.stem_passes * plan.flops_a_stem:.3g}"
         f" FLOP expected ({each:.3g} a pass)",
         f"table on disk: at most {plan.table_bytes / 1e6:,.1f} MB, in blocks of "
-        f"{plan.images_per_block} images",
+        f"{counted(plan.images_per_block, 'image')}",
         f"time: {_duration(plan.seconds_expected)} expected, at {plan.passes_per_second:,.0f} "
         f"passes/s in chunks of {plan.chunk}, {empty:.0%} of them padding (measured on "
-        f"{plan.calibrated_on} images), and start-up",
+        f"{counted(plan.calibrated_on, 'image')}), and start-up",
     ]
 
 

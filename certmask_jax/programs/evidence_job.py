@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 
+from certmask_jax._text import counted
 from certmask_jax.certification.evidence_batches import passes_of, sources_of
 from certmask_jax.certification.evidence_run import EvidenceHooks, evaluate_evidence
 from certmask_jax.certification.evidence_verdicts import certify_evidence
@@ -156,7 +157,7 @@ class EvidenceWork:
         self.is_new = True
         if done == total or time.monotonic() - self._shown > _EVERY:
             self._shown = time.monotonic()
-            self._say(f"evidence: {done} of {total} images")
+            self._say(f"evidence: {done} of {counted(total, 'image')}")
 
     def _stop(self) -> bool:
         return self._deadline is not None and time.monotonic() > self._deadline
@@ -167,7 +168,7 @@ def plan_of(job: EvidenceJob, num_images: int) -> list[str]:
     count = len(job.defenses)
     each = passes_of(sources_of(job.defenses, job.local, job.apply_fn))
     return [
-        f"{num_images:,} images, {count} defense{'s' * (count > 1)} on evidence",
+        f"{counted(num_images, 'image')}, {counted(count, 'defense')} on evidence",
         f"forward passes: {each * num_images:,}, {'one' if each == 1 else each} an image for all "
         "of these",
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from certmask_jax._text import counted
 from certmask_jax.certification.report import Report
 from certmask_jax.defenses.evidence_places import NoPlacesError
 from certmask_jax.files import fingerprint
@@ -75,7 +76,7 @@ def maps_of_run(
             cells += sum(one.states.size for one in found.maps)
             if cells > MOST_CELLS:
                 unseen[number] = (
-                    f"maps of {len(rows):,} images with so many places would make the page too "
+                    f"maps of {counted(len(rows), 'image')} with so many places would make the page too "
                     "large; certmask report RUN --most-images N makes one of fewer images"
                 )
                 continue

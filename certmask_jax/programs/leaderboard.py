@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from certmask_jax._text import json_of, words_of
+from certmask_jax._text import counted, json_of, words_of
 from certmask_jax.certification import report
 from certmask_jax.certification.report import Report
 from certmask_jax.files import fingerprint, whole_files
@@ -168,7 +168,7 @@ def _run(argv: Sequence[str] | None) -> int:
     arguments = parser().parse_args(sys.argv[1:] if argv is None else argv)
     counts = run(arguments.runs, arguments.out)
     print(
-        f"{arguments.out / leaderboard.PAGE}: {counts['entries']} entries, "
+        f"{arguments.out / leaderboard.PAGE}: {counted(counts['entries'], 'entry', 'entries')}, "
         f"{counts['refused']} refused"
     )
     return 0

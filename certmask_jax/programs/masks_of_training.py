@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from certmask_jax import defenses, mask_sets
+from certmask_jax._text import counted
 from certmask_jax.inference.two_parts import TwoParts
 from certmask_jax.masks.mask_set import MaskSet
 from certmask_jax.masks.threats import Threat
@@ -81,5 +82,5 @@ def _of_cells(parts: TwoParts, masks: MaskSet | None, patch: int) -> AtTheEnd:
             threat = parts.on_cells(Threat.of(parts.image_size, patch))
         masks = mask_entries.read(_OF_CELLS, threat, "--two-parts")
     windows = str(masks.threat).replace(" patches", "", 1)
-    about = f"windows of {windows} cells, patchcure with {len(masks)} masks"
+    about = f"windows of {windows} cells, patchcure with {counted(len(masks), 'mask')}"
     return AtTheEnd(defenses.patchcure(masks), about)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from certmask_jax._text import counted
 from certmask_jax.certification.report import Report
 from certmask_jax.data import decoding
 from certmask_jax.data.attacked_sets import LINES, Line, read_lines
@@ -231,10 +232,13 @@ def _patched_pictures(folder: Path, lines: Sequence[Line]) -> tuple[dict[int, st
 
     shown, unreadable = pictures.first_data_uris(read, len(order), budget=_ATTACKED)
     gone = len(lines) - len(there) + unreadable
-    said = [f"{gone} patched images of the attack are not there."] if gone else []
+    are = "is" if gone == 1 else "are"
+    what = counted(gone, "patched image")
+    said = [f"{what} of the attack {are} not there."] if gone else []
     if len(shown) + gone < len(lines):
         said.append(
-            f"Of {len(lines) - gone} patched images {len(shown)} are shown, those that broke a "
+            f"Of {counted(len(lines) - gone, 'patched image')} {len(shown)} are shown, those "
+            "that broke a "
             "defense first; all are in the folder of the attack."
         )
     return {order[number]: address for number, address in shown.items()}, said

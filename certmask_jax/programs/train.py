@@ -30,6 +30,7 @@ import numpy as np
 from tqdm import tqdm
 
 from certmask_jax import data, predict, training, weights
+from certmask_jax._text import counted
 from certmask_jax.files import fingerprint
 from certmask_jax.inference import views
 from certmask_jax.inference.two_parts import TwoParts
@@ -324,7 +325,8 @@ def _evaluated(job: _Job, params: Params, count: int) -> str:
     )
     clean = np.mean(defense.rule(table) == labels)
     robust = np.mean(defense.worst_case(table, labels))
-    return f"on {len(labels)} test images, {about}: clean {clean:.3f}, certified {robust:.3f}"
+    on = f"on {counted(len(labels), 'test image')}"
+    return f"{on}, {about}: clean {clean:.3f}, certified {robust:.3f}"
 
 
 def _check_same_classes(train_set: data.Dataset, test_set: data.Dataset) -> None:
@@ -350,8 +352,8 @@ def _say_unreadable(streamed: Streamed) -> None:
         print(f"unreadable image {number}: {why}", file=sys.stderr)
     if streamed.unreadable:
         print(
-            f"{len(streamed.unreadable)} image(s) could not be read and were replaced by the next "
-            "ones of the set",
+            f"{counted(len(streamed.unreadable), 'image')} could not be read; the next ones "
+            "of the set are in their place",
             file=sys.stderr,
         )
 

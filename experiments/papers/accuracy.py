@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from certmask_jax._text import counted
 from certmask_jax.certification.report.numbers import with_interval
 from experiments.papers import figures
 from experiments.papers.recipes import Row, Table
@@ -67,7 +68,8 @@ def measured(results: Results) -> str:
     if facts["num_images"] is None:
         return "Nothing was run."
     return (
-        f"Measured here: {facts['num_images']:,} images of {facts['dataset']}, {facts['model']} "
+        f"Measured here: {counted(facts['num_images'], 'image')} of {facts['dataset']}, "
+        f"{facts['model']} "
         f"({facts['weights'] or 'no file of weights'}), undefended "
         f"{100 * facts['undefended_accuracy']:.1f}."
     )

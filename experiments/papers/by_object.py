@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from certmask_jax._text import counted
 from certmask_jax.certification.report import Report
 from certmask_jax.certification.report.by_object_size import size_bins
 from certmask_jax.pages.object_sizes import ObjectSizes, bin_name
@@ -47,7 +48,7 @@ def sheet_of(
     numbers = [one.numbers for one in found]
     return Sheet(
         measured=f"{measured(results[row.patch])} Against `{row.patch}`, `{row.defense}`. "
-        f"{known:,} of {report.num_images:,} images have boxes in {sizes.source}.",
+        f"{known:,} of {counted(report.num_images, 'image')} have boxes in {sizes.source}.",
         titles=("objects cover", *by_group.COLUMNS),
         rows=by_group.cells(found),
         numbers=numbers,

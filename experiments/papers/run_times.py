@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from certmask_jax._text import counted
 from certmask_jax.files import fingerprint
 from certmask_jax.programs.measurements import answer_times
 from certmask_jax.programs.measurements.subjects import of_job
@@ -46,7 +47,7 @@ def sheet_of(table: Table, jobs: Mapping[str, Job]) -> Sheet:
     devices = fingerprint.environment()["devices"]
     numbers = [{"label": row.label, "defense": row.defense, **found[row]} for row in table.rows]
     return Sheet(
-        measured=f"Measured here: {count:,} images one at a time, {names[0]}, "
+        measured=f"Measured here: {counted(count, 'image')} one at a time, {names[0]}, "
         f"{devices['count']} x {devices['kind']}.",
         titles=("", "`--defense`", "the paper's", "milliseconds", "passes", "over no defense"),
         rows=[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 
 import jax
@@ -20,6 +21,7 @@ from certmask_jax.attacks import (
     search_objectives,
     search_replans,
     search_slots,
+    tried_losses,
     tried_places,
 )
 from certmask_jax.attacks.table_goals import ANY
@@ -133,7 +135,7 @@ def test_the_closed_form_is_reached_to_the_pixel(linear):
     search = attacks.PatchSearch(steps=40, surplus=1e6)
     objective = search_objectives.LabelsWanted(_linear, HOW, 1, 1e6)
     keys = jax.random.split(jax.random.key(0), 1)
-    searches = patch_search.begun(goals, keys, search, from_image=jnp.ones(1, jnp.bool_))
+    searches = patch_search.begun(goals.images, keys, search, from_image=jnp.ones(1, jnp.bool_))
     # Against the label that wins anyway, both leads grow; the other classes play no part while it
     # is the best of the others.
     program = patch_search.steps_program(objective, search, 40, mesh)
@@ -231,12 +233,57 @@ def test_places_are_tried_as_a_slope_says_nothing_of_how_far_it_goes():
     )
     ends = pairs.ways().ends
     places = attacks.places_on_grid(how["threat"], stride=1)
-    losses = pairs.losses_tried(ends, np.repeat(places[None], 3, axis=0))
+    everywhere = np.repeat(places[None], 3, axis=0)
+    losses = tried_losses.losses_tried(pairs, ends, everywhere, showing=asked.showing())
     for lost, [[height, width, row, column]] in zip(losses[1], places.tolist(), strict=True):
         patched = images[1, ..., 0] / 255
         patched[row : row + height, column : column + width] = 1
         lead = 1 - (slope * np.minimum(patched, cap)).sum()
         assert lost == pytest.approx(max(lead, -1) + 1, abs=1e-5)
+
+
+def test_a_masked_image_is_tried_at_the_places_that_it_does_not_hide(linear, monkeypatch):
+    """Against NumPy at every place; what hides a place is looked at once, without the patch."""
+    params, images, labels, logits = linear
+    defense = cm.defenses.double_masking(cm.mask_sets.budgeted_grid(SIZE, 2, masks_per_axis=2))
+    asked = attacks.attacked(defense, _linear, params, (SIZE, SIZE, 1), preprocessing=HOW)
+    targets = np.where(np.arange(4) < 3, logits[:4].argsort(axis=1)[:, 1], ANY).astype(np.int32)
+    wanted = np.full((4, len(asked.boxes)), ANY, np.int32)
+    for row, some in enumerate(([0, 3, 4], [1, 2], [5], [0, 7, 9])):
+        wanted[row, some] = targets[row] if targets[row] != ANY else labels[row]
+    search, ends = attacks.PatchSearch(surplus=0.5), 255 - images[:4]
+    pairs = first_order.Pairs(asked, search, images[:4], labels[:4], targets, wanted)
+    places = np.repeat(attacks.places_on_grid(defense.threat, stride=2)[None], 4, axis=0)
+    passes = []
+    real = tried_losses._each_program
+
+    def counting(objective, mesh):
+        return lambda *given: (passes.append(given[4]), real(objective, mesh)(*given))[1]
+
+    monkeypatch.setattr(tried_losses, "_each_program", counting)
+    found = tried_losses.losses_tried(pairs, ends, places, showing=asked.showing())
+    count = 0
+    for row, there in enumerate(places):
+        columns = np.flatnonzero(wanted[row] != ANY)
+        shown = np.stack([patched_pixels.shows(asked.boxes[columns], place) for place in there])
+        count += shown.sum() + (~shown).any(axis=0).sum()
+        for number, [[height, width, top, left]] in enumerate(there):
+            losses = []
+            for column in columns:
+                seen = images[row, ..., 0] / 255
+                inside = (slice(top, top + height), slice(left, left + width))
+                seen[inside] = ends[row, ..., 0][inside] / 255
+                for above, before, below, after in asked.boxes[column]:
+                    seen[above:below, before:after] = 0
+                said = (np.asarray(params["w"])[..., 0] * seen).sum((1, 2)) + params["b"]
+                named = said[wanted[row, column]]
+                best = np.delete(said, wanted[row, column]).max()
+                lag = named - best if targets[row] == ANY else best - named
+                losses.append(max(lag, -0.5) + 0.5)
+            assert found[row, number] == pytest.approx(np.mean(losses), abs=1e-5)
+    [at_once] = {len(boxes) for boxes in passes}
+    assert at_once * len(passes) < places.shape[1] * (wanted != ANY).sum()  # some were left out
+    assert len(passes) == -(-count // at_once)
 
 
 @pytest.mark.parametrize("threat", [t for t in THREATS if len(t) == 1], ids=str)
@@ -438,6 +485,33 @@ def test_a_rule_that_errs_at_one_number_alone_is_met_on_the_way(linear, monkeypa
     assert broken[0] > broken[1]
 
 
+def test_defenses_share_the_program_of_a_step(linear, monkeypatch):
+    """One of single masks and one of pairs, of as many masked images a step, for any steps."""
+    traced, real = [], patch_search._moved
+    monkeypatch.setattr(patch_search, "_moved", lambda *given: (traced.append(1), real(*given))[1])
+    params, images, labels, _ = linear
+    masks = cm.mask_sets.exact_k_fold(SIZE, 3, mask_size=5, coverage=(2, 1))
+    pairs = cm.mask_sets.budgeted_grid(SIZE, 3, masks_per_axis=2)
+    surplus = 0.25  # of this test alone
+    mesh = device_mesh(jax.devices()[:1])
+    for steps, defense in (
+        (20, cm.defenses.certmask(masks)),
+        (9, cm.defenses.double_masking(pairs)),
+    ):
+        search = attacks.PatchSearch(steps=steps, masks_a_step=5, surplus=surplus)
+        asked = attacks.attacked(
+            defense, _linear, params, (SIZE, SIZE, 1), preprocessing=HOW, mesh=mesh
+        )
+        goals = attacks.promising_goals(
+            asked, images[:4], labels[:4], threat=defense.threat, search=search, locations=1
+        )
+        attacks.attack_images(
+            _linear, params, images[:4], labels[:4], asked, goals, preprocessing=HOW,
+            search=search, mesh=mesh,
+        )  # fmt: skip
+        assert len(traced) == 1
+
+
 def test_places_that_are_given_are_looked_at_and_no_others(linear):
     params, images, labels, _ = linear
     given = np.asarray([[[3, 3, 1, 2]], [[3, 3, 4, 0]]])
@@ -572,9 +646,11 @@ def test_steps_in_one_program_are_those_of_many(linear):
     search = attacks.PatchSearch(steps=4, momentum=0.5)
     objective = search_objectives.LabelsWanted(_linear, HOW, 2, 1.0)
     keys = jax.random.split(jax.random.key(3), 3)
-    begun = patch_search.begun(goals, keys, search, from_image=jnp.ones(3, jnp.bool_))
+    begun = patch_search.begun(goals.images, keys, search, from_image=jnp.ones(3, jnp.bool_))
     many = patch_search.steps_program(objective, search, 4, mesh)
-    whole = patch_search._program(objective, search, 4, mesh)
+    whole = functools.partial(
+        patch_search._program(objective, search, 4, mesh), jnp.int32(search.steps)
+    )
     one, other = (program(params, boxes, goals, begun, keys).free for program in (many, whole))
     np.testing.assert_allclose(one, other, atol=1e-3)
     assert (np.asarray(one) != images[:3]).any()

@@ -9,7 +9,7 @@ import pytest
 
 import certmask_jax as cm
 from certmask_jax import attacks
-from certmask_jax.attacks import patch_search, universal_patches
+from certmask_jax.attacks import patch_search, universal_steps
 from certmask_jax.inference.devices import device_mesh
 
 SIZE = 6
@@ -117,7 +117,46 @@ def test_one_that_was_stopped_ends_with_the_same_patch(world, optimizer):
         assert (again.pixels == whole.pixels).all()
         assert (again.levels == whole.levels).all()
         assert (again.losses == whole.losses).all()
+        assert (again.judged == whole.judged).all()
     assert (half.pixels != whole.pixels).any()
+
+
+def _bent(params, x):
+    """Two classes; the second wins by pixels that are near those it likes best."""
+    likes = 4 - jnp.abs(x - params[None]).sum(axis=(1, 2, 3))
+    return jnp.stack([jnp.zeros_like(likes), likes], axis=1)
+
+
+def test_the_best_of_those_that_were_judged_is_kept():
+    """One image at one place, so that each draw is the same, and steps that never settle."""
+    likes = np.full((SIZE, SIZE, 1), 0.5, np.float32)
+    images, there = np.zeros((1, SIZE, SIZE, 1), np.uint8), (slice(1, 3), slice(2, 4))
+    threat = cm.Threat.of(SIZE, 2, region=[(1, 2, 3, 4)])
+    search = attacks.PatchSearch(
+        steps=130, step_size=0.07, momentum=0.97, schedule="constant", surplus=100
+    )
+    told = []
+
+    def made(**how):
+        return attacks.universal_patch(
+            _bent, jnp.asarray(likes), images, [0], threat=threat, search=search, images_a_step=1,
+            mesh=device_mesh(jax.devices()[:1]), **how,
+        )  # fmt: skip
+
+    whole = made(progress=told.append)
+    seen = [np.rint(one.levels) for one in (*told, whole)]
+    losses = []
+    for patch in seen:
+        image = np.zeros((SIZE, SIZE, 1))
+        image[there] = patch / 255
+        losses.append(100 - 4 + np.abs(image - likes).sum())
+    assert np.argmin(losses) < len(seen) - 2  # else the last would do
+    assert losses[-1] < losses[-2]  # nor is it any that is better than the one before
+    np.testing.assert_allclose(whole.judged, losses, rtol=1e-6)
+    assert (whole.pixels == seen[int(np.argmin(losses))]).all()
+    again = made(begun=told[-1])
+    assert (again.pixels == whole.pixels).all()
+    assert (again.judged == whole.judged).all()
 
 
 def test_steps_in_one_program_are_those_of_many(world):
@@ -126,17 +165,17 @@ def test_steps_in_one_program_are_those_of_many(world):
     mesh = device_mesh(jax.devices()[:1])
     labels, corners = np.zeros(10, np.int32), np.asarray([[0, 0], [2, 3]], np.int32)
     given = (images, labels, corners, np.zeros((1, 1, 4), np.int32))
-    seen = universal_patches._World(*map(jnp.asarray, given))
+    seen = universal_steps.World(*map(jnp.asarray, given))
     search = attacks.PatchSearch(steps=6, momentum=0.5)
     how = attacks.Transformations(scale=(0.5, 1.0))
-    kind = universal_patches._Kind(_linear, cm.Preprocessing(), search, how, 4, None)
+    kind = universal_steps.Kind(_linear, cm.Preprocessing(), search, how, 4, None)
     patch = jnp.full((2, 2, 1), 100.0)
     start = patch, patch_search.steps_of(search).init(patch)
     key = jax.random.key(0)
-    whole, _, losses = universal_patches._program(kind, 3, mesh)(
+    whole, _, losses = universal_steps.steps_program(kind, 3, mesh)(
         params, seen, *start, key, jnp.int32(0)
     )
-    once, now, each = universal_patches._program(kind, 1, mesh), start, []
+    once, now, each = universal_steps.steps_program(kind, 1, mesh), start, []
     for step in range(3):
         *now, loss = once(params, seen, *now, key, jnp.int32(step))
         each.append(float(loss))

@@ -408,7 +408,7 @@ def test_notices_stand_in_their_order_whatever_order_they_came_in():
         for words in (
             "1 left out, which count nowhere: a (gone)",
             "the first images of 50",
-            r"1 more stand in the list of labels, are not in the folder, and count nowhere: c\x1b.",
+            r"1 more in the list of labels, not in the folder, counted nowhere: c\x1b.",
             "the model chooses among the 10 classes",
             "two parts: cells; masks, and what they are against, are in cells of the map between "
             "them (5x5 patches on 8x8 reach windows of 1x2 on 1x4 cells)",
@@ -417,9 +417,9 @@ def test_notices_stand_in_their_order_whatever_order_they_came_in():
             "means over 2 views of each masked image, which is 2 forward passes: itself, mirror",
             "hidden tokens: left out of the model's sequence and not filled",
             "from 81 distinct fields, as many as 2.5 whole images have",
-            "precision: 3 of 4096 masked images have another label in float32",
+            "precision: 3 of 4,096 masked images have another label in float32",
             "margin guard: no image is certified with a logit margin of 0.5 or less",
-            "WARNING: NaN or infinite logits on 1 image(s), never certified: b",
+            "WARNING: NaN or infinite logits on 1 image, never certified: b",
         )
     ]
     assert places == sorted(places)

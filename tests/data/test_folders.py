@@ -223,7 +223,7 @@ def test_class_folders_whose_images_lie_deeper_are_classes(tmp_path):
 
 def test_images_in_no_class_folder(tmp_path):
     _image(tmp_path / "1.png")
-    with pytest.raises(ValueError, match=r"1 images in none; .* are the data set image_list"):
+    with pytest.raises(ValueError, match=r"1 image in none; .* are the data set image_list"):
         _load(tmp_path)
     with pytest.raises(FileNotFoundError, match="one subfolder a class, got a file"):
         _load(tmp_path / "1.png")

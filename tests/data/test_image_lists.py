@@ -418,7 +418,7 @@ def test_an_image_that_a_list_names_and_that_is_not_there(flat, capsys):
     assert run("--on-unreadable", "skip") == 0
     printed = capsys.readouterr().out
     assert printed.strip().startswith("2 images")
-    said = "1 more stand in the list of labels, are not in the folder, and count nowhere: x.png"
+    said = "1 more in the list of labels, not in the folder, counted nowhere: x.png"
     assert said in " ".join(printed.split())
     (flat / "b.png").unlink()  # between two runs
     assert run("--on-unreadable", "skip") == 0

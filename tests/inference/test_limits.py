@@ -176,7 +176,7 @@ def test_a_run_ends_before_its_time_is_over_and_goes_on(
         capsys.readouterr()
         assert certify.main(command) == 3
         printed = capsys.readouterr().out
-        assert f"stopped: {2 * blocks} of 12 images are in {out}" in printed
+        assert f"stopped: {2 * blocks} of 12 images done, in {out}" in printed
         assert "give the same command again" in printed
         assert "worst case" not in printed
         assert sorted(file.name for file in out.iterdir()) == ["tables"]

@@ -75,7 +75,7 @@ def test_one_sentence_and_the_rest(whole, tmp_path, capsys, name, how, begins, s
     assert report.main([str(folder)]) == 0
     said = capsys.readouterr().err.splitlines()
     if name != "attack/attacks.jsonl" and name != "per_image.csv":
-        assert said.pop() == "1 patched images of the attack are not there."
+        assert said.pop() == "1 patched image of the attack is not there."
     (line,) = said
     assert line.startswith(begins)
     assert says in line
@@ -104,7 +104,7 @@ def test_a_patched_image_of_which_a_byte_is_another_is_not_there(whole, tmp_path
     bad.write_bytes(content)
     assert report.main([str(folder)]) == 0
     said = capsys.readouterr().err.splitlines()
-    assert said == ["1 patched images of the attack are not there."]
+    assert said == ["1 patched image of the attack is not there."]
 
 
 def test_a_run_that_is_whole_says_nothing(digits_run, tmp_path, capsys):

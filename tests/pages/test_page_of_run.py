@@ -65,7 +65,7 @@ def test_patched_images_stand_beside(run, tmp_path, capsys):
     assert (first["d"], first["after"], first["pic"]) == (0, -2, None)
     assert (second["d"], second["broken"]) == (None, True)
     assert second["pic"].startswith("data:image/png")
-    assert "1 patched images of the attack are not there." in out.read_text()
+    assert "1 patched image of the attack is not there." in out.read_text()
     assert report.main([str(run), "--attack", str(tmp_path)]) == 2
     assert "--attack" in capsys.readouterr().err
 

@@ -16,11 +16,19 @@ from certmask_jax.data import digits_arrays
 from certmask_jax.programs import attack, certify
 from certmask_jax.programs.attacking import asked_rule, attack_audit
 from certmask_jax.programs.attacking.attack_folder import LINES, AttackFolder
+from tests.support import small_runs
 from tests.support.small_models import small_bagnet
 
 # Trying places first takes three times as long on so few images.
 FAST = ["--steps", "20", "--at-once", "8", "--locations", "1", "--places", "gradient"]
 DEFENSE = "double_masking:masks_per_axis=2"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compile_once():
+    with pytest.MonkeyPatch.context() as patched:
+        small_runs.compile_once(patched)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +105,7 @@ def test_a_certificate_that_is_contradicted_is_found_out(tmp_path, capsys):
     out = tmp_path / "out"
     lie = "lying_defense:Liar:masks_per_axis=2"
     command = ["--num-images", "8", "--defense", lie, "--no-undefended", "--out", str(out)]
-    options = ["--steps", "40", "--locations", "3", "--places", "gradient"]
+    options = ["--steps", "40", *FAST[2:4], "--locations", "3", "--places", "gradient"]
     status = attack.main([*command, *options, "--images", "certified"])
     said = capsys.readouterr()
     broken = [line for line in _lines(out) if line["broken"]]

@@ -212,7 +212,7 @@ def test_a_budget_that_is_too_small_says_what_an_image_takes(run, tmp_path, caps
     assert error.startswith(
         f"error: --minutes 0.0001: expected time for an image of {run}, which takes up to"
     )
-    assert re.search(r"takes up to [\d.e-]+ minutes \(measured\) beside", error)
+    assert re.search(r"takes up to [\d.e-]+ min \(measured\) beside", error)
     assert "up to 40 steps; give more minutes" in error
     assert not _lines(out)
 

@@ -266,7 +266,7 @@ def test_logits_that_are_all_nan_stop_at_once_and_single_ones_are_named(tmp_path
         result = verdicts.certify(saved, [defense])
     assert result.non_finite_images == ("a", "b", "c", "d")
     assert result.defenses[0].worst_case_accuracy == 0
-    assert "NaN or infinite logits on 4 image(s), never certified: a, b" in report.as_text(result)
+    assert "NaN or infinite logits on 4 images, never certified: a, b" in report.as_text(result)
     report.write(result, tmp_path)
     json.loads((tmp_path / "results.json").read_text())
 

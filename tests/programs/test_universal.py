@@ -15,10 +15,18 @@ from certmask_jax.programs import attack
 from certmask_jax.programs.attacking import universal_job, universal_table
 from certmask_jax.programs.attacking.attack_folder import LINES
 from certmask_jax.programs.attacking.universal_job import MANIFEST, PATCH, SO_FAR
+from tests.support import small_runs
 
 DEFENSE, COUNT, STEPS = "double_masking:masks_per_axis=2", 12, 45
 HOW = ["--universal", "--steps", str(STEPS), "--images-a-step", "8", "--momentum", "0.5"]
 HOW += ["--brightness", "0.9,1.1", "--held-out", "0.25"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compile_once():
+    with pytest.MonkeyPatch.context() as patched:
+        small_runs.compile_once(patched)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +57,7 @@ def test_it_is_the_patch_of_the_library_on_the_share_of_the_images(made):
     pixels = np.asarray(Image.open(made / PATCH))[..., None]
     assert (pixels == wanted.pixels).all()
     np.testing.assert_array_equal(np.float32(known["losses"]), wanted.losses)
+    np.testing.assert_array_equal(np.float32(known["judged"]), wanted.judged)
     assert not (made / SO_FAR).exists()
 
 
@@ -104,10 +113,12 @@ def test_half_of_a_file_is_no_search_that_goes_on(tmp_path):
     assert universal_job._so_far(file) is None
     levels = np.full((2, 3, 1), 7.4, np.float32)
     motion = np.arange(3), np.int32(1)
-    begun = attacks.UniversalPatch(np.uint8(levels), np.ones(4, np.float32), levels, motion)
+    losses = np.ones(4, np.float32)
+    begun = attacks.UniversalPatch(np.uint8(levels) + 1, losses, levels, motion, losses[:1])
     universal_job._keep(file, begun)
     again = universal_job._so_far(file)
     assert all((a == b).all() for a, b in zip(again[:3], begun[:3], strict=True))
+    assert (again.judged == begun.judged).all()
     assert all((a == b).all() for a, b in zip(again.motion, begun.motion, strict=True))
     for size in (200, 0):
         file.write_bytes(file.read_bytes()[:size])
@@ -125,7 +136,8 @@ def test_what_is_asked_for_is_what_the_library_is_asked_for(digits_run, tmp_path
     def universal_patch(*given, **how):
         asked.update(how)
         pixels = np.full((1, 1, 1), 7, np.uint8)
-        return attacks.UniversalPatch(pixels, np.zeros(45, np.float32), pixels / np.float32(1), ())
+        nothing = np.zeros(45, np.float32)
+        return attacks.UniversalPatch(pixels, nothing, pixels / np.float32(1), (), nothing)
 
     monkeypatch.setattr(universal_job, "universal_patch", universal_patch)
     out = tmp_path / "o"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from certmask_jax._text import counted
 from certmask_jax.certification.report import notices, numbers
 from certmask_jax.certification.report.notices import Notice, Place
 from certmask_jax.certification.report.records import MARGINS, Report
@@ -27,11 +28,11 @@ def notices_of(report: Report) -> list[Notice]:
 
 def heading(report: Report) -> list[str]:
     """How many images there are, and how the model does on them without a defense."""
-    count = f"{report.num_images:,}"
+    count = counted(report.num_images, "image")
     if report.left_out:
-        count += f" of {report.num_images + len(report.left_out):,}"
+        count = f"{report.num_images:,} of {report.num_images + len(report.left_out):,} images"
     return [
-        f"{count} images, undefended accuracy {numbers.undefended(report)}",
+        f"{count}, undefended accuracy {numbers.undefended(report)}",
         *_at(report, Place.HEADING),
     ]
 

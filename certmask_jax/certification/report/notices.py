@@ -12,6 +12,7 @@ import enum
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+from certmask_jax._text import counted
 from certmask_jax.certification.report.layout import printable
 
 _SHOWN = 5  # images
@@ -80,7 +81,7 @@ class MissingImages(Notice):
 
     def text(self) -> str:
         return (
-            f"{len(self.ids):,} more stand in the list of labels, are not in the folder, and count "
+            f"{len(self.ids):,} more in the list of labels, not in the folder, counted "
             f"nowhere: {_some(list(map(printable, self.ids)))}"
         )
 
@@ -93,7 +94,8 @@ class OnlyClasses(Notice):
     count: int
 
     def text(self) -> str:
-        return f"the model chooses among the {self.count:,} classes of the data set only"
+        what = counted(self.count, "class", "classes")
+        return f"the model chooses among the {what} of the data set only"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,7 +207,8 @@ class LabelFlips(Notice):
 
     def text(self) -> str:
         return (
-            f"precision: {self.flips} of {self.compared} masked images have another label in "
+            f"precision: {self.flips} of {counted(self.compared, 'masked image')} have another "
+            "label in "
             f"float32 (largest margin {self.largest_margin:.3g})"
         )
 
@@ -231,7 +234,7 @@ class NonFinite(Notice):
     def text(self) -> str:
         shown = list(map(printable, self.ids))
         return (
-            f"WARNING: NaN or infinite logits on {len(shown)} image(s), never certified: "
+            f"WARNING: NaN or infinite logits on {counted(len(shown), 'image')}, never certified: "
             f"{_some(shown)}"
         )
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from certmask_jax._text import counted
 from certmask_jax.certification.report import notices
 from certmask_jax.certification.report.notices import Notice
 from certmask_jax.masks.threats import Threat
@@ -143,13 +144,14 @@ class Report:
         ]
         undefended = _percent(self.undefended_accuracy, self.intervals["undefended_accuracy"])
         lines = [_html_row("th", titles), *(_html_row("td", row) for row in rows)]
-        caption = f"{self.num_images:,} images, undefended {undefended}, in percent"
+        caption = f"{counted(self.num_images, 'image')}, undefended {undefended}, in percent"
         return f"<table><caption>{caption}</caption>{''.join(lines)}</table>"
 
     def __repr__(self) -> str:
         return (
-            f"Report({self.num_images} images, undefended {100 * self.undefended_accuracy:.1f}%, "
-            f"{len(self.defenses)} defenses)"
+            f"Report({counted(self.num_images, 'image')}, undefended "
+            f"{100 * self.undefended_accuracy:.1f}%, "
+            f"{counted(len(self.defenses), 'defense')})"
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 
+from certmask_jax._text import counted
 from certmask_jax.certification.report import labels, layout, notes, numbers, size_screen
 from certmask_jax.certification.report.labels import Entry
 from certmask_jax.certification.report.layout import Column
@@ -150,7 +151,7 @@ class _Rows:
         if not shape.guarantee:
             parts.insert(0, result.guarantee)
         if not shape.masked:
-            parts.append(f"{result.masked_images:,} masked images")
+            parts.append(counted(result.masked_images, "masked image"))
         alerts = numbers.false_alerts(result)
         if alerts:
             parts.append(f"false alerts on clean images {alerts}")

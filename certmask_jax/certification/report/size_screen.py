@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from certmask_jax._text import counted
 from certmask_jax.certification.report import labels, layout, notes, numbers
 from certmask_jax.certification.report.layout import Column
 from certmask_jax.certification.report.records import DefenseResult, Report, SizeCurve
@@ -127,7 +128,8 @@ def _of_classifiers(report: Report, curves: Sequence[SizeCurve]) -> list[str]:
             continue
         result = report.defenses[curve.results[-1]]
         lines.append(
-            f"{masks_of(curve)}: {result.masks} masks, {result.masked_images} masked images, clean "
+            f"{masks_of(curve)}: {counted(result.masks, 'mask')}, "
+            f"{counted(result.masked_images, 'masked image')}, clean "
             f"{numbers.clean(result)} at every size"
         )
     return lines

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from certmask_jax._text import json_of, some
+from certmask_jax._text import counted, json_of, some
 from certmask_jax.certification.report.files import IMAGES, RESULTS
 from certmask_jax.files import fingerprint
 from certmask_jax.programs import certification_options, earlier_command, runtime
@@ -154,7 +154,8 @@ class AttackedRun:
                 raise _another(
                     self.folder,
                     "data-dir",
-                    f"{len(gone)} of its {len(ids)} images {'is' if len(gone) == 1 else 'are'} not "
+                    f"{len(gone)} of its {counted(len(ids), 'image')} "
+                    f"{'is' if len(gone) == 1 else 'are'} not "
                     f"there, such as {gone[0]}",
                 )
             return

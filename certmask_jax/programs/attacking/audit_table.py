@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from certmask_jax._text import counted
 from certmask_jax.certification.report import wilson_interval
 from certmask_jax.certification.report.layout import Column, paragraphs, table
 from certmask_jax.programs.attacking.attack_folder import Line
@@ -81,7 +82,8 @@ def text_of(rows: Sequence[dict[str, Any]], width: int) -> str:
             continue
         others = row["attacked"] - of["attacked"]
         said.append(
-            f"{row['defense']}: {of['attacked']} of {of['count']} certificates attacked, "
+            f"{row['defense']}: {of['attacked']} of {counted(of['count'], 'certificate')} "
+            "attacked, "
             f"{len(of['contradicted'])} contradicted; of images that are not certified broken "
             f"{row['broken'] - len(of['contradicted'])} of {others}"
         )

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from certmask_jax._text import counted
 from certmask_jax.certification.report import wilson_interval
 from certmask_jax.certification.report.layout import Column, fits, paragraphs, table
 from certmask_jax.programs.attacking.attack_folder import Line
@@ -79,7 +80,8 @@ def text_of(entries: Sequence[dict[str, Any]], width: int) -> str:
     if not fits(lines, width):
         lines = table(columns, stacked=True, titles_in=3)
     notes = [
-        f"% of {entries[0]['images']} images that are answered rightly (with the true label, or an "
+        f"% of {counted(entries[0]['images'], 'image')} answered rightly (with the true label, "
+        "or an "
         "alert where a defense detects). every one of these: with whichever of the patches. None "
         "can leave fewer right than the worst case, which is proved. Brackets: 95% intervals "
         "(Wilson)."

@@ -233,6 +233,7 @@ def _write(folder: Path, made: UniversalPatch, about: Mapping[str, Any]) -> None
             "sha256": fingerprint.of_arrays(made.pixels),
         },
         "losses": made.losses.tolist(),
+        "judged": made.judged.tolist(),
     }
     text = json.dumps(fingerprint.plain(manifest), indent=1, sort_keys=True)
     whole_files.write_text(folder / MANIFEST, text + "\n")
@@ -242,7 +243,8 @@ def _write(folder: Path, made: UniversalPatch, about: Mapping[str, Any]) -> None
 def _keep(path: Path, now: UniversalPatch) -> None:
     file = io.BytesIO()
     parts = {f"motion{number}": part for number, part in enumerate(now.motion)}
-    np.savez(file, levels=now.levels, losses=now.losses, **parts)  # type: ignore[arg-type]
+    parts |= {"levels": now.levels, "losses": now.losses}
+    np.savez(file, pixels=now.pixels, judged=now.judged, **parts)  # type: ignore[arg-type]
     whole_files.write(path, file.getvalue())
 
 
@@ -250,9 +252,10 @@ def _so_far(path: Path) -> UniversalPatch | None:
     """What there is of a search; None where there is nothing that can be read."""
     try:
         with np.load(path, allow_pickle=False) as there:
-            motion = tuple(there[f"motion{n}"] for n in range(len(there.files) - 2))
-            levels = there["levels"]
-            pixels = np.rint(levels).astype(np.uint8)
-            return UniversalPatch(pixels, there["losses"], levels, motion)
+            motion = tuple(there[f"motion{n}"] for n in range(len(there.files) - 4))
+            pixels, losses, levels, judged = (
+                there[name] for name in ("pixels", "losses", "levels", "judged")
+            )
+            return UniversalPatch(pixels, losses, levels, motion, judged)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None

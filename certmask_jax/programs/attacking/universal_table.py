@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from certmask_jax._text import counted
 from certmask_jax.certification.report.layout import Column, fits, paragraphs, table
 from certmask_jax.programs.attacking import given_patch_table
 from certmask_jax.programs.attacking.attack_folder import Line
@@ -51,7 +52,8 @@ def text_of(halves: dict[str, list[dict[str, Any]]], width: int) -> str:
     if not fits(lines, width):
         lines = table(columns, stacked=True, titles_in=3)
     counts = " and ".join(
-        f"{entries[0]['images']} images {_TITLES[half]}" for half, entries in halves.items()
+        f"{counted(entries[0]['images'], 'image')} {_TITLES[half]}"
+        for half, entries in halves.items()
     )
     notes = [
         f"% of {counts}, answered rightly (with the true label, or an alert where a defense "

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from certmask_jax._text import counted
 from certmask_jax.certification.report import Interval, layout, wilson_interval
 from certmask_jax.certification.report.numbers import with_interval
 from certmask_jax.certification.successive_halving import Dropped, Measured, mean_interval
@@ -69,9 +70,11 @@ def as_text(choice: Choice, width: int) -> str:
     options = choice.options
     on, others = choice.images
     top = [
-        f"{_counted(len(choice.candidates))} {choice.threat}, at most {options.budget:g} "
+        f"{counted(len(choice.candidates), 'candidate')} {choice.threat}, at most "
+        f"{options.budget:g} "
         f"{options.unit} an image: {BUDGETS[options.budget_of]}",
-        f"chosen on {on:,} images (seed {options.seed}); the numbers below are of the other "
+        f"chosen on {counted(on, 'image')} (seed {options.seed}); the numbers below are of the "
+        "other "
         f"{others:,}, which the choice never saw",
     ]
     what = "worst case" if len(choice.sizes) == 1 else "worst case, mean over sizes"
@@ -163,7 +166,7 @@ def nothing_left(choice: Choice) -> str:
     if len(choice.too_dear) == len(choice.candidates):
         return (
             f"{typed}: expected at least {least:.4g} {unit} an image, which the "
-            f"cheapest of {_counted(len(choice.candidates))} takes"
+            f"cheapest of {counted(len(choice.candidates), 'candidate')} takes"
         )
     near = [
         f"{choice.name(one)} takes {m.cost:.1f} {unit}"
@@ -176,12 +179,13 @@ def nothing_left(choice: Choice) -> str:
         near = [
             f"all were dropped for {' and '.join(why)}: the cheapest, "
             f"{choice.name(cheapest.candidate)}, took {cheapest.cost:.1f} {unit} on "
-            f"{cheapest.images} images"
+            f"{counted(cheapest.images, 'image')}"
         ]
     said = "; ".join(near[:3])
     return (
         f"no candidate of {len(choice.candidates)} keeps to {typed} and all "
-        f"demands on the {choice.images[0]} images of the choice ({said}); ask for less, or name "
+        f"demands on the {counted(choice.images[0], 'image')} of the choice ({said}); ask for "
+        "less, or name "
         "other candidates with --defense"
     )
 
@@ -253,21 +257,19 @@ def _about_dropped(choice: Choice) -> list[str]:
     lines = []
     if choice.too_dear:
         lines.append(
-            f"not run, as every image takes more than the budget: {_counted(len(choice.too_dear))}"
+            "not run, as every image takes more than the budget: "
+            f"{counted(len(choice.too_dear), 'candidate')}"
         )
     whys = [drop.why for drop in choice.dropped if drop.why != "beaten"]
     for why in dict.fromkeys(whys):
-        lines.append(f"dropped for {why}: {_counted(whys.count(why))}")
+        lines.append(f"dropped for {why}: {counted(whys.count(why), 'candidate')}")
     beaten = [drop for drop in choice.dropped if drop.why == "beaten"]
     if beaten:
         most = max(drop.at_most for drop in beaten)
         lines.append(
-            f"dropped for a better one before all images were seen: {_counted(len(beaten))}; what "
+            "dropped for a better one before all images were seen: "
+            f"{counted(len(beaten), 'candidate')}; what "
             f"beat it certifies at most {100 * most:.1f} points less (95%, each comparison by "
             "itself)"
         )
     return lines
-
-
-def _counted(number: int) -> str:
-    return f"{number} candidate{'s' * (number != 1)}"

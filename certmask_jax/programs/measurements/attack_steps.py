@@ -152,5 +152,5 @@ def begun_searches(
     objective = LabelsWanted(
         subject.apply_fn, subject.preprocessing, search.masks_a_step, search.surplus
     )
-    first = begun(goals, keys, search, from_image=jnp.ones(many, jnp.bool_))
+    first = begun(goals.images, keys, search, from_image=jnp.ones(many, jnp.bool_))
     return steps_program(objective, search, search.steps, mesh), (params, held, goals, first, keys)

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from certmask_jax import data, mask_sets
+from certmask_jax._text import counted
 from certmask_jax.defenses import Defense, double_masking
 from certmask_jax.inference.distinct_fields import LocalLogits
 from certmask_jax.inference.preprocessing import Preprocessing
@@ -126,7 +127,7 @@ def of_job(options: Sequence[str]) -> Subject:
     config = check_job(options)
     job = opened(config, "")
     return Subject(
-        f"{job.model.name} on {len(job.dataset)} images of {config.data.dataset}",
+        f"{job.model.name} on {counted(len(job.dataset), 'image')} of {config.data.dataset}",
         job.model.apply_fn,
         job.params,
         job.preprocessing,
