@@ -76,8 +76,8 @@ def maps_of_run(
             cells += sum(one.states.size for one in found.maps)
             if cells > MOST_CELLS:
                 unseen[number] = (
-                    f"maps of {counted(len(rows), 'image')} with so many places would make the page "
-                    "too large; certmask report RUN --most-images N makes one of fewer images"
+                    f"maps of {counted(len(rows), 'image')} with so many places would make the "
+                    "page too large; certmask report RUN --most-images N makes one of fewer images"
                 )
                 continue
             made[number] = found
