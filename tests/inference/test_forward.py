@@ -201,7 +201,7 @@ def test_nan_and_infinite_logits_are_named_and_have_no_label(value):
     images = IMAGES.copy()
     images[:, 0, 0, 0] = 0
     images[[2, 5], 0, 0, 0] = 255
-    with pytest.warns(RuntimeWarning, match=r"2 image\(s\): 2, 5; they are never certified"):
+    with pytest.warns(RuntimeWarning, match="2 images: 2, 5; they are never certified"):
         table = predict(broken, WEIGHTS, images, MASKS)
     assert table.non_finite_images().tolist() == [2, 5]
     defense = defenses.double_masking(mask_sets.budgeted_grid(SIZE, (2, 3), masks_per_axis=3))
