@@ -176,7 +176,7 @@ def _searched(
     finished = _attacked(attacker, deadline)
     detects = [attacked_job.detects(job, spec) for spec in attacker.specs()]
     results = attack_summary.summary(folder.lines, attacker.specs(), detects)
-    text = attack_summary.text_of(results, printing.width_of(sys.stdout))
+    text = attack_summary.text_of(results, printing.width_of(sys.stdout), finished=finished)
     return _told(job, folder, {"attack": facts, "results": results}, text, command, finished)
 
 

@@ -224,7 +224,7 @@ class _Audit:
     def _told(self, specs: Sequence[str], command: str, *, whole: bool) -> int:
         rows = audit_table.rows(self._run, self._claims, self._folder.lines, specs)
         contradicted = attack_audit.contradictions(self._job, self._folder, self._claimed())
-        print(f"\n{audit_table.text_of(rows, printing.width_of(sys.stdout))}")
+        print(f"\n{audit_table.text_of(rows, printing.width_of(sys.stdout), finished=whole)}")
         others = [
             line["image"] for line in self._folder.lines if line.get("before") != line["label"]
         ]

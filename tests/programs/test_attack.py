@@ -96,9 +96,18 @@ def test_it_goes_on_where_it_was_killed(attacked, run, tmp_path, capsys):
             if "file" in line:
                 assert (part / line["file"]).read_bytes() == (attacked / line["file"]).read_bytes()
     assert attack.main([str(run), *FAST, "--steps", "21", "--out", str(part)]) == 2
-    capsys.readouterr()
+    assert "too large a share" not in " ".join(capsys.readouterr().out.split())
     assert attack.main([str(run), "--steps", "21", *FAST[2:], "--out", str(part)]) == 2
     assert "expected this same attack, but attack.search.steps" in capsys.readouterr().err
+
+
+def test_an_attack_that_is_stopped_says_which_images_are_counted_first(run, tmp_path, capsys):
+    out = tmp_path / "o"
+    command = [str(run), *FAST, "--out", str(out)]
+    assert attack.main([*command, "--max-minutes", "0.00001"]) == attack.STOPPED
+    said = " ".join(capsys.readouterr().out.split())
+    assert "too large a share is broken" in said
+    assert "give the same command again" in said
 
 
 def test_a_certificate_that_is_contradicted_is_found_out(tmp_path, capsys):

@@ -10,9 +10,17 @@ from certmask_jax.defenses import Guarantee
 from certmask_jax.programs.attacking.attack_folder import Line
 from certmask_jax.programs.attacking.attack_options import UNDEFENDED
 
+OF_STOPPED_SEARCHES = (
+    "Of images that are attacked together those that break are counted first, and those that do "
+    "not when their search has ended. So here, where it was stopped, too large a share is broken."
+)
+
 
 def summary(lines: Sequence[Line], specs: Sequence[str], detects: Sequence[bool]) -> list[Line]:
-    """For each that was attacked: accuracy without a patch, under attack, and in the worst case."""
+    """For each that was attacked: accuracy without a patch, under attack, and in the worst case.
+
+    An accuracy is None where there is no image yet, in an attack that was stopped.
+    """
     made = []
     for spec, may_alert in zip(specs, detects, strict=True):
         rows = [line for line in lines if line["defense"] == spec]
@@ -24,24 +32,23 @@ def summary(lines: Sequence[Line], specs: Sequence[str], detects: Sequence[bool]
             "defense": spec,
             "images": len(rows),
             "guarantee": (Guarantee.DETECTION if may_alert else Guarantee.RECOVERY).value,
-            "clean": sum(right) / max(1, len(rows)),
+            "clean": sum(right) / len(rows) if rows else None,
             "attacked": len(tried),
             "broken": broken,
-            "under_attack": (sum(right) - broken) / max(1, len(rows)) if settled else None,
+            "under_attack": (sum(right) - broken) / len(rows) if rows and settled else None,
             "worst_case": None
-            if spec == UNDEFENDED
-            else sum(line["certified"] for line in rows) / max(1, len(rows)),
+            if spec == UNDEFENDED or not rows
+            else sum(line["certified"] for line in rows) / len(rows),
             "contradictions": [
                 line["image"] for line in tried if line["broken"] and line["certified"]
             ],
             "by_kind": _by_kind(tried),
         }
-        if rows:
-            entry["intervals"] = {
-                key: wilson_interval(entry[key], len(rows))
-                for key in ("clean", "under_attack", "worst_case")
-                if entry[key] is not None
-            }
+        entry["intervals"] = {
+            key: wilson_interval(entry[key], len(rows))
+            for key in ("clean", "under_attack", "worst_case")
+            if entry[key] is not None
+        }
         made.append(entry)
     return made
 
@@ -66,8 +73,11 @@ def percent(entry: Line, key: str) -> str:
     return f"{100 * entry[key]:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
-def text_of(summary: Sequence[Line], width: int) -> str:
-    """A summary as it is printed: a table, and what there is to say of it."""
+def text_of(summary: Sequence[Line], width: int, *, finished: bool) -> str:
+    """A summary as it is printed: a table, and what there is to say of it.
+
+    ``finished`` is whether all images were attacked to the end.
+    """
     columns = [
         Column("attacked", tuple(entry["defense"] for entry in summary)),
         Column("images", tuple(str(entry["images"]) for entry in summary), right=True),
@@ -94,6 +104,7 @@ def text_of(summary: Sequence[Line], width: int) -> str:
         "stronger one may leave fewer, and none leaves fewer than the worst case. A dash: not all "
         "images that are right were attacked. Brackets: 95% intervals (Wilson).",
         "broken: how many of those attacked are answered wrongly, by what was said of them before",
+        *(() if finished else (OF_STOPPED_SEARCHES,)),
     ]
     lines = [*table(columns), "", *paragraphs(said, width), "", *paragraphs(notes, width)]
     return "\n".join(lines)

@@ -9,7 +9,7 @@ from certmask_jax._text import counted
 from certmask_jax.certification.report import wilson_interval
 from certmask_jax.certification.report.layout import Column, paragraphs, table
 from certmask_jax.programs.attacking.attack_folder import Line
-from certmask_jax.programs.attacking.attack_summary import percent
+from certmask_jax.programs.attacking.attack_summary import OF_STOPPED_SEARCHES, percent
 from certmask_jax.programs.attacking.attacked_run import AttackedRun, Claims
 
 _KEYS = ("certified", "worst_case", "under_attack", "clean")
@@ -63,8 +63,11 @@ def _certificates(claims: Claims, spec: str, tried: Sequence[Line]) -> dict[str,
     }
 
 
-def text_of(rows: Sequence[dict[str, Any]], width: int) -> str:
-    """The rows as they are printed: a table, and what there is to say of it."""
+def text_of(rows: Sequence[dict[str, Any]], width: int, *, finished: bool) -> str:
+    """The rows as they are printed: a table, and what there is to say of it.
+
+    ``finished`` is whether all images were attacked to the end.
+    """
     columns = [
         Column("audited", tuple(row["defense"] for row in rows)),
         Column("images", tuple(str(row["images"]) for row in rows), right=True),
@@ -92,5 +95,6 @@ def text_of(rows: Sequence[dict[str, Any]], width: int) -> str:
         "attack counts what was not attacked as right, so it is an upper bound; attacked: of those "
         "that are right without a patch, certificates of the least margin first. Brackets: 95% "
         "intervals (Wilson).",
+        *(() if finished else (OF_STOPPED_SEARCHES,)),
     ]
     return "\n".join([*table(columns), "", *paragraphs(said, width), "", *paragraphs(notes, width)])
