@@ -61,6 +61,10 @@ class AttackedImages(NamedTuple):
     settled: NDArray[np.bool_]
 
 
+WhenSettled = Callable[[AttackedImages, Sequence[int]], None]
+"""(what came of all images so far, those that are settled now) -> None."""
+
+
 @reproducible()
 def attack_images(
     apply_fn: ApplyFn,
@@ -80,6 +84,7 @@ def attack_images(
     mesh: Mesh | None = None,
     progress: Callable[[int, int], None] | None = None,
     stop: Callable[[], bool] | None = None,
+    when_settled: WhenSettled | None = None,
 ) -> AttackedImages:
     """Patches that are to make a defense answer wrongly.
 
@@ -101,6 +106,8 @@ def attack_images(
       mesh: 1-D mesh; all devices of this process by default.
       progress: called with the images that are settled and those of them that are broken.
       stop: asked after every few steps; if so, the images that are not settled are left.
+      when_settled: called with what came of all so far and the images that have settled since, but
+        for those without a goal, whose answers are asked for at the end.
 
     Raises:
       ValueError: for images, labels or goals that do not belong together.
@@ -136,6 +143,7 @@ def attack_images(
     )  # fmt: skip
     searching = _Searching(asked, how, on)
     replans = Replans(asked, run, pixels, truth, search=how)
+    told = np.zeros(len(pixels), np.bool_)
     while run.fill():
         replans.begin()
         count = min(STEPS_BETWEEN, how.steps)
@@ -143,10 +151,20 @@ def attack_images(
         replans.judge(patched, count, how.steps)
         if progress is not None:
             progress(int(run.settled.sum()), int(run.broken.sum()))
+        if when_settled is not None:
+            told[run.untried] = True
+            now = np.flatnonzero(run.settled & ~told)
+            told[now] = True
+            if len(now):
+                when_settled(_made(run), now.tolist())
         if stop is not None and stop():
             break
     if run.untried:
         run.answers[run.untried] = asked.answers(pixels[run.untried])
+    return _made(run)
+
+
+def _made(run: SearchSlots) -> AttackedImages:
     return AttackedImages(
         run.patched, run.broken, run.answers, run.places, run.targets, run.steps, run.settled
     )

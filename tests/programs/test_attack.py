@@ -52,9 +52,11 @@ def _lines(folder):
 def test_a_line_and_a_picture_for_every_image(attacked):
     images, labels = digits_arrays("test")
     lines = _lines(attacked)
-    assert [(line["defense"], line["number"]) for line in lines] == [
-        (name, number) for name in ("undefended", DEFENSE) for number in range(9)
-    ]
+    # One defense after the other; of each, images stand in the order in which they were settled.
+    assert [line["defense"] for line in lines] == ["undefended"] * 9 + [DEFENSE] * 9
+    assert [sorted(line["number"] for line in part) for part in (lines[:9], lines[9:])] == [
+        list(range(9))
+    ] * 2
     for line in lines:
         assert line["label"] == labels[line["number"]]
         assert (line["broken"] is None) == (line["before"] != line["label"])
@@ -99,6 +101,32 @@ def test_it_goes_on_where_it_was_killed(attacked, run, tmp_path, capsys):
     assert "too large a share" not in " ".join(capsys.readouterr().out.split())
     assert attack.main([str(run), "--steps", "21", *FAST[2:], "--out", str(part)]) == 2
     assert "expected this same attack, but attack.search.steps" in capsys.readouterr().err
+
+
+def test_what_is_settled_is_kept_while_the_others_are_searched(
+    attacked, run, tmp_path, monkeypatch
+):
+    """Killed between two images of one block: the first is there, and the end is the same."""
+    real, searched = AttackFolder.add, []
+
+    def killed(folder, lines, images):
+        if any(image is not None for image in images):
+            searched.append(len(lines))
+            if len(searched) == 2:
+                raise KeyboardInterrupt
+        real(folder, lines, images)
+
+    out = tmp_path / "o"
+    command = [str(run), *FAST, "--out", str(out)]
+    with monkeypatch.context() as patched:
+        patched.setattr(AttackFolder, "add", killed)
+        assert attack.main(command) == 130
+    begun = _lines(out)
+    assert 0 < len([line for line in begun if "file" in line]) == searched[0]
+    assert len({line["defense"] for line in begun}) == 1
+    assert attack.main(command) == 0
+    whole = {(line["defense"], line["number"]): line for line in _lines(attacked)}
+    assert {(line["defense"], line["number"]): line for line in _lines(out)} == whole
 
 
 def test_an_attack_that_is_stopped_says_which_images_are_counted_first(run, tmp_path, capsys):

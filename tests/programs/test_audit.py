@@ -111,7 +111,7 @@ class Quick(Attacker):
     def _seen(self, defense):
         return None
 
-    def _attacked(self, defense, asked, images, labels, numbers, stop):
+    def _attacked(self, defense, asked, images, labels, numbers, stop, settled):
         left = any([stop(), stop(), stop()])
         patched = images.copy()
         patched[:, 0, 0] = 255

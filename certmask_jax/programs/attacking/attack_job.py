@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from certmask_jax.attacks.attacked_evidence import OnBands, OnLocalLogits
-from certmask_jax.attacks.attacked_images import AttackedImages, attack_images
+from certmask_jax.attacks.attacked_images import AttackedImages, WhenSettled, attack_images
 from certmask_jax.attacks.attacked_model import Attacked
 from certmask_jax.attacks.goal_choice import promising_goals
 from certmask_jax.defenses import ALERT, Defense
@@ -67,6 +67,11 @@ class Attacker:
           stop: asked before each block of images, and between steps.
           progress: told of the lines that are new, and of those how many were attacked and broken.
         """
+
+        def told(lines: Sequence[Line]) -> None:
+            tried = [line for line in lines if line["broken"] is not None]
+            progress(len(lines), len(tried), sum(line["broken"] for line in tried))
+
         done = self._folder.done()
         size = max(_IMAGES_A_SEARCH * self._options.at_once, 8)
         for spec in self._targets:
@@ -80,21 +85,28 @@ class Attacker:
                     continue
                 if stop():
                     return False
-                lines = self.attack(spec, numbers, stop)
-                tried = [line for line in lines if line["broken"] is not None]
-                progress(len(lines), len(tried), sum(line["broken"] for line in tried))
+                lines = self.attack(spec, numbers, stop, told)
                 if len(lines) < len(numbers):
                     return False
             self._asked.pop(spec, None)
         return True
 
-    def attack(self, spec: str, numbers: Sequence[int], stop: Callable[[], bool]) -> list[Line]:
+    def attack(
+        self,
+        spec: str,
+        numbers: Sequence[int],
+        stop: Callable[[], bool],
+        told: Callable[[Sequence[Line]], None] | None = None,
+    ) -> list[Line]:
         """Attacks some images, by their numbers, under one of ``specs``.
+
+        Lines and patched images are kept as soon as an image is settled.
 
         Args:
           spec: one of them.
           numbers: of the images.
           stop: asked between steps.
+          told: called with lines that are new.
 
         Returns:
           The new lines, which are kept: fewer than there are numbers if it was stopped.
@@ -102,9 +114,17 @@ class Attacker:
         defense = self._targets[spec]
         if spec not in self._asked:
             self._asked[spec] = self._seen(defense)
-        lines, images = self._block(spec, defense, self._asked[spec], numbers, stop)
-        self._folder.add(lines, images)
-        return lines
+        kept: list[Line] = []
+
+        def keep(lines: Sequence[Line], images: Sequence[NDArray[np.uint8] | None]) -> None:
+            if lines:
+                self._folder.add(lines, images)
+                kept.extend(lines)
+                if told is not None:
+                    told(lines)
+
+        self._block(spec, defense, self._asked[spec], numbers, stop, keep)
+        return kept
 
     def _seen(self, defense: AnyDefense | None) -> Attacked:
         """What is attacked, as a search sees it."""
@@ -117,8 +137,9 @@ class Attacker:
         asked: Attacked,
         numbers: Sequence[int],
         stop: Callable[[], bool],
-    ) -> tuple[list[Line], list[NDArray[np.uint8] | None]]:
-        """The lines of images that were settled, and their patched images."""
+        keep: Callable[[Sequence[Line], Sequence[NDArray[np.uint8] | None]], None],
+    ) -> None:
+        """Gives the lines of images that are settled, and their patched images, to ``keep``."""
         parts = [self._images.read(n, n + 1) for n in numbers]
         images = np.concatenate([part.images for part in parts])
         labels = np.concatenate([part.labels for part in parts]).astype(np.int32)
@@ -143,18 +164,21 @@ class Attacker:
             for row, number in enumerate(numbers)
         ]
         chosen = [int(row) for row in np.flatnonzero(self._wanted(defense, before, labels))]
-        patched: list[NDArray[np.uint8] | None] = [None] * len(lines)
-        left: set[int] = set()
-        if chosen:
-            known = [numbers[row] for row in chosen]
-            made = self._attacked(defense, asked, images[chosen], labels[chosen], known, stop)
-            for row, place in enumerate(chosen):
-                lines[place] |= _line_of(made, row)
-                patched[place] = made.patched[row]
-                if not made.settled[row]:
-                    left.add(place)
-        kept = [place for place in range(len(lines)) if place not in left]
-        return [lines[place] for place in kept], [patched[place] for place in kept]
+        others = [line for place, line in enumerate(lines) if place not in set(chosen)]
+        keep(others, [None] * len(others))
+        if not chosen:
+            return
+        waiting = set(range(len(chosen)))
+
+        def settled(made: AttackedImages, rows: Sequence[int]) -> None:
+            waiting.difference_update(rows)
+            own = [lines[chosen[row]] | _line_of(made, row) for row in rows]
+            keep(own, [made.patched[row] for row in rows])
+
+        known = [numbers[row] for row in chosen]
+        of_chosen = images[chosen], labels[chosen], known
+        made = self._attacked(defense, asked, *of_chosen, stop, settled)
+        settled(made, [row for row in sorted(waiting) if made.settled[row]])
 
     def _before(
         self,
@@ -210,6 +234,7 @@ class Attacker:
         labels: NDArray[np.int32],
         numbers: Sequence[int],
         stop: Callable[[], bool],
+        settled: WhenSettled,
     ) -> AttackedImages:
         options = self._options
         threat = pixel_threat(self._job, defense)
@@ -239,6 +264,7 @@ class Attacker:
             seed=options.seed,
             numbers=numbers,
             stop=stop,
+            when_settled=settled,
         )
 
     def _name_of(self, label: int) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from certmask_jax.attacks.attacked_images import AttackedImages
+from certmask_jax.attacks.attacked_images import AttackedImages, WhenSettled
 from certmask_jax.attacks.black_box import search_without_gradients
 from certmask_jax.attacks.patch_places import random_places
 from certmask_jax.defenses import ALERT, Guarantee
@@ -42,7 +42,9 @@ class BlackBoxAttacker(Attacker):
         labels: NDArray[np.int32],
         numbers: Sequence[int],
         stop: Callable[[], bool],
+        settled: WhenSettled,
     ) -> AttackedImages:
+        del settled  # what is settled is known at the end
         assert self._options.black_box is not None
         may_alert = defense is not None and defense.guarantee == Guarantee.DETECTION
         return search_without_gradients(
