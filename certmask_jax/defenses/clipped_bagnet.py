@@ -107,12 +107,12 @@ def worst_case(
         units, spread = _clipped(array, clip)
         game = _Game(fitting, fitting[0] * fitting[1] * spread)
         if sets is None:
-            robust = _worst_cases(jnp.asarray(units), jnp.asarray(truth), game, ties)
+            leads = _leads(jnp.asarray(units), jnp.asarray(truth), game, ties)
         else:
-            robust = _worst_on_sets(
+            leads = _leads_on_sets(
                 jnp.asarray(units), jnp.asarray(truth), jnp.asarray(sets), spread, ties
             )
-        return as_given(robust, array) & all_finite(array)
+        return as_given((leads > 0).all(axis=1), array) & all_finite(array)
 
 
 def at_places(
@@ -141,10 +141,10 @@ def at_places(
         units, spread = _clipped(array, clip)
         if reached is None:
             game = _Game(fitting, fitting[0] * fitting[1] * spread)
-            leads = _leads(jnp.asarray(units), labels, game)
+            leads = _leads(jnp.asarray(units), labels, game, "smallest")
         else:
             sets = jnp.asarray(checked_sets(reached, (rows, columns)))
-            leads = _leads_on_sets(jnp.asarray(units), labels, sets, spread)
+            leads = _leads_on_sets(jnp.asarray(units), labels, sets, spread, "smallest")
     one = spread / (2 if clip is None else clip)  # units of evidence of 1
     return told_apart(leads > 0, leads / (rows * columns * one))
 
@@ -204,64 +204,38 @@ def _outside(image: Array, game: _Game) -> Array:
 
 
 @partial(jax.jit, static_argnames=("game", "ties"))
-def _worst_cases(units: Array, labels: Array, game: _Game, ties: str | None) -> Array:
+def _leads(units: Array, labels: Array, game: _Game, ties: str | None) -> Array:
+    """``float32[T, windows]``: above 0 where no attack on the window changes the answer."""
+
     def one(image: Array, label: Array) -> Array:
-        return _is_ahead(_outside(image, game), jnp.int32(game.reach), label, ties).all()
+        return _least_lead(_outside(image, game), jnp.int32(game.reach), label, ties)
 
     return image_by_image(one, 4 * units[0].size, units, labels)
 
 
 @partial(jax.jit, static_argnames=("spread", "ties"))
-def _worst_on_sets(
+def _leads_on_sets(
     units: Array, labels: Array, sets: Array, spread: int, ties: str | None
 ) -> Array:
-    def one(image: Array, label: Array) -> Array:
-        def withstands(reached: Array) -> Array:
-            outside = jnp.where(reached[..., None], 0, image).sum(axis=(0, 1), dtype=jnp.int32)
-            reach = reached.sum(dtype=jnp.int32) * spread
-            return _is_ahead(outside[None], reach, label, ties)[0]
+    """``float32[T, S]``: the same of sets of cells ``bool[S, H, W]``."""
 
-        return jax.lax.map(withstands, sets).all()
-
-    return image_by_image(one, 4 * units[0].size, units, labels)
-
-
-def _is_ahead(outside: Array, reach: Array, label: Array, ties: str | None) -> Array:
-    """``bool[G]``: whether the label leads all that ``int32[G, K]`` and the reach give others."""
-    classes = jnp.arange(outside.shape[1], dtype=jnp.int32)
-    own, others = jnp.take(outside, label, axis=1)[:, None], outside + reach
-    safe = own > others
-    if ties == "smallest":
-        safe |= (own == others) & (classes > label)[None, :]
-    return (safe | (classes == label)[None, :]).all(axis=1)
-
-
-@partial(jax.jit, static_argnames=("game",))
-def _leads(units: Array, labels: Array, game: _Game) -> Array:
-    def one(image: Array, label: Array) -> Array:
-        return _least_lead(_outside(image, game), jnp.int32(game.reach), label)
-
-    return image_by_image(one, 4 * units[0].size, units, labels)
-
-
-@partial(jax.jit, static_argnames=("spread",))
-def _leads_on_sets(units: Array, labels: Array, sets: Array, spread: int) -> Array:
     def one(image: Array, label: Array) -> Array:
         def on(reached: Array) -> Array:
             outside = jnp.where(reached[..., None], 0, image).sum(axis=(0, 1), dtype=jnp.int32)
             reach = reached.sum(dtype=jnp.int32) * spread
-            return _least_lead(outside[None], reach, label)[0]
+            return _least_lead(outside[None], reach, label, ties)[0]
 
         return jax.lax.map(on, sets)
 
     return image_by_image(one, 4 * units[0].size, units, labels)
 
 
-def _least_lead(outside: Array, reach: Array, label: Array) -> Array:
+def _least_lead(outside: Array, reach: Array, label: Array, ties: str | None) -> Array:
     """``float32[G]``: by how much the label leads all that ``int32[G, K]`` and the reach give."""
     classes = jnp.arange(outside.shape[1], dtype=jnp.int32)
+    wins = (classes > label) & (ties == "smallest")
     own = jnp.take(outside, label, axis=1)[:, None]
-    leads = own - (outside + reach) + (classes > label).astype(jnp.int32)[None, :]
+    leads = own - (outside + reach) + wins.astype(jnp.int32)[None, :]
     others = (classes != label)[None, :]
     return jnp.where(others, leads.astype(jnp.float32), jnp.inf).min(axis=1)
 
