@@ -67,7 +67,10 @@ class Model:
     def facts(self) -> dict[str, str]:
         """What changes last bits of its logits and no option says: for the fingerprint of a run."""
         token_only = getattr(self.module, "computes_token_only", False)
-        return {"last_block": "class token alone"} if token_only else {}
+        facts = {"last_block": "class token alone"} if token_only else {}
+        if getattr(self.module, "has_gpu_forms", False):
+            facts["parts"] = "as compilers for GPUs fuse them"
+        return facts
 
     def init(self, key: Array) -> Params:
         """Random variables."""

@@ -50,6 +50,7 @@ class ViTShape:
     registers: int
     class_position: bool
     computes_token_only: bool
+    has_gpu_forms: bool
     dtype: Any
     param_dtype: Any
     windows: tuple[int, int]  # in tokens
@@ -68,6 +69,7 @@ class ViTShape:
             attention=self.attention,
             layer_scale=self.layer_scale,
             token_only=number == self.depth - 1 and self.computes_token_only,
+            for_gpu=self.has_gpu_forms,
             name=f"blocks_{number}",
             **self.types,
         )

@@ -16,7 +16,7 @@ from jax import Array
 
 from certmask_jax._settings import SettingError
 from certmask_jax.masks.visible_tokens import PADDING
-from certmask_jax.models import layers
+from certmask_jax.models import gpu_forms, layers
 
 POOLINGS = ("token", "mean")
 GELUS = ("exact", "tanh")
@@ -32,12 +32,13 @@ class Attention(layers.Module):
 
     With ``token_only`` the first token alone asks, all are looked at: what the whole attention
     gives for it, without what nobody reads. ``seen bool[B, N]`` are the tokens that are looked at;
-    None for all of them.
+    None for all of them. ``for_gpu`` takes the forms of ``gpu_forms``.
     """
 
     num_heads: int
     attention: Implementation = "xla"
     token_only: bool = False
+    for_gpu: bool = False
     dtype: Any = None
     param_dtype: Any = jnp.float32
 
@@ -50,6 +51,9 @@ class Attention(layers.Module):
             query, others = TokenQkv(name="qkv", **types)(x)
             q = query.reshape(batch, 1, *heads)
             k, v = jnp.moveaxis(others.reshape(batch, tokens, 2, *heads), 2, 0)
+        elif self.for_gpu:
+            parts = gpu_forms.SeparateQkv(name="qkv", **types)(x)
+            q, k, v = (part.reshape(batch, tokens, *heads) for part in parts)
         else:
             qkv = layers.Dense(3 * width, name="qkv", **types)(x)
             q, k, v = jnp.moveaxis(qkv.reshape(batch, tokens, 3, *heads), 2, 0)
@@ -109,9 +113,9 @@ class LayerScale(layers.Module):
 class Block(layers.Module):
     """Pre-norm transformer block: tokens ``[B, N, D]`` -> ``[B, N, D]``, or ``[B, 1, D]``.
 
-    ``token_only`` computes the first token alone, and ``seen`` are the tokens that others look at,
-    see ``Attention``. ``layer_scale`` is what the scales of the residual branches start from; None
-    for none.
+    ``token_only`` computes the first token alone, ``seen`` are the tokens that others look at, and
+    ``for_gpu`` takes other forms, see ``Attention``. ``layer_scale`` is what the scales of the
+    residual branches start from; None for none.
     """
 
     num_heads: int
@@ -120,6 +124,7 @@ class Block(layers.Module):
     attention: Implementation = "xla"
     layer_scale: float | None = None
     token_only: bool = False
+    for_gpu: bool = False
     dtype: Any = None
     param_dtype: Any = jnp.float32
 
@@ -127,13 +132,16 @@ class Block(layers.Module):
     def __call__(self, x: Array, seen: Array | None = None) -> Array:
         width = x.shape[-1]
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        y = layer_norm(self.param_dtype, "norm1")(x).astype(x.dtype)
-        attention = Attention(self.num_heads, self.attention, self.token_only, name="attn", **types)
-        mixed = attention(y, seen)
+        y = layer_norm(self.param_dtype, "norm1", self.for_gpu)(x).astype(x.dtype)
+        how = (self.num_heads, self.attention, self.token_only, self.for_gpu)
+        mixed = Attention(*how, name="attn", **types)(y, seen)
         x = (x[:, :1] if self.token_only else x) + self._scaled(mixed, "ls1")
-        y = layer_norm(self.param_dtype, "norm2")(x).astype(x.dtype)
+        y = layer_norm(self.param_dtype, "norm2", self.for_gpu)(x).astype(x.dtype)
         y = layers.Dense(self.mlp_ratio * width, name="mlp_fc1", **types)(y)
-        y = nn.gelu(y, approximate=self.gelu == "tanh")
+        if self.for_gpu and self.gelu == "exact":
+            y = gpu_forms.exact_gelu(y)
+        else:
+            y = nn.gelu(y, approximate=self.gelu == "tanh")
         return x + self._scaled(layers.Dense(width, name="mlp_fc2", **types)(y), "ls2")
 
     def _scaled(self, x: Array, name: str) -> Array:
@@ -162,6 +170,8 @@ class VisionTransformer(layers.Module):
         Google's own weights were trained.
       attention: ``"xla"``, on any device, or ``"cudnn"``: cuDNN's flash attention, on NVIDIA GPUs
         in 16 bits (``jax.nn.dot_product_attention``, which names what else it asks for).
+      for_gpu: whether the other parts have the forms that compilers for GPUs fuse: the same
+        mathematics and parameters, other last bits (``models.gpu_forms``); None: with cuDNN.
       layer_scale: what the scales of the residual branches start from; None for none.
       registers: how many register tokens stand between the class token and the image's (Darcet et
         al., 2024).
@@ -195,6 +205,7 @@ class VisionTransformer(layers.Module):
     class_position: bool = True
     last_block: str = "token"
     position_resize: str = "antialiased"
+    for_gpu: bool | None = None
     is_training: bool = False
     dtype: Any = None
     param_dtype: Any = jnp.float32
@@ -221,6 +232,11 @@ class VisionTransformer(layers.Module):
         """Whether the last block is computed for the class token alone."""
         return self.pooling == "token" and self.last_block == "token"
 
+    @property
+    def has_gpu_forms(self) -> bool:
+        """Whether its parts have the forms of ``models.gpu_forms``."""
+        return self.attention == "cudnn" if self.for_gpu is None else self.for_gpu
+
     @nn.compact
     def __call__(self, x: Array, kept: Array | None = None, *, padded: bool = True) -> Array:
         if x.shape[1] % self.patch or x.shape[2] % self.patch:
@@ -230,10 +246,11 @@ class VisionTransformer(layers.Module):
             )
         side = (self.patch, self.patch)
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        embed = layers.Conv(
-            self.width, side, side, padding="VALID", name="patch_embed_proj", **types
-        )
-        x = embed(x)
+        named = {"name": "patch_embed_proj", **types}
+        if self.has_gpu_forms:
+            x = gpu_forms.PatchProducts(self.width, self.patch, **named)(x)
+        else:
+            x = layers.Conv(self.width, side, side, padding="VALID", **named)(x)
         batch, rows, columns = x.shape[:3]  # the batch may be symbolic, for jax.export
         x = x.reshape(batch, rows * columns, self.width)
         places, seen = None, None
@@ -258,6 +275,7 @@ class VisionTransformer(layers.Module):
                 attention=self.attention,
                 layer_scale=self.layer_scale,
                 token_only=is_last and self.computes_token_only,
+                for_gpu=self.has_gpu_forms,
                 name=f"blocks_{block}",
                 **types,
             )(x, looked_at)
@@ -325,9 +343,18 @@ def mean_of_seen(tokens: Array, seen: Array | None) -> Array:
     return total / jnp.maximum(seen.sum(axis=1, keepdims=True), 1).astype(total.dtype)
 
 
-def layer_norm(param_dtype: Any, name: str) -> layers.LayerNorm:
-    """Layer normalisation in float32, with the published epsilon (timm's, 1e-6)."""
-    return layers.LayerNorm(epsilon=1e-6, dtype=jnp.float32, param_dtype=param_dtype, name=name)
+def layer_norm(param_dtype: Any, name: str, for_gpu: bool = False) -> layers.LayerNorm:
+    """Layer normalisation in float32, with the published epsilon (timm's, 1e-6).
+
+    ``for_gpu`` subtracts the mean before it squares, which XLA makes one pass over memory there.
+    """
+    return layers.LayerNorm(
+        epsilon=1e-6,
+        dtype=jnp.float32,
+        param_dtype=param_dtype,
+        use_fast_variance=not for_gpu,
+        name=name,
+    )
 
 
 def _check_cudnn(q: Array) -> None:

@@ -106,6 +106,19 @@ def test_attention_of_cudnn_spares_the_scores(target, monkeypatch):
     assert traffic["cudnn"] < 0.7 * traffic["xla"]
 
 
+def test_forms_for_gpus_move_less(target):
+    """Queries are not cut up, norms are one pass, patches are no convolution of three channels."""
+    if target.name != "h100":
+        pytest.skip("forms for GPUs")
+    traffic = {}
+    for for_gpu in (False, True):
+        module = VisionTransformer(10, 16, 192, 3, 3, for_gpu=for_gpu)
+        found = _checked(compiled_for.measure(_subject(module, 224), target, 4 * CHUNK))
+        assert found["float32_copies_of_all_masked_images"] == 0
+        traffic[for_gpu] = found["estimate_of_the_compiler"]["traffic_megabytes_each"]
+    assert traffic[True] < 0.93 * traffic[False]
+
+
 def test_dropped_tokens_are_gathered_without_a_loop(target):
     """50 of 197 tokens, which the compiler takes to be less work (a gather of pixels was more)."""
     module, size, most = CASES["vit"]
