@@ -3,6 +3,10 @@
 Whenever a model is applied, Linen traces the initial values of each parameter again, to compare
 their shape with that of what it was given. That is nearly half of the time that a trace of a model
 takes, and of the start of a program that makes several. These layers compare the shapes alone.
+
+Convolutions of single pixels are products here. On a CPU XLA makes products of them anyway, with
+the same bits. On an NVIDIA GPU in float32 cuDNN's convolutions were half of the time of an
+EfficientNet-Lite0.
 """
 
 from __future__ import annotations
@@ -11,7 +15,9 @@ from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
+import jax
 import numpy as np
+from jax import Array
 
 
 class Module(nn.Module):
@@ -33,7 +39,34 @@ class Dense(Module, nn.Dense):
 
 
 class Conv(Module, nn.Conv):
-    """``nn.Conv``."""
+    """``nn.Conv``; of single pixels, side by side and with a batch, as a product."""
+
+    @nn.compact
+    def __call__(self, inputs: Array) -> Array:
+        plain = (1, (1, 1), None)
+        sides = (self.strides, self.input_dilation, self.kernel_dilation)
+        if (
+            self.kernel_size != (1, 1)
+            or inputs.ndim != 4
+            or self.feature_group_count != 1
+            or self.mask is not None
+            or self.padding not in ("SAME", "VALID")
+            or any(side not in plain for side in sides)
+        ):
+            return super().__call__(inputs)
+        shape = (1, 1, inputs.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
+        bias = None
+        if self.use_bias:
+            bias = self.param("bias", self.bias_init, (self.features,), self.param_dtype)
+        promoted: Any = self.promote_dtype(inputs, kernel, bias, dtype=self.dtype)
+        made = pixel_products(*promoted[:2])
+        return made if bias is None else made + promoted[2][None, None, None]
+
+
+def pixel_products(x: Array, kernel: Array) -> Array:
+    """A convolution of single pixels: ``[B, h, w, c]``, ``[1, 1, c, d]`` -> ``[B, h, w, d]``."""
+    return jax.lax.dot_general(x, kernel[0, 0], (((3,), (0,)), ((), ())))
 
 
 class BatchNorm(Module, nn.BatchNorm):

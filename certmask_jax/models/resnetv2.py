@@ -43,9 +43,12 @@ class StdConv(layers.Module):
         kernel = centred * jax.lax.rsqrt(variance + _WEIGHT_EPSILON)
         margin = (self.size // 2, self.size // 2)
         dtype = self.dtype or x.dtype
+        x, kernel = x.astype(dtype), kernel.astype(dtype)
+        if self.size == 1:
+            return layers.pixel_products(x[:, :: self.stride, :: self.stride], kernel)
         return jax.lax.conv_general_dilated(
-            x.astype(dtype),
-            kernel.astype(dtype),
+            x,
+            kernel,
             (self.stride, self.stride),
             (margin, margin),
             dimension_numbers=("NHWC", "HWIO", "NHWC"),

@@ -15,6 +15,12 @@ IMAGES = np.random.default_rng(0).normal(size=(2, 6, 6, 3)).astype(np.float32)
 PAIRS = {
     "Dense": (layers.Dense(4), nn.Dense(4)),
     "Conv": (layers.Conv(4, (3, 3)), nn.Conv(4, (3, 3))),
+    "Conv of single pixels": (layers.Conv(4, (1, 1)), nn.Conv(4, (1, 1))),
+    "the same without a bias": (
+        layers.Conv(4, (1, 1), use_bias=False, padding="VALID"),
+        nn.Conv(4, (1, 1), use_bias=False, padding="VALID"),
+    ),
+    "the same at a stride": (layers.Conv(4, (1, 1), (2, 2)), nn.Conv(4, (1, 1), (2, 2))),
     "BatchNorm": (layers.BatchNorm(True), nn.BatchNorm(True)),
     "LayerNorm": (layers.LayerNorm(), nn.LayerNorm()),
 }
