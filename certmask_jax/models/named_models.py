@@ -69,7 +69,7 @@ class Model:
         token_only = getattr(self.module, "computes_token_only", False)
         facts = {"last_block": "class token alone"} if token_only else {}
         if getattr(self.module, "has_gpu_forms", False):
-            facts["parts"] = "as compilers for GPUs fuse them"
+            facts["embedding_and_gelu"] = "in the forms for GPUs"
         return facts
 
     def init(self, key: Array) -> Params:

@@ -32,13 +32,12 @@ class Attention(layers.Module):
 
     With ``token_only`` the first token alone asks, all are looked at: what the whole attention
     gives for it, without what nobody reads. ``seen bool[B, N]`` are the tokens that are looked at;
-    None for all of them. ``for_gpu`` takes the forms of ``gpu_forms``.
+    None for all of them.
     """
 
     num_heads: int
     attention: Implementation = "xla"
     token_only: bool = False
-    for_gpu: bool = False
     dtype: Any = None
     param_dtype: Any = jnp.float32
 
@@ -51,9 +50,6 @@ class Attention(layers.Module):
             query, others = TokenQkv(name="qkv", **types)(x)
             q = query.reshape(batch, 1, *heads)
             k, v = jnp.moveaxis(others.reshape(batch, tokens, 2, *heads), 2, 0)
-        elif self.for_gpu:
-            parts = gpu_forms.SeparateQkv(name="qkv", **types)(x)
-            q, k, v = (part.reshape(batch, tokens, *heads) for part in parts)
         else:
             qkv = layers.Dense(3 * width, name="qkv", **types)(x)
             q, k, v = jnp.moveaxis(qkv.reshape(batch, tokens, 3, *heads), 2, 0)
@@ -113,9 +109,9 @@ class LayerScale(layers.Module):
 class Block(layers.Module):
     """Pre-norm transformer block: tokens ``[B, N, D]`` -> ``[B, N, D]``, or ``[B, 1, D]``.
 
-    ``token_only`` computes the first token alone, ``seen`` are the tokens that others look at, and
-    ``for_gpu`` takes other forms, see ``Attention``. ``layer_scale`` is what the scales of the
-    residual branches start from; None for none.
+    ``token_only`` computes the first token alone, and ``seen`` are the tokens that others look at,
+    see ``Attention``. ``layer_scale`` is what the scales of the residual branches start from; None
+    for none. ``for_gpu`` takes the GELU of ``gpu_forms``.
     """
 
     num_heads: int
@@ -132,11 +128,11 @@ class Block(layers.Module):
     def __call__(self, x: Array, seen: Array | None = None) -> Array:
         width = x.shape[-1]
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        y = layer_norm(self.param_dtype, "norm1", self.for_gpu)(x).astype(x.dtype)
-        how = (self.num_heads, self.attention, self.token_only, self.for_gpu)
-        mixed = Attention(*how, name="attn", **types)(y, seen)
+        y = layer_norm(self.param_dtype, "norm1")(x).astype(x.dtype)
+        attention = Attention(self.num_heads, self.attention, self.token_only, name="attn", **types)
+        mixed = attention(y, seen)
         x = (x[:, :1] if self.token_only else x) + self._scaled(mixed, "ls1")
-        y = layer_norm(self.param_dtype, "norm2", self.for_gpu)(x).astype(x.dtype)
+        y = layer_norm(self.param_dtype, "norm2")(x).astype(x.dtype)
         y = layers.Dense(self.mlp_ratio * width, name="mlp_fc1", **types)(y)
         if self.for_gpu and self.gelu == "exact":
             y = gpu_forms.exact_gelu(y)
@@ -170,7 +166,7 @@ class VisionTransformer(layers.Module):
         Google's own weights were trained.
       attention: ``"xla"``, on any device, or ``"cudnn"``: cuDNN's flash attention, on NVIDIA GPUs
         in 16 bits (``jax.nn.dot_product_attention``, which names what else it asks for).
-      for_gpu: whether the other parts have the forms that compilers for GPUs fuse: the same
+      for_gpu: whether the embedding and the GELU have the forms that suit GPUs: the same
         mathematics and parameters, other last bits (``models.gpu_forms``); None: with cuDNN.
       layer_scale: what the scales of the residual branches start from; None for none.
       registers: how many register tokens stand between the class token and the image's (Darcet et
@@ -343,18 +339,9 @@ def mean_of_seen(tokens: Array, seen: Array | None) -> Array:
     return total / jnp.maximum(seen.sum(axis=1, keepdims=True), 1).astype(total.dtype)
 
 
-def layer_norm(param_dtype: Any, name: str, for_gpu: bool = False) -> layers.LayerNorm:
-    """Layer normalisation in float32, with the published epsilon (timm's, 1e-6).
-
-    ``for_gpu`` subtracts the mean before it squares, which XLA makes one pass over memory there.
-    """
-    return layers.LayerNorm(
-        epsilon=1e-6,
-        dtype=jnp.float32,
-        param_dtype=param_dtype,
-        use_fast_variance=not for_gpu,
-        name=name,
-    )
+def layer_norm(param_dtype: Any, name: str) -> layers.LayerNorm:
+    """Layer normalisation in float32, with the published epsilon (timm's, 1e-6)."""
+    return layers.LayerNorm(epsilon=1e-6, dtype=jnp.float32, param_dtype=param_dtype, name=name)
 
 
 def _check_cudnn(q: Array) -> None:
