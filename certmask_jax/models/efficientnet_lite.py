@@ -11,11 +11,11 @@ import math
 from typing import Any, NamedTuple
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jax import Array
 
 from certmask_jax.models import layers
+from certmask_jax.models.depthwise import DepthwiseConv
 
 
 class _Stage(NamedTuple):
@@ -38,66 +38,6 @@ _STAGES = (
     _Stage(1, 3, 1, 6, 320),
 )
 _STEM, _HEAD = 32, 1280
-_DEPTHWISE = ("convolution", "shifts")
-
-
-class DepthwiseConv(layers.Module):
-    """A kernel of its own for each channel: ``[B, h, w, c]`` -> ``[B, ceil(h/s), ceil(w/s), c]``.
-
-    Attributes:
-      size, stride: of the kernel, s.
-      formulation: ``"shifts"`` sums the products of shifted images with the kernel's entries, which
-        compilers for CPUs fuse (there XLA's own grouped convolution takes 4 to 30 times as long);
-        ``"convolution"`` is the compiler's. The numbers are the same up to rounding.
-    """
-
-    size: int
-    stride: int
-    formulation: str = "shifts"
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        shape = (self.size, self.size, 1, x.shape[-1])
-        init = nn.initializers.lecun_normal(in_axis=(0, 1), out_axis=(2, 3))
-        dtype = self.dtype or x.dtype
-        kernel = self.param("kernel", init, shape, self.param_dtype).astype(dtype)
-        x = x.astype(dtype)
-        if self.formulation == "shifts":
-            return _by_shifts(x, kernel, self.stride)
-        if self.formulation != "convolution":
-            raise ValueError(
-                f"formulation: expected one of {', '.join(_DEPTHWISE)}, got {self.formulation!r}"
-            )
-        return jax.lax.conv_general_dilated(
-            x,
-            kernel,
-            (self.stride, self.stride),
-            "SAME",
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            feature_group_count=x.shape[-1],
-        )
-
-
-def _by_shifts(x: Array, kernel: Array, stride: int) -> Array:
-    """The convolution as a sum of ``size * size`` products, in the order of the kernel's rows."""
-    size = kernel.shape[0]
-    outs, margins = [], []
-    for side in x.shape[1:3]:
-        out = -(-side // stride)
-        lacking = max((out - 1) * stride + size - side, 0)
-        outs.append((out - 1) * stride + 1)
-        margins.append((lacking // 2, lacking - lacking // 2))
-    padded = jnp.pad(x, ((0, 0), *margins, (0, 0)))
-    height, width = outs
-    parts = [
-        padded[:, i : i + height : stride, j : j + width : stride]
-        * kernel[i, j, 0][None, None, None]
-        for i in range(size)
-        for j in range(size)
-    ]
-    return sum(parts[1:], parts[0])
 
 
 class Block(layers.Module):

