@@ -149,6 +149,7 @@ def evaluate(
         unreadable=unreadable or {},
         skip_unreadable=skip_unreadable,
     )
+    num_images = len(run.run_images)
     engine = engine_for(
         apply_fn,
         params,
@@ -159,8 +160,8 @@ def evaluate(
         dropping=dropping,
         chunk=run.chunk_sizes if chunk is None or run.began_with(chunk, mesh) else chunk,
         mesh=mesh,
+        asked_bit_by_bit=num_images * len(columns) if decide else 0,
     )
-    num_images = len(run.run_images)
     images_per_block = run.images_per_block or sizes.images_per_block(
         num_images, engine, decide=decide
     )

@@ -111,6 +111,7 @@ def plan(
         dropping=dropping,
         chunk=chunk,
         mesh=mesh,
+        asked_bit_by_bit=len(test_set) * len(columns) if decide else 0,
     )
     sizes = BlockSizes() if block_sizes is None else block_sizes
     images_per_block = sizes.images_per_block(len(test_set), engine, decide=decide)

@@ -19,6 +19,10 @@ _SHARE_LEFT_EMPTY = 0.25  # of a chunk, at most, where a smaller one would be fu
 _MOST_FLOPS = {"cpu": 2.5e10, "tpu": 1.2e12}
 _LEAST_FLOPS = {"cpu": 5e8}
 _LEAST_FLOPS_OF_ACCELERATORS = 1e13
+# Where images ask for more and more, some of a block wait while others have ended, and a third to a
+# half of large chunks stays empty. From so many operations on, some ten seconds of an accelerator
+# at the speed of a small net, a quarter of the largest chunk is worth compiling all the same.
+_LONG_FLOPS_OF_ACCELERATORS = 1e14
 _MOST_ITEMS = {"cpu": 64}
 _MOST_ITEMS_OF_ACCELERATORS = 512
 
@@ -54,18 +58,25 @@ def default_items(platform: str, flops: float | None) -> int:
     return most
 
 
-def ladder(chunk: int, *, devices: int, platform: str, flops: float | None) -> tuple[int, ...]:
+def ladder(
+    chunk: int, *, devices: int, platform: str, flops: float | None, asked_bit_by_bit: int = 0
+) -> tuple[int, ...]:
     """The sizes of chunks, ascending; the last is ``chunk``.
 
     Args:
       chunk: work items of the largest, over all devices; a multiple of their number.
       devices: how many there are.
       platform, flops: as of ``default_items``. Without ``flops`` there is one size.
+      asked_bit_by_bit: work items of a whole run with early exit, which asks for them as it learns
+        what matters; 0 for work that comes all at once.
     """
     least = _LEAST_FLOPS.get(platform, _LEAST_FLOPS_OF_ACCELERATORS)
     each = [chunk // devices]
     while flops and each[-1] > 1 and each[-1] * flops > least:
         each.append(max(1, each[-1] // _RATIO))
+    is_long = asked_bit_by_bit * (flops or 0) > _LONG_FLOPS_OF_ACCELERATORS * devices
+    if platform != "cpu" and is_long and len(each) == 1 and each[0] >= _RATIO:
+        each.append(each[0] // _RATIO)
     return tuple(size * devices for size in reversed(each))
 
 

@@ -35,6 +35,7 @@ def engine_for(
     views: Views | None = None,
     chunk: int | Sequence[int] | None = None,
     mesh: Mesh | None = None,
+    asked_bit_by_bit: int = 0,
 ) -> Engine:
     """The engine of a model on ``masked_images``.
 
@@ -48,6 +49,8 @@ def engine_for(
       dropping: how the model drops tokens, if it is to be given those alone that are seen:
         ``dropped_forward``.
       views: what the model averages its logits over, see ``with_views``.
+      asked_bit_by_bit: masked images of a whole run with early exit, see ``chunk_sizes.ladder``; of
+        use for whole images alone.
 
     Raises:
       ValueError: see ``masked_forward``, ``host_forward``, ``local_forward``, ``dropped_forward``,
@@ -90,4 +93,5 @@ def engine_for(
         )
     if local is not None:
         return local_forward(local, params, image_shape, masked_images, **{**how, "chunk": largest})
+    how["asked_bit_by_bit"] = asked_bit_by_bit
     return masked_forward(apply_fn, params, image_shape, masked_images=masked_images, **how)

@@ -265,6 +265,7 @@ def masked_forward(
     chunk: int | Sequence[int] | None = None,
     memory_budget: int | None = None,
     mesh: Mesh | None = None,
+    asked_bit_by_bit: int = 0,
 ) -> WholeImages:
     """The masked forward pass of a model: an engine for any list of masked images.
 
@@ -282,6 +283,7 @@ def masked_forward(
       memory_budget: bytes that a chunk may take on one device; by default most of what the device
         says is free, and no limit on a CPU.
       mesh: 1-D mesh; all devices of this process by default.
+      asked_bit_by_bit: work items of a whole run with early exit, see ``chunk_sizes.ladder``.
 
     Raises:
       ValueError: when the model does not map ``[B, h, w, c]`` to logits ``[B, K]``, with K >= 2;
@@ -305,7 +307,13 @@ def masked_forward(
     if chunk is None or isinstance(chunk, int):
         each = flops(apply_fn, held, model_shape, dtype)
         most = known or (chunk_sizes.default_items(device.platform, each) * devices,)
-        known = chunk_sizes.ladder(most[-1], devices=devices, platform=device.platform, flops=each)
+        known = chunk_sizes.ladder(
+            most[-1],
+            devices=devices,
+            platform=device.platform,
+            flops=each,
+            asked_bit_by_bit=asked_bit_by_bit,
+        )
     return WholeImages(
         apply_fn,
         preprocessing,

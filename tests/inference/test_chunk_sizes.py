@@ -48,6 +48,28 @@ def test_smaller_chunks_are_worth_their_compilation(chunk, devices, platform, fl
     assert all(size % devices == 0 for size in sizes)
 
 
+@pytest.mark.parametrize(
+    ("devices", "platform", "flops", "items", "expected"),
+    [
+        (1, "gpu", 0.8e9, 629_000, (128, 512)),  # EfficientNet-Lite0 on 1,000 photographs
+        (1, "gpu", 0.8e9, 12 * 629, (512,)),  # on a dozen it ends before a program is compiled
+        (1, "gpu", 0.8e9, 0, (512,)),
+        (8, "gpu", 0.8e9, 629_000, (512,)),
+        (2, "tpu", 0.8e9, 629_000, (128, 512)),
+        (1, "gpu", VIT_BASE, 10**6, (128, 512)),  # as it has already
+        (1, "gpu", None, 10**9, (512,)),
+        (2, "cpu", 1e6, 10**12, (512,)),
+    ],
+)
+def test_long_work_that_is_asked_for_bit_by_bit_has_a_smaller_chunk(
+    devices, platform, flops, items, expected
+):
+    sizes = chunk_sizes.ladder(
+        512, devices=devices, platform=platform, flops=flops, asked_bit_by_bit=items
+    )
+    assert sizes == expected
+
+
 @pytest.mark.parametrize("sizes", [(1,), (2, 8), (8, 32, 128), (3, 10, 11, 50), (7, 64)])
 def test_what_waits_goes_into_chunks_with_little_room_left(sizes):
     """All of any number is taken, and what is left empty is less than the smallest chunk, or a

@@ -86,6 +86,23 @@ def test_plan_counts_the_images_of_the_share(share, images):
     assert 2 * 64 * 4 <= found.flops_a_pass <= 2 * 64 * 4 + 10 * 64
 
 
+@pytest.mark.parametrize("decide", [True, False])
+@pytest.mark.parametrize("module", [planning, evaluation])
+def test_the_engine_hears_how_much_is_asked_for_bit_by_bit(module, decide, monkeypatch, tmp_path):
+    class HeardError(Exception):
+        pass
+
+    def engine_for(*given, asked_bit_by_bit, **how):
+        raise HeardError(asked_bit_by_bit)
+
+    monkeypatch.setattr(module, "engine_for", engine_for)
+    begin = {planning: planning.plan, evaluation: evaluation.evaluate}[module]
+    given = [SmallTestSet(), small_runs.linear, PARAMS, [DEFENSE]]
+    given += [tmp_path / "table"] * (module is evaluation)
+    with pytest.raises(HeardError, match=str(11 * COUNT if decide else 0)):
+        begin(*given, preprocessing=Preprocessing(), decide=decide)
+
+
 def test_plan_expects_what_early_exit_leaves():
     """Of logits that do not depend on the image, all is decided by the image and four masks."""
     test_set = SmallTestSet()
