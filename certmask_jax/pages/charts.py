@@ -14,6 +14,7 @@ from markupsafe import Markup, escape
 
 _WIDTH, _HEIGHT = 560, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 16, 14, 44
+_LETTER, _LINE = 9, 12  # what a letter and a line of a mark take
 _COLOURS = ("#0f6e66", "#b4441a", "#5b4bb0", "#8a6a00", "#1d6fb8", "#a3346f", "#4d6b1e", "#555b66")
 
 
@@ -78,6 +79,8 @@ def plot(
             f'<text x="{_WIDTH - _RIGHT}" y="{y - 5:.1f}" text-anchor="end" class="note">'
             f"{escape(level[1])}</text>"
         )
+    beside = _marks_apart([(across(p.x), _down(p.y), s.mark) for s in series for p in s.points])
+    heights = iter(beside)
     for one in series:
         colour = _COLOURS[one.colour % len(_COLOURS)]
         if one.joined and len(one.points) > 1:
@@ -87,7 +90,9 @@ def plot(
                 f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2"'
                 f"{dashes}/>"
             )
-        parts += [_marked(point, one, across(point.x), colour) for point in one.points]
+        parts += [
+            _marked(point, one, across(point.x), colour, next(heights)) for point in one.points
+        ]
     return Markup(
         f'<svg class="plot" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
         f'aria-label="{escape(title)}">{"".join(parts)}</svg>'
@@ -110,12 +115,28 @@ def bar(fraction: float, interval: tuple[float, float] | None, kind: str) -> Mar
     )
 
 
-def _marked(point: Point, one: Series, x: float, colour: str) -> str:
+def _marks_apart(marks: Sequence[tuple[float, float, str]]) -> list[float]:
+    """How far down each mark ``(x, y, text)`` stands so that none covers another; from above."""
+    heights = [y for _, y, _ in marks]
+    placed: list[int] = []
+    for number in sorted(range(len(marks)), key=heights.__getitem__):
+        x, _, text = marks[number]
+        for other in placed if text else ():
+            left, _, its = marks[other]
+            meets = x < left + _LETTER * len(its) and left < x + _LETTER * len(text)
+            if meets and heights[number] < heights[other] + _LINE:
+                heights[number] = heights[other] + _LINE
+        if text:
+            placed.append(number)
+    return heights
+
+
+def _marked(point: Point, one: Series, x: float, colour: str, beside: float) -> str:
     y, low, high = _down(point.y), _down(point.low), _down(point.high)
     fill = colour if one.filled else "none"  # what is in the same place shows
     radius = 4 if one.filled else 6
     letter = (
-        f'<text x="{x + 8:.1f}" y="{y + 4:.1f}" class="note">{escape(one.mark)}</text>'
+        f'<text x="{x + 8:.1f}" y="{beside + 4:.1f}" class="note">{escape(one.mark)}</text>'
         if one.mark
         else ""
     )
