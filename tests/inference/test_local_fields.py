@@ -137,18 +137,18 @@ def test_what_lies_under_a_mask_changes_nothing():
         assert (ours != theirs).any()
 
 
-@pytest.mark.eight_devices
 @pytest.mark.parametrize("count", [1, 8, 11])
-def test_chunks_and_devices_change_no_label(count):
+@pytest.mark.parametrize(
+    ("chunk", "devices"), [(3, 1), (40, 2), pytest.param(8, 8, marks=pytest.mark.eight_devices)]
+)
+def test_chunks_and_devices_change_no_label(chunk, devices, count):
     images = IMAGES[:count]
     _, expected = _tables(PAIRS, images=images)
-    for chunk, devices in ((8, None), (3, 1), (40, 2)):
-        mesh = device_mesh(None if devices is None else jax.devices()[:devices])
-        told = []
-        _, found = _tables(PAIRS, images=images, chunk=chunk, mesh=mesh, progress=told.append)
-        np.testing.assert_array_equal(found.predictions, expected.predictions)
-        np.testing.assert_allclose(found.margins, expected.margins, rtol=2e-3, atol=1e-4)
-        assert sum(told) == 2 * count * len(PAIRS)  # whole images, and ours
+    told, mesh = [], device_mesh(jax.devices()[:devices])
+    _, found = _tables(PAIRS, images=images, chunk=chunk, mesh=mesh, progress=told.append)
+    np.testing.assert_array_equal(found.predictions, expected.predictions)
+    np.testing.assert_allclose(found.margins, expected.margins, rtol=2e-3, atol=1e-4)
+    assert sum(told) == 2 * count * len(PAIRS)  # whole images, and ours
 
 
 def test_items_are_those_of_the_whole_table_and_facts_say_how_it_came_about():
