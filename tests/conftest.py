@@ -64,7 +64,11 @@ _context_of = functools.cache(lambda thread: _new_context())
 
 
 def _shared_context():
-    return _context_of(get_ident()) if mlir.ir.Context.current is None else _new_context()
+    try:
+        inside = mlir.ir.Context.current is not None
+    except ValueError:  # what older versions say where there is none
+        inside = False
+    return _new_context() if inside else _context_of(get_ident())
 
 
 mlir.make_ir_context = _shared_context
