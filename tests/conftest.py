@@ -1,14 +1,16 @@
-"""Eight simulated devices, quick compilation, and the development data, if there."""
+"""Two simulated devices, quick compilation, and the development data, if there."""
 
 from __future__ import annotations
 
 import atexit
+import functools
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from threading import get_ident
 
 # Runs flush thousands of small files to the disk, and wait for it. In memory that takes no time.
 _IN_MEMORY, _ENOUGH = "/dev/shm", 4 << 30
@@ -38,8 +40,14 @@ if "XLA_FLAGS" not in os.environ:
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
+from jax._src.interpreters import mlir  # noqa: E402
 
-jax.config.update("jax_num_cpu_devices", 8)
+# Two devices share every computation. Chunks hold as many items for each device, most of which are
+# empty in a test: with eight, runs took three times as long. What needs eight has a process of its
+# own, see test_eight_devices.py.
+EIGHT = 8
+DEVICES = int(os.environ.get("CERTMASK_JAX_DEVICES", "2"))
+jax.config.update("jax_num_cpu_devices", DEVICES)
 jax.devices()  # programs that tests begin in this process set their number unless there are some
 # Tests compile the same programs over and over, in all worker processes. A folder of their own also
 # keeps them out of the user's: programs leave a folder that is chosen already alone.
@@ -49,9 +57,34 @@ if "CERTMASK_JAX_COMPILED" not in os.environ:
 jax.config.update("jax_compilation_cache_dir", os.environ["CERTMASK_JAX_COMPILED"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
+# A context of MLIR takes 2 ms to make, a small program 1 ms to lower: programs of a thread share
+# one here, but for those that are lowered while another is. What they are lowered to is the same.
+_new_context = mlir.make_ir_context
+_context_of = functools.cache(lambda thread: _new_context())
+
+
+def _shared_context():
+    try:
+        inside = mlir.ir.Context.current is not None
+    except ValueError:  # what older versions say where there is none
+        inside = False
+    return _new_context() if inside else _context_of(get_ident())
+
+
+mlir.make_ir_context = _shared_context
+
 # Stricter than users have it: the library broadcasts and converts only where it says so.
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+def pytest_collection_modifyitems(items):
+    if DEVICES >= EIGHT:
+        return
+    elsewhere = pytest.mark.skip(reason="needs CERTMASK_JAX_DEVICES=8; test_eight_devices.py has")
+    for item in items:
+        if item.get_closest_marker("eight_devices"):
+            item.add_marker(elsewhere)
 
 
 @pytest.fixture(autouse=True)

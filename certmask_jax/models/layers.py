@@ -11,13 +11,33 @@ EfficientNet-Lite0.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
+
+_SHAPES_ALONE: ContextVar[bool] = ContextVar("shapes_alone", default=False)
+
+
+@contextlib.contextmanager
+def shapes_alone() -> Iterator[None]:
+    """Lets initial values be zeros of their shape and type, for those who ask for these alone."""
+    token = _SHAPES_ALONE.set(True)
+    try:
+        yield
+    finally:
+        _SHAPES_ALONE.reset(token)
+
+
+def _zeros(key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
+    del key
+    return jnp.zeros(shape, dtype)
 
 
 class Module(nn.Module):
@@ -31,6 +51,8 @@ class Module(nn.Module):
             if np.shape(given) == tuple(init_args[0]):  # else Linen says what it expected
                 scope.reserve(name, "params")
                 return given
+        if _SHAPES_ALONE.get() and len(init_args) == 2 and not how:
+            init_fn = _zeros
         return super().param(name, init_fn, *init_args, **how)
 
 

@@ -20,6 +20,7 @@ from certmask_jax.inference.preprocessing import ENCODINGS, Encoding, encoded_ch
 from certmask_jax.inference.token_dropping import TokenDropping
 from certmask_jax.models.bagnet import BagNet
 from certmask_jax.models.cifar_bagnet import CifarBagNet
+from certmask_jax.models.layers import shapes_alone
 from certmask_jax.models.published import MODELS, DataConfig
 from certmask_jax.models.spellings import resolve
 from certmask_jax.models.vit import VisionTransformer
@@ -93,7 +94,8 @@ class Model:
 
 
 def _traced_shapes(model: Model) -> Params:
-    return jax.eval_shape(lambda: model.init(jax.random.key(0)))
+    with shapes_alone():
+        return jax.eval_shape(lambda: model.init(jax.random.key(0)))
 
 
 @functools.lru_cache(maxsize=64)

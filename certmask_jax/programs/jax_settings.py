@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import subprocess
@@ -31,7 +32,7 @@ def check() -> None:
     if count != "-1" and int(count) < 1:  # -1: JAX's own "not set"
         raise ValueError(f"JAX_NUM_CPU_DEVICES={count}: expected at least 1")
     flags = os.environ.get("XLA_FLAGS")
-    if flags and (why := _refused()):
+    if flags and (why := _refused(flags)):
         raise ValueError(f"XLA_FLAGS={flags}: expected flags that XLA knows ({why}); correct it")
 
 
@@ -62,10 +63,14 @@ def wake() -> None:
         ) from error
 
 
-def _refused() -> str | None:
-    """Why XLA would end the process over its flags: a process of their own tries them."""
+@functools.cache
+def _refused(flags: str) -> str | None:
+    """Why XLA would end the process over its flags: a process of their own tries them, once."""
+    environment = {**os.environ, "XLA_FLAGS": flags}
     code = "from jaxlib import xla_client; xla_client.make_cpu_client()"
-    tried = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    tried = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, check=False
+    )
     said = [line for line in tried.stderr.decode(errors="replace").splitlines() if line.strip()]
     if tried.returncode == 0 or not said or "Traceback" in said[0]:
         return None

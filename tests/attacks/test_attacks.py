@@ -399,7 +399,7 @@ def test_goals_win_only_where_the_table_adversary_does(defense):
             assert answer == goal.answer
 
 
-def _attacked(model, seed=0, numbers=None, which=slice(None)):
+def _attacked(model, seed=0, numbers=None, which=slice(None), **search):
     params, images, labels, _ = model
     masks = cm.mask_sets.exact_k_fold(SIZE, 3, mask_size=5, coverage=(2, 1))
     defense = cm.defenses.certmask(masks)
@@ -414,7 +414,8 @@ def _attacked(model, seed=0, numbers=None, which=slice(None)):
     ]  # fmt: skip
     made = attacks.attack_images(
         _linear, params, images[which], labels[which], defense, goals[which], preprocessing=HOW,
-        search=attacks.PatchSearch(steps=20), starts=2, at_once=8, seed=seed, numbers=numbers,
+        search=attacks.PatchSearch(**{"steps": 20, **search}), starts=2, at_once=8, seed=seed,
+        numbers=numbers,
     )  # fmt: skip
     return made, defense, table
 
@@ -431,10 +432,14 @@ def test_patched_images_are_answered_as_they_say(linear):
 
 
 def test_what_an_image_gets_depends_on_its_number_alone(linear):
-    whole = _attacked(linear)[0]
-    part = _attacked(linear, numbers=range(8, 12), which=slice(8, 12))[0]
-    for name in ("patched", "broken", "answers", "steps"):
-        assert (getattr(whole, name)[8:] == getattr(part, name)).all(), name
+    short = {"steps": 2, "step_size": 0.02}  # after which a patch still is what was drawn
+    for search in ({}, short):
+        whole = _attacked(linear, **search)[0]
+        part = _attacked(linear, numbers=range(8, 12), which=slice(8, 12), **search)[0]
+        for name in ("patched", "broken", "answers", "steps"):
+            assert (getattr(whole, name)[8:] == getattr(part, name)).all(), name
+    other = _attacked(linear, seed=1, **short)[0]
+    assert (other.patched[8:] != part.patched).any()
 
 
 def test_a_table_that_is_too_large_to_be_looked_at_is_attacked_all_the_same(linear, monkeypatch):

@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from unittest import mock
 
+import jax
 import jax.numpy as jnp
 import killed_certification
 import numpy as np
@@ -640,7 +641,7 @@ def test_a_stopped_share_goes_on(made, tmp_path, capsys, monkeypatch):
     assert _bytes(out / name) == _bytes(made[0] / "run" / name)
 
 
-def test_a_killed_share_goes_on(tmp_path):
+def test_a_killed_share_goes_on(tmp_path, monkeypatch):
     """SIGKILL in a share of five blocks, in a process of its own."""
 
     def child(folder, **environment):
@@ -653,7 +654,7 @@ def test_a_killed_share_goes_on(tmp_path):
             env={
                 **os.environ,
                 "PYTHONPATH": str(Path(__file__).parents[2]),
-                "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache"),
+                "JAX_NUM_CPU_DEVICES": str(jax.local_device_count()),  # else it is another run
                 "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
                 **environment,
             },
@@ -665,11 +666,15 @@ def test_a_killed_share_goes_on(tmp_path):
 
     folders = tmp_path / "alone", tmp_path / "killed"
     shares = [folder / "run" / "shard-1-of-4" / "tables" for folder in folders]
-    alone, killed = child(folders[0]), child(folders[1], CERTMASK_JAX_KILLED_BEFORE="9")
+    killed, alone = child(folders[1], CERTMASK_JAX_KILLED_BEFORE="9"), []
+    folders[0].mkdir()
+    with monkeypatch.context() as there:
+        there.chdir(folders[0])
+        assert killed_certification.certified(["--shard", "1/4"], alone.append) == 0
     assert blocks(killed) == [1, 5, 9]
     assert killed.returncode == -signal.SIGKILL
     assert saved_table.images_done(shares[1]) == (4, 40)
-    assert blocks(alone) == [1, 5, 9, 13, 17]
+    assert alone == [1, 5, 9, 13, 17]
     assert blocks(child(folders[1])) == [9, 13, 17]
     assert _bytes(shares[1]) == _bytes(shares[0])
 

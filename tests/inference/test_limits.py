@@ -373,7 +373,7 @@ def exact(params, x):
 @pytest.mark.parametrize("decide", [False, True])
 @pytest.mark.parametrize(
     ("chunk", "room", "halves"),
-    [(16, 15, [8]), (32, 31, [16]), (32, 8, [16, 8]), (24, 8, [8])],
+    [(16, 15, [8]), (32, 31, [16]), (32, 8, [16, 8]), (14, 8, [6])],
 )
 @pytest.mark.parametrize("after", [0, 2, 5])
 def test_out_of_memory_goes_on_with_half_the_chunk(
@@ -408,7 +408,7 @@ def test_out_of_memory_goes_on_with_half_the_chunk(
 
 
 def test_no_memory_for_one_item_on_each_device_is_a_clear_error(tmp_path, monkeypatch):
-    monkeypatch.setattr(whole_images, "compiled_chunk", _Memory(7).compiled)
+    monkeypatch.setattr(whole_images, "compiled_chunk", _Memory(1).compiled)
     with pytest.raises(ValueError, match="memory for one masked image on each device") as caught:
         evaluate(tmp_path / "t", chunk=16)
     assert "precision bfloat16" in str(caught.value)
@@ -572,7 +572,7 @@ def test_label_flips_stand_in_the_results_and_stay(tmp_path, capsys, monkeypatch
     [
         (["--cpu-devices", "0"], "--cpu-devices: expected at least 1, got 0"),
         (["--cpu-devices", "-3"], "--cpu-devices: expected at least 1, got -3"),
-        (["--cpu-devices", "5"], "--cpu-devices: expected 5, but JAX is in use already, with 8"),
+        (["--cpu-devices", "5"], "--cpu-devices: expected 5, but JAX is in use already, with 2"),
         (["--distributed", "host:1,2/2"], "expected HOST:PORT,I/N with 0 <= I < N"),
         (["--distributed", "host:1,0/0"], "expected HOST:PORT,I/N with 0 <= I < N"),
         (["--distributed", "host,0/2"], "got 'host,0/2'"),

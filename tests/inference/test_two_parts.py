@@ -107,7 +107,10 @@ def test_the_table_is_the_head_on_features_of_the_stem_one_by_one():
     assert itself.predictions[0] == whole.argmax()
 
 
-@pytest.mark.parametrize(("devices", "chunk"), [(1, 3), (2, 4), (8, 8)])
+@pytest.mark.parametrize(
+    ("devices", "chunk"),
+    [(1, 3), (2, 4), pytest.param(8, 8, marks=pytest.mark.eight_devices)],
+)
 def test_devices_chunks_and_lists_of_items_change_no_label(devices, chunk):
     parts, _ = _vit()
     masks = defenses.patchcure(_masks(parts)).masked_images

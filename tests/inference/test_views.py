@@ -127,6 +127,7 @@ def test_the_mirror_view_is_the_mean_of_two_runs(precision, near):
     assert np.abs(alone - other).max() > 10 * near
 
 
+@pytest.mark.eight_devices
 def test_a_chunk_holds_all_views_of_its_items_and_all_devices_agree():
     batches = []
 

@@ -70,6 +70,21 @@ def test_parameters_of_another_shape_are_linens_error(name):
         ours.apply(longer, IMAGES)
 
 
+@jax.numpy_dtype_promotion("standard")
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("name", PAIRS)
+def test_shapes_alone_are_those_of_the_initial_values(name, dtype):
+    ours = PAIRS[name][0].clone(param_dtype=dtype)
+    expected = jax.eval_shape(ours.init, jax.random.key(0), IMAGES)
+    with layers.shapes_alone():
+        found = jax.eval_shape(ours.init, jax.random.key(0), IMAGES)
+        params = ours.init(jax.random.key(0), IMAGES)["params"]
+    assert found == expected
+    assert not any(leaf.any() for leaf in jax.tree.leaves(params))  # nothing was drawn
+    again = ours.init(jax.random.key(0), IMAGES)["params"]
+    assert any(leaf.any() for leaf in jax.tree.leaves(again))
+
+
 def test_a_name_that_is_used_twice_and_one_that_is_missing_are_errors():
     class Twice(layers.Module):
         @nn.compact

@@ -20,8 +20,9 @@ from tests.support import small_runs
 from tests.support.small_models import small_bagnet
 
 # Trying places first takes three times as long on so few images.
-FAST = ["--steps", "20", "--at-once", "8", "--locations", "1", "--places", "gradient"]
+FAST = ["--steps", "20", "--at-once", "4", "--locations", "1", "--places", "gradient"]
 DEFENSE = "double_masking:masks_per_axis=2"
+IMAGES = 6  # more than searches run at once
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -34,7 +35,9 @@ def _compile_once():
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run") / "r"
-    assert certify.main(["--num-images", "9", "--defense", DEFENSE, "--out", str(folder)]) == 0
+    assert (
+        certify.main(["--num-images", str(IMAGES), "--defense", DEFENSE, "--out", str(folder)]) == 0
+    )
     return folder
 
 
@@ -53,10 +56,10 @@ def test_a_line_and_a_picture_for_every_image(attacked):
     images, labels = digits_arrays("test")
     lines = _lines(attacked)
     # One defense after the other; of each, images stand in the order in which they were settled.
-    assert [line["defense"] for line in lines] == ["undefended"] * 9 + [DEFENSE] * 9
-    assert [sorted(line["number"] for line in part) for part in (lines[:9], lines[9:])] == [
-        list(range(9))
-    ] * 2
+    assert [line["defense"] for line in lines] == ["undefended"] * IMAGES + [DEFENSE] * IMAGES
+    assert [
+        sorted(line["number"] for line in part) for part in (lines[:IMAGES], lines[IMAGES:])
+    ] == [list(range(IMAGES))] * 2
     for line in lines:
         assert line["label"] == labels[line["number"]]
         assert (line["broken"] is None) == (line["before"] != line["label"])
@@ -86,7 +89,7 @@ def test_the_summary_stands_between_the_worst_case_and_the_clean_accuracy(attack
 
 def test_it_goes_on_where_it_was_killed(attacked, run, tmp_path, capsys):
     """After any whole line, and after half of one, whose picture may be there already."""
-    for kept in (1, 5, 12):
+    for kept in (1, 4, 9):
         part = tmp_path / str(kept)
         shutil.copytree(attacked, part)
         whole = (attacked / LINES).read_bytes().splitlines(keepends=True)
@@ -141,7 +144,7 @@ def test_an_attack_that_is_stopped_says_which_images_are_counted_first(run, tmp_
 def test_a_certificate_that_is_contradicted_is_found_out(tmp_path, capsys):
     out = tmp_path / "out"
     lie = "lying_defense:Liar:masks_per_axis=2"
-    command = ["--num-images", "8", "--defense", lie, "--no-undefended", "--out", str(out)]
+    command = ["--num-images", "4", "--defense", lie, "--no-undefended", "--out", str(out)]
     options = ["--steps", "40", *FAST[2:4], "--locations", "3", "--places", "gradient"]
     status = attack.main([*command, *options, "--images", "certified"])
     said = capsys.readouterr()

@@ -288,7 +288,7 @@ def test_printing_again_takes_no_option_that_it_does_not_obey(
         train --epochs 1000000000000 | --epochs: expected at most
         train --batch-size 0 | --batch-size: expected at least 1
         train --batch-size 100000 | --batch-size: expected at most the 1297 images
-        train --batch-size 100 | --batch-size: expected a multiple of the 8 devices
+        train --batch-size 101 | --batch-size: expected a multiple of the 2 devices
         train --cutout-size 99 | --cutout-size: expected at most 8 on images of 8x8
         train --cutout-size 0 | --cutout-size: expected at least 1 pixel
         train --cutout-squares 0 | --cutout-squares: expected at least 1

@@ -167,6 +167,7 @@ def _left_to_the_partitioner(monkeypatch):
     monkeypatch.setattr(jax, "shard_map", shard_map)
 
 
+@pytest.mark.eight_devices
 @pytest.mark.parametrize("lowered", [_chunk, _table])
 def test_devices_do_not_wait_for_each_other(lowered):
     mesh = device_mesh()
@@ -175,6 +176,7 @@ def test_devices_do_not_wait_for_each_other(lowered):
     assert compiled_text.collectives(compiled_text.read(text)) == []
 
 
+@pytest.mark.eight_devices
 @pytest.mark.usefixtures("_left_to_the_partitioner")
 def test_without_shard_map_they_would():
     """So that the test above can fail: the partitioner gathers all logits for ``top_k``."""

@@ -258,8 +258,14 @@ def test_flags_that_would_end_the_process(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--xla_there_is_no_such_flag=1")
     with pytest.raises(ValueError, match=r"^XLA_FLAGS=--xla_there_is_no_such_flag=1: .*Unknown"):
         jax_settings.check()
-    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=false")
+    good = "--xla_cpu_enable_fast_math=false"
+    monkeypatch.setenv("XLA_FLAGS", good)
     jax_settings.check()
+    monkeypatch.setattr(jax_settings.subprocess, "run", lambda *_, **__: pytest.fail("tried again"))
+    jax_settings.check()
+    monkeypatch.setenv("XLA_FLAGS", f"{good} ")
+    with pytest.raises(pytest.fail.Exception, match="tried again"):  # others are
+        jax_settings.check()
 
 
 @pytest.mark.parametrize(

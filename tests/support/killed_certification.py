@@ -10,6 +10,8 @@ import functools
 import os
 import signal
 import sys
+from collections.abc import Callable, Sequence
+from unittest import mock
 
 from certmask_jax.certification import evaluation
 from certmask_jax.certification.block_sizes import BlockSizes
@@ -25,18 +27,29 @@ _OPTIONS = [
 ]  # fmt: skip
 
 
-def main() -> int:
+def certified(options: Sequence[str], told: Callable[[int], None]) -> int:
+    """Does it in this process; ``told`` of each block before it is written."""
     real = TableWriter.write
 
     def write(writer: TableWriter, number: int, block: Block) -> None:
+        told(number)
+        real(writer, number, block)
+
+    sized = functools.partial(evaluation.evaluate, block_sizes=_BLOCK_SIZES)
+    with (
+        mock.patch.object(evaluation, "evaluate", sized),
+        mock.patch.object(TableWriter, "write", write),
+    ):
+        return certify.main([*_OPTIONS, *options])
+
+
+def main() -> int:
+    def told(number: int) -> None:
         os.write(1, f"block {number}\n".encode())  # at once: a kill leaves no half of a line
         if str(number) == os.environ.get("CERTMASK_JAX_KILLED_BEFORE"):
             os.kill(os.getpid(), signal.SIGKILL)
-        real(writer, number, block)
 
-    evaluation.evaluate = functools.partial(evaluation.evaluate, block_sizes=_BLOCK_SIZES)
-    TableWriter.write = write  # type: ignore[method-assign]
-    return certify.main([*_OPTIONS, *sys.argv[1:]])
+    return certified(sys.argv[1:], told)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Trains the digits ViT with checkpoints; run as a program of its own, to be killed.
+"""Trains a small network with checkpoints; run as a program of its own, to be killed.
 
 Prints each step after its checkpoint is written, if it has one.
 """
@@ -9,9 +9,12 @@ import json
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
+from small_models import first_params, small_resnet
 
-from certmask_jax import data, models, training, weights
+from certmask_jax import data, training
+from certmask_jax.inference.devices import device_mesh
 from certmask_jax.training import input_pipeline
 from certmask_jax.training.checkpoints import Checkpoints, named_arrays
 from certmask_jax.training.recipes import Recipe
@@ -25,9 +28,7 @@ RUN = {"recipe": "the digits, killed"}
 
 
 def main(folder: Path) -> None:
-    model = models.create("vit_digits")
-    shipped = models.default_weights("vit_digits")
-    assert shipped is not None
+    model = small_resnet()
     images, labels = data.digits_arrays("train")
     source, held_out = input_pipeline.split_off(
         input_pipeline.InMemory(images[:448], labels[:448]), 64, seed=0
@@ -38,12 +39,14 @@ def main(folder: Path) -> None:
         model,
         source,
         recipe=RECIPE,
-        params=weights.load(shipped, model),
+        params=first_params(model),
         held_out=held_out,
+        mesh=device_mesh(jax.devices()[:1]),
         saved=saved,
         checkpoint_every=EVERY,
         progress=lambda now: print(now.step, flush=True),
     )
+    saved.close()
     rows = [row._replace(images_per_second=0) for row in trained.rows]
     (folder / "rows.json").write_text(json.dumps(rows))
     np.savez(folder / "final.npz", **named_arrays(trained.params))

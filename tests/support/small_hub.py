@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import http.server
 import re
@@ -21,9 +22,16 @@ class Repository(NamedTuple):
     private: bool = False
 
 
+@functools.cache
+def _digest(content: bytes) -> str:
+    """Asked for at every request, of megabytes."""
+    return hashlib.sha256(content).hexdigest()
+
+
 def commit_of(files: dict[str, bytes]) -> str:
     """A commit's hash: 40 hexadecimal digits that depend on the files."""
-    return hashlib.sha1(repr(sorted(files.items())).encode()).hexdigest()
+    named = sorted((name, _digest(content)) for name, content in files.items())
+    return hashlib.sha1(repr(named).encode()).hexdigest()
 
 
 @contextlib.contextmanager
@@ -73,7 +81,7 @@ def serving(repositories: dict[str, Repository]) -> Iterator[tuple[str, list[str
             self.end_headers()
 
         def _give(self, content: bytes, commit: str, *, body: bool) -> None:
-            etag = f'"{hashlib.sha256(content).hexdigest()}"'
+            etag = f'"{_digest(content)}"'
             if len(content) > 10_000 and not self.path.startswith("/cdn"):  # large files: elsewhere
                 self.send_response(302)
                 self.send_header("Location", f"{endpoint}/cdn{self.path}")

@@ -128,7 +128,7 @@ def _local_net(**given) -> CifarBagNet:
 @functools.cache
 def first_params(model: Model) -> Params:
     """Random variables; making them takes longer than training these models does."""
-    return jax.tree.map(np.asarray, model.init(jax.random.key(0)))
+    return jax.tree.map(np.asarray, jax.jit(model.init)(jax.random.key(0)))
 
 
 def _replaced(build, name: str) -> Model:

@@ -136,6 +136,7 @@ def test_a_step_with_masked_features_by_hand():
     jax.tree.map(close, state.variables["batch_stats"], changed["batch_stats"])
 
 
+@pytest.mark.eight_devices
 def test_eight_devices_take_the_same_windows_and_bands_as_one():
     recipe = dataclasses.replace(TINY, cutout="blocks", feature_window=1)
     found = [_after_one_step(small_local(), recipe, devices)[1] for devices in (1, 8)]

@@ -206,7 +206,7 @@ def _child(folder: Path) -> subprocess.Popen:
         env={
             **os.environ,
             "PYTHONPATH": str(Path(__file__).parents[2]),
-            "JAX_COMPILATION_CACHE_DIR": str(folder.parent / "cache"),
+            "JAX_COMPILATION_CACHE_DIR": os.environ["CERTMASK_JAX_COMPILED"],
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         },
     )
@@ -214,7 +214,8 @@ def _child(folder: Path) -> subprocess.Popen:
 
 def test_killed_at_random_moments_and_resumed_is_undisturbed(tmp_path):
     alone, killed = tmp_path / "alone", tmp_path / "killed"
-    assert _child(alone).wait(timeout=120) == 0
+    alone.mkdir()
+    killed_training.main(alone)  # in this process, which is not killed
     rng = np.random.default_rng()
     latest, moments = 0, []
     for number in range(KILLS):
@@ -262,7 +263,7 @@ def test_sigterm_writes_a_checkpoint_and_resume_goes_on(tmp_path, capsys, monkey
     monkeypatch.chdir(tmp_path)
     shipped = str(models.default_weights("vit_digits"))
     options = [
-        "--weights", shipped, "--epochs", "3", "--batch-size", "256", "--held-out", "100",
+        "--weights", shipped, "--epochs", "2", "--batch-size", "256", "--held-out", "100",
         "--test-images", "20", "--run-folder", "run",
     ]  # fmt: skip
     real = program.write_csv
@@ -288,6 +289,6 @@ def test_sigterm_writes_a_checkpoint_and_resume_goes_on(tmp_path, capsys, monkey
     assert "clean" in capsys.readouterr().out
     lines = (tmp_path / "run" / "metrics.csv").read_text().splitlines()
     assert lines[0].split(",") == list(Row._fields)
-    assert [line.split(",")[0] for line in lines[1:]] == ["4", "8", "12"]
+    assert [line.split(",")[0] for line in lines[1:]] == ["4", "8"]
     assert all(0.5 < float(line.split(",")[4]) <= 1 for line in lines[1:])  # held out
     assert (tmp_path / "run" / "vit_digits.npz").is_file()

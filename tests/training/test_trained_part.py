@@ -116,6 +116,7 @@ def test_features_are_what_the_head_sees_of_the_image_and_of_masked_copies():
     assert np.abs(found.of_copies[:, 1] - found.of_copies[:, 2]).max() > 0.1
 
 
+@pytest.mark.eight_devices
 def test_features_do_not_depend_on_the_devices():
     eight = _features(small_vit(), HEAD, mesh=device_mesh())
     np.testing.assert_allclose(eight.of_copies, _features(small_vit(), HEAD).of_copies, atol=1e-5)

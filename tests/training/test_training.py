@@ -391,6 +391,7 @@ def test_training_is_deterministic_and_learns(make):
     assert first.finished
 
 
+@pytest.mark.eight_devices
 @pytest.mark.parametrize("make", [small_vit, small_resnet])
 def test_eight_devices_find_the_losses_of_one(make):
     recipe = Recipe(epochs=1, learning_rate=1e-3, flip=True, crop=1, shift=1, rotate=5, ema=0.5)
@@ -406,6 +407,7 @@ def test_eight_devices_find_the_losses_of_one(make):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), *params)
 
 
+@pytest.mark.eight_devices
 def test_batch_is_shared_by_the_devices():
     made = step.trainer(small_vit(), TINY, num_images=256)
     batch = made.put(_digits().gather(np.arange(64)), np.zeros(2, np.uint32))

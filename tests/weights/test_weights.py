@@ -395,7 +395,7 @@ def test_orbax_folders_of_others(tmp_path):
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(tmp_path / "flat", _arrays(tmp_path, params))
         checkpointer.save(tmp_path / "state", state)
-        checkpointer.save(tmp_path / "7" / "default", jax.device_put(params, jax.devices()[5]))
+        checkpointer.save(tmp_path / "7" / "default", jax.device_put(params, jax.devices()[1]))
         checkpointer.save(tmp_path / "run" / "30" / "state", run)
         checkpointer.save(tmp_path / "run" / "9" / "state", run)
     for name in ("flat", "state", "7", "run/30"):
