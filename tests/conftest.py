@@ -59,7 +59,8 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 # A context of MLIR takes 2 ms to make, a small program 1 ms to lower: programs of a thread share
 # one here, but for those that are lowered while another is. What they are lowered to is the same.
-_new_context = mlir.make_ir_context
+# JAX does not promise that name; where there is none, tests take longer.
+_new_context = getattr(mlir, "make_ir_context", None)
 _context_of = functools.cache(lambda thread: _new_context())
 
 
@@ -71,7 +72,8 @@ def _shared_context():
     return _new_context() if inside else _context_of(get_ident())
 
 
-mlir.make_ir_context = _shared_context
+if _new_context is not None:
+    mlir.make_ir_context = _shared_context
 
 # Stricter than users have it: the library broadcasts and converts only where it says so.
 jax.config.update("jax_numpy_rank_promotion", "raise")
