@@ -5,8 +5,8 @@ all masked images (one table) -> a rule that turns the table into a prediction, 
 that rule.
 
 Rooms, from the bottom up: ``files``, ``masks``, ``tables``, ``defenses``, ``inference``,
-``models``, ``data``, ``weights``, ``training``, ``certification``, ``programs``. What is used most
-stands here.
+``models``, ``data``, ``weights``, ``training``, ``certification``, ``attacks``, ``pages``,
+``programs``. What is used most stands here.
 """
 
 from __future__ import annotations

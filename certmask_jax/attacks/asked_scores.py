@@ -7,6 +7,7 @@ answering, and how much less the next one lags behind.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -47,7 +48,7 @@ class NearestLabels:
 
     @reproducible()
     def evaluate(self, images: NDArray[np.uint8], image_of: Indices, columns: Indices) -> Outputs:
-        """As of an engine: of W items, ``columns`` all 0."""
+        """What an engine says of W items, whose ``columns`` are all 0."""
         del columns
         parts = []
         for at in range(0, len(images), _AT_ONCE):
@@ -56,7 +57,9 @@ class NearestLabels:
             found = self._program(self._params, jnp.asarray(filled))
             parts.append([np.asarray(column)[: len(some)] for column in found])
         labels, leads = (np.concatenate(column)[image_of] for column in zip(*parts, strict=True))
-        return Outputs(labels, leads, np.ones(len(labels), np.float32))
+        known = Outputs.unknown((len(labels),))
+        sure = np.ones(len(labels), np.float32)
+        return dataclasses.replace(known, predictions=labels, margins=leads, confidences=sure)
 
 
 @functools.lru_cache(maxsize=16)

@@ -30,7 +30,7 @@ from certmask_jax.attacks.patched_pixels import Placement
 from certmask_jax.attacks.table_goals import Goal, counts_of, goal_of, undefended_goals
 from certmask_jax.attacks.tried_losses import losses_tried
 from certmask_jax.attacks.tried_places import MOST_CHOSEN, best_tried, places_to_try
-from certmask_jax.attacks.wanted_labels import ANY, Case, Choices, Plan, lag_of, plans
+from certmask_jax.attacks.wanted_labels import ANY, Case, Choices, LabelPlan, lag_of, plans
 from certmask_jax.defenses.defense import ALERT, Defense
 from certmask_jax.masks.threats import Threat
 
@@ -201,7 +201,7 @@ def _on_columns(
         for pair, place in at
     ]
     choices = Choices(asked.boxes, counts_of(asked.defense))
-    found: list[Plan] = []
+    found: list[LabelPlan] = []
     for _, own in itertools.groupby(cases, key=lambda case: case.image):  # tables of one at once
         found += plans(
             choices,

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from certmask_jax.attacks.patched_pixels import Placement, shows
-from certmask_jax.attacks.wanted_labels import ANY, Case, Choices, Plan, plans
+from certmask_jax.attacks.wanted_labels import ANY, Case, Choices, LabelPlan, plans
 from certmask_jax.defenses.defense import ALERT, Defense, Guarantee
 from certmask_jax.tables.prediction_table import from_labels
 
@@ -125,7 +125,7 @@ def goals_at(
     return sorted(goals, key=lambda goal: (not goal.wins, goal.effort))
 
 
-def goal_of(plan: Plan, case: Case, place: Placement, clean: NDArray[np.integer]) -> Goal:
+def goal_of(plan: LabelPlan, case: Case, place: Placement, clean: NDArray[np.integer]) -> Goal:
     """A plan as a goal; what is not chosen is to stay as it is, ``clean int[V]``."""
     wanted = np.where(case.shown, clean, ANY).astype(np.int32)
     wanted[plan.chosen] = case.target

@@ -38,7 +38,7 @@ class Case(NamedTuple):
     label: int
 
 
-class Plan(NamedTuple):
+class LabelPlan(NamedTuple):
     """What is to be said in one case.
 
     Attributes:
@@ -111,7 +111,7 @@ def plans(
     *,
     may_alert: bool,
     alert: int,
-) -> list[Plan]:
+) -> list[LabelPlan]:
     """For each case the choice that wins with least effort, else that all shown say the target.
 
     Args:
@@ -143,7 +143,7 @@ def plans(
             narrow = won and count > 0 and not by_count.get(count + 1, True)
             total = int((chosen | (clean[case.image] == case.target)).sum()) if narrow else 0
             effort = float(case.lag[chosen].max())
-            tried.append(Plan(chosen, answer, won, effort, total, narrow))
+            tried.append(LabelPlan(chosen, answer, won, effort, total, narrow))
         winning = [plan for plan in tried if plan.wins]
         if winning:
             made.append(min(winning, key=lambda plan: plan.effort))

@@ -208,7 +208,7 @@ def evaluate_evidence(
         done += stop - start
         told.passes(work.passes * len(part.images), work.slots(len(part.images)))
         told.progress(done, len(run_images))
-    return evidence_store.load(folder)
+    return evidence_store.load_evidence(folder)
 
 
 def _check(

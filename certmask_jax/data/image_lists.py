@@ -11,7 +11,7 @@ from typing import NamedTuple
 from certmask_jax._text import some, text_in
 from certmask_jax.data.folders import images_below, unique_names
 from certmask_jax.data.imagenet_devkit import is_ground_truth, read_ground_truth
-from certmask_jax.data.label_tables import Row, read_table
+from certmask_jax.data.label_tables import LabelRow, read_table
 from certmask_jax.data.listing import ImageFile
 
 
@@ -58,7 +58,7 @@ def read(folder: Path, labels: Path) -> Labelled:
 def _joined(
     folder: Path,
     labels: Path,
-    rows: Sequence[Row],
+    rows: Sequence[LabelRow],
     there: Mapping[str, tuple[Path, int]],
     notes: list[str],
 ) -> Labelled:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
-from certmask_jax.data.label_tables import Row
+from certmask_jax.data.label_tables import LabelRow
 
 _LINE = re.compile(r"\s*\d+\s*")
 _VALIDATION = re.compile(r"ILSVRC2012_val_(\d{8})")
@@ -34,7 +34,7 @@ def is_ground_truth(lines: Sequence[str]) -> bool:
     return all(_LINE.fullmatch(line) for line in lines)
 
 
-def read_ground_truth(labels: Path, lines: Sequence[str], there: Iterable[str]) -> list[Row]:
+def read_ground_truth(labels: Path, lines: Sequence[str], there: Iterable[str]) -> list[LabelRow]:
     """The classes of the images that are there, some or all of the 50,000, as WordNet ids.
 
     Args:
@@ -64,7 +64,7 @@ def read_ground_truth(labels: Path, lines: Sequence[str], there: Iterable[str]) 
             )
         if not 1 <= int(match[1]) <= len(numbers):
             raise ValueError(f"{labels}: it has {len(numbers)} lines, and none for {name}")
-        rows.append(Row(name, order[numbers[int(match[1]) - 1]]))
+        rows.append(LabelRow(name, order[numbers[int(match[1]) - 1]]))
     return rows
 
 

@@ -27,14 +27,14 @@ _FROM_ONE = ("truelabel",)  # of the NIPS 2017 data set, whose labels are 1 to 1
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.0*)?")
 
 
-class Row(NamedTuple):
+class LabelRow(NamedTuple):
     """A line of a list."""
 
     file: str
     label: str  # a number from 0 as Python writes it, or a name
 
 
-def read_table(labels: Path, text: str) -> tuple[list[Row], list[str]]:
+def read_table(labels: Path, text: str) -> tuple[list[LabelRow], list[str]]:
     """The rows of a CSV file (also ; or tabs), and in lines what was taken for what.
 
     Raises:
@@ -64,7 +64,7 @@ def read_table(labels: Path, text: str) -> tuple[list[Row], list[str]]:
                 "both may be and differ; leave only the one in that says which class it is"
             )
     pairs = [
-        Row(row[file].replace("\\", "/"), name)
+        LabelRow(row[file].replace("\\", "/"), name)
         for row, name in zip(rows, columns[label], strict=True)
     ]
     notes = [f"labels from column {header[label]!r} of {labels.name}, files from {header[file]!r}"]

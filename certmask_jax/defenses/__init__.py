@@ -1,11 +1,13 @@
 """Defenses: frozen values, from a mask set and the hyper-parameters of a paper.
 
-Each has a class, and by its paper's name in small letters a constructor, which is the class. Those
-on local evidence and on votes of bands are modules of functions on arrays: ``patchguard``,
-``clipped_bagnet``, ``derandomized_smoothing``, ``crosscert`` (whose class is ``CrossCert``).
+Each has a class, and by its paper's name in small letters a constructor, which is the class. Four
+names are modules of functions on arrays instead: ``patchguard`` (whose classes are ``PatchGuard``
+and ``PatchGuardDetection``), ``clipped_bagnet`` (``ClippedBagNet``), ``derandomized_smoothing``
+(``DerandomizedSmoothing``, ``SmoothedViT`` and ``MaskDS``) and ``crosscert`` (``CrossCert``).
 """
 
 from certmask_jax.defenses import clipped_bagnet, crosscert, derandomized_smoothing, patchguard
+from certmask_jax.defenses.band_defense import DerandomizedSmoothing, SmoothedViT
 from certmask_jax.defenses.certmask_votes import CertMask, CertMaskDetection
 from certmask_jax.defenses.crosscert_detection import CrossCert
 from certmask_jax.defenses.defense import (
@@ -17,6 +19,8 @@ from certmask_jax.defenses.defense import (
     rule,
     worst_case,
 )
+from certmask_jax.defenses.local_defense import ClippedBagNet, PatchGuard, PatchGuardDetection
+from certmask_jax.defenses.mask_ds_defense import MaskDS
 from certmask_jax.defenses.minority_reports_detector import MinorityReports
 from certmask_jax.defenses.mrcert_recovery import MRCert
 from certmask_jax.defenses.over_tables import Row
@@ -49,20 +53,26 @@ __all__ = [
     "CertMask",
     "CertMaskDetection",
     "ChallengerMasking",
+    "ClippedBagNet",
     "CrossCert",
     "Defense",
+    "DerandomizedSmoothing",
     "DoubleMasking",
     "Guarantee",
     "MRCert",
+    "MaskDS",
     "MinimumExplanation",
     "MinorityReports",
     "PairCover",
     "PatchCURE",
+    "PatchGuard",
+    "PatchGuardDetection",
     "Plurality",
     "RobustMasking",
     "Row",
     "Scored",
     "Seen",
+    "SmoothedViT",
     "Votes",
     "certificate",
     "certmask",

@@ -29,7 +29,7 @@ Columns = NDArray[np.intp]
 _STANDING = 32
 
 
-class Plan(NamedTuple):
+class UnionPlan(NamedTuple):
     """What is needed of V unions of up to 4P masks; the *bases* have up to 2P."""
 
     unions: Unions
@@ -40,15 +40,17 @@ class Plan(NamedTuple):
     cover: Columns  # [bases] one of these each, few different ones in all
 
 
-def plan_of(unions: Unions, hiding: NDArray[np.bool_]) -> Plan:
+def plan_of(unions: Unions, hiding: NDArray[np.bool_]) -> UnionPlan:
     """The plan for ``hiding bool[G, bases]``: which bases hide the patches at each group."""
     adding = np.ascontiguousarray(unions.adding.T).astype(np.intp)
     bases = unions.up_to[unions.order // 2]
     above = tuple(_above(unions, base, unions.order // 2) for base in range(bases))
-    return Plan(unions, adding, hiding, _parents(unions), above, _cover(above, len(unions.images)))
+    return UnionPlan(
+        unions, adding, hiding, _parents(unions), above, _cover(above, len(unions.images))
+    )
 
 
-def undecided(plan: Plan, seen: Seen, label: int | None) -> NDArray[np.bool_]:
+def undecided(plan: UnionPlan, seen: Seen, label: int | None) -> NDArray[np.bool_]:
     """``bool[V]``: what may still change the answer and, with a label, a verdict."""
     if not seen.known[: plan.unions.up_to[1]].all():
         return ~seen.known
@@ -58,7 +60,7 @@ def undecided(plan: Plan, seen: Seen, label: int | None) -> NDArray[np.bool_]:
     return matters & ~seen.known
 
 
-def most_telling(plan: Plan, seen: Seen, label: int | None) -> Columns:
+def most_telling(plan: UnionPlan, seen: Seen, label: int | None) -> Columns:
     """The first round; then what tests the verdicts, one after the other; then the answer."""
     first_round = np.flatnonzero(~seen.known[: plan.unions.up_to[1]])
     if len(first_round):
@@ -70,7 +72,7 @@ def most_telling(plan: Plan, seen: Seen, label: int | None) -> Columns:
     return _for_answer(plan, seen)
 
 
-def _may_win(plan: Plan, seen: Seen) -> NDArray[np.bool_]:
+def _may_win(plan: UnionPlan, seen: Seen) -> NDArray[np.bool_]:
     """``bool[bases]``: those that may be stable with a label other than the image's own.
 
     None once one of them is known to be stable: every other that is has the same label.
@@ -86,7 +88,7 @@ def _may_win(plan: Plan, seen: Seen) -> NDArray[np.bool_]:
     return may_win
 
 
-def _verdicts_open(plan: Plan, seen: Seen, label: int) -> NDArray[np.bool_]:
+def _verdicts_open(plan: UnionPlan, seen: Seen, label: int) -> NDArray[np.bool_]:
     """``bool[V]``: what may still change the worst case, c_r or the round trip."""
     up_to, further = plan.unions.up_to, 3 * (plan.unions.order // 4)
     good = seen.known & seen.sure & (seen.predictions == label)
@@ -109,7 +111,7 @@ def _verdicts_open(plan: Plan, seen: Seen, label: int) -> NDArray[np.bool_]:
     return matters
 
 
-def _above_any(plan: Plan, bases: NDArray[np.bool_], further: int) -> NDArray[np.bool_]:
+def _above_any(plan: UnionPlan, bases: NDArray[np.bool_], further: int) -> NDArray[np.bool_]:
     """``bool[V]``: all unions of some of ``bases`` with up to ``further`` more masks."""
     marked = np.zeros(len(plan.unions.images), np.bool_)
     marked[: len(bases)] = bases
@@ -118,7 +120,7 @@ def _above_any(plan: Plan, bases: NDArray[np.bool_], further: int) -> NDArray[np
     return marked
 
 
-def _for_answer(plan: Plan, seen: Seen) -> Columns:
+def _for_answer(plan: UnionPlan, seen: Seen) -> Columns:
     """Tests of the smallest unions that may be stable with a label other than the image's own."""
     bases = np.flatnonzero(_may_win(plan, seen))
     if len(bases) == 0:
@@ -140,7 +142,7 @@ def _for_answer(plan: Plan, seen: Seen) -> Columns:
     return each_once(np.concatenate(wanted)).astype(np.intp)
 
 
-def _for_verdicts(plan: Plan, seen: Seen, label: int) -> Columns:
+def _for_verdicts(plan: UnionPlan, seen: Seen, label: int) -> Columns:
     """What may refute, or in the end prove, the worst case, c_r and the round trip, in this order.
 
     They are asked one after the other, because each follows from the next.
@@ -173,7 +175,7 @@ def _for_verdicts(plan: Plan, seen: Seen, label: int) -> Columns:
 
 
 def _against_a_location(
-    plan: Plan, seen: Seen, outlook: NDArray[np.float32], at: NDArray[np.bool_]
+    plan: UnionPlan, seen: Seen, outlook: NDArray[np.float32], at: NDArray[np.bool_]
 ) -> tuple[Columns, bool]:
     """Tests of the location whose best base looks worst, and whether that base stood many.
 
@@ -196,7 +198,7 @@ def _against_a_location(
 
 
 def _against_candidates(
-    plan: Plan, seen: Seen, outlook: NDArray[np.float32], bad: NDArray[np.bool_]
+    plan: UnionPlan, seen: Seen, outlook: NDArray[np.float32], bad: NDArray[np.bool_]
 ) -> Columns:
     """What c_r still needs of its most promising candidate, if none is proved and one is left."""
     further = 3 * (plan.unions.order // 4)
@@ -211,7 +213,7 @@ def _against_candidates(
     return _lowest(outlook, above[~seen.known[above]])
 
 
-def _outlook(plan: Plan, seen: Seen, label: int) -> NDArray[np.float32]:
+def _outlook(plan: UnionPlan, seen: Seen, label: int) -> NDArray[np.float32]:
     """``float32[V]``: margins by which unions say, or may be foretold to say, ``label``."""
     margins = np.nan_to_num(seen.margins.astype(np.float32), nan=0, posinf=0)
     own = np.where(seen.predictions == label, margins, -margins)
@@ -226,7 +228,7 @@ def _outlook(plan: Plan, seen: Seen, label: int) -> NDArray[np.float32]:
 
 
 def _over(
-    reduce: np.ufunc, values: NDArray[Any], plan: Plan, further: int | None = None
+    reduce: np.ufunc, values: NDArray[Any], plan: UnionPlan, further: int | None = None
 ) -> NDArray[Any]:
     """``[V]`` -> ``[bases]``: of all unions with up to 2P, or ``further``, more masks."""
     up_to, order = plan.unions.up_to, plan.unions.order

@@ -45,7 +45,7 @@ from numpy.typing import NDArray
 
 from certmask_jax.defenses import mrcert_early_exit, traced_early_exit
 from certmask_jax.defenses.defense import Defense, Seen
-from certmask_jax.defenses.mrcert_early_exit import Plan
+from certmask_jax.defenses.mrcert_early_exit import UnionPlan
 from certmask_jax.defenses.over_tables import Row, RowProof
 from certmask_jax.masks.distinct_unions import MaskedImages
 from certmask_jax.masks.mask_set import CoverageError, MaskSet
@@ -67,7 +67,7 @@ class _Lattice:
             )
 
     @functools.cached_property
-    def plan(self) -> Plan:
+    def plan(self) -> UnionPlan:
         """Made when first asked for: the rule and the proofs do without."""
         return mrcert_early_exit.plan_of(self.unions, self.hiding)
 

@@ -106,8 +106,8 @@ def _add_own(parse: argparse.ArgumentParser) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the program; returns its exit status.
 
-    0: done; 2: bad input; 3: stopped by ``--max-minutes``, to be gone on with; 4: a certificate was
-    contradicted; 130: interrupted.
+    0: done; 2: bad input; 3: stopped by ``--max-minutes``, and the same command goes on; 4: a
+    certificate was contradicted; 130: interrupted.
     """
     return program.run(
         lambda: _run(argv), interrupted="interrupted; give the same command again to go on"

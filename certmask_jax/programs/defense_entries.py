@@ -6,12 +6,13 @@ A user's own class or function has an entry too, made from its signature.
 from __future__ import annotations
 
 import ast
+import contextlib
 import dataclasses
 import inspect
 import re
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal, Union
 
 from certmask_jax import defenses
@@ -171,8 +172,8 @@ DEFENSES = {
 """Name -> entry, of the defenses of this package."""
 
 
-def entry(name: str) -> DefenseEntry:
-    """The entry of a name, or of an import path.
+def entry(name: str, *, others: Iterable[str] = ()) -> DefenseEntry:
+    """The entry of a name, or of an import path; ``others`` may be meant too, for the error.
 
     Raises:
       ValueError: for a name that there is not, listing those that there are; for a path that
@@ -181,7 +182,7 @@ def entry(name: str) -> DefenseEntry:
     if name in DEFENSES:
         return DEFENSES[name]
     path = imported.path_of(name, imported.DEFENSES)
-    known = [*DEFENSES, *imported.registered(imported.DEFENSES)]
+    known = [*DEFENSES, *others, *imported.registered(imported.DEFENSES)]
     if path is None:
         like = hint(re.split("[,= ]", name)[0], known)
         raise ValueError(f"expected one of {', '.join(known)}, got {name!r}{like}")
@@ -224,11 +225,12 @@ def _own(name: str, path: str) -> DefenseEntry:
 
 def _hints(built: Any) -> dict[str, Any]:
     """Annotations by name, as far as they can be read."""
-    try:
-        of = built.__init__ if inspect.isclass(built) else built
-        return typing.get_type_hints(of)
-    except Exception:  # names that are not there when it runs
-        return {}
+    found: dict[str, Any] = {}
+    # Of a record's fields each class that it comes from has its own, in its own module's names.
+    for of in (built, built.__init__) if inspect.isclass(built) else (built,):
+        with contextlib.suppress(Exception):  # names that are not there when it runs
+            found.update(typing.get_type_hints(of))
+    return found
 
 
 def _reader(kind: Any) -> Callable[[str], Any]:

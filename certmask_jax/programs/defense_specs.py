@@ -65,7 +65,7 @@ def _checked(text: str) -> tuple[Spec, DefenseEntry]:
             "certify and attack"
         )
     try:
-        entry = defense_entries.entry(_name(text))
+        entry = defense_entries.entry(_name(text), others=evidence_entries.EVIDENCE)
     except ValueError as error:
         raise ValueError(f"--defense: {error}") from error
     spec, known = parsed(text), entry.key_names

@@ -228,7 +228,7 @@ def from_folder(
     built = [
         evidence_entries.build(spec, attack, local) for attack in attacks for spec in on_evidence
     ]
-    saved = evidence_store.load(folder / FOLDER)
+    saved = evidence_store.load_evidence(folder / FOLDER)
     order = tuple(spec in on_evidence for _ in attacks for spec in specs)
     return certify_evidence(saved, built), order, others
 

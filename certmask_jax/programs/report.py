@@ -142,7 +142,7 @@ def _evidence_of(folder: AnyPath, missing: list[str]) -> SavedEvidence | None:
     if not (folder / "evidence").is_dir():
         return None
     try:
-        return evidence_store.load(folder / "evidence")
+        return evidence_store.load_evidence(folder / "evidence")
     except (ValueError, OSError) as error:
         missing.append(f"The page does without evidence: {_said(error)}.")
         return None

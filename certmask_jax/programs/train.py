@@ -51,7 +51,7 @@ from certmask_jax.programs.training_options import check_uses, parser, read_reci
 from certmask_jax.training import cutout, input_pipeline, training_run
 from certmask_jax.training.checkpoints import Checkpoints
 from certmask_jax.training.input_pipeline import Source, Streamed
-from certmask_jax.training.log import Row, write_csv, write_picture
+from certmask_jax.training.log import LogRow, write_csv, write_picture
 from certmask_jax.training.step import trainer
 from certmask_jax.training.training_images import seen_by
 
@@ -339,7 +339,7 @@ def _check_same_classes(train_set: data.Dataset, test_set: data.Dataset) -> None
         )
 
 
-def _write_log(folder: Path, rows: Sequence[Row], *, title: str) -> None:
+def _write_log(folder: Path, rows: Sequence[LogRow], *, title: str) -> None:
     write_csv(folder / "metrics.csv", rows)
     try:
         write_picture(folder / "curves.png", rows, title=title)

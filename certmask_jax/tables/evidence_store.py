@@ -191,7 +191,7 @@ class SavedEvidence(NamedTuple):
         return holds, self.rows.leads[:, first_lead : first_lead + leads] if leads else None
 
 
-def load(folder: AnyPath) -> SavedEvidence:
+def load_evidence(folder: AnyPath) -> SavedEvidence:
     """A finished run.
 
     Raises:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 
-class Row(NamedTuple):
+class LogRow(NamedTuple):
     """The run since the row before. ``images_per_second`` is a measurement, all else is exact."""
 
     step: int  # steps done
@@ -21,17 +21,17 @@ class Row(NamedTuple):
     images_per_second: float
 
 
-def write_csv(path: Path, rows: Sequence[Row]) -> None:
+def write_csv(path: Path, rows: Sequence[LogRow]) -> None:
     """Replaces the CSV by these rows, whole or not at all; an empty field is a missing value."""
     unfinished = path.with_name(f"{path.name}.unfinished")
     with unfinished.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(Row._fields)
+        writer.writerow(LogRow._fields)
         writer.writerows(rows)
     os.replace(unfinished, path)
 
 
-def write_picture(path: Path, rows: Sequence[Row], *, title: str) -> None:
+def write_picture(path: Path, rows: Sequence[LogRow], *, title: str) -> None:
     """Draws loss, accuracies and learning rate over the epochs.
 
     Raises:

@@ -18,7 +18,7 @@ from certmask_jax.tables.prediction_table import check_labels
 from certmask_jax.training import checkpoints, input_pipeline
 from certmask_jax.training.checkpoints import Checkpoints
 from certmask_jax.training.input_pipeline import Source
-from certmask_jax.training.log import Row
+from certmask_jax.training.log import LogRow
 from certmask_jax.training.step import DeviceBatch, Measures, Trainer
 
 # The host runs this many steps ahead of what it has seen the result of.
@@ -29,7 +29,7 @@ class Trained(NamedTuple):
     """What a run leaves."""
 
     params: Params
-    rows: tuple[Row, ...]  # one an epoch
+    rows: tuple[LogRow, ...]  # one an epoch
     step: int  # steps done
     finished: bool  # False when it stopped before the recipe's end
 
@@ -40,7 +40,7 @@ class Progress(NamedTuple):
     step: int  # steps done
     steps: int  # all that it is to do
     loss: float  # of a step a few steps ago; NaN before any is known
-    rows: tuple[Row, ...]
+    rows: tuple[LogRow, ...]
 
 
 class Saving(NamedTuple):
@@ -109,7 +109,7 @@ class _Run:
     ) -> None:
         self._made, self._saved, self._accuracy = made, saved, accuracy
         self._in_flight: deque[tuple[int, Measures]] = deque()
-        self.rows: list[Row] = []
+        self.rows: list[LogRow] = []
         self.last_loss = float("nan")
         self._loss_sum, self._correct, self._images = 0.0, 0, 0
         self.state = made.start(params)
@@ -118,7 +118,7 @@ class _Run:
         if latest is not None:
             self.state = made.place(checkpoints.restored(latest.arrays, self.state))
             self.step = latest.step
-            self.rows = [Row(*row) for row in latest.about["rows"]]
+            self.rows = [LogRow(*row) for row in latest.about["rows"]]
             self._loss_sum, self._correct, self._images = latest.about["totals"]
         self._since = (time.perf_counter(), self.step)
 
@@ -135,7 +135,7 @@ class _Run:
         self._drain()
         images = (self.step - self._since[1]) * self._made.recipe.batch_size
         speed = images / max(1e-9, time.perf_counter() - self._since[0])
-        row = Row(
+        row = LogRow(
             step=self.step,
             epoch=self.step / self._made.steps_per_epoch,
             loss=self._loss_sum / self._images,

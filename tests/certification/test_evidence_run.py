@@ -178,7 +178,7 @@ def test_a_damaged_block_is_computed_again_and_said_so(whole, tmp_path, how):
     flipped = good[:at] + bytes([good[at] ^ 1]) + good[at + 1 :]
     block.write_bytes({"flipped": flipped, "cut": good[:at], "empty": b""}[how])
     with pytest.raises(ValueError, match=r"1 of 4 blocks .*damaged"):
-        evidence_store.load(folder)
+        evidence_store.load_evidence(folder)
     said, told = [], []
     _run(folder, hooks=EvidenceHooks(warn=said.append, progress=lambda *done: told.append(done)))
     assert "damaged" in said[0]

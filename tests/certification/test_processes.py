@@ -91,7 +91,7 @@ def two(tmp_path_factory, cache):
 
 
 def test_two_processes_make_the_run_of_one(two, tmp_path, cache):
-    """Each with four devices: then even the fingerprint is the same, and so may be gone on with."""
+    """Each with four devices: even the fingerprint is the same then: either continues the other."""
     out, _ = two
     ((status, printed, errors),) = _ends(_start(tmp_path / "one", "--chunk", "8", cache=cache))
     assert status == 0, errors

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
+from exact_model import CLASSES, DEFENSE, IMAGES, MASKS, RNG, SIZE, WEIGHTS, exact
 
-from certmask_jax import defenses, distinct_unions, mask_sets
+from certmask_jax import defenses, distinct_unions
 from certmask_jax.certification import evaluation
 from certmask_jax.inference import early_exit, whole_images
 from certmask_jax.inference.defended_model import DefendedPredictor
@@ -22,18 +23,6 @@ from certmask_jax.inference.out_of_memory import Guarded
 from certmask_jax.inference.preprocessing import Preprocessing
 from certmask_jax.tables.outputs import Outputs
 from certmask_jax.tables.prediction_table import UNKNOWN
-
-SIZE, CLASSES = (8, 8), 4
-RNG = np.random.default_rng(0)
-IMAGES = RNG.integers(0, 256, (12, *SIZE, 1), dtype=np.uint8)
-WEIGHTS = RNG.integers(-9, 10, (*SIZE, 1, CLASSES)).astype(np.float32)
-MASKS = mask_sets.budgeted_grid(SIZE, 1, masks_per_axis=3)
-DEFENSE = defenses.double_masking(MASKS)
-
-
-def exact(params, x):
-    """Sums of whole numbers: as float32 holds them, in whatever order."""
-    return jnp.einsum("bhwc,hwck->bk", jnp.round(x * 255), params)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

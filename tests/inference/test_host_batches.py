@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from test_engine import DEFENSE, IMAGES, SIZE, WEIGHTS, exact
+from exact_model import DEFENSE, IMAGES, SIZE, WEIGHTS, exact
 
 import certmask_jax as cm
 from certmask_jax.certification import evaluation

@@ -30,6 +30,7 @@ SCRIPT = "import sys; from certmask_jax.programs.commands import main; sys.exit(
 MINE = '''
 from __future__ import annotations
 
+import dataclasses
 from typing import Literal
 
 import flax.linen as nn
@@ -69,6 +70,12 @@ def votes(masks, *, ties: Literal["largest", "smallest"] = "largest", times=1, a
 class Two:
     def __new__(cls, masks, second=None, *, ties: str = "largest"):
         return defenses.double_masking(masks, second, ties=ties)
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Most(defenses.Defense):
+    tolerance: int = 0
+    share: float | None = None
 
 
 def nothing(masks):
@@ -129,6 +136,11 @@ def test_keys_come_from_the_signature(mine):
     _build("mine_of_theirs:votes:times=1")  # without a type: as Python writes it, else as it stands
     _build("mine_of_theirs:votes:times=word")
     assert defense_entries._literal("(2, 3)") == (2, 3)
+    of_class = {key.name: key.read for key in defense_entries.entry("mine_of_theirs:Most").keys}
+    assert set(of_class) == {"tolerance", "share"}
+    assert (of_class["tolerance"]("2"), of_class["share"]("0.5")) == (2, 0.5)
+    with pytest.raises(ValueError, match="abc"):  # a field's type, though Defense's are elsewhere
+        of_class["tolerance"]("abc")
     assert defense_entries._reader(int | None)("3") == 3
     assert defense_entries._reader(bool)("no") is False
     assert defense_entries._reader(str)("3") == "3"

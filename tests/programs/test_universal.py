@@ -1,4 +1,4 @@
-"""``certmask attack --universal``: one patch for many images, kept, gone on with, put on all."""
+"""``certmask attack --universal``: one patch for many images, kept, continued, put on all."""
 
 from __future__ import annotations
 

@@ -15,6 +15,7 @@ from certmask_jax.certification.block_sizes import BlockSizes
 from certmask_jax.data import Batch
 from certmask_jax.inference.preprocessing import Preprocessing
 from certmask_jax.programs import certification_job, from_tables, run_defenses
+from certmask_jax.tables.outputs import SCHEMA
 from certmask_jax.tables.table_writer import TableWriter
 
 DEFENSE = cm.defenses.double_masking(cm.mask_sets.budgeted_grid(8, 1, masks_per_axis=2))
@@ -27,7 +28,7 @@ BLOCKS = [(0, 3), (3, 6), (6, 9), (9, 10)]  # 5 chunks of 8: 3 images of 11 colu
 BLOCK_SIZES = BlockSizes(chunks=5, least_blocks=1)
 
 
-PARTS = ("predictions", "margins", "confidences", "labels", "ids")
+PARTS = (*SCHEMA, "labels", "ids")
 
 
 class SmallTestSet:

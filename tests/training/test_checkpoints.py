@@ -20,7 +20,7 @@ from certmask_jax.programs import train as program
 from certmask_jax.training import checkpoints, training_run
 from certmask_jax.training.checkpoints import Checkpoints
 from certmask_jax.training.input_pipeline import InMemory
-from certmask_jax.training.log import Row
+from certmask_jax.training.log import LogRow
 from certmask_jax.training.recipes import Recipe
 
 KILLS = int(os.environ.get("CERTMASK_JAX_KILLS", "2"))
@@ -269,7 +269,7 @@ def test_sigterm_writes_a_checkpoint_and_resume_goes_on(tmp_path, capsys, monkey
     real = program.write_csv
     sent = []
 
-    def terminating(path: Path, rows: list[Row]) -> None:
+    def terminating(path: Path, rows: list[LogRow]) -> None:
         real(path, rows)
         if len(rows) == 1 and not sent:
             sent.append(True)
@@ -288,7 +288,7 @@ def test_sigterm_writes_a_checkpoint_and_resume_goes_on(tmp_path, capsys, monkey
     assert program.main([*options, "--resume"]) == 0
     assert "clean" in capsys.readouterr().out
     lines = (tmp_path / "run" / "metrics.csv").read_text().splitlines()
-    assert lines[0].split(",") == list(Row._fields)
+    assert lines[0].split(",") == list(LogRow._fields)
     assert [line.split(",")[0] for line in lines[1:]] == ["4", "8"]
     assert all(0.5 < float(line.split(",")[4]) <= 1 for line in lines[1:])  # held out
     assert (tmp_path / "run" / "vit_digits.npz").is_file()

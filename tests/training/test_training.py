@@ -527,7 +527,7 @@ def test_training_takes_the_masks_of_any_defense(tmp_path, capsys):
 
 
 def test_a_run_of_so_many_steps_is_the_beginning_of_the_whole_run(tmp_path):
-    """Three steps of six, gone on with, end in the same bits as six at once."""
+    """Three steps of six, and the other three later, end in the same bits as six at once."""
     source, start = _digits(160), first_params(small_vit())
     recipe = dataclasses.replace(TINY, epochs=2, batch_size=48)
 

@@ -33,7 +33,7 @@ The results of a run of certmask_jax.
 results.json   all that was measured and proved: fractions, 95% intervals, and where they come from
 results.csv    the same numbers as a table: one row a defense and threat
 per_image.csv  one row an image
-tables         what the model said of every masked image (experiments.certify --from-tables)
+tables         what the model said of every masked image, from which all else can be made again
 
 results.csv: accuracies are fractions of num_images; NAME_low and NAME_high are the ends of a 95%
 interval. left_out images could not be read, or are gone, and count nowhere. worst_case_accuracy is

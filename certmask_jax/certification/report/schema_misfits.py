@@ -31,7 +31,8 @@ def misfit(value: Any, schema: Mapping[str, Any]) -> str | None:
       schema: JSON schema, 2020-12.
 
     Returns:
-      Such as ``"defenses[0].masks: expected integer, got 'many'"``; None where all fits.
+      Where and what, as in ``"defenses[0].masks: expected integer, got 'many'"``; None where all
+      fits.
     """
     error = next(_lenient()(schema).iter_errors(value), None)
     if error is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 import time
 from pathlib import Path
@@ -14,7 +15,7 @@ from certmask_jax.masks import distinct_unions
 from certmask_jax.programs.measurements.timing import spread
 from certmask_jax.tables import saved_table
 from certmask_jax.tables.blocks import BYTES_A_PREDICTION, Block
-from certmask_jax.tables.outputs import Outputs
+from certmask_jax.tables.outputs import SCHEMA, Outputs
 from certmask_jax.tables.run_images import Rows
 from certmask_jax.tables.table_writer import TableWriter
 
@@ -26,10 +27,11 @@ def measure(repeat: int, folder: Path | None = None, *, images: int = 5000) -> d
     masks = distinct_unions.unions(mask_sets.budgeted_grid(224, 32, masks_per_axis=6), 2)[0]
     shape = (_IMAGES_A_BLOCK, len(masks))
     rng = np.random.default_rng(0)
-    outputs: Any = Outputs(
-        rng.integers(0, 1000, shape, dtype=np.int16),
-        rng.random(shape).astype(np.float16),
-        rng.random(shape).astype(np.float16),
+    outputs: Any = dataclasses.replace(
+        Outputs.unknown(shape),
+        predictions=rng.integers(0, 1000, shape, dtype=np.int16),
+        margins=rng.random(shape).astype(np.float16),
+        confidences=rng.random(shape).astype(np.float16),
     )
     block = Block(outputs, np.zeros(shape[0], np.int32), Rows(tuple(map(str, range(shape[0])))))
     megabytes = images * len(masks) * BYTES_A_PREDICTION / 1e6
@@ -51,7 +53,7 @@ def measure(repeat: int, folder: Path | None = None, *, images: int = 5000) -> d
             written.append(megabytes / (time.perf_counter() - started))
             started = time.perf_counter()
             table = saved_table.load(Path(name) / "tables").table
-            for column in (table.predictions, table.margins, table.confidences):
+            for column in (getattr(table, name) for name in SCHEMA):
                 for start in range(0, images, _IMAGES_A_BLOCK):
                     np.asarray(column[start : start + _IMAGES_A_BLOCK])
             read.append(megabytes / (time.perf_counter() - started))
