@@ -82,6 +82,11 @@ def beside(table: Report, evidence: Report, on_evidence: Sequence[bool]) -> Repo
     )
 
 
+def _quantised(defense: EvidenceDefense) -> dict[str, str]:
+    words = defense.quantisation
+    return {} if words is None else {"quantised_evidence": words}
+
+
 def _result(defense: EvidenceDefense, saved: SavedEvidence) -> DefenseResult:
     known = saved.fingerprint["defenses"]
     wanted = fingerprint.plain(defense.facts)
@@ -111,7 +116,7 @@ def _result(defense: EvidenceDefense, saved: SavedEvidence) -> DefenseResult:
     return DefenseResult(
         name=defense.name,
         spec=defense.spec or defense.name,
-        options=defense.options,
+        options={**defense.options, **_quantised(defense)},
         guarantee=defense.guarantee.value,
         threat=defense.threat,
         mask_set=defense.parts_and_threat,

@@ -181,8 +181,15 @@ def _clipped(evidence: Evidence, clip: float | None) -> tuple[Evidence, int]:
         return xp.asarray(table)[index], 2 * int(table[-1])
     if not 0 < clip < math.inf:
         raise ValueError(f"clip: expected None or a finite number above 0, got {clip}")
-    grid = evidence_grid(cells, ceiling=clip)
+    grid = clipped_grid(cells, clip)
     return quantised(evidence, grid), grid.high
+
+
+def clipped_grid(cells: int, clip: float | None) -> Grid:
+    """The integers that clipped evidence of so many cells is rounded to; see ``rule``."""
+    if clip is None:
+        return evidence_grid(2 * cells, ceiling=1.0, signed=True)
+    return evidence_grid(cells, ceiling=clip)
 
 
 @lru_cache(maxsize=8)

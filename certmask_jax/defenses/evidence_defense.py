@@ -84,6 +84,11 @@ class EvidenceDefense(abc.ABC):
         }
 
     @property
+    def quantisation(self) -> str | None:
+        """The integers that evidence is rounded to, in words; None where it is votes already."""
+        return None
+
+    @property
     def facts(self) -> dict[str, Any]:
         """What tells defenses apart, JSON-able."""
         return {"name": self.name, "threat": str(self.threat), **self.options}

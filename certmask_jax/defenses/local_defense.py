@@ -25,7 +25,8 @@ from certmask_jax.defenses.evidence_defense import EvidenceDefense, EvidenceResu
 from certmask_jax.defenses.evidence_places import EvidencePlaces, PlaceVerdicts, Unit
 from certmask_jax.defenses.evidence_windows import checked_window
 from certmask_jax.defenses.feature_grid import cells_of, sets_of_cells
-from certmask_jax.defenses.patchguard_detection import detection_at_places
+from certmask_jax.defenses.patchguard_detection import detection_at_places, detection_grid
+from certmask_jax.defenses.quantised_evidence import evidence_grid
 from certmask_jax.defenses.robust_masking_game import game_on
 from certmask_jax.defenses.robust_masking_places import masked_sets, masked_windows
 
@@ -198,6 +199,11 @@ class PatchGuard(LocalDefense):
         return self.threshold == 0 or self.reached is None
 
     @property
+    def quantisation(self) -> str:
+        """See ``EvidenceDefense.quantisation``."""
+        return str(evidence_grid(math.prod(self.cells), ceiling=self.clip))
+
+    @property
     def condition_names(self) -> tuple[str, ...]:
         """The condition of the authors' program."""
         return ("provable_masking",)
@@ -253,6 +259,11 @@ class PatchGuardDetection(LocalDefense):
         return False
 
     @property
+    def quantisation(self) -> str:
+        """See ``EvidenceDefense.quantisation``."""
+        return str(detection_grid(self.cells))
+
+    @property
     def condition_names(self) -> tuple[str, ...]:
         """The paper's condition, which asks for tau or more."""
         return ("all_agree",)
@@ -289,6 +300,11 @@ class ClippedBagNet(LocalDefense):
         super().__post_init__()
         if self.clip is not None and not 0 < self.clip < math.inf:
             raise ValueError(f"clip: expected a finite number above 0, got {self.clip}")
+
+    @property
+    def quantisation(self) -> str:
+        """See ``EvidenceDefense.quantisation``."""
+        return str(clipped_bagnet.clipped_grid(math.prod(self.cells), self.clip))
 
     @property
     def condition_names(self) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ a patch meets are neighbours, on a cycle where bands wrap around, so they lie in
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any, ClassVar, Literal
 
 import jax
@@ -19,6 +20,7 @@ from certmask_jax.defenses import patchguard
 from certmask_jax.defenses.band_defense import BandDefense
 from certmask_jax.defenses.evidence_defense import EvidenceResults
 from certmask_jax.defenses.evidence_places import EvidencePlaces, PlaceVerdicts
+from certmask_jax.defenses.quantised_evidence import evidence_grid
 from certmask_jax.defenses.robust_masking_game import game_on
 from certmask_jax.defenses.robust_masking_places import masked_sets
 from certmask_jax.masks import bands
@@ -91,6 +93,11 @@ class MaskDS(BandDefense):
     def exact(self) -> bool:
         """Whether T is 0."""
         return self.threshold == 0
+
+    @property
+    def quantisation(self) -> str:
+        """See ``EvidenceDefense.quantisation``."""
+        return str(evidence_grid(math.prod(self.cells), ceiling=1.0))
 
     @property
     def condition_names(self) -> tuple[str, ...]:

@@ -189,9 +189,15 @@ def _game(evidence: Evidence, window: Size, tau: float) -> _Game:
     cells = (evidence.shape[1], evidence.shape[2])
     if not 0 <= tau < 1:
         raise ValueError(f"tau: expected a confidence from 0 to less than 1, got {tau}")
-    # Differences of two sums have to fit as well: a bit is kept free.
-    grid = evidence_grid(2 * cells[0] * cells[1], signed=True)
-    return _Game(cells, checked_window(window, cells), evidence.shape[3], grid)
+    return _Game(cells, checked_window(window, cells), evidence.shape[3], detection_grid(cells))
+
+
+def detection_grid(cells: tuple[int, int]) -> Grid:
+    """The integers that evidence of (height, width) cells is rounded to.
+
+    Differences of two sums have to fit as well: a bit is kept free.
+    """
+    return evidence_grid(2 * cells[0] * cells[1], signed=True)
 
 
 @lru_cache(maxsize=8)

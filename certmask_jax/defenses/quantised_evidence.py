@@ -54,6 +54,10 @@ class Grid:
     low: int
     high: int
 
+    def __str__(self) -> str:
+        ends = (f"{end / 2.0**self.bits:,.6g}" for end in (self.low, self.high))
+        return f"whole numbers of 2^{-self.bits} from {' to '.join(ends)}"
+
 
 def evidence_grid(cells: int, *, ceiling: float = CEILING, signed: bool = False) -> Grid:
     """The finest grid on which sums over ``cells`` cells are exact in ``int32``.

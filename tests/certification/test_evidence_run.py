@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import re
 
 import jax
 import jax.numpy as jnp
@@ -101,6 +102,17 @@ def test_what_is_kept_is_what_the_pure_functions_say(whole):
     assert report.defenses[0].clean_accuracy == 12 / 13
     assert report.defenses[0].mask_set == "windows of 3x3 of 6x6 cells for 1x1 patches on 8x8"
     assert report.forward_passes["made"] == 13
+
+
+def test_the_result_says_what_evidence_is_rounded_to(whole):
+    found = [
+        one.options["quantised_evidence"] for one in certify_evidence(whole[1], DEFENSES).defenses
+    ]
+    assert found == [defense.quantisation for defense in DEFENSES]
+    words = re.compile(r"whole numbers of 2\^-\d+ from -?[\d,]+ to [\d,]+")
+    assert all(map(words.fullmatch, found))
+    # Those are no facts: a run that was begun before it said so goes on.
+    assert all("quantised_evidence" not in defense.facts for defense in DEFENSES)
 
 
 def test_verdicts_at_places_are_kept_small(whole):

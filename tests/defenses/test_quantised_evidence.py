@@ -10,8 +10,13 @@ import oracle_small_fields as oracle
 import pytest
 
 from certmask_jax.defenses import quantised_evidence as module
+from certmask_jax.defenses.band_defense import SmoothedViT
 from certmask_jax.defenses.evidence_windows import kept_of_windows, meeting, window_sums
-from certmask_jax.defenses.quantised_evidence import evidence_grid, image_by_image, quantised
+from certmask_jax.defenses.local_defense import ClippedBagNet, PatchGuard, PatchGuardDetection
+from certmask_jax.defenses.mask_ds_defense import MaskDS
+from certmask_jax.defenses.quantised_evidence import Grid, evidence_grid, image_by_image, quantised
+from certmask_jax.defenses.robust_masking_game import game_on
+from certmask_jax.masks.threats import Threat
 
 
 @pytest.mark.parametrize("cells", [1, 3, 32, 196, 676, 50176, 2_000_000])
@@ -68,3 +73,22 @@ def test_images_that_do_not_fit_at_once_come_in_turn():
     images = jnp.arange(10.0).reshape(5, 2)
     summed = image_by_image(lambda image: image.sum(), module._ENTRIES_AT_ONCE // 2, images)
     np.testing.assert_array_equal(summed, [1, 5, 9, 13, 17])
+
+
+def test_a_grid_in_words_is_the_one_that_the_functions_round_to():
+    cells, threat = (26, 26), Threat.of(224, 32)
+    local = {"field": 17, "stride": 8}
+    how = {"window": 6, "clip": math.inf, "threshold": 0.0, "wrap": False}
+    assert str(Grid(11, 0, 1024 << 11)) == "whole numbers of 2^-11 from 0 to 1,024"
+    assert str(Grid(3, -12, 12)) == "whole numbers of 2^-3 from -1.5 to 1.5"
+    assert PatchGuard(threat, **local).quantisation == str(game_on(cells, **how).grid)
+    assert PatchGuard(threat, **local).cells == cells
+    signed = evidence_grid(2 * 26 * 26, signed=True)
+    assert PatchGuardDetection(threat, **local).quantisation == str(signed)
+    assert ClippedBagNet(threat, **local, clip=15).quantisation == str(
+        evidence_grid(676, ceiling=15)
+    )
+    assert " from -1 to 1" in ClippedBagNet(threat, **local).quantisation
+    bands = MaskDS(threat, band=25)
+    assert bands.quantisation == str(evidence_grid(len(bands.masks), ceiling=1.0))
+    assert SmoothedViT(threat, band=25).quantisation is None
