@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax import export as jax_export
 from numpy.typing import ArrayLike, NDArray
 
 from certmask_jax._text import json_of
@@ -92,4 +93,4 @@ def read_guard(path: str | os.PathLike[str]) -> ExportedGuard:
             f"{file}: expected a guard that was exported for {here}, which runs here, got one for "
             f"{', '.join(platforms)}; export it for {here} too"
         )
-    return ExportedGuard(manifest, jax.jit(jax.export.deserialize(bytearray(content)).call))
+    return ExportedGuard(manifest, jax.jit(jax_export.deserialize(bytearray(content)).call))

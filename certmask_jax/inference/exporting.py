@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax import export as jax_export
 
 from certmask_jax._own_settings import reproducible
 from certmask_jax._settings import FolderTakenError
@@ -177,11 +178,11 @@ def _lowered(
     guard: Guard, image_shape: tuple[int, ...], platforms: Sequence[str]
 ) -> tuple[bytes, int]:
     """The program as bytes, and the version of how JAX calls it."""
-    (count,) = jax.export.symbolic_shape("images")
+    (count,) = jax_export.symbolic_shape("images")
     images = jax.ShapeDtypeStruct((count, *image_shape), np.uint8)
     try:
         with reproducible():
-            exported = jax.export.export(jax.jit(guard), platforms=tuple(platforms))(images)
+            exported = jax_export.export(jax.jit(guard), platforms=tuple(platforms))(images)
             return bytes(exported.serialize()), exported.calling_convention_version
     except Exception as error:  # the model's own, of any kind
         why = " ".join(str(error).split())[:300] or type(error).__name__

@@ -92,6 +92,7 @@ _SERVED = """
 import sys
 sys.modules["certmask_jax"] = None  # where it is installed it cannot be imported either
 import jax, numpy as np
+from jax import export
 try:
     import certmask_jax
 except ImportError:
@@ -99,7 +100,7 @@ except ImportError:
 else:
     sys.exit("the package is here")
 with open(sys.argv[1], "rb") as file:
-    guard = jax.export.deserialize(bytearray(file.read()))
+    guard = export.deserialize(bytearray(file.read()))
 for count in (1, 200):
     labels, alerts = guard.call(np.load(sys.argv[2])[:count])
     assert labels.shape == alerts.shape == (count,)
