@@ -8,6 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import house_counts
+import pytest
+
 import certmask_jax
 
 PACKAGE = Path(certmask_jax.__file__).parent
@@ -111,3 +114,13 @@ def test_every_public_name_is_there():
     for name in certmask_jax.__all__:
         assert getattr(certmask_jax, name) is not None
     assert set(certmask_jax.__all__) <= set(dir(certmask_jax))
+
+
+def test_the_house_has_as_many_rooms_floors_and_arrows_as_its_page_says():
+    arrows = house_counts.rooms_above()
+    floors = house_counts.floors(arrows)
+    counts = len(arrows), max(floors.values()), sum(map(len, arrows.values()))
+    page = (Path(__file__).resolve().parents[1] / "docs" / "house.md").read_text(encoding="utf-8")
+    assert "counts {} rooms on {} floors, with {} arrows".format(*counts) in page
+    with pytest.raises(ValueError, match="a -> b -> a"):
+        house_counts.floors({"a": {"b"}, "b": {"a"}})

@@ -31,9 +31,8 @@ from certmask_jax.inference.engine_choice import engine_for
 from certmask_jax.inference.model_function import ApplyFn
 from certmask_jax.inference.out_of_memory import Guarded
 from certmask_jax.inference.preprocessing import Preprocessing
-from certmask_jax.inference.stem_and_head import StemAndHead
 from certmask_jax.inference.token_dropping import TokenDropping
-from certmask_jax.inference.two_parts import check_parts, image_size_for
+from certmask_jax.inference.two_parts import image_size_for
 from certmask_jax.masks import distinct_unions
 from certmask_jax.masks.distinct_unions import MaskedImages
 from certmask_jax.tables import saved_table
@@ -104,7 +103,7 @@ def evaluate(
     Args:
       test_set: T images of one size, T >= 1.
       apply_fn, params, preprocessing, chunk, mesh: see ``predict``. A model in two parts is looked
-        at before any work, see ``check_parts``.
+        at before any work, see ``Engine.checked_cells``.
       defenses: their masked images are merged; equal ones are evaluated once.
       folder: where the table goes; local or in a bucket (``any_path``).
         One of the same fingerprint that it holds is resumed, after its checksums were
@@ -169,11 +168,11 @@ def evaluate(
     guarded = Guarded(engine, hooks.warn)
     about = dict(provenance or {})
     if run.is_new:
-        if isinstance(engine, StemAndHead):
-            check_parts(engine.apply_fn, params, run.first.shape[3])
-            about["cells_keep_bits"] = engine.cells_keep_bits()
-            if not about["cells_keep_bits"]:
-                hooks.warn(MIXES)
+        keep_bits = engine.checked_cells(params)
+        if keep_bits is not None:
+            about["cells_keep_bits"] = keep_bits
+        if keep_bits is False:
+            hooks.warn(MIXES)
         _check_logits(guarded.run(lambda engine: engine.tried(run.first)))
     facts = facts_of_run(
         run.run_images,

@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 from certmask_jax.defenses.robust_masking_game import THRESHOLD_BITS, Game
 
 _PENALTY = 1e4  # of breaking a constraint: the program may have no solution
-_DENOMINATOR = 10**6
 
 
-def most_unmasked(units: NDArray[np.int32], attacked: int, game: Game) -> int:
+def most_unmasked(
+    units: NDArray[np.int32], attacked: int, game: Game, *, denominator: int = 10**6
+) -> int:
     """An upper bound, in units, of an unmasked score under an attack on one window.
 
     Tight up to the rounding of the dual solution. Below the sum outside the window where no attack
@@ -33,6 +34,7 @@ def most_unmasked(units: NDArray[np.int32], attacked: int, game: Game) -> int:
       units: ``[H, W]``, the class's evidence.
       attacked: the window, by its number.
       game: the map and its parameters.
+      denominator: the largest of the fractions that the dual solution is rounded to.
     """
     from scipy.optimize import linprog  # comes with JAX, and is slow to import
 
@@ -55,7 +57,7 @@ def most_unmasked(units: NDArray[np.int32], attacked: int, game: Game) -> int:
     if result.x is None:
         return 2**31
     weights = [
-        Fraction(max(0.0, -float(marginal))).limit_denominator(_DENOMINATOR)
+        Fraction(max(0.0, -float(marginal))).limit_denominator(denominator)
         for marginal in result.ineqlin.marginals
     ]
     used = [number for number, weight in enumerate(weights) if weight]

@@ -103,6 +103,11 @@ class DroppedTokens:
         known = [one for one in each if one is not None]
         return sum(known) * count / len(self.masked_images) if len(known) == len(each) else None
 
+    def checked_cells(self, params: Any) -> bool | None:
+        """None: images are masked, not a map."""
+        del params
+        return None
+
     def facts(self) -> dict[str, Any]:
         """Chunks and preprocessing, and how many tokens the programs take: for last bits too."""
         return {

@@ -155,6 +155,17 @@ class Engine(Protocol):
         """
         ...
 
+    def checked_cells(self, params: Any) -> bool | None:
+        """Whether the cells of a map keep their bits when pixels change that they do not see.
+
+        ``params`` are those of the model, as they were given. None where nothing is masked on a
+        map.
+
+        Raises:
+          ValueError: for cells that see other pixels than they say.
+        """
+        ...
+
     def tried(self, image: NDArray[np.uint8]) -> Outputs:
         """What the model says of one image ``uint8[1, h, w, c]``; compiles what is needed."""
         ...

@@ -83,6 +83,11 @@ class FieldTables:
         each = flops(self.local.apply_fn, self._params, shape, self.preprocessing.model_dtype)
         return None if each is None else each * len(self.fields) * count / len(self.masked_images)
 
+    def checked_cells(self, params: Any) -> bool | None:
+        """None: images are masked, not a map."""
+        del params
+        return None
+
     def facts(self) -> dict[str, Any]:
         """Chunk, preprocessing, and how many fields there are of which kind."""
         return {

@@ -72,6 +72,11 @@ class HostBatches:
         del count
         return None
 
+    def checked_cells(self, params: Any) -> bool | None:
+        """None: images are masked, not a map."""
+        del params
+        return None
+
     def facts(self) -> dict[str, Any]:
         """Batch and preprocessing, and what tells the function from others."""
         return {

@@ -24,7 +24,7 @@ from certmask_jax.inference.head_program import compiled_head, stem_program
 from certmask_jax.inference.masked_pass import computed_with
 from certmask_jax.inference.model_function import ApplyFn, flops
 from certmask_jax.inference.preprocessing import Preprocessing
-from certmask_jax.inference.two_parts import TwoParts, check_shapes
+from certmask_jax.inference.two_parts import TwoParts, check_parts, check_shapes
 from certmask_jax.inference.uploads import Uploaded, most_images, rooms
 from certmask_jax.inference.whole_images import WholeImages
 from certmask_jax.masks.distinct_unions import MaskedImages, unmasked
@@ -117,8 +117,13 @@ class StemAndHead(WholeImages):
             whole = jax.device_put(jnp.concatenate(parts), everywhere)
         return Uploaded(whole, len(images), slots)
 
-    def cells_keep_bits(self) -> bool:
-        """Whether cells keep their bits when pixels change that they do not see, on its devices."""
+    def checked_cells(self, params: Any) -> bool:
+        """Whether cells keep their bits when pixels change that they do not see, on its devices.
+
+        Raises:
+          ValueError: for cells that see other pixels than they say.
+        """
+        check_parts(self.apply_fn, params, self.image_shape[2])
         stem = stem_program(self.apply_fn, self.preprocessing, self.mesh)
         split = NamedSharding(self.mesh, PartitionSpec(AXIS))
         return cell_fields.cells_keep_bits(

@@ -109,6 +109,11 @@ class WholeImages:
         each = flops(self.apply_fn, self._params, shape, self.preprocessing.model_dtype)
         return None if each is None else each * count
 
+    def checked_cells(self, params: Any) -> bool | None:
+        """None: images are masked, not a map."""
+        del params
+        return None
+
     def facts(self) -> dict[str, Any]:
         """Chunks and preprocessing: batches of another shape may be rounded otherwise; views."""
         sizes = {"chunk_sizes": list(self.chunk_sizes)} if len(self.chunk_sizes) > 1 else {}

@@ -65,6 +65,9 @@ class TwoParts:
     def warm_up(self):
         pass
 
+    def checked_cells(self, params):
+        return None
+
     def facts(self):
         return {"chunk": self.chunk, "preprocessing": {}, "parts": 2}
 

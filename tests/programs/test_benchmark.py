@@ -107,9 +107,9 @@ def test_patchcleansers_loop_answers_as_its_rule_and_so_does_the_guard():
         serving.measure(others, 2, None)
 
 
-def test_evidence_is_measured_beside_the_plain_pass_of_the_same_images(monkeypatch):
-    monkeypatch.setattr(evidence, "_PIXELS", 32 * 32)  # an image a device
-    found = evidence.measure(subjects.of_noise("cifar_bagnet5", "highest", 3), 1)
+def test_evidence_is_measured_beside_the_plain_pass_of_the_same_images():
+    subject = subjects.of_noise("cifar_bagnet5", "highest", 3)
+    found = evidence.measure(subject, 1, pixels=32 * 32)  # an image a device
     assert (found["images"], found["images_at_once"]) == (2, 2)
     assert "windows of 5x5 of 14x14 cells for 5x5 patches" in found["defense"]
     speeds = found["images_per_second"]
@@ -184,10 +184,9 @@ def test_pytorchs_steps_of_an_attack_are_the_same_steps():
     np.testing.assert_allclose(ours[inside], theirs[inside], atol=1e-2)
 
 
-def test_steps_of_an_attack_are_measured_with_all_masks_and_with_few(monkeypatch):
-    monkeypatch.setattr(attack_steps, "_STEPS", 1)
-    monkeypatch.setattr(attack_steps, "_SEARCHES", 1)
-    found = attack_steps.measure(subjects.of_noise("cifar_bagnet5", "highest", 3), 1)
+def test_steps_of_an_attack_are_measured_with_all_masks_and_with_few():
+    subject = subjects.of_noise("cifar_bagnet5", "highest", 3)
+    found = attack_steps.measure(subject, 1, steps=1, searches_a_device=1)
     assert (found["searches_at_once"], found["masked_images_a_step"]) == (2, 32)
     speeds = found["steps_per_second_of_a_search"]
     assert set(speeds) == {"all masks", "few masks"}

@@ -50,7 +50,9 @@ class Searching(NamedTuple):
     search: PatchSearch
 
 
-def measure(subject: Subject, repeat: int) -> dict[str, Any]:
+def measure(
+    subject: Subject, repeat: int, *, steps: int = _STEPS, searches_a_device: int = _SEARCHES
+) -> dict[str, Any]:
     """Steps a second of searches that run at once, each on as many masked images a step.
 
     PyTorch takes the same steps of the same images, masks and places: gradients of margin losses
@@ -59,14 +61,14 @@ def measure(subject: Subject, repeat: int) -> dict[str, Any]:
     """
     defense = subject.defenses[0]
     mesh = device_mesh()
-    searches = _SEARCHES * mesh.size
+    searches = searches_a_device * mesh.size
     some = subject.test_set.read(0, min(searches, len(subject.test_set)))
     again = np.arange(searches) % len(some.images)
     images = some.images[again]
     labels = np.asarray(some.labels, np.int32)[again]
     boxes = defense.masked_images.boxes
     search = PatchSearch(
-        masks_a_step=_MASKS_A_STEP, steps=_STEPS, step_size=0.05, schedule="constant"
+        masks_a_step=_MASKS_A_STEP, steps=steps, step_size=0.05, schedule="constant"
     )
     every = Searching(subject, images, labels, defense.threat.shapes[0], boxes, search)
     few = every._replace(boxes=boxes[:: max(1, len(boxes) // _FEWER)][:_FEWER])
@@ -86,7 +88,7 @@ def measure(subject: Subject, repeat: int) -> dict[str, Any]:
         "searches_at_once": searches,
         "masked_images_a_step": searches * min(_MASKS_A_STEP, len(boxes)),
         "steps_per_second_of_a_search": {
-            name: timing.spread([_STEPS * searches / s for s in of]) for name, of in seconds.items()
+            name: timing.spread([steps * searches / s for s in of]) for name, of in seconds.items()
         },
         "all_masks_over_few": timing.ratio(seconds["few masks"], seconds["all masks"]),
     }

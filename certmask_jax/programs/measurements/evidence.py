@@ -25,7 +25,7 @@ _PIXELS = 1 << 19  # a round and a device, and the most at once, as in a run on 
 _MOST_AT_ONCE = 64  # images, on a device
 
 
-def measure(subject: Subject, repeat: int) -> dict[str, Any]:
+def measure(subject: Subject, repeat: int, *, pixels: int = _PIXELS) -> dict[str, Any]:
     """Answers and verdicts of defenses on evidence, in turn with labels of the plain pass.
 
     Against a patch of 2% of the pixels. Of BagNet-17 with random weights if the subject's model
@@ -41,7 +41,7 @@ def measure(subject: Subject, repeat: int) -> dict[str, Any]:
     alone = PatchGuard(threat, **cells)
     others = PatchGuardDetection(threat, tau=0.5, **cells), ClippedBagNet(threat, **cells)
     mesh = device_mesh()
-    in_round = max(1, _PIXELS // (height * width))
+    in_round = max(1, pixels // (height * width))
     batch = min(_MOST_AT_ONCE, in_round) * mesh.size
     count = -(-in_round * mesh.size // batch) * batch
     sample = subject.test_set.read(0, min(count, len(subject.test_set)))
