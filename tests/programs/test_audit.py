@@ -381,6 +381,61 @@ def test_images_can_be_chosen_by_what_is_said_of_them(
     assert {line["number"] for line in _lines(out)} == wanted
 
 
+@pytest.mark.parametrize("program", [audit, attack])
+def test_files_with_other_pixels_are_said_and_left_out(paper_run, tmp_path, capsys, program):
+    """Two files hold another digit now, under the names that they had."""
+    data = tmp_path / "data"
+    shutil.copytree(paper_run.parent / "data", data)
+    files = sorted(data.rglob("*.png"))
+    changed = [files[0], files[-1]]
+    pixels = [file.read_bytes() for file in changed]
+    for file, other in zip(changed, pixels[::-1], strict=True):
+        file.write_bytes(other)
+    out = tmp_path / "o"
+    command = [str(paper_run), "--data-dir", str(data), *FAST, "--out", str(out)]
+    assert program.main([*command, *(["--minutes", "9"] if program is audit else [])]) == 0
+    said = capsys.readouterr()
+    names = [file.relative_to(data).as_posix() for file in changed]
+    assert "2 images answered otherwise than in the run" in said.err
+    told = next(line for line in said.err.splitlines() if "answered otherwise" in line)
+    assert all(name in told for name in names)
+    lines = _lines(out)
+    assert {line["image"] for line in lines if line["broken"] is None} == set(names)
+    results = json.loads((out / "attack.json").read_text())["results"]
+    if program is attack:  # the plain model beside the defense
+        assert [row["images"] for row in results] == [COUNT - 2] * 2
+        assert [set(row["otherwise"]) for row in results] == [set(names)] * 2
+    assert {row["clean"] for row in results} == {1.0}  # as in the run
+    assert {row["attacked"] for row in results} == {COUNT - 2}
+
+
+def test_what_was_wrong_in_the_run_and_is_right_now_is_left_out_too(
+    paper_run, tmp_path, capsys, monkeypatch
+):
+    """Under the defense alone: the model without one answers as it did."""
+    monkeypatch.setattr(Quick, "breaks", ())
+    other = tmp_path / "run"
+    shutil.copytree(paper_run, other)
+    with (paper_run / "per_image.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    column = f"{OF_PAPER} 1x1 answer"
+    rows[3][column] = str((int(rows[3]["label"]) + 1) % 10)
+    with (other / "per_image.csv").open("w", newline="") as file:
+        write = csv.DictWriter(file, rows[0])
+        write.writeheader()
+        write.writerows(rows)
+    assert attack.main([str(other), *FAST]) == 0
+    said = "1 image answered otherwise than in the run, and neither attacked nor counted"
+    assert f"{said} ({rows[3]['id']})" in capsys.readouterr().err
+    left_out = [line for line in _lines(other / "attack") if line["broken"] is None]
+    assert [(line["defense"], line["number"]) for line in left_out] == [(OF_PAPER, 3)]
+    plain, defended = json.loads((other / "attack" / "attack.json").read_text())["results"]
+    assert (plain["images"], plain["otherwise"]) == (COUNT, [])
+    assert (defended["images"], defended["attacked"]) == (COUNT - 1, COUNT - 1)
+    assert defended["clean"] == 1
+    assert defended["under_attack"] == 1  # nothing breaks here, and nothing is missing
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
