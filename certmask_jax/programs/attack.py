@@ -144,7 +144,8 @@ def _run(argv: Sequence[str] | None) -> int:
         out = _out(arguments, config, job, "universal")
         return _universal(job, run, options, universal, out, deadline, command)
     if given is None or run is None:
-        return _searched(job, options, _out(arguments, config, job, "attack"), deadline, command)
+        out = _out(arguments, config, job, "attack")
+        return _searched(job, run, options, out, deadline, command)
     fitted = given_patches.fitted(
         patches, attacked_job.threat_of(job), job.model.data_config.channels, scale=given.scale
     )
@@ -162,6 +163,7 @@ def _run(argv: Sequence[str] | None) -> int:
 
 def _searched(
     job: Job,
+    run: AttackedRun | None,
     options: attack_options.AttackOptions,
     out: Path,
     deadline: float | None,
@@ -172,10 +174,15 @@ def _searched(
         places_at(attacked_job.threat_of(job), options.place)
     facts = options.facts()
     folder = opened_attacks.folder_of(job, out, facts)
-    attacker = opened_attacks.attacker_of(job, options, folder)
+    claims = None if run is None else run.claims()
+    attacker = opened_attacks.attacker_of(job, options, folder, claims)
     finished = _attacked(attacker, deadline)
     detects = [attacked_job.detects(job, spec) for spec in attacker.specs()]
     results = attack_summary.summary(folder.lines, attacker.specs(), detects)
+    attack_summary.tell_otherwise(
+        (image for entry in results for image in entry["otherwise"]),
+        "neither attacked nor counted",
+    )
     text = attack_summary.text_of(results, printing.width_of(sys.stdout), finished=finished)
     return _told(job, folder, {"attack": facts, "results": results}, text, command, finished)
 

@@ -3,10 +3,11 @@
     certmask certify
     certmask audit RUN --minutes 10
 
-holds every certificate of a run against real patches, those with the least margin first. The time
-is shared fairly among the defenses of all RUNs. Then it prints what has to hold in this order:
+holds every certificate of a run against real patches, those with the least margin first. Those
+that a paper alone calls certified come next. The time is shared fairly among the defenses of all
+RUNs. Then it prints what has to hold in this order:
 certified, worst case, under attack, clean. An audit goes on when the command is given again. A
-certificate that a patch contradicts is a defect of this program: it is asked about once more, kept
+worst case that a patch contradicts is a defect of this program: it is asked about once more, kept
 with all that is known of it, and the exit status is 4.
 """
 
@@ -22,7 +23,7 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
-from certmask_jax._text import counted, some
+from certmask_jax._text import counted
 from certmask_jax.attacks.attacked_images import STEPS_BETWEEN
 from certmask_jax.attacks.black_box import QUERIES_BETWEEN
 from certmask_jax.files import fingerprint
@@ -30,6 +31,7 @@ from certmask_jax.programs import attack, paths, printing, program, runtime
 from certmask_jax.programs.attacking import (
     attack_audit,
     attack_options,
+    attack_summary,
     audit_table,
     opened_attacks,
 )
@@ -42,6 +44,8 @@ from certmask_jax.programs.command_line import CommandLine, check_not_typed
 from certmask_jax.programs.number_options import number
 
 _FOLDER = "audit"
+_RANKS = {"all": (0, 1, 2), "certified": (0,), "published": (1,), "uncertified": (1, 2)}
+"""Of claims, by what ``--images`` says."""
 
 
 def parser() -> CommandLine:
@@ -174,19 +178,19 @@ class _Audit:
         return self._told(attacker.specs(), command, whole=whole)
 
     def _waiting(self, specs: Sequence[str]) -> dict[str, list[int]]:
-        """What is to be attacked yet, the certified ones of the least margin first."""
+        """What is to be attacked yet, certified ones first, then those of papers, by margins."""
         done = self._folder.done()
-        kinds = {"all": (True, False), "certified": (True,)}.get(self._options.images, (False,))
+        ranks = _RANKS[self._options.images]
         waiting = {}
         for spec in specs:
             wanted = [
                 claim
                 for claim in self._claims.of[spec]
                 if claim.is_right
-                and (claim.is_certified in kinds or spec == UNDEFENDED)
+                and (claim.rank in ranks or spec == UNDEFENDED)
                 and (spec, claim.number) not in done
             ]
-            wanted.sort(key=lambda claim: (not claim.is_certified, claim.margin))
+            wanted.sort(key=lambda claim: (claim.rank, claim.margin))
             waiting[spec] = [claim.number for claim in wanted]
         return waiting
 
@@ -228,11 +232,7 @@ class _Audit:
         others = [
             line["image"] for line in self._folder.lines if line.get("before") != line["label"]
         ]
-        if others:
-            program.say(
-                f"{counted(len(others), 'image')} answered otherwise than in the run, and not "
-                f"attacked ({some(others)}): with other pixels now, or as rounding decides"
-            )
+        attack_summary.tell_otherwise(others)
         about = {**fingerprint.environment(), **self._job.provenance, "command": command}
         summary = {"attack": self._options.facts(), "results": rows, "provenance": about}
         self._folder.write_summary(summary)

@@ -50,6 +50,11 @@ def test_claims_are_those_of_the_table(digits_run):
     assert np.mean([claim.is_certified for claim in own]) == pytest.approx(
         result["worst_case_accuracy"]
     )
+    # Double masking's own condition is the worst case itself, so its paper alone certifies none.
+    assert [claim.conditions for claim in own] == [
+        ("two_mask_correct",) if claim.is_certified else () for claim in own
+    ]
+    assert not any(claim.is_of_paper_alone() for claim in own)
     margins = np.asarray(saved.table.margins[:]).min(axis=1)
     assert np.allclose([claim.margin for claim in own], margins, rtol=1e-3)
     plain = [claim.is_right for claim in claims.of[UNDEFENDED]]

@@ -9,9 +9,11 @@ import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from certmask_jax.attacks import AttackedImages
-from certmask_jax.programs import attack, audit
+from certmask_jax.data import digits_arrays
+from certmask_jax.programs import attack, audit, certify
 from certmask_jax.programs.attacking import audit_budget, opened_attacks
 from certmask_jax.programs.attacking.attack_folder import LINES
 from certmask_jax.programs.attacking.attack_job import Attacker
@@ -101,21 +103,21 @@ def test_a_watch_ends_a_search_but_not_before_it_knows_the_speed(end, asked):
 
 
 class Quick(Attacker):
-    """Searches nothing, which takes long: a white pixel is put on every image, and one is broken.
+    """Searches nothing, which takes long: a white pixel is put on every image, and few are broken.
 
     That a search finds what is to be found, and a proof that is none, is for ``test_attack``.
     """
 
-    breaks = -1
+    breaks = (-1,)  # numbers of images
 
     def _seen(self, defense):
-        return None
+        return super()._seen(defense) if defense is None else None
 
     def _attacked(self, defense, asked, images, labels, numbers, stop, settled):
         left = any([stop(), stop(), stop()])
         patched = images.copy()
         patched[:, 0, 0] = 255
-        broken = np.asarray(numbers) == self.breaks
+        broken = np.isin(numbers, self.breaks)
         count = len(images)
         return AttackedImages(
             patched, broken, np.where(broken, (labels + 1) % 10, labels),
@@ -134,7 +136,7 @@ def _quick():
 @pytest.fixture(scope="module")
 def run(digits_run):
     claims = read_run(digits_run).claims().of[DEFENSE]
-    Quick.breaks = next(one.number for one in claims if one.is_right and not one.is_certified)
+    Quick.breaks = (next(one.number for one in claims if one.is_right and not one.is_certified),)
     return digits_run
 
 
@@ -180,7 +182,10 @@ def test_the_table_stands_in_order_and_is_that_of_the_run(audited, run):
         "count": round(COUNT * row["worst_case"]),
         "attacked": round(COUNT * row["worst_case"]),
         "contradicted": [],
+        "evidence": [],
     }
+    [alone] = row["papers"].values()  # double masking's condition is the worst case itself
+    assert alone == {"count": 0, "attacked": 0, "contradicted": [], "evidence": []}
 
 
 def test_a_killed_audit_goes_on(audited, run, tmp_path):
@@ -279,7 +284,156 @@ def test_a_certificate_that_a_patch_contradicts_is_said_and_kept(audited, run, t
     assert [one["line"] for one in kept["contradictions"]] == broken
     assert not any(one["stands"] for one in kept["contradictions"])  # it only pretends
     assert "weights_sha256" in kept["provenance"]
-    assert f"{len(broken)} contradicted" in " ".join(said.out.split())
+    out = " ".join(said.out.split())
+    number, image, file = (broken[0][key] for key in ("number", "image", "file"))
+    assert f"{len(broken)} contradicted (number {number}, {image}: {file})" in out
+    assert "finding about that paper" not in out
+    [row] = json.loads((liar / "audit" / "attack.json").read_text())["results"]
+    assert [one["file"] for one in row["certificates"]["evidence"]] == [file]
+
+
+OF_PAPER = "certmask:tiling=exact,coverage=2x2"
+
+
+@pytest.fixture(scope="module")
+def paper_run(tmp_path_factory):
+    """The folder of a run of image files some of which CertMask's paper alone calls certified."""
+    folder = tmp_path_factory.mktemp("papers")
+    images, labels = digits_arrays("test")
+    for number, (image, label) in enumerate(zip(images[:COUNT], labels, strict=False)):
+        file = folder / "data" / str(label) / f"{number:02d}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image[..., 0]).save(file)
+    for label in range(10):
+        (folder / "data" / str(label)).mkdir(exist_ok=True)
+    command = ["--dataset", "image_folder", "--data-dir", str(folder / "data"), "--no-page"]
+    command += ["--model", "vit_digits", "--defense", OF_PAPER, "--out", str(folder / "run")]
+    assert certify.main(command) == 0
+    return folder / "run"
+
+
+def _of_papers(run):
+    """From the rows of images: numbers and smallest margins of those of the paper, and of others.
+
+    Of none the worst case is certified.
+    """
+    with (run / "per_image.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    of = f"{OF_PAPER} 1x1"
+    assert not any(row[f"{of} worst_case"] == "1" for row in rows)
+    assert all(row[f"{of} answer"] == row["label"] for row in rows)
+    margins = {n: float(row[f"{of} smallest_margin"]) for n, row in enumerate(rows)}
+    alone = {n for n, row in enumerate(rows) if row[f"{of} k_fold_correct"] == "1"}
+    return margins, alone
+
+
+def test_what_a_paper_alone_certifies_is_attacked_before_others_and_named(
+    paper_run, tmp_path, capsys, monkeypatch
+):
+    margins, alone = _of_papers(paper_run)
+    assert 5 < len(alone) < COUNT  # more than are named
+    others = set(margins) - alone
+    monkeypatch.setattr(Quick, "breaks", [*alone, min(others)])
+    out = tmp_path / "o"
+    assert audit.main([str(paper_run), "--minutes", "9", *FAST, "--out", str(out)]) == 0
+    lines = _lines(out)
+    wanted = [*sorted(alone, key=margins.get), *sorted(others, key=margins.get)]
+    assert [line["number"] for line in lines] == wanted
+    broken = [line for line in lines if line["number"] in alone]
+    [row] = json.loads((out / "attack.json").read_text())["results"]
+    assert row["papers"] == {
+        "k_fold_correct": {
+            "count": len(alone),
+            "attacked": len(alone),
+            "contradicted": [line["image"] for line in broken],
+            "evidence": [
+                {key: line[key] for key in ("number", "image", "after", "file")} for line in broken
+            ],
+        }
+    }
+    assert all((out / line["file"]).is_file() for line in broken)
+    assert row["certificates"]["count"] == 0
+    assert row["broken"] == len(alone) + 1
+    assert not (out / "contradictions.json").exists()
+    said = " ".join(capsys.readouterr().out.split())
+    assert (
+        f"k fold correct: the paper alone calls {len(alone)} images certified; {len(alone)} "
+        f"attacked, {len(alone)} contradicted (number {broken[0]['number']}, {broken[0]['image']}: "
+        f"{broken[0]['file']}; "
+    ) in said
+    assert f"{broken[4]['file']}; and {len(alone) - 5} more)" in said
+    assert broken[5]["file"] not in said
+    assert "is a finding about that paper and no defect of this program" in said
+
+
+@pytest.mark.parametrize(
+    ("images", "of_alone", "of_others"),
+    [("published", True, False), ("uncertified", True, True), ("certified", False, False)],
+)
+def test_images_can_be_chosen_by_what_is_said_of_them(
+    paper_run, tmp_path, images, of_alone, of_others
+):
+    margins, alone = _of_papers(paper_run)
+    out = tmp_path / "o"
+    command = [str(paper_run), "--minutes", "9", *FAST, "--images", images]
+    assert audit.main([*command, "--out", str(out)]) == 0
+    wanted = {n for n in margins if (of_alone if n in alone else of_others)}
+    assert {line["number"] for line in _lines(out)} == wanted
+
+
+@pytest.mark.parametrize("program", [audit, attack])
+def test_files_with_other_pixels_are_said_and_left_out(paper_run, tmp_path, capsys, program):
+    """Two files hold another digit now, under the names that they had."""
+    data = tmp_path / "data"
+    shutil.copytree(paper_run.parent / "data", data)
+    files = sorted(data.rglob("*.png"))
+    changed = [files[0], files[-1]]
+    pixels = [file.read_bytes() for file in changed]
+    for file, other in zip(changed, pixels[::-1], strict=True):
+        file.write_bytes(other)
+    out = tmp_path / "o"
+    command = [str(paper_run), "--data-dir", str(data), *FAST, "--out", str(out)]
+    assert program.main([*command, *(["--minutes", "9"] if program is audit else [])]) == 0
+    said = capsys.readouterr()
+    names = [file.relative_to(data).as_posix() for file in changed]
+    assert "2 images answered otherwise than in the run" in said.err
+    told = next(line for line in said.err.splitlines() if "answered otherwise" in line)
+    assert all(name in told for name in names)
+    lines = _lines(out)
+    assert {line["image"] for line in lines if line["broken"] is None} == set(names)
+    results = json.loads((out / "attack.json").read_text())["results"]
+    if program is attack:  # the plain model beside the defense
+        assert [row["images"] for row in results] == [COUNT - 2] * 2
+        assert [set(row["otherwise"]) for row in results] == [set(names)] * 2
+    assert {row["clean"] for row in results} == {1.0}  # as in the run
+    assert {row["attacked"] for row in results} == {COUNT - 2}
+
+
+def test_what_was_wrong_in_the_run_and_is_right_now_is_left_out_too(
+    paper_run, tmp_path, capsys, monkeypatch
+):
+    """Under the defense alone: the model without one answers as it did."""
+    monkeypatch.setattr(Quick, "breaks", ())
+    other = tmp_path / "run"
+    shutil.copytree(paper_run, other)
+    with (paper_run / "per_image.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    column = f"{OF_PAPER} 1x1 answer"
+    rows[3][column] = str((int(rows[3]["label"]) + 1) % 10)
+    with (other / "per_image.csv").open("w", newline="") as file:
+        write = csv.DictWriter(file, rows[0])
+        write.writeheader()
+        write.writerows(rows)
+    assert attack.main([str(other), *FAST]) == 0
+    said = "1 image answered otherwise than in the run, and neither attacked nor counted"
+    assert f"{said} ({rows[3]['id']})" in capsys.readouterr().err
+    left_out = [line for line in _lines(other / "attack") if line["broken"] is None]
+    assert [(line["defense"], line["number"]) for line in left_out] == [(OF_PAPER, 3)]
+    plain, defended = json.loads((other / "attack" / "attack.json").read_text())["results"]
+    assert (plain["images"], plain["otherwise"]) == (COUNT, [])
+    assert (defended["images"], defended["attacked"]) == (COUNT - 1, COUNT - 1)
+    assert defended["clean"] == 1
+    assert defended["under_attack"] == 1  # nothing breaks here, and nothing is missing
 
 
 @pytest.mark.parametrize(

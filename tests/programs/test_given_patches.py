@@ -13,8 +13,8 @@ from certmask_jax.masks.threats import Threat
 from certmask_jax.programs import attack, certify
 from certmask_jax.programs.attacking import given_patch_table, given_places
 from certmask_jax.programs.attacking.attack_folder import LINES
-from certmask_jax.programs.attacking.attacked_run import Claim, Claims
 from certmask_jax.programs.attacking.given_patches import GivenPatch, fitted, pasted, read
+from certmask_jax.programs.attacking.run_claims import Claim, Claims
 
 DEFENSE = "double_masking:masks_per_axis=2"
 IMAGE = (12, 10)

@@ -25,6 +25,7 @@ from certmask_jax.programs.attacking.attacked_job import (
     pixel_threat,
 )
 from certmask_jax.programs.attacking.given_places import places_at
+from certmask_jax.programs.attacking.run_claims import Claims
 from certmask_jax.programs.certification_job import Job
 from certmask_jax.tables.image_sets import readable
 
@@ -41,15 +42,28 @@ class Before(NamedTuple):
 
 
 class Attacker:
-    """Attacks the images of a job under each defense, and keeps what comes of it."""
+    """Attacks the images of a job under each defense, and keeps what comes of it.
 
-    def __init__(self, job: Job, options: AttackOptions, folder: AttackFolder) -> None:
+    Args:
+      job: what is attacked.
+      options: how.
+      folder: where lines and images are kept.
+      claims: of the run that is attacked, if it is one: images that are right now and were not in
+        the run, or the other way round, are not attacked, and their lines say ``otherwise``.
+    """
+
+    def __init__(
+        self, job: Job, options: AttackOptions, folder: AttackFolder, claims: Claims | None = None
+    ) -> None:
         self._job, self._options, self._folder = job, options, folder
         self._images = readable(job.dataset, job.unreadable)
         self._class_names: list[str] = list(job.provenance.get("class_names") or ())
         of_job = defenses_of(job)
         self._targets = {spec: of_job.get(spec) for spec in options.chosen(list(of_job))}
         self._asked: dict[str, Attacked] = {}
+        self._was_right = {
+            spec: {} if claims is None else claims.right_by_id(spec) for spec in self._targets
+        }
 
     def specs(self) -> list[str]:
         """What is attacked, in order."""
@@ -145,6 +159,9 @@ class Attacker:
         labels = np.concatenate([part.labels for part in parts]).astype(np.int32)
         ids = [part.ids[0] for part in parts]
         before = self._before(defense, asked, images, labels)
+        right = before.answers == labels
+        was_right = [self._was_right[spec].get(ids[row], right[row]) for row in range(len(ids))]
+        otherwise = right != np.asarray(was_right)
         lines: list[Line] = [
             {
                 "defense": spec,
@@ -160,10 +177,12 @@ class Attacker:
                     if defense is not None
                     else {}
                 ),
+                **({"otherwise": True} if otherwise[row] else {}),
             }
             for row, number in enumerate(numbers)
         ]
-        chosen = [int(row) for row in np.flatnonzero(self._wanted(defense, before, labels))]
+        wanted = self._wanted(defense, before, labels) & ~otherwise
+        chosen = [int(row) for row in np.flatnonzero(wanted)]
         others = [line for place, line in enumerate(lines) if place not in set(chosen)]
         keep(others, [None] * len(others))
         if not chosen:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+from certmask_jax._text import counted, some
 from certmask_jax.certification.report import wilson_interval
 from certmask_jax.certification.report.layout import Column, paragraphs, table
 from certmask_jax.defenses import Guarantee
+from certmask_jax.programs import program
 from certmask_jax.programs.attacking.attack_folder import Line
 from certmask_jax.programs.attacking.attack_options import UNDEFENDED
 
@@ -19,11 +21,13 @@ OF_STOPPED_SEARCHES = (
 def summary(lines: Sequence[Line], specs: Sequence[str], detects: Sequence[bool]) -> list[Line]:
     """For each that was attacked: accuracy without a patch, under attack, and in the worst case.
 
-    An accuracy is None where there is no image yet, in an attack that was stopped.
+    An accuracy is None where there is no image yet, in an attack that was stopped. Images that are
+    answered otherwise than in the run that is attacked count nowhere but in ``otherwise``.
     """
     made = []
     for spec, may_alert in zip(specs, detects, strict=True):
-        rows = [line for line in lines if line["defense"] == spec]
+        every = [line for line in lines if line["defense"] == spec]
+        rows = [line for line in every if not line.get("otherwise")]
         right = [line["before"] == line["label"] for line in rows]
         tried = [line for line in rows if line["broken"] is not None]
         broken = sum(bool(line["broken"]) for line in tried)
@@ -43,6 +47,7 @@ def summary(lines: Sequence[Line], specs: Sequence[str], detects: Sequence[bool]
                 line["image"] for line in tried if line["broken"] and line["certified"]
             ],
             "by_kind": _by_kind(tried),
+            "otherwise": [line["image"] for line in every if line.get("otherwise")],
         }
         entry["intervals"] = {
             key: wilson_interval(entry[key], len(rows))
@@ -63,6 +68,16 @@ def _by_kind(tried: Sequence[Line]) -> dict[str, dict[str, int]]:
         entry["attacked"] += 1
         entry["broken"] += bool(line["broken"])
     return kinds
+
+
+def tell_otherwise(images: Iterable[str], how: str = "not attacked") -> None:
+    """Says which images are answered otherwise than in the run, and what became of them."""
+    names = list(dict.fromkeys(images))
+    if names:
+        program.say(
+            f"{counted(len(names), 'image')} answered otherwise than in the run, and {how} "
+            f"({some(names)}): with other pixels now, or as rounding decides"
+        )
 
 
 def percent(entry: Line, key: str) -> str:

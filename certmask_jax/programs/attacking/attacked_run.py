@@ -1,25 +1,18 @@
-"""The run that is attacked, from its folder: its config, its claims, and whether its data is there.
-
-A claim is what it said of an image under a defense: what was answered, and whether it is certified.
-"""
+"""The run that is attacked, from its folder: its config, and whether its data is there."""
 
 from __future__ import annotations
 
 import contextlib
-import csv
 import dataclasses
-import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
-
-from certmask_jax._text import counted, json_of, some
+from certmask_jax._text import counted, json_of
 from certmask_jax.certification.report.files import IMAGES, RESULTS
 from certmask_jax.files import fingerprint
 from certmask_jax.programs import certification_options, earlier_command, runtime
-from certmask_jax.programs.attacking.attack_options import UNDEFENDED
+from certmask_jax.programs.attacking.run_claims import Claims, read_claims
 from certmask_jax.programs.certification_job import Job
 from certmask_jax.programs.certification_options import Config
 from certmask_jax.programs.program import message
@@ -28,38 +21,6 @@ from certmask_jax.tables.image_sets import listing_of
 
 _OF_DATA = ("dataset", "split", "classes", "subset", "attacked", "patched_with_noise_of_seed")
 _OF_MODEL = ("model", "model_options", "weights_sha256")
-
-
-class Claim(NamedTuple):
-    """What a run said of an image under a defense."""
-
-    number: int  # of those of the run that count
-    is_right: bool
-    is_certified: bool
-    margin: float  # the smallest that was seen; infinite where there is none
-
-
-class Claims(NamedTuple):
-    """What a run said of its images.
-
-    Attributes:
-      ids, labels: of the images that count.
-      of: of each defense, by its spec, and of the model without one what was said of each image.
-    """
-
-    ids: tuple[str, ...]
-    labels: tuple[int, ...]
-    of: Mapping[str, tuple[Claim, ...]]
-
-    def check_known(self, ids: Iterable[str]) -> None:
-        """That the run says something of each of these images; ``ValueError`` naming others."""
-        known = set(self.ids)
-        unknown = [image_id for image_id in ids if image_id not in known]
-        if unknown:
-            raise ValueError(
-                f"expected the images of the run, got {some(unknown)}, of which it says nothing; "
-                "take as many as it had, from the data that it had"
-            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,9 +67,12 @@ class AttackedRun:
         Raises:
           ValueError: where that is not there, or cannot be read.
         """
-        specs = [_spec(one) for one in self.results["defenses"]]
         with _readable(self.folder / IMAGES):
-            return _claims(self.folder / IMAGES, specs)
+            conditions = {
+                _spec(one): tuple(map(str, one.get("conditions", ())))
+                for one in self.results["defenses"]
+            }
+            return read_claims(self.folder / IMAGES, conditions)
 
     @contextlib.contextmanager
     def files_found(self) -> Iterator[None]:
@@ -196,49 +160,8 @@ def _readable(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _claims(path: Path, specs: list[str]) -> Claims:
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    if not rows:
-        raise ValueError(f"{path.name} holds no images")
-    claims = {
-        UNDEFENDED: tuple(
-            Claim(
-                number,
-                row["undefended"] == row["label"],
-                is_certified=False,
-                margin=_margin(row["smallest_margin"]),
-            )
-            for number, row in enumerate(rows)
-        )
-    }
-    for spec in dict.fromkeys(specs):
-        prefix = next(
-            name.removesuffix(" worst_case")
-            for name in rows[0]
-            if name.startswith(f"{spec} ") and name.endswith(" worst_case")
-        )
-        claims[spec] = tuple(
-            Claim(
-                number,
-                row[f"{prefix} answer"] == row["label"],
-                row[f"{prefix} worst_case"] == "1",
-                _margin(row.get(f"{prefix} smallest_margin", "")),
-            )
-            for number, row in enumerate(rows)
-        )
-    return Claims(
-        tuple(row["id"] for row in rows), tuple(int(row["label"]) for row in rows), claims
-    )
-
-
 def _spec(result: Mapping[str, Any]) -> str:
     return str(result.get("spec") or result["name"])
-
-
-def _margin(text: str) -> float:
-    value = float(text) if text else math.inf
-    return -math.inf if np.isnan(value) else value
 
 
 def _another(folder: Path, option: str, how: str) -> ValueError:

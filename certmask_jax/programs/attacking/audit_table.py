@@ -1,4 +1,7 @@
-"""What an audit comes to: for every defense what has to hold, from the certified to the clean."""
+"""What an audit comes to: for every defense what has to hold, from the certified to the clean.
+
+What a paper alone calls certified has to hold for nobody but the paper: it is counted apart.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,19 @@ from certmask_jax.certification.report import wilson_interval
 from certmask_jax.certification.report.layout import Column, paragraphs, table
 from certmask_jax.programs.attacking.attack_folder import Line
 from certmask_jax.programs.attacking.attack_summary import OF_STOPPED_SEARCHES, percent
-from certmask_jax.programs.attacking.attacked_run import AttackedRun, Claims
+from certmask_jax.programs.attacking.attacked_run import AttackedRun
+from certmask_jax.programs.attacking.run_claims import Claim, Claims
 
 _KEYS = ("certified", "worst_case", "under_attack", "clean")
+_SHOWN = 5
+"""Images that are named in print; the JSON names all."""
+
+_EVIDENCE = ("number", "image", "after", "file")
+
+_OF_PAPERS = (
+    "A patch that contradicts what a paper alone calls certified is a finding about that paper and "
+    "no defect of this program, so it leaves the exit status as it is."
+)
 
 
 def rows(
@@ -21,7 +34,11 @@ def rows(
     """For each of ``specs``: the accuracies of the run, and what its images were attacked with.
 
     ``under_attack`` counts images that were not attacked as right, so it is at least what the
-    attack would leave right of all.
+    attack would leave right of all. ``certificates`` are those of the worst case; ``papers`` has by
+    the name of each condition of the defense's paper the images that the paper alone calls
+    certified. Both say how many there are (``count``), how many were ``attacked``, which were
+    ``contradicted`` (ids), and in ``evidence`` of each of these its number, its id, what was
+    answered, and the file of the patched image.
     """
     count = len(claims.ids)
     by_spec = {one.get("spec") or one["name"]: one for one in run.results["defenses"]}
@@ -44,7 +61,14 @@ def rows(
         right = round(entry["clean"] * count)
         entry["under_attack"] = (right - broken) / count
         entry["right"] = right
-        entry["certificates"] = None if result is None else _certificates(claims, spec, tried)
+        entry["certificates"] = entry["papers"] = None
+        if result is not None:
+            of = claims.of[spec]
+            entry["certificates"] = _held([one for one in of if one.is_certified], tried)
+            entry["papers"] = {
+                name: _held([one for one in of if one.is_of_paper_alone(name)], tried)
+                for name in result.get("conditions", ())
+            }
         entry["intervals"] = {
             key: wilson_interval(entry[key], count) for key in _KEYS if entry[key] is not None
         }
@@ -52,14 +76,16 @@ def rows(
     return made
 
 
-def _certificates(claims: Claims, spec: str, tried: Sequence[Line]) -> dict[str, Any]:
-    """Those of a defense: how many there are and were attacked, and which were contradicted."""
-    certified = {claim.number for claim in claims.of[spec] if claim.is_certified}
-    attacked = [line for line in tried if line["number"] in certified]
+def _held(claims: Sequence[Claim], tried: Sequence[Line]) -> dict[str, Any]:
+    """Some claims of a defense against its attack: counts, and what was contradicted by what."""
+    numbers = {claim.number for claim in claims}
+    attacked = [line for line in tried if line["number"] in numbers]
+    broken = [line for line in attacked if line["broken"]]
     return {
-        "count": len(certified),
+        "count": len(numbers),
         "attacked": len(attacked),
-        "contradicted": [line["image"] for line in attacked if line["broken"]],
+        "contradicted": [line["image"] for line in broken],
+        "evidence": [{key: line[key] for key in _EVIDENCE} for line in broken],
     }
 
 
@@ -77,24 +103,44 @@ def text_of(rows: Sequence[dict[str, Any]], width: int, *, finished: bool) -> st
         ),
         Column("attacked", tuple(f"{row['attacked']} of {row['right']}" for row in rows), True),
     ]
-    said = []
-    for row in rows:
-        of = row["certificates"]
-        if of is None:
-            said.append(f"{row['defense']}: broken {row['broken']} of {row['attacked']}")
-            continue
-        others = row["attacked"] - of["attacked"]
-        said.append(
-            f"{row['defense']}: {of['attacked']} of {counted(of['count'], 'certificate')} "
-            "attacked, "
-            f"{len(of['contradicted'])} contradicted; of images that are not certified broken "
-            f"{row['broken'] - len(of['contradicted'])} of {others}"
-        )
+    said = [sentence for row in rows for sentence in _said(row)]
+    of_papers = any(of["contradicted"] for row in rows for of in (row["papers"] or {}).values())
     notes = [
         "% of images, each column at most the next. certified and worst case are proved; under "
         "attack counts what was not attacked as right, so it is an upper bound; attacked: of those "
-        "that are right without a patch, certificates of the least margin first. Brackets: 95% "
-        "intervals (Wilson).",
+        "that are right without a patch, certificates first, then what a paper alone calls "
+        "certified, each of the least margin first. Brackets: 95% intervals (Wilson).",
+        *((_OF_PAPERS,) if of_papers else ()),
         *(() if finished else (OF_STOPPED_SEARCHES,)),
     ]
     return "\n".join([*table(columns), "", *paragraphs(said, width), "", *paragraphs(notes, width)])
+
+
+def _said(row: dict[str, Any]) -> list[str]:
+    """What is said of a defense, and of each condition of its paper that holds alone somewhere."""
+    spec, of = row["defense"], row["certificates"]
+    if of is None:
+        return [f"{spec}: broken {row['broken']} of {row['attacked']}"]
+    others = row["attacked"] - of["attacked"]
+    said = [
+        f"{spec}: {of['attacked']} of {counted(of['count'], 'certificate')} attacked, "
+        f"{len(of['contradicted'])} contradicted{_named(of['evidence'])}; of images without one "
+        f"broken {row['broken'] - len(of['contradicted'])} of {others}"
+    ]
+    said += [
+        f"{spec}, {name.replace('_', ' ')}: the paper alone calls "
+        f"{counted(held['count'], 'image')} certified; {held['attacked']} attacked, "
+        f"{len(held['contradicted'])} contradicted{_named(held['evidence'])}"
+        for name, held in row["papers"].items()
+        if held["count"]
+    ]
+    return said
+
+
+def _named(evidence: Sequence[dict[str, Any]]) -> str:
+    """In brackets some of the images, each with its number and the file of the patched one."""
+    if not evidence:
+        return ""
+    each = [f"number {one['number']}, {one['image']}: {one['file']}" for one in evidence[:_SHOWN]]
+    more = len(evidence) - _SHOWN
+    return f" ({'; '.join(each)}{f'; and {more} more' if more > 0 else ''})"

@@ -15,9 +15,9 @@ from certmask_jax.programs.attacking.asked_rule import AskedRule
 from certmask_jax.programs.attacking.attack_folder import AttackFolder, Line
 from certmask_jax.programs.attacking.attack_options import AttackOptions
 from certmask_jax.programs.attacking.attacked_job import defenses_of, detects, threat_of
-from certmask_jax.programs.attacking.attacked_run import Claims
 from certmask_jax.programs.attacking.given_patches import GivenPatch, pasted
 from certmask_jax.programs.attacking.given_places import place_of
+from certmask_jax.programs.attacking.run_claims import Claims
 from certmask_jax.programs.certification_job import Job
 from certmask_jax.tables.image_sets import readable
 

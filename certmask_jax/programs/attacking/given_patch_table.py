@@ -12,8 +12,8 @@ from certmask_jax.certification.report.layout import Column, fits, paragraphs, t
 from certmask_jax.programs.attacking.attack_folder import Line
 from certmask_jax.programs.attacking.attack_options import UNDEFENDED
 from certmask_jax.programs.attacking.attack_summary import percent
-from certmask_jax.programs.attacking.attacked_run import Claims
 from certmask_jax.programs.attacking.given_patches import GivenPatch
+from certmask_jax.programs.attacking.run_claims import Claims
 
 
 def summary(

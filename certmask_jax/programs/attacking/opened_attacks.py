@@ -12,6 +12,7 @@ from certmask_jax.programs.attacking.attack_job import Attacker
 from certmask_jax.programs.attacking.attack_options import AttackOptions
 from certmask_jax.programs.attacking.attacked_job import threat_of
 from certmask_jax.programs.attacking.black_box_job import BlackBoxAttacker
+from certmask_jax.programs.attacking.run_claims import Claims
 from certmask_jax.programs.certification_job import Job, opened
 from certmask_jax.programs.certification_options import Config
 
@@ -54,7 +55,8 @@ def attacker_of(
     job: Job,
     options: AttackOptions,
     folder: AttackFolder,
+    claims: Claims | None = None,
 ) -> Attacker:
     """What searches patches as the options say; see ``Attacker``."""
     kind = Attacker if options.black_box is None else BlackBoxAttacker
-    return kind(job, options, folder)
+    return kind(job, options, folder, claims)

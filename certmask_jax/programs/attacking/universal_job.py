@@ -33,9 +33,9 @@ from certmask_jax.programs.attacking.attacked_job import (
     model_of,
     threat_of,
 )
-from certmask_jax.programs.attacking.attacked_run import Claims
 from certmask_jax.programs.attacking.given_patches import GivenPatch
 from certmask_jax.programs.attacking.given_places import check_place
+from certmask_jax.programs.attacking.run_claims import Claims
 from certmask_jax.programs.attacking.universal_options import UniversalOptions
 from certmask_jax.programs.certification_job import Job
 from certmask_jax.programs.command_line import hint

@@ -10,8 +10,8 @@ from certmask_jax.certification.report.layout import Column, fits, paragraphs, t
 from certmask_jax.programs.attacking import given_patch_table
 from certmask_jax.programs.attacking.attack_folder import Line
 from certmask_jax.programs.attacking.attack_summary import percent
-from certmask_jax.programs.attacking.attacked_run import Claims
 from certmask_jax.programs.attacking.given_patches import GivenPatch
+from certmask_jax.programs.attacking.run_claims import Claims
 from certmask_jax.programs.attacking.universal_job import NAME, Halves
 
 _TITLES = {"held_out": "held out", "made_on": "made on"}
