@@ -45,7 +45,7 @@ class _OnEvidence(Attacked):
         self._program = results_program((source,), model.preprocessing, (defense,), model.mesh)
 
     def answers(self, images: NDArray[np.uint8]) -> NDArray[np.int32]:
-        """By the program that a run has."""
+        """What the defense answers, by the program that a run has."""
         return np.asarray(self.results(images, np.zeros(len(images), np.int32)).answers[:, 0])
 
     @reproducible()
@@ -75,7 +75,7 @@ class OnLocalLogits(_OnEvidence):
         return LocalEvidenceWanted(self._local, self._preprocessing, self.rule)
 
     def reached(self, place: Placement) -> Placement:
-        """In cells."""
+        """The cells that a patch at that place reaches, as a box of them."""
         field, stride = (self._local.field,) * 2, (self._local.stride,) * 2
         size = self.rule.threat.image_size
         return cells_reached(place, image_size=size, field=field, stride=stride)

@@ -29,7 +29,7 @@ Showing = Callable[[Placement], NDArray[np.bool_]]
 
 
 class Seen(NamedTuple):
-    """Of B images.
+    """What is known of B images.
 
     Attributes:
       answers: ``int32[B]``: labels, ``ALERT``, or ``NO_LABEL``.

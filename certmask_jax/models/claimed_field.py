@@ -30,7 +30,7 @@ _ROUNDING = 2.0**-7
 
 
 def check_field(model: Model, params: Params | None = None) -> None:
-    """That cells see the field that the model claims for them, and nothing else.
+    """Checks that cells see the field that the model claims for them, and nothing else.
 
     By derivatives. Of local logits this takes one small image, of 2x2 cells, and a derivative for
     each; and one whole image, of which the logits have to be the mean of the local ones. A model in

@@ -40,7 +40,7 @@ class Contradiction(NamedTuple):
 
     @property
     def said(self) -> str:
-        """In a line."""
+        """What it says, in a line."""
         what = (
             f"{self.line['defense']}: {self.line['image']} is certified, and answered "
             f"{self.line['after']} with the patch in {self.line['file']}"

@@ -32,7 +32,7 @@ class AttackedRun:
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """Of its results."""
+        """The provenance in its results."""
         return dict(self.results["provenance"])
 
     def config(
