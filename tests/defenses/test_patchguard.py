@@ -290,8 +290,10 @@ def test_golden_detection(shared):
     for index, tau in enumerate(map(float, golden["taus"])):
         _check_detection(golden, window, tau, golden["peer_output"][index], index)
     real = _golden(shared, "cifar_patchguard")
-    key = "pgpp_w3_tau0.3"
-    _check_detection(real, (3, 3), 0.3, real[f"{key}_output"], None, real[f"{key}_result"])
+    for side, tau in itertools.product((3, 5), (0.3, 0.5)):
+        key = f"pgpp_w{side}_tau{tau}"
+        output, result = real[f"{key}_output"], real[f"{key}_result"]
+        _check_detection(real, (side, side), tau, output, None, result)
 
 
 def _check_detection(golden, window, tau, output, index, result=None):

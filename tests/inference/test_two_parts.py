@@ -14,6 +14,7 @@ import pytest
 
 from certmask_jax import Preprocessing, defended, defenses, mask_sets, models, predict
 from certmask_jax.certification import evaluation
+from certmask_jax.defenses import patchguard
 from certmask_jax.inference import early_exit
 from certmask_jax.inference.devices import device_mesh
 from certmask_jax.inference.distinct_fields import LocalLogits
@@ -235,6 +236,29 @@ def test_answers_and_certificates_are_those_of_the_authors_program(shared, which
         return  # its first round never hides the border, so what it certifies is void
     np.testing.assert_array_equal(defense.rule(table), golden[f"{which}_peer_pred"])
     np.testing.assert_array_equal(correct, golden[f"{which}_peer_certified"])
+
+
+@pytest.mark.parametrize("which", ["p0", "p1", "p2", "p3"])
+def test_the_authors_robust_masking_of_a_map_is_patchguards(shared, which):
+    """PatchCURE's program has PatchGuard's masking of local logits as another head."""
+    golden = np.load(shared / "golden/small_fields/patchcure.npz")
+    evidence, label = golden[f"{which}_features"], golden[f"{which}_label"].astype(np.int32)
+    window = tuple(golden[f"{which}_mask_size"].tolist())  # whatever the stride of masks
+    answers = patchguard.robust_masking_rule(evidence, window=window)
+    np.testing.assert_array_equal(answers, golden[f"{which}_patchguard_pred"])
+    proved = patchguard.robust_masking_worst_case(evidence, label, window=window)
+    np.testing.assert_array_equal(proved, golden[f"{which}_patchguard_certified"])
+
+
+@pytest.mark.parametrize("side", [3, 5])
+def test_local_logits_of_a_net_on_cifar10_are_answered_as_by_the_authors_program(shared, side):
+    golden = np.load(shared / "golden/small_fields/cifar_patchguard.npz")
+    masks = mask_sets.budgeted_grid((14, 14), side, mask_stride=1)
+    defense = defenses.patchcure(masks)
+    table = _means(golden["local_logits"], defense.masked_images)
+    np.testing.assert_array_equal(defense.rule(table), golden[f"pcure_w{side}_pred"])
+    correct = defense.conditions(table, golden["label"])["two_mask_correct"]
+    np.testing.assert_array_equal(correct, golden[f"pcure_w{side}_certified"])
 
 
 def test_a_head_of_ones_own_answers_as_the_authors_secure_layer(shared):
