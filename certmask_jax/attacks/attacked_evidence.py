@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from certmask_jax._own_settings import reproducible
 from certmask_jax.attacks.attacked_model import AskedModel, Attacked, Seen
+from certmask_jax.attacks.followed_slopes import Followed
 from certmask_jax.attacks.patch_search import PatchSearch
 from certmask_jax.attacks.patched_pixels import Placement, cells_reached
 from certmask_jax.attacks.rule_scores import strongest_evidence
@@ -68,6 +69,11 @@ class OnLocalLogits(_OnEvidence):
         super().__init__(defense, LocalSource(local), model)
         self.defense, self.rule, self._local = defense, defense, local
         self.boxes = np.zeros((1, 1, 4), np.int32)
+
+    @property
+    def followed(self) -> Followed:
+        """The local logits."""
+        return Followed(self._apply_fn, self._preprocessing, self._local)
 
     def objective(self, search: PatchSearch) -> Objective:
         """The scores of the rule."""

@@ -20,8 +20,9 @@ from numpy.typing import ArrayLike, NDArray
 from certmask_jax._own_settings import reproducible
 from certmask_jax.attacks.attacked_defenses import attacked
 from certmask_jax.attacks.attacked_model import Attacked
+from certmask_jax.attacks.followed_slopes import check_slopes, some_of
 from certmask_jax.attacks.patch_search import PatchSearch, Searches, begun, steps_program
-from certmask_jax.attacks.patched_pixels import with_patches
+from certmask_jax.attacks.patched_pixels import check_places, with_patches
 from certmask_jax.attacks.search_objectives import padded_boxes
 from certmask_jax.attacks.search_replans import Replans
 from certmask_jax.attacks.search_slots import SearchSlots
@@ -110,7 +111,9 @@ def attack_images(
         for those without a goal, whose answers are asked for at the end.
 
     Raises:
-      ValueError: for images, labels or goals that do not belong together.
+      ValueError: for images, labels or goals that do not belong together, a place that the threat
+        of the defense does not allow or that is not inside the image, or a model without a
+        gradient, see ``check_slopes``.
     """
     pixels = np.asarray(images)
     if pixels.ndim != 4:
@@ -121,6 +124,12 @@ def attack_images(
         raise ValueError(f"goals: expected those of {len(pixels)} images, got {len(goals)}")
     if starts < 1 or at_once < 1:
         raise ValueError(f"starts, at_once: expected at least 1, got {starts} and {at_once}")
+    parts = apply_fn if isinstance(apply_fn, TwoParts) else None
+    check_places(
+        (goal.place for some in goals for goal in some),
+        pixels.shape[1:3] if rule is None else rule.threat,
+        None if rule is None else parts,
+    )
     how = PatchSearch() if search is None else search
     on = device_mesh() if mesh is None else mesh
     shown = Preprocessing() if preprocessing is None else preprocessing
@@ -137,6 +146,7 @@ def attack_images(
     known = range(len(pixels)) if numbers is None else numbers
     if len(known) != len(pixels):
         raise ValueError(f"numbers: expected those of {len(pixels)} images, got {len(known)}")
+    check_slopes(asked.followed, asked.params, some_of(pixels[[bool(some) for some in goals]]))
     run = SearchSlots(
         pixels, truth, known, len(asked.boxes), goals, starts, slots, seed,
         allows_alert=asked.may_alert,

@@ -14,6 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 from numpy.typing import NDArray
 
+from certmask_jax.attacks.followed_slopes import Followed
 from certmask_jax.attacks.logit_tables import LogitTables
 from certmask_jax.attacks.patch_search import PatchSearch
 from certmask_jax.attacks.patched_pixels import Placement, shows
@@ -90,6 +91,11 @@ class Attacked(abc.ABC):
     def plain(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """The logits of the images themselves: ``float32[B, K]``."""
         return self._itself(images)[0][:, 0]
+
+    @property
+    def followed(self) -> Followed:
+        """What its objectives differentiate."""
+        return Followed(self._apply_fn, self._preprocessing)
 
     @abc.abstractmethod
     def objective(self, search: PatchSearch) -> Objective:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from certmask_jax.attacks.attacked_images import AttackedImages
-from certmask_jax.attacks.patched_pixels import Placement, cells_of_parts, shows
+from certmask_jax.attacks.patched_pixels import Placement, cells_of_parts, check_places, shows
 from certmask_jax.attacks.table_goals import ANY
 from certmask_jax.inference.engine import Indices
 from certmask_jax.inference.two_parts import TwoParts
@@ -102,10 +102,11 @@ def search_without_gradients(
       As of ``attack_images``; ``steps`` are proposals and ``targets`` any.
 
     Raises:
-      ValueError: for places that are not those of the images.
+      ValueError: for places that are not those of the images, or not wholly inside them.
     """
     if len(places) != len(images):
         raise ValueError(f"places: expected those of {len(images)} images, got {len(places)}")
+    check_places((place for some in places for place in some), images.shape[1:3])
     known = list(range(len(images)) if numbers is None else numbers)
     step = engine.images_at_once()
     if len(images) > step:

@@ -18,6 +18,7 @@ from certmask_jax._own_settings import reproducible
 from certmask_jax.attacks.attacked_evidence import OnLocalLogits
 from certmask_jax.attacks.attacked_model import Attacked, Showing
 from certmask_jax.attacks.first_order import Pairs, gain_at
+from certmask_jax.attacks.followed_slopes import check_slopes, some_of
 from certmask_jax.attacks.patch_places import (
     are_near,
     best_apart,
@@ -26,7 +27,7 @@ from certmask_jax.attacks.patch_places import (
     weakest_places,
 )
 from certmask_jax.attacks.patch_search import PatchSearch
-from certmask_jax.attacks.patched_pixels import Placement
+from certmask_jax.attacks.patched_pixels import Placement, check_places
 from certmask_jax.attacks.table_goals import Goal, counts_of, goal_of, undefended_goals
 from certmask_jax.attacks.tried_losses import losses_tried
 from certmask_jax.attacks.tried_places import MOST_CHOSEN, best_tried, places_to_try
@@ -66,7 +67,15 @@ def promising_goals(
       where: see ``Where``.
       seeds: of the randomness of each image; its number by default.
       given: ``int64[P, K, 4]``, places that are looked at and no others.
+
+    Raises:
+      ValueError: for a given place that the threat does not allow, or a model without a gradient,
+        see ``check_slopes``.
     """
+    if given is not None:
+        check_places(given, threat)
+    if asked.defense is not None or (given is None and where != "random"):
+        check_slopes(asked.followed, asked.params, some_of(images))
     randoms = [
         np.random.default_rng(list(seed))
         for seed in (seeds if seeds is not None else [[n] for n in range(len(images))])

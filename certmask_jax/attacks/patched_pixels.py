@@ -6,6 +6,8 @@ K patches, as ``masks.placements`` has it. Pixels outside are never touched.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -104,6 +106,84 @@ def check_placement(place: Placement, threat: Threat) -> Placement:
                 f"{height}x{width} pixels at row {row}, column {column}"
             )
     return given
+
+
+def check_in_image(place: Placement, image_size: tuple[int, int] | None) -> Placement:
+    """A placement wholly inside an image, as ``int64[K, 4]``; None for one of any size.
+
+    Raises:
+      ValueError: for another shape, a patch of no pixels, or one that is not wholly inside.
+    """
+    given = np.asarray(place, np.int64)
+    if given.ndim != 2 or given.shape[1] != 4:
+        raise ValueError(
+            f"place: expected [K, 4], height, width, row and column of each patch, got shape "
+            f"{list(given.shape)}"
+        )
+    sizes, corners = given[:, :2], given[:, 2:]
+    inside = (sizes >= 1).all() and (corners >= 0).all()
+    if image_size is not None:
+        inside &= (corners + sizes <= np.asarray(image_size)).all()
+    if not inside:
+        size = "" if image_size is None else f" of {image_size[0]}x{image_size[1]} pixels"
+        raise ValueError(
+            f"place: expected patches that lie wholly inside the image{size}, got "
+            f"{given.tolist()}, height, width, row and column of each"
+        )
+    return given
+
+
+def check_places(
+    places: Iterable[Placement],
+    inside: Threat | tuple[int, int] | None,
+    parts: TwoParts | None = None,
+) -> None:
+    """Each different one once, as ``check_placement`` of a threat or ``check_in_image`` of a size.
+
+    Args:
+      places: ``int64[K, 4]`` each.
+      inside: what the attacker may do, or the size of the image where nothing else is known;
+        None where that is not known either.
+      parts: the model, if the threat is one on the cells of a model in two parts. A place then has
+        to lie inside the image, and what it reaches inside a patch of cells that is allowed.
+
+    Raises:
+      ValueError: as these.
+    """
+    seen: set[bytes] = set()
+    for place in places:
+        key = np.asarray(place, np.int64).tobytes()
+        if key in seen:
+            continue
+        seen.add(key)
+        if not isinstance(inside, Threat):
+            check_in_image(place, inside)
+        elif parts is None:
+            check_placement(place, inside)
+        else:
+            given = check_in_image(place, parts.image_size)
+            cells = cells_of_parts(given, parts).tolist()
+            if len(cells) != len(inside) or not all(_is_covered(one, inside) for one in cells):
+                raise ValueError(
+                    f"place: expected patches that reach no more cells than {inside}, got "
+                    f"{given.tolist()}, height, width, row and column of each"
+                )
+
+
+def _is_covered(window: Sequence[int], threat: Threat) -> bool:
+    """Whether some patch of the threat, where it may be, covers a window of four numbers."""
+    height, width, row, column = window
+    if not height or not width:
+        return True
+    for shape in threat.shapes:
+        rows, columns = (
+            slice(max(0, at + length - side), at + 1)
+            for at, length, side in zip((row, column), (height, width), shape, strict=True)
+        )
+        fits = height <= shape[0] and width <= shape[1]
+        if fits and threat.allowed(shape)[rows, columns].any():
+            return True
+    return False
 
 
 def shows(boxes: NDArray[np.int32], place: Placement) -> NDArray[np.bool_]:

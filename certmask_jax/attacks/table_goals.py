@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from certmask_jax.attacks.patched_pixels import Placement, shows
+from certmask_jax.attacks.patched_pixels import Placement, check_places, shows
 from certmask_jax.attacks.wanted_labels import ANY, Case, Choices, LabelPlan, plans
 from certmask_jax.defenses.defense import ALERT, Defense, Guarantee
 from certmask_jax.tables.prediction_table import from_labels
@@ -52,7 +52,12 @@ def undefended_goals(label: int, *, places: NDArray[np.int64]) -> list[Goal]:
     """To have the model itself leave the true label at each of some places ``int64[P, K, 4]``.
 
     For attacks on no defense at all: the one column is the image as it is.
+
+    Raises:
+      ValueError: for a patch of no pixels or one that begins outside; ``attack_images`` knows
+        where the image ends.
     """
+    check_places(places, None)
     named = np.asarray([label], np.int32)
     here = np.ones(1, np.bool_)
     return [Goal(place, named, here, ANY, True, 0.0, avoids=True) for place in places]
@@ -87,7 +92,11 @@ def goals_at(
     Returns:
       One goal for each place and target at most: the one that wins with least effort, else the
       unanimous one.
+
+    Raises:
+      ValueError: for a place that the threat of the defense does not allow.
     """
+    check_places(places, defense.threat)
     boxes = defense.masked_images.boxes
     clean = np.maximum(np.asarray(predictions, np.int32), 0)  # where logits are not finite no rule
     held = np.where(np.isfinite(margins), margins, 0).astype(np.float64)  # is held to anything

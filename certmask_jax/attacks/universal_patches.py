@@ -19,6 +19,7 @@ from jax.typing import ArrayLike
 from numpy.typing import NDArray
 
 from certmask_jax._own_settings import reproducible
+from certmask_jax.attacks.followed_slopes import Followed, check_slopes, some_of
 from certmask_jax.attacks.patch_search import PatchSearch, steps_of
 from certmask_jax.attacks.stuck_patches import Transformations
 from certmask_jax.attacks.universal_steps import (
@@ -110,7 +111,8 @@ def universal_patch(
       an image.
 
     Raises:
-      ValueError: for several patches or shapes, or images, labels or a target that do not fit.
+      ValueError: for several patches or shapes, images, labels or a target that do not fit, or a
+        model without a gradient, see ``check_slopes``.
     """
     if len(threat) != 1 or len(threat.shapes) != 1:
         raise ValueError(f"threat: expected one patch of one shape, got {threat}")
@@ -128,6 +130,7 @@ def universal_patch(
     truth = check_labels(labels, len(pixels), classes)
     if target is not None and not 0 <= target < classes:
         raise ValueError(f"target: expected a class from 0 to {classes - 1}, got {target}")
+    check_slopes(Followed(apply_fn, shown), held, some_of(pixels))
     (shape,) = threat.shapes
     corners = np.argwhere(threat.allowed(shape)).astype(np.int32)
     boxes = np.zeros((1, 1, 4), np.int32) if masked_images is None else masked_images.boxes

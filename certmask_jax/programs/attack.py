@@ -172,6 +172,7 @@ def _searched(
     """Searches patches, and says what came of them; the exit status."""
     if options.place is not None:
         places_at(attacked_job.threat_of(job), options.place)
+    opened_attacks.check_gradients(job, options)
     facts = options.facts()
     folder = opened_attacks.folder_of(job, out, facts)
     claims = None if run is None else run.claims()
@@ -201,6 +202,7 @@ def _universal(
     universal_one = UniversalJob(job, claims, options, universal)
     facts = universal_one.facts()
     options.chosen(list(attacked_job.defenses_of(job)))
+    opened_attacks.check_gradients(job, None)
     folder = opened_attacks.folder_of(job, out, facts)
     about = {**fingerprint.environment(), **job.provenance, "command": command}
     steps = options.search.steps

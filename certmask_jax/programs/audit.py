@@ -154,6 +154,7 @@ class _Audit:
     def __init__(self, run: AttackedRun, job: Job, options: AttackOptions, out: Path) -> None:
         self._run, self._job, self._options = run, job, options
         self._claims = run.claims()
+        opened_attacks.check_gradients(job, options)
         self._folder = opened_attacks.folder_of(job, out, options.facts())
 
     def run(self, until: float, minutes: float, command: str) -> int:

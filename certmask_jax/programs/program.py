@@ -26,7 +26,10 @@ INTERRUPTED = 130  # as the shell reports a program that Ctrl-C ended
 INSTALLED = "certmask"  # the name of the installed command
 
 _PACKAGE = "certmask_jax"
-_OPTIONS = {"folder": "--out"}  # keyword of the library -> option, where they differ
+_OPTIONS = {  # keyword of the library -> option, where they differ
+    "folder": "--out",
+    "search_without_gradients": "--search square",
+}
 _UNPRINTED = {"Cc", "Cs", "Zl", "Zp"}  # control characters, lone surrogates, other line ends
 
 

@@ -13,11 +13,11 @@ from PIL import Image
 
 from certmask_jax import weights
 from certmask_jax.data import digits_arrays
-from certmask_jax.programs import attack, certify
+from certmask_jax.programs import attack, audit, certify
 from certmask_jax.programs.attacking import asked_rule, attack_audit
 from certmask_jax.programs.attacking.attack_folder import LINES, AttackFolder
 from tests.support import small_runs
-from tests.support.small_models import small_bagnet
+from tests.support.small_models import first_params, small_bagnet, small_vit
 
 # Trying places first takes three times as long on so few images.
 FAST = ["--steps", "20", "--at-once", "4", "--locations", "1", "--places", "gradient"]
@@ -295,6 +295,48 @@ def test_bad_input_is_one_line(run, capsys, words, said):
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: ")
     assert said in error
+
+
+@pytest.fixture(scope="module")
+def vit_weights(tmp_path_factory):
+    file = tmp_path_factory.mktemp("vit") / "w.npz"
+    weights.save(file, first_params(small_vit()))
+    return ["--weights", str(file), "--num-images", "2", "--patch", "4"]
+
+
+@pytest.mark.parametrize(
+    ("model", "got"),
+    [
+        ("rounded_vit", "a slope of 0 at every pixel of each image that was looked at (2)"),
+        ("looping_vit", "none, as JAX cannot differentiate it"),
+    ],
+)
+def test_a_model_without_a_gradient_is_refused_before_anything_is_written(
+    vit_weights, tmp_path, capsys, model, got
+):
+    named = ["--model", f"tests.support.small_models:{model}", *vit_weights]
+    common = ["--dataset", "digits", *named, "--defense", DEFENSE]
+    out = tmp_path / "o"
+    assert attack.main([*common, "--steps", "15", "--out", str(out)]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith(f"error: {named[1]}: expected a model with a gradient")
+    assert got in error
+    assert error.endswith("a search without gradients does without: --search square")
+    assert not out.exists()
+
+
+def test_a_run_of_such_a_model_has_no_universal_patch_and_no_audit(vit_weights, tmp_path, capsys):
+    named = ["--model", "tests.support.small_models:rounded_vit", *vit_weights]
+    run = tmp_path / "r"
+    common = ["--dataset", "digits", *named, "--defense", DEFENSE]
+    assert certify.main([*common, "--no-page", "--out", str(run)]) == 0
+    before = {path.name for path in run.iterdir()}
+    for program, words in ((attack, ["--universal"]), (audit, ["--minutes", "1"])):
+        capsys.readouterr()
+        assert program.main([str(run), *words, "--steps", "5"]) == 2
+        error = capsys.readouterr().err.strip().splitlines()[-1]
+        assert error.startswith(f"error: {named[1]}: expected a model with a gradient")
+    assert {path.name for path in run.iterdir()} == before
 
 
 def test_names_that_are_one_name_of_a_folder_have_pictures_of_their_own(tmp_path):

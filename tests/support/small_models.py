@@ -38,6 +38,33 @@ def small_vit() -> Model:
     )
 
 
+def _with_lead(lead, name: str) -> Model:
+    """``small_vit`` on other pixels: ``lead(x)`` comes before it."""
+    model = small_vit()
+    apply_fn = model.apply_fn
+    return dataclasses.replace(
+        model, name=name, apply_fn=lambda params, x: apply_fn(params, lead(x))
+    )
+
+
+@functools.cache
+def rounded_vit(**options) -> Model:
+    """Has a slope of 0 everywhere."""
+    del options
+    return _with_lead(lambda x: jax.numpy.round(x * 4) / 4, "rounded_vit")
+
+
+@functools.cache
+def looping_vit(**options) -> Model:
+    """JAX cannot differentiate it."""
+    del options
+
+    def same(x):
+        return jax.lax.while_loop(lambda now: now[0].sum() < -1e9, lambda now: now, (x,))[0]
+
+    return _with_lead(same, "looping_vit")
+
+
 @functools.cache
 def small_split_vit(**options) -> Model:
     """Two blocks and 4x4 tokens on a digit, to be cut."""
