@@ -8,7 +8,7 @@ from jax.sharding import Mesh
 
 from certmask_jax.attacks.attacked_evidence import OnBands, OnLocalLogits
 from certmask_jax.attacks.attacked_model import AskedModel, Attacked, Undefended
-from certmask_jax.attacks.attacked_tables import OnTable
+from certmask_jax.attacks.attacked_tables import MOST_COLUMNS, OnTable
 from certmask_jax.defenses.band_defense import BandDefense
 from certmask_jax.defenses.defense import Defense
 from certmask_jax.defenses.evidence_defense import EvidenceDefense
@@ -28,6 +28,7 @@ def attacked(
     local: LocalLogits | None = None,
     preprocessing: Preprocessing | None = None,
     mesh: Mesh | None = None,
+    most_columns: int = MOST_COLUMNS,
 ) -> Attacked:
     """A defense of a model as a search sees it.
 
@@ -37,6 +38,8 @@ def attacked(
       image_shape: ``(h, w, c)``.
       local: its local logits, for a defense on these.
       mesh: 1-D mesh; all devices of this process by default.
+      most_columns: masked images of an image that a search looks at all of; of more the answers
+        alone are asked for.
 
     Raises:
       ValueError: for a defense on local logits without these.
@@ -56,4 +59,4 @@ def attacked(
         return OnLocalLogits(defense, local, model)
     if isinstance(defense, EvidenceDefense):
         raise ValueError(f"defense: expected one on local logits or on bands, got {defense}")
-    return OnTable(defense, model)
+    return OnTable(defense, model, most_columns=most_columns)

@@ -80,6 +80,7 @@ def attack_images(
     search: PatchSearch | None = None,
     starts: int = 1,
     at_once: int = 8,
+    halvings: int = 8,
     seed: int = 0,
     numbers: Sequence[int] | None = None,
     mesh: Mesh | None = None,
@@ -102,6 +103,8 @@ def attack_images(
       search: how a patch is searched for.
       starts: searches for each goal; the first begins at the image's own pixels, others at random.
       at_once: searches that run at once over all devices, rounded up to their number.
+      halvings: where a rule errs at one number of votes alone, the way between a patch under
+        which too few masks say the label and one under which too many do is halved so often.
       seed: of all randomness: what an image gets depends on it and on the image's number alone.
       numbers: of the images, 0 and on by default; so that parts of a set get what all of it would.
       mesh: 1-D mesh; all devices of this process by default.
@@ -152,7 +155,7 @@ def attack_images(
         allows_alert=asked.may_alert,
     )  # fmt: skip
     searching = _Searching(asked, how, on)
-    replans = Replans(asked, run, pixels, truth, search=how)
+    replans = Replans(asked, run, pixels, truth, search=how, halvings=halvings)
     told = np.zeros(len(pixels), np.bool_)
     while run.fill():
         replans.begin()

@@ -16,15 +16,20 @@ from certmask_jax.inference.engine_choice import engine_for
 from certmask_jax.inference.two_parts import TwoParts
 from certmask_jax.tables.prediction_table import PredictionTable, from_labels
 
-_MOST_COLUMNS = 1024  # of larger tables the answers alone are asked for
+MOST_COLUMNS = 1024
+"""Of larger tables the answers alone are asked for, unless said otherwise."""
+
 _ROWS = (32, 1024)
 
 
 class OnTable(Attacked):
     """A defense on the labels of masked images, or of masked maps of a model in two parts."""
 
-    def __init__(self, defense: Defense, model: AskedModel) -> None:
+    def __init__(
+        self, defense: Defense, model: AskedModel, *, most_columns: int = MOST_COLUMNS
+    ) -> None:
         super().__init__(model)
+        self._most_columns = most_columns
         self._rule, self._masked = defense.rule, defense.masked_images
         self.defense, self.boxes = defense, self._masked.boxes
         self._question = Question(defense, np.arange(len(self._masked)))
@@ -57,7 +62,7 @@ class OnTable(Attacked):
 
     def seen(self, images: NDArray[np.uint8]) -> Seen:
         """The rule on the whole table, unless it is very large."""
-        if len(self._masked) > _MOST_COLUMNS:
+        if len(self._masked) > self._most_columns:
             return Seen(self.answers(images), None)
         logits, said = self._tables(images)
         table = PredictionTable.of(said, self._masked, self.num_classes)

@@ -19,7 +19,6 @@ from certmask_jax.attacks.table_goals import counts_of, goal_of
 from certmask_jax.attacks.wanted_labels import ANY, Case, Choices, lag_of, plans
 from certmask_jax.defenses.defense import ALERT
 
-_HALVINGS = 8
 _LEAST_WEIGHT = 0.05  # in logits, of what is done
 _MOST_WEIGHT = 10.0
 _BETTER = 0.8  # of the effort of a plan, for another one to be gone over to
@@ -34,6 +33,8 @@ class Replans:
       images: ``uint8[B, h, w, c]``, without patches.
       labels: ``int32[B]``.
       search: how it is searched.
+      halvings: of the way between a patch under which too few masks say a label and one under
+        which too many do.
     """
 
     def __init__(
@@ -44,7 +45,9 @@ class Replans:
         labels: NDArray[np.int32],
         *,
         search: PatchSearch,
+        halvings: int = 8,
     ) -> None:
+        self._halvings = halvings
         self._asked, self._run, self._labels = asked, run, labels
         self._surplus, self._at_once = search.surplus, search.masks_a_step
         self._choices = Choices(asked.boxes, counts_of(asked.defense))
@@ -117,7 +120,7 @@ class Replans:
                 above[row], below[row] = images[row], slot.below
             else:
                 slot.below = images[row].copy()
-        for _ in range(_HALVINGS):
+        for _ in range(self._halvings):
             rows = list(above)
             if not rows:
                 return

@@ -13,13 +13,11 @@ import pytest
 import certmask_jax as cm
 from certmask_jax import attacks
 from certmask_jax.attacks import (
-    attacked_tables,
     first_order,
     patch_places,
     patch_search,
     patched_pixels,
     search_objectives,
-    search_replans,
     search_slots,
     tried_losses,
     tried_places,
@@ -442,12 +440,12 @@ def test_what_an_image_gets_depends_on_its_number_alone(linear):
     assert (other.patched[8:] != part.patched).any()
 
 
-def test_a_table_that_is_too_large_to_be_looked_at_is_attacked_all_the_same(linear, monkeypatch):
-    monkeypatch.setattr(attacked_tables, "_MOST_COLUMNS", 3)
+def test_a_table_that_is_too_large_to_be_looked_at_is_attacked_all_the_same(linear):
     params, images, labels, _ = linear
     masks = cm.mask_sets.budgeted_grid(SIZE, 2, masks_per_axis=2)
     defense = cm.defenses.double_masking(masks)
-    asked = attacks.attacked(defense, _linear, params, (SIZE, SIZE, 1), preprocessing=HOW)
+    shape = (SIZE, SIZE, 1)
+    asked = attacks.attacked(defense, _linear, params, shape, preprocessing=HOW, most_columns=3)
     assert asked.seen(images[:2]).logits is None
     right = asked.answers(images) == labels
     search = attacks.PatchSearch(steps=20)
@@ -481,10 +479,10 @@ def test_a_rule_that_errs_at_one_number_alone_is_met_on_the_way(linear, monkeypa
         assert (goal.wanted == goal.target).sum() <= goal.number
     broken = []
     for halvings in (8, 0):
-        monkeypatch.setattr(search_replans, "_HALVINGS", halvings)
         made = attacks.attack_images(
-            _linear, params, *chosen, asked, goals, preprocessing=HOW, search=search
-        )
+            _linear, params, *chosen, asked, goals, preprocessing=HOW, search=search,
+            halvings=halvings,
+        )  # fmt: skip
         assert (defense.rule(_table(defense, params, made.patched)) == made.answers).all()
         broken.append(int(made.broken.sum()))
     assert broken[0] > broken[1]

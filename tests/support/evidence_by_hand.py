@@ -78,4 +78,4 @@ def saved(folder: Path) -> SavedEvidence:
             Rows(("all right", "in part", "wrong"), {}, ("a", "b", "c")),
         ),
     )
-    return evidence_store.load(folder)
+    return evidence_store.load_evidence(folder)
