@@ -16,7 +16,7 @@ from certmask_jax.inference.preprocessing import Preprocessing
 from certmask_jax.inference.whole_images import masked_forward
 from certmask_jax.masks.distinct_unions import unions
 from certmask_jax.masks.mask_set import MaskSet
-from certmask_jax.tables.outputs import Outputs
+from certmask_jax.tables.outputs import SCHEMA, Outputs
 from certmask_jax.tables.prediction_table import UNKNOWN, PredictionTable, from_labels
 
 NAMES = [
@@ -205,9 +205,7 @@ class _Scripted:
 
     def receive(self):
         at = self.sent.pop(0)
-        return Outputs(
-            self.answers.predictions[at], self.answers.margins[at], self.answers.confidences[at]
-        )
+        return Outputs(*(getattr(self.answers, name)[at] for name in SCHEMA))
 
 
 def test_what_is_evaluated_depends_on_the_image_alone():

@@ -29,7 +29,7 @@ from certmask_jax.certification.evaluation import Hooks
 from certmask_jax.files import whole_files
 from certmask_jax.tables import saved_table
 from certmask_jax.tables.blocks import FILES_A_BLOCK, Block
-from certmask_jax.tables.outputs import Outputs
+from certmask_jax.tables.outputs import SCHEMA, Outputs
 from certmask_jax.tables.run_images import Rows
 from certmask_jax.tables.table_writer import check_room
 
@@ -158,7 +158,7 @@ def test_other_files_of_a_table_are_mended_too(tmp_path):
 
 def test_rows_that_equal_the_fill_value_are_data(tmp_path):
     nan = np.full((3, 11), np.nan, np.float16)
-    outputs = Outputs(np.full((3, 11), -32768, np.int16), nan, nan)
+    outputs = Outputs(*(np.full((3, 11), one.missing, one.dtype) for one in SCHEMA.values()))
     with writer_of(tmp_path, num_images=6) as writer:
         writer.write(1, Block(outputs, np.full(3, -(2**31), np.int32), Rows(("a", "b", "c"))))
     with writer_of(tmp_path, num_images=6) as writer:
@@ -246,8 +246,9 @@ def test_a_data_set_that_ends_early_is_an_error(tmp_path):
 
 
 def test_needed_room_to_the_byte(tmp_path, monkeypatch):
-    """Six bytes a prediction, a megabyte for reports, a block of the file system for each file."""
-    needed = 10 * 11 * 6 + (1 << 20) + 4 * 5 * 4096
+    """Six bytes a prediction today, a megabyte for reports, a block of the disk for each file."""
+    bytes_each = sum(np.dtype(column.dtype).itemsize for column in SCHEMA.values())
+    needed = 10 * 11 * bytes_each + (1 << 20) + 4 * (len(SCHEMA) + 2) * 4096
 
     def free(size):
         monkeypatch.setattr(shutil, "disk_usage", lambda folder: types.SimpleNamespace(free=size))
