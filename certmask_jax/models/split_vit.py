@@ -25,13 +25,8 @@ from certmask_jax.inference.two_parts import Head, Stem, TwoParts
 from certmask_jax.masks.geometry import Size, as_size
 from certmask_jax.models import layers
 from certmask_jax.models.named_models import Model, Params
-from certmask_jax.models.vit import (
-    Block,
-    Implementation,
-    VisionTransformer,
-    layer_norm,
-    mean_of_seen,
-)
+from certmask_jax.models.vit import VisionTransformer, mean_of_seen
+from certmask_jax.models.vit_blocks import Block, Implementation, layer_norm
 
 
 @dataclasses.dataclass(frozen=True)

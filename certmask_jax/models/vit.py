@@ -7,143 +7,21 @@ the image's tokens alone). Parameter names are timm's (``patch_embed.proj.weight
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jax import Array
 
-from certmask_jax._settings import SettingError
 from certmask_jax.masks.visible_tokens import PADDING
 from certmask_jax.models import gpu_forms, layers
+from certmask_jax.models.vit_blocks import Block, Implementation, layer_norm
 
 POOLINGS = ("token", "mean")
 GELUS = ("exact", "tanh")
 ATTENTIONS = ("xla", "cudnn")
 LAST_BLOCKS = ("token", "all")
 POSITION_RESIZES = ("antialiased", "dinov2")
-
-Implementation = Literal["xla", "cudnn"]
-
-
-class Attention(layers.Module):
-    """Multi-head self-attention: tokens ``[B, N, D]`` -> ``[B, N, D]``, or ``[B, 1, D]``.
-
-    With ``token_only`` the first token alone asks, all are looked at: what the whole attention
-    gives for it, without what nobody reads. ``seen bool[B, N]`` are the tokens that are looked at;
-    None for all of them.
-    """
-
-    num_heads: int
-    attention: Implementation = "xla"
-    token_only: bool = False
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Array, seen: Array | None = None) -> Array:
-        batch, tokens, width = x.shape
-        types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        heads = (self.num_heads, width // self.num_heads)
-        if self.token_only:
-            query, others = TokenQkv(name="qkv", **types)(x)
-            q = query.reshape(batch, 1, *heads)
-            k, v = jnp.moveaxis(others.reshape(batch, tokens, 2, *heads), 2, 0)
-        else:
-            qkv = layers.Dense(3 * width, name="qkv", **types)(x)
-            q, k, v = jnp.moveaxis(qkv.reshape(batch, tokens, 3, *heads), 2, 0)
-        if self.attention == "cudnn":
-            _check_cudnn(q)
-        mask: dict[str, Any] = {}
-        if seen is not None:  # cuDNN wants every query's, [B, 1, queries, keys]
-            every = (batch, 1, q.shape[1], tokens)
-            mask = {"mask": jnp.broadcast_to(seen[:, None, None], every)}
-        mixed = jax.nn.dot_product_attention(  # softmax in float32
-            # One query has no scores worth fusing, and cuDNN's kernels are made for many.
-            q,
-            k,
-            v,
-            implementation="xla" if self.token_only else self.attention,
-            **mask,
-        )
-        return layers.Dense(width, name="proj", **types)(mixed.reshape(batch, -1, width))
-
-
-class TokenQkv(layers.Module):
-    """The layer of queries, keys and values, with the query of the first token alone.
-
-    Tokens ``[B, N, D]`` -> queries ``[B, 1, D]``, keys and values ``[B, N, 2 D]``. Parameters are
-    those of ``nn.Dense(3 * D)``.
-    """
-
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Array) -> tuple[Array, Array]:
-        width = x.shape[-1]
-        kernel = self.param(
-            "kernel", nn.initializers.lecun_normal(), (width, 3 * width), self.param_dtype
-        )
-        bias = self.param("bias", nn.initializers.zeros, (3 * width,), self.param_dtype)
-        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
-        shift = bias[None, None]
-        query = x[:, :1] @ kernel[:, :width] + shift[..., :width]
-        return query, x @ kernel[:, width:] + shift[..., width:]
-
-
-class LayerScale(layers.Module):
-    """A factor for each channel (Touvron et al., 2021, CaiT): ``[B, N, D]`` -> ``[B, N, D]``."""
-
-    first: float
-    param_dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        init = nn.initializers.constant(self.first)
-        gamma = self.param("gamma", init, (x.shape[-1],), self.param_dtype)
-        return x * gamma.astype(x.dtype)[None, None]
-
-
-class Block(layers.Module):
-    """Pre-norm transformer block: tokens ``[B, N, D]`` -> ``[B, N, D]``, or ``[B, 1, D]``.
-
-    ``token_only`` computes the first token alone, and ``seen`` are the tokens that others look at,
-    see ``Attention``. ``layer_scale`` is what the scales of the residual branches start from; None
-    for none. ``for_gpu`` takes the GELU of ``gpu_forms``.
-    """
-
-    num_heads: int
-    mlp_ratio: int = 4
-    gelu: str = "exact"
-    attention: Implementation = "xla"
-    layer_scale: float | None = None
-    token_only: bool = False
-    for_gpu: bool = False
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Array, seen: Array | None = None) -> Array:
-        width = x.shape[-1]
-        types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        y = layer_norm(self.param_dtype, "norm1")(x).astype(x.dtype)
-        attention = Attention(self.num_heads, self.attention, self.token_only, name="attn", **types)
-        mixed = attention(y, seen)
-        x = (x[:, :1] if self.token_only else x) + self._scaled(mixed, "ls1")
-        y = layer_norm(self.param_dtype, "norm2")(x).astype(x.dtype)
-        y = layers.Dense(self.mlp_ratio * width, name="mlp_fc1", **types)(y)
-        if self.for_gpu and self.gelu == "exact":
-            y = gpu_forms.exact_gelu(y)
-        else:
-            y = nn.gelu(y, approximate=self.gelu == "tanh")
-        return x + self._scaled(layers.Dense(width, name="mlp_fc2", **types)(y), "ls2")
-
-    def _scaled(self, x: Array, name: str) -> Array:
-        if self.layer_scale is None:
-            return x
-        return LayerScale(self.layer_scale, self.param_dtype, name=name)(x)
 
 
 class VisionTransformer(layers.Module):
@@ -337,21 +215,3 @@ def mean_of_seen(tokens: Array, seen: Array | None) -> Array:
         return tokens.mean(axis=1)
     total = jnp.where(seen[..., None], tokens, 0).sum(axis=1)
     return total / jnp.maximum(seen.sum(axis=1, keepdims=True), 1).astype(total.dtype)
-
-
-def layer_norm(param_dtype: Any, name: str) -> layers.LayerNorm:
-    """Layer normalisation in float32, with the published epsilon (timm's, 1e-6)."""
-    return layers.LayerNorm(epsilon=1e-6, dtype=jnp.float32, param_dtype=param_dtype, name=name)
-
-
-def _check_cudnn(q: Array) -> None:
-    """``ValueError`` where cuDNN's flash attention cannot run."""
-    backend = jax.default_backend()
-    if backend != "gpu" or q.dtype not in (jnp.bfloat16, jnp.float16):
-        raise SettingError(
-            lambda say: (
-                f"{say('attention', None)}: expected cudnn on an NVIDIA GPU and in 16 bits "
-                f"({say('precision', 'bfloat16')}), got {q.dtype} on {backend}; use xla, which "
-                "runs anywhere"
-            )
-        )
