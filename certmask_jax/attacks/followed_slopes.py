@@ -22,12 +22,12 @@ from certmask_jax._settings import Naming, SettingError
 from certmask_jax.attacks.logit_tables import shown_logits
 from certmask_jax.inference.distinct_fields import LocalLogits
 from certmask_jax.inference.evidence_sources import LocalSource
+from certmask_jax.inference.looked_at import LookedAt
 from certmask_jax.inference.model_function import ApplyFn
 from certmask_jax.inference.preprocessing import Preprocessing
 
 _MOST_IMAGES = 8  # of those given: one may be saturated, and so many are the model's fault
-_MOST_KEPT = 16
-_SEEN: dict[Any, None] = {}  # what was found to have slopes; a note that saves time and no more
+_SEEN = LookedAt()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,8 +87,7 @@ def check_slopes(
     looked_at, is_flat = 0, True
     for image, _ in zip(images, range(_MOST_IMAGES), strict=False):
         if program is None:
-            leaves, tree = jax.tree.flatten(params)
-            known = (followed, image.shape, tree, tuple(map(np.shape, leaves)))
+            known = _SEEN.key(followed, image.shape, params=params)
             if known in _SEEN:
                 return
             program = _slopes_program(followed, params, image[None], name)
@@ -96,9 +95,7 @@ def check_slopes(
         looked_at += 1
         is_flat &= bool((slopes == 0).all())
         if (np.isfinite(slopes) & (slopes != 0)).any():
-            _SEEN[known] = None
-            while len(_SEEN) > _MOST_KEPT:
-                del _SEEN[next(iter(_SEEN))]
+            _SEEN.add(known)
             return
     if looked_at:
         of_all = "at every pixel of each image that was looked at"

@@ -48,6 +48,20 @@ class PatchProducts(layers.Module):
         return x @ kernel.reshape(-1, self.features) + bias[None, None, None]
 
 
+def patch_embedding(
+    features: int, patch: int, *, for_gpu: bool, dtype: Any, param_dtype: Any
+) -> layers.Module:
+    """The embedding of patches, ``patch_embed_proj``: a convolution, or for GPUs ``PatchProducts``.
+
+    ``[B, h, w, c]`` -> ``[B, h/p, w/p, D]``, with the same parameters either way.
+    """
+    named = {"name": "patch_embed_proj", "dtype": dtype, "param_dtype": param_dtype}
+    if for_gpu:
+        return PatchProducts(features, patch, **named)
+    side = (patch, patch)
+    return layers.Conv(features, side, side, padding="VALID", **named)
+
+
 def exact_gelu(x: Array) -> Array:
     """GELU by the error function, in float32: ``[...]`` -> ``[...]`` of the same type.
 

@@ -72,6 +72,7 @@ class Conv(Module, nn.Conv):
             or inputs.ndim != 4
             or self.feature_group_count != 1
             or self.mask is not None
+            or self.precision is not None
             or self.padding not in ("SAME", "VALID")
             or any(side not in plain for side in sides)
         ):

@@ -23,7 +23,7 @@ from jax import Array
 from certmask_jax._own_settings import usual_promotion
 from certmask_jax.inference.two_parts import Head, Stem, TwoParts
 from certmask_jax.masks.geometry import Size, as_size
-from certmask_jax.models import layers
+from certmask_jax.models import gpu_forms, layers
 from certmask_jax.models.named_models import Model, Params
 from certmask_jax.models.vit import VisionTransformer, mean_of_seen
 from certmask_jax.models.vit_blocks import Block, Implementation, layer_norm
@@ -85,9 +85,8 @@ class ViTStem(layers.Module):
         rows, columns = (n // of.patch for n in x.shape[1:3])
         down, across = of.windows
         grid = (rows // down, columns // across)
-        side = (of.patch, of.patch)
-        how = {"padding": "VALID", "name": "patch_embed_proj", **of.types}
-        x = layers.Conv(of.width, side, side, **how)(x)
+        on_gpu = of.has_gpu_forms
+        x = gpu_forms.patch_embedding(of.width, of.patch, for_gpu=on_gpu, **of.types)(x)
         prefix = self._prefix()
         own = int(of.class_position)
         positions = self._param("pos_embed", own + rows * columns)

@@ -118,13 +118,9 @@ class VisionTransformer(layers.Module):
                 f"input_size: expected multiples of the ViT's patch of {self.patch} pixels, got "
                 f"{x.shape[1]}x{x.shape[2]}"
             )
-        side = (self.patch, self.patch)
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        named = {"name": "patch_embed_proj", **types}
-        if self.has_gpu_forms:
-            x = gpu_forms.PatchProducts(self.width, self.patch, **named)(x)
-        else:
-            x = layers.Conv(self.width, side, side, padding="VALID", **named)(x)
+        on_gpu = self.has_gpu_forms
+        x = gpu_forms.patch_embedding(self.width, self.patch, for_gpu=on_gpu, **types)(x)
         batch, rows, columns = x.shape[:3]  # the batch may be symbolic, for jax.export
         x = x.reshape(batch, rows * columns, self.width)
         places, seen = None, None

@@ -13,6 +13,7 @@ from certmask_jax.attacks import attacked_images, followed_slopes
 from certmask_jax.defenses.band_defense import DerandomizedSmoothing
 from certmask_jax.defenses.local_defense import PatchGuard
 from certmask_jax.inference.distinct_fields import LocalLogits
+from certmask_jax.inference.looked_at import LookedAt
 from certmask_jax.inference.two_parts import TwoParts, mean_of_kept
 
 SIZE, CLASSES = 6, 3
@@ -141,7 +142,7 @@ def test_a_model_is_looked_at_once_for_each_shape(world, monkeypatch):
     for pixels in (images, images[:1], images[:0]):
         followed_slopes.check_slopes(followed_slopes.Followed(own, HOW), params, pixels)
     assert len(looked) == 1
-    monkeypatch.setattr(followed_slopes, "_SEEN", {})
+    monkeypatch.setattr(followed_slopes, "_SEEN", LookedAt())
     followed_slopes.check_slopes(followed_slopes.Followed(own, HOW), params, images)
     assert len(looked) == 2
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from certmask_jax import models
-from certmask_jax.models import gpu_forms
+from certmask_jax.models import gpu_forms, split_vit
 from certmask_jax.models.vit import VisionTransformer
 
 RANDOM = np.random.default_rng(0)
@@ -77,3 +77,19 @@ def test_cudnn_brings_them_and_a_run_says_so():
     assert "embedding_and_gelu" not in plain.facts
     assert "embedding_and_gelu" in fast.facts
     assert not VisionTransformer(5, 4, 12, 1, 3, attention="cudnn", for_gpu=False).has_gpu_forms
+
+
+@pytest.mark.parametrize("depth", [0, 2])
+def test_a_vit_in_two_parts_has_them_too(depth):
+    images = _normal(2, 8, 8, 3)
+    plain = VisionTransformer(5, 4, 12, 2, 3)
+    params = jax.tree.map(
+        lambda leaf: leaf + 0.2 * _normal(*leaf.shape), plain.init(jax.random.key(1), images)
+    )
+    hidden = jnp.asarray(RANDOM.random((2, 2, 1)) < 0.3)
+    logits = []
+    for module in (plain, plain.clone(for_gpu=True)):
+        stem, head = split_vit._parts(module, (1, 2), depth)
+        logits.append(np.asarray(head(params, stem(params, images), hidden)))
+    assert (logits[0] != logits[1]).any()  # other last bits: other forms
+    assert np.abs(logits[0] - logits[1]).max() < 2e-4 * np.abs(logits[0]).max()
