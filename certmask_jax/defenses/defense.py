@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import enum
+import math
 from collections.abc import Mapping
 from html import escape
 from typing import Any, ClassVar, NamedTuple
@@ -55,6 +56,14 @@ def each_once(columns: NDArray[np.integer[Any]]) -> NDArray[np.integer[Any]]:
     """Drops repetitions, in order of first appearance."""
     _, first = np.unique(columns, return_index=True)
     return columns[np.sort(first)]
+
+
+def json_able(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Hyper-parameters as JSON holds them, which has no infinity: that is ``"inf"``."""
+    return {
+        key: str(value) if isinstance(value, float) and math.isinf(value) else value
+        for key, value in options.items()
+    }
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -196,7 +205,7 @@ class Defense(abc.ABC):
     @property
     def options(self) -> dict[str, Any]:
         """The hyper-parameters, for reports: JSON-able."""
-        return dict(self._own_options()) | self._built_for()
+        return json_able(dict(self._own_options()) | self._built_for())
 
     @property
     def row_cost(self) -> int:

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
 from jax import Array
 
-from certmask_jax.defenses.defense import Guarantee
+from certmask_jax.defenses.defense import Guarantee, json_able
 from certmask_jax.defenses.evidence_places import EvidencePlaces, NoPlacesError, PlaceVerdicts
 from certmask_jax.masks.threats import Threat
 
@@ -78,10 +77,7 @@ class EvidenceDefense(abc.ABC):
     @property
     def options(self) -> dict[str, Any]:
         """The hyper-parameters, for reports: JSON-able."""
-        return {
-            key: "inf" if isinstance(value, float) and math.isinf(value) else value
-            for key, value in self._own().items()
-        }
+        return json_able(self._own())
 
     @property
     def quantisation(self) -> str | None:

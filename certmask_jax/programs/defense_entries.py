@@ -240,8 +240,25 @@ def _reader(kind: Any) -> Callable[[str], Any]:
         kind = kinds[0] if len(kinds) == 1 else Any
     if typing.get_origin(kind) is Literal:
         return lambda text: _one_of(text, typing.get_args(kind))
-    readers: dict[Any, Callable[[str], Any]] = {bool: flag, int: int, float: float, str: str}
+    readers: dict[Any, Callable[[str], Any]] = {bool: flag, int: int, float: _number, str: str}
+    collection = typing.get_origin(kind) or kind
+    if collection in (tuple, list, dict, set, frozenset):
+        return lambda text: _collection(text, collection)
     return readers.get(kind, _literal)
+
+
+def _number(text: str) -> float:
+    number = float(text)
+    if number != number:  # it equals nothing, so that no defense with it equals another
+        raise ValueError("expected a number, got nan")
+    return number
+
+
+def _collection(text: str, kind: type) -> Any:
+    value = _literal(text)
+    if not isinstance(value, kind):
+        raise ValueError(f"expected a {kind.__name__} as Python writes it")
+    return value
 
 
 def _one_of(text: str, choices: tuple[Any, ...]) -> Any:

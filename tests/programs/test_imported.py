@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import jax
 import pytest
 
 from certmask_jax import weights
+from certmask_jax.defenses.defense import json_able
 from certmask_jax.masks.threats import Threat
 from certmask_jax.programs import (
     certify,
@@ -76,6 +78,7 @@ class Two:
 class Most(defenses.Defense):
     tolerance: int = 0
     share: float | None = None
+    sizes: tuple[int, ...] = ()
 
 
 def nothing(masks):
@@ -137,8 +140,19 @@ def test_keys_come_from_the_signature(mine):
     _build("mine_of_theirs:votes:times=word")
     assert defense_entries._literal("(2, 3)") == (2, 3)
     of_class = {key.name: key.read for key in defense_entries.entry("mine_of_theirs:Most").keys}
-    assert set(of_class) == {"tolerance", "share"}
+    assert set(of_class) == {"tolerance", "share", "sizes"}
+    assert of_class["sizes"]("(2, 3)") == (2, 3)
+    for key, text, message in (
+        ("sizes", "x", "expected a tuple as Python writes it"),
+        ("sizes", "3", "expected a tuple"),
+        ("share", "nan", "expected a number, got nan"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            of_class[key](text)
     assert (of_class["tolerance"]("2"), of_class["share"]("0.5")) == (2, 0.5)
+    assert json_able({"share": math.inf, "less": -math.inf, "two": 2.0}) == {
+        "share": "inf", "less": "-inf", "two": 2.0
+    }  # fmt: skip
     with pytest.raises(ValueError, match="abc"):  # a field's type, though Defense's are elsewhere
         of_class["tolerance"]("abc")
     assert defense_entries._reader(int | None)("3") == 3
