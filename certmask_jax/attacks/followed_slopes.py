@@ -66,6 +66,7 @@ def check_slopes(
     images: Iterable[NDArray[np.uint8]],
     *,
     name: str = "model",
+    seen: LookedAt = _SEEN,
 ) -> None:
     """That pixels have slopes on one of a few images at least.
 
@@ -77,6 +78,7 @@ def check_slopes(
       images: ``uint8[h, w, c]`` each, of one shape. Some are taken, and the next only where the
         one before has no slope; where there are none nothing is said.
       name: of the model.
+      seen: what was looked at before; by default in this process.
 
     Raises:
       ValueError: if JAX cannot differentiate the model, or slopes are 0 or not finite at all pixels
@@ -87,15 +89,15 @@ def check_slopes(
     looked_at, is_flat = 0, True
     for image, _ in zip(images, range(_MOST_IMAGES), strict=False):
         if program is None:
-            known = _SEEN.key(followed, image.shape, params=params)
-            if known in _SEEN:
+            known = seen.key(followed, image.shape, params=params)
+            if known in seen:
                 return
             program = _slopes_program(followed, params, image[None], name)
         slopes = np.asarray(program(params, jnp.asarray(image[None], jnp.float32)))
         looked_at += 1
         is_flat &= bool((slopes == 0).all())
         if (np.isfinite(slopes) & (slopes != 0)).any():
-            _SEEN.add(known)
+            seen.add(known)
             return
     if looked_at:
         of_all = "at every pixel of each image that was looked at"

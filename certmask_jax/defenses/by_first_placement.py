@@ -24,7 +24,7 @@ from certmask_jax.masks.threats import Shape, Threat
 from certmask_jax.tables.prediction_table import PredictionTable
 
 MOST_PAIRS = 1 << 14
-"""More places of the first patch times groups of the others are refused."""
+"""Places of the first patch times groups of the others: more are refused, if not told otherwise."""
 
 
 class FirstSpots(NamedTuple):
@@ -61,17 +61,20 @@ class FirstSpots(NamedTuple):
         )
 
 
-def first_spots_of(defense: Defense, shape: Shape | None = None) -> FirstSpots:
+def first_spots_of(
+    defense: Defense, shape: Shape | None = None, *, most_pairs: int = MOST_PAIRS
+) -> FirstSpots:
     """The spots of the first patch of a defense's own threat.
 
     Args:
       defense: against two patches at once, or more.
       shape: of the first patch, which is any that may have it; may be left out if the threat has
         only one.
+      most_pairs: places of the first patch times groups of the others.
 
     Raises:
       ValueError: for a threat of one patch; a shape that it does not have; for more choices than
-        can be looked at (``MOST_PAIRS``, ``patch_spots.MOST_ENTRIES``).
+        can be looked at (``most_pairs``, ``patch_spots.MOST_ENTRIES``).
     """
     threat, images = defense.threat, defense.masked_images
     if len(threat) < 2:
@@ -89,9 +92,9 @@ def first_spots_of(defense: Defense, shape: Shape | None = None) -> FirstSpots:
     ]
     others, example = (np.concatenate(columns) for columns in zip(*parts, strict=True))
     count = len(first.hidden) * len(others)
-    if count > MOST_PAIRS:
+    if count > most_pairs:
         raise ValueError(
-            f"{defense.name}: expected at most {MOST_PAIRS:,} places of one patch times groups of "
+            f"{defense.name}: expected at most {most_pairs:,} places of one patch times groups of "
             f"the others, got {len(first.hidden):,} x {len(others):,}"
         )
     together = first.hidden[:, None, :] & others[None, :, :]

@@ -13,7 +13,8 @@ from certmask_jax.defenses.defense import Guarantee
 from certmask_jax.defenses.evidence_defense import EvidenceDefense
 from certmask_jax.defenses.evidence_places import Unit
 from certmask_jax.defenses.local_defense import LocalDefense
-from certmask_jax.pages.inspected import PlaceMap, some_of
+from certmask_jax.pages.inspected import PlaceMap
+from certmask_jax.pages.map_limits import USUAL, MapLimits
 from certmask_jax.pages.mask_words import counted, name_of
 
 _LEAST = 2.0**-21  # leads that hold are larger
@@ -51,7 +52,11 @@ class EvidenceMaps(NamedTuple):
 
 
 def maps_on_evidence(
-    defense: EvidenceDefense, holds: NDArray[np.bool_], leads: NDArray[np.float16] | None
+    defense: EvidenceDefense,
+    holds: NDArray[np.bool_],
+    leads: NDArray[np.float16] | None,
+    *,
+    limits: MapLimits = USUAL,
 ) -> EvidenceMaps:
     """The maps of T images.
 
@@ -59,12 +64,13 @@ def maps_on_evidence(
       defense: whose certificate has places.
       holds: ``bool[T, S]``, the verdict at each.
       leads: ``float16[T, S]``; None where it has none.
+      limits: what maps may take.
 
     Raises:
       NoPlacesError: for a defense without places.
     """
     places = defense.places
-    shapes = some_of(defense.threat.shapes)
+    shapes = limits.some_of(defense.threat.shapes)
     note = ""
     if len(shapes) < len(places.spots):
         note = f"{len(shapes)} of the {len(places.spots)} shapes of the patch have a map here."

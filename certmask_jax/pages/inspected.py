@@ -18,20 +18,11 @@ from certmask_jax.defenses.places_at_once import asked_alone
 from certmask_jax.masks import distinct_unions
 from certmask_jax.masks.mask_set import MaskSet
 from certmask_jax.masks.threats import Shape
+from certmask_jax.pages.map_limits import USUAL, MapLimits
 from certmask_jax.tables.prediction_table import PredictionTable
 
 GUARDED = 2
 """As ``by_placement.HOLDS``, of an image that a margin guard keeps from being certified."""
-
-MOST_SHAPES = 6
-"""Shapes of one patch that have a map each; of more some are taken."""
-
-MOST_CELLS = 200_000
-"""Places times images of all maps of a defense but the first, so that a page stays small."""
-
-MOST_ASKED = 50_000_000
-"""Choices of several patches times images times masked images, of choices that a defense has to be
-asked about one by one: half a minute of one core. Of more there is no map."""
 
 MOST_MASKS = 64
 """Of larger sets no table of pairs is shown: it would have more cells than a page has pixels."""
@@ -94,6 +85,7 @@ def inspect(
     certified: NDArray[np.bool_],
     *,
     margin_guard: float = 0.0,
+    limits: MapLimits = USUAL,
 ) -> Inspected:
     """Looks at a defense place by place.
 
@@ -105,6 +97,7 @@ def inspect(
         these is looked at.
       margin_guard: of the report. It speaks of an image, whatever the place of a patch, so of one
         that it loses no place is left that holds.
+      limits: what maps may take.
     """
     own = table.select(defense.masked_images)
     passes = verdicts.passes_guard(own, margin_guard)
@@ -112,12 +105,12 @@ def inspect(
     shapes = defense.threat.shapes
     maps: list[PlaceMap] = []
     why = ""
-    squarest = sorted(some_of(shapes), key=lambda shape: max(shape) / min(shape))
+    squarest = sorted(limits.some_of(shapes), key=lambda shape: max(shape) / min(shape))
     for shape in squarest:
-        if maps and sum(one.states.size for one in maps) + maps[-1].states.size > MOST_CELLS:
+        if maps and sum(one.states.size for one in maps) + maps[-1].states.size > limits.cells:
             break
         try:
-            found = _map_of(defense, own, labels, certified, shape)
+            found = _map_of(defense, own, labels, certified, shape, limits)
             found.states[(found.states == HOLDS) & ~passes[:, None]] = GUARDED
             maps.append(found)
         except (ValueError, TypeError, NotImplementedError) as error:
@@ -137,9 +130,12 @@ def _map_of(
     labels: NDArray[np.int32],
     certified: NDArray[np.bool_],
     shape: Shape,
+    limits: MapLimits,
 ) -> PlaceMap:
     several = len(defense.threat) > 1
-    joint = by_first_placement.first_spots_of(defense, shape) if several else None
+    joint = None
+    if several:
+        joint = by_first_placement.first_spots_of(defense, shape, most_pairs=limits.pairs)
     spots = by_placement.spots_of(defense, shape) if joint is None else joint.first
     states = np.full((len(own), len(spots.hidden)), HOLDS, np.int8)
     rest = ~certified
@@ -149,7 +145,7 @@ def _map_of(
         exact = by_placement.is_exact(defense, spots)
         margins = by_placement.smallest_margins(own, spots)
         return PlaceMap(spots, states, margins, exact)
-    _check_asked(defense, joint, int(rest.sum()))
+    _check_asked(defense, joint, int(rest.sum()), limits.asked)
     worst = np.full(states.shape, -1, np.intp)
     if rest.any():
         states[rest], worst[rest] = by_first_placement.verdicts_at_first(
@@ -160,23 +156,15 @@ def _map_of(
     return PlaceMap(spots, states, margins, exact, worst, joint.others)
 
 
-def _check_asked(defense: Defense, joint: FirstSpots, images: int) -> None:
+def _check_asked(defense: Defense, joint: FirstSpots, images: int, most: int) -> None:
     """``ValueError`` for more choices than a page can wait for."""
     alone = int(asked_alone(defense, joint.hidden).sum())
     columns = joint.hidden.shape[1]
-    if alone * images * columns > MOST_ASKED:
+    if alone * images * columns > most:
         raise ValueError(
-            f"{defense.name}: expected at most {MOST_ASKED:,} choices of all patches times images "
+            f"{defense.name}: expected at most {most:,} choices of all patches times images "
             f"times masked images, got {alone:,} x {images:,} x {columns:,}"
         )
-
-
-def some_of(shapes: Sequence[Shape]) -> Sequence[Shape]:
-    """Shapes that have a map: all, or some from the first to the last."""
-    if len(shapes) <= MOST_SHAPES:
-        return shapes
-    places = np.linspace(0, len(shapes) - 1, MOST_SHAPES).round().astype(int)
-    return [shapes[place] for place in places]
 
 
 def _why_not(defense: Defense, error: Exception) -> str:

@@ -10,6 +10,7 @@ from certmask_jax.certification.report import Report
 from certmask_jax.defenses.evidence_places import NoPlacesError
 from certmask_jax.files import fingerprint
 from certmask_jax.pages.evidence_maps import EvidenceMaps, maps_on_evidence
+from certmask_jax.pages.map_limits import USUAL, MapLimits
 from certmask_jax.programs import evidence_entries
 from certmask_jax.programs.evidence_job import recorded_local
 from certmask_jax.tables.evidence_store import SavedEvidence
@@ -20,12 +21,13 @@ OLD = (
     "have maps"
 )
 
-MOST_CELLS = 1_500_000
-"""Places times images of all maps of a page; with all else it stays below 10 MB."""
-
 
 def maps_of_run(
-    report: Report, saved: SavedEvidence | None, rows: NDArray[np.intp]
+    report: Report,
+    saved: SavedEvidence | None,
+    rows: NDArray[np.intp],
+    *,
+    limits: MapLimits = USUAL,
 ) -> tuple[dict[int, EvidenceMaps], dict[int, str]]:
     """Maps of the defenses on evidence of a report, and why others of these have none.
 
@@ -33,6 +35,7 @@ def maps_of_run(
       report: with rows of images.
       saved: what the run kept; None where it is not at hand.
       rows: which of its images are shown, ``int[T]``.
+      limits: what maps may take.
 
     Returns:
       Two dictionaries by the number of a defense in the report.
@@ -71,10 +74,13 @@ def maps_of_run(
                 continue
             holds, leads = kept
             found = maps_on_evidence(
-                defense, holds[places], None if leads is None else leads[places]
+                defense,
+                holds[places],
+                None if leads is None else leads[places],
+                limits=limits,
             )
             cells += sum(one.states.size for one in found.maps)
-            if cells > MOST_CELLS:
+            if cells > limits.evidence_cells:
                 unseen[number] = (
                     f"maps of {counted(len(rows), 'image')} with so many places would make the "
                     "page too large; certmask report RUN --most-images N makes one of fewer images"

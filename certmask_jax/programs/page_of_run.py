@@ -22,6 +22,7 @@ from certmask_jax.pages import pictures
 from certmask_jax.pages.evidence_maps import EvidenceMaps
 from certmask_jax.pages.image_data import Attacked
 from certmask_jax.pages.inspected import Inspected, inspect
+from certmask_jax.pages.map_limits import USUAL, MapLimits
 from certmask_jax.pages.object_sizes import ObjectSizes
 from certmask_jax.pages.run_page import FILE, MOST_IMAGES, page_of, sample
 from certmask_jax.programs import defense_specs, evidence_entries, evidence_of_run, program
@@ -70,6 +71,7 @@ def made_page(
     object_sizes: ObjectSizes | None = None,
     missing: Sequence[str] = (),
     most_images: int,
+    limits: MapLimits = USUAL,
 ) -> MadePage:
     """The page of a run.
 
@@ -82,6 +84,7 @@ def made_page(
       object_sizes: how much of each image its objects cover, where that is known.
       missing: what is known not to be at hand, in sentences.
       most_images: of larger runs a sample of so many is shown.
+      limits: what maps of places may take.
 
     A table or a list of attacks that is damaged is named in what is missing.
     """
@@ -95,12 +98,12 @@ def made_page(
     on_evidence: dict[int, EvidenceMaps] = {}
     unseen: dict[int, str] = {}
     try:
-        on_evidence, unseen = evidence_of_run.maps_of_run(report, evidence, rows)
+        on_evidence, unseen = evidence_of_run.maps_of_run(report, evidence, rows, limits=limits)
     except ValueError as error:
         said.append(f"Defenses on evidence have no maps: {program.one_line(str(error))}.")
     if saved is not None:
         try:
-            inspected, notes = _inspected(report, saved, rows, unseen)
+            inspected, notes = _inspected(report, saved, rows, unseen, limits)
         except (ValueError, OSError) as error:
             notes = [f"There are no maps: {program.one_line(program.message(error))}."]
         said += notes
@@ -130,7 +133,11 @@ def made_page(
 
 
 def _inspected(
-    report: Report, saved: SavedTable, rows: NDArray[np.intp], unseen: dict[int, str]
+    report: Report,
+    saved: SavedTable,
+    rows: NDArray[np.intp],
+    unseen: dict[int, str],
+    limits: MapLimits,
 ) -> tuple[dict[int, Inspected], list[str]]:
     """What the table tells of the rows that are shown, for each defense that it is of.
 
@@ -165,7 +172,9 @@ def _inspected(
             continue
         part = _taken(saved.table, places, columns, defense.masked_images)
         certified = result.per_image["worst_case"][rows]
-        made[number] = inspect(defense, part, labels, certified, margin_guard=report.margin_guard)
+        made[number] = inspect(
+            defense, part, labels, certified, margin_guard=report.margin_guard, limits=limits
+        )
     if left_out:
         said.append(
             f"Maps are shown of the first {MOST_DEFENSES} results that have tables; {left_out} "

@@ -142,8 +142,9 @@ def test_a_model_is_looked_at_once_for_each_shape(world, monkeypatch):
     for pixels in (images, images[:1], images[:0]):
         followed_slopes.check_slopes(followed_slopes.Followed(own, HOW), params, pixels)
     assert len(looked) == 1
-    monkeypatch.setattr(followed_slopes, "_SEEN", LookedAt())
-    followed_slopes.check_slopes(followed_slopes.Followed(own, HOW), params, images)
+    followed_slopes.check_slopes(
+        followed_slopes.Followed(own, HOW), params, images, seen=LookedAt()
+    )
     assert len(looked) == 2
 
 

@@ -165,14 +165,13 @@ def test_what_was_not_evaluated_is_open_unless_some_choice_fails():
     assert worst[1, 1] == 2
 
 
-def test_threats_without_such_a_map_are_one_clear_line(monkeypatch):
+def test_threats_without_such_a_map_are_one_clear_line():
     base = mask_sets.budgeted_grid(4, 1, masks_per_axis=2)
     with pytest.raises(ValueError, match="expected several patches at once, got 1x1 patches"):
         by_first_placement.first_spots_of(defenses.double_masking(base))
     two = defenses.double_masking(several_patches(base, patches=2))
     with pytest.raises(ValueError, match=r"shape: expected one of \[\(1, 1\)\], got \(2, 2\)"):
         by_first_placement.first_spots_of(two, (2, 2))
-    monkeypatch.setattr(by_first_placement, "MOST_PAIRS", 3)
     with pytest.raises(ValueError, match="expected at most 3 places of one patch times groups"):
-        by_first_placement.first_spots_of(two)
+        by_first_placement.first_spots_of(two, most_pairs=3)
     assert Threat.of(4, 1, patches=2) == two.threat

@@ -17,6 +17,7 @@ from certmask_jax.certification.evidence_verdicts import certify_evidence
 from certmask_jax.defenses.evidence_places import NoPlacesError
 from certmask_jax.masks.threats import Threat
 from certmask_jax.pages.evidence_maps import maps_on_evidence
+from certmask_jax.pages.map_limits import MapLimits
 from certmask_jax.programs import evidence_entries, evidence_of_run, page_of_run
 
 
@@ -25,9 +26,9 @@ def saved(tmp_path_factory):
     return evidence_by_hand.saved(tmp_path_factory.mktemp("evidence"))
 
 
-def _data(saved, report=None):
+def _data(saved, report=None, **how):
     made = report or certify_evidence(saved, DEFENSES)
-    page = page_of_run.made_page(made, None, paged_run.pixels, evidence=saved, most_images=9)
+    page = page_of_run.made_page(made, None, paged_run.pixels, evidence=saved, most_images=9, **how)
     assert page.missing == ()
     return json.loads(re.search(r'id="data">(.*?)</script>', page.html, re.DOTALL)[1])
 
@@ -132,18 +133,18 @@ def test_evidence_of_other_images_is_named_and_not_shown(saved):
     )
 
 
-def test_maps_that_would_make_a_page_too_large_are_left_out(saved, monkeypatch):
-    monkeypatch.setattr(evidence_of_run, "MOST_CELLS", 3 * (4 + 4))  # 3 images; maps of 4, 4 and 4
-    first, second, third = _data(saved)["defenses"]
+def test_maps_that_would_make_a_page_too_large_are_left_out(saved):
+    few = MapLimits(evidence_cells=3 * (4 + 4))  # 3 images; maps of 4, 4 and 4
+    first, second, third = _data(saved, limits=few)["defenses"]
     assert len(first["maps"]) == len(second["maps"]) == 1
     assert third["noMap"].startswith("No map of places: maps of 3 images with so many places")
 
 
-def test_of_many_shapes_some_have_a_map(monkeypatch):
-    monkeypatch.setattr("certmask_jax.pages.inspected.MOST_SHAPES", 1)
+def test_of_many_shapes_some_have_a_map():
     defense = evidence_entries.build("smoothed_vit:band=1", Threat.of(4, (1, 2), (2, 1)), None)
     at = defense.at_places(evidence_by_hand.votes(), evidence_by_hand.LABELS)
-    found = maps_on_evidence(defense, np.asarray(at.holds), np.asarray(at.leads, np.float16))
+    verdicts = np.asarray(at.holds), np.asarray(at.leads, np.float16)
+    found = maps_on_evidence(defense, *verdicts, limits=MapLimits(shapes=1))
     assert [one.spots.shape for one in found.maps] == [(1, 2)]
     assert found.note == "1 of the 2 shapes of the patch have a map here."
     two = dataclasses.replace(defense, threat=Threat.of(4, 1, patches=2))

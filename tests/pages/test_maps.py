@@ -15,6 +15,7 @@ from certmask_jax.certification import verdicts
 from certmask_jax.defenses import by_first_placement
 from certmask_jax.masks.threats import Threat
 from certmask_jax.pages import inspected, proof_reasons
+from certmask_jax.pages.map_limits import MapLimits
 from certmask_jax.programs import defense_specs, page_of_run
 from certmask_jax.tables.prediction_table import from_labels
 
@@ -96,12 +97,10 @@ def test_crosscert_says_what_masks_and_bands_say(data):
         assert text.startswith("An alert: the masks ") == (answer == -2)
 
 
-@pytest.mark.parametrize("limit", ["MOST_SHAPES", "MOST_CELLS"])
-def test_of_many_shapes_some_have_a_map_and_a_defense_without_says_why(monkeypatch, limit):
-    monkeypatch.setattr(f"certmask_jax.pages.inspected.{limit}", 1)
-    monkeypatch.setattr("certmask_jax.defenses.by_first_placement.MOST_PAIRS", 1)
+@pytest.mark.parametrize("limits", [MapLimits(shapes=1, pairs=1), MapLimits(cells=1, pairs=1)])
+def test_of_many_shapes_some_have_a_map_and_a_defense_without_says_why(limits):
     page = page_of_run.made_page(
-        mapped_run.made(), mapped_run.saved(), paged_run.pixels, most_images=9
+        mapped_run.made(), mapped_run.saved(), paged_run.pixels, most_images=9, limits=limits
     ).html
     shapes, two, _ = json.loads(re.search(r'id="data">(.*?)</script>', page, re.DOTALL)[1])[
         "defenses"
@@ -141,7 +140,7 @@ def test_map_and_verdict_agree_under_a_margin_guard(guard):
     assert bool(lost) == bool(guard)
 
 
-def test_a_page_does_not_wait_for_choices_that_are_asked_about_one_by_one(monkeypatch):
+def test_a_page_does_not_wait_for_choices_that_are_asked_about_one_by_one():
     defense = defense_specs.build("plurality:masks_per_axis=2", (4, 4), mapped_run.TWO)
     rng = np.random.default_rng(1)
     table = from_labels(rng.integers(0, 2, (3, len(defense.masked_images))),
@@ -149,33 +148,30 @@ def test_a_page_does_not_wait_for_choices_that_are_asked_about_one_by_one(monkey
     choices = len(by_first_placement.first_spots_of(defense).hidden)
     given = defense, table, np.zeros(3, np.int32), np.array([False, True, False])
     asked = choices * 2 * len(defense.masked_images)
-    monkeypatch.setattr(inspected, "MOST_ASKED", asked)
-    assert len(inspected.inspect(*given).maps) == 1
-    monkeypatch.setattr(inspected, "MOST_ASKED", asked - 1)
-    without = inspected.inspect(*given)
+    assert len(inspected.inspect(*given, limits=MapLimits(asked=asked)).maps) == 1
+    without = inspected.inspect(*given, limits=MapLimits(asked=asked - 1))
     assert without.maps == ()
     assert without.note.startswith("there are too many places to look at one by one (plurality: ")
     # Of one whose places are looked at at once none is asked about.
-    monkeypatch.setattr(inspected, "MOST_ASKED", 0)
     quick = defense_specs.build("challenger_masking:masks_per_axis=2", (4, 4), mapped_run.TWO)
     table = from_labels(rng.integers(0, 2, (3, len(quick.masked_images))), quick.masked_images,
                         num_classes=2)  # fmt: skip
-    assert len(inspected.inspect(quick, table, *given[2:]).maps) == 1
+    none = MapLimits(asked=0)
+    assert len(inspected.inspect(quick, table, *given[2:], limits=none).maps) == 1
 
 
-def test_an_image_that_only_a_shape_without_a_map_loses_is_said_to_be_that(monkeypatch):
-    """Masks 1 and 2 together err: a patch across both is lost, and none that is upright."""
+def test_an_image_that_only_a_shape_without_a_map_loses_is_said_to_be_that():
+    """Masks 5 and 7 together err: an upright patch across both is lost, and none that lies."""
     defense = mapped_run.defenses()[0]
     labels = np.zeros((1, len(defense.masked_images)), int)
-    labels[0, defense.rounds.pair[0, 1]] = 1
+    labels[0, defense.rounds.pair[4, 6]] = 1
     table = from_labels(labels, defense.masked_images, num_classes=3)
     given = defense, table, np.zeros(1, np.int32), np.array([False])
     assert not defense.worst_case(table, given[2]).any()
     said = []
-    for shapes in (slice(0, 2), slice(1, 2)):
-        monkeypatch.setattr(inspected, "some_of", lambda every, at=shapes: every[at])
-        one = inspected.inspect(*given)
+    for limits in (MapLimits(), MapLimits(shapes=1)):
+        one = inspected.inspect(*given, limits=limits)
         said.append(proof_reasons.why_proved(one, 0, 0, 0, certified=False, class_names=()))
-    assert [each.spots.shape for each in one.maps] == [(2, 1)]
-    assert "a 1x2 patch" in said[0]
+    assert [each.spots.shape for each in one.maps] == [(1, 2)]
+    assert "a 2x1 patch" in said[0]
     assert said[1] == "A patch of a shape that has no map here could change the answer."
