@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from certmask_jax.certification.block_sizes import BlockSizes
 from certmask_jax.certification.block_work import BlockWork
 from certmask_jax.certification.finished_blocks import says_left_out, still_of_use
-from certmask_jax.certification.opened_run import open_run
+from certmask_jax.certification.opened_run import OpenedRun, open_run
 from certmask_jax.certification.reading_ahead import ahead
 from certmask_jax.certification.run_facts import facts_of_run, provenance_of_run
 from certmask_jax.defenses.defense import Defense
@@ -27,6 +27,7 @@ from certmask_jax.files import processes, storage
 from certmask_jax.inference import early_exit
 from certmask_jax.inference.cell_fields import MIXES
 from certmask_jax.inference.distinct_fields import LocalLogits
+from certmask_jax.inference.engine import Engine
 from certmask_jax.inference.engine_choice import engine_for
 from certmask_jax.inference.model_function import ApplyFn
 from certmask_jax.inference.out_of_memory import Guarded
@@ -38,7 +39,6 @@ from certmask_jax.masks.distinct_unions import MaskedImages
 from certmask_jax.tables import saved_table
 from certmask_jax.tables.blocks import Block
 from certmask_jax.tables.image_sets import TestSet
-from certmask_jax.tables.outputs import Outputs
 from certmask_jax.tables.prediction_table import UNKNOWN, PredictionTable
 from certmask_jax.tables.table_writer import TableWriter
 
@@ -166,14 +166,9 @@ def evaluate(
     )
     engine = engine.for_blocks(images_per_block)
     guarded = Guarded(engine, hooks.warn)
-    about = dict(provenance or {})
-    if run.is_new:
-        keep_bits = engine.checked_cells(params)
-        if keep_bits is not None:
-            about["cells_keep_bits"] = keep_bits
-        if keep_bits is False:
-            hooks.warn(MIXES)
-        _check_logits(guarded.run(lambda engine: engine.tried(run.first)))
+    tried = _tried(run, engine, guarded, params) if run.is_new else {}
+    if tried.get("cells_keep_bits") is False:
+        hooks.warn(MIXES)
     facts = facts_of_run(
         run.run_images,
         run.first,
@@ -190,27 +185,35 @@ def evaluate(
         images_per_block=images_per_block,
         share=processes.share_of_this(share),
         run=facts,
-        about={"provenance": provenance_of_run(num_images, engine, about)},
+        about={
+            "provenance": provenance_of_run(num_images, engine, {**(provenance or {}), **tried})
+        },
         began=run.run_images.began,
         damaged=hooks.warn,
     )
     work = BlockWork(run.run_images, engine, guarded, questions if decide else None)
     with processes.first_alone(writer):
-        heard = _Heard(hooks, work, len(columns) * sum(b - a for a, b in writer.spans().values()))
-        missing = _go_on(writer, heard)
-        batches = ahead(work.read, list(missing.values()))
-        for number in missing:
-            if hooks.stop():
-                batches.close()
-                break
-            images, part = next(batches)
-            heard.stem(images)
-            block = work.computed(images, part, heard.tell)
-            heard.left_out(block)
-            writer.write(number, block)
-            heard.block(block)
+        _finish(work, writer, hooks)
         processes.wait_for_all("table")
     return saved_table.load(run.folder) if saved_table.is_complete(run.folder) else None
+
+
+def _finish(work: BlockWork, writer: TableWriter, hooks: Hooks) -> None:
+    """Computes and writes the blocks that are not there yet, until all are or it is stopped."""
+    images = sum(after - before for before, after in writer.spans().values())
+    heard = _Heard(hooks, work, len(work.engine.masked_images) * images)
+    missing = _go_on(writer, heard)
+    batches = ahead(work.read, list(missing.values()))
+    for number in missing:
+        if hooks.stop():
+            batches.close()
+            break
+        read, part = next(batches)
+        heard.stem(read)
+        block = work.computed(read, part, heard.tell)
+        heard.left_out(block)
+        writer.write(number, block)
+        heard.block(block)
 
 
 def merged(defenses: Sequence[Defense]) -> tuple[MaskedImages, list[early_exit.Question]]:
@@ -273,9 +276,17 @@ def _go_on(writer: TableWriter, heard: _Heard) -> dict[int, tuple[int, int]]:
     return missing
 
 
-def _check_logits(outputs: Outputs) -> None:
+def _tried(run: OpenedRun, engine: Engine, guarded: Guarded, params: Any) -> dict[str, bool]:
+    """What is found out of the model before any long work, and kept with the table.
+
+    Raises:
+      ValueError: for a first image whose logits are all NaN or infinite.
+    """
+    keep_bits = engine.checked_cells(params)
+    outputs = guarded.run(lambda itself: itself.tried(run.first))
     if (np.asarray(outputs.predictions) < 0).all():
         raise ValueError(
             "expected finite logits, but the model gives NaN or infinite ones for the first image "
             "without any mask; check the weights and the preprocessing"
         )
+    return {} if keep_bits is None else {"cells_keep_bits": keep_bits}
