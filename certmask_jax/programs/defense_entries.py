@@ -172,6 +172,23 @@ DEFENSES = {
 """Name -> entry, of the defenses of this package."""
 
 
+CALLED_ELSEWHERE = {
+    "patchcleanser": "double_masking",
+    "doublemask": "double_masking",
+    "patchguard++": "patchguard_pp",
+    "maskbn": "patchguard",
+    "maskds": "mask_ds",
+    "cbn": "clipped_bagnet",
+    "ds": "derandomized_smoothing",
+    "drs": "derandomized_smoothing",
+    "svit": "smoothed_vit",
+    "ecvit": "smoothed_vit",
+    "mr": "minority_reports",
+    "vip": "minority_reports",
+}
+"""What papers call defenses, in small letters and ``+`` alone, and our names for these."""
+
+
 def entry(name: str, *, others: Iterable[str] = ()) -> DefenseEntry:
     """The entry of a name, or of an import path; ``others`` may be meant too, for the error.
 
@@ -184,7 +201,9 @@ def entry(name: str, *, others: Iterable[str] = ()) -> DefenseEntry:
     path = imported.path_of(name, imported.DEFENSES)
     known = [*DEFENSES, *others, *imported.registered(imported.DEFENSES)]
     if path is None:
-        like = hint(re.split("[,= ]", name)[0], known)
+        word = re.split("[,= ]", name)[0]
+        meant = CALLED_ELSEWHERE.get(re.sub("[^a-z+]", "", word.lower()))
+        like = f" (did you mean {meant}?)" if meant in known else hint(word, known)
         raise ValueError(f"expected one of {', '.join(known)}, got {name!r}{like}")
     try:
         return _own(name, path)

@@ -217,6 +217,9 @@ def test_printing_again_takes_no_option_that_it_does_not_obey(
         certify --fill '' | --fill: expected mean
         certify --defense '' | --defense: expected one of double_masking
         certify --defense doublemasking | --defense | did you mean double_masking
+        certify --defense PatchCleanser | --defense | did you mean double_masking
+        certify --defense patchguard++ | --defense | did you mean patchguard_pp
+        certify --defense S-ViT | --defense | did you mean smoothed_vit
         certify --defense patchgard | --defense | did you mean patchguard
         certify --defense smoothd_vit | --defense | did you mean smoothed_vit
         certify --defense derandomised_smoothing | did you mean derandomized_smoothing

@@ -71,6 +71,11 @@ def test_every_defense_of_the_library_and_every_usual_set_of_masks_is_there():
     assert isinstance(defense_specs.build("crosscert", (32, 32), (5, 5)), defenses.CrossCert)
 
 
+def test_what_papers_call_a_defense_is_one_that_there_is():
+    for meant in set(defense_entries.CALLED_ELSEWHERE.values()):
+        assert evidence_entries.is_on_evidence(meant) or meant in defense_entries.DEFENSES
+
+
 @pytest.mark.parametrize(
     ("text", "spec"),
     [
