@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracle_small_fields as oracle
 import pytest
+from many_cases import cases
 
 from certmask_jax.defenses import clipped_bagnet
 
@@ -59,7 +60,7 @@ def test_golden_on_real_images(shared):
 def test_worst_case_against_every_attack(clip, low, high):
     """Classes and cells are independent and the rule is linear: only the ends matter."""
     random = np.random.default_rng(0)
-    count = 1500
+    count = cases(1500)
     labels = random.integers(0, 3, count)
     evidence = random.integers(0, 3, (count, 4, 1, 3))
     evidence[np.arange(count), ..., labels] += random.integers(0, 5, (count, 4, 1))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from defense_cases import hidden_of, random_table, robust_of
+from many_cases import cases
 
 from certmask_jax import mask_sets
 from certmask_jax.defenses import ALERT, CrossCert, crosscert
@@ -32,7 +33,7 @@ def _defense(image, patch, masks_per_axis, band, stride):
 def test_verdicts_are_those_of_every_attack(case):
     rng = np.random.default_rng(0)
     defense = _defense(*case)
-    table, labels = random_table(rng, defense, 60, 2)
+    table, labels = random_table(rng, defense, cases(60), 2)
     robust = robust_of(defense, table, labels, hidden_of(defense, defense.threat))
     verdicts = defense.verdicts(table, labels)
     assert (verdicts["worst_case"] == robust).all()
@@ -49,7 +50,7 @@ def test_three_classes_and_a_smaller_patch():
     bands = column_bands((1, 6), (1, 2), band=2, stride=3)
     against = Threat.of((1, 6), (1, 1))
     defense = CrossCert(masks, bands, against=against)
-    table, labels = random_table(rng, defense, 40, 3)
+    table, labels = random_table(rng, defense, cases(40), 3)
     robust = robust_of(defense, table, labels, hidden_of(defense, against))
     assert (defense.worst_case(table, labels) == robust).all()
     whole = CrossCert(masks, bands)

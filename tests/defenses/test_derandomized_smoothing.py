@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from many_cases import cases
 
 from certmask_jax.defenses import derandomized_smoothing as smoothing
 from certmask_jax.defenses import vote_gaps
@@ -166,9 +167,11 @@ def test_the_worst_case_is_what_attacks_of_the_proof_leave(ties):
     for width, band, patch, stride in [(7, 2, 1, 1), (9, 2, 2, 2), (8, 3, 1, 3), (11, 2, 1, 4)]:
         met = _met(width, patch, band, stride)
         affected = column_bands((3, width), (1, patch), band=band, stride=stride).affected()
-        labels = rng.integers(0, 3, 700)
-        bias = rng.random((700, 1, 3)) * np.where(labels[:, None, None] == np.arange(3), 1.5, 0.4)
-        votes = rng.random((700, met.shape[1], 3)) < bias  # none, one or several
+        labels = rng.integers(0, 3, cases(700))
+        bias = rng.random((cases(700), 1, 3)) * np.where(
+            labels[:, None, None] == np.arange(3), 1.5, 0.4
+        )
+        votes = rng.random((cases(700), met.shape[1], 3)) < bias  # none, one or several
         robust = smoothing.worst_case(votes, labels, affected, ties=ties)
         np.testing.assert_array_equal(robust, _attacked_everywhere(votes, labels, met, ties))
         free = smoothing.certificate(votes, labels, affected)

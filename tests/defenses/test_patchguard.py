@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracle_small_fields as oracle
 import pytest
+from many_cases import cases
 
 from certmask_jax.defenses import patchguard, unmasked_program
 from certmask_jax.defenses.defense import ALERT
@@ -123,7 +124,7 @@ EXHAUSTED = {  # cells, window, wrap, clip, threshold, alphabet of the attacker
 @pytest.mark.parametrize("name", EXHAUSTED)
 def test_worst_case_against_every_attack(name):
     cells, window, wrap, clip, threshold, alphabet = EXHAUSTED[name]
-    count = 600
+    count = cases(600)
     evidence, labels = _some_evidence(count, cells, 3, seed=len(name))
     options = {"window": window, "clip": clip, "threshold": threshold, "wrap": wrap}
     rule, ordered, robust, head, old = map(
@@ -160,8 +161,8 @@ def test_worst_case_against_every_attack(name):
 )
 def test_the_first_program_is_that_of_the_plain_loop(cells, window, threshold):
     random = np.random.default_rng(8)
-    labels = random.integers(0, 3, 300).astype(np.int32)
-    evidence = random.integers(0, 3, (300, *cells, 3)) + 2 * (
+    labels = random.integers(0, 3, cases(300)).astype(np.int32)
+    evidence = random.integers(0, 3, (cases(300), *cells, 3)) + 2 * (
         np.arange(3) == labels[:, None, None, None]
     )
     found = patchguard.as_published(
@@ -172,7 +173,7 @@ def test_the_first_program_is_that_of_the_plain_loop(cells, window, threshold):
         for image, label in zip(evidence, labels, strict=True)
     ]
     np.testing.assert_array_equal(found, looped)
-    assert 20 < found.sum() < 280
+    assert 20 < found.sum() < len(found) - 20
 
 
 def test_linear_programs_are_never_wrong_and_certify_more():
@@ -313,7 +314,7 @@ def _check_detection(golden, window, tau, output, index, result=None):
 @pytest.mark.parametrize("tau", [0.0, 0.5])
 def test_detection_against_every_attack(tau):
     random = np.random.default_rng(1)
-    count = 800
+    count = cases(800)
     labels = random.integers(0, 3, count).astype(np.int32)
     evidence = random.integers(-2, 3, (count, 4, 1, 3)).astype(np.float32)
     evidence[np.arange(count), ..., labels] += random.integers(0, 4, (count, 4, 1))
