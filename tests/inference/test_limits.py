@@ -27,6 +27,7 @@ from certmask_jax.inference import whole_images
 from certmask_jax.inference.preprocessing import Preprocessing
 from certmask_jax.programs import certification_options, certify, merge, progress, runtime
 from certmask_jax.tables import saved_table
+from certmask_jax.tables.outputs import SCHEMA
 from certmask_jax.tables.prediction_table import from_labels
 from certmask_jax.tables.saved_table import SavedTable
 
@@ -79,7 +80,8 @@ def test_plan_counts_the_images_of_the_share(share, images):
     assert (found.num_images, found.masked_images) == (images, 11)
     assert (found.passes_most, found.passes_expected) == (11 * images, 11 * images)
     assert (found.chunk, found.images_per_block) == (8, 3)
-    assert found.table_bytes == 11 * images * 6  # int16 and twice float16
+    a_masked_image = sum(np.dtype(column.dtype).itemsize for column in SCHEMA.values())
+    assert found.table_bytes == 11 * images * a_masked_image
     assert found.calibrated_on == COUNT  # all of them: a second's work
     assert found.seconds_expected == pytest.approx(found.passes_expected / found.passes_per_second)
     # 64 pixels times 4 classes, a product and a sum each; tanh is counted elsewhere.
