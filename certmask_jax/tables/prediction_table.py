@@ -128,17 +128,46 @@ def _of_leaves(static: tuple[MaskedImages, int], leaves: tuple[Any, ...]) -> Pre
 jax.tree_util.register_pytree_node(PredictionTable, _leaves, _of_leaves)
 
 
-def from_labels(labels: ArrayLike, images: MaskedImages, *, num_classes: int) -> PredictionTable:
-    """A table of certain predictions, for hand-written cases: ``labels int[T, V]``."""
+def from_labels(
+    labels: ArrayLike,
+    images: MaskedImages,
+    *,
+    num_classes: int,
+    margins: ArrayLike = 1,
+    confidences: ArrayLike = 1,
+) -> PredictionTable:
+    """A table written by hand, of predictions that are certain unless something else is said.
+
+    Args:
+      labels: ``int[T, V]``, the top-1 labels, or ``NO_LABEL`` or ``UNKNOWN``.
+      images: the V masked images, in the order of the columns.
+      num_classes: K; labels lie in ``[0, K)``.
+      margins: top-1 minus top-2 logit, anything that broadcasts to ``[T, V]``.
+      confidences: softmax of the top-1 label, anything that broadcasts to ``[T, V]``.
+
+    Returns:
+      The table. What it holds beside these columns is unknown.
+    """
     predictions = np.asarray(labels, dtype=np.int16)
-    ones = np.ones(predictions.shape, dtype=np.float16)
-    certain = dataclasses.replace(
+    by_hand = dataclasses.replace(
         Outputs.unknown(predictions.shape),
         predictions=predictions,
-        margins=ones,
-        confidences=ones,
+        margins=_as_column("margins", margins, predictions.shape),
+        confidences=_as_column("confidences", confidences, predictions.shape),
     )
-    return PredictionTable.of(certain, images, num_classes)
+    return PredictionTable.of(by_hand, images, num_classes)
+
+
+def _as_column(name: str, values: ArrayLike, shape: tuple[int, ...]) -> NDArray[Any]:
+    given = np.asarray(values)
+    try:
+        spread = np.broadcast_to(given, shape)
+    except ValueError:
+        raise ValueError(
+            f"{name}: expected one value or an array that broadcasts to the shape of labels "
+            f"{shape}, got {given.shape}"
+        ) from None
+    return spread.astype(SCHEMA[name].dtype)
 
 
 def check_labels(labels: ArrayLike, num_images: int, num_classes: int) -> NDArray[np.int32]:

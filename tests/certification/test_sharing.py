@@ -28,7 +28,7 @@ from certmask_jax.certification.block_sizes import BlockSizes
 from certmask_jax.inference.preprocessing import Preprocessing
 from certmask_jax.programs import certify, merge
 from certmask_jax.tables import merging, saved_table
-from certmask_jax.tables.blocks import Blocks
+from certmask_jax.tables.blocks import FILES_A_BLOCK, Blocks
 from certmask_jax.tables.table_writer import TableWriter
 
 # --- tables: ten images in four blocks ---
@@ -266,7 +266,7 @@ def test_damaged_masks_of_a_share_are_named(tmp_path):
         merging.merge(shares, tmp_path / "merged")
 
 
-@pytest.mark.parametrize("written", [None, 0, 2, 5])
+@pytest.mark.parametrize("written", [None, 0, 2, FILES_A_BLOCK])
 @pytest.mark.parametrize("number", range(4))
 def test_a_merge_that_was_stopped_is_called_again(tmp_path, monkeypatch, number, written):
     """Stopped before a block, or killed when some of its files were there."""
@@ -287,7 +287,8 @@ def test_a_merge_that_was_stopped_is_called_again(tmp_path, monkeypatch, number,
         patched.setattr(TableWriter, "write", write)
         with pytest.raises(KeyboardInterrupt):
             merging.merge(shares, folder)
-    images = BLOCKS[number - 1 if written != 5 else number][1] if number or written == 5 else 0
+    whole = number + (written == FILES_A_BLOCK)  # blocks
+    images = BLOCKS[whole - 1][1] if whole else 0
     assert saved_table.images_done(folder) == (images, COUNT)
     merging.merge(shares, folder)
     evaluate(tmp_path / "alone")

@@ -17,7 +17,7 @@ from certmask_jax.defenses import ALERT, Defense, Guarantee, adversary
 from certmask_jax.defenses.certmask_votes import certmask_attacked
 from certmask_jax.masks.distinct_unions import unions
 from certmask_jax.masks.mask_set import MaskSet
-from certmask_jax.tables.prediction_table import PredictionTable, from_labels
+from certmask_jax.tables.prediction_table import from_labels
 
 VOTES = ("plurality", "minimum_explanation", "robust_masking")
 
@@ -56,12 +56,12 @@ def test_all_tiny_tables_against_the_literal_oracle(kind):
         every = np.array(list(itertools.product(range(3), repeat=width)))
         trust = [0.75] * width if kind == "minority_reports" else None
         for y in range(3):
-            table = from_labels(every, defense.masked_images, num_classes=3)
-            if trust is not None:
-                trusts = np.full(every.shape, 0.75, np.float16)
-                table = PredictionTable(
-                    table.predictions, table.margins, trusts, defense.masked_images, 3
-                )
+            table = from_labels(
+                every,
+                defense.masked_images,
+                num_classes=3,
+                confidences=1 if trust is None else 0.75,
+            )
             labels = np.full(len(every), y)
             worst = defense.worst_case(table, labels)
             certified = defense.certificate(table, labels)
@@ -184,11 +184,8 @@ def test_minority_reports_at_equality_the_authors_condition_is_not_sound():
     """Confidence exactly tau: called provable, but a wrong clean label then raises no alert."""
     masks = MaskSet(np.array([[0, 0, 1, 1], [0, 1, 1, 2]]), (1, 2), (1, 1))
     defense = defenses.minority_reports(masks, tau=0.5)
-    shape = (1, len(defense.masked_images))
-    table = PredictionTable(
-        np.zeros(shape, np.int16), np.ones(shape, np.float16), np.full(shape, 0.5, np.float16),
-        defense.masked_images, 2,
-    )  # fmt: skip
+    zeros = np.zeros((1, len(defense.masked_images)), np.int16)
+    table = from_labels(zeros, defense.masked_images, num_classes=2, confidences=0.5)
     assert defense.conditions(table, [0])["provable_detection"].all()
     assert not defense.certificate(table, [0]).any()
     assert not defense.worst_case(table, [0]).any()
@@ -202,9 +199,7 @@ def test_ties_and_nan_are_never_certified(kind):
     predictions, margins = np.zeros(shape, np.int16), np.ones(shape, np.float16)
     margins[1, 0] = 0  # a tie
     predictions[2, 0], margins[2, 0] = -1, np.nan  # no finite logits
-    table = PredictionTable(
-        predictions, margins, np.ones(shape, np.float16), defense.masked_images, 2
-    )
+    table = from_labels(predictions, defense.masked_images, num_classes=2, margins=margins)
     assert table.non_finite_images().tolist() == [2]
     for proof in (defense.worst_case, defense.certificate):
         found = proof(table, np.zeros(3, int))

@@ -19,7 +19,7 @@ from certmask_jax.inference.preprocessing import Preprocessing
 from certmask_jax.masks.mask_set import MaskSet
 from certmask_jax.programs import certify
 from certmask_jax.programs.patched_images import PatchedImages
-from certmask_jax.tables.prediction_table import NO_LABEL, UNKNOWN, PredictionTable, from_labels
+from certmask_jax.tables.prediction_table import NO_LABEL, UNKNOWN, from_labels
 
 DISJOINT = [[0, i, 1, i + 1] for i in range(4)]
 
@@ -333,7 +333,7 @@ def test_a_tie_costs_only_what_rests_on_it():
     margins[3, columns[frozenset({0, 1, 3})]] = 0
     margins[3, columns[frozenset({2, 3})]] = 0
     labels[4, 0], margins[4, 0] = NO_LABEL, np.nan
-    table = PredictionTable(labels, margins, np.ones(shape, np.float16), defense.masked_images, 2)
+    table = from_labels(labels, defense.masked_images, num_classes=2, margins=margins)
     zero = np.zeros(5, int)
     assert defense.conditions(table, zero)["round_trip"].tolist() == [True] + [False] * 4
     assert defense.certificate(table, zero).tolist() == [True, True, True, False, True]

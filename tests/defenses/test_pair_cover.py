@@ -23,7 +23,7 @@ from certmask_jax.masks import finite_planes, geometry, pair_covers, partitions
 from certmask_jax.masks.distinct_unions import unions
 from certmask_jax.masks.mask_set import MaskSet
 from certmask_jax.programs import defense_specs
-from certmask_jax.tables.prediction_table import NO_LABEL, UNKNOWN, PredictionTable, from_labels
+from certmask_jax.tables.prediction_table import NO_LABEL, UNKNOWN, from_labels
 
 # --- mask sets ---
 
@@ -659,8 +659,7 @@ def test_what_is_left_out_changes_nothing(decides):
         rows[others] = rng.integers(0, 3, (others.sum(), 1))
         rows[rng.random(shape) < 0.01] = NO_LABEL
         margins = np.where(rng.random(shape) < 0.01, 0, rng.random(shape)).astype(np.float16)
-        ones = np.ones(shape, np.float16)
-        table = PredictionTable(rows.astype(np.int16), margins, ones, defense.masked_images, 3)
+        table = from_labels(rows, defense.masked_images, num_classes=3, margins=margins)
         asked = labels if decides == "verdicts" else [None] * 60
         known = _evaluated(rng, defense, table, asked)
         left_out += (~known).sum()
@@ -668,11 +667,12 @@ def test_what_is_left_out_changes_nothing(decides):
         whole = facts(defense, table, labels)
         fillings = [np.full(shape, UNKNOWN)] + [rng.integers(-1, 3, shape) for _ in range(6)]
         for filling in fillings:
-            filled = PredictionTable(
-                np.where(known, rows, filling).astype(np.int16),
-                np.where(known, margins, np.where(filling >= -1, 1, np.inf)).astype(np.float16),
-                ones, defense.masked_images, 3,
-            )  # fmt: skip
+            filled = from_labels(
+                np.where(known, rows, filling),
+                defense.masked_images,
+                num_classes=3,
+                margins=np.where(known, margins, np.where(filling >= -1, 1, np.inf)),
+            )
             for fact, values in facts(defense, filled, labels).items():
                 np.testing.assert_array_equal(values, whole[fact], err_msg=fact)
     assert left_out > 500

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import oracle
 import pytest
@@ -14,7 +16,7 @@ from certmask_jax.masks.combined_sets import any_shape, several_patches
 from certmask_jax.masks.distinct_unions import unions
 from certmask_jax.masks.mask_set import CoverageError, MaskSet
 from certmask_jax.masks.threats import Threat
-from certmask_jax.tables.prediction_table import UNKNOWN, PredictionTable, from_labels
+from certmask_jax.tables.prediction_table import UNKNOWN, from_labels
 
 # --- two patches ---
 
@@ -191,10 +193,9 @@ def test_early_exit_has_the_verdicts_of_the_whole_table(name, sort):
             known[i, columns[: rng.integers(1, len(columns) + 1)]] = True
     assert 0 < known.sum() < known.size
     for filling in (UNKNOWN, 0, 1, 2):
-        part = PredictionTable(
-            np.where(known, table.predictions, filling).astype(np.int16),
-            table.margins, table.confidences, table.masked_images, 3,
-        )  # fmt: skip
+        part = dataclasses.replace(
+            table, predictions=np.where(known, table.predictions, filling).astype(np.int16)
+        )
         np.testing.assert_array_equal(defense.rule(part), defense.rule(table))
         for proof in (defense.worst_case, defense.certificate):
             np.testing.assert_array_equal(proof(part, labels), proof(table, labels))

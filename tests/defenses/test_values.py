@@ -18,7 +18,7 @@ from certmask_jax import defenses, mask_sets
 from certmask_jax.defenses import over_tables
 from certmask_jax.masks import pair_covers
 from certmask_jax.masks.threats import Threat
-from certmask_jax.tables.prediction_table import PredictionTable, from_labels
+from certmask_jax.tables.prediction_table import from_labels
 
 
 def _masks(name):
@@ -114,9 +114,7 @@ def test_rebuilt_compiles_nothing_anew(name):
 def test_pure_functions_pass_through_jit_and_vmap(name):
     defense = BUILDERS[name]()
     table, labels = _table(defense), np.arange(20) % 2
-    shown = PredictionTable(
-        *(jnp.asarray(column) for column in table), table.masked_images, table.num_classes
-    )
+    shown = jax.tree.map(jnp.asarray, table)
     for pure, method in (
         (cm.rule, functools.partial(defense.rule, table)),
         (cm.certificate, functools.partial(defense.certificate, table, labels)),

@@ -19,7 +19,7 @@ from certmask_jax.masks import distinct_unions
 from certmask_jax.masks.distinct_unions import unions
 from certmask_jax.masks.mask_set import MaskSet
 from certmask_jax.programs import defense_specs
-from certmask_jax.tables.prediction_table import PredictionTable, from_labels
+from certmask_jax.tables.prediction_table import from_labels
 
 SCORES = {
     "plurality": literal.plurality,
@@ -364,7 +364,7 @@ def test_ties_and_nan_are_never_certified_and_replicates_are_seen_once(name):
     margins[1, 0] = 0
     predictions[2, 0], margins[2, 0] = -1, np.nan
     predictions[3], margins[3] = -1, np.nan
-    table = PredictionTable(predictions, margins, margins, defense.masked_images, 2)
+    table = from_labels(predictions, defense.masked_images, num_classes=2, margins=margins)
     zeros = np.zeros(4, int)
     assert defense.worst_case(table, zeros).tolist() == [True, False, False, False]
     assert defense.certificate(table, zeros).tolist() == [True, False, False, False]

@@ -172,7 +172,7 @@ def test_what_is_evaluated_is_what_the_whole_table_holds(found):
     assert slots % 16 == 0
     assert np.min(steps) >= 0
     defense = defenses.double_masking(MASKS)
-    part = PredictionTable(*map(np.asarray, outputs), table.masked_images, table.num_classes)
+    part = PredictionTable.of(outputs.map(np.asarray), table.masked_images, table.num_classes)
     for fact, values in facts(defense, table, labels).items():
         np.testing.assert_array_equal(facts(defense, part, labels)[fact], values, err_msg=fact)
 

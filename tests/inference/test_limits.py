@@ -27,7 +27,8 @@ from certmask_jax.inference import whole_images
 from certmask_jax.inference.preprocessing import Preprocessing
 from certmask_jax.programs import certification_options, certify, merge, progress, runtime
 from certmask_jax.tables import saved_table
-from certmask_jax.tables.prediction_table import PredictionTable
+from certmask_jax.tables.outputs import SCHEMA
+from certmask_jax.tables.prediction_table import from_labels
 from certmask_jax.tables.saved_table import SavedTable
 
 SMALL = ["--num-images", "12", "--chunk", "8", "--no-compilation-cache"]
@@ -79,7 +80,8 @@ def test_plan_counts_the_images_of_the_share(share, images):
     assert (found.num_images, found.masked_images) == (images, 11)
     assert (found.passes_most, found.passes_expected) == (11 * images, 11 * images)
     assert (found.chunk, found.images_per_block) == (8, 3)
-    assert found.table_bytes == 11 * images * 6  # int16 and twice float16
+    a_masked_image = sum(np.dtype(column.dtype).itemsize for column in SCHEMA.values())
+    assert found.table_bytes == 11 * images * a_masked_image
     assert found.calibrated_on == COUNT  # all of them: a second's work
     assert found.seconds_expected == pytest.approx(found.passes_expected / found.passes_per_second)
     # 64 pixels times 4 classes, a product and a sum each; tanh is counted elsewhere.
@@ -246,9 +248,7 @@ def _by_hand(margins):
     shape = (len(margins), len(columns))
     all_margins = np.full(shape, 5, np.float16)
     all_margins[:, -1] = margins
-    table = PredictionTable(
-        np.ones(shape, np.int16), all_margins, np.ones(shape, np.float16), columns, 4
-    )
+    table = from_labels(np.ones(shape, int), columns, num_classes=4, margins=all_margins)
     labels = np.ones(len(margins), np.int32)
     return SavedTable(table, labels, tuple(map(str, range(len(margins)))), {})
 
@@ -289,9 +289,7 @@ def test_margin_guard_is_about_the_masked_images_of_each_defense():
     alone = np.setdiff1d(own, others)[0]
     margins = np.full((1, len(columns)), 5, np.float16)
     margins[0, alone] = 0.01
-    table = PredictionTable(
-        np.ones(margins.shape, np.int16), margins, np.ones_like(margins), columns, 4
-    )
+    table = from_labels(np.ones(margins.shape, int), columns, num_classes=4, margins=margins)
     saved = SavedTable(table, np.ones(1, np.int32), ("a",), {})
     found = verdicts.certify(saved, [DEFENSE, other], margin_guard=0.1).defenses
     assert [d.per_image["worst_case"].tolist() for d in found] == [[False], [True]]

@@ -22,7 +22,7 @@ from certmask_jax.masks import pair_covers
 from certmask_jax.masks.combined_sets import any_shape, for_threat, several_patches
 from certmask_jax.masks.distinct_unions import merge, unions, unmasked
 from certmask_jax.masks.threats import Threat
-from certmask_jax.tables.prediction_table import PredictionTable
+from certmask_jax.tables.prediction_table import from_labels
 
 Rule = Callable[[np.ndarray, np.ndarray], int]
 """A row of labels, and of confidences, of the defense's masked images -> its answer, literally."""
@@ -140,10 +140,9 @@ def robust_of(defense, table, labels, hidden, *, choices=(1.0,)):
         trusts = np.repeat(table.confidences, count, axis=0)
         predictions[:, free] = np.tile(np.array([p[0] for p in picks])[every], (len(labels), 1))
         trusts[:, free] = np.tile(np.array([p[1] for p in picks])[every], (len(labels), 1))
-        attacked = PredictionTable(
-            predictions, np.ones(predictions.shape, np.float16), trusts,
-            table.masked_images, table.num_classes,
-        )  # fmt: skip
+        attacked = from_labels(
+            predictions, table.masked_images, num_classes=table.num_classes, confidences=trusts
+        )
         answers = defense.rule(attacked).reshape(len(labels), count)
         good = (answers == labels[:, None]) | np.isin(answers, list(allowed))
         robust &= good.all(axis=1)
@@ -155,10 +154,9 @@ def random_table(rng, defense, rows, num_classes, wrong=(0, 0, 0.15, 0.4)):
     labels = rng.integers(0, num_classes, rows).astype(np.int32)
     flips = rng.random(shape) < rng.choice(wrong, size=(rows, 1))
     said = np.where(flips, rng.integers(0, num_classes, shape), labels[:, None])
-    trusts = rng.choice([0.25, 0.5, 0.75], size=shape).astype(np.float16)
-    ones = np.ones(shape, np.float16)
-    table = PredictionTable(said.astype(np.int16), ones, trusts, defense.masked_images, num_classes)
-    return table, labels
+    trusts = rng.choice([0.25, 0.5, 0.75], size=shape)
+    images = defense.masked_images
+    return from_labels(said, images, num_classes=num_classes, confidences=trusts), labels
 
 
 SORTS = ("one patch", "several patches", "other sizes", "region", "shapes")

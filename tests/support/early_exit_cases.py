@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from certmask_jax.defenses.defense import Seen
-from certmask_jax.tables.prediction_table import NO_LABEL, PredictionTable
+from certmask_jax.tables.prediction_table import NO_LABEL, from_labels
 
 CLASSES = 3
 
@@ -17,10 +17,14 @@ def random_table(rng, defense, count):
     said = np.where(rng.random(count) < 0.1, rng.integers(0, CLASSES, count), labels)
     wrong = rng.random(shape) < rng.choice([0, 0.05, 0.3, 1], count)[:, None]
     predictions = np.where(wrong, rng.integers(0, CLASSES, shape), said[:, None])
-    predictions = np.where(rng.random(shape) < 0.01, NO_LABEL, predictions).astype(np.int16)
-    margins = np.where(rng.random(shape) < 0.01, 0, rng.random(shape)).astype(np.float16)
-    confidences = rng.random(shape).astype(np.float16)
-    table = PredictionTable(predictions, margins, confidences, defense.masked_images, CLASSES)
+    predictions = np.where(rng.random(shape) < 0.01, NO_LABEL, predictions)
+    table = from_labels(
+        predictions,
+        defense.masked_images,
+        num_classes=CLASSES,
+        margins=np.where(rng.random(shape) < 0.01, 0, rng.random(shape)),
+        confidences=rng.random(shape),
+    )
     return table, labels
 
 
@@ -45,10 +49,10 @@ def facts(defense, table, labels):
 
 
 def filled_in(table, known, predictions, margins, confidences):
-    return PredictionTable(
-        np.where(known, table.predictions, predictions).astype(np.int16),
-        np.where(known, table.margins, margins).astype(np.float16),
-        np.where(known, table.confidences, confidences).astype(np.float16),
+    return from_labels(
+        np.where(known, table.predictions, predictions),
         table.masked_images,
-        table.num_classes,
+        num_classes=table.num_classes,
+        margins=np.where(known, table.margins, margins),
+        confidences=np.where(known, table.confidences, confidences),
     )

@@ -30,6 +30,7 @@ from certmask_jax.files import whole_files
 from certmask_jax.tables import saved_table
 from certmask_jax.tables.blocks import FILES_A_BLOCK, Block
 from certmask_jax.tables.outputs import SCHEMA, Outputs
+from certmask_jax.tables.prediction_table import from_labels
 from certmask_jax.tables.run_images import Rows
 from certmask_jax.tables.table_writer import check_room
 
@@ -38,7 +39,7 @@ def test_what_is_written_comes_back_row_by_row(tmp_path):
     saved = evaluate(tmp_path / "t")
     test_set = SmallTestSet()
     direct = cm.predict(linear, PARAMS, test_set.images, saved.table.masked_images, chunk=8)
-    for name in ("predictions", "margins", "confidences"):
+    for name in SCHEMA:
         stored, expected = getattr(saved.table, name), getattr(direct, name)
         assert not isinstance(stored, np.ndarray)  # memory does not grow with the test set
         assert (stored.shape, stored.dtype, len(stored)) == (expected.shape, expected.dtype, COUNT)
@@ -54,6 +55,24 @@ def test_what_is_written_comes_back_row_by_row(tmp_path):
     assert saved.labels.dtype == np.int32
     assert saved.ids == tuple(f"Bild {i}\n\u00e4" for i in range(COUNT))
     np.testing.assert_array_equal(DEFENSE.rule(saved.table), DEFENSE.rule(direct))
+
+
+def test_a_table_by_hand_has_what_is_said_of_it():
+    labels = np.arange(2)[:, None].repeat(len(DEFENSE.masked_images), axis=1)
+    plain = from_labels(labels, DEFENSE.masked_images, num_classes=2)
+    assert (plain.predictions == labels).all()
+    assert plain.known.all()
+    assert plain.sure.all()
+    said = from_labels(
+        labels, DEFENSE.masked_images, num_classes=2, margins=[[0], [3]], confidences=0.5
+    )
+    assert said.sure.all(axis=1).tolist() == [False, True]
+    assert (said.confidences == 0.5).all()
+    assert {name: getattr(said, name).dtype for name in SCHEMA} == {
+        name: one.dtype for name, one in SCHEMA.items()
+    }
+    with pytest.raises(ValueError, match=r"margins: expected one value or .*, got \(3,\)"):
+        from_labels(labels, DEFENSE.masked_images, num_classes=2, margins=[1, 2, 3])
 
 
 @pytest.mark.parametrize("written", range(1, FILES_A_BLOCK))
