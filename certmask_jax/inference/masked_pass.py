@@ -104,12 +104,10 @@ def outputs_of(logits: Array) -> Outputs:
     top, second = jax.lax.top_k(logits, 2)[0].T
     margin = jnp.where(finite, jnp.minimum(top - second, _LARGEST_MARGIN), jnp.nan)
     confidence = jnp.exp(top - jax.nn.logsumexp(logits, axis=1))
-    entropy = -(jax.nn.softmax(logits) * jax.nn.log_softmax(logits)).sum(axis=1)
     return Outputs(
         jnp.where(finite, logits.argmax(axis=1), NO_LABEL).astype(jnp.int16),
         margin.astype(jnp.float16),
         jnp.where(finite, confidence, 0).astype(jnp.float16),
-        jnp.where(finite, entropy, 0).astype(jnp.float16),
     )
 
 

@@ -41,13 +41,11 @@ class Outputs:
       predictions: top-1 label; ``NO_LABEL`` where a logit is NaN or infinite.
       margins: top-1 minus top-2 logit; 0 is a tie, NaN where a logit is not finite.
       confidences: softmax of the top-1 label, in [0, 1].
-      entropies: entropy of the softmax of all logits, in nats.
     """
 
     predictions: Annotated[Any, Column(np.int16, unknown=UNKNOWN, missing=-32768)]
     margins: Annotated[Any, Column(np.float16, unknown=np.inf, missing="NaN")]
     confidences: Annotated[Any, Column(np.float16, unknown=0, missing="NaN")]
-    entropies: Annotated[Any, Column(np.float16, unknown=0, missing="NaN")]
 
     def __iter__(self) -> Iterator[Any]:
         return (getattr(self, name) for name in SCHEMA)

@@ -161,13 +161,6 @@ def test_margins_end_where_float16_does():
     assert outputs.confidences.tolist()[:2] == [1, 1]
 
 
-def test_the_entropy_is_that_of_the_softmax():
-    """Of four equal classes log 4, of a sure one 0, and 0 where there is no label."""
-    equal, sure, none = [1.0] * 4, [0.0, 1e6, 0.0, 0.0], [0.0, np.nan, 0.0, 0.0]
-    found = np.asarray(outputs_of(jnp.array([equal, sure, none])).entropies)
-    np.testing.assert_array_equal(found, np.array([np.log(4), 0, 0], np.float16))
-
-
 @pytest.mark.parametrize(
     ("images", "boxes", "options", "message"),
     [
