@@ -150,12 +150,12 @@ def evaluate_evidence(
     )
     batch = work.images
     size = _images_per_block(len(run_images), batch)
-    kept_evidence = kept_sources.kept_of(defenses, classes) if keep else None
-    if kept_evidence is not None:
-        size = kept_sources.images_a_block(kept_evidence, size, batch)
+    of_evidence = kept_sources.kept_of(defenses, classes) if keep else None
+    if of_evidence is not None:
+        size = kept_sources.images_a_block(of_evidence, size, batch)
     store = EvidenceStore(folder, len(run_images), size)
-    if kept_evidence is not None:
-        kept_sources.check_room(folder, kept_evidence, store)
+    if of_evidence is not None:
+        kept_sources.check_room(folder, of_evidence, store)
     known = dict(identity or {})
     if "weights_sha256" not in known:
         known["weights_sha256"] = fingerprint.of_arrays(params)
@@ -198,14 +198,14 @@ def evaluate_evidence(
         "verdicts": [1 + len(defense.condition_names) for defense in defenses],
         "places": [list(defense.kept_places) for defense in defenses],
         "passes_each": work.passes,
-        **({} if kept_evidence is None else {"kept": kept_evidence}),
+        **({} if of_evidence is None else {"kept": of_evidence}),
     }
     begun = evidence_store.begun(folder, facts, about)
     kept = begun["about"].get("places")  # none: begun when verdicts at places were not kept
     program = results_program(
         work.sources, preprocessing, tuple(defenses), mesh, places=kept is not None, keep=keep
     )
-    files = KeptFiles(folder, [] if kept_evidence is None else kept_evidence["sources"])
+    files = KeptFiles(folder, [] if of_evidence is None else of_evidence["sources"])
     spans = store.spans()
     missing = {
         number: span
@@ -223,7 +223,7 @@ def evaluate_evidence(
         if part.rows.left_out:
             told.warn(says_left_out(part.rows))
         block, to_keep = _block(program, held, part, batch, defenses, kept or ())
-        files.write(number, to_keep)
+        files.write(number, to_keep or files.nothing(stop - start))
         store.write(number, block)
         done += stop - start
         told.passes(work.passes * len(part.images), work.slots(len(part.images)))

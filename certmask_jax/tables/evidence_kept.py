@@ -47,6 +47,10 @@ class KeptFiles:
         """Of all sources, without the names of files and the like."""
         return sum(4 * math.prod(shape) for shape in self._shapes)
 
+    def nothing(self, images: int) -> list[NDArray[np.float32]]:
+        """What is kept of images that are all left out: zeros of each source."""
+        return [np.zeros((images, *shape), np.float32) for shape in self._shapes]
+
     def write(self, block: int, arrays: Sequence[ArrayLike]) -> None:
         """Writes ``float32[B, *shape]`` of each source, each file as a whole or not at all."""
         for source, array in enumerate(arrays):

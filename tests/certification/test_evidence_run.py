@@ -21,6 +21,7 @@ from certmask_jax.certification.evidence_run import EvidenceHooks, evaluate_evid
 from certmask_jax.certification.evidence_verdicts import certify_evidence
 from certmask_jax.defenses import clipped_bagnet, patchguard
 from certmask_jax.defenses.local_defense import ClippedBagNet, PatchGuard, PatchGuardDetection
+from certmask_jax.files.unreadable import UnreadableImage
 from certmask_jax.inference.devices import device_mesh
 from certmask_jax.inference.distinct_fields import LocalLogits
 from certmask_jax.inference.preprocessing import Preprocessing
@@ -61,10 +62,11 @@ LABELS = np.array(patchguard.robust_masking_rule(_evidence(), window=3))
 LABELS[5] = (LABELS[5] + 1) % CLASSES
 
 
-def _run(folder, *, params=PARAMS, defenses=DEFENSES, **more):
+def _run(folder, *, params=PARAMS, defenses=DEFENSES, spoilt=None, **more):
     test_set = data.from_arrays(
         IMAGES, LABELS, data_config=models.create("vit_digits").data_config, num_outputs=CLASSES
     )
+    test_set = test_set if spoilt is None else spoilt(test_set)
     mesh = device_mesh(jax.local_devices()[:2])
     return evaluate_evidence(
         test_set, LOCAL, params, defenses, folder, preprocessing=Preprocessing(), mesh=mesh,
@@ -357,12 +359,27 @@ def test_a_disk_without_room_for_evidence_is_refused_before_any_work(
 
 
 def test_images_that_are_left_out_are_not_in_kept_evidence(keeping, tmp_path):
-    shutil.copytree(keeping[0], tmp_path / "evidence")
-    store = EvidenceStore(tmp_path / "evidence", 13, 4)
-    assert store.spans()[1] == (4, 8)
-    block = store.read(1, pytest.fail)
-    store.write(1, block._replace(rows=block.rows._replace(left_out={0: "broken"})))
+    @dataclasses.dataclass
+    class Spoilt:
+        """A whole block and one image more cannot be read."""
+
+        test_set: object
+
+        def __len__(self):
+            return len(self.test_set)
+
+        def read(self, start, stop):
+            for row in range(start, stop):
+                if row in (1, 4, 5, 6, 7):
+                    raise UnreadableImage(str(row), "broken")
+            return self.test_set.read(start, stop)
+
+    how = {"keep": True, "spoilt": Spoilt, "skip_unreadable": True}
+    saved = _run(tmp_path / "evidence", **how)
+    assert EvidenceStore(tmp_path, 13, 4).spans()[1] == (4, 8)
+    assert sorted(saved.rows.rows.left_out) == [1, 4, 5, 6, 7]
+    _run(tmp_path / "evidence", **how, hooks=EvidenceHooks(progress=lambda *_: pytest.fail("new")))
     kept, every = (cm.kept_evidence(folder) for folder in (tmp_path / "evidence", keeping[0]))
-    rows = np.delete(np.arange(13), 4)
+    rows = np.delete(np.arange(13), [1, 4, 5, 6, 7])
     assert kept.ids == tuple(every.ids[row] for row in rows)
     np.testing.assert_array_equal(kept.evidence, every.evidence[rows])
