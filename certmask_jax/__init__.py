@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from certmask_jax.masks.distinct_unions import MaskedImages
     from certmask_jax.masks.mask_set import CoverageError, MaskSet
     from certmask_jax.masks.threats import Threat
+    from certmask_jax.tables.evidence_kept import kept_evidence
     from certmask_jax.tables.prediction_table import NO_LABEL, PredictionTable
     from certmask_jax.weights.loaded_model import LoadedModel, load_model
 
@@ -65,6 +66,7 @@ __all__ = [
     "distinct_unions",
     "export_guard",
     "geometry",
+    "kept_evidence",
     "load_model",
     "mask_sets",
     "masked_forward",
@@ -108,6 +110,7 @@ _NAMES = {
     "certificate": "defenses",
     "defended": "inference.defended_model",
     "export_guard": "inference.exporting",
+    "kept_evidence": "tables.evidence_kept",
     "load_model": "weights.loaded_model",
     "masked_forward": "inference.whole_images",
     "masked_images": "inference.masking",

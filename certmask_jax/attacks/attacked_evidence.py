@@ -54,7 +54,8 @@ class _OnEvidence(Attacked):
         """Answers, verdicts, and what the model says of the images, as NumPy arrays."""
         if not len(images):
             images, labels = np.zeros((1, *images.shape[1:]), np.uint8), np.zeros(1, np.int32)
-            return EvidenceOutputs(*(column[:0] for column in self.results(images, labels)))
+            none: EvidenceOutputs = jax.tree.map(lambda a: a[:0], self.results(images, labels))
+            return none
         return in_batches(self._program, self.params, images, labels, self._at_once)
 
 

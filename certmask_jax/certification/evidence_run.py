@@ -17,6 +17,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from numpy.typing import NDArray
 
 from certmask_jax._text import some
+from certmask_jax.certification import kept_sources
 from certmask_jax.certification.evidence_batches import planned, sources_of
 from certmask_jax.certification.finished_blocks import says_left_out
 from certmask_jax.certification.reading_ahead import ahead
@@ -39,6 +40,7 @@ from certmask_jax.inference.model_function import ApplyFn, num_classes
 from certmask_jax.inference.preprocessing import Preprocessing, check_images
 from certmask_jax.inference.token_dropping import TokenDropping
 from certmask_jax.tables import evidence_store
+from certmask_jax.tables.evidence_kept import KeptFiles
 from certmask_jax.tables.evidence_store import EvidenceBlock, EvidenceStore, SavedEvidence
 from certmask_jax.tables.image_sets import TestSet
 from certmask_jax.tables.prediction_table import check_labels
@@ -79,6 +81,7 @@ def evaluate_evidence(
     provenance: Mapping[str, Any] | None = None,
     unreadable: Mapping[str, str] | None = None,
     skip_unreadable: bool = False,
+    keep: bool = False,
     chunk: int | None = None,
     mesh: Mesh | None = None,
     hooks: EvidenceHooks | None = None,
@@ -100,6 +103,8 @@ def evaluate_evidence(
         ``weights_sha256``, ``params`` is not hashed again.
       provenance: JSON-able facts about the run, kept with it.
       unreadable, skip_unreadable: as of ``evaluation.evaluate``.
+      keep: keep the evidence itself too, in float32, for ``tables.evidence_kept`` and for other
+        defenses on it. For small sets: an image of 26x26 cells and 1,000 classes takes 2.7 MB.
       chunk: images at once over all devices, rounded up to a multiple of their number; of bands
         masked images. Chosen by default, and halved until the devices have memory for it.
       mesh: 1-D mesh; all devices of this process by default.
@@ -114,7 +119,7 @@ def evaluate_evidence(
         of the channels that bands are shown in; before any long work.
       UnreadableImage: for an image that cannot be read, unless they are skipped.
       FileExistsError: for the folder of another run; names what differs.
-      OSError: for a folder that cannot be written to.
+      OSError: for a folder that cannot be written to, or a disk without room for what is kept.
     """
     told = EvidenceHooks() if hooks is None else hooks
     folder = storage.any_path(folder)
@@ -145,6 +150,12 @@ def evaluate_evidence(
     )
     batch = work.images
     size = _images_per_block(len(run_images), batch)
+    of_evidence = kept_sources.kept_of(defenses, classes) if keep else None
+    if of_evidence is not None:
+        size = kept_sources.images_a_block(of_evidence, size, batch)
+    store = EvidenceStore(folder, len(run_images), size)
+    if of_evidence is not None:
+        kept_sources.check_room(folder, of_evidence, store)
     known = dict(identity or {})
     if "weights_sha256" not in known:
         known["weights_sha256"] = fingerprint.of_arrays(params)
@@ -157,6 +168,7 @@ def evaluate_evidence(
         "images_per_block": size,
         "defenses": [defense.facts for defense in defenses],
         **work.facts(),
+        **({"keep_evidence": True} if keep else {}),
         **known,
     }
     keep_bits: dict[str, bool] = {}
@@ -186,15 +198,21 @@ def evaluate_evidence(
         "verdicts": [1 + len(defense.condition_names) for defense in defenses],
         "places": [list(defense.kept_places) for defense in defenses],
         "passes_each": work.passes,
+        **({} if of_evidence is None else {"kept": of_evidence}),
     }
     begun = evidence_store.begun(folder, facts, about)
     kept = begun["about"].get("places")  # none: begun when verdicts at places were not kept
-    store = EvidenceStore(folder, len(run_images), size)
     program = results_program(
-        work.sources, preprocessing, tuple(defenses), mesh, places=kept is not None
+        work.sources, preprocessing, tuple(defenses), mesh, places=kept is not None, keep=keep
     )
+    files = KeptFiles(folder, [] if of_evidence is None else of_evidence["sources"])
     spans = store.spans()
-    missing = {n: at for n, at in spans.items() if not _of_use(store, n, at, run_images, told.warn)}
+    missing = {
+        number: span
+        for number, span in spans.items()
+        if not _of_use(store, number, span, run_images, told.warn)
+        or not files.is_whole(number, span[1] - span[0], told.warn)
+    }
     done = len(run_images) - sum(stop - start for start, stop in missing.values())
     parts = ahead(functools.partial(_read, run_images, classes), list(missing.values()))
     for number, (start, stop) in missing.items():
@@ -204,7 +222,9 @@ def evaluate_evidence(
         part = next(parts)
         if part.rows.left_out:
             told.warn(says_left_out(part.rows))
-        store.write(number, _block(program, held, part, batch, defenses, kept or ()))
+        block, to_keep = _block(program, held, part, batch, defenses, kept or ())
+        files.write(number, to_keep or files.nothing(stop - start))
+        store.write(number, block)
         done += stop - start
         told.passes(work.passes * len(part.images), work.slots(len(part.images)))
         told.progress(done, len(run_images))
@@ -321,7 +341,8 @@ def _block(
     batch: int,
     defenses: Sequence[EvidenceDefense],
     kept: Sequence[Sequence[int]],
-) -> EvidenceBlock:
+) -> tuple[EvidenceBlock, list[NDArray[np.float32]]]:
+    """A block, and what is kept of it; of what is left out that is 0."""
     count = len(part.rows.ids)
     width = sum(1 + len(defense.condition_names) for defense in defenses)
 
@@ -331,12 +352,12 @@ def _block(
             array[part.present] = values
         return array
 
-    outputs: Any = [None] * 6
+    outputs: Any = (*[None] * 6, ())
     if len(part.present):
         outputs = in_batches(program, params, part.images, part.labels, batch)
-    answers, verdicts, undefended, margins, holds, leads = outputs
+    answers, verdicts, undefended, margins, holds, leads, evidence = outputs
     places, with_leads = (sum(each[which] for each in kept) for which in (0, 1))
-    return EvidenceBlock(
+    block = EvidenceBlock(
         rows((len(defenses),), np.int32, answers),
         rows((width,), np.bool_, verdicts),
         rows((), np.int32, undefended),
@@ -346,3 +367,4 @@ def _block(
         rows((with_leads,), np.float16, leads),
         part.rows,
     )
+    return block, [rows(one.shape[1:], np.float32, one) for one in evidence]

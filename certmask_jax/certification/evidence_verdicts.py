@@ -6,7 +6,9 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
+from certmask_jax.certification import kept_sources
 from certmask_jax.certification.report import DefenseResult, Report, notices, wilson_interval
 from certmask_jax.defenses.defense import ALERT, Guarantee
 from certmask_jax.defenses.evidence_defense import EvidenceDefense
@@ -19,7 +21,8 @@ def certify_evidence(saved: SavedEvidence, defenses: Sequence[EvidenceDefense]) 
 
     Args:
       saved: a finished run; images that are left out count nowhere.
-      defenses: any of those that it was evaluated for; evidence itself is not kept.
+      defenses: any of those that it was evaluated for; with evidence that was kept, any others on
+        the same cells or bands, which are evaluated here.
 
     Raises:
       ValueError: for a defense that it was not evaluated for, or when no image counts.
@@ -87,22 +90,35 @@ def _quantised(defense: EvidenceDefense) -> dict[str, str]:
     return {} if words is None else {"quantised_evidence": words}
 
 
-def _result(defense: EvidenceDefense, saved: SavedEvidence) -> DefenseResult:
+def _found(
+    defense: EvidenceDefense, saved: SavedEvidence
+) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+    """Answers and verdicts of the images that count: as of the run, or on evidence it kept."""
     known = saved.fingerprint["defenses"]
     wanted = fingerprint.plain(defense.facts)
-    if wanted not in known:
+    if wanted in known:
+        place = known.index(wanted)
+        widths = [int(number) for number in saved.about["verdicts"]]
+        start = sum(widths[:place])
+        counted = saved.counted
+        verdicts = saved.rows.verdicts[counted, start : start + widths[place]]
+        return saved.rows.answers[counted, place], verdicts
+    found = kept_sources.verdicts_of(defense, saved)
+    if found is None:
+        why = "of other cells or bands" if "kept" in saved.about else "not kept"
         raise ValueError(
             f"{defense.name}: expected a defense that the run was evaluated for, got {defense!r}; "
-            "evidence is not kept, so evaluate with it"
+            f"evidence is {why}, so evaluate with it"
         )
-    place = known.index(wanted)
-    widths = [int(number) for number in saved.about["verdicts"]]
-    names = ("worst_case", *defense.condition_names)
-    start = sum(widths[:place])
+    return found
+
+
+def _result(defense: EvidenceDefense, saved: SavedEvidence) -> DefenseResult:
     counted = saved.counted
     labels = saved.rows.labels[counted]
-    answer = saved.rows.answers[counted, place]
-    proved = {name: saved.rows.verdicts[counted, start + i] for i, name in enumerate(names)}
+    answer, verdicts = _found(defense, saved)
+    names = ("worst_case", *defense.condition_names)
+    proved = {name: verdicts[:, i] for i, name in enumerate(names)}
     proved = {"worst_case": proved["worst_case"], "certificate": proved["worst_case"], **proved}
     count = len(labels)
     fractions = {

@@ -35,6 +35,7 @@ class EvidenceOutputs(NamedTuple):
     margins: Array  # float32[B], the smallest of that label and those of bands; NaN: not finite
     holds: Array  # bool[B, P]: of each defense the verdict at each place alone
     leads: Array  # float32[B, L]: the leads there of those that have any; NaN: not finite
+    kept: tuple[Array, ...] = ()  # float32[B, ..., K] of each source, where it is to be kept
 
 
 @functools.lru_cache(maxsize=16)
@@ -45,12 +46,14 @@ def results_program(
     mesh: Mesh,
     *,
     places: bool = False,
+    keep: bool = False,
 ) -> Any:
     """The jitted ``(params, images uint8[B, h, w, c], labels int32[B]) -> EvidenceOutputs``.
 
     B is a multiple of the devices, each of which has its own share. ``sources`` has one for each
     defense; equal ones are evaluated once. Undefended is the model of the first that says it.
-    Verdicts at places are asked for by ``places``; else there are none of them.
+    Verdicts at places are asked for by ``places``, and the evidence itself by ``keep``, of each
+    source once, in their order; else there are none of them.
     """
 
     def outputs(params: Any, images: Array, labels: Array) -> EvidenceOutputs:
@@ -58,6 +61,11 @@ def results_program(
             source: source.evidence(params, images, preprocessing)
             for source in dict.fromkeys(sources)
         }
+        if keep:  # what is kept are the bits that the defenses see
+            evidence = {
+                source: one._replace(parts=jax.lax.optimization_barrier(one.parts))
+                for source, one in evidence.items()
+            }
         finite = {source: _finite(one.parts) for source, one in evidence.items()}
         each = [
             defense.results(evidence[source].parts, labels)
@@ -83,6 +91,7 @@ def results_program(
             jnp.where(all_finite & _finite(whole), functools.reduce(jnp.minimum, margins), jnp.nan),
             holds,
             leads,
+            tuple(one.parts for one in evidence.values()) if keep else (),
         )
 
     split = PartitionSpec(AXIS)
@@ -109,9 +118,9 @@ def in_batches(
         true = np.concatenate([true, np.zeros(batch - count, np.int32)])
         with unguarded():
             outputs = jax.device_get(program(params, jnp.asarray(some), jnp.asarray(true)))
-        parts.append([np.asarray(array)[:count] for array in outputs])
-    joined: list[Any] = [np.concatenate(columns) for columns in zip(*parts, strict=True)]
-    return EvidenceOutputs(*joined)
+        parts.append(jax.tree.map(lambda array, n=count: np.asarray(array)[:n], outputs))
+    joined: EvidenceOutputs = jax.tree.map(lambda *columns: np.concatenate(columns), *parts)
+    return joined
 
 
 def check_local(

@@ -60,6 +60,7 @@ CONTRADICTED = 4
 _OTHERWISE = (
     *("list", "from_tables", "dry_run", "margin_guard", "shard", "chunk"),
     *("decide", "whole_images", "format", "patched", "distributed", "sizes", "page"),
+    "keep_evidence",
     *page_options.DESTINATIONS,
 )
 """Options of certify that say nothing about an attack."""

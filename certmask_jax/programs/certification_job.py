@@ -113,6 +113,11 @@ def opened(config: Config, command: str, *, with_data: bool = True, evidence: bo
             "--defense: expected defenses that mask images; those on evidence are for certify and "
             "attack"
         )
+    if config.keep_evidence and on_evidence is None:
+        raise ValueError(
+            "--keep-evidence: expected a --defense on evidence, of local logits or of bands "
+            "(--list), got none; leave it out"
+        )
     masking = [spec for spec in specs if not evidence_entries.is_on_evidence(spec)]
     try:
         defenses = build_defenses(masking, attacks)
@@ -191,6 +196,8 @@ def opened(config: Config, command: str, *, with_data: bool = True, evidence: bo
         identity["windows_of_cells"] = list(map(str, attacks))
     if dropping is not None:
         identity["hidden_tokens"] = "dropped"
+    if config.keep_evidence:
+        identity["keep_evidence"] = True
     with as_options("fill"):
         preprocessing = Preprocessing.of_encoding(
             model.encoding,

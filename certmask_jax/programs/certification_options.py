@@ -70,6 +70,7 @@ class Config:
     margin_guard: float
     shard: tuple[int, int]
     max_minutes: float | None
+    keep_evidence: bool
     page: bool
     shown: PageOptions
     dry_run: bool
@@ -195,6 +196,13 @@ def parser() -> CommandLine:
         "the devices)",
     )
     group.add_argument(
+        "--keep-evidence",
+        action="store_true",
+        help="keep what defenses on evidence see of each image too, local logits or logits of "
+        "bands, for --from-tables with other defenses and for Python; --dry-run says how large "
+        "that is (default: what they answer and prove alone)",
+    )
+    group.add_argument(
         "--page",
         action=argparse.BooleanOptionalAction,
         default=True,
@@ -235,7 +243,8 @@ def parser() -> CommandLine:
         type=paths.run_path,
         metavar="RUN",
         help="print the defenses again from the tables of a run folder, without a model, or others "
-        "(--patch, --defense) that its tables suffice for (default: a run with a model)",
+        "(--patch, --defense) that its tables or kept evidence suffice for (default: a run with a "
+        "model)",
     )
     printing.add(group)
     return parse
@@ -313,6 +322,7 @@ def read_config(arguments: argparse.Namespace) -> Config:
         margin_guard=arguments.margin_guard,
         shard=read_shard(arguments.shard),
         max_minutes=arguments.max_minutes,
+        keep_evidence=arguments.keep_evidence,
         page=arguments.page,
         shown=page_options.read(arguments),
         dry_run=arguments.dry_run,

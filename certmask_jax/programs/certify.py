@@ -42,7 +42,7 @@ from certmask_jax.programs.certification_options import (
     parser,
     read_config,
 )
-from certmask_jax.programs.evidence_job import EvidenceJob, EvidenceWork, holds_evidence
+from certmask_jax.programs.evidence_job import EvidenceJob, EvidenceWork, holds_evidence, kept_line
 from certmask_jax.programs.page_options import Shown
 from certmask_jax.programs.progress import Progress
 from certmask_jax.programs.run_defenses import over_sizes
@@ -166,6 +166,8 @@ def _on_evidence(
     config: Config, job: Job, of: EvidenceJob, work: EvidenceWork, out: AnyPath
 ) -> SavedEvidence | None:
     """Evaluates the defenses on evidence; None where there was no more time."""
+    if config.keep_evidence:
+        _say(kept_line(of, len(job.dataset), job.model.num_classes))
     return work.run(
         of,
         job.dataset,
@@ -176,6 +178,7 @@ def _on_evidence(
         provenance=job.provenance,
         unreadable=job.unreadable,
         skip_unreadable=config.data.on_unreadable == "skip",
+        keep=config.keep_evidence,
         chunk=config.chunk,
     )
 

@@ -13,7 +13,8 @@ from certmask_jax.tables.image_sets import readable
 def plan_text(config: Config, job: Job) -> str:
     """What the run would take, in lines; some of it is run to measure it."""
     images = readable(job.dataset, job.unreadable)
-    lines = [] if job.evidence is None else plan_of(job.evidence, len(images))
+    kept = job.model.num_classes if config.keep_evidence else None
+    lines = [] if job.evidence is None else plan_of(job.evidence, len(images), kept=kept)
     return "\n".join([*lines, *(_plan_of_table(config, job) if job.defenses else ())])
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 
 from certmask_jax._text import counted
+from certmask_jax.certification import kept_sources
 from certmask_jax.certification.evidence_batches import passes_of, sources_of
 from certmask_jax.certification.evidence_run import EvidenceHooks, evaluate_evidence
 from certmask_jax.certification.evidence_verdicts import certify_evidence
@@ -28,9 +29,6 @@ from certmask_jax.programs import evidence_entries
 from certmask_jax.programs.certification_options import Config
 from certmask_jax.programs.threat_options import ThreatOptions, recorded, threats
 from certmask_jax.tables import evidence_store
-
-FOLDER = "evidence"
-"""Of a run, beside its tables."""
 
 _EVERY = 10.0  # seconds, between lines of progress
 
@@ -143,7 +141,7 @@ class EvidenceWork:
             job.local,
             params,
             job.defenses,
-            out / FOLDER,
+            out / evidence_store.FOLDER,
             apply_fn=job.apply_fn,
             dropping=job.dropping,
             hooks=hooks,
@@ -163,20 +161,26 @@ class EvidenceWork:
         return self._deadline is not None and time.monotonic() > self._deadline
 
 
-def plan_of(job: EvidenceJob, num_images: int) -> list[str]:
-    """What it takes, in lines for ``--dry-run``."""
+def kept_line(job: EvidenceJob, num_images: int, classes: int) -> str:
+    """How much evidence is kept, where it is asked for."""
+    return kept_sources.said(kept_sources.kept_of(job.defenses, classes), num_images)
+
+
+def plan_of(job: EvidenceJob, num_images: int, *, kept: int | None = None) -> list[str]:
+    """What it takes, in lines for ``--dry-run``; ``kept``: classes, where evidence is kept."""
     count = len(job.defenses)
     each = passes_of(sources_of(job.defenses, job.local, job.apply_fn))
     return [
         f"{counted(num_images, 'image')}, {counted(count, 'defense')} on evidence",
         f"forward passes: {each * num_images:,}, {'one' if each == 1 else each} an image for all "
         "of these",
+        *([] if kept is None else [kept_line(job, num_images, kept)]),
     ]
 
 
 def holds_evidence(folder: AnyPath) -> bool:
     """Whether the folder of a run has evidence."""
-    return evidence_store.recorded(folder / FOLDER) is not None
+    return evidence_store.recorded(folder / evidence_store.FOLDER) is not None
 
 
 def from_folder(
@@ -199,7 +203,7 @@ def from_folder(
     Raises:
       ValueError: for defenses or threats that the run was not evaluated for.
     """
-    record = evidence_store.recorded(folder / FOLDER)
+    record = evidence_store.recorded(folder / evidence_store.FOLDER)
     on_evidence = [spec for spec in specs if evidence_entries.is_on_evidence(spec)]
     if record is None:
         if on_evidence:
@@ -228,7 +232,7 @@ def from_folder(
     built = [
         evidence_entries.build(spec, attack, local) for attack in attacks for spec in on_evidence
     ]
-    saved = evidence_store.load_evidence(folder / FOLDER)
+    saved = evidence_store.load_evidence(folder / evidence_store.FOLDER)
     order = tuple(spec in on_evidence for _ in attacks for spec in specs)
     return certify_evidence(saved, built), order, others
 

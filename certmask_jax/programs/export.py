@@ -26,6 +26,7 @@ _OTHERWISE = (
     *("list", "from_tables", "dry_run", "out", "max_minutes", "margin_guard", "shard", "chunk"),
     *("decide", "whole_images", "two_parts", "format", "patched", "distributed", "cpu_devices"),
     *("compilation_cache", "num_images", "subset_seed", "on_unreadable", "page", "object_boxes"),
+    "keep_evidence",
 )
 """Options of certify that say nothing about what is exported."""
 _OF_DATA = ("data_dir", "labels", "split", "class_index", "only_classes", "patch_lives")

@@ -21,6 +21,9 @@ from certmask_jax.files import fingerprint, storage, whole_files
 from certmask_jax.files.storage import AnyPath
 from certmask_jax.tables.run_images import Rows
 
+FOLDER = "evidence"
+"""Of a run, beside its tables."""
+
 RECORD = "evidence.json"
 _FORMAT = 1
 _OF_PLACES: dict[str, Any] = {"holds": np.uint8, "leads": np.float16}
@@ -165,6 +168,7 @@ class SavedEvidence(NamedTuple):
     rows: EvidenceBlock  # [T]
     fingerprint: Mapping[str, Any]
     about: Mapping[str, Any]
+    folder: AnyPath
 
     @property
     def counted(self) -> NDArray[np.bool_]:
@@ -212,7 +216,7 @@ def load_evidence(folder: AnyPath) -> SavedEvidence:
             f"{folder}: expected a finished run, but {len(every) - len(blocks)} of {len(every)} "
             f"blocks are missing or damaged{why}; give the command of the run again"
         )
-    return SavedEvidence(_joined(store, blocks), facts, record["about"])
+    return SavedEvidence(_joined(store, blocks), facts, record["about"], folder)
 
 
 def _joined(store: EvidenceStore, blocks: list[EvidenceBlock]) -> EvidenceBlock:

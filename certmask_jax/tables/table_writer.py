@@ -6,7 +6,6 @@ import errno
 import io
 import json
 import os
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -15,16 +14,13 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from certmask_jax._settings import FolderTakenError, SettingError, WritingError
-from certmask_jax.files import fingerprint, processes, whole_files
+from certmask_jax._settings import FolderTakenError, SettingError
+from certmask_jax.files import disk_room, fingerprint, processes, whole_files
 from certmask_jax.files.storage import AnyPath
 from certmask_jax.masks.distinct_unions import MaskedImages
 from certmask_jax.tables import saved_table
 from certmask_jax.tables.blocks import BYTES_A_PREDICTION, FILES_A_BLOCK, Block
 from certmask_jax.tables.run_images import Began, Rows
-
-_SPARE_BYTES = 1 << 20  # for the reports beside the table
-_SPARE_BYTES_A_FILE = 1 << 12  # of the file system
 
 
 class TableWriter:
@@ -231,19 +227,11 @@ def share_of(count: int, share: tuple[int, int]) -> range:
 
 def check_room(folder: Path, num_images: int, num_columns: int, num_blocks: int) -> None:
     """``OSError`` (no space left) unless that many images more fit the disk of ``folder``."""
-    needed = num_images * num_columns * BYTES_A_PREDICTION + _SPARE_BYTES
-    needed += num_blocks * FILES_A_BLOCK * _SPARE_BYTES_A_FILE
-    there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    free = shutil.disk_usage(there).free
-    if num_blocks and free < needed:
-        raise WritingError(
-            errno.ENOSPC,
-            lambda say: (
-                f"{folder}: expected {needed / 1e6:.1f} MB of free disk for the prediction table "
-                f"({num_images} images x {num_columns} masked images), got {free / 1e6:.1f} MB; "
-                f"free some space or choose another {say('folder', None)}"
-            ),
-        )
+    needed = num_images * num_columns * BYTES_A_PREDICTION + disk_room.SPARE_BYTES
+    needed += num_blocks * FILES_A_BLOCK * disk_room.SPARE_BYTES_A_FILE
+    if num_blocks:
+        what = f"the prediction table ({num_images} images x {num_columns} masked images)"
+        disk_room.check_room(folder, needed, what=what)
 
 
 def check_before(

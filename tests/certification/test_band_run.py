@@ -10,11 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import certmask_jax as cm
 from certmask_jax import data, models
 from certmask_jax.certification import evidence_batches
 from certmask_jax.certification.evidence_batches import sources_of
 from certmask_jax.certification.evidence_run import EvidenceHooks, evaluate_evidence
 from certmask_jax.certification.evidence_verdicts import certify_evidence
+from certmask_jax.defenses import derandomized_smoothing as smoothing
 from certmask_jax.defenses.band_defense import DerandomizedSmoothing, SmoothedViT
 from certmask_jax.defenses.local_defense import PatchGuard
 from certmask_jax.defenses.mask_ds_defense import MaskDS
@@ -200,7 +202,9 @@ def test_a_band_that_is_not_finite_is_never_certified_and_named(whole, tmp_path)
         return jnp.where(lost[:, None], jnp.nan, logits)
 
     assert whole[1].rows.verdicts[:, 0].sum() > 3
-    saved = _run(tmp_path / "evidence", defenses=DEFENSES[:1], apply_fn=nowhere)
+    saved = _run(tmp_path / "evidence", defenses=DEFENSES[:1], apply_fn=nowhere, keep=True)
+    later = certify_evidence(saved, [dataclasses.replace(DEFENSES[0], threshold=0.2)])
+    assert later.defenses[0].worst_case_accuracy == 0
     assert not saved.rows.verdicts[:, 0].any()
     assert len(certify_evidence(saved, DEFENSES[:1]).non_finite_images) == 11
 
@@ -291,3 +295,25 @@ def test_a_vit_is_given_the_tokens_of_a_band_alone(tmp_path):
     ordered = np.sort(np.concatenate([logits, itself[:, None]], axis=1), axis=2)
     leads = (ordered[..., -1] - ordered[..., -2]).min(axis=1)
     np.testing.assert_allclose(saved.rows.margins, leads, rtol=1e-3, atol=1e-5)
+
+
+def test_kept_logits_of_bands_are_of_each_set_of_bands_once(tmp_path, whole):
+    folder = tmp_path / "evidence"
+    saved = _run(folder, keep=True)
+    assert saved.about["kept"]["of"] == [0, 1, 0, 0]
+    np.testing.assert_array_equal(saved.rows.verdicts, whole[1].rows.verdicts)
+    dense, sparse = (cm.kept_evidence(folder, number) for number in (3, 1))
+    np.testing.assert_allclose(dense.evidence, _bands(1), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(sparse.evidence, _bands(3), rtol=1e-4, atol=1e-5)
+    votes = smoothing.threshold_votes(dense.evidence, 0.35)
+    (met,) = DEFENSES[0].affected
+    robust = smoothing.worst_case(votes, dense.labels, met)
+    np.testing.assert_array_equal(robust, saved.rows.verdicts[:, 0])
+    # A defense of another threshold and another patch, on the same bands.
+    other = DerandomizedSmoothing(Threat.of(8, 2), band=2, threshold=0.5)
+    found = certify_evidence(saved, [other]).defenses[0].per_image["worst_case"]
+    votes = _softmax(_bands(1)) >= 0.5
+    np.testing.assert_array_equal(found, _attacked(votes, _met(1, 2)))
+    assert 0 < found.sum() < 11
+    with pytest.raises(ValueError, match="of other cells or bands"):
+        certify_evidence(saved, [DerandomizedSmoothing(THREAT, band=3)])

@@ -7,22 +7,27 @@ import hashlib
 import io
 import json
 import re
+import shutil
+import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import certmask_jax as cm
 from certmask_jax import data, models
 from certmask_jax.certification.evidence_run import EvidenceHooks, evaluate_evidence
 from certmask_jax.certification.evidence_verdicts import certify_evidence
-from certmask_jax.defenses import patchguard
+from certmask_jax.defenses import clipped_bagnet, patchguard
 from certmask_jax.defenses.local_defense import ClippedBagNet, PatchGuard, PatchGuardDetection
+from certmask_jax.files.unreadable import UnreadableImage
 from certmask_jax.inference.devices import device_mesh
 from certmask_jax.inference.distinct_fields import LocalLogits
 from certmask_jax.inference.preprocessing import Preprocessing
 from certmask_jax.masks.threats import Threat
 from certmask_jax.tables import evidence_store
+from certmask_jax.tables.evidence_store import EvidenceStore
 
 THREAT = Threat.of(8, 1)
 HOW = {"field": 3, "stride": 1}
@@ -57,10 +62,11 @@ LABELS = np.array(patchguard.robust_masking_rule(_evidence(), window=3))
 LABELS[5] = (LABELS[5] + 1) % CLASSES
 
 
-def _run(folder, *, params=PARAMS, defenses=DEFENSES, **more):
+def _run(folder, *, params=PARAMS, defenses=DEFENSES, spoilt=None, **more):
     test_set = data.from_arrays(
         IMAGES, LABELS, data_config=models.create("vit_digits").data_config, num_outputs=CLASSES
     )
+    test_set = test_set if spoilt is None else spoilt(test_set)
     mesh = device_mesh(jax.local_devices()[:2])
     return evaluate_evidence(
         test_set, LOCAL, params, defenses, folder, preprocessing=Preprocessing(), mesh=mesh,
@@ -200,7 +206,10 @@ def test_a_damaged_block_is_computed_again_and_said_so(whole, tmp_path, how):
 
 def test_evidence_that_is_not_finite_is_never_certified_and_named(tmp_path):
     params = {**PARAMS, "bias": np.array([np.inf, 0, 0], np.float32)}
-    saved = _run(tmp_path / "evidence", params=params, defenses=DEFENSES[:1])
+    saved = _run(tmp_path / "evidence", params=params, defenses=DEFENSES[:1], keep=True)
+    later = certify_evidence(saved, [dataclasses.replace(DEFENSES[0], clip=3)]).defenses[0]
+    assert later.worst_case_accuracy == 0
+    assert later.clean_accuracy > 0  # the clip makes something of infinity, which proves nothing
     holds, leads = saved.at_places(0)
     assert not holds.any()
     assert np.isnan(leads).all()
@@ -238,3 +247,139 @@ def test_cells_that_see_other_pixels_than_they_say_are_found_before_any_work(tmp
             test_set, LOCAL, PARAMS, DEFENSES, folder, preprocessing=Preprocessing(resize_to=16)
         )
     assert not folder.exists()
+
+
+OTHERS = [
+    PatchGuard(Threat.of(8, 3), **HOW, clip=1, threshold=0.3),
+    ClippedBagNet(Threat.of(8, 2), **HOW, clip=2),
+]
+
+
+@pytest.fixture(scope="module")
+def keeping(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("keeping") / "evidence"
+    return folder, _run(folder, keep=True)
+
+
+def test_kept_evidence_is_what_the_model_says_and_gives_the_verdicts_of_the_run(keeping, whole):
+    folder, saved = keeping
+    kept = cm.kept_evidence(folder.parent)  # the folder of the run
+    assert (kept.evidence.shape, kept.evidence.dtype) == ((13, 6, 6, CLASSES), np.float32)
+    np.testing.assert_allclose(kept.evidence, _evidence(), rtol=1e-5, atol=1e-6)
+    assert kept.ids == saved.rows.rows.ids
+    np.testing.assert_array_equal(kept.labels, LABELS)
+    answers = patchguard.robust_masking_rule(kept.evidence, window=3)
+    np.testing.assert_array_equal(answers, saved.rows.answers[:, 0])
+    proved = patchguard.robust_masking_worst_case(kept.evidence, kept.labels, window=3)
+    np.testing.assert_array_equal(proved, saved.rows.verdicts[:, 0])
+    proved = clipped_bagnet.worst_case(kept.evidence, kept.labels, window=3, clip=3)
+    np.testing.assert_array_equal(proved, saved.rows.verdicts[:, 4])
+    # What is kept beside them changes nothing of answers and verdicts.
+    np.testing.assert_array_equal(saved.rows.verdicts, whole[1].rows.verdicts)
+    np.testing.assert_array_equal(saved.rows.answers, whole[1].rows.answers)
+    assert cm.kept_evidence(folder, 2).evidence.tobytes() == kept.evidence.tobytes()
+    assert len(list(folder.glob("kept-*"))) == 4  # of one source, however many defenses
+    with pytest.raises(ValueError, match="number: expected one of the 3 defenses"):
+        cm.kept_evidence(folder, 3)
+    with pytest.raises(ValueError, match="the run was not asked to keep any"):
+        cm.kept_evidence(whole[0])
+
+
+def test_other_defenses_on_kept_evidence_are_those_of_a_run_with_them(keeping, tmp_path):
+    again = certify_evidence(_run(tmp_path / "evidence", defenses=OTHERS), OTHERS)
+    found = certify_evidence(keeping[1], [*OTHERS, DEFENSES[0]])
+    for one, other in zip(found.defenses, again.defenses, strict=False):
+        assert one.conditions == other.conditions
+        for name in ("answer", "worst_case", *one.conditions):
+            np.testing.assert_array_equal(one.per_image[name], other.per_image[name])
+    assert [round(13 * one.worst_case_accuracy) for one in found.defenses] == [2, 10, 12]
+    with pytest.raises(ValueError, match="evidence is of other cells or bands"):
+        certify_evidence(keeping[1], [PatchGuard(THREAT, field=2, stride=2)])
+
+
+def test_a_killed_run_that_keeps_evidence_goes_on_to_the_same_bits(keeping, tmp_path, monkeypatch):
+    """It is killed between the evidence of a block and the block."""
+    folder, real = tmp_path / "evidence", EvidenceStore.write
+
+    def killed(self, number, block):
+        if number == 1:
+            raise KeyboardInterrupt
+        real(self, number, block)
+
+    monkeypatch.setattr(EvidenceStore, "write", killed)
+    with pytest.raises(KeyboardInterrupt):
+        _run(folder, keep=True)
+    monkeypatch.undo()
+    assert (folder / "kept-0-000001.npy.sha256").exists()
+    with pytest.raises(ValueError, match="3 of 4 blocks are missing"):
+        cm.kept_evidence(folder)
+    _run(folder, keep=True)
+    there, here = _files(keeping[0]), _files(folder)
+    assert there.keys() == here.keys()
+    assert {n for n in there if there[n] != here[n]} <= {evidence_store.RECORD}
+
+
+@pytest.mark.parametrize("how", ["flipped", "gone"])
+def test_damaged_evidence_is_computed_again_and_said_so(keeping, tmp_path, how):
+    folder = tmp_path / "evidence"
+    shutil.copytree(keeping[0], folder)
+    file = folder / "kept-0-000002.npy.sha256"
+    good = file.read_bytes()
+    if how == "gone":
+        file.unlink()
+    else:
+        file.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    words = {"flipped": "damaged, another checksum", "gone": "missing"}[how]
+    with pytest.raises(ValueError, match=f"kept-0-000002.*{words}.*give the command of the run"):
+        cm.kept_evidence(folder)
+    said, told = [], []
+    hooks = EvidenceHooks(warn=said.append, progress=lambda done, total: told.append(done))
+    _run(folder, keep=True, hooks=hooks)
+    assert words in said[0]
+    assert len(told) == 1
+    assert file.read_bytes() == good
+
+
+def test_a_disk_without_room_for_evidence_is_refused_before_any_work(
+    keeping, whole, tmp_path, monkeypatch
+):
+    needed = 13 * 36 * CLASSES * 4 + (1 << 20) + 4 * 2 * 4096
+    free = [needed]
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: types.SimpleNamespace(free=free[0]))
+    assert _run(tmp_path / "fits", keep=True, hooks=EvidenceHooks(stop=lambda: True)) is None
+    free[0] -= 1
+    with pytest.raises(OSError, match=r"1\.1 MB of free disk for evidence of 13 images, got 1\.1"):
+        _run(tmp_path / "evidence", keep=True)
+    assert not (tmp_path / "evidence").exists()
+    free[0] = 0
+    assert _run(keeping[0], keep=True) is not None  # it is all there
+    free[0] = needed
+    with pytest.raises(FileExistsError, match="keep_evidence is None there, True here"):
+        _run(whole[0], keep=True)
+
+
+def test_images_that_are_left_out_are_not_in_kept_evidence(keeping, tmp_path):
+    @dataclasses.dataclass
+    class Spoilt:
+        """A whole block and one image more cannot be read."""
+
+        test_set: object
+
+        def __len__(self):
+            return len(self.test_set)
+
+        def read(self, start, stop):
+            for row in range(start, stop):
+                if row in (1, 4, 5, 6, 7):
+                    raise UnreadableImage(str(row), "broken")
+            return self.test_set.read(start, stop)
+
+    how = {"keep": True, "spoilt": Spoilt, "skip_unreadable": True}
+    saved = _run(tmp_path / "evidence", **how)
+    assert EvidenceStore(tmp_path, 13, 4).spans()[1] == (4, 8)
+    assert sorted(saved.rows.rows.left_out) == [1, 4, 5, 6, 7]
+    _run(tmp_path / "evidence", **how, hooks=EvidenceHooks(progress=lambda *_: pytest.fail("new")))
+    kept, every = (cm.kept_evidence(folder) for folder in (tmp_path / "evidence", keeping[0]))
+    rows = np.delete(np.arange(13), [1, 4, 5, 6, 7])
+    assert kept.ids == tuple(every.ids[row] for row in rows)
+    np.testing.assert_array_equal(kept.evidence, every.evidence[rows])

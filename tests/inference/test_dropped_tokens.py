@@ -13,18 +13,23 @@ import oracle
 import pytest
 
 import certmask_jax as cm
+from certmask_jax import models, weights
 from certmask_jax.data import digits_arrays
+from certmask_jax.defenses import derandomized_smoothing as smoothing
 from certmask_jax.inference import early_exit
 from certmask_jax.inference.devices import device_mesh
 from certmask_jax.inference.distinct_fields import LocalLogits
 from certmask_jax.inference.dropped_tokens import dropped_forward
 from certmask_jax.inference.engine_choice import engine_for
+from certmask_jax.inference.evidence_sources import BandSource
 from certmask_jax.inference.numpy_function import NumpyFunction
-from certmask_jax.inference.token_dropping import SeenTokens, seen_tokens
+from certmask_jax.inference.preprocessing import Preprocessing
+from certmask_jax.inference.token_dropping import SeenTokens, TokenDropping, seen_tokens
 from certmask_jax.inference.token_groups import TokenGroup, grouped, sizes_of_group
 from certmask_jax.masks import distinct_unions
 from certmask_jax.masks.distinct_unions import MaskedImages
 from certmask_jax.masks.visible_tokens import kept_counts, kept_tokens
+from certmask_jax.models.vit import VisionTransformer
 from certmask_jax.programs import certification_options, certify
 from certmask_jax.programs.certification_job import dropping_of, opened
 from certmask_jax.tables.prediction_table import UNKNOWN
@@ -292,3 +297,53 @@ def test_models_and_resizes_that_do_not_go_with_it(options, message):
     model = config.model.create()
     with pytest.raises(ValueError, match=f"--hidden-tokens drop: {message}"):
         dropping_of(config, model, resized=True)
+
+
+TIMM_NAMES = {
+    "cls": "cls_token", "pos": "pos_embed", "proj": "patch_embed.proj", "n1": "norm1",
+    "qkv": "attn.qkv", "out": "attn.proj", "n2": "norm2", "f1": "mlp.fc1", "f2": "mlp.fc2",
+}  # fmt: skip
+
+
+def test_bands_of_a_vit_are_those_of_smoothed_vits_own_program(shared, tmp_path):
+    """Their preprocessor, their dropped tokens and their votes, on the same weights and pixels."""
+    golden = np.load(shared / "golden" / "small_fields" / "svit_tokens.npz")
+    arrays = {
+        ".".join(TIMM_NAMES.get(part, part) for part in name[len("vitw_") :].split(".")): golden[
+            name
+        ]
+        for name in golden
+        if name.startswith("vitw_")
+    }
+    for name, array in arrays.items():  # their MLP is half as wide as a ViT's: zeros are nothing
+        if ".mlp.fc" in name and array.shape != (24,):
+            of_width = ((0, 48), (0, 0)) if "fc1" in name else ((0, 0), (0, 48))
+            arrays[name] = np.pad(array, of_width[: array.ndim])
+    np.savez(tmp_path / "w.npz", **arrays)
+    module = VisionTransformer(10, patch=4, width=24, depth=2, num_heads=3)
+    config = models.DataConfig((32, 32), (0.5,) * 3, (0.25,) * 3)
+    small = models.Model("small", 10, module, module, config, module.apply)
+    params = weights.load(tmp_path / "w.npz", small)
+    pixels = jnp.asarray(golden["vit_images"].transpose(0, 2, 3, 1))
+    how = Preprocessing(mean=(0.5,), std=(0.25,), fill=(0.0,))
+    dropping = TokenDropping(module.apply, 4)
+    row_width, row_stride, width, stride = (
+        int(golden[f"vit_{name}"])
+        for name in ("row_block", "row_stride", "col_block", "col_stride")
+    )
+    sources = [
+        BandSource(module.apply, MaskedImages(bands.boxes, (32, 32)), whole, 256, dropping)
+        for bands, whole in (
+            (cm.mask_sets.row_bands(32, 1, band=row_width, stride=row_stride), False),
+            (cm.mask_sets.column_bands(32, 1, band=width, stride=stride), True),
+        )
+    ]
+    program = jax.jit(lambda p, x: [source.evidence(p, x, how) for source in sources])
+    rows, columns = program(params, pixels)
+    np.testing.assert_allclose(columns.parts, golden["vit_column_logits"], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(columns.whole, golden["vit_unmasked_logits"], rtol=1e-5, atol=1e-5)
+    logits = np.concatenate([rows.parts, columns.parts], axis=1)
+    np.testing.assert_array_equal(logits.argmax(axis=2), golden["vit_band_labels"])
+    votes = smoothing.shared_top_votes(logits)
+    np.testing.assert_array_equal(smoothing.vote_counts(votes), golden["vit_counts"])
+    np.testing.assert_array_equal(smoothing.rule(votes), golden["vit_smoothed"])

@@ -10,11 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import oracle
+import oracle_small_fields
 import pytest
 
 from certmask_jax import Preprocessing, defended, defenses, mask_sets, models, predict
 from certmask_jax.certification import evaluation
 from certmask_jax.defenses import patchguard
+from certmask_jax.defenses.defense import ALERT
 from certmask_jax.inference import early_exit
 from certmask_jax.inference.devices import device_mesh
 from certmask_jax.inference.distinct_fields import LocalLogits
@@ -210,10 +212,14 @@ def _means(features, masks):
     boxes = masks.boxes
     hidden = np.stack([oracle.paint(one, masks.image_size) for one in boxes])
     labels = np.empty((len(features), len(boxes)), np.int16)
+    trust = np.empty(labels.shape, np.float16)
     for column, cells in enumerate(hidden):
         at = np.broadcast_to(cells, features.shape[:3])
-        labels[:, column] = np.asarray(mean_of_kept((), features, at)).argmax(axis=1)
-    return from_labels(labels, masks, num_classes=features.shape[-1])
+        logits = mean_of_kept((), features, at)
+        labels[:, column] = np.asarray(logits).argmax(axis=1)
+        trust[:, column] = np.asarray(jax.nn.softmax(logits, axis=-1)).max(axis=1)
+    table = from_labels(labels, masks, num_classes=features.shape[-1])
+    return dataclasses.replace(table, confidences=trust)
 
 
 @pytest.mark.parametrize("which", ["p0", "p1", "p2", "p3"])
@@ -248,6 +254,36 @@ def test_the_authors_robust_masking_of_a_map_is_patchguards(shared, which):
     np.testing.assert_array_equal(answers, golden[f"{which}_patchguard_pred"])
     proved = patchguard.robust_masking_worst_case(evidence, label, window=window)
     np.testing.assert_array_equal(proved, golden[f"{which}_patchguard_certified"])
+
+
+@pytest.mark.parametrize("which", ["p0", "p1", "p2", "p3"])
+def test_the_authors_detector_on_a_map_and_minority_reports(shared, which):
+    """Their head answers what its confident masks agree on, ours what the whole map says.
+
+    So ours certifies what theirs does where the map as a whole is right as well.
+    """
+    golden = np.load(shared / "golden/small_fields/patchcure.npz")
+    features, label = golden[f"{which}_features"], golden[f"{which}_label"]
+    mask, stride = (tuple(golden[f"{which}_mask_{n}"].tolist()) for n in ("size", "stride"))
+    window = tuple(m - min(m, s) + 1 for m, s in zip(mask, stride, strict=True))
+    masks = mask_sets.budgeted_grid(features.shape[1:3], window, mask_stride=stride)
+    both, alerts = 0, 0
+    for number, tau in enumerate(golden[f"{which}_mr_thresholds"].tolist()):
+        labels, trust, answers = oracle_small_fields.unanimous_masks(features, mask, stride, tau)
+        np.testing.assert_array_equal(answers, golden[f"{which}_mr_output"][number])
+        theirs = ((trust > tau) & (labels == label)).all(axis=0)
+        np.testing.assert_array_equal(theirs, golden[f"{which}_mr_certified"][number])
+        defense = defenses.minority_reports(masks, tau=tau)
+        table = _means(features, defense.masked_images)
+        whole = features.mean(axis=(1, 2)).argmax(axis=1)
+        mine = defense.certificate(table, label)
+        np.testing.assert_array_equal(mine, theirs & (whole == label))
+        dissent = ((trust > tau) & (labels != whole)).any(axis=0)
+        np.testing.assert_array_equal(defense.rule(table), np.where(dissent, ALERT, whole))
+        assert not (mine & ~defense.worst_case(table, label)).any()
+        both, alerts = both + mine.sum(), alerts + (answers == -1).sum()
+    assert both > 20
+    assert alerts > 10
 
 
 @pytest.mark.parametrize("side", [3, 5])

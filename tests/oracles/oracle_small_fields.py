@@ -177,3 +177,27 @@ def sets_of_cells(image, shapes, boxes, field, stride):
                     )
                 )
     return sorted(sorted(one) for one in found if not any(one < other for other in found))
+
+
+def unanimous_masks(features, mask, stride, threshold):
+    """PatchCURE's MRPooling: labels and confidences of masks, and what they answer, -1 an alert.
+
+    A mask leaves the mean of the cells that it does not hide. Of the labels with a softmax above
+    the threshold all have to be one. The last mask of an axis ends at its border.
+    """
+    n, h, w, _ = features.shape
+    tops, lefts = (
+        sorted({*range(0, cells - m + 1, s), cells - m})
+        for cells, m, s in zip((h, w), mask, stride, strict=True)
+    )
+    labels, trust = [], []
+    for top, left in itertools.product(tops, lefts):
+        kept = np.ones((h, w), bool)
+        kept[top : top + mask[0], left : left + mask[1]] = False
+        means = features[:, kept].astype(np.float64).mean(axis=1)
+        softmax = np.exp(means) / np.exp(means).sum(axis=1, keepdims=True)
+        labels.append(means.argmax(axis=1))
+        trust.append(softmax.max(axis=1))
+    labels, trust = np.array(labels), np.array(trust)
+    said = [set(labels[trust[:, i] > threshold, i].tolist()) for i in range(n)]
+    return labels, trust, np.array([one.pop() if len(one) == 1 else -1 for one in said])

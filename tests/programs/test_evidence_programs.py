@@ -9,6 +9,7 @@ import re
 import jax
 import pytest
 
+import certmask_jax as cm
 from certmask_jax import weights
 from certmask_jax.masks.threats import Threat
 from certmask_jax.programs import certify, defense_specs, evidence_entries, report
@@ -101,6 +102,33 @@ def test_a_run_on_bands_of_any_model(tmp_path, capsys):
     assert len(_table(capsys.readouterr().out)) == 1
     assert certify.main([*folder, "--defense", "patchguard"]) == 2
     assert "but it is on bands alone" in capsys.readouterr().err
+
+
+def test_kept_evidence_answers_other_defenses_later(weights_file, tmp_path, capsys):
+    options, quick = ["--patch", "1", "--keep-evidence"], ["--no-page"]
+    how = {"specs": ["patchguard", "smoothed_vit:band=2"]}
+    line = "evidence kept: 0.0 MB, 6 x 6 x 10 and 8 x 10 numbers of 4 bytes for each of 20 images"
+    assert _certify(weights_file, *options, "--dry-run", **how) == 0
+    assert line in capsys.readouterr().out
+    out = ["--out", str(tmp_path / "run")]
+    assert _certify(weights_file, *options, *out, *quick, **how) == 0
+    assert line in capsys.readouterr().err
+    kept = [cm.kept_evidence(tmp_path / "run", number).evidence.shape for number in (0, 1)]
+    assert kept == [(20, 6, 6, 10), (20, 8, 10)]
+    others = ["clipped_bagnet:clip=2", "derandomized_smoothing:band=2,threshold=top"]
+    named = [word for spec in others for word in ("--defense", spec)]
+    assert certify.main(["--from-tables", *out[1:], *named, "--patch", "2"]) == 0
+    found = _table(capsys.readouterr().out)
+    again = ["--out", str(tmp_path / "again"), *quick]
+    assert _certify(weights_file, "--patch", "2", *again, specs=others) == 0
+    assert _table(capsys.readouterr().out) == found
+    assert len(found) == 2
+    other = ["--defense", "smoothed_vit:band=3"]
+    assert certify.main(["--from-tables", *out[1:], *other]) == 2
+    assert "evidence is of other cells or bands" in capsys.readouterr().err
+    no_evidence = {"specs": ["double_masking:masks_per_axis=2"]}
+    assert _certify(weights_file, *options, *out, **no_evidence) == 2
+    assert "--keep-evidence: expected a --defense on evidence" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

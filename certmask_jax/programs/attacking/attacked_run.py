@@ -58,7 +58,13 @@ class AttackedRun:
             read.typed[name] = typed[name]
         config = certification_options.read_config(read)
         return dataclasses.replace(
-            config, runtime=run_with, out=None, shard=(0, 1), dry_run=False, from_tables=None
+            config,
+            runtime=run_with,
+            out=None,
+            shard=(0, 1),
+            dry_run=False,
+            from_tables=None,
+            keep_evidence=False,
         )
 
     def claims(self) -> Claims:

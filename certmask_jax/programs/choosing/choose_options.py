@@ -19,7 +19,7 @@ BUDGETS = {
 }
 _OTHERWISE = (
     *("list", "from_tables", "dry_run", "shard", "decide", "two_parts", "patched", "format"),
-    *("distributed", "page", *page_options.DESTINATIONS),
+    *("distributed", "page", "keep_evidence", *page_options.DESTINATIONS),
 )
 """Options of certify that have no use here."""
 _OWN = (

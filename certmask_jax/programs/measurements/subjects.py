@@ -23,7 +23,7 @@ from certmask_jax.programs.command_line import check_not_typed
 _OTHERWISE = (
     *("list", "from_tables", "dry_run", "out", "max_minutes", "margin_guard", "shard", "chunk"),
     *("decide", "cpu_devices", "compilation_cache", "distributed", "format", "hidden_tokens"),
-    *("page", "on_unreadable", *page_options.DESTINATIONS),
+    *("page", "on_unreadable", "keep_evidence", *page_options.DESTINATIONS),
 )
 """Options of certify that say nothing about what is measured."""
 
