@@ -306,6 +306,13 @@ def test_a_model_in_two_parts_is_attacked_in_pixels(bagnet, tmp_path, how):
         (["{run}", "--step-size", "2"], "--step-size: expected at most 1, got 2"),
         (["{run}", "--optimizer", "adam", "--momentum", "0.5"], "--momentum: has no use"),
         (["{run}", "--weights", "{run}/gone.npz"], "--data-dir and --weights say where data and"),
+        (["{run}/results.json"], "expected the folder of a run of certify, got a file"),
+        (["{run}", "--place", "8,0"], "--place 8,0: expected a place inside what the threat"),
+        (
+            ["--num-images", "2", "--defense", DEFENSE, "--patch", "1,2"],
+            "expected defenses against one threat, got 2 (1x1 patches on 8x8, 2x2 patches on 8x8); "
+            "certify with --patch and one of them, and attack that run",
+        ),
         (["{run}", "--out", "{run}"], "expected a new or empty folder, or this same attack"),
     ],
 )
