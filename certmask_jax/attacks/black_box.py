@@ -16,7 +16,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from certmask_jax.attacks.attacked_images import AttackedImages
+from certmask_jax.attacks.attacked_images import AttackedImages, WhenSettled
 from certmask_jax.attacks.patched_pixels import Placement, cells_of_parts, check_places, shows
 from certmask_jax.attacks.table_goals import ANY
 from certmask_jax.inference.engine import Indices
@@ -76,10 +76,12 @@ def search_without_gradients(
     search: BlackBoxSearch,
     allowed: Sequence[int] = (),
     parts: TwoParts | None = None,
+    at_once: int | None = None,
     seed: int = 0,
     numbers: Sequence[int] | None = None,
     progress: Callable[[int, int], None] | None = None,
     stop: Callable[[], bool] | None = None,
+    when_settled: WhenSettled | None = None,
 ) -> AttackedImages:
     """Patches that are to make a rule answer wrongly, found by asking the model alone.
 
@@ -93,38 +95,35 @@ def search_without_gradients(
       search: how.
       allowed: answers that are no error beside the true label, such as ``ALERT``.
       parts: the model, if the masked images of ``engine`` are masked maps of one in two parts.
+      at_once: images that are searched at once: one that is settled makes room for the next. As
+        many as the engine holds by default, which are the most.
       seed: of all randomness; with the number of an image it decides all that the image gets.
       numbers: of the images; 0 and on by default.
       progress: called with the images that are settled and those that are broken.
       stop: asked after every few proposals; if so, the images that are not settled are left.
+      when_settled: called with what came of all so far and the images that have settled since, but
+        for those without a place, whose answers are asked for at the end.
 
     Returns:
       As of ``attack_images``; ``steps`` are proposals and ``targets`` any.
 
     Raises:
-      ValueError: for places that are not those of the images, or not wholly inside them.
+      ValueError: for places that are not those of the images, or not wholly inside them, or no
+        image at once.
     """
     if len(places) != len(images):
         raise ValueError(f"places: expected those of {len(images)} images, got {len(places)}")
     check_places((place for some in places for place in some), images.shape[1:3])
     known = list(range(len(images)) if numbers is None else numbers)
-    step = engine.images_at_once()
-    if len(images) > step:
-        blocks = [
-            search_without_gradients(
-                engine, answers, images[at : at + step], labels[at : at + step],
-                places[at : at + step], search=search, allowed=allowed, parts=parts,
-                seed=seed, numbers=known[at : at + step], progress=progress, stop=stop,
-            )
-            for at in range(0, len(images), step)
-        ]  # fmt: skip
-        return AttackedImages(*map(np.concatenate, zip(*blocks, strict=True)))
+    if at_once is not None and at_once < 1:
+        raise ValueError(f"at_once: expected at least 1, got {at_once}")
+    most = engine.images_at_once() if at_once is None else min(at_once, engine.images_at_once())
     states = [
         _State(engine.masked_images.boxes, image, some, search, parts, [seed, number])
         for image, some, number in zip(images, places, known, strict=True)
     ]
     asked = 0
-    while active := [n for n, state in enumerate(states) if not state.is_settled]:
+    while active := [n for n, state in enumerate(states) if not state.is_settled][:most]:
         proposed = np.stack([states[n].proposal() for n in active])
         counts = [len(states[n].columns) for n in active]
         said = engine.evaluate(
@@ -138,11 +137,15 @@ def search_without_gradients(
         for n, image, own in zip(active, proposed, np.split(signed, ends[:-1]), strict=True):
             states[n].take(image, float(own.mean()) if len(own) else 0.0)
         asked += 1
-        due = [n for n in active if states[n].is_due or asked % QUERIES_BETWEEN == 0]
+        # By its own count: what an image gets is not to depend on when there was room for it.
+        due = [n for n in active if states[n].is_due or states[n].steps % QUERIES_BETWEEN == 0]
         if due:
             found = answers(np.stack([states[n].patched for n in due]))
             for n, answer in zip(due, found.tolist(), strict=True):
                 states[n].judge(answer, answer != labels[n] and answer not in allowed)
+            now = [n for n in due if states[n].is_settled]
+            if when_settled is not None and now:
+                when_settled(_made(states), now)
         if progress is not None and asked % QUERIES_BETWEEN == 0:
             settled = sum(state.is_settled for state in states)
             progress(settled, sum(state.is_broken for state in states))
@@ -152,6 +155,10 @@ def search_without_gradients(
     if untried:
         for n, answer in zip(untried, answers(images[untried]).tolist(), strict=True):
             states[n].answer = answer
+    return _made(states)
+
+
+def _made(states: Sequence[_State]) -> AttackedImages:
     return AttackedImages(
         np.stack([state.patched for state in states]),
         np.array([state.is_broken for state in states], np.bool_),

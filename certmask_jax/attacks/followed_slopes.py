@@ -133,5 +133,5 @@ def _said(name: str, why: str, say: Naming) -> str:
     without = say("search_without_gradients", None)
     return (
         f"{name}: expected a model with a gradient that a search can follow, got {why}; "
-        f"a search without gradients does without: {without}"
+        f"for patches of single images a search without gradients does without: {without}"
     )

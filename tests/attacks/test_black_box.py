@@ -138,6 +138,36 @@ def test_a_certified_image_is_never_broken_and_others_are():
     assert told[-1][1] <= made.broken.sum()
 
 
+def test_an_image_is_told_when_it_is_settled_and_makes_room_for_the_next():
+    images, labels = _images(7)
+    some, none = np.array([[[PATCH, PATCH, 2, 2]]]), np.zeros((0, 1, 4), np.int64)
+    places = [some, some, none, some, some, some, some]
+    engine, told, batches = _engine(unmasked((SIZE, SIZE))), [], []
+
+    def answers(x):
+        batches.append(len(x))
+        return _plain(x)
+
+    def settled(made, rows):
+        told.append((rows, made.patched[rows].copy(), made.answers[rows].copy()))
+        assert made.settled[rows].all()
+
+    how = {"search": BlackBoxSearch(queries=25), "seed": 3}
+    whole = search_without_gradients(engine, _plain, images, labels, places, **how)
+    few = search_without_gradients(
+        engine, answers, images, labels, places, at_once=2, when_settled=settled, **how
+    )
+    assert 0 < few.broken.sum() < 6
+    for one, other in zip(whole, few, strict=True):
+        assert (one == other).all()
+    assert max(batches) == 2
+    assert sorted(row for rows, *_ in told for row in rows) == [0, 1, 3, 4, 5, 6]
+    assert len(told) >= 3  # as two are searched at once
+    for rows, patched, answered in told:
+        assert (patched == few.patched[rows]).all()
+        assert (answered == few.answers[rows]).all()
+
+
 def test_it_stops_and_says_what_is_settled():
     images, labels = _images(6)
     places = [np.array([[[PATCH, PATCH, 2, 2]]])] * 6
@@ -183,6 +213,15 @@ def test_an_image_without_a_place_is_asked_and_left_alone():
     assert (made.patched[0] == images[0]).all()
     assert made.answers[0] == labels[0]
     assert made.steps.tolist() == [0, 5]
+
+
+def test_no_image_at_once_is_refused():
+    images, labels = _images(1)
+    with pytest.raises(ValueError, match="at_once: expected at least 1, got 0"):
+        search_without_gradients(
+            _engine(unmasked((SIZE, SIZE))), _plain, images, labels,
+            [np.array([[[1, 1, 0, 0]]])], search=BlackBoxSearch(), at_once=0,
+        )  # fmt: skip
 
 
 @pytest.mark.parametrize("wrong", [{"proposals": "gradient"}, {"queries": 0}, {"masks_a_query": 0}])

@@ -106,8 +106,23 @@ def test_it_goes_on_where_it_was_killed(attacked, run, tmp_path, capsys):
     assert "expected this same attack, but attack.search.steps" in capsys.readouterr().err
 
 
+ASKING = ["--search", "square", "--queries", "20", "--at-once", "2", "--locations", "1"]
+
+
+@pytest.fixture(scope="module")
+def attacked_by_asking(run):
+    out = run / "asked"
+    assert attack.main([str(run), *ASKING, "--only", DEFENSE, "--out", str(out)]) == 0
+    return out
+
+
+@pytest.mark.parametrize(
+    ("how", "whole"),
+    [(FAST, "attacked"), ([*ASKING, "--only", DEFENSE], "attacked_by_asking")],
+    ids=["gradient", "square"],
+)
 def test_what_is_settled_is_kept_while_the_others_are_searched(
-    attacked, run, tmp_path, monkeypatch
+    how, whole, run, tmp_path, monkeypatch, request
 ):
     """Killed between two images of one block: the first is there, and the end is the same."""
     real, searched = AttackFolder.add, []
@@ -120,7 +135,7 @@ def test_what_is_settled_is_kept_while_the_others_are_searched(
         real(folder, lines, images)
 
     out = tmp_path / "o"
-    command = [str(run), *FAST, "--out", str(out)]
+    command = [str(run), *how, "--out", str(out)]
     with monkeypatch.context() as patched:
         patched.setattr(AttackFolder, "add", killed)
         assert attack.main(command) == 130
@@ -128,8 +143,12 @@ def test_what_is_settled_is_kept_while_the_others_are_searched(
     assert 0 < len([line for line in begun if "file" in line]) == searched[0]
     assert len({line["defense"] for line in begun}) == 1
     assert attack.main(command) == 0
-    whole = {(line["defense"], line["number"]): line for line in _lines(attacked)}
-    assert {(line["defense"], line["number"]): line for line in _lines(out)} == whole
+    there = request.getfixturevalue(whole)
+    by_key = {(line["defense"], line["number"]): line for line in _lines(there)}
+    assert {(line["defense"], line["number"]): line for line in _lines(out)} == by_key
+    for line in _lines(out):
+        if "file" in line:
+            assert (out / line["file"]).read_bytes() == (there / line["file"]).read_bytes()
 
 
 def test_an_attack_that_is_stopped_says_which_images_are_counted_first(run, tmp_path, capsys):
@@ -287,6 +306,13 @@ def test_a_model_in_two_parts_is_attacked_in_pixels(bagnet, tmp_path, how):
         (["{run}", "--step-size", "2"], "--step-size: expected at most 1, got 2"),
         (["{run}", "--optimizer", "adam", "--momentum", "0.5"], "--momentum: has no use"),
         (["{run}", "--weights", "{run}/gone.npz"], "--data-dir and --weights say where data and"),
+        (["{run}/results.json"], "expected the folder of a run of certify, got a file"),
+        (["{run}", "--place", "8,0"], "--place 8,0: expected a place inside what the threat"),
+        (
+            ["--num-images", "2", "--defense", DEFENSE, "--patch", "1,2"],
+            "expected defenses against one threat, got 2 (1x1 patches on 8x8, 2x2 patches on 8x8); "
+            "certify with --patch and one of them, and attack that run",
+        ),
         (["{run}", "--out", "{run}"], "expected a new or empty folder, or this same attack"),
     ],
 )

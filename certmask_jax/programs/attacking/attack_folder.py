@@ -49,7 +49,7 @@ class AttackFolder:
             if folder.exists() and any(folder.iterdir()):
                 raise FileExistsError(
                     f"{folder}: expected a new or empty folder, or this same attack to go on with, "
-                    "but it holds other files; choose another name"
+                    "but it holds other files; choose another with --out"
                 )
             folder.mkdir(parents=True, exist_ok=True)
             self.lines: list[Line] = []
@@ -66,7 +66,7 @@ class AttackFolder:
         if differences:
             raise FileExistsError(
                 f"{folder}: expected this same attack, but {'; '.join(differences[:5])}; choose "
-                "another folder, or give the command of that attack"
+                "another folder with --out, or give the command of that attack"
             )
         _drop_torn_line(folder / LINES)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax
 
+from certmask_jax._text import some
 from certmask_jax.attacks.attacked_defenses import attacked
 from certmask_jax.attacks.attacked_model import Attacked
 from certmask_jax.defenses import Defense, Guarantee
@@ -76,7 +77,9 @@ def threat_of(job: Job) -> Threat:
     threats = list(dict.fromkeys(job.attacks))
     if len(threats) != 1:
         raise ValueError(
-            f"expected defenses against one threat, got {len(threats)}; attack them one by one"
+            f"expected defenses against one threat, got {len(threats)} "
+            f"({some([str(threat) for threat in threats])}); certify with --patch and one of them, "
+            "and attack that run"
         )
     return threats[0]
 

@@ -155,9 +155,9 @@ def _readable(path: Path) -> Iterator[None]:
     try:
         yield
     except (FileNotFoundError, NotADirectoryError) as error:
+        got = "got a file" if path.parent.is_file() else f"with {path.name}, got one without"
         raise ValueError(
-            f"{path.parent}: expected the folder of a run of certify, with {path.name}, got one "
-            "without"
+            f"{path.parent}: expected the folder of a run of certify, {got}"
         ) from error
     except (ValueError, KeyError, TypeError, StopIteration) as error:
         raise ValueError(

@@ -44,7 +44,6 @@ class BlackBoxAttacker(Attacker):
         stop: Callable[[], bool],
         settled: WhenSettled,
     ) -> AttackedImages:
-        del settled  # what is settled is known at the end
         assert self._options.black_box is not None
         may_alert = defense is not None and defense.guarantee == Guarantee.DETECTION
         return search_without_gradients(
@@ -56,9 +55,11 @@ class BlackBoxAttacker(Attacker):
             search=self._options.black_box,
             allowed=(ALERT,) if may_alert else (),
             parts=parts_of(self._job),
+            at_once=self._options.at_once,
             seed=self._options.seed,
             numbers=numbers,
             stop=stop,
+            when_settled=settled,
         )
 
     def _places(self, defense: AnyDefense | None, asked: Any, number: int) -> NDArray[np.int64]:

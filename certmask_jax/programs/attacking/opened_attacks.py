@@ -34,7 +34,8 @@ def opened_job(config: Config, command: str, *, needs_gradients: bool = True) ->
     if needs_gradients and isinstance(job.model.apply_fn, NumpyFunction):
         raise ValueError(
             f"--model: expected a model of JAX, whose gradients an attack follows, got "
-            f"{job.model.name}, a function that has none; --search square does without"
+            f"{job.model.name}, a function that has none; for patches of single images "
+            "--search square does without"
         )
     threat_of(job)
     return job
