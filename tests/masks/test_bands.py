@@ -8,7 +8,8 @@ import itertools
 import numpy as np
 import pytest
 
-from certmask_jax import defenses
+from certmask_jax import defenses, mask_sets
+from certmask_jax import masks as masks_room
 from certmask_jax.masks.bands import (
     affected_parts,
     blocks,
@@ -20,6 +21,11 @@ from certmask_jax.masks.mask_set import CoverageError
 from certmask_jax.masks.threats import Threat
 from certmask_jax.programs import defense_specs
 from certmask_jax.tables.prediction_table import from_labels
+
+
+def test_builders_are_found_in_the_room_and_in_the_list_of_all():
+    for name in masks_room.__all__:
+        assert getattr(masks_room, name) is getattr(mask_sets, name)
 
 
 @pytest.mark.parametrize(
