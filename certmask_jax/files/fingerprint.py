@@ -73,14 +73,35 @@ def of_arrays(tree: Any) -> str:
 
 
 def differences(there: Any, wanted: Any, name: str = "") -> list[str]:
-    """``recipe.seed is 1 there, 2 here`` for each leaf of two JSON values that differs."""
+    """``recipe.seed is 1 there, 2 here`` for each leaf of two JSON values that differs.
+
+    Of two lists that have something in common only the rest is named.
+    """
     if isinstance(there, dict) and isinstance(wanted, dict):
         lines = []
         for key in sorted({*there, *wanted}):
             inner = f"{name}.{key}" if name else key
             lines += differences(there.get(key), wanted.get(key), inner)
         return lines
-    return [] if there == wanted else [f"{name} is {there!r} there, {wanted!r} here"]
+    if there == wanted:
+        return []
+    if isinstance(there, list) and isinstance(wanted, list):
+        gone = [one for one in there if one not in wanted]
+        new = [one for one in wanted if one not in there]
+        if (gone or new) and len(gone) < len(there):
+            return [f"{name} has {_alone(gone)} there alone, {_alone(new)} here alone"]
+    return [f"{name} is {_in_order(there)!r} there, {_in_order(wanted)!r} here"]
+
+
+def _alone(items: list[Any]) -> str:
+    return ", ".join(repr(_in_order(item)) for item in items) or "nothing"
+
+
+def _in_order(value: Any) -> Any:
+    """The value with the keys of its dictionaries in order, so that two can be read together."""
+    if isinstance(value, dict):
+        return {key: _in_order(value[key]) for key in sorted(value)}
+    return [_in_order(one) for one in value] if isinstance(value, list) else value
 
 
 def _add(digest: Any, name: str, leaf: ArrayLike) -> None:

@@ -187,7 +187,11 @@ def test_folder_of_another_run_is_refused_and_untouched(tmp_path, capsys):
     before = (out / "results.json").read_bytes()
     # The masked images of the first are the same: its table would do, but it is another run.
     for options, named in (
-        ([*SMALL, "--defense", "challenger_masking:masks_per_axis=2", *TWO[2:]], "defense is ["),
+        (
+            [*SMALL, "--defense", "challenger_masking:masks_per_axis=2", *TWO[2:]],
+            "defense has 'double_masking:masks_per_axis=2' there alone, "
+            "'challenger_masking:masks_per_axis=2' here alone",
+        ),
         ([*SMALL, *TWO, "--patch", "1"], "patch is ['1%'] there, ['1'] here"),
         (["--num-images", "13", *TWO], "num_images is 12 there, 13 here"),
     ):
