@@ -7,7 +7,7 @@ the next image. What is reported as broken was answered wrongly as ``uint8`` pix
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -21,6 +21,7 @@ from certmask_jax._own_settings import reproducible
 from certmask_jax.attacks.attacked_defenses import attacked
 from certmask_jax.attacks.attacked_model import Attacked
 from certmask_jax.attacks.followed_slopes import check_slopes, some_of
+from certmask_jax.attacks.goals_in_time import GoalsInTime
 from certmask_jax.attacks.patch_search import PatchSearch, Searches, begun, steps_program
 from certmask_jax.attacks.patched_pixels import check_places, with_patches
 from certmask_jax.attacks.search_objectives import padded_boxes
@@ -73,7 +74,7 @@ def attack_images(
     images: ArrayLike,
     labels: ArrayLike,
     defense: Defense | EvidenceDefense | Attacked | None,
-    goals: Sequence[Sequence[Goal]],
+    goals: Sequence[Sequence[Goal]] | GoalsInTime,
     *,
     local: LocalLogits | None = None,
     preprocessing: Preprocessing | None = None,
@@ -98,7 +99,8 @@ def attack_images(
       defense: the rule that is to err; None for the model itself, without masks; or what
         ``attacked`` made of them.
       goals: of each image the goals that are tried, the best first; see ``promising_goals``,
-        ``goals_at``, and ``undefended_goals`` where there is no defense.
+        ``goals_at``, and ``undefended_goals`` where there is no defense; or ``GoalsInTime``, whose
+        places are looked at as they are chosen.
       local: the model's local logits, for a defense on these.
       search: how a patch is searched for.
       starts: searches for each goal; the first begins at the image's own pixels, others at random.
@@ -127,12 +129,17 @@ def attack_images(
         raise ValueError(f"goals: expected those of {len(pixels)} images, got {len(goals)}")
     if starts < 1 or at_once < 1:
         raise ValueError(f"starts, at_once: expected at least 1, got {starts} and {at_once}")
-    parts = apply_fn if isinstance(apply_fn, TwoParts) else None
-    check_places(
-        (goal.place for some in goals for goal in some),
-        pixels.shape[1:3] if rule is None else rule.threat,
-        None if rule is None else parts,
-    )
+    parts = apply_fn if isinstance(apply_fn, TwoParts) and rule is not None else None
+    inside = pixels.shape[1:3] if rule is None else rule.threat
+
+    def check(some: Iterable[Goal]) -> None:
+        check_places((goal.place for goal in some), inside, parts)
+
+    if isinstance(goals, GoalsInTime):
+        goals, with_some = goals.each(check), np.ones(len(pixels), np.bool_)
+    else:
+        check(goal for some in goals for goal in some)
+        with_some = np.asarray([bool(some) for some in goals], np.bool_)
     how = PatchSearch() if search is None else search
     on = device_mesh() if mesh is None else mesh
     shown = Preprocessing() if preprocessing is None else preprocessing
@@ -149,7 +156,7 @@ def attack_images(
     known = range(len(pixels)) if numbers is None else numbers
     if len(known) != len(pixels):
         raise ValueError(f"numbers: expected those of {len(pixels)} images, got {len(known)}")
-    check_slopes(asked.followed, asked.params, some_of(pixels[[bool(some) for some in goals]]))
+    check_slopes(asked.followed, asked.params, some_of(pixels[with_some]))
     run = SearchSlots(
         pixels, truth, known, len(asked.boxes), goals, starts, slots, seed,
         allows_alert=asked.may_alert,

@@ -16,6 +16,7 @@ import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
+from certmask_jax.attacks.goals_in_time import GoalsInTime
 from certmask_jax.attacks.patched_pixels import corners_of
 from certmask_jax.attacks.search_objectives import Goals
 from certmask_jax.attacks.table_goals import ANY, Goal
@@ -71,7 +72,7 @@ class SearchSlots:
         labels: NDArray[np.int32],
         numbers: Sequence[int],
         columns: int,
-        goals: Sequence[Sequence[Goal]],
+        goals: Sequence[Sequence[Goal]] | GoalsInTime,
         starts: int,
         slots: int,
         seed: int,
@@ -80,10 +81,7 @@ class SearchSlots:
     ) -> None:
         self._images, self._labels, self._numbers, self._goals = images, labels, numbers, goals
         self._starts, self._columns, self._allows_alert = starts, columns, allows_alert
-        patches = {len(goal.place) for some in goals for goal in some} or {1}
-        if len(patches) > 1:
-            raise ValueError(f"goals: expected equally many patches in all, got {sorted(patches)}")
-        self._patches = patches.pop()
+        self._patches = _patches_of(goals)
         self._waiting = deque(range(len(images)))
         self._slots: list[Slot | None] = [None] * slots
         self._fresh = np.zeros(slots, np.bool_)
@@ -182,6 +180,15 @@ class SearchSlots:
         if slot.number + 1 < len(self._goals[slot.image]):
             return self._begun(slot.image, slot.number + 1, 0)
         return None
+
+
+def _patches_of(goals: Sequence[Sequence[Goal]] | GoalsInTime) -> int:
+    if isinstance(goals, GoalsInTime):
+        return goals.patches
+    patches = {len(goal.place) for some in goals for goal in some} or {1}
+    if len(patches) > 1:
+        raise ValueError(f"goals: expected equally many patches in all, got {sorted(patches)}")
+    return patches.pop()
 
 
 def _target(goal: Goal, label: int) -> int:

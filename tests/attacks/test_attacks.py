@@ -22,6 +22,7 @@ from certmask_jax.attacks import (
     tried_losses,
     tried_places,
 )
+from certmask_jax.attacks.goals_in_time import GoalsInTime
 from certmask_jax.attacks.table_goals import ANY
 from certmask_jax.inference.devices import device_mesh
 from certmask_jax.tables.prediction_table import from_labels
@@ -583,6 +584,51 @@ def test_one_that_is_stopped_says_which_images_are_left(linear):
     assert 0 < part.settled.sum() < 12
     assert (part.broken == (part.settled & whole.broken)).all()
     assert (part.patched[part.settled] == whole.patched[part.settled]).all()
+
+
+def test_goals_are_chosen_when_a_search_comes_to_them(linear):
+    params, images, labels, _ = linear
+    places = attacks.random_places(cm.Threat.of(SIZE, (3, 2)), 12, np.random.default_rng(1))
+    goals = [
+        attacks.undefended_goals(int(y), places=place[None])
+        for y, place in zip(labels, places, strict=True)
+    ]
+    goals[4] = []
+    chosen, settled_when = [], []
+
+    def choose(some):
+        chosen.append(list(some))
+        return [goals[n] for n in some]
+
+    def when_settled(made, rows):
+        settled_when.append((len(chosen), rows))
+
+    in_time = GoalsInTime(12, choose, patches=1, at_once=5)
+    how = {"preprocessing": HOW, "search": attacks.PatchSearch(steps=20), "at_once": 2}
+    whole = attacks.attack_images(_linear, params, images, labels, None, goals, **how)
+    made = attacks.attack_images(
+        _linear, params, images, labels, None, in_time, when_settled=when_settled, **how
+    )
+    for one, other in zip(whole, made, strict=True):
+        assert (one == other).all()
+    assert chosen == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9], [10, 11]]  # each image once
+    assert settled_when[0][0] == 1  # those of the others were not chosen yet
+    assert [count for count, _ in settled_when] == sorted(count for count, _ in settled_when)
+
+
+def test_goals_that_are_chosen_in_time_are_looked_at_too(linear):
+    params, images, labels, _ = linear
+    outside = attacks.undefended_goals(0, places=np.array([[[3, 2, 7, 7]]]))
+    in_time = GoalsInTime(12, lambda some: [outside] * len(some), patches=1, at_once=4)
+    assert len(in_time) == 12
+    assert in_time[11] is outside
+    with pytest.raises(IndexError):
+        in_time[12]
+    with pytest.raises(ValueError, match="expected"):
+        attacks.attack_images(_linear, params, images, labels, None, in_time)
+    for name in ("patches", "at_once"):
+        with pytest.raises(ValueError, match=f"{name}: expected at least 1, got 0"):
+            GoalsInTime(1, lambda _: [[]], **{"patches": 1, "at_once": 1, name: 0})
 
 
 def test_bad_input_is_one_clear_error(linear):

@@ -12,9 +12,10 @@ import pytest
 from PIL import Image
 
 from certmask_jax import weights
+from certmask_jax.attacks import promising_goals
 from certmask_jax.data import digits_arrays
 from certmask_jax.programs import attack, audit, certify
-from certmask_jax.programs.attacking import asked_rule, attack_audit
+from certmask_jax.programs.attacking import asked_rule, attack_audit, attack_job
 from certmask_jax.programs.attacking.attack_folder import LINES, AttackFolder
 from tests.support import small_runs
 from tests.support.small_models import first_params, small_bagnet, small_vit
@@ -42,8 +43,20 @@ def run(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def attacked(run):
-    assert attack.main([str(run), *FAST]) == 0
+def chosen_for():
+    """For how many images goals were chosen together, in ``attacked``."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def attacked(run, chosen_for):
+    def counted(asked, images, *more, **how):
+        chosen_for.append(len(images))
+        return promising_goals(asked, images, *more, **how)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(attack_job, "promising_goals", counted)
+        assert attack.main([str(run), *FAST]) == 0
     return run / "attack"
 
 
@@ -72,6 +85,16 @@ def test_a_line_and_a_picture_for_every_image(attacked):
         changed = np.argwhere(patched != clean)
         assert ((changed >= [row, column]) & (changed < [row + height, column + width])).all()
         assert not (line["broken"] and line["certified"])
+
+
+def test_no_image_waits_for_the_goals_of_more_than_are_searched_at_once(attacked, chosen_for):
+    lines = _lines(attacked)
+    wanted = []
+    for spec in ("undefended", DEFENSE):
+        tried = sum(line["broken"] is not None for line in lines if line["defense"] == spec)
+        assert 4 < tried < 8
+        wanted += [4, tried - 4]
+    assert chosen_for == wanted
 
 
 def test_the_summary_stands_between_the_worst_case_and_the_clean_accuracy(attacked, run):
@@ -106,7 +129,7 @@ def test_it_goes_on_where_it_was_killed(attacked, run, tmp_path, capsys):
     assert "expected this same attack, but attack.search.steps" in capsys.readouterr().err
 
 
-ASKING = ["--search", "square", "--queries", "20", "--at-once", "2", "--locations", "1"]
+ASKING = ["--search", "square", "--queries", "10", "--at-once", "2", "--locations", "1"]
 
 
 @pytest.fixture(scope="module")

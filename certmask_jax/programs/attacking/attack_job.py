@@ -12,6 +12,8 @@ from certmask_jax.attacks.attacked_evidence import OnBands, OnLocalLogits
 from certmask_jax.attacks.attacked_images import AttackedImages, WhenSettled, attack_images
 from certmask_jax.attacks.attacked_model import Attacked
 from certmask_jax.attacks.goal_choice import promising_goals
+from certmask_jax.attacks.goals_in_time import GoalsInTime
+from certmask_jax.attacks.table_goals import Goal
 from certmask_jax.defenses import ALERT, Defense
 from certmask_jax.defenses.evidence_defense import EvidenceDefense
 from certmask_jax.inference.whole_table import predict
@@ -257,18 +259,24 @@ class Attacker:
     ) -> AttackedImages:
         options = self._options
         threat = pixel_threat(self._job, defense)
-        goals = promising_goals(
-            asked,
-            images,
-            labels,
-            threat=threat,
-            search=options.search,
-            locations=options.locations,
-            targets=options.targets,
-            where=options.places,
-            seeds=[[options.seed, number] for number in numbers],
-            given=None if options.place is None else places_at(threat, options.place),
-        )
+        given = None if options.place is None else places_at(threat, options.place)
+
+        def choose(some: range) -> list[list[Goal]]:
+            rows = slice(some.start, some.stop)
+            return promising_goals(
+                asked,
+                images[rows],
+                labels[rows],
+                threat=threat,
+                search=options.search,
+                locations=options.locations,
+                targets=options.targets,
+                where=options.places,
+                seeds=[[options.seed, number] for number in numbers[rows]],
+                given=given,
+            )
+
+        goals = GoalsInTime(len(images), choose, patches=len(threat), at_once=options.at_once)
         return attack_images(
             model_of(self._job),
             self._job.params,
