@@ -12,13 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from numpy.typing import NDArray
 
-from certmask_jax._text import some
 from certmask_jax.certification import kept_sources
 from certmask_jax.certification.evidence_batches import planned, sources_of
+from certmask_jax.certification.evidence_blocks import block_of_part, is_of_use, read_part
 from certmask_jax.certification.finished_blocks import says_left_out
 from certmask_jax.certification.reading_ahead import ahead
 from certmask_jax.certification.run_facts import facts_of_images
@@ -31,7 +29,6 @@ from certmask_jax.inference.devices import device_mesh
 from certmask_jax.inference.distinct_fields import LocalLogits
 from certmask_jax.inference.evidence_program import (
     check_local,
-    in_batches,
     local_cells_keep_bits,
     results_program,
 )
@@ -41,10 +38,9 @@ from certmask_jax.inference.preprocessing import Preprocessing, check_images
 from certmask_jax.inference.token_dropping import TokenDropping
 from certmask_jax.tables import evidence_store
 from certmask_jax.tables.evidence_kept import KeptFiles
-from certmask_jax.tables.evidence_store import EvidenceBlock, EvidenceStore, SavedEvidence
+from certmask_jax.tables.evidence_store import EvidenceStore, SavedEvidence
 from certmask_jax.tables.image_sets import TestSet
-from certmask_jax.tables.prediction_table import check_labels
-from certmask_jax.tables.run_images import LEFT_OUT, Began, Part, RunImages, of_run
+from certmask_jax.tables.run_images import Began, RunImages, of_run
 
 _BATCHES_A_BLOCK = 16
 _LEAST_BLOCKS = 16
@@ -210,11 +206,11 @@ def evaluate_evidence(
     missing = {
         number: span
         for number, span in spans.items()
-        if not _of_use(store, number, span, run_images, told.warn)
+        if not is_of_use(store, number, span, run_images, told.warn)
         or not files.is_whole(number, span[1] - span[0], told.warn)
     }
     done = len(run_images) - sum(stop - start for start, stop in missing.values())
-    parts = ahead(functools.partial(_read, run_images, classes), list(missing.values()))
+    parts = ahead(functools.partial(read_part, run_images, classes), list(missing.values()))
     for number, (start, stop) in missing.items():
         if told.stop():
             parts.close()
@@ -222,7 +218,7 @@ def evaluate_evidence(
         part = next(parts)
         if part.rows.left_out:
             told.warn(says_left_out(part.rows))
-        block, to_keep = _block(program, held, part, batch, defenses, kept or ())
+        block, to_keep = block_of_part(program, held, part, batch, defenses, kept or ())
         files.write(number, to_keep or files.nothing(stop - start))
         store.write(number, block)
         done += stop - start
@@ -298,73 +294,3 @@ def _images_per_block(num_images: int, batch: int) -> int:
     """A multiple of what is evaluated at once."""
     share = -(-num_images // _LEAST_BLOCKS)
     return batch * min(_BATCHES_A_BLOCK, -(-share // batch))
-
-
-def _of_use(
-    store: EvidenceStore,
-    number: int,
-    span: tuple[int, int],
-    run_images: RunImages,
-    warn: Callable[[str], None],
-) -> bool:
-    """Whether a block is there; rows that are gone since are left out on the disk too."""
-    block = store.read(number, warn)
-    if block is None:
-        return False
-    start, stop = span
-    again, out = run_images.changed(block.rows, start)
-    if again:
-        names = some([block.rows.ids[row] for row in again])
-        warn(
-            f"{names}: another image than before, or readable now; images {start} to {stop - 1} "
-            "are computed again"
-        )
-        return False
-    if out:
-        rows = block.rows._replace(left_out={**block.rows.left_out, **out})
-        warn(says_left_out(rows._replace(left_out=out)))
-        store.write(number, block._replace(rows=rows))
-    return True
-
-
-def _read(run_images: RunImages, classes: int, start: int, stop: int) -> Part:
-    part = run_images.read(start, stop)
-    if not len(part.images):
-        return part
-    return part._replace(labels=check_labels(part.labels, len(part.images), classes))
-
-
-def _block(
-    program: Any,
-    params: Any,
-    part: Part,
-    batch: int,
-    defenses: Sequence[EvidenceDefense],
-    kept: Sequence[Sequence[int]],
-) -> tuple[EvidenceBlock, list[NDArray[np.float32]]]:
-    """A block, and what is kept of it; of what is left out that is 0."""
-    count = len(part.rows.ids)
-    width = sum(1 + len(defense.condition_names) for defense in defenses)
-
-    def rows(shape: tuple[int, ...], kind: Any, values: Any, fill: int = 0) -> NDArray[Any]:
-        array = np.full((count, *shape), fill, kind)
-        if len(part.present):
-            array[part.present] = values
-        return array
-
-    outputs: Any = (*[None] * 6, ())
-    if len(part.present):
-        outputs = in_batches(program, params, part.images, part.labels, batch)
-    answers, verdicts, undefended, margins, holds, leads, evidence = outputs
-    places, with_leads = (sum(each[which] for each in kept) for which in (0, 1))
-    block = EvidenceBlock(
-        rows((len(defenses),), np.int32, answers),
-        rows((width,), np.bool_, verdicts),
-        rows((), np.int32, undefended),
-        rows((), np.float32, margins),
-        rows((), np.int32, part.labels, LEFT_OUT),
-        np.packbits(rows((places,), np.bool_, holds), axis=1),
-        rows((with_leads,), np.float16, leads),
-        part.rows,
-    )
-    return block, [rows(one.shape[1:], np.float32, one) for one in evidence]
