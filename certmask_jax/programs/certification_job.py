@@ -74,6 +74,18 @@ class Job:
     attacks: Sequence[Threat] = ()  # what is certified against, in pixels
 
 
+class BrokenImagesError(ValueError):
+    """Images that cannot be decoded, and what helps.
+
+    Attributes:
+      named: which, without what helps.
+    """
+
+    def __init__(self, named: str) -> None:
+        super().__init__(f"{named}; mend them, or leave them out with --on-unreadable skip")
+        self.named = named
+
+
 def opened(config: Config, command: str, *, with_data: bool = True, evidence: bool = False) -> Job:
     """Opens everything; ``ValueError`` or ``OSError`` for what is not there or does not fit.
 
@@ -351,10 +363,9 @@ def _unreadable(config: Config, dataset: data.Dataset) -> dict[str, str]:
     broken = dataset.find_unreadable()
     if broken and config.data.on_unreadable == "stop":
         named = some([f"{image_id} ({why})" for image_id, why in broken.items()])
-        raise ValueError(
+        raise BrokenImagesError(
             f"--data-dir {config.data.data_dir}: expected images that can be decoded, but "
-            f"{len(broken)} of {len(dataset) + len(dataset.missing)} cannot: {named}; mend them, "
-            "or leave them out with --on-unreadable skip"
+            f"{len(broken)} of {len(dataset) + len(dataset.missing)} cannot: {named}"
         )
     return broken
 

@@ -14,6 +14,7 @@ from certmask_jax.data.listing import Listing
 from certmask_jax.programs import runtime
 from certmask_jax.programs.attacking.attack_options import UNDEFENDED
 from certmask_jax.programs.attacking.attacked_run import read_run
+from certmask_jax.programs.certification_job import BrokenImagesError
 from certmask_jax.tables import saved_table
 
 DEFENSE = "double_masking:masks_per_axis=2"
@@ -106,6 +107,16 @@ def test_files_that_are_gone_are_said_with_the_options_that_help(digits_run):
     said = r"w\.npz: gone; --data-dir and --weights say where data and weights of"
     with pytest.raises(ValueError, match=said), run.files_found():
         raise FileNotFoundError("w.npz: gone")
+
+
+def test_broken_images_of_a_run_are_to_be_mended_and_not_left_out(digits_run):
+    """An image that is skipped makes another run, which an attack does not take."""
+    run = read_run(digits_run)
+    said = r"1.png \(torn\); mend them: they are images of"
+    with pytest.raises(ValueError, match=said) as told, run.files_found():
+        raise BrokenImagesError("1.png (torn)")
+    assert "skip" not in str(told.value)
+    assert str(BrokenImagesError("1.png")).endswith("leave them out with --on-unreadable skip")
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from certmask_jax.certification.report.files import IMAGES, RESULTS
 from certmask_jax.files import fingerprint
 from certmask_jax.programs import certification_options, earlier_command, runtime
 from certmask_jax.programs.attacking.run_claims import Claims, read_claims
-from certmask_jax.programs.certification_job import Job
+from certmask_jax.programs.certification_job import BrokenImagesError, Job
 from certmask_jax.programs.certification_options import Config
 from certmask_jax.programs.program import message
 from certmask_jax.tables import saved_table
@@ -82,9 +82,13 @@ class AttackedRun:
 
     @contextlib.contextmanager
     def files_found(self) -> Iterator[None]:
-        """Lets an error about files that are not there say which options help."""
+        """Lets an error about files that are not there, or broken, say what helps here."""
         try:
             yield
+        except BrokenImagesError as error:
+            raise ValueError(
+                f"{error.named}; mend them: they are images of {self.folder}"
+            ) from error
         except FileNotFoundError as error:
             raise ValueError(
                 f"{message(error)}; --data-dir and --weights say where data and weights of "
