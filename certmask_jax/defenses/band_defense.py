@@ -24,6 +24,7 @@ from certmask_jax.defenses.evidence_places import EvidencePlaces, PlaceVerdicts
 from certmask_jax.defenses.voting import Ties, check_ties
 from certmask_jax.masks import bands
 from certmask_jax.masks.geometry import Size, as_size
+from certmask_jax.masks.mask_drawing import svg_of
 from certmask_jax.masks.mask_set import CoverageError, MaskSet
 from certmask_jax.masks.threats import Threat
 
@@ -93,6 +94,11 @@ class BandDefense(EvidenceDefense):
     def masks(self) -> MaskSet:
         """What is hidden around each band, in the order of the evidence."""
         return _masks(self.threat, str(self.axis), self.band, self.stride, self.wrap)
+
+    def _picture(self) -> str:
+        """What is hidden around each band."""
+        masks = self.masks
+        return svg_of(masks.boxes, masks.image_size, self.threat.shapes[0], str(masks))
 
     @property
     def affected(self) -> tuple[NDArray[np.bool_], ...]:

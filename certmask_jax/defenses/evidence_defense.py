@@ -9,6 +9,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Mapping
+from html import escape
 from typing import Any, ClassVar, NamedTuple
 
 from jax import Array
@@ -53,6 +54,21 @@ class EvidenceDefense(abc.ABC):
         fields = (f.name for f in dataclasses.fields(self) if f.name not in ("threat", "spec"))
         given = [f"{name}={getattr(self, name)!r}" for name in fields]
         return f"{type(self).__name__}({', '.join([str(self.threat), *given])})"
+
+    def _repr_html_(self) -> str:
+        """The defense in a notebook: what it needs and promises, and a picture, if it has one."""
+        facts = {
+            "promises": self.guarantee.value,
+            "evidence": self.parts_and_threat,
+            "worst case": "exact" if self.exact else "a proved lower bound",
+        }
+        cells = "".join(f"<tr><th>{k}</th><td>{escape(v)}</td></tr>" for k, v in facts.items())
+        name = escape(self.spec or self.name)
+        return f"<figure><b>{name}</b><table>{cells}</table>{self._picture()}</figure>"
+
+    def _picture(self) -> str:
+        """An SVG of what it looks at, or nothing."""
+        return ""
 
     @property
     @abc.abstractmethod

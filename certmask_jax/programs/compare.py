@@ -23,6 +23,8 @@ from certmask_jax.pages.run_said import sentences
 from certmask_jax.programs import paths, printing, program
 from certmask_jax.programs.command_line import CommandLine
 
+_ENDS = ("", "_low", "_high")
+_NAMES = {"certified": "worst_case_accuracy", "clean": "clean_accuracy"}
 _TITLES = ("runs", "defense", "what", "first", "second", "difference", "p", "gained", "lost")
 
 
@@ -126,12 +128,16 @@ def _csv(first: Named, others: Sequence[Named]) -> str:
     """Plain fractions, an interval in two columns."""
     text = io.StringIO(newline="")
     rows = csv.writer(text, lineterminator="\n")
-    ends = ["difference", "difference_low", "difference_high", "p_value", "gained", "lost"]
-    rows.writerow(["first_run", "second_run", "defense", "what", "first", "second", *ends])
+    names = [f"{name}{end}" for name in ("first", "second", "difference") for end in _ENDS]
+    runs = ["first_run", "second_run", "defense", "what"]
+    rows.writerow([*runs, *names, "p_value", "gained", "lost"])
     for other in others:
         for match in matches(first.report, other.report):
             for what, _, _, paired in _both(match):
-                values = [paired.first, paired.second, paired.difference, *paired.interval]
+                name = _NAMES[what]
+                values = [paired.first, *match.first.intervals[name]]
+                values += [paired.second, *match.second.intervals[name]]
+                values += [paired.difference, *paired.interval]
                 rows.writerow(
                     [first.name, other.name, match.name, what]
                     + [f"{value:.6g}" for value in (*values, paired.p_value)]
@@ -147,6 +153,11 @@ def run(folders: Sequence[AnyPath], style: str = "table") -> None:
         print(printing.text_of(runs[0].report, style))
         return
     print(table_of(runs, style))
+    if style != printing.FORMATS[0]:
+        words = printing.words_to(style)
+        first, *others = runs
+        for line in layout.paragraphs(_said_of(first, others), printing.width_of(words)):
+            print(line, file=words)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -10,6 +10,7 @@ import numpy as np
 
 import certmask_jax as cm
 from certmask_jax.masks.mask_drawing import svg_of
+from certmask_jax.masks.threats import Threat
 
 
 def _parts(svg):
@@ -48,6 +49,17 @@ def test_masks_defenses_and_reports_draw_themselves():
         assert str(masks) in html
     assert "recovery" in defense._repr_html_()
     assert "<td>10</td>" in defense._repr_html_()
+    threat = Threat.of(8, 1)
+    for one, has_picture in (
+        (cm.defenses.SmoothedViT(threat, band=2), True),
+        (cm.defenses.MaskDS(threat, band=2), True),
+        (cm.defenses.PatchGuard(threat, field=3, stride=1), False),
+    ):
+        html = one._repr_html_()
+        ElementTree.fromstring(html)
+        assert ("<svg" in html) == has_picture
+        assert one.parts_and_threat in html
+        assert "recovery" in html
     report = hand_made_reports.report(hand_made_reports.result("a<b", certified=4))
     html = report._repr_html_()
     ElementTree.fromstring(html)

@@ -45,10 +45,16 @@ def test_two_runs_are_a_table_of_paired_differences(runs, capsys, monkeypatch):
 
 def test_tables_for_documents_have_the_same_numbers(runs, capsys):
     assert compare.main([*runs, "--format", "csv"]) == 0
-    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    told = capsys.readouterr()
+    rows = list(csv.DictReader(io.StringIO(told.out)))
+    assert told.err.startswith("first: ")
+    assert "second: " in told.err
     assert [row["what"] for row in rows] == ["certified", "clean"]
     assert rows[0]["first"] == "0.75"
     assert rows[0]["second"] == "1"
+    ends = [(f"{name}_low", f"{name}_high") for name in ("first", "second")]
+    found = [[round(100 * float(rows[0][end]), 1) for end in pair] for pair in ends]
+    assert found == [[40.9, 92.9], [67.6, 100]]
     assert (rows[0]["gained"], rows[0]["lost"], rows[0]["p_value"]) == ("2", "0", "0.5")
     assert compare.main([*runs, "--format", "markdown"]) == 0
     markdown = capsys.readouterr().out
