@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from certmask_jax._text import counted
 from certmask_jax.certification import planning
+from certmask_jax.certification.evidence_planning import seconds_an_image
 from certmask_jax.programs.certification_job import Job
 from certmask_jax.programs.certification_options import Config
-from certmask_jax.programs.evidence_job import plan_of
+from certmask_jax.programs.evidence_job import EvidenceJob, plan_of
 from certmask_jax.tables.image_sets import readable
 
 
@@ -14,8 +15,29 @@ def plan_text(config: Config, job: Job) -> str:
     """What the run would take, in lines; some of it is run to measure it."""
     images = readable(job.dataset, job.unreadable)
     kept = job.model.num_classes if config.keep_evidence else None
-    lines = [] if job.evidence is None else plan_of(job.evidence, len(images), kept=kept)
+    lines = []
+    if job.evidence is not None:
+        lines = plan_of(job.evidence, len(images), kept=kept)
+        lines.append(_time_of(config, job, job.evidence))
     return "\n".join([*lines, *(_plan_of_table(config, job) if job.defenses else ())])
+
+
+def _time_of(config: Config, job: Job, evidence: EvidenceJob) -> str:
+    images = readable(job.dataset, job.unreadable)
+    each, measured_on = seconds_an_image(
+        images,
+        evidence.local,
+        job.params,
+        evidence.defenses,
+        apply_fn=evidence.apply_fn,
+        dropping=evidence.dropping,
+        preprocessing=job.preprocessing,
+        chunk=config.chunk,
+    )
+    return (
+        f"time: {_duration(each * len(images))} expected, at {1 / each:,.1f} images/s (measured on "
+        f"{counted(measured_on, 'image')}), and start-up"
+    )
 
 
 def _plan_of_table(config: Config, job: Job) -> list[str]:

@@ -13,6 +13,7 @@ from experiments.papers.recipes import Job, Row, Table
 from experiments.papers.sheets import NOT_AT_HAND, Sheet
 
 MOST_IMAGES = 100
+_TRIED = 3  # images that tell how long all would take
 _PLAIN = Row("", "", "", "")
 
 
@@ -26,24 +27,7 @@ def sheet_of(table: Table, jobs: Mapping[str, Job]) -> Sheet:
     Raises:
       ValueError, OSError: as certify, for what cannot be opened or run.
     """
-    found: dict[Row, dict[str, float]] = {}
-    names: list[str] = []
-    count = 0
-    for patch, job in jobs.items():
-        subject = of_job(job.options)
-        defenses = dict(zip(job.specs, subject.defenses, strict=True))
-        how: dict[str, Any] = {"preprocessing": subject.preprocessing, "local": subject.local}
-        model = subject.apply_fn, subject.params
-        rows = [row for row in table.rows if row.patch == patch]
-        first = next((row for row in rows if not row.defense), _PLAIN)
-        answers = {first: answer_times.plain(*model, subject.image_shape, **how)}
-        for row in rows:
-            if row.defense:
-                defense, channels = defenses[row.defense], subject.image_shape[2]
-                answers[row] = answer_times.guard(*model, defense, channels, **how)
-        count = min(MOST_IMAGES, len(subject.test_set))
-        found |= answer_times.measured(answers, subject.test_set.read(0, count).images)
-        names.append(subject.name)
+    found, names, count, _ = _measured(table, jobs, MOST_IMAGES)
     devices = fingerprint.environment()["devices"]
     numbers = [{"label": row.label, "defense": row.defense, **found[row]} for row in table.rows]
     return Sheet(
@@ -69,3 +53,39 @@ def sheet_of(table: Table, jobs: Mapping[str, Job]) -> Sheet:
             "time over that of the model without a defense, on the same image in the same run."
         ],
     )
+
+
+def plan_of(table: Table, jobs: Mapping[str, Job]) -> str:
+    """What ``sheet_of`` would take, in a line, from the first few images."""
+    found, _, _, whole = _measured(table, jobs, _TRIED)
+    seconds = whole * sum(one["mean"] for one in found.values()) / 1e3
+    return (
+        f"answers of {counted(whole, 'image')}, one at a time, of {counted(len(found), 'row')} in "
+        f"turn: {seconds:,.0f} s expected, and start-up; nothing is certified"
+    )
+
+
+def _measured(
+    table: Table, jobs: Mapping[str, Job], most: int
+) -> tuple[dict[Row, dict[str, float]], list[str], int, int]:
+    """What is measured of each row, the names of the models, and on how many images of how many."""
+    found: dict[Row, dict[str, float]] = {}
+    names: list[str] = []
+    count = whole = 0
+    for patch, job in jobs.items():
+        subject = of_job(job.options)
+        defenses = dict(zip(job.specs, subject.defenses, strict=True))
+        how: dict[str, Any] = {"preprocessing": subject.preprocessing, "local": subject.local}
+        model = subject.apply_fn, subject.params
+        rows = [row for row in table.rows if row.patch == patch]
+        first = next((row for row in rows if not row.defense), _PLAIN)
+        answers = {first: answer_times.plain(*model, subject.image_shape, **how)}
+        for row in rows:
+            if row.defense:
+                defense, channels = defenses[row.defense], subject.image_shape[2]
+                answers[row] = answer_times.guard(*model, defense, channels, **how)
+        whole = min(MOST_IMAGES, len(subject.test_set))
+        count = min(most, whole)
+        found |= answer_times.measured(answers, subject.test_set.read(0, count).images)
+        names.append(subject.name)
+    return found, names, count, whole

@@ -92,7 +92,8 @@ def run(paper: Paper, words: Sequence[str]) -> int:
     table = _chosen(table, arguments)
     if table.shows in (Shows.CLASSES, Shows.OBJECTS):  # those of one data set
         table = dataclasses.replace(table, rows=table.rows[:1])
-    passed = parser(paper).without(words, _OWN)
+    own = (*_OWN, "dry_run") if table.shows is Shows.TIMES else _OWN
+    passed = parser(paper).without(words, own)
     if arguments.quick:
         passed += ["--num-images", str(QUICK)]
     root = arguments.out or Path("runs/papers") / _name(paper, table, passed)
@@ -101,7 +102,10 @@ def run(paper: Paper, words: Sequence[str]) -> int:
         return _finished(paper, table, mask_counts.sheet_of(table), root)
     jobs = _jobs(table, arguments, passed)
     with _as_rows_say(table):
-        if table.shows is Shows.TIMES and not arguments.dry_run:
+        if table.shows is Shows.TIMES and arguments.dry_run:
+            print(run_times.plan_of(table, jobs))
+            return 0
+        if table.shows is Shows.TIMES:
             return _finished(paper, table, run_times.sheet_of(table, jobs), root)
         return _from_runs(paper, table, arguments, jobs, root)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import io
+import itertools
 import json
 import re
 import shutil
@@ -17,6 +18,7 @@ import pytest
 
 import certmask_jax as cm
 from certmask_jax import data, models
+from certmask_jax.certification import evidence_planning
 from certmask_jax.certification.evidence_run import EvidenceHooks, evaluate_evidence
 from certmask_jax.certification.evidence_verdicts import certify_evidence
 from certmask_jax.defenses import clipped_bagnet, patchguard
@@ -82,6 +84,23 @@ def whole(tmp_path_factory):
 
 def _files(folder):
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+@pytest.mark.parametrize(
+    ("count", "seconds", "measured_on"),
+    # Of blocks of 4, 4, 4 and 1 images the first compiles; one that is alone is evaluated again.
+    [(13, 3 / 9, 9), (4, 1 / 4, 4)],
+)
+def test_what_an_image_takes_is_measured_behind_the_first_block(count, seconds, measured_on):
+    test_set = data.from_arrays(
+        IMAGES[:count], LABELS[:count], data_config=models.create("vit_digits").data_config,
+        num_outputs=CLASSES,
+    )  # fmt: skip
+    found = evidence_planning.seconds_an_image(
+        test_set, LOCAL, PARAMS, DEFENSES, preprocessing=Preprocessing(), chunk=3,
+        mesh=device_mesh(jax.local_devices()[:2]), clock=itertools.count().__next__,
+    )  # fmt: skip
+    assert found == (pytest.approx(seconds), measured_on)
 
 
 def test_what_is_kept_is_what_the_pure_functions_say(whole):

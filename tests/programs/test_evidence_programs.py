@@ -72,7 +72,9 @@ def test_a_run_mixes_defenses_and_is_printed_again(weights_file, tmp_path, capsy
 def test_a_run_on_evidence_alone_has_no_table(weights_file, tmp_path, capsys):
     how = {"specs": ["patchguard_pp:tau=0.1"]}
     assert _certify(weights_file, "--patch", "1", "--dry-run", **how) == 0
-    assert "forward passes: 20, one an image" in capsys.readouterr().out
+    planned = capsys.readouterr().out
+    assert "forward passes: 20, one an image" in planned
+    assert re.search(r"^time: 0 min \d\d s expected, at .* images/s \(measured on", planned, re.M)
     assert _certify(weights_file, "--patch", "1", "--out", str(tmp_path / "run"), **how) == 0
     assert "evidence (" in capsys.readouterr().out
     assert not (tmp_path / "run" / "tables").exists()

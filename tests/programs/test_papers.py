@@ -388,6 +388,10 @@ def test_a_table_of_times_answers_as_the_guard_does(tmp_path, capsys):
     assert one["passes"] == pytest.approx(passes)
     assert kept["images"] == 12
     assert "12 images one at a time" in capsys.readouterr().out
+    assert runner.run(paper, [*words, "--out", str(tmp_path / "planned"), "--dry-run"]) == 0
+    planned = capsys.readouterr().out
+    assert planned.startswith("answers of 12 images, one at a time, of 2 rows in turn: ")
+    assert not (tmp_path / "planned").exists()
 
 
 def test_an_option_of_certify_is_used_where_answers_are_timed_or_refused():
