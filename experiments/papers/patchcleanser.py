@@ -194,7 +194,6 @@ PAPER = Paper(
     ),
     "what Figures 10 and 12 show is not at hand, so they have no recipe.",
     {
-        **{f"figure{n}": "Figures 6 to 8 are one table, figures6to8" for n in (6, 7, 8)},
         **{
             f"figure{n}": "what that figure of the appendix shows is not at hand, so there is no "
             "recipe; figure4 (masks an axis), figure5 (time), figures6to8 (patch sizes), "
@@ -202,6 +201,7 @@ PAPER = Paper(
             for n in (10, 12)
         },
     },
+    {f"figure{n}": "figures6to8" for n in (6, 7, 8)},
 )
 
 if __name__ == "__main__":

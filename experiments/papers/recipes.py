@@ -95,6 +95,7 @@ class Paper:
       tables: those that there are recipes for.
       without: what of the paper has no recipe, and why.
       unknown: names that people may ask for and that have no recipe -> what to say of them.
+      parts: names of figures that are parts of a table here -> the table's name.
     """
 
     name: str
@@ -103,11 +104,16 @@ class Paper:
     tables: tuple[Table, ...]
     without: str = ""
     unknown: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    parts: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def table(self, name: str) -> Table:
-        """A table by its name; ``ValueError`` lists those that there are, or says why not."""
+        """A table by its name or by that of a figure that is in it.
+
+        Raises:
+          ValueError: for another name: lists those that there are, or says why not.
+        """
         for table in self.tables:
-            if table.name == name:
+            if table.name == self.parts.get(name, name):
                 return table
         if name in self.unknown:
             raise ValueError(f"TABLE {name}: {self.unknown[name]}")

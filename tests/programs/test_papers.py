@@ -467,6 +467,13 @@ def test_counting_takes_no_model(tmp_path):
         runner.run(certmask.PAPER, ["masks", "--dataset", "cifar10", "--out", str(tmp_path)])
 
 
+def test_a_figure_that_is_part_of_a_table_is_that_table():
+    for paper in PAPERS:
+        for name, table in paper.parts.items():
+            assert paper.table(name) is paper.table(table)
+    assert {"figure6", "figure7", "figure8"} == set(patchcleanser.PAPER.parts)
+
+
 def test_a_name_that_is_known_as_unknown_is_no_misspelling():
     with pytest.raises(ValueError, match="TABLE table2: nobody knows it"):
         runner.run(SMALL, ["table2"])
