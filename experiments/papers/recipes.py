@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -107,21 +108,29 @@ class Paper:
     parts: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def table(self, name: str) -> Table:
-        """A table by its name or by that of a figure that is in it.
+        """A table by its name or by that of a figure that is in it, however it is written.
 
         Raises:
           ValueError: for another name: lists those that there are, or says why not.
         """
+        parts = {_plain(part): _plain(whole) for part, whole in self.parts.items()}
+        wanted = parts.get(_plain(name), _plain(name))
         for table in self.tables:
-            if table.name == self.parts.get(name, name):
+            if _plain(table.name) == wanted:
                 return table
-        if name in self.unknown:
-            raise ValueError(f"TABLE {name}: {self.unknown[name]}")
+        for unknown, why in self.unknown.items():
+            if _plain(unknown) == wanted:
+                raise ValueError(f"TABLE {name}: {why}")
         known = [table.name for table in self.tables]
         raise ValueError(
             f"TABLE: expected one of {', '.join(known)} of {self.title}, got {name!r}"
             f"{hint(name, known)}"
         )
+
+
+def _plain(name: str) -> str:
+    """``Table_2``, ``table-2`` and ``table2`` are one."""
+    return re.sub("[^a-z0-9]", "", name.lower())
 
 
 class Job(NamedTuple):

@@ -472,6 +472,10 @@ def test_a_figure_that_is_part_of_a_table_is_that_table():
         for name, table in paper.parts.items():
             assert paper.table(name) is paper.table(table)
     assert {"figure6", "figure7", "figure8"} == set(patchcleanser.PAPER.parts)
+    assert patchcleanser.PAPER.table("Figure_7") is patchcleanser.FIGURES6TO8
+    assert certmask.PAPER.table("mask-size") is certmask.MASK_SIZE
+    with pytest.raises(ValueError, match="TABLE appendixD: which question"):
+        certmask.PAPER.table("appendixD")
 
 
 def test_a_name_that_is_known_as_unknown_is_no_misspelling():
