@@ -37,6 +37,7 @@ from certmask_jax.defenses.quantised_evidence import (
     checked_evidence,
     evidence_grid,
     image_by_image,
+    image_entries,
     quantised,
 )
 from certmask_jax.defenses.reached_sets import checked_sets
@@ -217,7 +218,7 @@ def _leads(units: Array, labels: Array, game: _Game, ties: str | None) -> Array:
     def one(image: Array, label: Array) -> Array:
         return _least_lead(_outside(image, game), jnp.int32(game.reach), label, ties)
 
-    return image_by_image(one, 4 * units[0].size, units, labels)
+    return image_by_image(one, 4 * image_entries(units), units, labels)
 
 
 @partial(jax.jit, static_argnames=("spread", "ties"))
@@ -234,7 +235,7 @@ def _leads_on_sets(
 
         return jax.lax.map(on, sets)
 
-    return image_by_image(one, 4 * units[0].size, units, labels)
+    return image_by_image(one, 4 * image_entries(units), units, labels)
 
 
 def _least_lead(outside: Array, reach: Array, label: Array, ties: str | None) -> Array:
@@ -258,4 +259,4 @@ def _runner_up(units: Array, labels: Array, game: _Game) -> Array:
         own = jnp.take(outside, label, axis=1)
         return (order[-1] == label) & (own >= second + jnp.int32(game.reach)).all()
 
-    return image_by_image(one, 4 * units[0].size, units, labels)
+    return image_by_image(one, 4 * image_entries(units), units, labels)

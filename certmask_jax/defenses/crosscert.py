@@ -171,7 +171,7 @@ def location_certified(
     masks: MaskSet,
     affected: NDArray[np.bool_],
 ) -> NDArray[np.bool_]:
-    """What the paper certifies by location: ``bool[T]``, sound for ``rule`` in case 3 only.
+    """What the paper certifies by location, ``bool[T]``, for a rule that alerts in case 3.
 
     Both labels are true, and for no wrong label z in the table, of masks i and j, can bands say z
     that a patch meets which is somewhere in the columns of i or j. With an alert in case 3 it

@@ -45,6 +45,7 @@ from certmask_jax.defenses.quantised_evidence import (
     all_finite,
     checked_evidence,
     image_by_image,
+    image_entries,
     quantised,
 )
 from certmask_jax.defenses.reached_sets import checked_sets, of_sets, windows_around
@@ -182,7 +183,7 @@ def _answers(units: Array, game: Game) -> Array:
         left = scores(image, game)
         return (classes - 1 - left[::-1].argmax()).astype(jnp.int32)
 
-    return image_by_image(one, 4 * units[0].size, units)
+    return image_by_image(one, 4 * image_entries(units), units)
 
 
 @partial(jax.jit, static_argnames=("game", "ties"))
@@ -194,7 +195,7 @@ def _withstood(units: Array, labels: Array, game: Game, ties: str | None) -> Arr
         classes = jnp.arange(image.shape[-1], dtype=jnp.int32)
         return (beats(least, outside, game) | (classes == label)[None, :]).all(axis=1)
 
-    return image_by_image(one, 4 * units[0].size + 3 * game.windows**2, units, labels)
+    return image_by_image(one, 4 * image_entries(units) + 3 * game.windows**2, units, labels)
 
 
 @partial(jax.jit, static_argnames=("game", "ties"))
@@ -220,7 +221,7 @@ def _on_sets(
 
         return jax.lax.while_loop(goes_on, next_set, (~known, jnp.bool_(True)))[1]
 
-    return image_by_image(one, 4 * units[0].size, units, labels, proved)
+    return image_by_image(one, 4 * image_entries(units), units, labels, proved)
 
 
 def _sides(image: Array, label: Array, game: Game, ties: str | None) -> tuple[Array, Array]:

@@ -24,6 +24,7 @@ from certmask_jax.defenses.plain_arrays import as_given, checked_classes
 from certmask_jax.defenses.quantised_evidence import (
     checked_evidence,
     image_by_image,
+    image_entries,
     quantised,
 )
 from certmask_jax.defenses.robust_masking_game import (
@@ -122,4 +123,4 @@ def _conditions(units: Array, labels: Array, game: Game, program: Program) -> Ar
         safe = beats(raised, outside_windows(image, game), game, capped=False)
         return first.all() & (safe | (classes == label)[None, :]).all()
 
-    return image_by_image(one, 4 * units[0].size + 3 * game.windows**2, units, labels)
+    return image_by_image(one, 4 * image_entries(units) + 3 * game.windows**2, units, labels)

@@ -119,6 +119,11 @@ def all_finite(evidence: Evidence) -> Evidence:
     return np.asarray(np.isfinite(evidence).all(axis=(1, 2, 3)))
 
 
+def image_entries(units: Array) -> int:
+    """How many numbers an image of ``units [T, ...]`` has, also where there is no image."""
+    return math.prod(units.shape[1:])
+
+
 def image_by_image(one: Callable[..., Result], entries: int, *arrays: Array) -> Result:
     """``one`` on each image of ``arrays [T, ...]``, as many at once as memory is meant for.
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from certmask_jax._own_settings import unguarded
 from certmask_jax.defenses.evidence_places import PlaceVerdicts, told_apart
-from certmask_jax.defenses.quantised_evidence import image_by_image, quantised
+from certmask_jax.defenses.quantised_evidence import image_by_image, image_entries, quantised
 from certmask_jax.defenses.reached_sets import checked_sets, of_sets, windows_around
 from certmask_jax.defenses.robust_masking_game import (
     Game,
@@ -88,7 +88,7 @@ def _of_windows(units: Array, labels: Array, game: Game) -> tuple[Array, Array]:
             leads = jnp.where(itself, jnp.inf, (least - outside).astype(jnp.float32))
         return holds, leads.min(axis=1)
 
-    entries = 4 * units[0].size + 3 * game.windows**2
+    entries = 4 * image_entries(units) + 3 * game.windows**2
     return image_by_image(one, entries, units, labels)
 
 
@@ -106,4 +106,4 @@ def _of_sets(units: Array, labels: Array, sets: Array, game: Game) -> tuple[Arra
         leads = jax.lax.map(on, sets)
         return leads > 0, leads
 
-    return image_by_image(one, 4 * units[0].size, units, labels)
+    return image_by_image(one, 4 * image_entries(units), units, labels)

@@ -21,6 +21,12 @@ from certmask_jax.masks.mask_drawing import svg_of
 from certmask_jax.masks.threats import Threat, as_threat
 
 _SIZES_NAMED = 6
+_LARGER = "use larger masks, or a builder that covers (tight_grid, budgeted_grid, exact_k_fold)"
+# Masks that leave a band hide all but that, so a patch that all bands meet asks for less of each.
+_MORE_BANDS = "use narrower bands, or more of them (a smaller stride)"
+_HELPS = dict.fromkeys(("column_bands", "row_bands", "row_and_column_bands"), _MORE_BANDS) | {
+    "blocks": "use smaller blocks, or more of them (a smaller stride)"
+}
 
 
 class CoverageError(ValueError):
@@ -129,8 +135,7 @@ class MaskSet(ByContent):
             raise CoverageError(
                 f"{self.name}: expected all {threat} to be hidden by at least {self.promise} of "
                 f"the {len(self)} masks, but the {placements.described(placement)} is hidden by "
-                f"{hiding}; use larger masks, or a builder that covers (tight_grid, "
-                "budgeted_grid, exact_k_fold)"
+                f"{hiding}; {_HELPS.get(self.name, _LARGER)}"
             )
 
     def affected(self) -> NDArray[np.bool_]:

@@ -100,8 +100,11 @@ def describe(shapes: Shapes) -> str:
     return f"{'an' if kind[0] in 'AEIOU' else 'a'} {kind} ({', '.join(facts)})"
 
 
-_OF_CHANNELS = {3: "fill", 6: "complement", 4: "mask_channel"}
-"""Input channels of models of RGB images, and the encoding that has so many."""
+_OF_CHANNELS = (
+    {3: "fill", 6: "complement", 4: "mask_channel"},  # of images in colour
+    {1: "fill", 2: "complement"},  # of grey ones; a mask channel makes two as well
+)
+"""Input channels of models, and the encoding that has so many."""
 
 
 def likely_causes(file: Shapes, model: Shapes, resizable: bool, say: Naming) -> str:
@@ -137,7 +140,8 @@ def likely_causes(file: Shapes, model: Shapes, resizable: bool, say: Naming) -> 
     inputs = {name for name in wrong if _differs_in_input(file.get(name, ()), model.get(name, ()))}
     if len(inputs) == 1:
         (first,) = inputs
-        encoding = _OF_CHANNELS.get(file[first][1])
+        given, asked = file[first][1], model[first][1]
+        encoding = next((of[given] for of in _OF_CHANNELS if {given, asked} <= of.keys()), None)
         if encoding is not None:
             causes.append(
                 f"another encoding of what is hidden ({file[first][1]} input channels instead of "

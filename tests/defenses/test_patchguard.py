@@ -14,7 +14,7 @@ import oracle_small_fields as oracle
 import pytest
 from many_cases import cases
 
-from certmask_jax.defenses import patchguard, unmasked_program
+from certmask_jax.defenses import clipped_bagnet, patchguard, unmasked_program
 from certmask_jax.defenses.defense import ALERT
 from certmask_jax.defenses.robust_masking_game import game_on
 
@@ -409,6 +409,24 @@ def test_traced_and_mapped_over_further_axes():
         for ours, theirs in zip(one, mapped, strict=True):
             assert isinstance(theirs, jax.Array)
             np.testing.assert_array_equal(ours, theirs[number])
+
+
+def test_no_images_are_no_answers():
+    none, labels = np.zeros((0, 4, 5, 3)), np.zeros(0, int)
+    found = [
+        patchguard.robust_masking_rule(none, window=1),
+        patchguard.detection_rule(none, window=1, tau=0.1),
+        patchguard.detection_worst_case(none, labels, window=1, tau=0.1),
+        patchguard.as_published(none, labels, window=1),
+        *(
+            patchguard.robust_masking_worst_case(none, labels, window=1, **options)
+            for options in ({}, {"threshold": 0.3}, {"threshold": 0.3, "exact": True})
+        ),
+        clipped_bagnet.rule(none),
+        clipped_bagnet.worst_case(none, labels, window=1),
+        clipped_bagnet.runner_up_as_published(none, labels, window=1),
+    ]
+    assert [one.shape for one in found] == [(0,)] * len(found)
 
 
 def test_bad_inputs_are_named():

@@ -166,3 +166,6 @@ def test_weights_of_another_number_of_channels_are_told_the_encoding(tmp_path):
         cm.load_model("cifar_resnet20", file, input_size=8)
     loaded = cm.load_model("cifar_resnet20", file, input_size=8, encoding="complement")
     assert loaded.preprocessing == COMPLEMENT
+    for encoding in ("complement", "mask_channel"):  # either has two channels of grey images
+        with pytest.raises(ValueError, match=r"1 input channels instead of 2\): encoding='fill'"):
+            cm.load_model("vit_digits", encoding=encoding)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import oracle
+import oracle_secure_pooling
 import oracle_small_fields
 import pytest
 
@@ -237,11 +238,15 @@ def test_answers_and_certificates_are_those_of_the_authors_program(shared, which
     correct = defense.conditions(table, label)["two_mask_correct"]
     np.testing.assert_array_equal(correct, golden[f"{which}_two_mask_correct_full_set"])
     assert 0 < correct.sum() < len(label)
-    if golden[f"{which}_pool_misses_border_mask"]:
-        assert len(masks) > (1 + (np.array(grid) - mask) // stride).prod()
-        return  # its first round never hides the border, so what it certifies is void
-    np.testing.assert_array_equal(defense.rule(table), golden[f"{which}_peer_pred"])
     np.testing.assert_array_equal(correct, golden[f"{which}_peer_certified"])
+    steps = np.minimum(stride, mask)
+    published = oracle_secure_pooling.answers(features, tuple(mask), tuple(steps))
+    np.testing.assert_array_equal(published, golden[f"{which}_peer_pred"])
+    if golden[f"{which}_pool_misses_border_mask"]:
+        # Its rule never hides the border, so what it certifies is void for that rule.
+        assert len(masks) > (1 + (np.array(grid) - mask) // stride).prod()
+    else:
+        np.testing.assert_array_equal(defense.rule(table), published)
 
 
 @pytest.mark.parametrize("which", ["p0", "p1", "p2", "p3"])
@@ -339,8 +344,13 @@ def test_attacks_that_the_authors_program_certifies_against(shared):
     masks = mask_sets.budgeted_grid((1, 5), (1, 1), mask_stride=(1, 2))
     assert masks.boxes[:, 0, 1].tolist() == [0, 2, 3]
     defense = defenses.patchcure(masks)
-    assert defense.worst_case(_means(features, defense.masked_images), [1]).all()
+    clean = _means(features, defense.masked_images)
+    assert defense.conditions(clean, [1])["two_mask_correct"].all()  # what is published
+    assert defense.worst_case(clean, [1]).all()
+    masked_as_published = (1, border["mask"]), (1, border["stride"])
+    assert oracle_secure_pooling.answers(features, *masked_as_published).tolist() == [1]
     features[0, 0, 4, 0] = 100
+    assert oracle_secure_pooling.answers(features, *masked_as_published).tolist() == [0]
     assert defense.rule(_means(features, defense.masked_images)).tolist() == [1]
 
     forgets = cases["patchcure_float32_cancellation"]
@@ -348,6 +358,10 @@ def test_attacks_that_the_authors_program_certifies_against(shared):
     features = np.stack([mine, 0 * mine + 0.25], axis=-1)[None, None]
     defense = defenses.patchcure(mask_sets.budgeted_grid((1, 5), (1, 1), mask_stride=1))
     assert defense.worst_case(_means(features, defense.masked_images), [0]).all()
+    for large, answer in forgets["output_by_M"].items():
+        attacked = np.stack([0 * mine + 0.25, mine], axis=-1)[None, None]
+        attacked[0, 0, 2] = (float(large), -float(large))
+        assert oracle_secure_pooling.answers(attacked, (1, 1), (1, 1)).tolist() == [answer]
     for large in (1e6, 1e8, 1e30):
         features[0, 0, 2] = (-large, large)
         assert defense.rule(_means(features, defense.masked_images)).tolist() == [0]

@@ -46,7 +46,7 @@ def test_each_mask_leaves_a_band_round_the_border(columns, width, stride):
 def test_a_patch_meets_its_columns_and_a_band_less_one_more():
     masks = column_bands((4, 12), (2, 3), band=4)
     assert (masks.coverage() == 12 - (3 + 4 - 1)).all()
-    with pytest.raises(CoverageError):
+    with pytest.raises(CoverageError, match=r"use narrower bands, or more of them"):
         column_bands((4, 6), (1, 3), band=4)  # 3 + 4 - 1 = 6: every band is met
     for width, stride in ((0, 1), (12, 1), (4, 0), (4, 13), (2.5, 1)):
         with pytest.raises(ValueError, match=r"(band|stride): expected columns from 1 to"):
