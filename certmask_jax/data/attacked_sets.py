@@ -17,6 +17,7 @@ from certmask_jax._settings import SettingError
 from certmask_jax._text import json_of, some
 from certmask_jax.data.listing import ImageFile
 from certmask_jax.files import fingerprint
+from certmask_jax.files.storage import AnyPath
 
 LINES = "attacks.jsonl"
 PREFIX = "attacked:"
@@ -62,7 +63,7 @@ class AttackedSet(NamedTuple):
     notes: tuple[str, ...]
 
 
-def read_lines(folder: Path) -> AttackLines | None:
+def read_lines(folder: AnyPath) -> AttackLines | None:
     """What an attack wrote into a folder; None where there is nothing.
 
     A last line that a killed process did not finish is left out.
@@ -73,7 +74,7 @@ def read_lines(folder: Path) -> AttackLines | None:
     path = folder / LINES
     try:
         text = path.read_bytes().decode("utf-8", "replace")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     whole = text[: text.rfind("\n") + 1].split("\n")[:-1]
     head, *lines = [_read_line(path, number, line) for number, line in enumerate(whole, 1)] or [{}]
@@ -154,7 +155,7 @@ def read(folder: Path, split: str) -> AttackedSet:
     return AttackedSet(names, index, tuple(files), facts, (note,))
 
 
-def _read_line(path: Path, number: int, text: str) -> Line:
+def _read_line(path: AnyPath, number: int, text: str) -> Line:
     """A line; ``ValueError`` says which one is damaged."""
     needed = _NEEDED if number > 1 else {}
     try:

@@ -1,9 +1,9 @@
 """A leaderboard of runs: what is proved on which images, with where every number comes from.
 
 An entry is a defense of a run. It counts if the run says how it was made, on which images and with
-which weights, if its rows of images give the numbers that it prints, and if no attack contradicts
-it. What ranks is ``worst_case``, never what a paper calls certified. Whatever is refused is named
-with why.
+which weights, if its files give the numbers that it prints, and if no attack contradicts it. What
+ranks is ``worst_case``, never what a paper calls certified. Rows that are given twice have one
+place. Whatever is refused is named with why.
 """
 
 from __future__ import annotations
@@ -13,23 +13,20 @@ from pathlib import PurePath
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from certmask_jax._text import counted
 from certmask_jax._version import __version__
-from certmask_jax.certification.report import Interval, Report, labels, numbers, wilson_interval
+from certmask_jax.certification.report import Interval, Report, labels, numbers
 from certmask_jax.certification.report.records import DefenseResult
+from certmask_jax.files import fingerprint
 from certmask_jax.pages import charts, rendering
 from certmask_jax.pages.claims import CLAIMS, Claim
+from certmask_jax.pages.leaderboard_rules import refusal, sample_of
 from certmask_jax.pages.run_tables import breakable
 
 FORMAT = "certmask_jax leaderboard 1"
 
 PAGE, ENTRIES = "leaderboard.html", "leaderboard.json"
 """What a leaderboard's folder holds."""
-
-_NEEDED = ("command", "versions", "devices", "dataset", "model", "weights_sha256", "precision")
-_CLOSE = 5e-6  # results and rows are of the same counts
 
 
 class Attacked(NamedTuple):
@@ -54,7 +51,7 @@ class Candidate(NamedTuple):
 
     Attributes:
       name: of its folder.
-      report: read back from its files.
+      report: what its files give; of one without rows of images, what it says.
       recomputed: whether its verdicts were derived anew from its tables; else its rows are taken.
       attacks: by spec, of the defenses that were attacked.
     """
@@ -65,38 +62,58 @@ class Candidate(NamedTuple):
     attacks: Mapping[str, Attacked] = MappingProxyType({})
 
 
+class _Place(NamedTuple):
+    candidate: Candidate
+    result: DefenseResult
+
+    @property
+    def attack(self) -> Attacked | None:
+        return self.candidate.attacks.get(self.result.spec)
+
+    @property
+    def contradictions(self) -> int:
+        return 0 if self.attack is None else self.attack.contradictions
+
+
 def board(
-    candidates: Sequence[Candidate], unreadable: Mapping[str, str] = MappingProxyType({})
+    candidates: Sequence[Candidate], left_out: Mapping[str, str] = MappingProxyType({})
 ) -> dict[str, Any]:
     """The content of ``leaderboard.json``.
 
     Args:
       candidates: whatever was given.
-      unreadable: names of folders that are left out because they could not be read, with why.
+      left_out: names of folders that are no candidates, with why.
 
     Returns:
       ``tasks``, each with its ``entries``, the most certified first, and the ``claims`` of papers
-      about the same; ``other_claims``; and ``refused`` with why.
+      about the same; ``other_claims``; ``refused`` with why; and ``repeated``, what has the same
+      rows as an entry, and of which run that is.
     """
-    tasks: dict[tuple[str, ...], dict[str, Any]] = {}
-    refused: list[dict[str, Any]] = [
-        {"run": name, "defense": None, "why": f"left out, as it cannot be read: {why}"}
-        for name, why in unreadable.items()
-    ]
+    refused: list[dict[str, Any]] = [_refused(name, why) for name, why in left_out.items()]
+    same_rows: dict[str, list[_Place]] = {}
     for candidate in candidates:
-        why = refusal(candidate)
+        why = refusal(candidate.report)
         if why:
-            refused.append({"run": candidate.name, "defense": None, "why": why})
+            refused.append(_refused(candidate.name, why))
             continue
         for result in candidate.report.defenses:
-            attack = candidate.attacks.get(result.spec)
-            if attack is not None and attack.contradictions:
-                why = f"an attack contradicts {attack.contradictions} of its certificates"
-                refused.append({"run": candidate.name, "defense": result.spec, "why": why})
-                continue
-            task = _task(candidate.report, result)
-            known = tasks.setdefault(tuple(map(str, task.values())), {**task, "entries": []})
-            known["entries"].append(_entry(candidate, result))
+            identity = _identity(candidate.report, result)
+            same_rows.setdefault(identity, []).append(_Place(candidate, result))
+    tasks: dict[tuple[str, ...], dict[str, Any]] = {}
+    repeated: list[dict[str, Any]] = []
+    for places in same_rows.values():
+        if any(place.contradictions for place in places):
+            refused += [_contradicted(place, places) for place in places]
+            continue
+        shown = max(places, key=lambda one: (one.candidate.recomputed, one.attack is not None))
+        task = _task(shown.candidate.report, shown.result)
+        known = tasks.setdefault(tuple(map(str, task.values())), {**task, "entries": []})
+        known["entries"].append(_entry(shown))
+        repeated += [
+            {"run": one.candidate.name, "defense": one.result.spec, "as": shown.candidate.name}
+            for one in places
+            if one is not shown
+        ]
     taken: set[Claim] = set()
     for task in tasks.values():
         task["entries"].sort(key=lambda entry: -entry["worst_case"])
@@ -110,36 +127,34 @@ def board(
         "tasks": order,
         "other_claims": [_claim(one) for one in CLAIMS if one not in taken],
         "refused": refused,
+        "repeated": repeated,
     }
 
 
-def refusal(candidate: Candidate) -> str:
-    """Why a run gets no place; empty if it does."""
-    report = candidate.report
-    missing = [name for name in _NEEDED if not report.provenance.get(name)]
-    if missing:
-        return f"it does not say where it comes from: {', '.join(missing)} not recorded"
-    if "patched_with_noise_of_seed" in report.provenance:
-        return "its images are patched already"
-    if not len(report.ids):
-        return "it has no rows of images (per_image.csv), by which its numbers are checked"
-    for result in report.defenses:
-        label = report.per_image["label"]
-        for name, printed, rows in (
-            ("worst_case_accuracy", result.worst_case_accuracy, result.per_image["worst_case"]),
-            ("clean_accuracy", result.clean_accuracy, result.per_image["answer"] == label),
-        ):
-            found = float(np.mean(rows))
-            if abs(found - printed) > _CLOSE:
-                return (
-                    f"its rows of images give {name} {found:.4f} of {result.spec}, and it prints "
-                    f"{printed:.4f}"
-                )
-        wrong = result.per_image["worst_case"] & (result.per_image["answer"] != label)
-        if wrong.any():
-            what = counted(int(wrong.sum()), "image")
-            return f"{result.spec} certifies {what} that it answers wrongly"
-    return ""
+def _refused(run: str, why: str, defense: str | None = None) -> dict[str, Any]:
+    return {"run": run, "defense": defense, "why": why}
+
+
+def _contradicted(place: _Place, places: Sequence[_Place]) -> dict[str, Any]:
+    """Of rows that an attack contradicts, in whichever folder of them it lies."""
+    why = f"an attack contradicts {place.contradictions} of its certificates"
+    if not place.contradictions:
+        other = next(one for one in places if one.contradictions)
+        why = f"an attack in {other.candidate.name} contradicts certificates of the same rows"
+    return _refused(place.candidate.name, why, place.result.spec)
+
+
+def _identity(report: Report, result: DefenseResult) -> str:
+    """The same for the same rows of the same defense, wherever they lie and however it is typed."""
+    names = ("answer", "worst_case", "smallest_margin")
+    about = {
+        **_task(report, result),
+        "defense": [result.name, dict(result.options), result.mask_set],
+        "ids": list(report.ids),
+        "label": report.per_image["label"].tolist(),
+        "rows": fingerprint.of_arrays({name: result.per_image[name] for name in names}),
+    }
+    return fingerprint.of_facts(fingerprint.plain(about))
 
 
 def board_page(content: Mapping[str, Any]) -> str:
@@ -177,12 +192,10 @@ def _about(task: Mapping[str, Any]) -> tuple[str, str, str]:
     return (data if data != "cifar" else str(task["data"]), task["threat"], task["guarantee"])
 
 
-def _entry(candidate: Candidate, result: DefenseResult) -> dict[str, Any]:
+def _entry(place: _Place) -> dict[str, Any]:
+    candidate, result = place.candidate, place.result
     report, known = candidate.report, candidate.report.provenance
-    subset = known.get("subset")
-    sample = "all" if subset is None else f"{subset['how']} of {subset['of']:,}"
     each = report.forward_passes.get("a_masked_image", 1)
-    attack = candidate.attacks.get(result.spec)
     return {
         "defense": result.spec,
         "model": known["model"],
@@ -192,17 +205,17 @@ def _entry(candidate: Candidate, result: DefenseResult) -> dict[str, Any]:
         "interval": list(result.intervals["worst_case_accuracy"]),
         "bound": "exact" if result.worst_case_exact else "at least",
         "clean": result.clean_accuracy,
-        "clean_interval": list(wilson_interval(result.clean_accuracy, report.num_images)),
+        "clean_interval": list(result.intervals["clean_accuracy"]),
         "text": numbers.worst_case(result),
         "clean_text": numbers.clean(result),
-        "images": report.num_images,
-        "sample": sample,
+        "images": len(report.ids),
+        "sample": sample_of(report),
         "left_out": len(report.left_out),
         "passes_an_image": max(1, result.masked_images) * each,
         "margin_guard": report.margin_guard,
         "precision": known["precision"],
         "conditions": dict(result.conditions),
-        **_under_attack(attack),
+        **_under_attack(place.attack),
         "verified": "recomputed from its tables" if candidate.recomputed else "by rows of images",
         "command": known["command"],
         "versions": known["versions"],

@@ -241,6 +241,8 @@ def opened(config: Config, command: str, *, with_data: bool = True, evidence: bo
             "class_mapping": dataset.class_mapping,
             **({"missing_images": list(dataset.missing)} if dataset.missing else {}),
             **({} if dataset.subset is None else {"subset": dataset.subset._asdict()}),
+            # Beside the subset: without one, a run shows by it that it is of all images.
+            "images_in_set": len(dataset) if dataset.subset is None else dataset.subset.of,
             "weights": None if file is None else encodable(file.path.name),
             **({"weights_source": dict(file.source)} if file is not None and file.source else {}),
         },

@@ -10,34 +10,52 @@ import numpy as np
 
 from certmask_jax.certification import report
 from certmask_jax.pages.claims import CLAIMS
-from certmask_jax.programs import leaderboard
+from certmask_jax.programs import defense_specs, leaderboard
 
 FACTS = {
     "command": "certmask certify --dataset cifar10", "versions": {"jax": "1"},
     "devices": {"kind": "cpu"}, "dataset": "cifar10", "split": "test", "model": "net",
     "weights_sha256": "0a", "precision": "highest",
-    "subset": {"how": "first", "of": 10_000, "seed": None},
+    "subset": {"how": "first", "of": 10_000, "seed": None}, "patch": ["1"],
+    "data_config": {"input_size": [8, 8]},
 }  # fmt: skip
 
 
-def _written(folder, *results, provenance=FACTS):
+def _result(name="double_masking", *, threat=hand_made_reports.ON_8, **numbers):
+    """Hand-made numbers of a defense, with the masks and conditions that it has."""
+    built = defense_specs.build(name, threat.image_size, threat)
+    certified = numbers.get("certified", 6)
+    given = dict.fromkeys(built.row_conditions, certified) | numbers.pop("conditions", {})
+    made = hand_made_reports.result(name, threat=threat, conditions=given, **numbers)
+    return dataclasses.replace(
+        made, name=built.name, masks=len(built.mask_set), masked_images=len(built.masked_images)
+    )
+
+
+def _written(folder, *results, provenance=FACTS, margin=0.25):
     folder.mkdir()
-    made = hand_made_reports.report(*results, provenance=provenance)
+    for one in results:
+        one.per_image["smallest_margin"][:] = margin
+    made = hand_made_reports.report(*results, provenance=provenance, undefended_accuracy=0.875)
     report.write(made, folder)
     return str(folder)
 
 
-def _told(run, name, results):
+def _told(run, name, results, lines, **facts):
+    """The files of an attack; ``lines``: numbers of images with whether each was broken."""
     (run / name).mkdir()
     (run / name / "attack.json").write_text(json.dumps({"results": results}))
+    settings = {"format": 1, "settings": {"weights_sha256": "0a"}}
+    facts |= {"defense": "double_masking", "label": 1, "class": "1", "certified": False}
+    rows = [{**facts, "number": i, "image": f"test:{i}", "broken": b} for i, b in lines]
+    text = "".join(json.dumps(row) + "\n" for row in [settings, *rows])
+    (run / name / "attacks.jsonl").write_text(text)
 
 
-def _attacked(run, **facts):
-    line = {
-        "defense": "double_masking", "images": 6, "attacked": 5, "contradictions": [],
-        "under_attack": 0.5, "intervals": {"under_attack": [0.2, 0.8]},
-    }  # fmt: skip
-    _told(run, "attack", [line | facts])
+def _attacked(run, *broken, contradicted=()):
+    """An attack that is told of eight images, and tried seven of them."""
+    line = {"defense": "double_masking", "attacked": 7, "contradictions": [*contradicted]}
+    _told(run, "attack", [line], [(i, i in broken if i < 7 else None) for i in range(8)])
 
 
 def _made(tmp_path, capsys, *runs):
@@ -48,9 +66,9 @@ def _made(tmp_path, capsys, *runs):
 
 
 def test_entries_are_ranked_by_what_is_proved(tmp_path, capsys):
-    weak = hand_made_reports.result(certified=3, clean=8)
-    claimed = hand_made_reports.result("certmask", certified=0, conditions={"k_fold_correct": 8})
-    strong = hand_made_reports.result("pair_cover", certified=5, clean=6)
+    weak = _result(certified=3, clean=8)
+    claimed = _result("certmask", certified=0, conditions={"k_fold_correct": 8})
+    strong = _result("pair_cover", certified=5, clean=6)
     one = _written(tmp_path / "one", weak, claimed)
     two = _written(tmp_path / "two", strong)
     content, page, said = _made(tmp_path, capsys, one, two)
@@ -68,7 +86,8 @@ def test_entries_are_ranked_by_what_is_proved(tmp_path, capsys):
 
 
 def test_claims_of_papers_stand_beside_what_they_are_about(tmp_path, capsys):
-    run = _written(tmp_path / "run", hand_made_reports.result(threat=CLAIMS[-1].threat))
+    facts = FACTS | {"patch": ["5"], "data_config": {"input_size": [32, 32]}}
+    run = _written(tmp_path / "run", _result(threat=CLAIMS[-1].threat), provenance=facts)
     content, _, _ = _made(tmp_path, capsys, run)
     (task,) = content["tasks"]
     assert {claim["data"] for claim in task["claims"]} == {"cifar10"}
@@ -77,10 +96,10 @@ def test_claims_of_papers_stand_beside_what_they_are_about(tmp_path, capsys):
 
 
 def test_what_is_refused_is_named_with_why(tmp_path, capsys):
-    good = hand_made_reports.result()
+    good = _result()
     vague = {key: value for key, value in FACTS.items() if key != "weights_sha256"}
     rosy = dataclasses.replace(good, worst_case_accuracy=0.875)
-    wrong = hand_made_reports.result(clean=4, certified=6)
+    wrong = _result(clean=4, certified=6)
     runs = [
         _written(tmp_path / "vague", good, provenance=vague),
         _written(tmp_path / "rosy", rosy),
@@ -90,14 +109,14 @@ def test_what_is_refused_is_named_with_why(tmp_path, capsys):
         _written(tmp_path / "broken", good),
     ]
     (tmp_path / "no rows" / "per_image.csv").unlink()
-    _attacked(tmp_path / "broken", contradictions=["test:0"])
+    _attacked(tmp_path / "broken", 0, contradicted=["test:0"])
     content, page, said = _made(tmp_path, capsys, *runs)
     assert content["tasks"] == []
     why = [one["why"] for one in content["refused"]]
+    contradicted = "its files contradict each other: its rows of images give worst_case_accuracy "
     assert why == [
+        f"{contradicted}0.7500 of double_masking, and it prints 0.8750",
         "it does not say where it comes from: weights_sha256 not recorded",
-        "its rows of images give worst_case_accuracy 0.7500 of double_masking, and it prints "
-        "0.8750",
         "double_masking certifies 2 images that it answers wrongly",
         "its images are patched already",
         "it has no rows of images (per_image.csv), by which its numbers are checked",
@@ -107,24 +126,8 @@ def test_what_is_refused_is_named_with_why(tmp_path, capsys):
     assert "No run has a place." in page
 
 
-def test_rows_that_are_not_those_of_the_tables_are_refused(tmp_path, capsys, monkeypatch):
-    run = _written(tmp_path / "run", hand_made_reports.result())
-    (tmp_path / "run" / "tables").mkdir()
-    derived = hand_made_reports.report(hand_made_reports.result())
-    monkeypatch.setattr(leaderboard.from_tables, "table_of", lambda folder: None)
-    monkeypatch.setattr(leaderboard.from_tables, "certify_saved", lambda *a, **k: derived)
-    content, _, _ = _made(tmp_path, capsys, run)
-    assert content["tasks"][0]["entries"][0]["verified"] == "recomputed from its tables"
-    derived.defenses[0].per_image["worst_case"][:] = np.arange(8) < 5
-    other = _written(tmp_path / "other", hand_made_reports.result("pair_cover"))
-    content, _, said = _made(tmp_path, capsys, run, other)
-    assert [entry["run"] for entry in content["tasks"][0]["entries"]] == [other]
-    assert "expected the verdicts that its tables give" in content["refused"][0]["why"]
-    assert said.startswith(f"refused: {run}: left out, as it cannot be read: ")
-
-
 def test_damaged_runs_are_left_out_and_named(tmp_path, capsys):
-    good = _written(tmp_path / "good", hand_made_reports.result())
+    good = _written(tmp_path / "good", _result())
     damaged = {
         "results": ("results.json", "is damaged"),
         "rows": ("per_image.csv", "expected a row for each of the 8 images"),
@@ -132,7 +135,7 @@ def test_damaged_runs_are_left_out_and_named(tmp_path, capsys):
         "tables": ("tables/table.json", "is damaged"),
     }
     for name, (file, _) in damaged.items():
-        _written(tmp_path / name, hand_made_reports.result())
+        _written(tmp_path / name, _result())
         (tmp_path / name / file).parent.mkdir(exist_ok=True)
         (tmp_path / name / file).write_text("{")
     runs = [str(tmp_path / name) for name in damaged]
@@ -146,7 +149,7 @@ def test_damaged_runs_are_left_out_and_named(tmp_path, capsys):
 
 
 def test_where_no_run_can_be_read_nothing_is_replaced(tmp_path, capsys):
-    good = _written(tmp_path / "good", hand_made_reports.result())
+    good = _written(tmp_path / "good", _result())
     _, page, _ = _made(tmp_path, capsys, good)
     assert leaderboard.main([str(tmp_path / "non"), "--out", str(tmp_path / "board")]) == 2
     assert "expected the folder of a finished run" in capsys.readouterr().err
@@ -154,14 +157,13 @@ def test_where_no_run_can_be_read_nothing_is_replaced(tmp_path, capsys):
 
 
 def test_an_entry_says_over_how_many_images_it_was_attacked(tmp_path, capsys):
-    results = hand_made_reports.result(), hand_made_reports.result("pair_cover", certified=5)
-    run = _written(tmp_path / "run", *results)
-    _attacked(tmp_path / "run")
+    run = _written(tmp_path / "run", _result(clean=7, certified=4), _result("pair_cover"))
+    _attacked(tmp_path / "run", 5)
     content, page, _ = _made(tmp_path, capsys, run)
-    one, other = content["tasks"][0]["entries"]
-    assert (one["under_attack"], one["under_attack_images"]) == (0.5, 6)
-    assert one["under_attack_interval"] == [0.2, 0.8]
-    said = "5 of 6 images attacked, nothing contradicted, 50.0 [20.0, 80.0] left right of these 6"
+    other, one = content["tasks"][0]["entries"]
+    assert (one["under_attack"], one["under_attack_images"]) == (0.75, 8)
+    np.testing.assert_allclose(one["under_attack_interval"], [0.4093, 0.9285], atol=1e-4)
+    said = "7 of 8 images attacked, nothing contradicted, 75.0 [40.9, 92.9] left right of these 8"
     assert one["audit"] == said
     assert said in page
     assert (other["audit"], other["under_attack"]) == ("not attacked", None)
@@ -175,37 +177,40 @@ def test_a_place_to_write_to_is_asked_for(tmp_path, capsys):
 def test_every_attack_in_a_folder_may_contradict_and_those_aimed_at_images_alone_are_told(
     tmp_path, capsys
 ):
-    def of_run(name, *attacks):
-        run = _written(tmp_path / name, hand_made_reports.result())
-        for kind, results in attacks:
-            _told(tmp_path / name, kind, results)
+    def of_run(name, *attacks, clean=7):
+        margin = 0.25 + 0.01 * len(name)  # rows of their own
+        run = _written(tmp_path / name, _result(clean=clean, certified=2), margin=margin)
+        for kind, results, lines, *of_patch in attacks:
+            _told(tmp_path / name, kind, results, lines, **dict.fromkeys(of_patch, "cat"))
         return run
 
-    def given(*images):
-        facts = {"images": 8, "all_patches": 0.5, "clean": 1.0, "worst_case": 0.5}
-        return [{"defense": "double_masking", "contradictions": [*images], **facts}]
+    def given(*broken):
+        entry = {"defense": "double_masking", "contradictions": [f"test:{i}" for i in broken]}
+        return [entry], [(i, i in broken) for i in range(8)], "patch"
 
-    def audited(*images, right=7):
-        certificates = {"count": 7, "attacked": 4, "contradicted": [*images]}
-        facts = {"images": 8, "attacked": 4, "under_attack": 0.5, "right": right}
-        facts["intervals"] = {"under_attack": [0.2, 0.8]}
-        return [{"defense": "double_masking", "certificates": certificates, **facts}]
+    def audited(*broken):
+        certificates = {"contradicted": [f"test:{i}" for i in broken if i < 2]}
+        entry = {"defense": "double_masking", "certificates": certificates, "attacked": 4}
+        plain = {"defense": "undefended", "certificates": None, "attacked": 0}
+        return [entry, plain], [(i, i in broken) for i in range(4)]
 
-    plain = [{"defense": "undefended", "certificates": None, "attacked": 0}]
-    halves = {"held_out": given(), "made_on": given("test:0")}
+    def halves(*broken):
+        entries, lines, patch = given(*broken)
+        return {"held_out": given()[0], "made_on": entries}, lines, patch
+
     runs = [
-        of_run("good", ("universal", {"held_out": given()}), ("patches", given())),
-        of_run("audited", ("audit", audited() + plain)),
-        of_run("to the end", ("audit", audited(right=4))),
-        of_run("one", ("universal", halves)),
-        of_run("two", ("patches", given("test:0")), ("audit", audited("test:0", "test:1"))),
-        of_run("lain elsewhere", ("attack", halves)),
+        of_run("good", ("universal", *halves()), ("patches", *given())),
+        of_run("audited", ("audit", *audited())),
+        of_run("to the end", ("audit", *audited(3)), clean=4),
+        of_run("one", ("universal", *halves(0))),
+        of_run("two", ("patches", *given(0)), ("audit", *audited(0, 1))),
+        of_run("lain elsewhere", ("attack", *halves(0))),
     ]
     content, _, _ = _made(tmp_path, capsys, *runs)
     assert [entry["audit"] for entry in content["tasks"][0]["entries"]] == [
         "not attacked",
         "4 of 8 images attacked, nothing contradicted",
-        "4 of 8 images attacked, nothing contradicted, 50.0 [20.0, 80.0] left right of these 8",
+        "4 of 8 images attacked, nothing contradicted, 37.5 [13.7, 69.4] left right of these 8",
     ]
     assert [(one["run"], one["why"]) for one in content["refused"]] == [
         (run, f"an attack contradicts {count} of its certificates")
