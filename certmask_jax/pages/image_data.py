@@ -48,7 +48,7 @@ def page_data(
     rows: NDArray[np.intp],
     inspected: Mapping[int, Inspected],
     *,
-    pictures: Sequence[str] | None,
+    pictures: Sequence[str | None] | None,
     attacked: Mapping[int, Sequence[Attacked]],
     covered: Mapping[int, Mapping[str, Any]],
     on_evidence: Mapping[int, EvidenceMaps],
@@ -60,7 +60,7 @@ def page_data(
       report: with rows of images.
       rows: which of its images are shown, ``int[T]``.
       inspected: number of a defense in the report -> what its table tells of those images.
-      pictures: an address for each; None where there are no images at hand.
+      pictures: an address for each, None where one is not at hand, or all are not.
       attacked: row of the report -> what attacks made of it.
       covered: row of the report -> what is shown of the size of its objects.
       on_evidence: number of a defense in the report -> what a run on evidence kept of those images.
@@ -90,7 +90,7 @@ def page_data(
             ],
         }
         entry["t"], entry["w"] = _labels(tables[place], label)
-        if pictures is not None:
+        if pictures is not None and pictures[place] is not None:
             entry["pic"] = pictures[place]
         entry |= covered.get(row, {})
         if attacked.get(row):

@@ -53,7 +53,7 @@ def page_of(
     *,
     rows: NDArray[np.intp],
     inspected: Mapping[int, Inspected],
-    pictures: Sequence[str] | None = None,
+    pictures: Sequence[str | None] | None = None,
     attacked: Mapping[int, Sequence[Attacked]] = NOBODY_ATTACKED,
     object_sizes: ObjectSizes | None = None,
     on_evidence: Mapping[int, EvidenceMaps] = NO_EVIDENCE,
@@ -66,7 +66,7 @@ def page_of(
       report: as it was made, or read back (``certification.report.read``).
       rows: which of its images are shown, ``int[T]``; see ``sample``.
       inspected: number of a defense in the report -> what its table tells of the T images.
-      pictures: a ``data:`` address for each of them; None where there are no images at hand.
+      pictures: a ``data:`` address for each of them, None where one is not at hand, or all are not.
       attacked: row of the report -> what attacks made of the image.
       object_sizes: how much of each image of the report its objects cover, where that is known.
       on_evidence: number of a defense in the report -> what a run on evidence kept of the T images.
