@@ -209,7 +209,7 @@ def _verdict(
     entry["proved"] = why_proved(
         one, place, label, answer, certified, names, margin_guard=report.margin_guard
     )
-    if not certified and answer == label:
+    if not certified:
         blamed = one_mask_to_blame(one, place, label)
         if blamed is not None:
             entry["only"] = blamed

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from certmask_jax._version import __version__
 from certmask_jax.certification.report import Report, labels, notes, numbers
+from certmask_jax.defenses.defense import Guarantee
 from certmask_jax.pages import charts, rendering
 from certmask_jax.pages.evidence_maps import EvidenceMaps
 from certmask_jax.pages.image_data import Attacked, page_data
@@ -132,6 +133,7 @@ def page_of(
         data=data,
         shown=shown,
         has_attack=bool(attacked),
+        has_alerts=any(d.guarantee == Guarantee.DETECTION for d in report.defenses),
         command=provenance.get("command_of_all_shares") or provenance.get("command") or "",
         facts=facts_of(report),
         warnings=notes.warnings(report),
