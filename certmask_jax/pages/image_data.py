@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from certmask_jax.certification.report import Report, labels
 from certmask_jax.masks import distinct_unions
 from certmask_jax.masks.mask_set import MaskSet
-from certmask_jax.pages import drawn_maps, evidence_maps
+from certmask_jax.pages import drawn_maps, evidence_maps, evidence_reasons
 from certmask_jax.pages.answer_reasons import why_answered
 from certmask_jax.pages.evidence_maps import EvidenceMaps
 from certmask_jax.pages.inspected import Inspected
@@ -197,6 +197,7 @@ def _verdict(
     label = int(report.per_image["label"][row])
     names = report.class_names
     if isinstance(one, EvidenceMaps):
+        entry["answered"] = evidence_reasons.why_answered(one, place, label, answer, names)
         entry["proved"] = evidence_maps.why_on_evidence(one, place, label, answer, certified, names)
         if not certified:
             drawn_maps.add_places(entry, one.maps, place)
