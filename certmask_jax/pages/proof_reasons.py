@@ -128,19 +128,16 @@ def one_mask_to_blame(one: Inspected, row: int, label: int) -> int | None:
     wrong = (labels != label) & (labels != UNKNOWN)
     if not len(one.single) or not wrong.any():
         return None
-    same = one.second is one.defense.mask_set
     own = np.zeros((len(one.single), len(labels)), np.bool_)  # what a mask is part of
     for mask, single in enumerate(one.single.tolist()):
         own[mask, single] = True
         if one.pair.size:
             own[mask, one.pair[mask]] = True
-            if same:
-                own[mask, one.pair[:, mask]] = True
     explains = np.flatnonzero(~(wrong & ~own).any(axis=1))
     alone = [mask for mask in explains.tolist() if wrong[one.single[mask]]]
     if len({int(one.single[mask]) for mask in alone}) == 1:
         blamed = int(alone[0])
-    elif len(explains) == 1 and one.pair.size and same:
+    elif len(explains) == 1 and one.pair.size and one.second is one.defense.mask_set:
         blamed = int(explains[0])
     else:  # of one pair alone either mask may be blamed
         return None

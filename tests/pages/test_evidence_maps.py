@@ -151,6 +151,19 @@ def test_kept_votes_are_counted_and_damaged_ones_are_named(saved):
     file.unlink()
 
 
+def test_of_several_shapes_the_worst_place_is_of_the_worst():
+    """A patch of 2x1 meets two rows of bands, and one of 1x2 a single row."""
+    defense = evidence_entries.build(
+        "smoothed_vit:band=1,axis=rows", Threat.of(4, (1, 2), (2, 1)), None
+    )
+    at = defense.at_places(evidence_by_hand.votes(), evidence_by_hand.LABELS)
+    one = maps_on_evidence(defense, np.asarray(at.holds), np.asarray(at.leads, np.float16))
+    assert why_answered(one, 0, 0, 0, evidence_by_hand.NAMES).endswith(
+        "In the worst place, a 2x1 patch at row 0, column 0, the lead of ant is 1 vote; it wins "
+        "with more than 0."
+    )
+
+
 def test_other_rules_say_what_they_take_away():
     for spec, part in (
         ("mask_ds:band=1", "the window of bands that speaks most for it is masked. In the worst"),
