@@ -19,7 +19,7 @@ from certmask_jax.defenses.patchcleanser_masking import ChallengerMasking
 from certmask_jax.defenses.patchcure_masking import PatchCURE
 from certmask_jax.masks import distinct_unions
 from certmask_jax.pages.inspected import Inspected
-from certmask_jax.pages.mask_words import Sayer, counted, name_of, named
+from certmask_jax.pages.mask_words import Sayer, counted, name_of, named, upper
 from certmask_jax.tables.prediction_table import UNKNOWN
 
 _VOTES = 3  # labels that are named
@@ -136,7 +136,10 @@ def _of_pair_cover(one: Inspected, row: int, answer: int, said: Sayer, summary: 
     if not settles:
         return f"{summary}; no place settles it, so the majority answers."
     who = np.flatnonzero(settles[0][one.single]).tolist()
-    return f"{named(who)} agree on {said(answer)}, and together hide some place: that settles it."
+    agree = f"{named(who)} agree{'s' * (len(who) == 1)} on {said(answer)}"
+    if len(who) == 1:
+        return upper(f"{agree}, and hides some place alone: that settles it.")
+    return upper(f"{agree}, and together hide some place: that settles it.")
 
 
 def _base(one: Inspected, row: int, values: NDArray[np.int64], counts: NDArray[np.intp]) -> int:

@@ -42,6 +42,7 @@ class EvidenceMaps(NamedTuple):
       reached: of each map ``int[S]``, how many cells or bands each place counts as reaching.
       unit: what leads are counted in; None where there are none.
       note: what has to be said beside them; else empty.
+      counts: ``int64[T, K]``, votes of each class, where the evidence of votes was kept.
     """
 
     defense: EvidenceDefense
@@ -49,6 +50,7 @@ class EvidenceMaps(NamedTuple):
     reached: tuple[NDArray[np.intp], ...]
     unit: Unit | None
     note: str
+    counts: NDArray[np.int64] | None = None
 
 
 def maps_on_evidence(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from certmask_jax.certification.report import Report, labels
 from certmask_jax.masks import distinct_unions
 from certmask_jax.masks.mask_set import MaskSet
-from certmask_jax.pages import drawn_maps, evidence_maps
+from certmask_jax.pages import drawn_maps, evidence_maps, evidence_reasons
 from certmask_jax.pages.answer_reasons import why_answered
 from certmask_jax.pages.evidence_maps import EvidenceMaps
 from certmask_jax.pages.inspected import Inspected
@@ -48,7 +48,7 @@ def page_data(
     rows: NDArray[np.intp],
     inspected: Mapping[int, Inspected],
     *,
-    pictures: Sequence[str] | None,
+    pictures: Sequence[str | None] | None,
     attacked: Mapping[int, Sequence[Attacked]],
     covered: Mapping[int, Mapping[str, Any]],
     on_evidence: Mapping[int, EvidenceMaps],
@@ -60,7 +60,7 @@ def page_data(
       report: with rows of images.
       rows: which of its images are shown, ``int[T]``.
       inspected: number of a defense in the report -> what its table tells of those images.
-      pictures: an address for each; None where there are no images at hand.
+      pictures: an address for each, None where one is not at hand, or all are not.
       attacked: row of the report -> what attacks made of it.
       covered: row of the report -> what is shown of the size of its objects.
       on_evidence: number of a defense in the report -> what a run on evidence kept of those images.
@@ -90,7 +90,7 @@ def page_data(
             ],
         }
         entry["t"], entry["w"] = _labels(tables[place], label)
-        if pictures is not None:
+        if pictures is not None and pictures[place] is not None:
             entry["pic"] = pictures[place]
         entry |= covered.get(row, {})
         if attacked.get(row):
@@ -197,6 +197,7 @@ def _verdict(
     label = int(report.per_image["label"][row])
     names = report.class_names
     if isinstance(one, EvidenceMaps):
+        entry["answered"] = evidence_reasons.why_answered(one, place, label, answer, names)
         entry["proved"] = evidence_maps.why_on_evidence(one, place, label, answer, certified, names)
         if not certified:
             drawn_maps.add_places(entry, one.maps, place)
@@ -209,7 +210,7 @@ def _verdict(
     entry["proved"] = why_proved(
         one, place, label, answer, certified, names, margin_guard=report.margin_guard
     )
-    if not certified and answer == label:
+    if not certified:
         blamed = one_mask_to_blame(one, place, label)
         if blamed is not None:
             entry["only"] = blamed

@@ -18,17 +18,19 @@ _STEPS = ((192, 72), (160, 68), (128, 64), (112, 60), (96, 55), (80, 50), (64, 4
 _TRIED = 24  # images, to find what fits
 
 
-def data_uris(images: Sequence[NDArray[np.uint8]], *, budget: int) -> list[str]:
+def data_uris(images: Sequence[NDArray[np.uint8] | None], *, budget: int) -> list[str | None]:
     """Each image as a ``data:`` address, all together about ``budget`` characters or fewer.
 
     Args:
-      images: ``uint8[h, w, c]``, of 1 or 3 channels (of more the first three are shown).
+      images: ``uint8[h, w, c]``, of 1 or 3 channels (of more the first three are shown); None
+        where one is not at hand, which stays None.
       budget: characters. Photographs are made as small as that takes, down to 48 pixels a side.
     """
-    if not images:
-        return []
-    encode = _encoder(images[:: max(1, len(images) // _TRIED)], len(images), budget)
-    return [encode(image) for image in images]
+    there = [image for image in images if image is not None]
+    if not there:
+        return [None] * len(images)
+    encode = _encoder(there[:: max(1, len(there) // _TRIED)], len(there), budget)
+    return [None if image is None else encode(image) for image in images]
 
 
 def first_data_uris(

@@ -5,16 +5,18 @@ What was not evaluated is not spoken of.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
 
 from certmask_jax.defenses.by_placement import FAILS, HOLDS
 from certmask_jax.defenses.crosscert_detection import CrossCert
-from certmask_jax.defenses.defense import Guarantee
+from certmask_jax.defenses.defense import Defense, Guarantee
+from certmask_jax.defenses.minority_reports_detector import MinorityReports
 from certmask_jax.pages.inspected import Inspected
 from certmask_jax.pages.mask_words import Sayer, name_of, named, upper
-from certmask_jax.tables.prediction_table import UNKNOWN
+from certmask_jax.tables.prediction_table import UNKNOWN, from_labels
 
 
 def why_proved(
@@ -116,23 +118,52 @@ def _a_good_row_hides_each(one: Inspected, row: int, label: int) -> bool:
 def one_mask_to_blame(one: Inspected, row: int, label: int) -> int | None:
     """The only mask that all wrong labels have in common, from 0: without it all would be true.
 
-    None where no label is wrong, or where no one mask explains all that are.
+    Of copies of a mask the first is named. A detector raises an alert by it, or may miss a patch;
+    there each mask has to be evaluated, as any other one could dissent, too.
+
+    None where no label is wrong, where no one mask explains all that are, or where the image would
+    be lost without it.
     """
-    labels = one.labels(row, one.single)
+    labels = one.labels(row, np.arange(len(one.defense.masked_images)))
     wrong = (labels != label) & (labels != UNKNOWN)
-    if not one.pair.size or one.second is not one.defense.mask_set:
-        return int(wrong.argmax()) if wrong.sum() == 1 else None
-    pairs = one.labels(row, one.pair.ravel()).reshape(one.pair.shape)
-    bad = (pairs != label) & (pairs != UNKNOWN)
-    total = int(bad.sum())
-    if not total:
+    if not len(one.single) or not wrong.any():
         return None
-    crosses = bad.sum(axis=0) + bad.sum(axis=1) - bad.diagonal()
-    explains = np.flatnonzero(crosses == total)
-    alone = [i for i in explains.tolist() if wrong[i]]
-    if len(explains) > 1 and len(alone) != 1:  # one pair alone: either mask may be blamed
+    own = np.zeros((len(one.single), len(labels)), np.bool_)  # what a mask is part of
+    for mask, single in enumerate(one.single.tolist()):
+        own[mask, single] = True
+        if one.pair.size:
+            own[mask, one.pair[mask]] = True
+    explains = np.flatnonzero(~(wrong & ~own).any(axis=1))
+    alone = [mask for mask in explains.tolist() if wrong[one.single[mask]]]
+    if len({int(one.single[mask]) for mask in alone}) == 1:
+        blamed = int(alone[0])
+    elif len(explains) == 1 and one.pair.size and one.second is one.defense.mask_set:
+        blamed = int(explains[0])
+    else:  # of one pair alone either mask may be blamed
         return None
-    return int(alone[0] if alone else explains[0]) if len(explains) else None
+    if one.defense.guarantee == Guarantee.DETECTION and not _detects_without(one, row, blamed):
+        return None
+    return blamed if _holds_at_best(one.defense, label, one.table.num_classes) else None
+
+
+@functools.lru_cache(maxsize=256)
+def _holds_at_best(defense: Defense, label: int, num_classes: int) -> bool:
+    """Whether an image is certified of which every label is true."""
+    true = np.full((1, len(defense.masked_images)), label)
+    table = from_labels(true, defense.masked_images, num_classes=num_classes)
+    return bool(np.asarray(defense.worst_case(table, np.array([label], np.int32)))[0])
+
+
+def _detects_without(one: Inspected, row: int, mask: int) -> bool:
+    """Whether a detector heard enough of its masks, if this one had said the true label."""
+    singles = one.single
+    if (one.labels(row, singles) == UNKNOWN).any():
+        return False
+    if not isinstance(one.defense, MinorityReports):
+        return True
+    heard = np.asarray(one.table.confidences)[row, singles] > one.defense.tau
+    heard[singles == singles[mask]] = True
+    return bool(one.defense.groups[:, singles[heard]].any(axis=1).all())
 
 
 def _weakness(

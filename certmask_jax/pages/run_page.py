@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from certmask_jax._version import __version__
 from certmask_jax.certification.report import Report, labels, notes, numbers
+from certmask_jax.defenses.defense import Guarantee
 from certmask_jax.pages import charts, rendering
 from certmask_jax.pages.evidence_maps import EvidenceMaps
 from certmask_jax.pages.image_data import Attacked, page_data
@@ -53,7 +54,7 @@ def page_of(
     *,
     rows: NDArray[np.intp],
     inspected: Mapping[int, Inspected],
-    pictures: Sequence[str] | None = None,
+    pictures: Sequence[str | None] | None = None,
     attacked: Mapping[int, Sequence[Attacked]] = NOBODY_ATTACKED,
     object_sizes: ObjectSizes | None = None,
     on_evidence: Mapping[int, EvidenceMaps] = NO_EVIDENCE,
@@ -66,7 +67,7 @@ def page_of(
       report: as it was made, or read back (``certification.report.read``).
       rows: which of its images are shown, ``int[T]``; see ``sample``.
       inspected: number of a defense in the report -> what its table tells of the T images.
-      pictures: a ``data:`` address for each of them; None where there are no images at hand.
+      pictures: a ``data:`` address for each of them, None where one is not at hand, or all are not.
       attacked: row of the report -> what attacks made of the image.
       object_sizes: how much of each image of the report its objects cover, where that is known.
       on_evidence: number of a defense in the report -> what a run on evidence kept of the T images.
@@ -132,6 +133,7 @@ def page_of(
         data=data,
         shown=shown,
         has_attack=bool(attacked),
+        has_alerts=any(d.guarantee == Guarantee.DETECTION for d in report.defenses),
         command=provenance.get("command_of_all_shares") or provenance.get("command") or "",
         facts=facts_of(report),
         warnings=notes.warnings(report),

@@ -243,7 +243,7 @@ def _shown(
 
 def _images(job: Job, result: report.Report) -> page_of_run.Images:
     """The images of a job, for a page of its report."""
-    return lambda rows: (earlier_images.given(job.dataset, result, rows), "")
+    return lambda rows: earlier_images.given(job.dataset, result, rows)
 
 
 def _check_before(config: Config, job: Job, out: AnyPath) -> None:

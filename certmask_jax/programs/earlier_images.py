@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from certmask_jax import data
+from certmask_jax._text import counted, some
 from certmask_jax.certification.report import Report
+from certmask_jax.files.unreadable import UnreadableImage
 from certmask_jax.programs import certification_options, earlier_command
 from certmask_jax.programs.certification_options import Config
 from certmask_jax.programs.patched_images import PatchedImages
@@ -20,12 +22,13 @@ from certmask_jax.tables.image_sets import TestSet, listing_of
 Picture = NDArray[np.uint8]
 
 _AT_ONCE = 64
+_NAMED = 3
 EXPECTED = (ValueError, OSError, ImportError)
 
 
 def images_of(
     report: Report, rows: NDArray[np.intp], *, data_dir: Path | None = None
-) -> tuple[list[Picture] | None, str]:
+) -> tuple[list[Picture | None] | None, str]:
     """The images of some rows of a report as its model saw them, ``uint8[h, w, c]`` each.
 
     Args:
@@ -34,10 +37,11 @@ def images_of(
       data_dir: where the data is now, if not where it was.
 
     Returns:
-      None, and why in a sentence, where they are not at hand or are others than those of the run.
+      As ``given``; or None, and why in a sentence, where none is at hand or they are others than
+      those of the run.
     """
     try:
-        return given(opened_data(report, data_dir=data_dir), report, rows), ""
+        return given(opened_data(report, data_dir=data_dir), report, rows)
     except EXPECTED as error:
         return None, f"Images are not at hand: {one_line(message(error))}."
 
@@ -62,11 +66,17 @@ def opened_data(report: Report, *, data_dir: Path | None = None) -> TestSet:
     return _test_set(certification_options.read_config(arguments), report)
 
 
-def given(test_set: TestSet, report: Report, rows: NDArray[np.intp]) -> list[Picture]:
+def given(
+    test_set: TestSet, report: Report, rows: NDArray[np.intp]
+) -> tuple[list[Picture | None], str]:
     """The images of some rows of a report, out of a test set that is at hand.
 
+    Returns:
+      An image for each row, None where it is gone or cannot be read; and how many these are, and
+      the first of them, in a sentence; empty where all are there.
+
     Raises:
-      ValueError: where one of them is not there any more, or has another label.
+      ValueError: where none of them can be read, or one has another label or size than it had.
     """
     listing = listing_of(test_set)
     wanted = {report.ids[row]: int(report.per_image["label"][row]) for row in rows.tolist()}
@@ -77,20 +87,64 @@ def given(test_set: TestSet, report: Report, rows: NDArray[np.intp]) -> list[Pic
     else:  # only reading tells which is which
         places = list(range(len(test_set)))
     found: dict[str, Picture] = {}
+    damaged: set[str] = set()
     for start, stop in _stretches(places):
-        batch = test_set.read(start, stop)
-        for image, label, one in zip(batch.images, batch.labels, batch.ids, strict=True):
-            if one not in wanted:
+        for one in _readable(test_set, start, stop, damaged):
+            if one.image_id not in wanted:
                 continue
-            if int(label) != wanted[one]:
-                raise ValueError(f"{one} is of class {label} there, and was of {wanted[one]}")
-            found[one] = image
+            if one.label != wanted[one.image_id]:
+                raise ValueError(
+                    f"{one.image_id} is of class {one.label} there, and was of "
+                    f"{wanted[one.image_id]}"
+                )
+            found[one.image_id] = one.image
         if len(found) == len(wanted):
             break
-    gone = [one for one in wanted if one not in found]
-    if gone:
-        raise ValueError(f"{len(gone)} of {len(wanted)} are not there, the first is {gone[0]}")
-    return [found[report.ids[row]] for row in rows.tolist()]
+    lacking = [one for one in wanted if one not in found]
+    if lacking and not found:
+        raise ValueError(
+            f"none of {len(wanted)} is there and can be read, the first is {lacking[0]}"
+        )
+    return [found.get(report.ids[row]) for row in rows.tolist()], _said(lacking, damaged, wanted)
+
+
+class _Read(NamedTuple):
+    image_id: str
+    label: int
+    image: Picture
+
+
+def _readable(test_set: TestSet, start: int, stop: int, damaged: set[str]) -> list[_Read]:
+    """Images ``start`` to ``stop`` but those that cannot be read, which ``damaged`` is told of."""
+    try:
+        batch = test_set.read(start, stop)
+    except UnreadableImage as error:
+        if stop - start == 1:
+            damaged.add(error.image_id)
+            return []
+        each = range(start, stop)
+        return [one for at in each for one in _readable(test_set, at, at + 1, damaged)]
+    together = zip(batch.ids, batch.labels, batch.images, strict=True)
+    return [_Read(image_id, int(label), image) for image_id, label, image in together]
+
+
+def _said(lacking: Sequence[str], damaged: Collection[str], wanted: Collection[str]) -> str:
+    """How many images are not shown, and the first of them; empty where all are."""
+    parts = []
+    for kind, names in (
+        ("not there", [one for one in lacking if one not in damaged]),
+        ("there and cannot be read", [one for one in lacking if one in damaged]),
+    ):
+        if names:
+            are = "is" if len(names) == 1 else "are"
+            parts.append(f"{len(names):,} {are} {kind} ({some(names, _NAMED)})")
+    if not parts:
+        return ""
+    rest = len(wanted) - len(lacking)
+    return (
+        f"Of {counted(len(wanted), 'image')} {' and '.join(parts)}; the other "
+        f"{'one is' if rest == 1 else f'{rest:,} are'} shown."
+    )
 
 
 def _test_set(config: Config, report: Report) -> TestSet:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
 from certmask_jax._text import counted
 from certmask_jax.certification.report import Report
+from certmask_jax.defenses.band_defense import DerandomizedSmoothing, SmoothedViT
 from certmask_jax.defenses.evidence_places import NoPlacesError
 from certmask_jax.files import fingerprint
 from certmask_jax.pages.evidence_maps import EvidenceMaps, maps_on_evidence
 from certmask_jax.pages.map_limits import USUAL, MapLimits
 from certmask_jax.programs import evidence_entries
 from certmask_jax.programs.evidence_job import recorded_local
+from certmask_jax.tables import evidence_kept
 from certmask_jax.tables.evidence_store import SavedEvidence
 
 GONE = "the evidence of the run is not at hand"
@@ -86,7 +89,28 @@ def maps_of_run(
                     "page too large; certmask report RUN --most-images N makes one of fewer images"
                 )
                 continue
-            made[number] = found
+            made[number] = _counted(found, saved, known.index(facts), places)
         except NoPlacesError as error:
             unseen[number] = str(error)
     return made, unseen
+
+
+def _counted(
+    found: EvidenceMaps, saved: SavedEvidence, number: int, places: NDArray[np.intp]
+) -> EvidenceMaps:
+    """With the votes of each class, of a defense that counts votes and whose evidence was kept."""
+    defense = found.defense
+    if saved.about.get("kept") is None or not isinstance(
+        defense, (DerandomizedSmoothing, SmoothedViT)
+    ):
+        return found
+    counts: NDArray[np.int64] | None = None
+    try:
+        for own, evidence in evidence_kept.some_of_run(saved, number, places):
+            votes = np.asarray(defense.votes(jnp.asarray(evidence))).sum(axis=1)
+            if counts is None:
+                counts = np.zeros((len(places), votes.shape[-1]), np.int64)
+            counts[own] = votes
+    except ValueError as error:
+        return found._replace(note=f"{found.note} Votes are not counted ({error}).".strip())
+    return found._replace(counts=counts)

@@ -49,8 +49,8 @@ class MadePage(NamedTuple):
     missing: tuple[str, ...]
 
 
-Images = Callable[[NDArray[np.intp]], tuple[Sequence[Picture] | None, str]]
-"""Rows of a report -> their images, or None and why there are none."""
+Images = Callable[[NDArray[np.intp]], tuple[Sequence[Picture | None] | None, str]]
+"""Rows of a report -> their images, None where one or all are not there; and why, in a sentence."""
 
 Beside = Callable[[Report], tuple[Report, ObjectSizes | None, Sequence[str]]]
 """A report -> it with names for people, the sizes of its objects, and what is missing."""

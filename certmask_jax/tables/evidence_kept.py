@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -114,6 +114,33 @@ def of_run(saved: SavedEvidence, source: int) -> KeptEvidence:
         raise ValueError(f"{error}; give the command of the run again") from error
     ids = tuple(one for one, counts in zip(saved.rows.rows.ids, counted, strict=True) if counts)
     return KeptEvidence(np.concatenate(blocks), saved.rows.labels[counted], ids)
+
+
+def some_of_run(
+    saved: SavedEvidence, number: int, rows: NDArray[np.intp]
+) -> Iterator[tuple[NDArray[np.intp], NDArray[np.float32]]]:
+    """What a finished run kept of some of its images, a block at a time.
+
+    Args:
+      saved: the run.
+      number: of a defense among those of the run on evidence.
+      rows: of the run's images, those that are left out among them.
+
+    Yields:
+      Which of ``rows`` are in a block that has some, and their evidence.
+
+    Raises:
+      ValueError: for a file that is missing or damaged; names it.
+    """
+    kept = saved.about["kept"]
+    files = KeptFiles(saved.folder, kept["sources"])
+    facts = saved.fingerprint
+    store = EvidenceStore(saved.folder, facts["num_images"], facts["images_per_block"])
+    for block, (start, stop) in store.spans().items():
+        own = np.flatnonzero((rows >= start) & (rows < stop))
+        if len(own):
+            array = files.read(block, stop - start, kept["of"][number])
+            yield own, array[rows[own] - start]
 
 
 def kept_evidence(folder: str | AnyPath, number: int = 0) -> KeptEvidence:

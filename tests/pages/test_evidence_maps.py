@@ -17,8 +17,10 @@ from certmask_jax.certification.evidence_verdicts import certify_evidence
 from certmask_jax.defenses.evidence_places import NoPlacesError
 from certmask_jax.masks.threats import Threat
 from certmask_jax.pages.evidence_maps import maps_on_evidence
+from certmask_jax.pages.evidence_reasons import why_answered
 from certmask_jax.pages.map_limits import MapLimits
 from certmask_jax.programs import evidence_entries, evidence_of_run, page_of_run
+from certmask_jax.tables.evidence_kept import KeptFiles
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +103,86 @@ def test_why_is_said_of_windows_and_bands(data):
     assert said[2][:2] == [
         f"Without any patch the answer is {one}, not ant." for one in ("bee",) * 2
     ]
+
+
+def _answered(data, number):
+    return [image["d"][number]["answered"] for image in data["images"]]
+
+
+def test_why_it_was_answered_is_said_by_the_rule_and_what_was_kept(data):
+    place, wins = "In the worst place, a patch at row", "; it wins with more than 0."
+    assert _answered(data, 0) == [
+        f"No class has more votes of the 4 bands than ant. {place} 0, column 0, the lead of ant is "
+        f"3 votes{wins}",
+        f"No class has more votes of the 4 bands than bee. {place} 0, column 0, the lead of bee is "
+        f"0 votes{wins}",
+        # Ant has no votes; a patch on a bee makes it three for cow, and ant would win a tie.
+        f"No class has more votes of the 4 bands than bee. {place} 0, column 0, the lead of ant is "
+        f"-2 votes{wins}",
+    ]
+    # Four quarters of 4 for ant: three are left against one of 4, and the mean is over four.
+    assert _answered(data, 1)[0] == (
+        f"No class has more clipped evidence in all cells than ant. {place} 0, column 0, the lead "
+        f"of ant is 2 in the mean evidence of a cell{wins}"
+    )
+    assert _answered(data, 2)[0] == (
+        "The mean of all cells says ant, and without any window of them no other class with a "
+        "confidence above 0.5."
+    )
+
+
+def test_kept_votes_are_counted_and_damaged_ones_are_named(saved):
+    sources = [{"shape": [4, 3]}]
+    about = {**saved.about, "kept": {"sources": sources, "of": [0, 0, 0]}}
+    kept = saved._replace(about=about)
+    KeptFiles(saved.folder, sources).write(0, [evidence_by_hand.votes()])
+    said = [text.partition(" In the worst")[0] for text in _answered(_data(kept), 0)]
+    assert said == [
+        "Of the votes of 4 bands ant has 4.",
+        "Of the votes of 4 bands bee has 3 and ant has 1.",
+        "Of the votes of 4 bands bee has 2 and cow has 2; of classes with as many the one of the "
+        "smallest number is taken.",
+    ]
+    (file,) = saved.folder.glob("kept-*")
+    file.write_bytes(file.read_bytes()[:-1])
+    data = _data(kept)
+    assert "damaged" in data["defenses"][0]["note"]
+    assert _answered(data, 0)[0].startswith("No class has more votes of the 4 bands than ant.")
+    file.unlink()
+
+
+def test_of_several_shapes_the_worst_place_is_of_the_worst():
+    """A patch of 2x1 meets two rows of bands, and one of 1x2 a single row."""
+    defense = evidence_entries.build(
+        "smoothed_vit:band=1,axis=rows", Threat.of(4, (1, 2), (2, 1)), None
+    )
+    at = defense.at_places(evidence_by_hand.votes(), evidence_by_hand.LABELS)
+    one = maps_on_evidence(defense, np.asarray(at.holds), np.asarray(at.leads, np.float16))
+    assert why_answered(one, 0, 0, 0, evidence_by_hand.NAMES).endswith(
+        "In the worst place, a 2x1 patch at row 0, column 0, the lead of ant is 1 vote; it wins "
+        "with more than 0."
+    )
+
+
+def test_other_rules_say_what_they_take_away():
+    for spec, part in (
+        ("mask_ds:band=1", "the window of bands that speaks most for it is masked. In the worst"),
+        ("mask_ds:band=1,threshold=0.5", "is masked, where it has more than 0.5 of its evidence."),
+    ):
+        defense = evidence_entries.build(spec, Threat.of(4, 1), None)
+        at = defense.at_places(evidence_by_hand.votes(), evidence_by_hand.LABELS)
+        leads = None if at.leads is None else np.asarray(at.leads, np.float16)
+        if defense.kept_places[1] == 0:
+            leads = None
+        one = maps_on_evidence(defense, np.asarray(at.holds), leads)
+        said = why_answered(one, 0, 0, 0, evidence_by_hand.NAMES)
+        assert said.startswith("No class keeps more evidence than ant, once of each class the ")
+        assert part in said
+    alert = evidence_by_hand.ALERTS
+    one = maps_on_evidence(alert, np.ones((1, alert.kept_places[0]), bool), None)
+    assert why_answered(one, 0, 0, -2, evidence_by_hand.NAMES).startswith(
+        "An alert: without some window of cells the mean says another class than with all, "
+    )
 
 
 def test_a_run_of_before_says_so_and_shows_the_rest(saved):

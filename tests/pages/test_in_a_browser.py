@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import re
 from pathlib import Path
 
 import browser
@@ -13,6 +15,7 @@ import paged_run
 import pytest
 
 from certmask_jax.certification.evidence_verdicts import certify_evidence
+from certmask_jax.pages import rendering
 from certmask_jax.pages.image_data import Attacked
 from certmask_jax.pages.inspected import inspect
 from certmask_jax.pages.object_sizes import ObjectSizes
@@ -53,6 +56,7 @@ def _written(folder: Path) -> Path:
             pictures=pictures,
             attacked=attacked,
             object_sizes=ObjectSizes(np.array([0.15, 0.95, 0.11, np.nan, 0.5]), "boxes.csv"),
+            missing=["Images are not at hand: " + "a_folder_with_a_long_name/" * 9 + "."],
         )
     )
     return file
@@ -116,6 +120,12 @@ def test_filters_filter_and_orders_order(shown):
     ):  # fmt: skip
         shown.ask(f"{_CHOOSE}('f-kind', '{kind}')")
         assert shown.ask(_CARDS) == [paged_run.IDS[i] for i in wanted], kind
+    # The detector: mask 2 alone dissents; two dissent; and the image itself is taken for a dog.
+    shown.ask(f"{_CHOOSE}('f-a', '1')")
+    for kind, wanted in (("one", [1]), ("alert", [1, 3]), ("wrong", [2])):
+        shown.ask(f"{_CHOOSE}('f-kind', '{kind}')")
+        assert shown.ask(_CARDS) == [paged_run.IDS[i] for i in wanted], kind
+    shown.ask(f"{_CHOOSE}('f-a', '0')")
     shown.ask(f"{_CHOOSE}('f-kind', 'all'); {_CHOOSE}('f-class', '{paged_run.DOG}')")
     assert shown.ask(_CARDS) == [paged_run.IDS[4]]
     shown.ask(f"{_CHOOSE}('f-class', ''); {_CHOOSE}('f-sort', 'wide')")
@@ -204,6 +214,27 @@ def test_maps_of_evidence_say_what_a_patch_meets_and_where_the_lead_ends(shown, 
     shown.ask("document.querySelectorAll('[name=defense]')[2].click()")  # it has no leads
     assert shown.ask("document.getElementById('by-margin').parentElement.hidden")
     assert set(shown.ask(_CELLS)) == {"h"}
+
+
+def test_each_distinct_mask_is_outlined_once_and_many_in_thin_lines(shown, file, tmp_path):
+    outlines = "document.querySelectorAll('#map .mask').length"
+    lines = "getComputedStyle(document.querySelector('#map .mask'))"
+    _opened(shown, "certified")
+    shown.ask("document.getElementById('show-masks').click()")
+    assert shown.ask(outlines) == 4
+    assert shown.ask(f"{lines}.filter") != "none"
+    # 726 masks, as of tilings that are repeated: 66 of them are distinct.
+    before, text, after = re.split(r"(?<=id=\"data\">)(.*?)(?=</script>)", file.read_text())
+    data = json.loads(text)
+    data["defenses"][0]["masks"] = [[[i % 11, i % 6, i % 11 + 1, i % 6 + 1]] for i in range(726)]
+    many = tmp_path / "report.html"
+    many.write_text(before + str(rendering.as_json(data)) + after)
+    shown.open(many)
+    _opened(shown, "certified")
+    shown.ask("document.getElementById('show-masks').click()")
+    assert shown.ask(outlines) == 66
+    assert shown.ask(f"{lines}.filter") == "none"
+    assert shown.ask("getComputedStyle(document.querySelector('#map .masks')).opacity") == "0.5"
 
 
 def test_the_table_of_pairs_shows_its_masked_image(shown):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+import re
+
 import numpy as np
 import paged_run
 import pytest
 
-from certmask_jax.defenses import DoubleMasking
+from certmask_jax.defenses import DoubleMasking, MinorityReports
 from certmask_jax.mask_sets import MaskSet
 from certmask_jax.masks.threats import Threat
 from certmask_jax.pages.answer_reasons import why_answered
@@ -38,18 +41,72 @@ def test_the_mask_that_all_wrong_labels_have_in_common(wrong, blamed):
     assert one_mask_to_blame(one, 0, 1) == blamed
 
 
+def _all_true(defense):
+    labels = np.ones((1, len(defense.masked_images)), int)
+    table = from_labels(labels, defense.masked_images, num_classes=2)
+    return inspect(defense, table, np.array([1], np.int32), np.array([True]))
+
+
 def test_of_one_round_it_is_the_only_mask_that_is_wrong():
-    defense = paged_run.ALERTS
     for wrong, blamed in (([], None), ([2], 2), ([0, 2], None)):
-        labels = np.ones((1, len(defense.masked_images)), int)
-        one = inspect(
-            defense,
-            from_labels(labels, defense.masked_images, num_classes=2),
-            np.array([1], np.int32),
-            np.array([True]),
-        )
+        one = _all_true(paged_run.ALERTS)
         one.table.predictions[0, one.single[wrong]] = 0
         assert one_mask_to_blame(one, 0, 1) == blamed
+
+
+@pytest.mark.parametrize("tau", [0.0, 0.5])
+def test_a_detector_is_failed_by_one_mask_where_it_would_hold_with_that_mask_right(tau):
+    """Every choice of true, wrong, unsure and not evaluated masks, against the rule itself."""
+    defense = MinorityReports(paged_run.MASKS, tau=tau)
+    itself = int(np.setdiff1d(np.arange(5), _all_true(defense).single)[0])
+    found = 0
+    for kinds in itertools.product(("true", "wrong", "unsure", "wrong and unsure"), repeat=4):
+        for image_is_right in (True, False):
+            one = _all_true(defense)
+            one.table.predictions[0, itself] = int(image_is_right)
+            for column, kind in zip(one.single, kinds, strict=True):
+                one.table.predictions[0, column] = "wrong" not in kind
+                one.table.confidences[0, column] = 0.25 if "unsure" in kind else 0.75
+            wrong = [mask for mask, kind in enumerate(kinds) if "wrong" in kind]
+            wanted = None
+            if len(wrong) == 1 and image_is_right:
+                unheard = sum(kind == "unsure" for kind in kinds) if tau == 0.5 else 0
+                wanted = wrong[0] if not unheard else None  # each place has one mask alone
+            assert one_mask_to_blame(one, 0, 1) == wanted, (kinds, image_is_right)
+            if wanted is not None:
+                found += 1
+                table, column = one.table, one.single[wanted]
+                assert not defense.worst_case(table, np.array([1], np.int32))[0]
+                table.predictions[0, column], table.confidences[0, column] = 1, 0.75
+                assert defense.worst_case(table, np.array([1], np.int32))[0]
+    assert found == (64 if tau == 0 else 8)
+    one = _all_true(defense)
+    one.table.predictions[0, one.single[:2]] = 0, UNKNOWN  # another one could dissent, too
+    one.table.known[0, one.single[1]] = False
+    assert one_mask_to_blame(one, 0, 1) is None
+
+
+def test_no_mask_is_blamed_for_what_is_wrong_without_it_or_lost_in_any_case():
+    cure = defense_specs.build("patchcure:masks_per_axis=2", (4, 4), Threat.of(4, 1))
+    one = _all_true(cure)
+    one.table.predictions[0, one.single[1]] = 0
+    assert one_mask_to_blame(one, 0, 1) == 1
+    itself = np.setdiff1d(np.arange(len(cure.masked_images)), [*one.single, *one.pair.ravel()])
+    one.table.predictions[0, itself] = 0
+    assert one_mask_to_blame(one, 0, 1) is None
+    # Of four masks one hides a patch: its vote alone is true in any case, and three may be wrong.
+    votes = defense_specs.build("plurality:masks_per_axis=2", (8, 8), Threat.of(8, 1))
+    one = _all_true(votes)
+    one.table.predictions[0, one.single[1]] = 0
+    assert one_mask_to_blame(one, 0, 1) is None
+
+
+def test_a_mask_that_makes_the_answer_wrong_is_to_blame():
+    one = _all_true(paged_run.DOUBLE)
+    one.table.predictions[0, one.pair[2]] = 0  # it stands, and is the answer
+    (answer,) = np.asarray(paged_run.DOUBLE.rule(one.table))
+    assert answer == 0
+    assert one_mask_to_blame(one, 0, 1) == 2
 
 
 def test_what_masks_say_sums_up_to_all_that_were_evaluated():
@@ -99,3 +156,11 @@ def test_a_mask_is_said_to_stand_only_where_one_does():
         said.append(why_proved(one, 0, 1, 1, certified=True, class_names=("dog", "cat")))
     assert said[0].startswith("Wherever a patch is, a mask hides it and stands by cat")
     assert said[1] == "No patch at any place changes this; all 3 masks say cat."
+
+
+def test_the_reason_of_a_pair_cover_is_a_sentence():
+    defense = defense_specs.build("pair_cover", (8, 8), Threat.of(8, 1))
+    said = why_answered(_all_true(defense), 0, 1, ("ant", "bee"))
+    assert re.fullmatch(
+        r"Masks? .* agrees? on bee, and (together )?hides? some place.*settles it.", said
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 
@@ -105,6 +106,15 @@ def test_why_is_said_from_the_rule(images):
     assert images["wrong"]["d"][1]["answered"].startswith(f"The image says {dog}, and no mask")
     alert = images["mask 2 errs"]["d"][1]
     assert alert["answered"] == f"An alert: the image says cat, but mask 2 says {dog}."
+
+
+def test_classes_say_by_what_they_are_in_order(page):
+    assert "2 classes, the least certified first by the mean of all defenses" in page
+    alone = dataclasses.replace(paged_run.made(), defenses=paged_run.made().defenses[:1])
+    made = page_of_run.made_page(alone, None, paged_run.no_pixels, most_images=9).html
+    assert "2 classes, the least certified first<" in made
+    assert "raised an alert" in page
+    assert "raised an alert" not in made
 
 
 def test_what_comes_from_outside_cannot_leave_its_place(page):

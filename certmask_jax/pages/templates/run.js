@@ -17,6 +17,7 @@
   const { defenses, images, classes } = data;
   const SVG = "http://www.w3.org/2000/svg";
   const PAGE = 60;
+  const FEW = 40;  // boxes of masks that are outlined boldly
   const at = (id) => document.getElementById(id);
 
   // ---- small helpers -------------------------------------------------------------------------
@@ -76,7 +77,8 @@
       case "no": return a.c === 0;
       case "but": return a.c === 1 && b.c === 0;
       case "one": return a.c === 0 && a.only !== undefined;
-      case "wrong": return a.a !== image.label;
+      case "wrong": return a.a !== image.label && a.a !== -2;
+      case "alert": return a.a === -2;
       case "broken": return (image.attack || []).some((one) => one.d === Number(filters.a.value) && one.broken);
       default: return true;
     }
@@ -246,6 +248,12 @@
   const rect = ([top, left, bottom, right], className) =>
     make("svg:rect", { x: left, y: top, width: right - left, height: bottom - top, class: className });
 
+  // Each distinct box once; of many only thin lines, so that the map under them stays readable.
+  function outlines(masks) {
+    const boxes = [...new Map(masks.flat().map((box) => [box.join(), box])).values()];
+    return make("svg:g", { class: boxes.length > FEW ? "masks many" : "masks" }, ...boxes.map((box) => rect(box, "mask")));
+  }
+
   let hiddenNow = [];  // boxes of the masks that are looked at
 
   function drawMap() {
@@ -295,8 +303,7 @@
       }));
       svg.append(cells);
     }
-    if (defense.masks && at("show-masks").checked)
-      for (const mask of defense.masks) for (const part of mask) svg.append(rect(part, "mask"));
+    if (defense.masks && at("show-masks").checked) svg.append(outlines(defense.masks));
     for (const part of hiddenNow) svg.append(rect(part, "hidden-part"));
     const cursor = make("svg:g");
     svg.append(cursor);
