@@ -24,7 +24,7 @@ _ATTACKS = ("attack", "audit", "patches", "universal")
 _OF_RUN = ("dataset", "split", "model", "weights_sha256", "patch", "patch_area", "patch_lives")
 
 
-def attacks_of_run(folder: AnyPath, report: Report) -> dict[str, Attacked]:
+def counted_from_lines(folder: AnyPath, report: Report) -> dict[str, Attacked]:
     """What attacks in the folder of a run came to, for each defense that they were aimed at.
 
     A patch for many images, or one that was given, is aimed at none of them: it may contradict a

@@ -20,7 +20,7 @@ from certmask_jax.files.storage import AnyPath
 from certmask_jax.pages import leaderboard
 from certmask_jax.pages.leaderboard import Candidate
 from certmask_jax.programs import paths, program, proved_anew
-from certmask_jax.programs.attacks_of_run import attacks_of_run
+from certmask_jax.programs.attacks_of_run import counted_from_lines
 from certmask_jax.programs.command_line import CommandLine
 from certmask_jax.programs.proved_anew import ContradictedError
 
@@ -87,7 +87,7 @@ def _candidate(folder: AnyPath) -> Candidate:
     if not result.ids:
         return Candidate(str(folder), result)
     result, recomputed = proved_anew.of_run(folder, result)
-    return Candidate(str(folder), result, recomputed, attacks_of_run(folder, result))
+    return Candidate(str(folder), result, recomputed, counted_from_lines(folder, result))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
