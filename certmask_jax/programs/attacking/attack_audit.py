@@ -58,7 +58,7 @@ class Contradiction(NamedTuple):
     @property
     def said(self) -> str:
         """What it says, in a line."""
-        if self.line["broken"]:
+        if "file" in self.line:  # else nothing was changed
             how = f"{self.line['after']} with the patch in {self.line['file']}"
         else:
             how = f"{self.line['before']} without any patch"
