@@ -297,4 +297,5 @@ def _line_of(made: AttackedImages, row: int) -> Line:
         "target": int(made.targets[row]),
         "place": made.places[row].tolist(),
         "steps": int(made.steps[row]),
+        **({} if made.objectives is None else {"objective": str(made.objectives[row])}),
     }
