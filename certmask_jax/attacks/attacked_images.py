@@ -52,6 +52,7 @@ class AttackedImages(NamedTuple):
       targets: ``int32[B]``, the label that was aimed at.
       steps: ``int64[B]``, of all searches of the image together.
       settled: ``bool[B]``: false for images that were left when it was stopped.
+      objectives: ``str[B]``, what was aimed at last, in words: empty without a goal; or None.
     """
 
     patched: NDArray[np.uint8]
@@ -61,6 +62,7 @@ class AttackedImages(NamedTuple):
     targets: NDArray[np.int32]
     steps: NDArray[np.int64]
     settled: NDArray[np.bool_]
+    objectives: NDArray[np.str_] | None = None
 
 
 WhenSettled = Callable[[AttackedImages, Sequence[int]], None]
@@ -186,8 +188,9 @@ def attack_images(
 
 def _made(run: SearchSlots) -> AttackedImages:
     return AttackedImages(
-        run.patched, run.broken, run.answers, run.places, run.targets, run.steps, run.settled
-    )
+        run.patched, run.broken, run.answers, run.places, run.targets, run.steps, run.settled,
+        np.asarray(run.objectives, np.str_),
+    )  # fmt: skip
 
 
 class _Searching:

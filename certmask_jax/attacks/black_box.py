@@ -167,6 +167,7 @@ def _made(states: Sequence[_State]) -> AttackedImages:
         np.full(len(states), ANY, np.int32),
         np.array([state.steps for state in states], np.int64),
         np.array([state.is_settled for state in states], np.bool_),
+        np.full(len(states), "leave the true label"),
     )
 
 

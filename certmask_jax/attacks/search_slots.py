@@ -62,7 +62,7 @@ class SearchSlots:
 
     Attributes:
       settled, broken: ``bool[B]``: done with, and answered wrongly.
-      patched, answers, places, targets, steps: as of ``AttackedImages``.
+      patched, answers, places, targets, steps, objectives: as of ``AttackedImages``.
       untried: images without a goal, whose answers are not known here.
     """
 
@@ -91,6 +91,7 @@ class SearchSlots:
         self.patched, self.answers = images.copy(), np.zeros(len(images), np.int32)
         self.places = np.zeros((len(images), self._patches, 4), np.int64)
         self.targets = np.full(len(images), ANY, np.int32)
+        self.objectives = [""] * len(images)
         self.steps = np.zeros(len(images), np.int64)
 
     def fill(self) -> bool:
@@ -154,6 +155,7 @@ class SearchSlots:
         image, goal = slot.image, slot.goal
         self.patched[image], self.answers[image] = patched, answer
         self.places[image] = goal.place
+        self.objectives[image] = goal.objective
         self.targets[image] = _target(goal, int(self._labels[image]))
         if self.is_wrong(slot, answer):
             self.broken[image] = self.settled[image] = True

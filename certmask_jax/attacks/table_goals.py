@@ -47,6 +47,16 @@ class Goal(NamedTuple):
     target: int = ANY
     number: int = 0
 
+    @property
+    def objective(self) -> str:
+        """What is aimed at, in words."""
+        if self.avoids:
+            return "leave the true label"
+        if self.number:
+            return f"exactly {self.number} masked images say the target"
+        changed = int(np.count_nonzero(self.changed))
+        return f"{changed} masked images say the target" if changed else "evidence of the target"
+
 
 def undefended_goals(label: int, *, places: NDArray[np.int64]) -> list[Goal]:
     """To have the model itself leave the true label at each of some places ``int64[P, K, 4]``.

@@ -36,6 +36,7 @@ from certmask_jax.programs.attacking import (
     attack_options,
     attack_summary,
     attacked_job,
+    clean_verdicts,
     given_patch_job,
     given_patch_table,
     given_patches,
@@ -54,8 +55,7 @@ from certmask_jax.programs.command_line import CommandLine, check_not_typed
 STOPPED = 3
 """Exit status of an attack that ended as it had no more time."""
 
-CONTRADICTED = 4
-"""Exit status of an attack that broke an image whose worst case is certified."""
+CONTRADICTED = attack_audit.CONTRADICTED
 
 _OTHERWISE = (
     *("list", "from_tables", "dry_run", "margin_guard", "shard", "chunk"),
@@ -107,8 +107,9 @@ def _add_own(parse: argparse.ArgumentParser) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the program; returns its exit status.
 
-    0: done; 2: bad input; 3: stopped by ``--max-minutes``, and the same command goes on; 4: a
-    certificate was contradicted; 130: interrupted.
+    0: done; 2: bad input, or images that do not give what the run recorded of them; 3: stopped by
+    ``--max-minutes``, and the same command goes on; 4: a certificate was contradicted; 130:
+    interrupted.
     """
     return program.run(
         lambda: _run(argv), interrupted="interrupted; give the same command again to go on"
@@ -181,12 +182,13 @@ def _searched(
     finished = _attacked(attacker, deadline)
     detects = [attacked_job.detects(job, spec) for spec in attacker.specs()]
     results = attack_summary.summary(folder.lines, attacker.specs(), detects)
-    attack_summary.tell_otherwise(
-        (image for entry in results for image in entry["otherwise"]),
-        "neither attacked nor counted",
-    )
     text = attack_summary.text_of(results, printing.width_of(sys.stdout), finished=finished)
-    return _told(job, folder, {"attack": facts, "results": results}, text, command, finished)
+    status = _told(job, folder, {"attack": facts, "results": results}, text, command, finished)
+    if claims is None:
+        return status
+    otherwise = clean_verdicts.otherwise(claims, folder.lines)
+    otherwise.tell()
+    return program.BAD_INPUT if otherwise.others and status != CONTRADICTED else status
 
 
 def _universal(
@@ -271,9 +273,7 @@ def _told(
     attack_audit.tell(contradicted, folder, about)
     where = f"patched images and attacks.jsonl in {folder.folder}"
     print(f"\n{where}" if finished else f"\nstopped: {where}; give the same command again")
-    if contradicted:
-        return CONTRADICTED
-    return 0 if finished else STOPPED
+    return attack_audit.status_of(contradicted) or (0 if finished else STOPPED)
 
 
 def _config_of(run: AttackedRun, arguments: argparse.Namespace) -> Config:

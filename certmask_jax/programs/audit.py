@@ -27,12 +27,12 @@ from certmask_jax._text import counted
 from certmask_jax.attacks.attacked_images import STEPS_BETWEEN
 from certmask_jax.attacks.black_box import QUERIES_BETWEEN
 from certmask_jax.files import fingerprint
-from certmask_jax.programs import attack, paths, printing, program, runtime
+from certmask_jax.programs import paths, printing, program, runtime
 from certmask_jax.programs.attacking import (
     attack_audit,
     attack_options,
-    attack_summary,
     audit_table,
+    clean_verdicts,
     opened_attacks,
 )
 from certmask_jax.programs.attacking.attack_job import Attacker
@@ -94,8 +94,9 @@ def parser() -> CommandLine:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the program; returns its exit status.
 
-    0: no certificate was contradicted; 2: bad input, or no time for an image of one of the runs; 4:
-    a certificate was contradicted, whatever became of the other runs; 130: interrupted.
+    0: no certificate was contradicted; 2: bad input, no time for an image of one of the runs,
+    or images that do not give what the run recorded of them; 4: a certificate was contradicted,
+    whatever became of the other runs; 130: interrupted.
     """
     return program.run(
         lambda: _run(argv), interrupted="interrupted; give the same command again to go on"
@@ -161,7 +162,7 @@ class _Audit:
         """Attacks until then, and says what came of it; the exit status."""
         between = min(STEPS_BETWEEN, self._options.search.steps)
         watch = Watch(until, between if self._options.black_box is None else QUERIES_BETWEEN)
-        attacker = opened_attacks.attacker_of(self._job, self._options, self._folder)
+        attacker = opened_attacks.attacker_of(self._job, self._options, self._folder, self._claims)
         waiting = self._waiting(attacker.specs())
         before = len(self._folder.lines)
         with tqdm(
@@ -187,7 +188,7 @@ class _Audit:
             wanted = [
                 claim
                 for claim in self._claims.of[spec]
-                if claim.is_right
+                if (claim.is_right or claim.is_certified)  # else there is nothing to break
                 and (claim.rank in ranks or spec == UNDEFENDED)
                 and (spec, claim.number) not in done
             ]
@@ -228,24 +229,15 @@ class _Audit:
 
     def _told(self, specs: Sequence[str], command: str, *, whole: bool) -> int:
         rows = audit_table.rows(self._run, self._claims, self._folder.lines, specs)
-        contradicted = attack_audit.contradictions(self._job, self._folder, self._claimed())
+        contradicted = attack_audit.contradictions(self._job, self._folder)
+        otherwise = clean_verdicts.otherwise(self._claims, self._folder.lines)
         print(f"\n{audit_table.text_of(rows, printing.width_of(sys.stdout), finished=whole)}")
-        others = [
-            line["image"] for line in self._folder.lines if line.get("before") != line["label"]
-        ]
-        attack_summary.tell_otherwise(others)
+        otherwise.tell()
         about = {**fingerprint.environment(), **self._job.provenance, "command": command}
         summary = {"attack": self._options.facts(), "results": rows, "provenance": about}
         self._folder.write_summary(summary)
         attack_audit.tell(contradicted, self._folder, about)
         rest = "" if whole else "; the same command goes on"
         print(f"\npatched images and attacks.jsonl in {self._folder.folder}{rest}")
-        return attack.CONTRADICTED if contradicted else 0
-
-    def _claimed(self) -> set[tuple[str, int]]:
-        return {
-            (spec, claim.number)
-            for spec, claims in self._claims.of.items()
-            for claim in claims
-            if claim.is_certified
-        }
+        status = attack_audit.status_of(contradicted)
+        return status or (program.BAD_INPUT if otherwise.others else 0)

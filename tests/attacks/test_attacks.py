@@ -23,7 +23,7 @@ from certmask_jax.attacks import (
     tried_places,
 )
 from certmask_jax.attacks.goals_in_time import GoalsInTime
-from certmask_jax.attacks.table_goals import ANY
+from certmask_jax.attacks.table_goals import ANY, Goal
 from certmask_jax.inference.devices import device_mesh
 from certmask_jax.tables.prediction_table import from_labels
 
@@ -417,6 +417,21 @@ def _attacked(model, seed=0, numbers=None, which=slice(None), **search):
         numbers=numbers,
     )  # fmt: skip
     return made, defense, table
+
+
+@pytest.mark.parametrize(
+    ("changed", "more", "said"),
+    [
+        ([True, False, True], {"target": 3}, "2 masked images say the target"),
+        ([True, True, True], {"target": 3, "number": 2}, "exactly 2 masked images say the target"),
+        ([False], {"target": 3}, "evidence of the target"),
+        ([True], {"avoids": True}, "leave the true label"),
+    ],
+)
+def test_what_a_goal_aims_at_is_said_in_words(changed, more, said):
+    place, wanted = np.asarray([[1, 1, 0, 0]]), np.full(len(changed), ANY, np.int32)
+    goal = Goal(place, wanted, np.asarray(changed), 3, True, 0.0, **more)
+    assert goal.objective == said
 
 
 def test_patched_images_are_answered_as_they_say(linear):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 
 import jax
@@ -63,6 +64,15 @@ def attacked(run, chosen_for):
 def _lines(folder):
     _, *lines = (json.loads(line) for line in (folder / LINES).read_text().splitlines())
     return lines
+
+
+def test_a_line_says_what_was_aimed_at(attacked):
+    tried = [line for line in _lines(attacked) if line["broken"] is not None]
+    plain = [line["objective"] for line in tried if line["defense"] == "undefended"]
+    defended = [line["objective"] for line in tried if line["defense"] == DEFENSE]
+    assert set(plain) == {"leave the true label"}
+    assert defended
+    assert all(re.fullmatch(r"[1-9]\d* masked images say the target", one) for one in defended)
 
 
 def test_a_line_and_a_picture_for_every_image(attacked):

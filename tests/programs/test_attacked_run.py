@@ -11,9 +11,11 @@ import pytest
 
 from certmask_jax.data import digits_arrays
 from certmask_jax.data.listing import Listing
+from certmask_jax.defenses import ALERT
 from certmask_jax.programs import runtime
 from certmask_jax.programs.attacking.attack_options import UNDEFENDED
-from certmask_jax.programs.attacking.attacked_run import read_run
+from certmask_jax.programs.attacking.attacked_run import AttackedRun, read_run
+from certmask_jax.programs.attacking.run_claims import Claim, Claims
 from certmask_jax.programs.certification_job import BrokenImagesError
 from certmask_jax.tables import saved_table
 
@@ -60,6 +62,42 @@ def test_claims_are_those_of_the_table(digits_run):
     assert np.allclose([claim.margin for claim in own], margins, rtol=1e-3)
     plain = [claim.is_right for claim in claims.of[UNDEFENDED]]
     assert np.mean(plain) == pytest.approx(run.results["undefended_accuracy"])
+
+
+@pytest.mark.parametrize(
+    ("line", "agrees", "agrees_guarded"),
+    [
+        ({}, True, True),
+        ({"before": 4}, False, False),  # another wrong label is another answer too
+        ({"before": ALERT}, False, False),
+        ({"certified": False}, False, False),
+        ({"conditions": {"c": False}}, False, False),
+        ({"image": "b", "number": 1, "before": ALERT}, False, True),  # a guard takes certificates
+        ({"image": "b", "number": 0, "before": ALERT, "certified": False}, True, True),  # fewer
+        ({"image": "new", "before": 4}, True, True),  # of which nothing was said
+        ({"defense": "other", "before": 4}, True, True),
+    ],
+)
+def test_what_is_said_now_is_held_against_what_was_said(line, agrees, agrees_guarded):
+    said = (
+        Claim(0, False, True, 5e-4, ("c",), answer=3),
+        Claim(1, False, False, 2.0, ("c",), answer=ALERT),
+    )
+    claims = Claims(("a", "b"), (7, 7), {"d": said})
+    whole = {"defense": "d", "number": 0, "image": "a", "label": 7, "broken": None,
+             "before": 3, "certified": True, "conditions": {"c": True}} | line  # fmt: skip
+    assert claims.agree(whole) == agrees
+    assert claims._replace(is_guarded=True).agree(whole) == agrees_guarded
+    assert claims.is_tie(whole) == (whole["image"] == "a" and whole["defense"] == "d")
+
+
+def test_a_guard_and_a_lower_precision_are_those_of_the_run(digits_run):
+    run = read_run(digits_run)
+    assert (run.claims().tie, run.claims().is_guarded) == (1e-3, False)
+    known = {**run.provenance, "precision": "bfloat16"}
+    other = {**run.results, "provenance": known, "margin_guard": 0.01}
+    claims = AttackedRun(digits_run, other).claims()
+    assert (claims.tie, claims.is_guarded) == (0.1, True)
 
 
 def test_its_config_is_opened_again_with_what_has_moved(digits_run, tmp_path):

@@ -183,9 +183,11 @@ def test_the_table_stands_in_order_and_is_that_of_the_run(audited, run):
         "attacked": round(COUNT * row["worst_case"]),
         "contradicted": [],
         "evidence": [],
+        "unconfirmed": [],
     }
     [alone] = row["papers"].values()  # double masking's condition is the worst case itself
-    assert alone == {"count": 0, "attacked": 0, "contradicted": [], "evidence": []}
+    nothing = {"contradicted": [], "evidence": [], "unconfirmed": []}
+    assert alone == {"count": 0, "attacked": 0, **nothing}
 
 
 def test_a_killed_audit_goes_on(audited, run, tmp_path):
@@ -222,16 +224,99 @@ def test_a_budget_that_is_too_small_says_what_an_image_takes(run, tmp_path, caps
     assert not _lines(out)
 
 
-def _liar(run, folder):
-    """A run that says that all its images are certified."""
+def _edited(run, folder, **columns):
+    """A run whose rows of images say something else, and which of them do."""
     shutil.copytree(run, folder, ignore=shutil.ignore_patterns("audit"))
     with (run / "per_image.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
+    new = {f"{DEFENSE} 1x1 {name}": text for name, text in columns.items()}
     with (folder / "per_image.csv").open("w", newline="") as file:
         write = csv.DictWriter(file, rows[0])
         write.writeheader()
-        write.writerows({**row, f"{DEFENSE} 1x1 worst_case": "1"} for row in rows)
-    return folder
+        write.writerows({**row, **new} for row in rows)
+    return [row["id"] for row in rows if row[f"{DEFENSE} 1x1 worst_case"] == "0"]
+
+
+@pytest.mark.parametrize("images", ["all", "certified"])
+def test_certificates_of_a_run_that_are_none_now_are_named_and_no_proof_is_blamed(
+    run, tmp_path, capsys, images
+):
+    """``Quick`` breaks one of them, so a certificate that the run alone has would be broken."""
+    folder = tmp_path / "run"
+    never = _edited(run, folder, worst_case="1")
+    assert never
+    assert audit.main([str(folder), "--minutes", "9", *FAST, "--images", images]) == 2
+    said = capsys.readouterr()
+    assert "proof" not in said.err.replace("held against a proof", "")
+    told = next(line for line in said.err.splitlines() if "recorded, such as" in line)
+    count = "1 image does" if len(never) == 1 else f"{len(never)} images do"
+    assert told.startswith(f"error: {count} not give what the run recorded")
+    assert sum(one in told for one in never) == min(5, len(never))
+    lines = _lines(folder / "audit")
+    assert {line["image"] for line in lines if line["broken"] is None} == set(never)
+    [row] = json.loads((folder / "audit" / "attack.json").read_text())["results"]
+    of = row["certificates"]
+    assert (of["count"], of["attacked"]) == (COUNT, COUNT - len(never))
+    assert set(of["unconfirmed"]) == set(never)
+    assert not of["contradicted"]
+    out = " ".join(said.out.split())
+    assert f"{len(never)} left out as they are not confirmed now (" in out
+    assert not (folder / "audit" / "contradictions.json").exists()
+
+
+def test_what_rounding_may_decide_is_said_and_is_no_error(run, tmp_path, capsys):
+    folder = tmp_path / "run"
+    never = _edited(run, folder, worst_case="1", smallest_margin="0.0009")
+    assert audit.main([str(folder), "--minutes", "9", *FAST]) == 0
+    told = capsys.readouterr().err
+    assert f"such as {never[0]}" in told
+    assert "margins so small that rounding may decide" in told
+    assert "error" not in told
+
+
+def test_an_audit_of_an_older_version_that_blamed_a_proof_is_told_anew(
+    audited, run, tmp_path, capsys
+):
+    """Its lines have a broken image that the run alone certifies."""
+    folder = tmp_path / "run"
+    never = _edited(run, folder, worst_case="1")
+    shutil.copytree(audited, folder / "audit")
+    assert next(line["image"] for line in _lines(audited) if line["broken"]) in never
+    assert audit.main([str(folder), "--minutes", "9", *FAST]) == 2
+    assert "a proof of this program" not in capsys.readouterr().err
+
+
+def test_a_certificate_of_what_is_wrong_without_a_patch_is_contradicted(
+    tmp_path, capsys, monkeypatch
+):
+    """One of four digits lies among others, and all are certified by a defense that lies."""
+    monkeypatch.setattr(Quick, "breaks", ())
+    images, labels = digits_arrays("test")
+    for number, (image, label) in enumerate(zip(images[:4], labels, strict=False)):
+        label = (label + 1) % 10 if number == 2 else label
+        file = tmp_path / "data" / str(label) / f"{number:02d}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image[..., 0]).save(file)
+    for label in range(10):
+        (tmp_path / "data" / str(label)).mkdir(exist_ok=True)
+    run, lie = tmp_path / "run", "lying_defense:Liar:masks_per_axis=2"
+    command = ["--dataset", "image_folder", "--data-dir", str(tmp_path / "data"), "--no-page"]
+    command += ["--model", "vit_digits", "--defense", lie, "--out", str(run)]
+    assert certify.main(command) == 0
+    assert audit.main([str(run), "--minutes", "9", *FAST]) == attack.CONTRADICTED
+    said = capsys.readouterr()
+    wrong = f"{(labels[2] + 1) % 10}/02.png"
+    assert f"{wrong} is certified, and answered {labels[2]} without any patch, on one" in said.err
+    assert said.err.count("a proof of this program is wrong") == 1
+    [row] = json.loads((run / "audit" / "attack.json").read_text())["results"]
+    of = row["certificates"]
+    assert (of["count"], of["attacked"], of["contradicted"]) == (4, 3, [wrong])
+    assert of["evidence"][0]["after"] == labels[2]
+    assert "wrong without a patch); of images without one broken 0 of 0" in " ".join(
+        said.out.split()
+    )
+    [kept] = json.loads((run / "audit" / "contradictions.json").read_text())["contradictions"]
+    assert (kept["line"]["image"], kept["stands"]) == (wrong, True)
 
 
 @pytest.mark.parametrize(
@@ -272,23 +357,28 @@ def test_a_contradiction_is_not_forgotten_whatever_becomes_of_other_runs(
     assert next(told, None) is None  # all runs had their turn
 
 
-def test_a_certificate_that_a_patch_contradicts_is_said_and_kept(audited, run, tmp_path, capsys):
-    broken = [line for line in _lines(audited) if line["broken"]]
-    assert broken  # else nothing would be shown here
-    liar = _liar(run, tmp_path / "run")
-    assert audit.main([str(liar), "--minutes", "9", *FAST]) == attack.CONTRADICTED
+def test_a_certificate_that_a_patch_contradicts_is_said_and_kept(
+    run, tmp_path, capsys, monkeypatch
+):
+    """``Quick`` says that it broke one that is certified."""
+    certified = [one.number for one in read_run(run).claims().of[DEFENSE] if one.is_certified]
+    monkeypatch.setattr(Quick, "breaks", certified[-1:])
+    out = tmp_path / "o"
+    status = audit.main([str(run), "--minutes", "9", *FAST, "--out", str(out)])
+    assert status == attack.CONTRADICTED
     said = capsys.readouterr()
-    assert f"{broken[0]['image']} is certified, and answered {broken[0]['after']}" in said.err
+    [broken] = [line for line in _lines(out) if line["broken"]]
+    assert f"{broken['image']} is certified, and answered {broken['after']}" in said.err
     assert "please report this" in said.err
-    kept = json.loads((liar / "audit" / "contradictions.json").read_text())
-    assert [one["line"] for one in kept["contradictions"]] == broken
+    kept = json.loads((out / "contradictions.json").read_text())
+    assert [one["line"] for one in kept["contradictions"]] == [broken]
     assert not any(one["stands"] for one in kept["contradictions"])  # it only pretends
     assert "weights_sha256" in kept["provenance"]
-    out = " ".join(said.out.split())
-    number, image, file = (broken[0][key] for key in ("number", "image", "file"))
-    assert f"{len(broken)} contradicted (number {number}, {image}: {file})" in out
-    assert "finding about that paper" not in out
-    [row] = json.loads((liar / "audit" / "attack.json").read_text())["results"]
+    text = " ".join(said.out.split())
+    number, image, file = (broken[key] for key in ("number", "image", "file"))
+    assert f"1 contradicted (number {number}, {image}: {file})" in text
+    assert "finding about that paper" not in text
+    [row] = json.loads((out / "attack.json").read_text())["results"]
     assert [one["file"] for one in row["certificates"]["evidence"]] == [file]
 
 
@@ -349,6 +439,7 @@ def test_what_a_paper_alone_certifies_is_attacked_before_others_and_named(
             "evidence": [
                 {key: line[key] for key in ("number", "image", "after", "file")} for line in broken
             ],
+            "unconfirmed": [],
         }
     }
     assert all((out / line["file"]).is_file() for line in broken)
@@ -393,11 +484,12 @@ def test_files_with_other_pixels_are_said_and_left_out(paper_run, tmp_path, caps
         file.write_bytes(other)
     out = tmp_path / "o"
     command = [str(paper_run), "--data-dir", str(data), *FAST, "--out", str(out)]
-    assert program.main([*command, *(["--minutes", "9"] if program is audit else [])]) == 0
+    assert program.main([*command, *(["--minutes", "9"] if program is audit else [])]) == 2
     said = capsys.readouterr()
     names = [file.relative_to(data).as_posix() for file in changed]
-    assert "2 images answered otherwise than in the run" in said.err
-    told = next(line for line in said.err.splitlines() if "answered otherwise" in line)
+    assert "error: 2 images do not give what the run recorded" in said.err
+    told = next(line for line in said.err.splitlines() if "2 images do not give" in line)
+    assert "other pixels, weights or versions, or an edited run" in told
     assert all(name in told for name in names)
     lines = _lines(out)
     assert {line["image"] for line in lines if line["broken"] is None} == set(names)
@@ -424,9 +516,9 @@ def test_what_was_wrong_in_the_run_and_is_right_now_is_left_out_too(
         write = csv.DictWriter(file, rows[0])
         write.writeheader()
         write.writerows(rows)
-    assert attack.main([str(other), *FAST]) == 0
-    said = "1 image answered otherwise than in the run, and neither attacked nor counted"
-    assert f"{said} ({rows[3]['id']})" in capsys.readouterr().err
+    assert attack.main([str(other), *FAST]) == 2
+    said = "1 image does not give what the run recorded, such as"
+    assert f"{said} {rows[3]['id']}: other pixels" in capsys.readouterr().err
     left_out = [line for line in _lines(other / "attack") if line["broken"] is None]
     assert [(line["defense"], line["number"]) for line in left_out] == [(OF_PAPER, 3)]
     plain, defended = json.loads((other / "attack" / "attack.json").read_text())["results"]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -193,6 +195,27 @@ def test_every_patch_is_put_on_every_image_and_every_defense_asked(tested, run):
         assert entry["all_patches"] == (12 - len(wrong)) / 12
         assert entry["all_patches"] <= min(entry["patches"].values())
     assert defended["worst_case"] <= defended["all_patches"]
+
+
+def test_a_certificate_that_the_run_alone_has_is_no_proof_that_failed(
+    tested, run, tmp_path, capsys
+):
+    """The rows of images were edited: all are certified there."""
+    broken = [line for line in _lines(tested) if line["broken"] and line["defense"] != "undefended"]
+    assert broken
+    edited = tmp_path / "run"
+    shutil.copytree(run, edited, ignore=shutil.ignore_patterns("patches", "tables"))
+    with (run / "per_image.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    with (edited / "per_image.csv").open("w", newline="") as file:
+        write = csv.DictWriter(file, rows[0])
+        write.writeheader()
+        write.writerows({**row, f"{DEFENSE} 3x3 worst_case": "1"} for row in rows)
+    assert attack.main([str(edited), "--patch-images", str(run.parent / "p.npz")]) == 2
+    error = capsys.readouterr().err
+    assert error.count("its certificate is of the run alone") == len(broken)
+    assert "a proof of this program is wrong" not in error
+    assert not (edited / "patches" / "contradictions.json").exists()
 
 
 def test_images_that_were_not_asked_about_with_every_patch_do_not_count():

@@ -25,6 +25,7 @@ FILES = (RESULTS, EXPLAINED, ROWS, IMAGES)
 """What ``write`` writes."""
 
 _WORDS = {ALERT: "alert", NO_LABEL: "none"}
+_LABELS = {word: label for label, word in _WORDS.items()}
 _ARE_LABELS = ("label", "undefended", "answer")  # columns of labels; names stand beside them
 
 _EXPLAINED = """\
@@ -183,3 +184,12 @@ def _write(path: AnyPath, text: str) -> None:
             f"{path}: could not be written ({error.strerror}); the prediction table beside it is "
             "complete: free some space and give the same command again to write the report",
         ) from error
+
+
+def label_of(text: str) -> int:
+    """What an answer in ``per_image.csv`` says: a label, ``ALERT`` or ``NO_LABEL``.
+
+    Raises:
+      ValueError: for what is none of these.
+    """
+    return _LABELS[text] if text in _LABELS else int(text)

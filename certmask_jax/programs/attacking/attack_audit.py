@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -19,32 +19,60 @@ from certmask_jax.inference.whole_table import predict
 from certmask_jax.programs import program
 from certmask_jax.programs.attacking.attack_folder import AttackFolder, Line
 from certmask_jax.programs.attacking.attacked_job import AnyDefense, asked_of, defenses_of, model_of
+from certmask_jax.programs.attacking.clean_verdicts import (
+    Before,
+    before_attack,
+    is_wrong_without_a_patch,
+)
 from certmask_jax.programs.certification_job import Job
+from certmask_jax.tables.image_sets import readable
+
+CONTRADICTED = 4
+"""Exit status of an attack that contradicts a certificate."""
 
 CONTRADICTIONS = "contradictions.json"
+_OTHER_CHUNK = 7  # of which nothing else is a multiple
 
 
 class Contradiction(NamedTuple):
-    """An image whose worst case is certified, and that is answered wrongly with a patch.
+    """An image whose worst case is certified, and that is answered wrongly, mostly with a patch.
 
     Attributes:
       line: of ``attacks.jsonl``.
       again: what the defense answers to the patched image when its whole table is evaluated on one
-        device, in chunks of another size.
+        device, in chunks of another size. Of an image that is answered wrongly as it is: to it.
       stands: whether that is wrong too; if not, rounding decides between labels here.
+      is_confirmed: whether the image without a patch is certified when it is asked about again.
     """
 
     line: Line
     again: int
     stands: bool
+    is_confirmed: bool = True
+
+    @property
+    def is_of_others(self) -> bool:
+        """Whether only the run says that it is certified, and nothing that was computed now."""
+        return not self.is_confirmed and "before" not in self.line
 
     @property
     def said(self) -> str:
         """What it says, in a line."""
-        what = (
-            f"{self.line['defense']}: {self.line['image']} is certified, and answered "
-            f"{self.line['after']} with the patch in {self.line['file']}"
-        )
+        if "file" in self.line:  # else nothing was changed
+            how = f"{self.line['after']} with the patch in {self.line['file']}"
+        else:
+            how = f"{self.line['before']} without any patch"
+        what = f"{self.line['defense']}: {self.line['image']} is certified, and answered {how}"
+        if self.is_of_others:
+            return (
+                f"{what}, but its certificate is of the run alone, and not what is computed now: "
+                "other pixels, weights or versions, or an edited run"
+            )
+        if not self.is_confirmed:
+            return (
+                f"{what}, but it is not certified on one device in other chunks: rounding decides "
+                "it, and certify --margin-guard leaves such images out"
+            )
         if self.stands:
             return f"{what}, on one device in other chunks too: a proof of this program is wrong"
         return (
@@ -53,29 +81,50 @@ class Contradiction(NamedTuple):
         )
 
 
-def contradictions(
-    job: Job, folder: AttackFolder, claimed: Collection[tuple[str, int]] = ()
-) -> list[Contradiction]:
+def contradictions(job: Job, folder: AttackFolder) -> list[Contradiction]:
     """All certificates that were contradicted, each asked about once more.
+
+    Only what is certified now, of the pixels that are there now, is a certificate here: what a
+    run alone says may be of other pixels.
 
     Args:
       job: what was attacked.
       folder: with the lines of the attack.
-      claimed: spec and number of images that a run certified, whatever the attack's own table says.
     """
     by_spec = defenses_of(job)
     found = []
     for line in folder.lines:
-        is_certified = line.get("certified") or (line["defense"], line["number"]) in claimed
-        if not (line["broken"] and is_certified):
+        defense = by_spec.get(line["defense"])
+        is_broken = line["broken"] and line.get("certified")
+        if defense is None or not (is_broken or is_wrong_without_a_patch(line, defense)):
             continue
-        defense = by_spec[line["defense"]]
-        pixels = np.asarray(Image.open(folder.folder / line["file"]), np.uint8)
-        image = pixels.reshape(*pixels.shape[:2], -1)
-        again = _answer_again(job, defense, image)
+        clean = _before_again(job, defense, line)
+        is_confirmed = clean is not None and bool(clean.certified[0])
+        if is_broken:
+            pixels = np.asarray(Image.open(folder.folder / line["file"]), np.uint8)
+            again = _answer_again(job, defense, pixels.reshape(*pixels.shape[:2], -1))
+        else:
+            again = int(line["before"] if clean is None else clean.answers[0])
         alerts = defense.guarantee == Guarantee.DETECTION and again == ALERT
-        found.append(Contradiction(line, again, again != line["label"] and not alerts))
+        stands = is_confirmed and again != line["label"] and not alerts
+        found.append(Contradiction(line, again, stands, is_confirmed))
     return found
+
+
+def _before_again(job: Job, defense: AnyDefense, line: Line) -> Before | None:
+    """What is said of the image of a line without a patch; None where another is in its place."""
+    part = readable(job.dataset, job.unreadable).read(line["number"], line["number"] + 1)
+    if tuple(part.ids) != (line["image"],):
+        return None
+    return before_attack(
+        job,
+        defense,
+        asked_of(job, defense, one_device=True),
+        part.images,
+        np.asarray(part.labels, np.int32),
+        chunk=_OTHER_CHUNK,
+        mesh=device_mesh(jax.local_devices()[:1]),
+    )
 
 
 def _answer_again(job: Job, defense: AnyDefense, image: NDArray[np.uint8]) -> int:
@@ -88,10 +137,17 @@ def _answer_again(job: Job, defense: AnyDefense, image: NDArray[np.uint8]) -> in
         image[None],
         defense.masked_images,
         preprocessing=job.preprocessing,
-        chunk=7,  # of which nothing else is a multiple
+        chunk=_OTHER_CHUNK,
         mesh=device_mesh(jax.local_devices()[:1]),
     )
     return int(defense.rule(table)[0])
+
+
+def status_of(found: Sequence[Contradiction]) -> int:
+    """The exit status: 0 for none, and bad input where only the run says that it was certified."""
+    if any(not one.is_of_others for one in found):
+        return CONTRADICTED
+    return program.BAD_INPUT if found else 0
 
 
 def tell(found: Sequence[Contradiction], folder: AttackFolder, about: Mapping[str, Any]) -> None:
@@ -102,6 +158,10 @@ def tell(found: Sequence[Contradiction], folder: AttackFolder, about: Mapping[st
         return
     for one in found:
         program.say(f"error: {one.said}")
+    found = [one for one in found if not one.is_of_others]
+    if not found:
+        path.unlink(missing_ok=True)
+        return
     each = [{"line": one.line, "again": one.again, "stands": one.stands} for one in found]
     text = json.dumps(fingerprint.plain({"contradictions": each, "provenance": about}), indent=1)
     whole_files.write_text(path, text + "\n")

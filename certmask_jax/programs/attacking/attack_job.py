@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from certmask_jax.attacks.attacked_evidence import OnBands, OnLocalLogits
 from certmask_jax.attacks.attacked_images import AttackedImages, WhenSettled, attack_images
 from certmask_jax.attacks.attacked_model import Attacked
 from certmask_jax.attacks.goal_choice import promising_goals
 from certmask_jax.attacks.goals_in_time import GoalsInTime
 from certmask_jax.attacks.table_goals import Goal
-from certmask_jax.defenses import ALERT, Defense
-from certmask_jax.defenses.evidence_defense import EvidenceDefense
-from certmask_jax.inference.whole_table import predict
+from certmask_jax.defenses import ALERT
+from certmask_jax.programs import program
 from certmask_jax.programs.attacking.attack_folder import AttackFolder, Line
 from certmask_jax.programs.attacking.attack_options import AttackOptions
 from certmask_jax.programs.attacking.attacked_job import (
@@ -26,6 +23,7 @@ from certmask_jax.programs.attacking.attacked_job import (
     model_of,
     pixel_threat,
 )
+from certmask_jax.programs.attacking.clean_verdicts import Before, before_attack
 from certmask_jax.programs.attacking.given_places import places_at
 from certmask_jax.programs.attacking.run_claims import Claims
 from certmask_jax.programs.certification_job import Job
@@ -35,14 +33,6 @@ _IMAGES_A_SEARCH = 4
 """Images of a block for each search that runs at once: one that is over makes room for the next."""
 
 
-class Before(NamedTuple):
-    """What is known of B images without a patch."""
-
-    answers: NDArray[np.integer]
-    certified: NDArray[np.bool_]
-    conditions: Mapping[str, NDArray[np.bool_]]
-
-
 class Attacker:
     """Attacks the images of a job under each defense, and keeps what comes of it.
 
@@ -50,8 +40,9 @@ class Attacker:
       job: what is attacked.
       options: how.
       folder: where lines and images are kept.
-      claims: of the run that is attacked, if it is one: images that are right now and were not in
-        the run, or the other way round, are not attacked, and their lines say ``otherwise``.
+      claims: of the run that is attacked, if it is one: images that do not give now what the run
+        recorded of them are not attacked, and their lines say ``otherwise``. Which are attacked
+        is chosen by what the run says.
     """
 
     def __init__(
@@ -63,9 +54,7 @@ class Attacker:
         of_job = defenses_of(job)
         self._targets = {spec: of_job.get(spec) for spec in options.chosen(list(of_job))}
         self._asked: dict[str, Attacked] = {}
-        self._was_right = {
-            spec: {} if claims is None else claims.right_by_id(spec) for spec in self._targets
-        }
+        self._claims, self._said_otherwise = claims, False
 
     def specs(self) -> list[str]:
         """What is attacked, in order."""
@@ -161,9 +150,6 @@ class Attacker:
         labels = np.concatenate([part.labels for part in parts]).astype(np.int32)
         ids = [part.ids[0] for part in parts]
         before = self._before(defense, asked, images, labels)
-        right = before.answers == labels
-        was_right = [self._was_right[spec].get(ids[row], right[row]) for row in range(len(ids))]
-        otherwise = right != np.asarray(was_right)
         lines: list[Line] = [
             {
                 "defense": spec,
@@ -179,11 +165,14 @@ class Attacker:
                     if defense is not None
                     else {}
                 ),
-                **({"otherwise": True} if otherwise[row] else {}),
             }
             for row, number in enumerate(numbers)
         ]
-        wanted = self._wanted(defense, before, labels) & ~otherwise
+        wanted = self._wanted(defense, self._of_run(spec, ids, before), labels)
+        for row, line in enumerate(lines):
+            if self._is_otherwise(line):
+                line["otherwise"] = True
+                wanted[row] = False
         chosen = [int(row) for row in np.flatnonzero(wanted)]
         others = [line for place, line in enumerate(lines) if place not in set(chosen)]
         keep(others, [None] * len(others))
@@ -201,6 +190,29 @@ class Attacker:
         made = self._attacked(defense, asked, *of_chosen, stop, settled)
         settled(made, [row for row in sorted(waiting) if made.settled[row]])
 
+    def _is_otherwise(self, line: Line) -> bool:
+        """Whether it is not what the run recorded; the first such image is said at once."""
+        if self._claims is None or self._claims.agree(line):
+            return False
+        if not (self._said_otherwise or self._claims.is_tie(line)):
+            self._said_otherwise = True
+            program.say(
+                f"error: {line['image']} does not give what the run recorded under "
+                f"{line['defense']}; what does is still attacked"
+            )
+        return True
+
+    def _of_run(self, spec: str, ids: Sequence[str], before: Before) -> Before:
+        """With the certificates that the run gave, which a margin guard may have made fewer."""
+        if self._claims is None:
+            return before
+        known = self._claims.by_id(spec)
+        certified = [
+            known[one].is_certified if one in known else bool(before.certified[row])
+            for row, one in enumerate(ids)
+        ]
+        return before._replace(certified=np.asarray(certified, np.bool_))
+
     def _before(
         self,
         defense: AnyDefense | None,
@@ -208,29 +220,7 @@ class Attacker:
         images: NDArray[np.uint8],
         labels: NDArray[np.int32],
     ) -> Before:
-        nothing = np.zeros(len(labels), np.bool_)
-        if defense is None:
-            return Before(asked.answers(images), nothing, {})
-        if isinstance(asked, OnBands | OnLocalLogits):
-            assert isinstance(defense, EvidenceDefense)
-            found = asked.results(images, labels)
-            worst_case, *holds = np.asarray(found.verdicts).T
-            return Before(
-                np.asarray(found.answers[:, 0]),
-                worst_case,
-                dict(zip(defense.condition_names, holds, strict=True)),
-            )
-        assert isinstance(defense, Defense)
-        table = predict(
-            model_of(self._job),
-            self._job.params,
-            images,
-            defense.masked_images,
-            preprocessing=self._job.preprocessing,
-        )
-        verdicts = defense.verdicts(table, labels)
-        conditions = {name: verdicts[name] for name in defense.row_conditions}
-        return Before(defense.rule(table), verdicts["worst_case"], conditions)
+        return before_attack(self._job, defense, asked, images, labels)
 
     def _wanted(
         self, defense: AnyDefense | None, before: Before, labels: NDArray[np.int32]
@@ -307,4 +297,5 @@ def _line_of(made: AttackedImages, row: int) -> Line:
         "target": int(made.targets[row]),
         "place": made.places[row].tolist(),
         "steps": int(made.steps[row]),
+        **({} if made.objectives is None else {"objective": str(made.objectives[row])}),
     }

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
-from certmask_jax._text import counted, some
 from certmask_jax.certification.report import wilson_interval
 from certmask_jax.certification.report.layout import Column, paragraphs, table
-from certmask_jax.defenses import Guarantee
-from certmask_jax.programs import program
+from certmask_jax.defenses import ALERT, Guarantee
 from certmask_jax.programs.attacking.attack_folder import Line
 from certmask_jax.programs.attacking.attack_options import UNDEFENDED
 
@@ -22,7 +20,7 @@ def summary(lines: Sequence[Line], specs: Sequence[str], detects: Sequence[bool]
     """For each that was attacked: accuracy without a patch, under attack, and in the worst case.
 
     An accuracy is None where there is no image yet, in an attack that was stopped. Images that are
-    answered otherwise than in the run that is attacked count nowhere but in ``otherwise``.
+    do not give what the run that is attacked recorded count nowhere but in ``otherwise``.
     """
     made = []
     for spec, may_alert in zip(specs, detects, strict=True):
@@ -44,7 +42,9 @@ def summary(lines: Sequence[Line], specs: Sequence[str], detects: Sequence[bool]
             if spec == UNDEFENDED or not rows
             else sum(line["certified"] for line in rows) / len(rows),
             "contradictions": [
-                line["image"] for line in tried if line["broken"] and line["certified"]
+                line["image"]
+                for line in rows
+                if line["certified"] and (line["broken"] or _is_wrong(line, may_alert))
             ],
             "by_kind": _by_kind(tried),
             "otherwise": [line["image"] for line in every if line.get("otherwise")],
@@ -58,6 +58,11 @@ def summary(lines: Sequence[Line], specs: Sequence[str], detects: Sequence[bool]
     return made
 
 
+def _is_wrong(line: Line, may_alert: bool) -> bool:
+    """Whether the answer without a patch is wrong, which an alert of a detector is not."""
+    return line["before"] != line["label"] and not (may_alert and line["before"] == ALERT)
+
+
 def _by_kind(tried: Sequence[Line]) -> dict[str, dict[str, int]]:
     """Of those that were attacked: certified, by a paper's condition alone, and neither."""
     kinds: dict[str, dict[str, int]] = {}
@@ -68,16 +73,6 @@ def _by_kind(tried: Sequence[Line]) -> dict[str, dict[str, int]]:
         entry["attacked"] += 1
         entry["broken"] += bool(line["broken"])
     return kinds
-
-
-def tell_otherwise(images: Iterable[str], how: str = "not attacked") -> None:
-    """Says which images are answered otherwise than in the run, and what became of them."""
-    names = list(dict.fromkeys(images))
-    if names:
-        program.say(
-            f"{counted(len(names), 'image')} answered otherwise than in the run, and {how} "
-            f"({some(names)}): with other pixels now, or as rounding decides"
-        )
 
 
 def percent(entry: Line, key: str) -> str:

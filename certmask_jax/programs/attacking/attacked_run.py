@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from certmask_jax._text import counted, json_of
+from certmask_jax.certification.report import MARGINS
 from certmask_jax.certification.report.files import IMAGES, RESULTS
 from certmask_jax.files import fingerprint
 from certmask_jax.programs import certification_options, earlier_command, runtime
@@ -78,7 +79,12 @@ class AttackedRun:
                 _spec(one): tuple(map(str, one.get("conditions", ())))
                 for one in self.results["defenses"]
             }
-            return read_claims(self.folder / IMAGES, conditions)
+            claims = read_claims(self.folder / IMAGES, conditions)
+            precise = self.provenance.get("precision") in (None, "highest")
+            return claims._replace(
+                tie=MARGINS[0] if precise else MARGINS[-1],
+                is_guarded=float(self.results.get("margin_guard", 0)) > 0,
+            )
 
     @contextlib.contextmanager
     def files_found(self) -> Iterator[None]:

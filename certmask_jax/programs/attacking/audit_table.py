@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from certmask_jax._text import counted
+from certmask_jax._text import counted, some
 from certmask_jax.certification.report import wilson_interval
 from certmask_jax.certification.report.layout import Column, paragraphs, table
 from certmask_jax.programs.attacking.attack_folder import Line
@@ -38,13 +38,16 @@ def rows(
     the name of each condition of the defense's paper the images that the paper alone calls
     certified. Both say how many there are (``count``), how many were ``attacked``, which were
     ``contradicted`` (ids), and in ``evidence`` of each of these its number, its id, what was
-    answered, and the file of the patched image.
+    answered, and the file of the patched image: None where it is wrong without a patch.
+    ``unconfirmed`` are those that do not give now what the run recorded.
     """
     count = len(claims.ids)
     by_spec = {one.get("spec") or one["name"]: one for one in run.results["defenses"]}
     made = []
     for spec in specs:
-        tried = [line for line in lines if line["defense"] == spec and line["broken"] is not None]
+        own = [line for line in lines if line["defense"] == spec]
+        of_run = [line for line in own if claims.agree(line)]
+        tried = [line for line in of_run if line["broken"] is not None]
         broken = sum(bool(line["broken"]) for line in tried)
         result = by_spec.get(spec)
         entry: dict[str, Any] = {
@@ -64,9 +67,9 @@ def rows(
         entry["certificates"] = entry["papers"] = None
         if result is not None:
             of = claims.of[spec]
-            entry["certificates"] = _held([one for one in of if one.is_certified], tried)
+            entry["certificates"] = _held([one for one in of if one.is_certified], own, of_run)
             entry["papers"] = {
-                name: _held([one for one in of if one.is_of_paper_alone(name)], tried)
+                name: _held([one for one in of if one.is_of_paper_alone(name)], own, of_run)
                 for name in result.get("conditions", ())
             }
         entry["intervals"] = {
@@ -76,16 +79,30 @@ def rows(
     return made
 
 
-def _held(claims: Sequence[Claim], tried: Sequence[Line]) -> dict[str, Any]:
-    """Some claims of a defense against its attack: counts, and what was contradicted by what."""
+def _held(claims: Sequence[Claim], lines: Sequence[Line], of_run: Sequence[Line]) -> dict[str, Any]:
+    """Some claims of a defense against its attack: counts, and what was contradicted by what.
+
+    ``lines`` are all of the defense, and ``of_run`` those that agree with what the run said.
+    """
     numbers = {claim.number for claim in claims}
-    attacked = [line for line in tried if line["number"] in numbers]
-    broken = [line for line in attacked if line["broken"]]
+    wrong = {claim.number for claim in claims if claim.is_certified and claim.is_wrong}
+    own = [line for line in of_run if line["number"] in numbers]
+    against = [line for line in own if line["broken"] or line["number"] in wrong]
+    known = {line["number"] for line in own}
     return {
         "count": len(numbers),
-        "attacked": len(attacked),
-        "contradicted": [line["image"] for line in broken],
-        "evidence": [{key: line[key] for key in _EVIDENCE} for line in broken],
+        "attacked": sum(line["broken"] is not None for line in own),
+        "contradicted": [line["image"] for line in against],
+        "evidence": [
+            {"after": line.get("before"), "file": None}
+            | {key: line[key] for key in _EVIDENCE if key in line}
+            for line in against
+        ],
+        "unconfirmed": [
+            line["image"]
+            for line in lines
+            if line["number"] in numbers and line["number"] not in known
+        ],
     }
 
 
@@ -122,10 +139,17 @@ def _said(row: dict[str, Any]) -> list[str]:
     if of is None:
         return [f"{spec}: broken {row['broken']} of {row['attacked']}"]
     others = row["attacked"] - of["attacked"]
+    by_patch = sum(one["file"] is not None for one in of["evidence"])
+    unconfirmed = (
+        f", {len(of['unconfirmed'])} left out as they are not confirmed now "
+        f"({some(of['unconfirmed'])})"
+        if of["unconfirmed"]
+        else ""
+    )
     said = [
         f"{spec}: {of['attacked']} of {counted(of['count'], 'certificate')} attacked, "
-        f"{len(of['contradicted'])} contradicted{_named(of['evidence'])}; of images without one "
-        f"broken {row['broken'] - len(of['contradicted'])} of {others}"
+        f"{len(of['contradicted'])} contradicted{_named(of['evidence'])}{unconfirmed}; of images "
+        f"without one broken {row['broken'] - by_patch} of {others}"
     ]
     said += [
         f"{spec}, {name.replace('_', ' ')}: the paper alone calls "
@@ -141,6 +165,9 @@ def _named(evidence: Sequence[dict[str, Any]]) -> str:
     """In brackets some of the images, each with its number and the file of the patched one."""
     if not evidence:
         return ""
-    each = [f"number {one['number']}, {one['image']}: {one['file']}" for one in evidence[:_SHOWN]]
+    each = [
+        f"number {one['number']}, {one['image']}: {one['file'] or 'wrong without a patch'}"
+        for one in evidence[:_SHOWN]
+    ]
     more = len(evidence) - _SHOWN
     return f" ({'; '.join(each)}{f'; and {more} more' if more > 0 else ''})"

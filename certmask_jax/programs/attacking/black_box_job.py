@@ -13,8 +13,9 @@ from certmask_jax.attacks.black_box import search_without_gradients
 from certmask_jax.attacks.patch_places import random_places
 from certmask_jax.defenses import ALERT, Guarantee
 from certmask_jax.programs.attacking.asked_rule import AskedRule
-from certmask_jax.programs.attacking.attack_job import Attacker, Before
+from certmask_jax.programs.attacking.attack_job import Attacker
 from certmask_jax.programs.attacking.attacked_job import AnyDefense, parts_of, pixel_threat
+from certmask_jax.programs.attacking.clean_verdicts import Before
 from certmask_jax.programs.attacking.given_places import places_at
 
 

@@ -15,6 +15,10 @@ from typing import NamedTuple
 import numpy as np
 
 from certmask_jax._text import some
+from certmask_jax.certification.report import MARGINS
+from certmask_jax.certification.report.files import label_of
+from certmask_jax.defenses import ALERT
+from certmask_jax.programs.attacking.attack_folder import Line
 from certmask_jax.programs.attacking.attack_options import UNDEFENDED
 
 
@@ -26,6 +30,12 @@ class Claim(NamedTuple):
     is_certified: bool  # in the worst case
     margin: float  # the smallest that was seen; infinite where there is none
     conditions: tuple[str, ...] = ()  # of the defense's paper, those that hold
+    answer: int | None = None  # a label, ``ALERT`` or ``NO_LABEL``
+
+    @property
+    def is_wrong(self) -> bool:
+        """Whether a wrong label was answered, which no alert is."""
+        return not self.is_right and self.answer != ALERT
 
     def is_of_paper_alone(self, condition: str | None = None) -> bool:
         """Whether the paper calls it certified by that condition, or any, and we do not."""
@@ -44,16 +54,52 @@ class Claims(NamedTuple):
     Attributes:
       ids, labels: of the images that count.
       of: of each defense, by its spec, and of the model without one what was said of each image.
+      tie: a margin below which another device or chunk may round an answer otherwise.
+      is_guarded: whether a margin guard took certificates away that the table gives.
     """
 
     ids: tuple[str, ...]
     labels: tuple[int, ...]
     of: Mapping[str, tuple[Claim, ...]]
+    tie: float = MARGINS[0]
+    is_guarded: bool = False
 
-    def right_by_id(self, spec: str) -> dict[str, bool]:
-        """Whether each image, by its id, was answered rightly under a defense."""
-        both = zip(self.ids, self.of[spec], strict=True)
-        return {image_id: claim.is_right for image_id, claim in both}
+    def by_id(self, spec: str) -> dict[str, Claim]:
+        """What was said of each image, by its id, under a defense."""
+        return dict(zip(self.ids, self.of[spec], strict=True))
+
+    def agree(self, line: Line) -> bool:
+        """Whether what a line says of an image without a patch is what was said of it.
+
+        The answer, the worst case and the conditions of the paper are compared. Of an image that
+        is not known nothing was said.
+        """
+        claim = self._of(line)
+        if claim is None or "before" not in line:
+            return True
+        is_certified, was_certified = bool(line["certified"]), claim.is_certified
+        holds = {name for name, does in line.get("conditions", {}).items() if does}
+        return (
+            line["before"] == claim.answer
+            and (is_certified == was_certified or (self.is_guarded and is_certified))
+            and ("conditions" not in line or holds == set(claim.conditions))
+        )
+
+    def is_tie(self, line: Line) -> bool:
+        """Whether rounding may decide what is said of the image of a line."""
+        claim = self._of(line)
+        return claim is not None and claim.margin < self.tie
+
+    def _of(self, line: Line) -> Claim | None:
+        claims = self.of.get(line["defense"])
+        number = self._row_of(line)
+        return None if claims is None or number is None else claims[number]
+
+    def _row_of(self, line: Line) -> int | None:
+        number = int(line["number"])
+        if number < len(self.ids) and self.ids[number] == line["image"]:
+            return number
+        return self.ids.index(line["image"]) if line["image"] in self.ids else None
 
     def check_known(self, ids: Iterable[str]) -> None:
         """That the run says something of each of these images; ``ValueError`` naming others."""
@@ -87,6 +133,7 @@ def read_claims(path: Path, conditions: Mapping[str, Sequence[str]]) -> Claims:
                 row["undefended"] == row["label"],
                 is_certified=False,
                 margin=_margin(row["smallest_margin"]),
+                answer=label_of(row["undefended"]),
             )
             for number, row in enumerate(rows)
         )
@@ -104,6 +151,7 @@ def read_claims(path: Path, conditions: Mapping[str, Sequence[str]]) -> Claims:
                 row[f"{prefix} worst_case"] == "1",
                 _margin(row.get(f"{prefix} smallest_margin", "")),
                 tuple(name for name in names if row.get(f"{prefix} {name}") == "1"),
+                label_of(row[f"{prefix} answer"]),
             )
             for number, row in enumerate(rows)
         )
