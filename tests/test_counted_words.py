@@ -25,6 +25,9 @@ _NEVER_ONE = {
     "all {} masks say",
     "local logits: all masked images of an image from {} distinct fields, as many as {} whole "
     "images have",
+    "an attack in {} contradicts certificates of the same rows",  # a folder
+    "it says nothing of a subset, and it is of {} of the {} images of {}",
+    "time: {} expected, at {} images/s (measured on {}), and start-up",
     "time: {} expected, at {} passes/s in chunks of {}, {} of them padding (measured on {}), and "
     "start-up",
     "windows of {} cells, patchcure with {}",

@@ -77,7 +77,9 @@ def _unclear_sample(report: Report) -> str:
             return "it does not say how its subset of the images was chosen (subset)"
         total = subset["of"]
         if count >= total:
-            return f"it says that it is of some of {total:,} images, and it is of {count:,}"
+            return (
+                f"it says that it is of some of {counted(total, 'image')}, and it is of {count:,}"
+            )
     elif said is None and size is None:
         return (
             "it does not say how many images its data set has (images_in_set), so nobody can tell "
@@ -92,7 +94,7 @@ def _unclear_sample(report: Report) -> str:
             )
     for other in (said, size):
         if other is not None and other != total:
-            return f"it says that {name} has {total:,} images, and {name} has {other:,}"
+            return f"it says that {name} has {counted(total, 'image')}, and {name} has {other:,}"
     return ""
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from certmask_jax._text import counted
 from certmask_jax.certification.evidence_verdicts import beside
 from certmask_jax.certification.report import DefenseResult, Report, wilson_interval
 from certmask_jax.defenses import Defense, Guarantee
@@ -69,8 +70,8 @@ def of_run(folder: AnyPath, said: Report) -> tuple[Report, bool]:
     each = said.forward_passes.get("a_masked_image", 1)
     wanted = passes_each(found.provenance)
     if each != wanted:
-        what = f"{wanted} passes a masked image"
-        raise ContradictedError(f"its views give {what}, and it prints {each}")
+        what = counted(wanted, "pass", "passes")
+        raise ContradictedError(f"its views give {what} a masked image, and it prints {each}")
     _check(found.undefended_accuracy, said.undefended_accuracy, "undefended_accuracy", "the run")
     return dataclasses.replace(found, defenses=tuple(defenses)), recomputed
 
