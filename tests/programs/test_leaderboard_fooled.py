@@ -97,7 +97,7 @@ EDITS = {
     "alerts": (_of_defense(1, false_alert_rate=0.01), "give false_alert_rate"),
     "condition": (_of_defense(0, conditions={"two_mask_correct": 0.99}), "two_mask_correct"),
     "undefended": (lambda content: content.update(undefended_accuracy=0.5), "of the run"),
-    "passes": (lambda content: content["forward_passes"].update(a_masked_image=3), "1 pass a masked image"),
+    "passes": (lambda content: content["forward_passes"].update(a_masked_image=3), "give 1 pass a"),
     "patch": (_of_threat, "against"),
     "margin guard": (lambda content: content.update(margin_guard=50.0), ""),
 }  # fmt: skip
