@@ -10,23 +10,10 @@ from typing import Any
 from certmask_jax.certification.evidence_run import EvidenceHooks, evaluate_evidence
 from certmask_jax.defenses.evidence_defense import EvidenceDefense
 from certmask_jax.inference.distinct_fields import LocalLogits
-from certmask_jax.tables.image_sets import TestSet
+from certmask_jax.tables.image_sets import FirstImages, TestSet
 
 _MOST_IMAGES = 256
 _SECONDS = 3.0  # of blocks that are timed
-
-
-class _First:
-    """The first images of a test set."""
-
-    def __init__(self, test_set: TestSet, count: int) -> None:
-        self._test_set, self._count = test_set, count
-
-    def __len__(self) -> int:
-        return self._count
-
-    def read(self, start: int, stop: int) -> Any:
-        return self._test_set.read(start, stop)
 
 
 def seconds_an_image(
@@ -61,7 +48,7 @@ def seconds_an_image(
         )
         with tempfile.TemporaryDirectory() as folder:
             evaluate_evidence(
-                _First(test_set, count), local, params, defenses, folder, hooks=hooks, **how
+                FirstImages(test_set, count), local, params, defenses, folder, hooks=hooks, **how
             )
         return at
 

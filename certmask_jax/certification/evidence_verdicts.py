@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from certmask_jax.certification import kept_sources
+from certmask_jax.certification.defense_results import result_of
 from certmask_jax.certification.report import DefenseResult, Report, notices, wilson_interval
-from certmask_jax.defenses.defense import ALERT, Guarantee
 from certmask_jax.defenses.evidence_defense import EvidenceDefense
 from certmask_jax.files import fingerprint
 from certmask_jax.tables.evidence_store import SavedEvidence
@@ -85,11 +85,6 @@ def beside(table: Report, evidence: Report, on_evidence: Sequence[bool]) -> Repo
     )
 
 
-def _quantised(defense: EvidenceDefense) -> dict[str, str]:
-    words = defense.quantisation
-    return {} if words is None else {"quantised_evidence": words}
-
-
 def _found(
     defense: EvidenceDefense, saved: SavedEvidence
 ) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
@@ -120,35 +115,5 @@ def _result(defense: EvidenceDefense, saved: SavedEvidence) -> DefenseResult:
     names = ("worst_case", *defense.condition_names)
     proved = {name: verdicts[:, i] for i, name in enumerate(names)}
     proved = {"worst_case": proved["worst_case"], "certificate": proved["worst_case"], **proved}
-    count = len(labels)
-    fractions = {
-        "clean_accuracy": float((answer == labels).mean()),
-        "worst_case_accuracy": float(proved["worst_case"].mean()),
-        "certified_accuracy": float(proved["certificate"].mean()),
-        **{name: float(proved[name].mean()) for name in defense.condition_names},
-    }
-    if defense.guarantee == Guarantee.DETECTION:
-        fractions["false_alert_rate"] = float((answer == ALERT).mean())
-    return DefenseResult(
-        name=defense.name,
-        spec=defense.spec or defense.name,
-        options={**defense.options, **_quantised(defense)},
-        guarantee=defense.guarantee.value,
-        threat=defense.threat,
-        mask_set=defense.parts_and_threat,
-        masks=defense.num_parts,
-        masked_images=defense.masked_images,
-        clean_accuracy=fractions["clean_accuracy"],
-        worst_case_accuracy=fractions["worst_case_accuracy"],
-        worst_case_exact=defense.exact,
-        certified_accuracy=fractions["certified_accuracy"],
-        conditions={name: fractions[name] for name in defense.condition_names},
-        false_alert_rate=fractions.get("false_alert_rate"),
-        near_ties={},
-        intervals={name: wilson_interval(value, count) for name, value in fractions.items()},
-        per_image={
-            "answer": answer,
-            **proved,
-            "smallest_margin": saved.rows.margins[counted],
-        },
-    )
+    per_image = {"answer": answer, **proved, "smallest_margin": saved.rows.margins[counted]}
+    return result_of(defense, per_image, labels)

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from certmask_jax._settings import SettingError
-from certmask_jax.certification import report
+from certmask_jax.certification.defense_results import result_of
 from certmask_jax.certification.report import DefenseResult, Report, notices, wilson_interval
-from certmask_jax.defenses.defense import ALERT, Defense, Guarantee, Seen
+from certmask_jax.defenses.defense import Defense, Seen
 from certmask_jax.inference.views import passes_each
 from certmask_jax.masks import distinct_unions
 from certmask_jax.tables import saved_table
@@ -114,38 +114,8 @@ def _result(defense: Defense, saved: saved_table.SavedTable, margin_guard: float
             verdicts[-1][name] &= passes_guard(part, margin_guard)
     answer = np.concatenate(answers)
     proved = {name: np.concatenate([v[name] for v in verdicts]) for name in verdicts[0]}
-    smallest = np.concatenate(margins)
-    count = len(answer)
-    fractions = {
-        "clean_accuracy": float((answer == labels).mean()),
-        "worst_case_accuracy": float(proved["worst_case"].mean()),
-        "certified_accuracy": float(proved["certificate"].mean()),
-        **{name: float(proved[name].mean()) for name in defense.row_conditions},
-    }
-    detects = defense.guarantee == Guarantee.DETECTION
-    if detects:
-        fractions["false_alert_rate"] = float((answer == ALERT).mean())
-    return DefenseResult(
-        name=defense.name,
-        spec=defense.spec or defense.name,
-        options=dict(defense.options),
-        guarantee=defense.guarantee.value,
-        threat=defense.threat,
-        mask_set=defense.masks_and_threat,
-        masks=len(defense.mask_set),
-        masked_images=len(defense.masked_images),
-        clean_accuracy=fractions["clean_accuracy"],
-        worst_case_accuracy=fractions["worst_case_accuracy"],
-        worst_case_exact=defense.exact,
-        certified_accuracy=fractions["certified_accuracy"],
-        conditions={name: fractions[name] for name in defense.row_conditions},
-        false_alert_rate=fractions.get("false_alert_rate"),
-        near_ties={
-            f"{m:g}": int((proved["worst_case"] & (smallest < m)).sum()) for m in report.MARGINS
-        },
-        intervals={name: wilson_interval(value, count) for name, value in fractions.items()},
-        per_image={"answer": answer, **proved, "smallest_margin": smallest},
-    )
+    per_image = {"answer": answer, **proved, "smallest_margin": np.concatenate(margins)}
+    return result_of(defense, per_image, labels)
 
 
 def _check_decided(defense: Defense, table: PredictionTable, labels: NDArray[np.int32]) -> None:

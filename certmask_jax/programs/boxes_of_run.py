@@ -15,10 +15,9 @@ from certmask_jax.data.object_boxes import Matched
 from certmask_jax.models import DataConfig
 from certmask_jax.pages.object_sizes import ObjectSizes
 from certmask_jax.programs.program import message
+from certmask_jax.programs.threat_options import is_native
 
 OPTION = "--object-boxes"
-
-_IN_OWN_PIXELS = "in the data set's own pixels"
 
 Sizes = Callable[[Collection[str]], Mapping[str, tuple[int, int]]]
 """Ids of images -> height and width of each before its resize (``Dataset.original_sizes``)."""
@@ -82,10 +81,7 @@ def config_of(provenance: Mapping[str, Any]) -> DataConfig:
         if name in names
     }
     config = DataConfig(**values)
-    is_native = provenance.get("native_patches")
-    if is_native is None:  # a run of before that was recorded, which has a sentence of it
-        is_native = str(provenance.get("patch_lives", "")).startswith(_IN_OWN_PIXELS)
-    return dataclasses.replace(config, resize=None) if is_native else config
+    return dataclasses.replace(config, resize=None) if is_native(provenance) else config
 
 
 def sizes_for(

@@ -8,7 +8,7 @@ from certmask_jax.certification.evidence_planning import seconds_an_image
 from certmask_jax.programs.certification_job import Job
 from certmask_jax.programs.certification_options import Config
 from certmask_jax.programs.evidence_job import EvidenceJob, plan_of
-from certmask_jax.tables.image_sets import readable
+from certmask_jax.tables.image_sets import TestSet, readable
 
 
 def plan_text(config: Config, job: Job) -> str:
@@ -18,12 +18,11 @@ def plan_text(config: Config, job: Job) -> str:
     lines = []
     if job.evidence is not None:
         lines = plan_of(job.evidence, len(images), kept=kept)
-        lines.append(_time_of(config, job, job.evidence))
-    return "\n".join([*lines, *(_plan_of_table(config, job) if job.defenses else ())])
+        lines.append(_time_of(config, job, job.evidence, images))
+    return "\n".join([*lines, *(_plan_of_table(config, job, images) if job.defenses else ())])
 
 
-def _time_of(config: Config, job: Job, evidence: EvidenceJob) -> str:
-    images = readable(job.dataset, job.unreadable)
+def _time_of(config: Config, job: Job, evidence: EvidenceJob, images: TestSet) -> str:
     each, measured_on = seconds_an_image(
         images,
         evidence.local,
@@ -40,9 +39,9 @@ def _time_of(config: Config, job: Job, evidence: EvidenceJob) -> str:
     )
 
 
-def _plan_of_table(config: Config, job: Job) -> list[str]:
+def _plan_of_table(config: Config, job: Job, images: TestSet) -> list[str]:
     plan = planning.plan(
-        readable(job.dataset, job.unreadable),
+        images,
         job.model.apply_fn,
         job.params,
         job.defenses,

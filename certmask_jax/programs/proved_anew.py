@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from certmask_jax._text import counted
+from certmask_jax.certification.defense_results import conditions_of, result_of
 from certmask_jax.certification.evidence_verdicts import beside
-from certmask_jax.certification.report import DefenseResult, Report, wilson_interval
-from certmask_jax.defenses import Defense, Guarantee
-from certmask_jax.defenses.defense import ALERT
+from certmask_jax.certification.report import DefenseResult, Report
+from certmask_jax.defenses import Defense
 from certmask_jax.defenses.evidence_defense import EvidenceDefense
 from certmask_jax.files import fingerprint
 from certmask_jax.files.storage import AnyPath
@@ -26,7 +26,7 @@ from certmask_jax.inference.views import passes_each
 from certmask_jax.masks.threats import Threat
 from certmask_jax.programs import defense_specs, evidence_entries, evidence_job, from_tables
 from certmask_jax.programs import parts_options as parts
-from certmask_jax.programs.threat_options import recorded, threats
+from certmask_jax.programs.threat_options import is_native, recorded, threats
 
 _CLOSE = 1e-6  # results and rows are of the same counts
 _OF_SPEC = ("name", "guarantee", "masks", "masked_images", "worst_case_exact")
@@ -121,13 +121,8 @@ def _of_rows(said: Report) -> Report:
 
 
 def _result(result: DefenseResult, built: Defense | EvidenceDefense, said: Report) -> DefenseResult:
-    rows, label = result.per_image, said.per_image["label"]
-    if isinstance(built, EvidenceDefense):
-        conditions, masks = tuple(built.condition_names), built.num_parts
-        mask_set, masked = built.parts_and_threat, built.masked_images
-    else:
-        conditions, masks = tuple(built.row_conditions), len(built.mask_set)
-        mask_set, masked = built.masks_and_threat, len(built.masked_images)
+    rows = result.per_image
+    conditions = conditions_of(built)
     if {*conditions} != {*result.conditions}:
         raise ContradictedError(
             f"its spec gives conditions {', '.join(conditions) or 'none'} of {result.spec}, and it "
@@ -139,30 +134,8 @@ def _result(result: DefenseResult, built: Defense | EvidenceDefense, said: Repor
             f"it prints a margin guard of {said.margin_guard:g}, and certifies images of "
             f"{result.spec} with smaller margins"
         )
-    fractions = {
-        "clean_accuracy": float((rows["answer"] == label).mean()),
-        "worst_case_accuracy": float(rows["worst_case"].mean()),
-        "certified_accuracy": float(rows["certificate"].mean()),
-        **{name: float(rows[name].mean()) for name in conditions},
-    }
-    if built.guarantee == Guarantee.DETECTION:
-        fractions["false_alert_rate"] = float((rows["answer"] == ALERT).mean())
-    return dataclasses.replace(
-        result,
-        name=built.name,
-        options=dict(built.options),
-        guarantee=built.guarantee.value,
-        mask_set=mask_set,
-        masks=masks,
-        masked_images=masked,
-        clean_accuracy=fractions["clean_accuracy"],
-        worst_case_accuracy=fractions["worst_case_accuracy"],
-        worst_case_exact=built.exact,
-        certified_accuracy=fractions["certified_accuracy"],
-        conditions={name: fractions[name] for name in conditions},
-        false_alert_rate=fractions.get("false_alert_rate"),
-        intervals={name: wilson_interval(one, len(label)) for name, one in fractions.items()},
-    )
+    found = result_of(built, rows, said.per_image["label"])
+    return dataclasses.replace(found, spec=result.spec, threat=result.threat)
 
 
 def _check_threat(known: Mapping[str, Any], threat: Threat) -> None:
@@ -176,18 +149,13 @@ def _check_threat(known: Mapping[str, Any], threat: Threat) -> None:
             pixels = parts.image_size_of(known, threat.image_size)
             about = parts.recorded_on_cells(known, threats(options, pixels))
         else:
-            about = threats(options, threat.image_size if _is_native(known) else tuple(size))
+            about = threats(options, threat.image_size if is_native(known) else tuple(size))
     except (ValueError, KeyError, TypeError) as error:
         raise ContradictedError(f"its patch cannot be read: {error}") from error
     if threat not in about:
         raise ContradictedError(
             f"it says that it is against {'; '.join(map(str, about))}, and prints {threat}"
         )
-
-
-def _is_native(known: Mapping[str, Any]) -> bool:
-    said = known.get("native_patches")
-    return "own pixels" in str(known.get("patch_lives")) if said is None else bool(said)
 
 
 def _check_run(said: Report, kept: Report) -> None:

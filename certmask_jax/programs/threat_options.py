@@ -17,6 +17,7 @@ from certmask_jax.programs.command_line import named
 from certmask_jax.programs.number_options import whole
 
 _DEFAULT = "1%"
+_IN_OWN_PIXELS = "in the data set's own pixels"
 _BY_DEFAULT = f"--patch (the default of {_DEFAULT})"
 _MOST_SIZES = 1000
 _MOST_PATCHES = 100
@@ -121,6 +122,14 @@ def recorded(known: Mapping[str, Any]) -> ThreatOptions | None:
         known.get("patch_region"),
         tuple(known.get("sizes", ())),
     )
+
+
+def is_native(known: Mapping[str, Any]) -> bool:
+    """Whether a run says that its patches are in the data set's own pixels."""
+    said = known.get("native_patches")
+    if said is None:  # a run of before that was recorded, which has a sentence of it
+        return str(known.get("patch_lives", "")).startswith(_IN_OWN_PIXELS)
+    return bool(said)
 
 
 def threats(options: ThreatOptions, image_size: tuple[int, int]) -> list[Threat]:

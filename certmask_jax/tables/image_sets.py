@@ -32,6 +32,25 @@ class TestSet(Protocol):
     def read(self, start: int, stop: int) -> Batch: ...
 
 
+class FirstImages:
+    """The first images of a test set, which is one too.
+
+    Args:
+      test_set: of at least so many.
+      count: how many.
+    """
+
+    def __init__(self, test_set: TestSet, count: int) -> None:
+        self._test_set, self._count = test_set, count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def read(self, start: int, stop: int) -> Batch:
+        """As of the whole."""
+        return self._test_set.read(start, stop)
+
+
 class Listing(Protocol):
     """What is known of T images before any is decoded."""
 

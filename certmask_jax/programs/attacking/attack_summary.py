@@ -19,8 +19,8 @@ OF_STOPPED_SEARCHES = (
 def summary(lines: Sequence[Line], specs: Sequence[str], detects: Sequence[bool]) -> list[Line]:
     """For each that was attacked: accuracy without a patch, under attack, and in the worst case.
 
-    An accuracy is None where there is no image yet, in an attack that was stopped. Images that are
-    do not give what the run that is attacked recorded count nowhere but in ``otherwise``.
+    An accuracy is None where there is no image yet, in an attack that was stopped. Images that do
+    not give what the run that is attacked recorded count nowhere but in ``otherwise``.
     """
     made = []
     for spec, may_alert in zip(specs, detects, strict=True):
@@ -44,7 +44,7 @@ def summary(lines: Sequence[Line], specs: Sequence[str], detects: Sequence[bool]
             "contradictions": [
                 line["image"]
                 for line in rows
-                if line["certified"] and (line["broken"] or _is_wrong(line, may_alert))
+                if line["certified"] and (line["broken"] or is_wrong(line, may_alert))
             ],
             "by_kind": _by_kind(tried),
             "otherwise": [line["image"] for line in every if line.get("otherwise")],
@@ -58,7 +58,7 @@ def summary(lines: Sequence[Line], specs: Sequence[str], detects: Sequence[bool]
     return made
 
 
-def _is_wrong(line: Line, may_alert: bool) -> bool:
+def is_wrong(line: Line, may_alert: bool) -> bool:
     """Whether the answer without a patch is wrong, which an alert of a detector is not."""
     return line["before"] != line["label"] and not (may_alert and line["before"] == ALERT)
 

@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 from certmask_jax._text import counted, some
 from certmask_jax.attacks.attacked_evidence import OnBands, OnLocalLogits
 from certmask_jax.attacks.attacked_model import Attacked
-from certmask_jax.defenses import ALERT, Defense, Guarantee
+from certmask_jax.defenses import Defense, Guarantee
 from certmask_jax.defenses.evidence_defense import EvidenceDefense
 from certmask_jax.inference.whole_table import predict
 from certmask_jax.programs import program
 from certmask_jax.programs.attacking.attack_folder import Line
+from certmask_jax.programs.attacking.attack_summary import is_wrong
 from certmask_jax.programs.attacking.attacked_job import AnyDefense, model_of
 from certmask_jax.programs.attacking.run_claims import Claims
 from certmask_jax.programs.certification_job import Job
@@ -86,8 +87,7 @@ def is_wrong_without_a_patch(line: Line, defense: AnyDefense | None) -> bool:
     """Whether the image of a line is certified and yet answered wrongly as it is."""
     if defense is None or not line.get("certified") or "before" not in line:
         return False
-    alerts = defense.guarantee == Guarantee.DETECTION and line["before"] == ALERT
-    return bool(line["before"] != line["label"]) and not alerts
+    return is_wrong(line, defense.guarantee == Guarantee.DETECTION)
 
 
 class Otherwise(NamedTuple):

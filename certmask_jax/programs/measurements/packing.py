@@ -17,9 +17,10 @@ from certmask_jax.certification import evaluation
 from certmask_jax.defenses import Defense
 from certmask_jax.inference.masked_pass import computed_with
 from certmask_jax.inference.whole_images import WholeImages
-from certmask_jax.programs.measurements.subjects import FirstImages, Subject
+from certmask_jax.programs.measurements.subjects import Subject
 from certmask_jax.programs.measurements.timing import spread
 from certmask_jax.programs.run_defenses import build_defenses
+from certmask_jax.tables.image_sets import FirstImages
 
 _COUNTS = (1, 4, 12, 24, 100, 1000)  # images of a run
 _DEFENSES = ("double_masking:masks_per_axis=3", "pair_cover:partition=2x3", "mrcert")

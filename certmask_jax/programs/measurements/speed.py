@@ -19,8 +19,9 @@ from certmask_jax.inference.masked_pass import computed_with
 from certmask_jax.inference.model_function import flops
 from certmask_jax.inference.whole_images import WholeImages
 from certmask_jax.programs.measurements import pytorch
-from certmask_jax.programs.measurements.subjects import FirstImages, Subject
+from certmask_jax.programs.measurements.subjects import Subject
 from certmask_jax.programs.measurements.timing import in_turn, ratio, spread
+from certmask_jax.tables.image_sets import FirstImages
 
 # Rows and columns of the matrices whose product is the measure of the device. On an accelerator
 # smaller ones measure how long it takes to begin: with 2,048 an H200 did 205 of 989 TFLOP/s.

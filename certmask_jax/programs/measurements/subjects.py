@@ -46,19 +46,6 @@ class Noise:
         return data.Batch(images, labels, tuple(map(str, range(start, stop))))
 
 
-class FirstImages:
-    """The first images of a test set."""
-
-    def __init__(self, test_set: Any, count: int) -> None:
-        self._test_set, self._count = test_set, count
-
-    def __len__(self) -> int:
-        return self._count
-
-    def read(self, start: int, stop: int) -> Any:
-        return self._test_set.read(start, stop)
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class Subject:
     """A model, its images and its defenses.
