@@ -84,6 +84,7 @@ def attack_images(
     starts: int = 1,
     at_once: int = 8,
     halvings: int = 8,
+    targeted: bool = False,
     seed: int = 0,
     numbers: Sequence[int] | None = None,
     mesh: Mesh | None = None,
@@ -109,6 +110,8 @@ def attack_images(
       at_once: searches that run at once over all devices, rounded up to their number.
       halvings: where a rule errs at one number of votes alone, the way between a patch under
         which too few masks say the label and one under which too many do is halved so often.
+      targeted: an image is searched for until the target of a goal is answered. One that is
+        answered with another wrong label is broken, and its search goes on.
       seed: of all randomness: what an image gets depends on it and on the image's number alone.
       numbers: of the images, 0 and on by default; so that parts of a set get what all of it would.
       mesh: 1-D mesh; all devices of this process by default.
@@ -161,7 +164,7 @@ def attack_images(
     check_slopes(asked.followed, asked.params, some_of(pixels[with_some]))
     run = SearchSlots(
         pixels, truth, known, len(asked.boxes), goals, starts, slots, seed,
-        allows_alert=asked.may_alert,
+        allows_alert=asked.may_alert, targeted=targeted,
     )  # fmt: skip
     searching = _Searching(asked, how, on)
     replans = Replans(asked, run, pixels, truth, search=how, halvings=halvings)

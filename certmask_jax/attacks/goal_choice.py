@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,25 +18,20 @@ from certmask_jax.attacks.attacked_evidence import OnLocalLogits
 from certmask_jax.attacks.attacked_model import Attacked, Showing
 from certmask_jax.attacks.first_order import Pairs, gain_at
 from certmask_jax.attacks.followed_slopes import check_slopes, some_of
+from certmask_jax.attacks.model_goals import Where, goals_of_model
 from certmask_jax.attacks.patch_places import (
     are_near,
-    best_apart,
     places_by_gradient,
     random_places,
     weakest_places,
 )
 from certmask_jax.attacks.patch_search import PatchSearch
 from certmask_jax.attacks.patched_pixels import Placement, check_places
-from certmask_jax.attacks.table_goals import Goal, counts_of, goal_of, undefended_goals
-from certmask_jax.attacks.tried_losses import losses_tried
-from certmask_jax.attacks.tried_places import MOST_CHOSEN, best_tried, places_to_try
+from certmask_jax.attacks.table_goals import Goal, counts_of, goal_of
+from certmask_jax.attacks.tried_places import MOST_CHOSEN, best_tried
 from certmask_jax.attacks.wanted_labels import ANY, Case, Choices, LabelPlan, lag_of, plans
 from certmask_jax.defenses.defense import ALERT, Defense
 from certmask_jax.masks.threats import Threat
-
-Where = Literal["weakest", "gradient", "random"]
-"""Where patches are put: where a patch that is tried does most or a table says that it hurts, where
-pixels gain most to first order, or anywhere that is allowed."""
 
 
 @reproducible()
@@ -53,6 +47,7 @@ def promising_goals(
     where: Where = "weakest",
     seeds: Sequence[Sequence[int]] | None = None,
     given: NDArray[np.int64] | None = None,
+    target: int | None = None,
 ) -> list[list[Goal]]:
     """Goals of each image, the best first, ``locations`` at most.
 
@@ -66,15 +61,23 @@ def promising_goals(
       targets: wrong labels that are looked at, the likeliest first.
       where: see ``Where``.
       seeds: of the randomness of each image; its number by default.
-      given: ``int64[P, K, 4]``, places that are looked at and no others.
+      given: ``int64[P, K, 4]``, places that are looked at and no others: the best goal of each
+        comes before other labels at the same places.
+      target: the one label that is to be answered; images of that class have no goal. A goal wins
+        then if that is what the rule answers.
 
     Raises:
-      ValueError: for a given place that the threat does not allow, or a model without a gradient,
-        see ``check_slopes``.
+      ValueError: for a given place that the threat does not allow, a target that the model has not,
+        or a model without a gradient, see ``check_slopes``.
     """
+    if target is not None and not 0 <= target < asked.num_classes:
+        raise ValueError(
+            f"target: expected a class of the model, 0 to {asked.num_classes - 1}, got {target}"
+        )
     if given is not None:
         check_places(given, threat)
-    if asked.defense is not None or (given is None and where != "random"):
+    looked = where != "random" if given is None else len(given) > locations
+    if asked.defense is not None or looked:
         check_slopes(asked.followed, asked.params, some_of(images))
     randoms = [
         np.random.default_rng(list(seed))
@@ -82,12 +85,13 @@ def promising_goals(
     ]
     likely = np.argsort(-asked.plain(images), axis=1, kind="stable")
     wrong = [
-        [int(z) for z in row if z != y][:targets] for row, y in zip(likely, labels, strict=True)
+        [int(z) for z in row if z != y and target in (None, z)][:targets]
+        for row, y in zip(likely, labels, strict=True)
     ]
     if asked.defense is None:
-        return _of_the_model(
+        return goals_of_model(
             asked, images, labels, randoms, threat=threat, search=search, locations=locations,
-            where=where, given=given,
+            where=where, given=given, target=target,
         )  # fmt: skip
     logits = asked.seen(images).logits
     of = np.asarray([row for row, some in enumerate(wrong) for _ in some], np.intp)
@@ -118,50 +122,17 @@ def promising_goals(
     seen = [bool(showing(place).any()) for _, place in at]  # nothing can be done at others
     at, left = list(itertools.compress(at, seen)), list(itertools.compress(left, seen))
     if isinstance(asked, OnLocalLogits):
-        found = _on_local(asked, images, labels, of, aims, at)
+        found = _on_local(asked, images, labels, of, aims, at, targeted=target is not None)
     elif logits is None:
         found = [_unanimous(int(aims[pair]), place, showing(place)) for pair, place in at]
     else:
-        found = _on_columns(asked, logits, labels, of, aims, lags, at, showing)
+        targeted = target is not None
+        found = _on_columns(asked, logits, labels, of, aims, lags, at, showing, targeted=targeted)
     goals: list[list[tuple[float, Goal]]] = [[] for _ in images]
     for (pair, _), loss, goal in zip(at, left, found, strict=True):
         goals[of[pair]].append((goal.effort + loss, goal))
-    return [_best(some, locations) for some in goals]
-
-
-def _of_the_model(
-    asked: Attacked,
-    images: NDArray[np.uint8],
-    labels: NDArray[np.int32],
-    randoms: Sequence[np.random.Generator],
-    *,
-    threat: Threat,
-    search: PatchSearch,
-    locations: int,
-    where: Where,
-    given: NDArray[np.int64] | None,
-) -> list[list[Goal]]:
-    if given is not None:
-        return [undefended_goals(int(y), places=given[:locations]) for y in labels]
-    if where == "random" or (where == "gradient" and len(threat) > 1):
-        return [
-            undefended_goals(int(y), places=random_places(threat, locations, random))
-            for y, random in zip(labels, randoms, strict=True)
-        ]
-    nothing = np.full(len(images), ANY, np.int32)
-    pairs = Pairs(asked, search, images, labels, nothing, labels[:, None])
-    ways = pairs.ways()
-    if where == "gradient":
-        return [
-            undefended_goals(int(y), places=places_by_gradient(of_image, threat, locations))
-            for y, of_image in zip(labels, ways.gains, strict=True)
-        ]
-    tried = places_to_try(threat, randoms)
-    losses = losses_tried(pairs, ways.ends, tried, showing=asked.showing())
-    return [
-        undefended_goals(int(y), places=some[best_apart(some, of_image, locations)])
-        for y, some, of_image in zip(labels, tried, losses, strict=True)
-    ]
+    choose = _best if given is None else _best_of_each_place
+    return [choose(some, locations) for some in goals]
 
 
 def _unanimous(target: int, place: Placement, shown: NDArray[np.bool_]) -> Goal:
@@ -198,6 +169,8 @@ def _on_columns(
     lags: Sequence[NDArray[np.floating]],
     at: Sequence[tuple[int, Placement]],
     showing: Showing,
+    *,
+    targeted: bool,
 ) -> list[Goal]:
     cases = [
         Case(
@@ -206,6 +179,7 @@ def _on_columns(
             lags[pair],
             int(aims[pair]),
             int(labels[of[pair]]),
+            targeted,
         )
         for pair, place in at
     ]
@@ -234,6 +208,8 @@ def _on_local(
     of: NDArray[np.intp],
     aims: NDArray[np.int32],
     at: Sequence[tuple[int, Placement]],
+    *,
+    targeted: bool,
 ) -> list[Goal]:
     if not at:  # no cell sees any of the places
         return []
@@ -243,8 +219,12 @@ def _on_local(
     nothing = np.full(1, ANY, np.int32)
     made = []
     for (pair, place), answer in zip(at, said, strict=True):
-        wins = answer != labels[of[pair]] and not (asked.may_alert and answer == ALERT)
-        made.append(Goal(place, nothing, nothing != ANY, answer, wins, 0.0, target=int(aims[pair])))
+        aim = int(aims[pair])
+        case = Case(
+            int(of[pair]), nothing != ANY, np.zeros(1), aim, int(labels[of[pair]]), targeted
+        )
+        wins = case.wins(answer, (ALERT,) if asked.may_alert else ())
+        made.append(Goal(place, nothing, nothing != ANY, answer, wins, 0.0, target=aim))
     return made
 
 
@@ -266,6 +246,17 @@ def _best(goals: Sequence[tuple[float, Goal]], count: int) -> list[Goal]:
         if not any(_alike(goal, other) for other in chosen):
             chosen.append(goal)
     return chosen
+
+
+def _best_of_each_place(goals: Sequence[tuple[float, Goal]], count: int) -> list[Goal]:
+    """As ``_best``, of given places: none is left out for being near another."""
+    first: list[Goal] = []
+    others: list[Goal] = []
+    known: set[bytes] = set()
+    for _, goal in sorted(goals, key=lambda one: (not one[1].wins, one[0])):
+        (others if goal.place.tobytes() in known else first).append(goal)
+        known.add(goal.place.tobytes())
+    return [*first, *others][:count]
 
 
 def _alike(one: Goal, other: Goal) -> bool:

@@ -26,12 +26,18 @@ def places_on_grid(threat: Threat, *, stride: int) -> NDArray[np.int64]:
     Several patches are put everywhere independently; patches of several shapes in each of them.
 
     Raises:
-      ValueError: for a stride below 1, or more than a million placements.
+      ValueError: for a stride below 1, more than a million placements, or none: those of a region
+        may lie between.
     """
     if stride < 1:
         raise ValueError(f"stride: expected at least 1 pixel, got {stride}")
     each = [_of_one_patch(threat, shapes, stride) for shapes in threat.patches]
-    count = int(np.prod([len(some) for some in each]))
+    count = math.prod(len(some) for some in each)
+    if not count:
+        raise ValueError(
+            f"stride: expected one at which {threat} allows a patch, got {stride}; take a smaller "
+            "stride"
+        )
     if count > _MOST:
         raise ValueError(
             f"stride: expected at most {_MOST:,} placements, got {count:,}; take a larger stride"

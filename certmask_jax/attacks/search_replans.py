@@ -114,7 +114,7 @@ class Replans:
         above: dict[int, NDArray[np.uint8]] = {}
         below: dict[int, NDArray[np.uint8]] = {}
         for row, slot in enumerate(slots):
-            if not slot.goal.number or self._run.is_wrong(slot, int(answers[row])):
+            if not slot.goal.number or self._run.is_reached(slot, int(answers[row])):
                 continue
             if _count(logits[row], slot) > slot.goal.number:
                 above[row], below[row] = images[row], slot.below
@@ -132,7 +132,7 @@ class Replans:
             said = self._confirmed([slots[r] for r in rows], middle, seen.answers)
             for at, row in enumerate(rows):
                 slot = slots[row]
-                if self._run.is_wrong(slot, int(said[at])):
+                if self._run.is_reached(slot, int(said[at])):
                     images[row], answers[row] = middle[at], said[at]
                 elif _count(seen.logits[at], slot) > slot.goal.number:
                     if not (middle[at] == above[row]).all():
@@ -153,7 +153,8 @@ class Replans:
             shown = shows(self._asked.boxes, self._asked.reached(slot.goal.place))
             lag = lag_of(logits[row], slot.goal.target)
             label = int(self._labels[slot.image])
-            cases.append(Case(slot.image, shown, lag, slot.goal.target, label))
+            targeted = self._run.targeted
+            cases.append(Case(slot.image, shown, lag, slot.goal.target, label, targeted))
             planned.append((row, slot))
         replans = plans(
             self._choices,

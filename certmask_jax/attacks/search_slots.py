@@ -59,6 +59,8 @@ class SearchSlots:
       slots: searches at once.
       seed: of all randomness.
       allows_alert: an alert is no wrong answer.
+      targeted: an image is done with when the target of its goal is answered, not when any other
+        wrong label is; one that was answered wrongly stays as it was then until the target is.
 
     Attributes:
       settled, broken: ``bool[B]``: done with, and answered wrongly.
@@ -78,8 +80,10 @@ class SearchSlots:
         seed: int,
         *,
         allows_alert: bool,
+        targeted: bool = False,
     ) -> None:
         self._images, self._labels, self._numbers, self._goals = images, labels, numbers, goals
+        self.targeted = targeted
         self._starts, self._columns, self._allows_alert = starts, columns, allows_alert
         self._patches = _patches_of(goals)
         self._waiting = deque(range(len(images)))
@@ -114,6 +118,10 @@ class SearchSlots:
     def is_wrong(self, slot: Slot, answer: int) -> bool:
         """Whether an answer to a patched image breaks it."""
         return answer != self._labels[slot.image] and not (self._allows_alert and answer == ALERT)
+
+    def is_reached(self, slot: Slot, answer: int) -> bool:
+        """Whether an answer to a patched image is what is searched for."""
+        return self.is_wrong(slot, answer) and not (self.targeted and answer != slot.goal.target)
 
     def arrays(self) -> tuple[Goals, Array, Array, Array]:
         """The goals of all slots, their keys, which of them begin, and which from the image."""
@@ -153,12 +161,15 @@ class SearchSlots:
           steps: after which a search is at its end.
         """
         image, goal = slot.image, slot.goal
-        self.patched[image], self.answers[image] = patched, answer
-        self.places[image] = goal.place
-        self.objectives[image] = goal.objective
-        self.targets[image] = _target(goal, int(self._labels[image]))
-        if self.is_wrong(slot, answer):
-            self.broken[image] = self.settled[image] = True
+        wrong, reached = self.is_wrong(slot, answer), self.is_reached(slot, answer)
+        if reached or not self.broken[image]:
+            self.patched[image], self.answers[image] = patched, answer
+            self.places[image] = goal.place
+            self.objectives[image] = goal.objective
+            self.targets[image] = _target(goal, int(self._labels[image]))
+            self.broken[image] = wrong
+        if reached:
+            self.settled[image] = True
             self._slots[number] = None
         elif slot.done >= steps:
             self._slots[number] = self._next(slot)

@@ -55,22 +55,32 @@ class Goal(NamedTuple):
         if self.number:
             return f"exactly {self.number} masked images say the target"
         changed = int(np.count_nonzero(self.changed))
+        if changed == len(self.wanted) == 1:
+            return "say the target"
         return f"{changed} masked images say the target" if changed else "evidence of the target"
 
 
-def undefended_goals(label: int, *, places: NDArray[np.int64]) -> list[Goal]:
+def undefended_goals(label: int, *, places: NDArray[np.int64], target: int = ANY) -> list[Goal]:
     """To have the model itself leave the true label at each of some places ``int64[P, K, 4]``.
 
     For attacks on no defense at all: the one column is the image as it is.
+
+    Args:
+      label: the true one.
+      places: where.
+      target: the label that it is to say instead; any by default.
 
     Raises:
       ValueError: for a patch of no pixels or one that begins outside; ``attack_images`` knows
         where the image ends.
     """
     check_places(places, None)
-    named = np.asarray([label], np.int32)
+    leaves = target == ANY
+    named = np.asarray([label if leaves else target], np.int32)
     here = np.ones(1, np.bool_)
-    return [Goal(place, named, here, ANY, True, 0.0, avoids=True) for place in places]
+    return [
+        Goal(place, named, here, ANY, True, 0.0, avoids=leaves, target=target) for place in places
+    ]
 
 
 def goals_at(

@@ -29,6 +29,7 @@ class Case(NamedTuple):
       lag: ``float[V]``, by how much the target lags behind in each.
       target: the label that is to be said.
       label: the true one.
+      targeted: nothing but the target will do.
     """
 
     image: int
@@ -36,6 +37,13 @@ class Case(NamedTuple):
     lag: NDArray[np.floating]
     target: int
     label: int
+    targeted: bool = False
+
+    def wins(self, answer: int, allowed: Sequence[int]) -> bool:
+        """Whether an answer is what is wanted; ``allowed`` are no errors beside the true label."""
+        if self.targeted:
+            return answer == self.target
+        return answer != self.label and answer not in allowed
 
 
 class LabelPlan(NamedTuple):
@@ -44,7 +52,7 @@ class LabelPlan(NamedTuple):
     Attributes:
       chosen: ``bool[V]``, the masked images that are to say the target.
       answer: what the rule answers then.
-      wins: whether that is wrong.
+      wins: whether that is wrong, or the target where nothing else will do.
       effort: the largest lag of those chosen.
       number: how many masked images, of all, say the target then, if ``narrow``; else 0.
       narrow: one masked image more that says the target, and the rule answers rightly again.
@@ -136,7 +144,7 @@ def plans(
     made, at = [], 0
     for case, some in zip(cases, each, strict=True):
         own, at = said[at : at + len(some)], at + len(some)
-        wins = [answer != case.label and not (may_alert and answer == alert) for answer in own]
+        wins = [case.wins(answer, (alert,) if may_alert else ()) for answer in own]
         by_count = {count: won for (_, count), won in zip(some, wins, strict=True) if count}
         tried = []
         for (chosen, count), answer, won in zip(some, own, wins, strict=True):

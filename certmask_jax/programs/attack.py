@@ -46,7 +46,7 @@ from certmask_jax.programs.attacking import (
 )
 from certmask_jax.programs.attacking.attack_folder import AttackFolder
 from certmask_jax.programs.attacking.attacked_run import AttackedRun, read_run
-from certmask_jax.programs.attacking.given_places import check_place, places_at
+from certmask_jax.programs.attacking.given_places import check_place
 from certmask_jax.programs.attacking.universal_job import UniversalJob
 from certmask_jax.programs.certification_job import Job
 from certmask_jax.programs.certification_options import Config
@@ -172,8 +172,8 @@ def _searched(
     command: str,
 ) -> int:
     """Searches patches, and says what came of them; the exit status."""
-    if options.place is not None:
-        places_at(attacked_job.threat_of(job), options.place)
+    options.given_places(attacked_job.threat_of(job))
+    attacked_job.check_target(job, options.target)
     opened_attacks.check_gradients(job, options)
     facts = options.facts()
     folder = opened_attacks.folder_of(job, out, facts)

@@ -24,7 +24,6 @@ from certmask_jax.programs.attacking.attacked_job import (
     pixel_threat,
 )
 from certmask_jax.programs.attacking.clean_verdicts import Before, before_attack
-from certmask_jax.programs.attacking.given_places import places_at
 from certmask_jax.programs.attacking.run_claims import Claims
 from certmask_jax.programs.certification_job import Job
 from certmask_jax.tables.image_sets import readable
@@ -182,7 +181,7 @@ class Attacker:
 
         def settled(made: AttackedImages, rows: Sequence[int]) -> None:
             waiting.difference_update(rows)
-            own = [lines[chosen[row]] | _line_of(made, row) for row in rows]
+            own = [lines[chosen[row]] | _line_of(made, row, self._options.target) for row in rows]
             keep(own, [made.patched[row] for row in rows])
 
         known = [numbers[row] for row in chosen]
@@ -227,6 +226,8 @@ class Attacker:
     ) -> NDArray[np.bool_]:
         """Which images are attacked."""
         right, certified = before.answers == labels, before.certified
+        if self._options.target is not None:  # an image of that class has nothing to be made of it
+            right &= labels != self._options.target
         if defense is None:
             return right
         published = np.any([np.zeros_like(certified), *before.conditions.values()], axis=0)
@@ -249,7 +250,7 @@ class Attacker:
     ) -> AttackedImages:
         options = self._options
         threat = pixel_threat(self._job, defense)
-        given = None if options.place is None else places_at(threat, options.place)
+        given = options.given_places(threat)
 
         def choose(some: range) -> list[list[Goal]]:
             rows = slice(some.start, some.stop)
@@ -264,6 +265,7 @@ class Attacker:
                 where=options.places,
                 seeds=[[options.seed, number] for number in numbers[rows]],
                 given=given,
+                target=options.target,
             )
 
         goals = GoalsInTime(len(images), choose, patches=len(threat), at_once=options.at_once)
@@ -278,6 +280,7 @@ class Attacker:
             search=options.search,
             starts=options.starts,
             at_once=options.at_once,
+            targeted=options.target is not None,
             seed=options.seed,
             numbers=numbers,
             stop=stop,
@@ -289,11 +292,12 @@ class Attacker:
         return str(named or label)
 
 
-def _line_of(made: AttackedImages, row: int) -> Line:
+def _line_of(made: AttackedImages, row: int, target: int | None) -> Line:
     after = int(made.answers[row])
     return {
         "after": "alert" if after == ALERT else after,
         "broken": bool(made.broken[row]),
+        **({} if target is None else {"reached": after == target}),
         "target": int(made.targets[row]),
         "place": made.places[row].tolist(),
         "steps": int(made.steps[row]),

@@ -8,12 +8,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from certmask_jax._text import some
 from certmask_jax.attacks.black_box import BlackBoxSearch
-from certmask_jax.attacks.goal_choice import Where
+from certmask_jax.attacks.model_goals import Where
+from certmask_jax.attacks.patch_places import places_on_grid
 from certmask_jax.attacks.patch_search import PatchSearch
+from certmask_jax.masks.threats import Threat
 from certmask_jax.programs import paths
-from certmask_jax.programs.attacking.given_places import At, read_place
+from certmask_jax.programs.attacking.given_places import At, places_at, read_place
 from certmask_jax.programs.command_line import check_not_typed, hint
 from certmask_jax.programs.number_options import number, seed, whole
 
@@ -36,13 +41,16 @@ SEARCHES = {
     "random": "without gradients: all pixels anew",
 }
 _OF_GRADIENTS = (
-    "targets", "starts", "steps", "step_size", "schedule", "optimizer", "momentum",
+    "targets", "target", "starts", "steps", "step_size", "schedule", "optimizer", "momentum",
 )  # fmt: skip
 _OF_SEARCHES = (
     *("search", "queries"),
     *("images", "places", "locations", "targets", "starts", "steps", "masks_a_step", "at_once"),
+    *("target", "stride"),
     *("step_size", "schedule", "optimizer", "momentum"),
 )
+_MANY = 1 << 20
+"""More locations than there are on any grid."""
 UNDEFENDED = "undefended"
 """How the model without a defense is called."""
 
@@ -63,6 +71,8 @@ class AttackOptions:
     place: At | None
     search: PatchSearch
     black_box: BlackBoxSearch | None
+    stride: int | None = None
+    target: int | None = None
 
     def facts(self) -> dict[str, Any]:
         """What decides the numbers, JSON-able."""
@@ -77,6 +87,22 @@ class AttackOptions:
         if self.black_box is not None:
             return self.locations * self.black_box.queries
         return self.locations * self.starts * self.search.steps
+
+    def given_places(self, threat: Threat) -> NDArray[np.int64] | None:
+        """The places ``int64[P, K, 4]`` that are looked at and no others, if they are given.
+
+        Raises:
+          ValueError: for a place or a stride at which the threat allows no patch, and a stride that
+            gives more than a million.
+        """
+        if self.place is not None:
+            return places_at(threat, self.place)
+        if self.stride is None:
+            return None
+        try:
+            return places_on_grid(threat, stride=self.stride)
+        except ValueError as error:
+            raise ValueError(f"--stride {self.stride}: {str(error).partition(': ')[2]}") from error
 
     def chosen(self, specs: Sequence[str]) -> list[str]:
         """Those of ``specs`` that are attacked, and ``UNDEFENDED`` before them if it is.
@@ -195,13 +221,20 @@ def add(group: argparse._ArgumentGroup, *, undefended: bool = True) -> None:
 
 
 def add_place(group: argparse._ArgumentGroup) -> None:
-    """Adds ``--place``."""
+    """Adds ``--place`` and ``--stride``."""
     group.add_argument(
         "--place",
         type=_place,
         metavar="ROW,COLUMN",
         help="put the top left pixel of every patch there (default: as --places says; of "
         "--patch-images a random place for each image and patch, which --attack-seed decides)",
+    )
+    group.add_argument(
+        "--stride",
+        type=whole(1),
+        metavar="N",
+        help="put patches at every place whose row and column are multiples of N, and the last "
+        "ones: at all of them unless --locations says how many (default: as --places says)",
     )
 
 
@@ -248,8 +281,17 @@ def read(arguments: argparse.Namespace) -> AttackOptions:
     """Arguments -> options; ``ValueError`` for what is not possible, naming the option."""
     if arguments.step_size > 1:
         raise ValueError(f"--step-size: expected at most 1, got {arguments.step_size:g}")
-    if getattr(arguments, "place", None) is not None and "places" in arguments.typed:
-        raise ValueError("--places: has no use with --place, which says where; leave it out")
+    stride = getattr(arguments, "stride", None)
+    for option, where in (("place", getattr(arguments, "place", None)), ("stride", stride)):
+        if where is not None and "places" in arguments.typed:
+            raise ValueError(
+                f"--places: has no use with --{option}, which says where; leave it out"
+            )
+    if stride is not None and arguments.place is not None:
+        raise ValueError("--stride: has no use with --place, which is one place; leave one out")
+    target = getattr(arguments, "target", None)
+    if target is not None and "targets" in arguments.typed:
+        raise ValueError("--targets: has no use with --target, which is the one; leave one out")
     by_asking = arguments.search != "gradient"
     check_not_typed(
         arguments,
@@ -263,7 +305,9 @@ def read(arguments: argparse.Namespace) -> AttackOptions:
     return AttackOptions(
         images=arguments.images,
         places=arguments.places,
-        locations=arguments.locations,
+        locations=_MANY
+        if stride is not None and "locations" not in arguments.typed
+        else arguments.locations,
         targets=arguments.targets,
         starts=arguments.starts,
         at_once=arguments.at_once,
@@ -286,4 +330,6 @@ def read(arguments: argparse.Namespace) -> AttackOptions:
         )
         if by_asking
         else None,
+        stride=stride,
+        target=target,
     )

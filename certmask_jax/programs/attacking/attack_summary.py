@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from certmask_jax._text import counted
 from certmask_jax.certification.report import wilson_interval
 from certmask_jax.certification.report.layout import Column, paragraphs, table
 from certmask_jax.defenses import ALERT, Guarantee
@@ -49,6 +50,8 @@ def summary(lines: Sequence[Line], specs: Sequence[str], detects: Sequence[bool]
             "by_kind": _by_kind(tried),
             "otherwise": [line["image"] for line in every if line.get("otherwise")],
         }
+        if any("reached" in line for line in tried):
+            entry["reached"] = sum(bool(line.get("reached")) for line in tried)
         entry["intervals"] = {
             key: wilson_interval(entry[key], len(rows))
             for key in ("clean", "under_attack", "worst_case")
@@ -109,6 +112,11 @@ def text_of(summary: Sequence[Line], width: int, *, finished: bool) -> str:
         said.append(
             f"{entry['defense']}: broken {', '.join(kinds) or 'none, as none was attacked'}"
         )
+        if "reached" in entry:
+            said.append(
+                f"{entry['defense']}: answered as --target says, {entry['reached']} of "
+                f"{counted(entry['attacked'], 'image')}"
+            )
     notes = [
         "under attack: % of images that the strongest attack that was tried leaves right; a "
         "stronger one may leave fewer, and none leaves fewer than the worst case. A dash: not all "

@@ -84,6 +84,15 @@ def threat_of(job: Job) -> Threat:
     return threats[0]
 
 
+def check_target(job: Job, target: int | None) -> None:
+    """Refuses a target that is no output of the model; ``ValueError``."""
+    if target is not None and target >= job.model.num_classes:
+        raise ValueError(
+            f"--target: expected an output of the model, 0 to {job.model.num_classes - 1}, got "
+            f"{target}"
+        )
+
+
 def image_shape(job: Job) -> tuple[int, int, int]:
     """Height, width and channels of its images."""
     height, width = job.attacks[0].image_size

@@ -16,7 +16,6 @@ from certmask_jax.programs.attacking.asked_rule import AskedRule
 from certmask_jax.programs.attacking.attack_job import Attacker
 from certmask_jax.programs.attacking.attacked_job import AnyDefense, parts_of, pixel_threat
 from certmask_jax.programs.attacking.clean_verdicts import Before
-from certmask_jax.programs.attacking.given_places import places_at
 
 
 class BlackBoxAttacker(Attacker):
@@ -66,8 +65,11 @@ class BlackBoxAttacker(Attacker):
     def _places(self, defense: AnyDefense | None, asked: Any, number: int) -> NDArray[np.int64]:
         options, threat = self._options, pixel_threat(self._job, defense)
         random = np.random.default_rng([options.seed, number])
-        if options.place is not None:
-            return places_at(threat, options.place)[: options.locations]
+        given = options.given_places(threat)
+        if given is not None:
+            all_of_them = len(given) <= options.locations or options.place is not None
+            order = np.arange(len(given)) if all_of_them else random.permutation(len(given))
+            return given[order[: options.locations]]
         places = asked.weakest
         if places is None or options.places == "random":
             return random_places(threat, options.locations, random)

@@ -28,7 +28,7 @@ from certmask_jax.masks.distinct_unions import MaskedImages
 from certmask_jax.masks.threats import Threat
 from certmask_jax.programs.attacking.attack_options import UNDEFENDED, AttackOptions
 from certmask_jax.programs.attacking.attacked_job import (
-    asked_of,
+    check_target,
     defenses_of,
     model_of,
     threat_of,
@@ -82,13 +82,7 @@ class UniversalJob:
         self._threat = _threat(job, options)
         self._masked = _masked_images(job, universal)
         self._images = readable(job.dataset, job.unreadable)
-        if universal.target is not None:
-            classes = asked_of(job, None).num_classes
-            if universal.target >= classes:
-                raise ValueError(
-                    f"--target: expected an output of the model, 0 to {classes - 1}, got "
-                    f"{universal.target}"
-                )
+        check_target(job, universal.target)
         self.halves = halves(len(self._images), universal.held_out, options.seed)
 
     def facts(self) -> dict[str, Any]:

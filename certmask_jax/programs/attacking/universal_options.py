@@ -11,10 +11,10 @@ from certmask_jax.attacks.stuck_patches import Transformations
 from certmask_jax.programs.command_line import refuse
 from certmask_jax.programs.number_options import number, whole
 
-_OWN = ("held_out", "under", "target", "brightness", "patch_scale", "images_a_step")
+_OWN = ("held_out", "under", "brightness", "patch_scale", "images_a_step")
 _OF_SEARCHES_OF_EACH = (
     *("search", "queries", "images", "places", "locations", "targets", "starts"),
-    *("masks_a_step", "at_once", "patch_images", "scale_patch_images"),
+    *("masks_a_step", "at_once", "patch_images", "scale_patch_images", "stride"),
 )
 
 
@@ -59,7 +59,8 @@ def add(group: argparse._ArgumentGroup) -> None:
         "--target",
         type=whole(0),
         metavar="CLASS",
-        help="the output of the model that is to be said (default: any that is not the true class)",
+        help="the output of the model that is to be said, also by searches without --universal, "
+        "which go on until it is (default: any that is not the true class)",
     )
     for option, what in (
         ("--brightness", "its levels are multiplied by a number between these"),
