@@ -55,7 +55,8 @@ if "CERTMASK_JAX_COMPILED" not in os.environ:
     os.environ["CERTMASK_JAX_COMPILED"] = tempfile.mkdtemp(prefix="certmask_jax_tests_")
     atexit.register(shutil.rmtree, os.environ["CERTMASK_JAX_COMPILED"], ignore_errors=True)
 jax.config.update("jax_compilation_cache_dir", os.environ["CERTMASK_JAX_COMPILED"])
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+# To write a program takes as long as to compile a very small one, and few of those are met again.
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
 
 # A context of MLIR takes 2 ms to make, a small program 1 ms to lower: programs of a thread share
 # one here, but for those that are lowered while another is. What they are lowered to is the same.
@@ -87,6 +88,13 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.get_closest_marker("eight_devices"):
             item.add_marker(elsewhere)
+
+
+@pytest.fixture(autouse=True)
+def _compiled_in_the_folder_of_the_tests():
+    """A test that leaves another folder behind would slow down all that follow it."""
+    yield
+    assert jax.config.values["jax_compilation_cache_dir"] == os.environ["CERTMASK_JAX_COMPILED"]
 
 
 @pytest.fixture(autouse=True)

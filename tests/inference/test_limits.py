@@ -610,10 +610,10 @@ def test_runtime_options(monkeypatch, tmp_path):
 
 @pytest.fixture
 def no_cache_chosen():
-    before = jax.config.values["jax_compilation_cache_dir"]
-    jax.config.update("jax_compilation_cache_dir", None)
+    before, update = jax.config.values["jax_compilation_cache_dir"], jax.config.update
+    update("jax_compilation_cache_dir", None)
     yield
-    jax.config.update("jax_compilation_cache_dir", before)
+    update("jax_compilation_cache_dir", before)
 
 
 @pytest.mark.parametrize(

@@ -46,13 +46,15 @@ def _bagnet():
     local = LocalLogits(
         functools.partial(_local_logits, module), module.receptive_field, module.stride
     )
-    params = module.init(jax.random.key(1), np.zeros((1, *SIZE, 3), np.float32))
+    params = jax.jit(module.init)(jax.random.key(1), np.zeros((1, *SIZE, 3), np.float32))
     params = jax.tree.map(np.asarray, params)
     # Without the mean of the local features, which is much larger than what an image adds to it.
     head = params["params"]["fc"]
     head["kernel"] = RNG.normal(size=head["kernel"].shape).astype(np.float32)
     normal = (IMAGES / 255 - np.array(PREPROCESSING.mean)) / np.array(PREPROCESSING.std)
-    head["bias"] = -np.asarray(module.apply(params, normal.astype(np.float32))).mean(axis=0)
+    head["bias"] = -np.asarray(jax.jit(module.apply)(params, normal.astype(np.float32))).mean(
+        axis=0
+    )
     return module.apply, local, params
 
 

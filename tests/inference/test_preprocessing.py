@@ -90,7 +90,7 @@ def test_bad_resize():
 def test_certify_in_the_data_sets_own_pixels(tmp_path, capsys):
     """The same patch of 1 px on 8x8 digits, before they are resized to 16x16, and named so."""
     model = models.create("cifar_resnet20", input_size=(16, 16))
-    weights.save(tmp_path / "w.npz", model.init(jax.random.key(0)))
+    weights.save(tmp_path / "w.npz", jax.jit(model.init)(jax.random.key(0)))
     found = {}
     for lives in ("input", "native"):
         options = [

@@ -214,11 +214,14 @@ def _means(features, masks):
     hidden = np.stack([oracle.paint(one, masks.image_size) for one in boxes])
     labels = np.empty((len(features), len(boxes)), np.int16)
     trust = np.empty(labels.shape, np.float16)
-    for column, cells in enumerate(hidden):
-        at = np.broadcast_to(cells, features.shape[:3])
+
+    @jax.jit
+    def said(at):
         logits = mean_of_kept((), features, at)
-        labels[:, column] = np.asarray(logits).argmax(axis=1)
-        trust[:, column] = np.asarray(jax.nn.softmax(logits, axis=-1)).max(axis=1)
+        return logits.argmax(axis=1), jax.nn.softmax(logits, axis=-1).max(axis=1)
+
+    for column, cells in enumerate(hidden):
+        labels[:, column], trust[:, column] = said(np.broadcast_to(cells, features.shape[:3]))
     table = from_labels(labels, masks, num_classes=features.shape[-1])
     return dataclasses.replace(table, confidences=trust)
 

@@ -77,7 +77,7 @@ def test_every_cell_sees_its_field_to_the_corners_and_nothing_else():
 @pytest.mark.parametrize(("field", "cells"), [(5, 14), (9, 12)])
 def test_the_nets_for_cifar_have_the_fields_of_their_names(field, cells):
     model = models.create(f"cifar_bagnet{field}")
-    params = model.init(jax.random.key(0))
+    params = jax.jit(model.init)(jax.random.key(0))
     found = evidence_program.check_local(model.local, params, (32, 32, 3))
     assert found == (cells, cells, 10)
     assert model.local.field == field

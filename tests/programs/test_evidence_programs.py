@@ -6,14 +6,13 @@ import csv
 import json
 import re
 
-import jax
 import pytest
 
 import certmask_jax as cm
 from certmask_jax import weights
 from certmask_jax.masks.threats import Threat
 from certmask_jax.programs import certify, defense_specs, evidence_entries, report
-from tests.support.small_models import small_bagnet
+from tests.support.small_models import first_params, small_bagnet
 
 MODEL = "tests.support.small_models:small_bagnet"
 SPECS = [
@@ -24,7 +23,7 @@ SPECS = [
 @pytest.fixture(scope="module")
 def weights_file(tmp_path_factory):
     file = tmp_path_factory.mktemp("weights") / "small.npz"
-    weights.save(file, small_bagnet().init(jax.random.key(0)))
+    weights.save(file, first_params(small_bagnet()))
     return str(file)
 
 

@@ -17,7 +17,7 @@ from certmask_jax import data, models, weights
 
 def _saved(tmp_path, name="cifar_resnet20", **options):
     model = models.create(name, **options)
-    weights.save(tmp_path / "w.npz", model.init(jax.random.key(0)))
+    weights.save(tmp_path / "w.npz", jax.jit(model.init)(jax.random.key(0)))
     return tmp_path / "w.npz"
 
 
