@@ -12,6 +12,7 @@ from certmask_jax import attacks
 from certmask_jax.attacks.goal_choice import _best_of_each_place
 from certmask_jax.attacks.search_slots import SearchSlots
 from certmask_jax.attacks.table_goals import ANY, Goal
+from certmask_jax.attacks.wanted_labels import Case
 
 SIZE, COUNT = 8, 16
 HOW = cm.Preprocessing()
@@ -121,6 +122,19 @@ def test_another_wrong_label_is_kept_and_does_not_end_the_search():
     run.settle(number, slot, patched(3), 2, steps=10)
     assert (run.answers[0], run.patched[0].max()) == (2, 3)
     assert run.settled[0]
+
+
+@pytest.mark.parametrize(
+    ("targeted", "answer", "wins"),
+    [
+        (True, 2, True), (True, 1, False), (True, 0, False), (True, cm.ALERT, False),
+        (False, 2, True), (False, 1, True), (False, 0, False), (False, cm.ALERT, False),
+    ],
+)  # fmt: skip
+def test_what_wins(targeted, answer, wins):
+    one = np.ones(1)
+    case = Case(0, one > 0, one, target=2, label=0, targeted=targeted)
+    assert case.wins(answer, (cm.ALERT,)) == wins
 
 
 def test_goals_are_for_the_target_alone(linear, asked):
