@@ -131,8 +131,12 @@ class OnBands(_OnEvidence):
 
     def seen(self, images: NDArray[np.uint8]) -> Seen:
         """The rule on the logits of all bands."""
-        logits, _ = self._tables(images)
+        logits = self.tables(images)
         return Seen(self._of(logits), logits)
+
+    def tables(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Those of all bands."""
+        return self._tables(images)[0]
 
     def answers_if(
         self,

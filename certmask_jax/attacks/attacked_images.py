@@ -21,7 +21,7 @@ from certmask_jax._own_settings import reproducible
 from certmask_jax.attacks.attacked_defenses import attacked
 from certmask_jax.attacks.attacked_model import Attacked
 from certmask_jax.attacks.followed_slopes import check_slopes, some_of
-from certmask_jax.attacks.goals_in_time import GoalsInTime
+from certmask_jax.attacks.goals_in_time import GoalsInTime, StoppedChoosing
 from certmask_jax.attacks.patch_search import PatchSearch, Searches, begun, steps_program
 from certmask_jax.attacks.patched_pixels import check_places, with_patches
 from certmask_jax.attacks.search_objectives import padded_boxes
@@ -103,7 +103,7 @@ def attack_images(
         ``attacked`` made of them.
       goals: of each image the goals that are tried, the best first; see ``promising_goals``,
         ``goals_at``, and ``undefended_goals`` where there is no defense; or ``GoalsInTime``, whose
-        places are looked at as they are chosen.
+        places are looked at as they are chosen, and which may stop it.
       local: the model's local logits, for a defense on these.
       search: how a patch is searched for.
       starts: searches for each goal; the first begins at the image's own pixels, others at random.
@@ -169,7 +169,7 @@ def attack_images(
     searching = _Searching(asked, how, on)
     replans = Replans(asked, run, pixels, truth, search=how, halvings=halvings)
     told = np.zeros(len(pixels), np.bool_)
-    while run.fill():
+    while _filled(run):
         replans.begin()
         count = min(STEPS_BETWEEN, how.steps)
         patched = searching.on(run, count)
@@ -187,6 +187,14 @@ def attack_images(
     if run.untried:
         run.answers[run.untried] = asked.answers(pixels[run.untried])
     return _made(run)
+
+
+def _filled(run: SearchSlots) -> bool:
+    """Whether there is anything to search for, now that free slots have images."""
+    try:
+        return run.fill()
+    except StoppedChoosing:
+        return False
 
 
 def _made(run: SearchSlots) -> AttackedImages:

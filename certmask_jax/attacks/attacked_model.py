@@ -109,6 +109,11 @@ class Attacked(abc.ABC):
         """Answers, and all logits where they are of use."""
         return Seen(self.answers(images), None)
 
+    def tables(self, images: NDArray[np.uint8]) -> NDArray[np.float32] | None:
+        """All logits ``float32[B, V, K]``; None where they are not looked at."""
+        del images
+        return None
+
     def answers_if(
         self,
         logits: NDArray[np.float32],

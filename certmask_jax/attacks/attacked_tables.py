@@ -68,6 +68,10 @@ class OnTable(Attacked):
         table = PredictionTable.of(said, self._masked, self.num_classes)
         return Seen(self._ruled(table), logits)
 
+    def tables(self, images: NDArray[np.uint8]) -> NDArray[np.float32] | None:
+        """Those of the whole table, unless it is very large."""
+        return None if len(self._masked) > self._most_columns else self._tables(images)[0]
+
     def answers_if(
         self,
         logits: NDArray[np.float32],

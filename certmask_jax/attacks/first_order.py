@@ -7,7 +7,7 @@ patch at a place gains the sum over its pixels; no more than a guess, as models 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from certmask_jax._own_settings import reproducible
 from certmask_jax.attacks.attacked_model import Attacked
+from certmask_jax.attacks.goals_in_time import StoppedChoosing
 from certmask_jax.attacks.patch_search import PatchSearch
 from certmask_jax.attacks.patched_pixels import Placement
 from certmask_jax.attacks.search_objectives import LookedAt, Objective, padded_boxes
@@ -49,6 +50,7 @@ class Pairs(NamedTuple):
       targets: ``int32[R]``; ``ANY`` to leave the true label for any other.
       wanted: ``int32[R, V]``, of the masked images whose labels are wanted, of each pair no more
         than a step looks at, else ``ANY``.
+      stop: asked between programs; if so, ``StoppedChoosing`` is raised.
     """
 
     asked: Attacked
@@ -57,6 +59,12 @@ class Pairs(NamedTuple):
     labels: NDArray[np.int32]
     targets: NDArray[np.int32]
     wanted: NDArray[np.int32]
+    stop: Callable[[], bool] | None = None
+
+    def go_on(self) -> None:
+        """``StoppedChoosing`` if it is to stop."""
+        if self.stop is not None and self.stop():
+            raise StoppedChoosing
 
     @reproducible()
     def ways(self) -> Ways:
@@ -91,6 +99,7 @@ def in_batches(
     """
     parts = []
     for at in range(0, len(rows), _AT_ONCE):
+        pairs.go_on()
         own = rows[at : at + _AT_ONCE]
         filled = np.pad(own, (0, _AT_ONCE - len(own)), mode="edge")
         others = [a[np.minimum(np.arange(at, at + _AT_ONCE), len(rows) - 1)] for a in more]

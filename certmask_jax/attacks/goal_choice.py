@@ -8,7 +8,7 @@ would win there.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from certmask_jax.attacks.attacked_evidence import OnLocalLogits
 from certmask_jax.attacks.attacked_model import Attacked, Showing
 from certmask_jax.attacks.first_order import Pairs, gain_at
 from certmask_jax.attacks.followed_slopes import check_slopes, some_of
+from certmask_jax.attacks.goals_in_time import StoppedChoosing
 from certmask_jax.attacks.model_goals import Where, goals_of_model
 from certmask_jax.attacks.patch_places import (
     are_near,
@@ -32,6 +33,8 @@ from certmask_jax.attacks.tried_places import MOST_CHOSEN, best_tried
 from certmask_jax.attacks.wanted_labels import ANY, Case, Choices, LabelPlan, lag_of, plans
 from certmask_jax.defenses.defense import ALERT, Defense
 from certmask_jax.masks.threats import Threat
+
+_PASSES = 1024  # of tables, between two questions whether to stop
 
 
 @reproducible()
@@ -48,6 +51,7 @@ def promising_goals(
     seeds: Sequence[Sequence[int]] | None = None,
     given: NDArray[np.int64] | None = None,
     target: int | None = None,
+    stop: Callable[[], bool] | None = None,
 ) -> list[list[Goal]]:
     """Goals of each image, the best first, ``locations`` at most.
 
@@ -65,6 +69,7 @@ def promising_goals(
         comes before other labels at the same places.
       target: the one label that is to be answered; images of that class have no goal. A goal wins
         then if that is what the rule answers.
+      stop: asked every few passes; if so, ``StoppedChoosing`` is raised.
 
     Raises:
       ValueError: for a given place that the threat does not allow, a target that the model has not,
@@ -91,9 +96,9 @@ def promising_goals(
     if asked.defense is None:
         return goals_of_model(
             asked, images, labels, randoms, threat=threat, search=search, locations=locations,
-            where=where, given=given, target=target,
+            where=where, given=given, target=target, stop=stop,
         )  # fmt: skip
-    logits = asked.seen(images).logits
+    logits = _tables(asked, images, stop)
     of = np.asarray([row for row, some in enumerate(wrong) for _ in some], np.intp)
     aims = np.asarray([z for some in wrong for z in some], np.int32)
     lags: list[NDArray[np.floating]] = [
@@ -101,7 +106,7 @@ def promising_goals(
         for row, z in zip(of, aims, strict=True)
     ]
     looked_at = [_spread(lag, z, search.masks_a_step) for lag, z in zip(lags, aims, strict=True)]
-    pairs = Pairs(asked, search, images[of], labels[of], aims, np.stack(looked_at))
+    pairs = Pairs(asked, search, images[of], labels[of], aims, np.stack(looked_at), stop)
     at: list[tuple[int, Placement]] = []  # which (image, target), and where
     left: list[float] = []  # there, beside what has to change at all
     showing = asked.showing()
@@ -133,6 +138,22 @@ def promising_goals(
         goals[of[pair]].append((goal.effort + loss, goal))
     choose = _best if given is None else _best_of_each_place
     return [choose(some, locations) for some in goals]
+
+
+def _tables(
+    asked: Attacked, images: NDArray[np.uint8], stop: Callable[[], bool] | None
+) -> NDArray[np.float32] | None:
+    """All logits of all images, if they are looked at; some images at a time."""
+    step = max(1, _PASSES // len(asked.boxes))
+    parts = []
+    for at in range(0, len(images), step):
+        if stop is not None and stop():
+            raise StoppedChoosing
+        some = asked.tables(images[at : at + step])
+        if some is None:
+            return None
+        parts.append(some)
+    return np.concatenate(parts) if parts else None
 
 
 def _unanimous(target: int, place: Placement, shown: NDArray[np.bool_]) -> Goal:

@@ -10,8 +10,13 @@ from collections.abc import Callable, Iterator, Sequence
 
 from certmask_jax.attacks.table_goals import Goal
 
+
+class StoppedChoosing(Exception):
+    """The time was over while goals were chosen."""
+
+
 Choose = Callable[[range], Sequence[Sequence[Goal]]]
-"""Numbers of some images in a row -> the goals of each."""
+"""Numbers of some images in a row -> the goals of each; may raise ``StoppedChoosing``."""
 
 
 class GoalsInTime:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -35,11 +35,12 @@ def goals_of_model(
     where: Where,
     given: NDArray[np.int64] | None,
     target: int | None,
+    stop: Callable[[], bool] | None,
 ) -> list[list[Goal]]:
     """Goals of each image against the model without a defense; see ``promising_goals``."""
     chosen = _places_of_the_model(
         asked, images, labels, randoms, threat=threat, search=search, locations=locations,
-        where=where, given=given, target=target,
+        where=where, given=given, target=target, stop=stop,
     )  # fmt: skip
     aim = ANY if target is None else target
     return [
@@ -60,6 +61,7 @@ def _places_of_the_model(
     where: Where,
     given: NDArray[np.int64] | None,
     target: int | None,
+    stop: Callable[[], bool] | None,
 ) -> list[NDArray[np.int64]]:
     """Where the model itself is attacked: for each image ``int64[P, K, 4]``, the best first."""
     if given is not None and len(given) <= locations:
@@ -68,7 +70,7 @@ def _places_of_the_model(
         return [random_places(threat, locations, random) for random in randoms]
     aims = np.full(len(images), ANY if target is None else target, np.int32)
     wanted = labels if target is None else aims
-    pairs = Pairs(asked, search, images, labels, aims, wanted[:, None])
+    pairs = Pairs(asked, search, images, labels, aims, wanted[:, None], stop)
     ways = pairs.ways()
     if given is None and where == "gradient":
         return [places_by_gradient(of_image, threat, locations) for of_image in ways.gains]

@@ -51,14 +51,25 @@ class Replans:
         self._asked, self._run, self._labels = asked, run, labels
         self._surplus, self._at_once = search.surplus, search.masks_a_step
         self._choices = Choices(asked.boxes, counts_of(asked.defense))
-        self._clean = asked.seen(images).logits
+        self._images, self._has_tables = images, True
+        self._clean: dict[int, NDArray[np.float32]] = {}
 
     def begin(self) -> None:
         """Says what to look at first, of searches that have not taken a step."""
-        if self._clean is not None:
-            for _, slot in self._run.in_use():
-                if slot.done == 0 and slot.goal.target != ANY:
-                    self._aim(slot, self._clean[slot.image])
+        self._look()
+        for _, slot in self._run.in_use():
+            if self._has_tables and slot.done == 0 and slot.goal.target != ANY:
+                self._aim(slot, self._clean[slot.image])
+
+    def _look(self) -> None:
+        """At the tables of images that are searched for now, and of no others: they take long."""
+        now = {slot.image for _, slot in self._run.in_use()}
+        self._clean = {image: logits for image, logits in self._clean.items() if image in now}
+        new = sorted(now - set(self._clean))
+        if self._has_tables and new:
+            found = self._asked.tables(self._images[new])
+            self._has_tables = found is not None
+            self._clean |= {} if found is None else dict(zip(new, found, strict=True))
 
     def judge(self, patched: NDArray[np.uint8], count: int, steps: int) -> None:
         """Settles what is broken or at its end, and plans anew for the others.
@@ -80,7 +91,7 @@ class Replans:
         for number, slot, image, answer in zip(numbers, slots, images, answers, strict=True):
             run.took(slot, count)
             run.settle(number, slot, image, int(answer), steps=steps)
-        if seen.logits is None or self._clean is None:
+        if seen.logits is None:
             return
         there = [slot for _, slot in run.in_use()]
         rows = [row for row, slot in enumerate(slots) if slot in there]
@@ -145,8 +156,8 @@ class Replans:
 
     def _plan(self, slots: list[Slot], logits: NDArray[np.float32]) -> None:
         """Chooses anew which masked images are to change, and how often each is looked at."""
-        assert self._clean is not None
         cases, planned = [], []
+        clean: list[NDArray[np.float32]] = []
         for row, slot in enumerate(slots):
             if slot.goal.target == ANY:
                 continue
@@ -154,12 +165,15 @@ class Replans:
             lag = lag_of(logits[row], slot.goal.target)
             label = int(self._labels[slot.image])
             targeted = self._run.targeted
-            cases.append(Case(slot.image, shown, lag, slot.goal.target, label, targeted))
+            cases.append(Case(len(clean), shown, lag, slot.goal.target, label, targeted))
+            clean.append(self._clean[slot.image])
             planned.append((row, slot))
+        if not cases:
+            return
         replans = plans(
             self._choices,
             self._asked.answers_if,
-            self._clean,
+            np.stack(clean),
             cases,
             may_alert=self._asked.may_alert,
             alert=ALERT,
@@ -169,8 +183,8 @@ class Replans:
             chosen = known.wanted == known.target
             effort = float(case.lag[chosen].max()) if chosen.any() else np.inf
             if plan.wins and (not known.wins or plan.effort < _BETTER * max(effort, 0)):
-                clean = self._clean[slot.image].argmax(axis=-1)
-                slot.goal = goal_of(plan, case, known.place, clean)
+                said = self._clean[slot.image].argmax(axis=-1)
+                slot.goal = goal_of(plan, case, known.place, said)
             self._aim(slot, logits[row])
 
     def _aim(self, slot: Slot, logits: NDArray[np.float32]) -> None:

@@ -114,6 +114,7 @@ def _of_each(
     at_once = -(-_SHOWN_AT_ONCE // mesh.size) * mesh.size
     parts = []
     for start in range(0, len(chosen[0]), at_once):
+        pairs.go_on()
         pair, column, corners = (part[start : start + at_once] for part in chosen)
         some = (pairs.images[pair], ends[pair], corners, boxes[column],
                 pairs.wanted[pair, column], pairs.targets[pair] == ANY)  # fmt: skip

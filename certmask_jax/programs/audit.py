@@ -201,7 +201,7 @@ class _Audit:
     ) -> Callable[[str, Sequence[int]], Taken]:
         def attack_some(spec: str, numbers: Sequence[int]) -> Taken:
             watch.begin()
-            lines = attacker.attack(spec, numbers, watch.is_over)
+            lines = attacker.attack(spec, numbers, watch.is_over, late=watch.is_late)
             for line in lines:
                 wanted = self._claims.ids[line["number"]]
                 if line["image"] != wanted:

@@ -113,7 +113,8 @@ class Quick(Attacker):
     def _seen(self, defense):
         return super()._seen(defense) if defense is None else None
 
-    def _attacked(self, defense, asked, images, labels, numbers, stop, settled):
+    def _attacked(self, defense, asked, images, labels, numbers, stops, settled):
+        stop = stops.between_steps
         left = any([stop(), stop(), stop()])
         patched = images.copy()
         patched[:, 0, 0] = 255

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,9 +13,9 @@ from certmask_jax.attacks.attacked_model import Attacked
 from certmask_jax.attacks.goal_choice import promising_goals
 from certmask_jax.attacks.goals_in_time import GoalsInTime
 from certmask_jax.attacks.table_goals import Goal
-from certmask_jax.defenses import ALERT
 from certmask_jax.programs import program
 from certmask_jax.programs.attacking.attack_folder import AttackFolder, Line
+from certmask_jax.programs.attacking.attack_lines import line_after, line_before
 from certmask_jax.programs.attacking.attack_options import AttackOptions
 from certmask_jax.programs.attacking.attacked_job import (
     AnyDefense,
@@ -23,13 +24,20 @@ from certmask_jax.programs.attacking.attacked_job import (
     model_of,
     pixel_threat,
 )
-from certmask_jax.programs.attacking.clean_verdicts import Before, before_attack
+from certmask_jax.programs.attacking.clean_verdicts import Before, before_attack, joined
 from certmask_jax.programs.attacking.run_claims import Claims
 from certmask_jax.programs.certification_job import Job
 from certmask_jax.tables.image_sets import readable
 
 _IMAGES_A_SEARCH = 4
 """Images of a block for each search that runs at once: one that is over makes room for the next."""
+
+
+class Stops(NamedTuple):
+    """What is asked whether to stop: between steps of a search, and before there are any."""
+
+    between_steps: Callable[[], bool]
+    late: Callable[[], bool]
 
 
 class Attacker:
@@ -101,6 +109,7 @@ class Attacker:
         numbers: Sequence[int],
         stop: Callable[[], bool],
         told: Callable[[Sequence[Line]], None] | None = None,
+        late: Callable[[], bool] | None = None,
     ) -> list[Line]:
         """Attacks some images, by their numbers, under one of ``specs``.
 
@@ -111,6 +120,8 @@ class Attacker:
           numbers: of the images.
           stop: asked between steps.
           told: called with lines that are new.
+          late: asked before there are steps, while images are looked at and goals are chosen; as
+            ``stop`` by default.
 
         Returns:
           The new lines, which are kept: fewer than there are numbers if it was stopped.
@@ -127,7 +138,8 @@ class Attacker:
                 if told is not None:
                     told(lines)
 
-        self._block(spec, defense, self._asked[spec], numbers, stop, keep)
+        stops = Stops(stop, stop if late is None else late)
+        self._block(spec, defense, self._asked[spec], numbers, stops, keep)
         return kept
 
     def _seen(self, defense: AnyDefense | None) -> Attacked:
@@ -140,7 +152,7 @@ class Attacker:
         defense: AnyDefense | None,
         asked: Attacked,
         numbers: Sequence[int],
-        stop: Callable[[], bool],
+        stops: Stops,
         keep: Callable[[Sequence[Line], Sequence[NDArray[np.uint8] | None]], None],
     ) -> None:
         """Gives the lines of images that are settled, and their patched images, to ``keep``."""
@@ -148,22 +160,20 @@ class Attacker:
         images = np.concatenate([part.images for part in parts])
         labels = np.concatenate([part.labels for part in parts]).astype(np.int32)
         ids = [part.ids[0] for part in parts]
-        before = self._before(defense, asked, images, labels)
-        lines: list[Line] = [
+        befores: list[Before] = []
+        for at in range(0, len(numbers), self._options.at_once):
+            if befores and stops.late():
+                return
+            some = slice(at, at + self._options.at_once)
+            befores.append(self._before(defense, asked, images[some], labels[some]))
+        before = joined(befores)
+        shown = defense is not None
+        lines = [
             {
                 "defense": spec,
                 "number": number,
                 "image": ids[row],
-                "label": int(labels[row]),
-                "class": self._name_of(int(labels[row])),
-                "broken": None,
-                "before": int(before.answers[row]),
-                "certified": bool(before.certified[row]),
-                **(
-                    {"conditions": {key: bool(v[row]) for key, v in before.conditions.items()}}
-                    if defense is not None
-                    else {}
-                ),
+                **line_before(before, row, int(labels[row]), self._class_names, conditions=shown),
             }
             for row, number in enumerate(numbers)
         ]
@@ -181,12 +191,12 @@ class Attacker:
 
         def settled(made: AttackedImages, rows: Sequence[int]) -> None:
             waiting.difference_update(rows)
-            own = [lines[chosen[row]] | _line_of(made, row, self._options.target) for row in rows]
+            own = [lines[chosen[row]] | line_after(made, row, self._options.target) for row in rows]
             keep(own, [made.patched[row] for row in rows])
 
         known = [numbers[row] for row in chosen]
         of_chosen = images[chosen], labels[chosen], known
-        made = self._attacked(defense, asked, *of_chosen, stop, settled)
+        made = self._attacked(defense, asked, *of_chosen, stops, settled)
         settled(made, [row for row in sorted(waiting) if made.settled[row]])
 
     def _is_otherwise(self, line: Line) -> bool:
@@ -245,7 +255,7 @@ class Attacker:
         images: NDArray[np.uint8],
         labels: NDArray[np.int32],
         numbers: Sequence[int],
-        stop: Callable[[], bool],
+        stops: Stops,
         settled: WhenSettled,
     ) -> AttackedImages:
         options = self._options
@@ -266,6 +276,7 @@ class Attacker:
                 seeds=[[options.seed, number] for number in numbers[rows]],
                 given=given,
                 target=options.target,
+                stop=stops.late,
             )
 
         goals = GoalsInTime(len(images), choose, patches=len(threat), at_once=options.at_once)
@@ -283,23 +294,6 @@ class Attacker:
             targeted=options.target is not None,
             seed=options.seed,
             numbers=numbers,
-            stop=stop,
+            stop=stops.between_steps,
             when_settled=settled,
         )
-
-    def _name_of(self, label: int) -> str:
-        named = label < len(self._class_names) and self._class_names[label]
-        return str(named or label)
-
-
-def _line_of(made: AttackedImages, row: int, target: int | None) -> Line:
-    after = int(made.answers[row])
-    return {
-        "after": "alert" if after == ALERT else after,
-        "broken": bool(made.broken[row]),
-        **({} if target is None else {"reached": after == target}),
-        "target": int(made.targets[row]),
-        "place": made.places[row].tolist(),
-        "steps": int(made.steps[row]),
-        **({} if made.objectives is None else {"objective": str(made.objectives[row])}),
-    }

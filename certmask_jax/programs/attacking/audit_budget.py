@@ -54,6 +54,10 @@ class Watch:
         """What the last search took up to the first question: another one like it may not."""
         return 0.0 if self._first is None else self._first - self._began
 
+    def is_late(self) -> bool:
+        """Whether the time is over, asked before there are steps."""
+        return self._clock() >= self._end
+
     def is_over(self) -> bool:
         """Asked after every few steps: whether the time is over, and the speed known."""
         now = self._clock()

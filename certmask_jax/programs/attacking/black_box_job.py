@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from certmask_jax.attacks.black_box import search_without_gradients
 from certmask_jax.attacks.patch_places import random_places
 from certmask_jax.defenses import ALERT, Guarantee
 from certmask_jax.programs.attacking.asked_rule import AskedRule
-from certmask_jax.programs.attacking.attack_job import Attacker
+from certmask_jax.programs.attacking.attack_job import Attacker, Stops
 from certmask_jax.programs.attacking.attacked_job import AnyDefense, parts_of, pixel_threat
 from certmask_jax.programs.attacking.clean_verdicts import Before
 
@@ -41,7 +41,7 @@ class BlackBoxAttacker(Attacker):
         images: NDArray[np.uint8],
         labels: NDArray[np.int32],
         numbers: Sequence[int],
-        stop: Callable[[], bool],
+        stops: Stops,
         settled: WhenSettled,
     ) -> AttackedImages:
         assert self._options.black_box is not None
@@ -58,7 +58,7 @@ class BlackBoxAttacker(Attacker):
             at_once=self._options.at_once,
             seed=self._options.seed,
             numbers=numbers,
-            stop=stop,
+            stop=stops.between_steps,
             when_settled=settled,
         )
 

@@ -36,6 +36,18 @@ class Before(NamedTuple):
     conditions: Mapping[str, NDArray[np.bool_]]
 
 
+def joined(parts: Sequence[Before]) -> Before:
+    """What is known of some images after the other."""
+    return Before(
+        np.concatenate([part.answers for part in parts]),
+        np.concatenate([part.certified for part in parts]),
+        {
+            name: np.concatenate([part.conditions[name] for part in parts])
+            for name in parts[0].conditions
+        },
+    )
+
+
 def before_attack(
     job: Job,
     defense: AnyDefense | None,
