@@ -179,11 +179,18 @@ def _searched(
     folder = opened_attacks.folder_of(job, out, facts)
     claims = None if run is None else run.claims()
     attacker = opened_attacks.attacker_of(job, options, folder, claims)
+    before = len(folder.lines)
     finished = _attacked(attacker, deadline)
+    in_vain = not finished and all(line["broken"] is None for line in folder.lines[before:])
     detects = [attacked_job.detects(job, spec) for spec in attacker.specs()]
     results = attack_summary.summary(folder.lines, attacker.specs(), detects)
     text = attack_summary.text_of(results, printing.width_of(sys.stdout), finished=finished)
     status = _told(job, folder, {"attack": facts, "results": results}, text, command, finished)
+    if in_vain:
+        program.say(
+            "no image was attacked to its end in this time, and the same command begins with the "
+            "same ones: give more --max-minutes, or a smaller --at-once"
+        )
     if claims is None:
         return status
     otherwise = clean_verdicts.otherwise(claims, folder.lines)

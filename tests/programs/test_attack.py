@@ -188,9 +188,43 @@ def test_an_attack_that_is_stopped_says_which_images_are_counted_first(run, tmp_
     out = tmp_path / "o"
     command = [str(run), *FAST, "--out", str(out)]
     assert attack.main([*command, "--max-minutes", "0.00001"]) == attack.STOPPED
-    said = " ".join(capsys.readouterr().out.split())
+    printed = capsys.readouterr()
+    said = " ".join(printed.out.split())
     assert "too large a share is broken" in said
     assert "give the same command again" in said
+    assert "give more --max-minutes, or a smaller --at-once" in printed.err
+
+
+def test_an_attack_is_late_while_images_are_looked_at_and_goals_are_chosen(
+    attacked, run, tmp_path, monkeypatch, capsys
+):
+    """At any moment before the first step nothing is written of images that are attacked."""
+    command = [
+        str(run),
+        *FAST,
+        "--only",
+        DEFENSE,
+        "--out",
+        str(tmp_path / "o"),
+        "--max-minutes",
+        "9",
+    ]
+    real = promising_goals
+
+    def late(asked, images, *more, stop, **how):
+        monkeypatch.setattr(attack.time, "monotonic", lambda: 1e9)
+        assert stop()
+        return real(asked, images, *more, stop=stop, **how)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(attack_job, "promising_goals", late)
+        patched.setattr(attack.time, "monotonic", lambda: 0.0)
+        assert attack.main(command) == attack.STOPPED
+    assert "give more --max-minutes" in capsys.readouterr().err
+    assert not [line for line in _lines(tmp_path / "o") if line["broken"] is not None]
+    assert attack.main(command) == 0
+    mine = {line["number"]: line for line in _lines(tmp_path / "o")}
+    assert mine == {line["number"]: line for line in _lines(attacked) if line["defense"] == DEFENSE}
 
 
 def test_a_certificate_that_is_contradicted_is_found_out(tmp_path, capsys):
