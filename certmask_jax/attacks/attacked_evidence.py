@@ -85,7 +85,9 @@ class OnLocalLogits(_OnEvidence):
         """The cells that a patch at that place reaches, as a box of them."""
         field, stride = (self._local.field,) * 2, (self._local.stride,) * 2
         size = self.rule.threat.image_size
-        return cells_reached(place, image_size=size, field=field, stride=stride)
+        return cells_reached(
+            place, image_size=size, field=field, stride=stride, seen_size=self.rule.seen_size
+        )
 
     def program_of(self, build: Callable[[LocalLogits, Preprocessing, LocalDefense], Any]) -> Any:
         """What ``build`` makes of the local logits, the preprocessing and the rule."""

@@ -15,6 +15,7 @@ from jax.typing import ArrayLike
 from numpy.typing import NDArray
 
 from certmask_jax.defenses.feature_grid import cells_of
+from certmask_jax.defenses.pixels_of_cells import cell_pixels
 from certmask_jax.inference.masking import hidden_pixels
 from certmask_jax.inference.two_parts import TwoParts
 from certmask_jax.masks.threats import Threat
@@ -53,19 +54,30 @@ def cells_reached(
     image_size: tuple[int, int],
     field: tuple[int, int],
     stride: tuple[int, int],
+    seen_size: tuple[int, int] | None = None,
 ) -> Placement:
     """The windows of cells whose fields the patches of a placement meet: ``int64[K, 4]``, in cells.
 
     Cell i of an axis sees the pixels from ``i * stride`` to ``i * stride + field``, exclusive. A
-    patch that meets no field has a window of no cells.
+    patch that meets no field has a window of no cells. Where images are resized to ``seen_size``
+    before, a cell sees what these pixels are made of (``cell_pixels``).
     """
-    grid = cells_of(image_size, field=field, stride=stride)
+    cells_of(seen_size or image_size, field=field, stride=stride)  # errors
+    seen = [
+        cell_pixels(
+            image_size[axis],
+            field=field[axis],
+            stride=stride[axis],
+            seen_size=None if seen_size is None else seen_size[axis],
+        )
+        for axis in (0, 1)
+    ]
     windows = []
     for height, width, row, column in np.asarray(place).tolist():
         sides = []
         for axis, (start, length) in enumerate(((row, height), (column, width))):
-            begin = np.arange(grid[axis]) * stride[axis]
-            met = np.flatnonzero((begin < start + length) & (begin + field[axis] > start))
+            first, end = seen[axis]
+            met = np.flatnonzero((first < start + length) & (end > start))
             sides.append((int(met[0]), len(met)) if len(met) else (0, 0))
         (top, rows), (left, columns) = sides
         windows.append([rows, columns, top, left])

@@ -93,8 +93,7 @@ def evaluate_evidence(
       apply_fn: the model that sees bands, ``(params, float32[B, h, w, c]) -> logits [B, K]``.
       dropping: how that model drops tokens, if bands are to be given to it as the tokens that are
         seen alone.
-      preprocessing: for local logits without a resize, which spreads a patch over more pixels than
-        it has.
+      preprocessing: what it resizes images to is the ``seen_size`` of defenses on local logits.
       identity: JSON-able facts that decide the numbers and that only the caller knows. With
         ``weights_sha256``, ``params`` is not hashed again.
       provenance: JSON-able facts about the run, kept with it.
@@ -111,8 +110,8 @@ def evaluate_evidence(
 
     Raises:
       ValueError: for no defense, an empty test set, images of another size, labels that are no
-        classes, a resize, a model whose cells see other pixels, or one that does not take images
-        of the channels that bands are shown in; before any long work.
+        classes, another resize, a model whose cells see other pixels, or one that does not take
+        images of the channels that bands are shown in; before any long work.
       UnreadableImage: for an image that cannot be read, unless they are skipped.
       FileExistsError: for the folder of another run; names what differs.
       OSError: for a folder that cannot be written to, or a disk without room for what is kept.
@@ -168,9 +167,14 @@ def evaluate_evidence(
         **known,
     }
     keep_bits: dict[str, bool] = {}
+    resized = preprocessing.resize_to  # whose weights are 0 where a cell sees nothing
     if local is not None and any(isinstance(one, LocalDefense) for one in defenses):
         keeps = local_cells_keep_bits(
-            local, held, first.shape[1:], preprocessing=preprocessing, images=batch // mesh.size
+            local,
+            held,
+            (*(resized or first.shape[1:3]), first.shape[3]),
+            preprocessing=dataclasses.replace(preprocessing, resize_to=None),
+            images=batch // mesh.size,
         )
         keep_bits["cells_keep_bits"] = keeps
         if not keeps:
@@ -185,7 +189,13 @@ def evaluate_evidence(
             **(
                 {}
                 if local is None
-                else {"local_logits": {"field": local.field, "stride": local.stride}}
+                else {
+                    "local_logits": {
+                        "field": local.field,
+                        "stride": local.stride,
+                        **({} if resized is None else {"seen_size": list(resized)}),
+                    }
+                }
             ),
             "num_images": len(run_images),
         },
@@ -242,10 +252,12 @@ def _check(
             raise ValueError("expected threats on one image size, got several")
         if local is None or not isinstance(defense, LocalDefense):
             continue
-        if preprocessing.resize_to is not None:
+        seen = preprocessing.resize_to or defense.threat.image_size
+        if seen != (defense.seen_size or defense.threat.image_size):
             raise ValueError(
-                "expected patches in the pixels that the model sees, got images that are resized: "
-                "a resize spreads a patch to more cells than its window has"
+                f"{defense.name}: expected seen_size {seen}, to which images of "
+                f"{defense.threat.image_size} are resized before the model sees them, got "
+                f"{defense.seen_size}: a patch reaches other cells then"
             )
         if (defense.field, defense.stride) != (local.field, local.stride):
             raise ValueError(

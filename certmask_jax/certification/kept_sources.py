@@ -30,7 +30,9 @@ def source_of(defense: EvidenceDefense) -> dict[str, Any]:
     """What tells the evidence of a defense from that of others, of one model: JSON-able."""
     size = list(defense.threat.image_size)
     if isinstance(defense, LocalDefense):
-        cells = {"field": defense.field, "stride": defense.stride}
+        cells: dict[str, Any] = {"field": defense.field, "stride": defense.stride}
+        if defense.seen_size is not None:
+            cells["seen_size"] = list(defense.seen_size)
         return {"image_size": size, "local_logits": cells}
     assert isinstance(defense, BandDefense)
     return {"image_size": size, "bands_sha256": fingerprint.of_arrays(defense.masks.boxes)}

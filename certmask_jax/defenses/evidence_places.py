@@ -121,7 +121,13 @@ def of_windows(
 
 
 def of_cells(
-    threat: Threat, *, field: int, stride: int, exact: bool, unit: Unit | None
+    threat: Threat,
+    *,
+    field: int,
+    stride: int,
+    exact: bool,
+    unit: Unit | None,
+    seen_size: Shape | None = None,
 ) -> tuple[EvidencePlaces, NDArray[np.bool_]]:
     """Places of one patch by the cells that it reaches, and these cells: ``bool[S, H, W]``.
 
@@ -133,11 +139,15 @@ def of_cells(
       field, stride: of a cell, in pixels.
       exact: whether what is said of a set is.
       unit: of its leads.
+      seen_size: as of ``feature_grid.sets_of_cells``.
 
     Raises:
       NoPlacesError: for more sets than ``MOST_PLACES``.
     """
-    boxes = [reached_boxes(threat, shape, field=field, stride=stride) for shape in threat.shapes]
+    boxes = [
+        reached_boxes(threat, shape, field=field, stride=stride, seen_size=seen_size)
+        for shape in threat.shapes
+    ]
     allowed = [threat.allowed(shape) for shape in threat.shapes]
     at = [one[may] for one, may in zip(boxes, allowed, strict=True)]
     sets, number = np.unique(np.concatenate(at), axis=0, return_inverse=True)
@@ -152,7 +162,7 @@ def of_cells(
         every[may] = spot
         maps.append(_spots_of_map(threat.image_size, shape, every, len(own)))
         columns.append(own)
-    cells = cells_in(sets, cells_of(threat.image_size, field=field, stride=stride))
+    cells = cells_in(sets, cells_of(seen_size or threat.image_size, field=field, stride=stride))
     places = EvidencePlaces(
         tuple(maps), tuple(columns), cells.sum(axis=(1, 2), dtype=np.intp), exact, unit
     )

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from certmask_jax.defenses.evidence_windows import Size, size_pair
+from certmask_jax.defenses.pixels_of_cells import cell_pixels
 from certmask_jax.masks.threats import Box, Shape, Threat
 
 
@@ -51,7 +52,7 @@ def threat_on_cells(threat: Threat, *, field: Size, stride: Size) -> Threat:
         some place, so that nothing can be proved.
     """
     grid = cells_of(threat.image_size, field=field, stride=stride)
-    reached = partial(_met_on_axis, threat.image_size, grid, field, stride)
+    reached = partial(_met_on_axis, threat.image_size, field, stride)
 
     def windows(shape: Shape) -> tuple[Shape, ...]:
         (top, bottom), (left, right) = reached(0, shape[0]), reached(1, shape[1])
@@ -83,7 +84,9 @@ def threat_on_cells(threat: Threat, *, field: Size, stride: Size) -> Threat:
     return Threat(grid, patches, region)
 
 
-def sets_of_cells(threat: Threat, *, field: Size, stride: Size) -> NDArray[np.bool_]:
+def sets_of_cells(
+    threat: Threat, *, field: Size, stride: Size, seen_size: Shape | None = None
+) -> NDArray[np.bool_]:
     """The sets of cells that one patch of the threat reaches, each a box and none inside another.
 
     Every place that the threat allows is looked at, for every shape. Where the border or a gap
@@ -92,6 +95,8 @@ def sets_of_cells(threat: Threat, *, field: Size, stride: Size) -> NDArray[np.bo
     Args:
       threat: of one patch, on images, in pixels.
       field, stride: as of ``threat_on_cells``.
+      seen_size: (height, width) that images are resized to before the model sees them, see
+        ``cell_pixels``; None: as they are.
 
     Returns:
       ``bool[G, H, W]``, G at least 1; not to be written to, as equal calls share it.
@@ -101,17 +106,18 @@ def sets_of_cells(threat: Threat, *, field: Size, stride: Size) -> NDArray[np.bo
     """
     if len(threat) != 1:
         raise ValueError(f"threat: expected one patch, whose cells are one box, got {threat}")
-    return _sets_of_cells(threat, size_pair(field, "field"), size_pair(stride, "stride"))
+    sides = size_pair(field, "field"), size_pair(stride, "stride")
+    return _sets_of_cells(threat, *sides, seen_size)
 
 
 @lru_cache(maxsize=64)
 def _sets_of_cells(
-    threat: Threat, field: tuple[int, int], stride: tuple[int, int]
+    threat: Threat, field: tuple[int, int], stride: tuple[int, int], seen_size: Shape | None
 ) -> NDArray[np.bool_]:
-    grid = cells_of(threat.image_size, field=field, stride=stride)
+    grid = cells_of(seen_size or threat.image_size, field=field, stride=stride)
     found = []
     for shape in threat.shapes:
-        boxes = reached_boxes(threat, shape, field=field, stride=stride)
+        boxes = reached_boxes(threat, shape, field=field, stride=stride, seen_size=seen_size)
         found.append(np.unique(boxes[threat.allowed(shape)], axis=0))
     boxes = np.unique(np.concatenate(found), axis=0)
     boxes = boxes[boxes.any(axis=1)]
@@ -121,15 +127,16 @@ def _sets_of_cells(
     return sets
 
 
-def reached_boxes(threat: Threat, shape: Shape, *, field: Size, stride: Size) -> NDArray[np.int64]:
+def reached_boxes(
+    threat: Threat, shape: Shape, *, field: Size, stride: Size, seen_size: Shape | None = None
+) -> NDArray[np.int64]:
     """The cells that one patch of a shape reaches at each place: ``int64[rows, columns, 4]``.
 
     Boxes of cells (top, left, bottom, right), also of places that the threat does not allow; all 0
-    where the patch reaches none. Arguments and errors are those of ``threat_on_cells``.
+    where the patch reaches none. Arguments and errors are those of ``sets_of_cells``.
     """
-    grid = cells_of(threat.image_size, field=field, stride=stride)
     (top, bottom), (left, right) = (
-        _met_on_axis(threat.image_size, grid, field, stride, axis, length)
+        _met_on_axis(threat.image_size, field, stride, axis, length, seen_size)
         for axis, length in enumerate(shape)
     )
     sides = np.broadcast_arrays(top[:, None], left[None], bottom[:, None], right[None])
@@ -153,15 +160,20 @@ def _is_inside_another(box: NDArray[np.int64], boxes: NDArray[np.int64]) -> bool
 
 def _met_on_axis(
     image_size: tuple[int, int],
-    grid: tuple[int, int],
     field: Size,
     stride: Size,
     axis: int,
     length: int,
+    seen_size: Shape | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """First cell, and one past the last, that a stretch of pixels meets at each of its places."""
-    cells = np.arange(grid[axis]) * size_pair(stride, "stride")[axis]
+    starts, ends = cell_pixels(
+        image_size[axis],
+        field=size_pair(field, "field")[axis],
+        stride=size_pair(stride, "stride")[axis],
+        seen_size=None if seen_size is None else seen_size[axis],
+    )
     places = np.arange(image_size[axis] - length + 1)
-    first = np.searchsorted(cells + size_pair(field, "field")[axis], places, side="right")
-    last = np.searchsorted(cells, places + length, side="left")
+    first = np.searchsorted(ends, places, side="right")
+    last = np.searchsorted(starts, places + length, side="left")
     return first, np.maximum(last, first)

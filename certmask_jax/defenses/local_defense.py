@@ -24,11 +24,12 @@ from certmask_jax.defenses.defense import Guarantee
 from certmask_jax.defenses.evidence_defense import EvidenceDefense, EvidenceResults
 from certmask_jax.defenses.evidence_places import EvidencePlaces, PlaceVerdicts, Unit
 from certmask_jax.defenses.evidence_windows import checked_window
-from certmask_jax.defenses.feature_grid import cells_of, sets_of_cells
+from certmask_jax.defenses.feature_grid import cells_of, reached_boxes, sets_of_cells
 from certmask_jax.defenses.patchguard_detection import detection_at_places, detection_grid
 from certmask_jax.defenses.quantised_evidence import evidence_grid
 from certmask_jax.defenses.robust_masking_game import game_on
 from certmask_jax.defenses.robust_masking_places import masked_sets, masked_windows
+from certmask_jax.masks.geometry import as_size
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -40,6 +41,10 @@ class LocalDefense(EvidenceDefense):
         each of its shapes reaches anywhere in the image.
       field: side in pixels of what a cell sees.
       stride: pixels between the fields of neighbouring cells.
+      seen_size: (height, width) that images are resized to before the model sees them, in whose
+        pixels field and stride are; the patch is in the image's own. None: as they are. A window
+        then has the most cells that a patch reaches anywhere, and proofs are about the cells that
+        it reaches at each place.
 
     Raises:
       ValueError: for several patches at once, a field larger than the image, a patch that reaches
@@ -49,8 +54,13 @@ class LocalDefense(EvidenceDefense):
     _: dataclasses.KW_ONLY
     field: int
     stride: int
+    seen_size: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
+        if self.seen_size is not None:
+            seen = as_size(self.seen_size, "seen_size")
+            same = seen == self.threat.image_size
+            object.__setattr__(self, "seen_size", None if same else seen)
         if len(self.threat) != 1:
             raise ValueError(
                 f"{self.name}: expected one patch, which reaches one window of cells, got "
@@ -71,11 +81,21 @@ class LocalDefense(EvidenceDefense):
         Raises:
           ValueError: for a field that is larger than the image.
         """
-        return cells_of(self.threat.image_size, field=self.field, stride=self.stride)
+        return cells_of(self._seen, field=self.field, stride=self.stride)
+
+    @property
+    def _seen(self) -> tuple[int, int]:
+        """The size of what the model sees."""
+        return self.threat.image_size if self.seen_size is None else self.seen_size
 
     @property
     def window(self) -> tuple[int, int]:
         """Cells that a patch reaches, as (height, width): the most of all its shapes."""
+        if self.seen_size is not None:
+            boxes = [reached_boxes(self.threat, one, **self._fields) for one in self.threat.shapes]
+            ends = np.concatenate([one.reshape(-1, 4) for one in boxes])
+            height, width = (ends[:, 2:] - ends[:, :2]).max(axis=0).clip(1)
+            return int(height), int(width)
         each = [
             patchguard.reached_window(
                 shape, field=self.field, stride=self.stride, image_size=self.threat.image_size
@@ -118,12 +138,16 @@ class LocalDefense(EvidenceDefense):
     def reached(self) -> NDArray[np.bool_] | None:
         """The sets of cells that a patch reaches, ``bool[G, H, W]``; None where these are windows.
 
-        They are for one shape anywhere: it reaches as many cells as a window has at some place
-        before each window.
+        They are for one shape anywhere, in the pixels that the model sees: it reaches as many cells
+        as a window has at some place before each window.
         """
-        if not self.threat.region and len(self.threat.shapes) == 1:
+        if self.seen_size is None and not self.threat.region and len(self.threat.shapes) == 1:
             return None
-        return sets_of_cells(self.threat, field=self.field, stride=self.stride)
+        return sets_of_cells(self.threat, **self._fields)
+
+    @property
+    def _fields(self) -> dict[str, Any]:
+        return {"field": self.field, "stride": self.stride, "seen_size": self.seen_size}
 
     @property
     def exact(self) -> bool:
@@ -134,6 +158,8 @@ class LocalDefense(EvidenceDefense):
     def facts(self) -> dict[str, Any]:
         """What tells defenses apart, JSON-able."""
         facts = {**super().facts, "field": self.field, "stride": self.stride}
+        if self.seen_size is not None:
+            facts["seen_size"] = list(self.seen_size)
         # Runs that began when proofs were about windows alone do not go on with others.
         return facts if self.reached is None else {**facts, "proved_on": "reached cells"}
 
@@ -144,7 +170,7 @@ class LocalDefense(EvidenceDefense):
         would reach other sets than are looked at.
         """
         if evidence.ndim != 4 or evidence.shape[1:3] != self.cells:
-            (rows, columns), (height, width) = self.cells, self.threat.image_size
+            (rows, columns), (height, width) = self.cells, self._seen
             raise ValueError(
                 f"evidence: expected [T, {rows}, {columns}, K], as a field of {self.field} and a "
                 f"stride of {self.stride} give of images of {height}x{width}, got "
@@ -159,7 +185,7 @@ class LocalDefense(EvidenceDefense):
 
     @classmethod
     def _common(cls) -> set[str]:
-        return super()._common() | {"field", "stride"}
+        return super()._common() | {"field", "stride", "seen_size"}
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -334,6 +360,6 @@ def _places_of(
         "field": defense.field, "stride": defense.stride, "exact": defense.exact, "unit": unit
     }  # fmt: skip
     if defense.reached is not None:
-        return evidence_places.of_cells(defense.threat, **how)
+        return evidence_places.of_cells(defense.threat, **how, seen_size=defense.seen_size)
     cells, window = defense.cells, defense.window
     return evidence_places.of_windows(defense.threat, cells=cells, window=window, **how), None

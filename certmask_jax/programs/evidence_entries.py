@@ -152,8 +152,15 @@ def check(text: str) -> dict[str, str]:
     return given
 
 
-def build(text: str, threat: Threat, local: LocalLogits | None) -> EvidenceDefense:
+def build(
+    text: str,
+    threat: Threat,
+    local: LocalLogits | None,
+    seen_size: tuple[int, int] | None = None,
+) -> EvidenceDefense:
     """The defense of a spec against a threat; of local logits on the cells of a model.
+
+    ``seen_size`` is what images are resized to before the model sees them, if they are.
 
     Raises:
       ValueError: for an unknown key, a value that cannot be, a window that does not fit, or bands
@@ -165,7 +172,7 @@ def build(text: str, threat: Threat, local: LocalLogits | None) -> EvidenceDefen
         arguments = values(entry.keys, given)
         if entry.is_local:
             assert local is not None
-            arguments |= {"field": local.field, "stride": local.stride}
+            arguments |= {"field": local.field, "stride": local.stride, "seen_size": seen_size}
         return entry.build(threat, spec=text, **arguments)
     except ValueError as error:
         raise ValueError(f"--defense {text}: {error}") from error

@@ -81,26 +81,24 @@ def opened_evidence(
     ):
         if is_given:
             raise ValueError(f"{first}: expected no {option} beside defenses on evidence: {why}")
-    for option, is_given, why in (
-        ("--views", config.views != views.NONE, "a mean over views has no fields"),
-        (
-            "--patch-lives native",
-            dataset.image_size != model.data_config.input_size,
-            "a resize spreads a patch over more cells than its window has",
-        ),
-    ):
-        if is_given and on_local:
-            raise ValueError(
-                f"--defense {on_local[0]}: expected no {option} beside defenses on local logits: "
-                f"{why}"
-            )
+    if on_local and config.views != views.NONE:
+        raise ValueError(
+            f"--defense {on_local[0]}: expected no --views beside defenses on local logits: a mean "
+            "over views has no fields"
+        )
     if isinstance(model.apply_fn, NumpyFunction):
         raise ValueError(
             f"{first}: expected a model of JAX, which is part of a program with the defense, got a "
             f"NumPy function, {model.name}"
         )
+    seen = model.data_config.input_size
+    resized = None if dataset.image_size == seen else seen
     return EvidenceJob(
-        [evidence_entries.build(spec, attack, local) for attack in attacks for spec in named],
+        [
+            evidence_entries.build(spec, attack, local, resized)
+            for attack in attacks
+            for spec in named
+        ],
         local,
         model.apply_fn,
         tuple(evidence_entries.is_on_evidence(spec) for _ in attacks for spec in specs),
@@ -230,7 +228,9 @@ def from_folder(
             "alone; evaluate with it"
         )
     built = [
-        evidence_entries.build(spec, attack, local) for attack in attacks for spec in on_evidence
+        evidence_entries.build(spec, attack, local, recorded_seen_size(known))
+        for attack in attacks
+        for spec in on_evidence
     ]
     saved = evidence_store.load_evidence(folder / evidence_store.FOLDER)
     order = tuple(spec in on_evidence for _ in attacks for spec in specs)
@@ -240,7 +240,15 @@ def from_folder(
 def recorded_local(provenance: Mapping[str, Any]) -> LocalLogits | None:
     """The cells of the model of a run, without the model; None where it had none."""
     of_cells = provenance.get("local_logits")
-    return None if of_cells is None else LocalLogits(_no_model, **of_cells)
+    if of_cells is None:
+        return None
+    return LocalLogits(_no_model, of_cells["field"], of_cells["stride"])
+
+
+def recorded_seen_size(provenance: Mapping[str, Any]) -> tuple[int, int] | None:
+    """What its images were resized to before the model saw them; None where they were not."""
+    seen = (provenance.get("local_logits") or {}).get("seen_size")
+    return None if seen is None else (int(seen[0]), int(seen[1]))
 
 
 def _no_model(params: Any, images: Any) -> Any:

@@ -14,7 +14,7 @@ from certmask_jax.files import fingerprint
 from certmask_jax.pages.evidence_maps import EvidenceMaps, maps_on_evidence
 from certmask_jax.pages.map_limits import USUAL, MapLimits
 from certmask_jax.programs import evidence_entries
-from certmask_jax.programs.evidence_job import recorded_local
+from certmask_jax.programs.evidence_job import recorded_local, recorded_seen_size
 from certmask_jax.tables import evidence_kept
 from certmask_jax.tables.evidence_store import SavedEvidence
 
@@ -61,14 +61,15 @@ def maps_of_run(
     if (saved.rows.labels[places] != report.per_image["label"][rows]).any():
         raise ValueError("the evidence has other labels than the results")
     known = saved.fingerprint["defenses"]
-    local = recorded_local(saved.about["provenance"])
+    known_of_run = saved.about["provenance"]
+    local, seen = recorded_local(known_of_run), recorded_seen_size(known_of_run)
     made: dict[int, EvidenceMaps] = {}
     unseen: dict[int, str] = {}
     cells = 0
     for number in numbers:
         result = report.defenses[number]
         try:
-            defense = evidence_entries.build(result.spec, result.threat, local)
+            defense = evidence_entries.build(result.spec, result.threat, local, seen)
             facts = fingerprint.plain(defense.facts)
             kept = saved.at_places(known.index(facts)) if facts in known else None
             if kept is None:

@@ -109,7 +109,8 @@ def _of_rows(said: Report) -> Report:
             elif evidence_entries.is_local(result.spec) and local is None:
                 raise ValueError("the cells of its model (local_logits) are not recorded")
             else:
-                built = evidence_entries.build(result.spec, result.threat, local)
+                seen = evidence_job.recorded_seen_size(said.provenance)
+                built = evidence_entries.build(result.spec, result.threat, local, seen)
         except (ValueError, ImportError) as error:
             what = f"{result.spec} against {result.threat}"
             raise ContradictedError(f"{what} cannot be built anew: {error}") from error

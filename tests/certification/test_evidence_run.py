@@ -261,7 +261,7 @@ def test_cells_that_see_other_pixels_than_they_say_are_found_before_any_work(tmp
         evaluate_evidence(test_set, LocalLogits(sees_more, 3, 1), PARAMS, DEFENSES, folder, **how)
     with pytest.raises(ValueError, match="expected the field 2 and stride 1"):
         evaluate_evidence(test_set, LocalLogits(sees_more, 2, 1), PARAMS, DEFENSES, folder, **how)
-    with pytest.raises(ValueError, match="images that are resized"):
+    with pytest.raises(ValueError, match="expected seen_size"):
         evaluate_evidence(
             test_set, LOCAL, PARAMS, DEFENSES, folder, preprocessing=Preprocessing(resize_to=16)
         )
