@@ -98,6 +98,8 @@ def promising_goals(
             asked, images, labels, randoms, threat=threat, search=search, locations=locations,
             where=where, given=given, target=target, stop=stop,
         )  # fmt: skip
+    if not any(wrong):  # all are of the target's class
+        return [[] for _ in images]
     logits = _tables(asked, images, stop)
     of = np.asarray([row for row, some in enumerate(wrong) for _ in some], np.intp)
     aims = np.asarray([z for some in wrong for z in some], np.int32)

@@ -149,6 +149,8 @@ def test_goals_are_for_the_target_alone(linear, asked):
                 assert bool(some) == (label != 1)
                 assert all(goal.target == 1 and not goal.avoids for goal in some)
                 assert all(goal.answer == 1 for goal in some if goal.wins and one is under)
+        of_that_class = np.full(COUNT, 1, np.int32)
+        assert attacks.promising_goals(one, images, of_that_class, target=1, **how) == [[]] * COUNT
     with pytest.raises(ValueError, match="target: expected a class of the model, 0 to 2, got 3"):
         attacks.promising_goals(asked, images, labels, target=3, **how)
 
