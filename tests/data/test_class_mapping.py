@@ -13,6 +13,7 @@ from certmask_jax.data.class_index import read_class_index
 from certmask_jax.data.class_mapping import imagenet_wnids, mapped, restricted
 from certmask_jax.data.imagenet_devkit import devkit_wnids
 from certmask_jax.models.output_choice import restricted as with_outputs
+from tests.support.small_models import drawn_params
 
 IMAGENETTE = {
     "n01440764": 0, "n02102040": 217, "n02979186": 482, "n03000684": 491, "n03028079": 497,
@@ -146,7 +147,7 @@ def test_these_classes_only():
     assert few.apply_fn is with_outputs(model, (3, 5, 8)).apply_fn  # compiled once
     import jax
 
-    params = jax.jit(model.init)(jax.random.key(0))
+    params = drawn_params(model)
     images = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype(np.float32)
     whole = np.asarray(jax.jit(model.apply_fn)(params, images))
     some = np.asarray(jax.jit(few.apply_fn)(params, images))

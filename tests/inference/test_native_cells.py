@@ -28,6 +28,7 @@ from certmask_jax.inference.evidence_sources import LocalSource
 from certmask_jax.masks.threats import Threat
 from certmask_jax.programs import attack, certify, leaderboard, report
 from certmask_jax.tables import evidence_store
+from tests.support.small_models import drawn_params
 
 SIZES = [(8, 16), (8, 13), (16, 9), (5, 8), (30, 12), (9, 9), (7, 22), (600, 333), (333, 600)]
 
@@ -161,8 +162,7 @@ def test_a_run_refuses_defenses_on_another_resize(tmp_path):
 def _bagnet():
     """A net that sees 32x32 pixels, and its preprocessing of larger images."""
     model = models.create("cifar_bagnet5")
-    params = jax.tree.map(np.array, jax.jit(model.init)(jax.random.key(0)))
-    params["params"]["fc"]["bias"][3] += 0.25  # so that there is something to be certified
+    params = drawn_params(model)
     config = model.data_config
     return model, params, cm.Preprocessing(config.mean, config.std, resize_to=(32, 32))
 

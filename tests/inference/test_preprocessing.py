@@ -17,6 +17,7 @@ from certmask_jax.inference.preprocessing import Preprocessing, model_input
 from certmask_jax.masks.distinct_unions import MaskedImages
 from certmask_jax.models import DataConfig
 from certmask_jax.programs import certify
+from tests.support.small_models import drawn_params
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 RNG = np.random.default_rng(7)
@@ -90,7 +91,7 @@ def test_bad_resize():
 def test_certify_in_the_data_sets_own_pixels(tmp_path, capsys):
     """The same patch of 1 px on 8x8 digits, before they are resized to 16x16, and named so."""
     model = models.create("cifar_resnet20", input_size=(16, 16))
-    weights.save(tmp_path / "w.npz", jax.jit(model.init)(jax.random.key(0)))
+    weights.save(tmp_path / "w.npz", drawn_params(model))
     found = {}
     for lives in ("input", "native"):
         options = [

@@ -7,6 +7,7 @@ import functools
 
 import jax
 import numpy as np
+from numpy.typing import NDArray
 
 from certmask_jax import models
 from certmask_jax.inference.distinct_fields import LocalLogits
@@ -153,6 +154,21 @@ def _local_net(**given) -> CifarBagNet:
 
 
 @functools.cache
+def drawn_params(model: Model) -> Params:
+    """Random variables by NumPy, of shapes alone: for deep models, which take long to compile."""
+    random = np.random.default_rng(0)
+
+    def drawn(path, leaf):
+        ones = path[-1].key in ("var", "scale")
+        return np.ones(leaf.shape, np.float32) if ones else _normal(random, leaf.shape)
+
+    return jax.tree_util.tree_map_with_path(drawn, model.param_shapes())
+
+
+def _normal(random: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    return random.normal(scale=0.05, size=shape).astype(np.float32)
+
+
 def first_params(model: Model) -> Params:
     """Random variables; making them takes longer than training these models does."""
     return jax.tree.map(np.asarray, jax.jit(model.init)(jax.random.key(0)))

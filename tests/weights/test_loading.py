@@ -6,18 +6,18 @@ import subprocess
 import sys
 import warnings
 
-import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 import certmask_jax as cm
 from certmask_jax import data, models, weights
+from tests.support.small_models import drawn_params
 
 
 def _saved(tmp_path, name="cifar_resnet20", **options):
     model = models.create(name, **options)
-    weights.save(tmp_path / "w.npz", jax.jit(model.init)(jax.random.key(0)))
+    weights.save(tmp_path / "w.npz", drawn_params(model))
     return tmp_path / "w.npz"
 
 
