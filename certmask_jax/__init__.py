@@ -82,7 +82,7 @@ __all__ = [
     "worst_case",
 ]
 
-# Imported when they are asked for: a program that starts, or a mistyped option, waits for no JAX.
+# Imported when they are asked for, so that ``import certmask_jax`` waits for no JAX.
 _MODULES = {
     "adversary": "defenses.adversary",
     "combined_sets": "masks.combined_sets",

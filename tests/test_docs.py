@@ -426,6 +426,11 @@ def test_modules_that_moved_are_where_the_changelog_says():
         room = first.rpartition(".")[0]
         for module in [first, *(f"{room}.{name}" for name in others)]:
             assert importlib.util.find_spec(module) is not None, module
+    names = re.findall(r"^\| `[\w.]+`: (`.*`) \| `([\w.]+)` \|$", moved, re.MULTILINE)
+    assert len(names) > 9
+    for left, module in names:
+        for name in re.findall(r"`(\w+)`", left):
+            assert hasattr(importlib.import_module(module), name), (module, name)
 
 
 def test_the_citation_names_this_version():

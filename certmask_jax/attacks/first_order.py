@@ -28,7 +28,7 @@ _AT_ONCE = 8
 
 
 class Ways(NamedTuple):
-    """Of R images with a goal each.
+    """How far pixels move the goals of R images.
 
     Attributes:
       gains: ``float32[R, h, w]``, by how much each pixel alone can lower the objective, 0 or more.

@@ -68,7 +68,7 @@ def check_slopes(
     name: str = "model",
     seen: LookedAt = _SEEN,
 ) -> None:
-    """That pixels have slopes on one of a few images at least.
+    """Refuses a model whose pixels have no slope on any of a few images.
 
     Models that are equal, on images and parameters of equal shapes, are looked at once.
 

@@ -159,7 +159,7 @@ def _tables(
 
 
 def _unanimous(target: int, place: Placement, shown: NDArray[np.bool_]) -> Goal:
-    """Of a table that is too large to be looked at: all that show the patch say one label."""
+    """The goal on a table too large to be looked at: all that show the patch say one label."""
     wanted = np.where(shown, target, ANY).astype(np.int32)
     return Goal(place, wanted, shown, ANY, False, 0.0, target=target)
 

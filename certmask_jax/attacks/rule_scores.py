@@ -44,7 +44,7 @@ def wrong_lags(defense: LocalDefense, evidence: Array) -> Array:
 
 
 def _lag_of(defense: LocalDefense, evidence: Array, lag: Callable[[Array], Array]) -> Array:
-    """Of one label or of each, as ``lag`` has it of scores ``[K]``."""
+    """The lag of one label or of each, as ``lag`` has it of scores ``[K]``."""
     cells = evidence.shape[0] * evidence.shape[1]
     if isinstance(defense, PatchGuard):
         kept = _leaky(evidence, 0.0, min(defense.clip, CEILING))

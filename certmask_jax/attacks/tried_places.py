@@ -45,7 +45,7 @@ def best_tried(
     *,
     showing: Showing,
 ) -> list[tuple[list[Placement], list[float]]]:
-    """Of each pair places that are worth a look, and the objective with a patch tried there.
+    """Places of each pair that are worth a look, and the objective with a patch tried there.
 
     Args:
       pairs: R images with a goal each.

@@ -149,7 +149,7 @@ def _is_gapless(by_number: Mapping[int, str]) -> bool:
 
 
 def _title(name: str, by_id: Mapping[str, str]) -> str:
-    """Of a class, or of several that share an output."""
+    """The title of a class, or of several that share an output."""
     if name in by_id:
         return by_id[name]
     parts = name.split("/")

@@ -91,7 +91,7 @@ def shares(
     sizes: Mapping[str, tuple[int, int]],
     config: DataConfig,
 ) -> dict[str, float]:
-    """Of each image the share of what the model sees that its objects cover.
+    """The share of what the model sees of each image that its objects cover.
 
     Args:
       objects: id -> what ``object_boxes.read`` found of it.

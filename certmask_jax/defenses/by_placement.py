@@ -113,7 +113,7 @@ def verdicts_at(
 def _of_good_rows(
     defense: Defense, own: PredictionTable, true: NDArray[np.int32], hidden: NDArray[np.bool_]
 ) -> NDArray[np.int8]:
-    """Of places where the worst case holds iff a mask that hides the patch has a good row."""
+    """Verdicts where the worst case holds iff a mask that hides the patch has a good row."""
     single, pair = rows_of(defense)
     known = own.known
     right = known & own.sure & (np.asarray(own.predictions) == true[:, None])

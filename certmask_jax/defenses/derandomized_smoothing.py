@@ -121,8 +121,8 @@ def worst_case(
       votes: ``bool[T, B, K]`` on the clean images, or with other axes before B.
       labels: ``int[T]``, the true classes.
       affected: ``bool[G, B]``, the bands that each group of placements meets, as of
-        ``MaskSet.affected``. Or several, ``bool[G_i, B_i]``, whose bands follow one another, where
-        an attacker picks a group of each (``masks.bands.affected_parts``).
+        ``MaskSet.affected``. Several are ``bool[G_i, B_i]`` each, whose bands follow one
+        another, where an attacker picks a group of each (``masks.bands.affected_parts``).
       ties: as of ``rule``.
 
     Returns:

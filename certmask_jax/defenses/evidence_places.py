@@ -29,7 +29,7 @@ class NoPlacesError(ValueError):
 
 
 class PlaceVerdicts(NamedTuple):
-    """Of T images on S sets of cells or bands.
+    """Verdicts on T images and S sets of cells or bands.
 
     Attributes:
       holds: ``bool[T, S]``: whatever is put into the set, the outcome stays right.
@@ -62,7 +62,7 @@ class EvidencePlaces(NamedTuple):
 def told_apart(holds: Array, leads: Array) -> PlaceVerdicts:
     """Verdicts and leads, of which rounding has moved none to the other side of 0.
 
-    Also not the rounding to float16 that a run keeps them in, nor its range.
+    Neither does the rounding to float16 that a run keeps them in, nor its range.
     """
     least, most = 2.0**-20, 60000.0
     signed = jnp.where(holds, jnp.maximum(leads, least), jnp.minimum(leads, 0))

@@ -107,7 +107,8 @@ def detection_worst_case(
 ) -> Array | NDArray[np.bool_]:
     """Whether the rule answers the label or an alert whatever is put into any one window.
 
-    And no alert on the image as it is. Ties never certify, so it holds however they are broken.
+    The image as it is has to raise no alert. Ties never certify, so it holds however they are
+    broken.
 
     Args:
       evidence, window, tau: as of ``detection_rule``.

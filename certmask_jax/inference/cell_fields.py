@@ -42,7 +42,7 @@ def check_fields(
     stride: tuple[int, int],
     what: str,
 ) -> None:
-    """That cells in the corners and in the middle have no gradient outside their fields.
+    """Refuses cells, in the corners or the middle, with a gradient outside their fields.
 
     At one random image, of a random combination of what a cell holds; a function that is built to
     deceive may pass.

@@ -27,7 +27,7 @@ def check_claims(
     *,
     preprocessing: Preprocessing,
 ) -> None:
-    """That cells see the field that is claimed for them; models that claim none pass.
+    """Refuses cells that see more than the field claimed for them; models that claim none pass.
 
     Parts and local logits that are equal, on parameters of equal shapes, are looked at once.
 

@@ -173,7 +173,7 @@ class DroppedTokens:
 
     @functools.cached_property
     def _places(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        """Of each masked image: its group, and its place there: ``int[V]`` each."""
+        """The group of each masked image, and its place there: ``int[V]`` each."""
         group_of, place = (np.zeros(len(self.masked_images), np.intp) for _ in range(2))
         for number, group in enumerate(self.groups):
             group_of[group.masks] = number
@@ -280,8 +280,8 @@ def dropped_forward(
       image_shape: ``(height, width, channels)``, as the model sees images.
       masked_images: V masked images.
       preprocessing, memory_budget, mesh: see ``masked_forward``.
-      chunk: work items at once, of masks that leave the fewest tokens; fewer of others. Or all
-        sizes, ascending. Chosen by default.
+      chunk: work items at once, of masks that leave the fewest tokens; fewer of others.
+        Several are all sizes, ascending. Chosen by default.
 
     Raises:
       ValueError: as ``masked_forward``; for preprocessing that resizes masked images, or images

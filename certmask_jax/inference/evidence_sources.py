@@ -28,7 +28,7 @@ from certmask_jax.masks.visible_tokens import kept_counts
 
 
 class Evidence(NamedTuple):
-    """Of T images."""
+    """What cells or bands of T images say."""
 
     parts: Array  # float32[T, ..., K]: of each cell, or each band
     whole: Array | None  # float32[T, K], the logits of the image; None where nobody asked
@@ -53,7 +53,7 @@ class LocalSource:
         return images
 
     def evidence(self, params: Any, images: Array, preprocessing: Preprocessing) -> Evidence:
-        """Of ``uint8[T, h, w, c]``."""
+        """The evidence of ``uint8[T, h, w, c]``."""
         nothing = jnp.zeros((len(images), 1, 4), jnp.int32)
         parts = masked_logits(
             self.local.apply_fn, params, images, nothing, preprocessing=preprocessing
@@ -106,7 +106,7 @@ class BandSource:
         return sum(rounds * size for rounds, size in each) * views
 
     def evidence(self, params: Any, images: Array, preprocessing: Preprocessing) -> Evidence:
-        """Of ``uint8[T, h, w, c]``: ``at_once`` masked images after ``at_once``, evenly."""
+        """The evidence of ``uint8[T, h, w, c]``, ``at_once`` masked images at a time, evenly."""
         groups = _groups(self)
         parts = [
             self._logits(model, masks, params, images, preprocessing) for masks, model in groups

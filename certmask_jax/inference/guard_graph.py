@@ -169,7 +169,7 @@ def check_traceable(defense: Defense, num_classes: int, *, certified: bool = Fal
 def _answers(
     defense: Defense, outputs: Outputs, num_classes: int, *, certified: bool
 ) -> tuple[Array, ...]:
-    """Of one image: its label, and its certified label where that is asked for."""
+    """The label of one image, and its certified label where that is asked for."""
     row = outputs.map(lambda column: column[None])
     table = PredictionTable.of(row, defense.masked_images, num_classes)
     label = rule(defense, table).astype(jnp.int32)

@@ -136,7 +136,7 @@ class HostBatches:
         return evaluate_items(self, images, image_of, columns)
 
     def outputs(self, images: NDArray[np.uint8], boxes: NDArray[np.int32]) -> Outputs:
-        """Of one batch, ``uint8[chunk, h, w, c]`` under ``int32[chunk, R, 4]``: ``[chunk]``."""
+        """``[chunk]`` outputs of a batch ``uint8[chunk, h, w, c]`` under ``int32[chunk, R, 4]``."""
         with unguarded():
             masked = _program(self.preprocessing, self.function.dtype)(images, boxes)
             logits = self.function.checked(np.array(masked))  # its own, which it may write to

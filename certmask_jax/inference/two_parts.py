@@ -146,7 +146,7 @@ def mean_of_kept(params: Any, features: Array, hidden: Array) -> Array:
 
 
 def check_parts(parts: TwoParts, params: Any, channels: int) -> None:
-    """That cells see what they are said to see, and that the head sees nothing that is hidden.
+    """Refuses cells that see more than they are said to, and a head that sees what is hidden.
 
     By gradients (``check_fields``), and by NaN in hidden cells. Cheap checks, which parts that are
     built to deceive may pass.

@@ -283,8 +283,9 @@ def masked_forward(
       boxes_per_mask: R, as many boxes as any mask has that will be given; by default as many as
         ``masked_images`` have.
       chunk: work items at once, rounded up to a multiple of the devices; smaller chunks for what
-        is left are chosen (``chunk_sizes``). Or all sizes, ascending. Chosen by default: what keeps
-        the device busy; on an accelerator ``for_blocks`` halves it until it fits the memory.
+        is left are chosen (``chunk_sizes``). Several are all sizes, ascending. Chosen by
+        default: what keeps the device busy; on an accelerator ``for_blocks`` halves it until it
+        fits the memory.
       memory_budget: bytes that a chunk may take on one device; by default most of what the device
         says is free, and no limit on a CPU.
       mesh: 1-D mesh; all devices of this process by default.

@@ -124,7 +124,7 @@ class MaskSet(ByContent):
         return " or ".join(filter(None, [", ".join(largest[:-1]), largest[-1]]))
 
     def check(self, threat: Threat) -> None:
-        """That every placement of ``threat`` is hidden by at least ``promise`` masks.
+        """Refuses masks of which fewer than ``promise`` hide some placement of ``threat``.
 
         Raises:
           CoverageError: naming a placement that is not.

@@ -136,7 +136,7 @@ def _refused(run: str, why: str, defense: str | None = None) -> dict[str, Any]:
 
 
 def _contradicted(place: _Place, places: Sequence[_Place]) -> dict[str, Any]:
-    """Of rows that an attack contradicts, in whichever folder of them it lies."""
+    """Refuses rows that an attack contradicts, in whichever folder of them it lies."""
     why = f"an attack contradicts {place.contradictions} of its certificates"
     if not place.contradictions:
         other = next(one for one in places if one.contradictions)

@@ -60,7 +60,7 @@ def refusal(report: Report) -> str:
 
 
 def sample_of(report: Report) -> str:
-    """Of a run that is not refused: which of the images of its data set it is of."""
+    """Which of the images of its data set a run is of that is not refused."""
     subset = report.provenance.get("subset")
     return "all" if subset is None else f"{subset['how']} of {subset['of']:,}"
 

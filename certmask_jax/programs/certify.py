@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from certmask_jax._text import counted
 from certmask_jax.certification import evaluation, precision_check, report, verdicts
@@ -28,7 +28,6 @@ from certmask_jax.programs import (
     earlier_images,
     from_tables,
     listings,
-    page_of_run,
     page_options,
     printing,
     program,
@@ -57,7 +56,10 @@ from certmask_jax.programs.run_folder import (
 from certmask_jax.tables import saved_table, table_writer
 from certmask_jax.tables.evidence_store import SavedEvidence
 
-TO_BE_GONE_ON_WITH = 3
+if TYPE_CHECKING:
+    from certmask_jax.programs.page_of_run import Images
+
+STOPPED = 3
 """Exit status of a run that ended as it had no more time."""
 
 
@@ -91,7 +93,7 @@ def run(config: Config, command: str) -> int:
         if found is None:
             words = printing.words_to(config.format)
             print(f"stopped: evidence is in {out}; give the same command again", file=words)
-            return TO_BE_GONE_ON_WITH
+            return STOPPED
         evidence = certify_evidence(found, job.evidence.defenses)
         if not job.defenses:
             return _told(config, job, evidence, found, out, started, work, shown)
@@ -122,13 +124,13 @@ def run(config: Config, command: str) -> int:
         )
     stopped = processes.any_says(progress.stopped)
     if not processes.is_first():
-        return TO_BE_GONE_ON_WITH if stopped else 0
+        return STOPPED if stopped else 0
     words = printing.words_to(config.format)
     if stopped or (saved is None and out == run_folder):
         done, count = saved_table.images_done(out / "tables")
         again = "give the same command again"
         print(f"stopped: {done} of {counted(count, 'image')} done, in {out}; {again}", file=words)
-        return TO_BE_GONE_ON_WITH
+        return STOPPED
     if saved is None:
         done, count = saved_table.images_done(out / "tables")
         print(f"share {part} is done, {done} of {counted(count, 'image')}, in {out}", file=words)
@@ -220,6 +222,8 @@ def _shown(
     words = printing.words_to(config.format)
     files = () if was_complete else write_report(result, out, _say)
     if config.page and not was_complete:
+        from certmask_jax.programs import page_of_run  # what draws takes a tenth of a second
+
         page = page_of_run.try_page(
             result,
             saved,
@@ -241,7 +245,7 @@ def _shown(
     return 0
 
 
-def _images(job: Job, result: report.Report) -> page_of_run.Images:
+def _images(job: Job, result: report.Report) -> Images:
     """The images of a job, for a page of its report."""
     return lambda rows: earlier_images.given(job.dataset, result, rows)
 

@@ -40,7 +40,7 @@ from certmask_jax.programs.run_folder import write_report
 RESULT, ASKED = "choice.json", "asked.json"
 """What a choice came to, and what was asked of it."""
 
-TO_BE_GONE_ON_WITH = 3
+STOPPED = 3
 """Exit status of a choice that ended as it had no more time."""
 
 
@@ -113,7 +113,7 @@ def run(options: ChooseOptions, words: Sequence[str]) -> int:
         choice = _of_readable(choice, reported)
     except Stopped:
         print(f"stopped: what was done is in {folder}; give the same command again")
-        return TO_BE_GONE_ON_WITH
+        return STOPPED
     commands = {
         one: choose_options.command_of(words, found[one].spec, found[one].variant)
         for one in choice.front

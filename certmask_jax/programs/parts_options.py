@@ -78,7 +78,7 @@ def read(text: str | None) -> PartsOptions | None:
 
 
 def check(config: Any, specs: Sequence[str], *, resized: bool) -> None:
-    """That nothing else is asked for that does not go with it.
+    """Refuses what does not go with a model in two parts.
 
     Args:
       config: of certification, of a model in two parts: cut by its ``two_parts``, or a user's own.
@@ -112,7 +112,7 @@ def check(config: Any, specs: Sequence[str], *, resized: bool) -> None:
 
 
 def check_whole(specs: Sequence[str]) -> None:
-    """That no defense of a whole model has the masks that are for a map: one for every place.
+    """Refuses a defense of a whole model with masks that are for a map: one for every place.
 
     Raises:
       ValueError: naming it.

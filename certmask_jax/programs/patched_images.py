@@ -28,7 +28,7 @@ class PatchedImages:
 
     @property
     def listing(self) -> Listing | None:
-        """That of the clean images."""
+        """The listing of the clean images."""
         return getattr(self.clean, "listing", None)
 
     @property
@@ -38,7 +38,7 @@ class PatchedImages:
         return None if whole is None else dataclasses.replace(self, clean=whole)
 
     def original_sizes(self, ids: Collection[str]) -> dict[str, tuple[int, int]]:
-        """Of the clean images, see ``Dataset.original_sizes``."""
+        """The sizes of the clean images, see ``Dataset.original_sizes``."""
         found: dict[str, tuple[int, int]] = getattr(self.clean, "original_sizes")(ids)  # noqa: B009
         return found
 

@@ -23,7 +23,7 @@ from certmask_jax.tables.evidence_store import EvidenceStore, SavedEvidence
 
 
 class KeptEvidence(NamedTuple):
-    """Of the T images that count, as ``defenses.patchguard`` and its kin take it."""
+    """The evidence of the T images that count, as ``defenses.patchguard`` and its kin take it."""
 
     evidence: NDArray[np.float32]  # [T, H, W, K] local logits, or [T, B, K] logits of bands
     labels: NDArray[np.int32]  # [T]
@@ -44,7 +44,7 @@ class KeptFiles:
 
     @property
     def bytes_an_image(self) -> int:
-        """Of all sources, without the names of files and the like."""
+        """The bytes of an image of all sources, without the names of files and the like."""
         return sum(4 * math.prod(shape) for shape in self._shapes)
 
     def nothing(self, images: int) -> list[NDArray[np.float32]]:

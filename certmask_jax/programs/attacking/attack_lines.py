@@ -13,7 +13,7 @@ from certmask_jax.programs.attacking.clean_verdicts import Before
 def line_before(
     before: Before, row: int, label: int, class_names: Sequence[str], *, conditions: bool
 ) -> Line:
-    """Of an image that is not attacked yet: what it is, and what is said of it.
+    """What an image is that is not attacked yet, and what is said of it.
 
     Args:
       before: of some images.

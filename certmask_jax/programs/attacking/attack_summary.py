@@ -67,7 +67,7 @@ def is_wrong(line: Line, may_alert: bool) -> bool:
 
 
 def _by_kind(tried: Sequence[Line]) -> dict[str, dict[str, int]]:
-    """Of those that were attacked: certified, by a paper's condition alone, and neither."""
+    """Counts of those that were attacked: certified, by a paper's condition alone, and neither."""
     kinds: dict[str, dict[str, int]] = {}
     for line in tried:
         names = [name for name, holds in line.get("conditions", {}).items() if holds]

@@ -42,7 +42,7 @@ def opened_job(config: Config, command: str, *, needs_gradients: bool = True) ->
 
 
 def check_gradients(job: Job, options: AttackOptions | None) -> None:
-    """That a search by gradients has some to follow, before anything is written.
+    """Refuses a model without gradients to a search that follows them, before anything is written.
 
     Args:
       job: what is attacked.

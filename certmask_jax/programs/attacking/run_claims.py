@@ -102,7 +102,7 @@ class Claims(NamedTuple):
         return self.ids.index(line["image"]) if line["image"] in self.ids else None
 
     def check_known(self, ids: Iterable[str]) -> None:
-        """That the run says something of each of these images; ``ValueError`` naming others."""
+        """Refuses images of which the run says nothing; ``ValueError`` that names them."""
         known = set(self.ids)
         unknown = [image_id for image_id in ids if image_id not in known]
         if unknown:

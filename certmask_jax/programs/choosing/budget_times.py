@@ -26,7 +26,7 @@ _TIMED = 20  # images that the chosen guards are timed on
 def of_variants(
     options: ChooseOptions, jobs: Mapping[str, Job], found: Sequence[Candidate], folder: AnyPath
 ) -> dict[str, WaveTimes]:
-    """Of chunks for each variant, measured before the search; none for a budget of passes.
+    """Seconds of chunks for each variant, measured before the search; none for a budget of passes.
 
     Raises:
       ValueError: for a model that does not evaluate masked images one by one.
@@ -45,7 +45,7 @@ def of_variants(
 
 
 def _measured(options: ChooseOptions, job: Job, mine: Sequence[Candidate], least: int) -> WaveTimes:
-    """Of one variant, whose candidates are ``mine``, with ``least`` as the smallest first wave."""
+    """Times of a variant with the candidates ``mine``; ``least`` is the smallest first wave."""
     image = readable(job.dataset, job.unreadable).read(0, 1).images
     engine = engine_for(
         job.model.apply_fn,
