@@ -147,7 +147,7 @@ def test_one_pixel_breaks_nothing_that_its_levels_cannot(world, defense):
 
 
 def _breakable(asked, images, labels):
-    found = []
+    breaks = []
     for image, label in zip(images, labels, strict=True):
         tried = []
         for row, column in itertools.product(range(SIZE), range(SIZE)):
@@ -155,8 +155,8 @@ def _breakable(asked, images, labels):
             some[:, row, column, 0] = np.linspace(0, 255, 32).round()
             tried.append(some)
         answers = _of(asked, np.concatenate(tried))
-        found.append(((answers != label) & ((answers >= 0) | (not asked.may_alert))).any())
-    return np.asarray(found)
+        breaks.append(((answers != label) & ((answers >= 0) | (not asked.may_alert))).any())
+    return np.asarray(breaks)
 
 
 def _of(asked, images):

@@ -260,7 +260,7 @@ def test_a_masked_image_is_tried_at_the_places_that_it_does_not_hide(linear, mon
         return lambda *given: (passes.append(given[4]), real(objective, mesh)(*given))[1]
 
     monkeypatch.setattr(tried_losses, "_each_program", counting)
-    found = tried_losses.losses_tried(pairs, ends, places, showing=asked.showing())
+    mean_losses = tried_losses.losses_tried(pairs, ends, places, showing=asked.showing())
     count = 0
     for row, there in enumerate(places):
         columns = np.flatnonzero(wanted[row] != ANY)
@@ -279,7 +279,7 @@ def test_a_masked_image_is_tried_at_the_places_that_it_does_not_hide(linear, mon
                 best = np.delete(said, wanted[row, column]).max()
                 lag = named - best if targets[row] == ANY else best - named
                 losses.append(max(lag, -0.5) + 0.5)
-            assert found[row, number] == pytest.approx(np.mean(losses), abs=1e-5)
+            assert mean_losses[row, number] == pytest.approx(np.mean(losses), abs=1e-5)
     [at_once] = {len(boxes) for boxes in passes}
     assert at_once * len(passes) < places.shape[1] * (wanted != ANY).sum()  # some were left out
     assert len(passes) == -(-count // at_once)
@@ -288,14 +288,14 @@ def test_a_masked_image_is_tried_at_the_places_that_it_does_not_hide(linear, mon
 @pytest.mark.parametrize("threat", [t for t in THREATS if len(t) == 1], ids=str)
 @pytest.mark.parametrize("most", [4, 9, 30, 1000])
 def test_places_everywhere_are_the_finest_grid_that_is_small_enough(threat, most):
-    found = patch_places.places_everywhere(threat, most=most)
-    assert 0 < len(found) <= most
-    assert len({tuple(place.ravel()) for place in found}) == len(found)
-    for place in found:
+    places = patch_places.places_everywhere(threat, most=most)
+    assert 0 < len(places) <= most
+    assert len({tuple(place.ravel()) for place in places}) == len(places)
+    for place in places:
         patched_pixels.check_placement(place, threat)
     allowed = sum(int(threat.allowed(shape).sum()) for shape in threat.shapes)
     if most >= allowed:
-        assert len(found) == allowed
+        assert len(places) == allowed
 
 
 def test_many_shapes_are_tried_anywhere_and_not_in_corners_alone():
@@ -375,20 +375,20 @@ def test_goals_win_only_where_the_table_adversary_does(defense):
     labels = np.ones(40, np.int32)
     robust = defense.worst_case(table, labels)
     places = attacks.weakest_places(defense.masked_images, defense.threat)
-    found = [
+    goals_of_rows = [
         attacks.goals_at(
             defense, row, np.ones(count), 1, places=places, targets=[0, 2], num_classes=3
         )
         for row in rows
     ]
-    wins = np.asarray([any(goal.wins for goal in goals) for goals in found])
+    wins = np.asarray([any(goal.wins for goal in goals) for goals in goals_of_rows])
     right = defense.rule(table) == labels
     assert not (wins & robust).any()
     assert (wins | robust | ~right).mean() > 0.9  # the families miss few that can be won
     if defense.name == "certmask":
         assert wins[:5].all()
         assert defense.conditions(table, labels)["k_fold_correct"][:5].all()
-    for goals, row in zip(found, rows, strict=True):
+    for goals, row in zip(goals_of_rows, rows, strict=True):
         for goal in goals:
             shown = patched_pixels.shows(defense.masked_images.boxes, goal.place)
             assert ((goal.wanted == ANY) == ~shown).all()

@@ -51,14 +51,14 @@ def _largest_lead(params, image, logits, place, target):
     slopes = [(weights[(target, *inside)] - weights[(k, *inside)]).ravel() for k in others]
     leads = [float(logits[target] - logits[k]) for k in others]
     # lead + slope . (x - before) >= t for each, x between 0 and 1, t as large as can be
-    found = linprog(
+    solution = linprog(
         [*np.zeros(len(before)), -1.0],
         A_ub=[[*-slope, 1.0] for slope in slopes],
         b_ub=[lead - slope @ before for lead, slope in zip(leads, slopes, strict=True)],
         bounds=[(0, 1)] * len(before) + [(None, None)],
     )
-    assert found.success
-    return -found.fun
+    assert solution.success
+    return -solution.fun
 
 
 def test_a_label_is_answered_exactly_where_a_patch_can_have_it_answered(linear):
@@ -183,8 +183,8 @@ def test_the_best_of_each_place_is_its_first():
         (1.0, goal(here, 1, False)), (0.0, goal(here, 2, True)),
         (2.0, goal(here, 3, True)), (9.0, goal(there, 1, False)),
     ]  # fmt: skip
-    found = [(one.place.tolist()[0], one.target) for one in _best_of_each_place(given, 3)]
-    assert found == [(here, 2), (there, 1), (here, 3)]
+    best = [(one.place.tolist()[0], one.target) for one in _best_of_each_place(given, 3)]
+    assert best == [(here, 2), (there, 1), (here, 3)]
 
 
 def test_of_more_given_places_than_are_searched_the_model_is_attacked_at_the_best(linear):

@@ -91,10 +91,10 @@ def test_its_line_says_what_there_is():
 
 def test_bands_are_the_papers_unless_said():
     large = Threat.of((224, 299), 32)
-    found = [one(Threat.of(32, 5)).band for one in (DerandomizedSmoothing, SmoothedViT, MaskDS)]
-    assert found == [4, 4, 4]
-    found = [one(large).band for one in (DerandomizedSmoothing, SmoothedViT, MaskDS)]
-    assert found == [25, 19, 25]
+    bands = [one(Threat.of(32, 5)).band for one in (DerandomizedSmoothing, SmoothedViT, MaskDS)]
+    assert bands == [4, 4, 4]
+    bands = [one(large).band for one in (DerandomizedSmoothing, SmoothedViT, MaskDS)]
+    assert bands == [25, 19, 25]
 
 
 @pytest.mark.parametrize(
@@ -116,11 +116,11 @@ def test_golden_of_levine_and_feizi(shared, name, logits, axis, size):
             axis=axis,
             threshold=float(golden[f"{case}_threshold"]) if f"{case}_threshold" in golden else None,
         )
-        found = _found(defense, golden[logits], labels)
-        np.testing.assert_array_equal(found["answer"], golden[f"{case}_peer_pred"])
-        np.testing.assert_array_equal(found["worst_case"], golden[f"{case}_sound_exact"])
+        results = _found(defense, golden[logits], labels)
+        np.testing.assert_array_equal(results["answer"], golden[f"{case}_peer_pred"])
+        np.testing.assert_array_equal(results["worst_case"], golden[f"{case}_sound_exact"])
         published = golden[f"{case}_peer_certified"] & (golden[f"{case}_peer_pred"] == labels)
-        np.testing.assert_array_equal(found["conditions"]["published_gap"], published)
+        np.testing.assert_array_equal(results["conditions"]["published_gap"], published)
 
 
 @pytest.mark.parametrize("case", [2, 4, 7])
@@ -135,10 +135,10 @@ def test_golden_of_smoothed_vits(shared, case):
     assert defense.published_reach() == of["affected_formula"]
     assert sum(p.sum(axis=1).max() for p in defense.affected) == of["affected_true_max"]
     classes = int(max(of["labels"].max(), of["label"].max())) + 1
-    found = _found(defense, _of_labels(of["labels"], classes), of["label"])
-    np.testing.assert_array_equal(found["answer"] == of["label"], of["peer_smoothed_correct"])
-    np.testing.assert_array_equal(found["worst_case"], of["sound_exact"])
-    np.testing.assert_array_equal(found["conditions"]["published_gap"], of["peer_certified"])
+    results = _found(defense, _of_labels(of["labels"], classes), of["label"])
+    np.testing.assert_array_equal(results["answer"] == of["label"], of["peer_smoothed_correct"])
+    np.testing.assert_array_equal(results["worst_case"], of["sound_exact"])
+    np.testing.assert_array_equal(results["conditions"]["published_gap"], of["peer_certified"])
 
 
 def test_golden_of_mask_ds(shared):
@@ -148,11 +148,11 @@ def test_golden_of_mask_ds(shared):
         defense = MaskDS(Threat.of(32, window - 3), band=4)
         assert defense.window == (window, 1)
         labels = golden["label"].astype(np.int32)
-        found = defense.masked(jnp.asarray(golden["local_logits"]), jnp.asarray(labels))
-        np.testing.assert_array_equal(found.answer, golden[f"{case}_peer_pred"])
-        np.testing.assert_array_equal(found.worst_case, golden[f"{case}_sound"])
+        results = defense.masked(jnp.asarray(golden["local_logits"]), jnp.asarray(labels))
+        np.testing.assert_array_equal(results.answer, golden[f"{case}_peer_pred"])
+        np.testing.assert_array_equal(results.worst_case, golden[f"{case}_sound"])
         certified = golden[f"{case}_peer_result"] == 2
-        np.testing.assert_array_equal(found.conditions["provable_masking"], certified)
+        np.testing.assert_array_equal(results.conditions["provable_masking"], certified)
 
 
 @pytest.mark.parametrize(
@@ -191,9 +191,9 @@ def test_the_worst_case_of_votes_is_what_exhausted_votes_leave(
             attacked = all_votes.copy()
             attacked[:, group] = np.array(said, bool).reshape(-1, 3)
             robust &= attacked.sum(axis=1).argmax(axis=1) == labels
-    found = _found(smoothing, logits, labels)
+    results = _found(smoothing, logits, labels)
     np.testing.assert_array_equal(smoothing.votes(jnp.asarray(logits))[..., :2], votes)
-    np.testing.assert_array_equal(found["worst_case"], robust)
+    np.testing.assert_array_equal(results["worst_case"], robust)
     assert 5 < robust.sum() < count - 5
     assert smoothing.exact
 
@@ -212,8 +212,8 @@ def test_two_patches_at_once_meet_what_each_of_them_meets():
             attacked = np.where(first | second, target, said)
             counts = (attacked[..., None] == np.arange(3)).sum(axis=1)
             robust &= counts.argmax(axis=1) == 0
-    found = _found(defense, _of_labels(said, 3), labels)
-    np.testing.assert_array_equal(found["worst_case"], robust)
+    results = _found(defense, _of_labels(said, 3), labels)
+    np.testing.assert_array_equal(results["worst_case"], robust)
     assert 5 < robust.sum() < count - 5
     assert defense.condition_names == ()
 
@@ -224,9 +224,9 @@ def test_a_published_gap_that_is_no_proof_stays_under_its_name():
     said = np.zeros((1, 23), int)
     hit = [0, 1, 2, 3, 21, 22]
     said[0, [b for b in range(23) if b not in hit][:6]] = 1
-    found = _found(defense, _of_labels(said, 2), np.zeros(1, int))
-    assert found["conditions"]["published_gap"].all()
-    assert not found["worst_case"].any()
+    results = _found(defense, _of_labels(said, 2), np.zeros(1, int))
+    assert results["conditions"]["published_gap"].all()
+    assert not results["worst_case"].any()
     said[0, hit] = 1
     assert _found(defense, _of_labels(said, 2), np.zeros(1, int))["answer"].tolist() == [1]
 
@@ -257,7 +257,7 @@ def test_mask_ds_withstands_every_attack_on_the_bands_that_a_patch_meets(image, 
     logits = (
         rng.normal(0, 1, (count, met.shape[1], CLASSES)) + 1.2 * np.eye(CLASSES)[labels][:, None]
     )
-    found = _found(defense, logits, labels)
+    results = _found(defense, logits, labels)
     trust = np.asarray(jax.nn.softmax(jnp.asarray(logits, jnp.float32), axis=-1))
     if how.get("features") == "votes":
         trust = (trust > 0.3).astype(np.float32)
@@ -269,7 +269,7 @@ def test_mask_ds_withstands_every_attack_on_the_bands_that_a_patch_meets(image, 
         how.get("threshold", 0),
         wrap,
     )
-    np.testing.assert_array_equal(found["answer"], answers)
+    np.testing.assert_array_equal(results["answer"], answers)
     withstood = np.ones(count, bool)
     for group in np.unique(met, axis=0):
         assert any(set(np.flatnonzero(group)) <= set(window) for window in boxes)
@@ -281,13 +281,13 @@ def test_mask_ds_withstands_every_attack_on_the_bands_that_a_patch_meets(image, 
                 how.get("threshold", 0), wrap,
             )  # fmt: skip
             withstood &= (said == labels) | (labels == target)
-    assert not (found["worst_case"] & ~withstood).any()
-    assert 5 < found["worst_case"].sum() < count - 5
+    assert not (results["worst_case"] & ~withstood).any()
+    assert 5 < results["worst_case"].sum() < count - 5
     assert defense.exact == (how.get("threshold", 0) == 0)
     if defense.exact:
-        np.testing.assert_array_equal(found["worst_case"], withstood)
-    published = found["conditions"]["provable_masking"]
-    assert (published == found["worst_case"]).mean() > 0.9
+        np.testing.assert_array_equal(results["worst_case"], withstood)
+    published = results["conditions"]["provable_masking"]
+    assert (published == results["worst_case"]).mean() > 0.9
 
 
 @pytest.mark.parametrize(
@@ -312,7 +312,7 @@ def test_no_content_of_the_bands_that_are_met_does_more_than_the_worst_case(imag
     trust[np.arange(count), :, labels] = rng.choice([0.25, 0.5, 1], size=(count, met.shape[1]))
     shaped = (count, *defense.cells, CLASSES)
     given = jnp.asarray(trust.reshape(shaped), jnp.float32)
-    found = np.asarray(defense.masked(given, jnp.asarray(labels)).worst_case)
+    worst_case = np.asarray(defense.masked(given, jnp.asarray(labels)).worst_case)
     withstood = np.ones(count, bool)
     contents = [*itertools.product((0, 1), repeat=CLASSES), (0.5, 0.5, 0.5), (0, 0.5, 1)]
     for group in np.unique(met, axis=0):
@@ -321,13 +321,13 @@ def test_no_content_of_the_bands_that_are_met_does_more_than_the_worst_case(imag
             attacked[:, group] = content
             said = slow.robust_masking(attacked.reshape(shaped), defense.window, 1, 0, defense.wrap)
             withstood &= said == labels
-    np.testing.assert_array_equal(found, withstood)
-    assert 10 < found.sum() < count - 10
+    np.testing.assert_array_equal(worst_case, withstood)
+    assert 10 < worst_case.sum() < count - 10
     every_window = patchguard.robust_masking_worst_case(
         given, labels, window=defense.window, clip=1, wrap=defense.wrap
     )
-    assert not (np.asarray(every_window) & ~found).any()
-    assert (np.asarray(every_window) != found).any() == defense.wrap
+    assert not (np.asarray(every_window) & ~worst_case).any()
+    assert (np.asarray(every_window) != worst_case).any() == defense.wrap
 
 
 def test_a_threshold_leaves_a_lower_bound_that_is_about_the_bands_that_are_met():
@@ -339,7 +339,7 @@ def test_a_threshold_leaves_a_lower_bound_that_is_about_the_bands_that_are_met()
     shaped = (len(labels), *defense.cells, CLASSES)
     trust = np.where(rng.random(shaped) < 0.25, 0.25, 0)
     trust[np.arange(len(labels)), ..., labels] = rng.choice([0.25, 0.5, 1], size=shaped[:-1])
-    found = np.asarray(
+    worst_case = np.asarray(
         defense.masked(jnp.asarray(trust, jnp.float32), jnp.asarray(labels)).worst_case
     )
     how = {"clip": 1.0, "threshold": 0.5, "wrap": True}
@@ -348,9 +348,9 @@ def test_a_threshold_leaves_a_lower_bound_that_is_about_the_bands_that_are_met()
         attacked_sets=[np.flatnonzero(group) for group in np.unique(met, axis=0)],
     )  # fmt: skip
     every_window = patchguard.robust_masking_worst_case(trust, labels, window=defense.window, **how)
-    assert not (found & ~truth).any()
-    assert not (every_window & ~found).any()
-    assert (found & ~every_window).any()
+    assert not (worst_case & ~truth).any()
+    assert not (every_window & ~worst_case).any()
+    assert (worst_case & ~every_window).any()
     assert not defense.exact
 
 

@@ -54,10 +54,12 @@ def _drawn(case, rng, sort, *, within):
         is_right = rng.random(table.predictions.shape) < 0.7
         said = np.where(is_right, labels[:, None], 1 - labels[:, None]).astype(np.int16)
         table = dataclasses.replace(table, predictions=said)
-        found = by_first_placement.verdicts_at_first(defense, table, labels, spots)
+        at_first = by_first_placement.verdicts_at_first(defense, table, labels, spots)
         both = {FAILS, HOLDS}
-        if any(both <= set(one) for one in (found[0].tolist() if within else [found[0].ravel()])):
-            return defense, shape, spots, table, labels, *found
+        if any(
+            both <= set(one) for one in (at_first[0].tolist() if within else [at_first[0].ravel()])
+        ):
+            return defense, shape, spots, table, labels, *at_first
     raise AssertionError("no small case was drawn")
 
 

@@ -76,7 +76,7 @@ def test_each_place_has_the_verdict_of_everything_that_a_patch_there_can_do(name
     defense, spots = _drawn(case, rng, within=within)
     hides, allowed = _hides(defense, spots), defense.threat.allowed(spots.shape)
     table, labels = random_table(rng, defense, TABLES, 2)
-    found = by_placement.verdicts_at(defense, table, labels, spots)
+    verdicts = by_placement.verdicts_at(defense, table, labels, spots)
     for row, col in np.ndindex(*allowed.shape):
         spot = _spot_at(spots, row, col)
         assert (spot >= 0) == allowed[row, col]
@@ -85,15 +85,15 @@ def test_each_place_has_the_verdict_of_everything_that_a_patch_there_can_do(name
     assert spots.sizes.sum() == allowed.sum()
     for spot, hidden in enumerate(spots.hidden):
         robust = robust_of(defense, table, labels, hidden[:, None], choices=case.trusts)
-        holds = found[:, spot] == HOLDS
+        holds = verdicts[:, spot] == HOLDS
         assert not (holds & ~robust).any()
         if by_placement.is_exact(defense, spots):
             np.testing.assert_array_equal(holds, robust)
-    assert (found != OPEN).all()
-    everywhere = (found == HOLDS).all(axis=1)
+    assert (verdicts != OPEN).all()
+    everywhere = (verdicts == HOLDS).all(axis=1)
     np.testing.assert_array_equal(everywhere, defense.worst_case(table, labels))
-    assert (found == FAILS).any()
-    assert (found == HOLDS).any() or name == "certmask"
+    assert (verdicts == FAILS).any()
+    assert (verdicts == HOLDS).any() or name == "certmask"
 
 
 @pytest.mark.parametrize("name", ["double_masking", "challenger_masking", "pair_cover"])
@@ -114,17 +114,17 @@ def test_what_was_not_evaluated_turns_no_verdict(name):
         predictions=np.where(known, table.predictions, UNKNOWN).astype(np.int16),
         margins=np.where(known, table.margins, np.inf).astype(np.float16),
     )
-    found = by_placement.verdicts_at(defense, part, labels, spots)
-    assert OPEN in found
-    assert HOLDS in found or FAILS in found
+    verdicts = by_placement.verdicts_at(defense, part, labels, spots)
+    assert OPEN in verdicts
+    assert HOLDS in verdicts or FAILS in verdicts
     for _ in range(5):
         anything = rng.integers(0, 2, table.predictions.shape)
         filled = dataclasses.replace(
             table, predictions=np.where(known, table.predictions, anything).astype(np.int16)
         )
         whole = by_placement.verdicts_at(defense, filled, labels, spots)
-        told = found != OPEN
-        np.testing.assert_array_equal(whole[told], found[told])
+        told = verdicts != OPEN
+        np.testing.assert_array_equal(whole[told], verdicts[told])
 
 
 def _first_round(defense: Defense) -> np.ndarray:
@@ -141,9 +141,9 @@ def test_by_hand_where_one_mask_is_wrong():
     labels[0, pair[1, 1]] = 1  # alone; with any other mask it says the true label
     table = from_labels(labels, defense.masked_images, num_classes=2)
     spots = by_placement.spots_of(defense)
-    found = by_placement.verdicts_at(defense, table, [0], spots)
+    verdicts = by_placement.verdicts_at(defense, table, [0], spots)
     assert (spots.rows.tolist(), spots.cols.tolist()) == ([0, 2], [0, 2])
-    assert found[0][spots.spot].tolist() == [[HOLDS, FAILS], [HOLDS, HOLDS]]
+    assert verdicts[0][spots.spot].tolist() == [[HOLDS, FAILS], [HOLDS, HOLDS]]
     assert spots.sizes.tolist() == [4, 4, 4, 4]
     margins = by_placement.smallest_margins(table, spots)
     assert margins.shape == (1, 4)
@@ -160,9 +160,9 @@ def test_one_good_mask_of_several_that_hide_a_patch_is_enough():
     labels[1, [single[1], pair[0, 2]]] = 1  # and A with C: only B is left at 1 and 2, and wrong
     table = from_labels(labels, defense.masked_images, num_classes=2)
     spots = by_placement.spots_of(defense)
-    found = by_placement.verdicts_at(defense, table, [0, 0], spots)
+    verdicts = by_placement.verdicts_at(defense, table, [0, 0], spots)
     assert spots.cols.tolist() == [0, 1, 3, 4]
-    assert found[:, spots.spot[0]].tolist() == [[HOLDS] * 4, [FAILS] * 4]
+    assert verdicts[:, spots.spot[0]].tolist() == [[HOLDS] * 4, [FAILS] * 4]
     assert not by_placement.is_exact(defense, spots)
 
 
@@ -180,8 +180,8 @@ def test_where_most_masks_hide_a_patch_no_good_row_is_needed():
     labels[0, [pair[0, 1], single[2]]] = 1
     table = from_labels(labels, defense.masked_images, num_classes=2)
     spots = by_placement.spots_of(defense)
-    found = by_placement.verdicts_at(defense, table, [0], spots)
-    assert found[0, spots.spot[0]].tolist() == [FAILS, HOLDS, HOLDS, FAILS, FAILS]
+    verdicts = by_placement.verdicts_at(defense, table, [0], spots)
+    assert verdicts[0, spots.spot[0]].tolist() == [FAILS, HOLDS, HOLDS, FAILS, FAILS]
     hides = _hides(defense, spots)
     for col in range(5):
         robust = robust_of(defense, table, np.array([0]), hides[:, 0, col][:, None])
@@ -213,10 +213,10 @@ def test_crosscert_at_all_places_at_once_is_as_asked_one_by_one():
     rng = np.random.default_rng(3)
     table, labels = random_table(rng, defense, 24, 3)
     spots = by_placement.spots_of(defense)
-    found = by_placement.verdicts_at(defense, table, labels, spots)
-    assert set(np.unique(found)) == {HOLDS, FAILS}
+    verdicts = by_placement.verdicts_at(defense, table, labels, spots)
+    assert set(np.unique(verdicts)) == {HOLDS, FAILS}
     for spot in range(len(spots.hidden)):
         alone = dataclasses.replace(defense, against=spots.threat_at(spot))
-        np.testing.assert_array_equal(found[:, spot] == HOLDS, alone.worst_case(table, labels))
-    everywhere = (found == HOLDS).all(axis=1)
+        np.testing.assert_array_equal(verdicts[:, spot] == HOLDS, alone.worst_case(table, labels))
+    everywhere = (verdicts == HOLDS).all(axis=1)
     np.testing.assert_array_equal(everywhere, defense.worst_case(table, labels))

@@ -185,8 +185,8 @@ def test_vip_detection_by_exhaustion():
             attacked[:, ~hides[:, place]] = choice[:2]
             answers = vip_detection.detection_rule(attacked, np.full(len(every), choice[2]))
             never &= (answers == 0) | (answers == ALERT)
-    found = vip_detection.never_silently_wrong(said, labels, masks.affected())
-    np.testing.assert_array_equal(found, never)
+    proved = vip_detection.never_silently_wrong(said, labels, masks.affected())
+    np.testing.assert_array_equal(proved, never)
     clean = vip_detection.detection_rule(said, whole) == 0
     exact = vip_detection.detection_worst_case(said, whole, labels)
     np.testing.assert_array_equal(exact, clean & never)

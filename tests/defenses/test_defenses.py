@@ -29,8 +29,8 @@ def _index(masks: MaskSet, order: int) -> np.ndarray:
 def _hidden(defense: Defense) -> np.ndarray:
     """Every masked image against every location, by painting: ``bool[V, L]``."""
     masks = defense.mask_set
-    found = oracle.hides(defense.masked_images.boxes, masks.image_size, masks.patch_size)
-    return found.reshape(len(found), -1)
+    hides = oracle.hides(defense.masked_images.boxes, masks.image_size, masks.patch_size)
+    return hides.reshape(len(hides), -1)
 
 
 # Those of votes have tiny tables of their own.
@@ -176,8 +176,8 @@ def test_certmask_closed_form_on_all_small_vote_counts(ties, num_classes, k):
                 cases.append((votes, free, y))
                 expected.append(bool(outcomes - {y}))
     attacked = jax.jit(jax.vmap(functools.partial(certmask_attacked, k=k, ties=ties)))
-    found = attacked(*(jnp.array(column) for column in zip(*cases, strict=True)))
-    np.testing.assert_array_equal(found, expected)
+    attackable = attacked(*(jnp.array(column) for column in zip(*cases, strict=True)))
+    np.testing.assert_array_equal(attackable, expected)
 
 
 def test_minority_reports_at_equality_the_authors_condition_is_not_sound():
@@ -202,8 +202,8 @@ def test_ties_and_nan_are_never_certified(kind):
     table = from_labels(predictions, defense.masked_images, num_classes=2, margins=margins)
     assert table.non_finite_images().tolist() == [2]
     for proof in (defense.worst_case, defense.certificate):
-        found = proof(table, np.zeros(3, int))
-        assert not found[1:].any()
+        proved = proof(table, np.zeros(3, int))
+        assert not proved[1:].any()
     assert not any(v[1:].any() for v in defense.conditions(table, np.zeros(3, int)).values())
     assert defense.rule(table)[2] in (-1, ALERT, 0)
 

@@ -113,8 +113,8 @@ def test_golden_of_smoothed_vits(shared, case):
         "sound_gap": vote_gaps.smoothed_vit_gap(counts, labels, reach=true),
         "sound_exact": smoothing.worst_case(votes, labels, parts),
     }
-    for name, found in expected.items():
-        np.testing.assert_array_equal(found, golden[name], name)
+    for name, verdicts in expected.items():
+        np.testing.assert_array_equal(verdicts, golden[name], name)
     if mode == "both":  # the pairs of both parts listed say the same
         whole = smoothing.worst_case(votes, labels, masks.affected())
         np.testing.assert_array_equal(whole, expected["sound_exact"])
@@ -141,8 +141,8 @@ def test_golden_of_the_toolbox(shared):
         torch = pytest.importorskip("torch", reason="its selection is what the toolbox goes by")
         counts = torch.tensor(get["counts"].astype(np.int64))
         second = torch.kthvalue(counts, counts.shape[1] - 1, dim=1).indices.numpy()
-        found = vote_gaps.toolbox_gap(get["counts"], top, reach=reach, second=second)
-        np.testing.assert_array_equal(found, get["peer_cert"])
+        certified = vote_gaps.toolbox_gap(get["counts"], top, reach=reach, second=second)
+        np.testing.assert_array_equal(certified, get["peer_cert"])
 
 
 def _attacked_everywhere(votes, labels, affected, ties="smallest"):

@@ -101,14 +101,14 @@ def _outcomes_on(defense, evidence, labels, contents, sets):
         def rule(u):
             return clipped_bagnet.rule(u, clip=defense.clip)
 
-    found = np.ones((IMAGES, len(sets)), bool)
+    withstood = np.ones((IMAGES, len(sets)), bool)
     for place, reached in enumerate(sets):
         for wrong in range(CLASSES):
             attacked = evidence.copy()
             attacked[:, reached] = contents(wrong)
             answers = rule(attacked)
-            found[:, place] &= (answers == labels) | (answers == -2) | (labels == wrong)
-    return found, rule(evidence) == labels
+            withstood[:, place] &= (answers == labels) | (answers == -2) | (labels == wrong)
+    return withstood, rule(evidence) == labels
 
 
 # At some places of the second a patch reaches no cell; of the third some are forbidden.

@@ -15,11 +15,11 @@ from certmask_jax.masks.threats import Threat
 
 def _reached(pixels, grid, field, stride):
     """The cells whose fields have one of the pixels: ``bool[H, W]``."""
-    found = np.zeros(grid, bool)
+    cells = np.zeros(grid, bool)
     for row, column in np.ndindex(grid):
         top, left = row * stride[0], column * stride[1]
-        found[row, column] = pixels[top : top + field[0], left : left + field[1]].any()
-    return found
+        cells[row, column] = pixels[top : top + field[0], left : left + field[1]].any()
+    return cells
 
 
 def _cases():
@@ -52,15 +52,15 @@ def test_whatever_a_patch_reaches_lies_in_a_window():
             with pytest.raises(ValueError, match="reach all of"):
                 threat_on_cells(threat, field=field, stride=stride)
             continue
-        found = threat_on_cells(threat, field=field, stride=stride)
-        windows = oracle_threats.placements(grid, found.patches, found.region)
+        on_cells = threat_on_cells(threat, field=field, stride=stride)
+        windows = oracle_threats.placements(grid, on_cells.patches, on_cells.region)
         for cells in reached:
             assert any(not (cells & ~window).any() for window in windows), (threat, field, stride)
         tried += 1
-        several += len(found.region) > 1
+        several += len(on_cells.region) > 1
         if len(threat) == 1 and any(cells.any() for cells in reached):
             sizes = {tuple(_size(cells)) for cells in reached if cells.any()}
-            assert set(found.shapes) <= sizes
+            assert set(on_cells.shapes) <= sizes
     assert tried > 25
     assert several > 2
 
@@ -81,9 +81,9 @@ def _size(cells):
 
 def test_one_patch_anywhere_is_one_window():
     for image, patch, field, stride in itertools.product((16, 19), (1, 3), (2, 5), (1, 2, 4)):
-        found = threat_on_cells(Threat.of(image, patch), field=field, stride=stride)
+        on_cells = threat_on_cells(Threat.of(image, patch), field=field, stride=stride)
         window = reached_window(patch, field=field, stride=stride, image_size=image)
-        assert found == Threat.of(cells_of(image, field=field, stride=stride), window)
+        assert on_cells == Threat.of(cells_of(image, field=field, stride=stride), window)
 
 
 def test_the_windows_of_the_paper():
@@ -93,8 +93,8 @@ def test_the_windows_of_the_paper():
         ((14, 2), (1, 7), (1, 2)), ((14, 1), (1, 14), (1, 3)), ((2, 2), (7, 7), (2, 2)),
     ):  # fmt: skip
         pixels = (16 * tokens[0], 16 * tokens[1])
-        found = threat_on_cells(patch, field=pixels, stride=pixels)
-        assert (found.image_size, found.shapes) == (grid, (window,))
+        on_cells = threat_on_cells(patch, field=pixels, stride=pixels)
+        assert (on_cells.image_size, on_cells.shapes) == (grid, (window,))
     bagnet = threat_on_cells(patch, field=17, stride=8)
     assert (bagnet.image_size, bagnet.shapes) == ((26, 26), ((6, 6),))
 

@@ -49,9 +49,9 @@ def _differs(rng, defense, steer):
 
 def test_verdicts_of_the_detector_are_those_of_the_whole_table():
     rng = np.random.default_rng(0)
-    found = [_differs(rng, defense, defense.open_columns) for defense in _detectors(rng, 12)]
-    assert not any(differs for differs, _ in found)
-    assert sum(left_out for _, left_out in found) > 50
+    outcomes = [_differs(rng, defense, defense.open_columns) for defense in _detectors(rng, 12)]
+    assert not any(differs for differs, _ in outcomes)
+    assert sum(left_out for _, left_out in outcomes) > 50
 
 
 @pytest.mark.parametrize("off", [-1, -2])

@@ -55,8 +55,8 @@ def _columns(defense: Defense, sets) -> dict[frozenset[int], int]:
 def _hidden(defense: Defense) -> np.ndarray:
     """By painting: ``bool[L, V]``."""
     masks = defense.mask_set
-    found = oracle.hides(defense.masked_images.boxes, masks.image_size, masks.patch_size)
-    return np.unique(found.reshape(len(found), -1).T, axis=0)
+    hides = oracle.hides(defense.masked_images.boxes, masks.image_size, masks.patch_size)
+    return np.unique(hides.reshape(len(hides), -1).T, axis=0)
 
 
 def _several(hidden: np.ndarray, patches: int) -> np.ndarray:
@@ -78,13 +78,13 @@ class Every:
     def always(self, holds: np.ndarray, hidden: np.ndarray) -> np.ndarray:
         """``bool[K ** V]``: it holds for every table that an attacker at some row may make."""
         weights = self.classes ** np.arange(self.rows.shape[1])[::-1]
-        found = np.ones(len(self.rows), bool)
+        stays = np.ones(len(self.rows), bool)
         for location in hidden:
             kept = self.rows[:, location] @ weights[location]
             broken = np.zeros(self.classes ** self.rows.shape[1], bool)
             broken[kept[~holds]] = True
-            found &= ~broken[kept]
-        return found
+            stays &= ~broken[kept]
+        return stays
 
     def proved(self, name: str, label: int) -> np.ndarray:
         labels = np.full(len(self.rows), label)
@@ -107,13 +107,13 @@ def test_the_three_cases_and_the_certificates_are_the_papers(every):
         f = {chosen: int(every.rows[t, column]) for chosen, column in columns.items()}
         assert every.answers[t] == literal.rule(f, masks)
     for name, condition in (("c_r", literal.c_r), ("round_trip", literal.round_trip)):
-        found = np.stack([every.proved(name, y) for y in range(every.classes)])
-        certified = np.flatnonzero(found.any(axis=0))
+        proved = np.stack([every.proved(name, y) for y in range(every.classes)])
+        certified = np.flatnonzero(proved.any(axis=0))
         some = rng.permutation(len(every.rows))[:200]
         for t in [*rng.permutation(certified)[:200], *some]:
             f = {chosen: int(every.rows[t, column]) for chosen, column in columns.items()}
             label = condition(f, masks)
-            np.testing.assert_array_equal(found[:, t], np.arange(every.classes) == label)
+            np.testing.assert_array_equal(proved[:, t], np.arange(every.classes) == label)
 
 
 def test_worst_case_is_the_table_adversarys_on_every_table(every):
@@ -142,16 +142,16 @@ def test_round_trip_and_two_patches(every):
 
 def test_certified_labels_hold_for_images_that_are_patched(every):
     """c_r of a patched image: the clean image, whichever it was, has the same answer."""
-    found = every.defense.certified_labels(every.table)
-    assert (found != NO_LABEL).any()
+    certified = every.defense.certified_labels(every.table)
+    assert (certified != NO_LABEL).any()
     hidden = _hidden(every.defense)
     single = _columns(every.defense, [frozenset({m}) for m in range(len(every.defense.mask_set))])
     if not hidden[:, list(single.values())].all(axis=0).any():  # else it is always stable
-        assert (found == NO_LABEL).any()
+        assert (certified == NO_LABEL).any()
     for z in range(every.classes):
         same = every.always(every.answers == z, hidden)
-        np.testing.assert_array_equal(found == z, every.proved("c_r", z))
-        assert same[found == z].all()
+        np.testing.assert_array_equal(certified == z, every.proved("c_r", z))
+        assert same[certified == z].all()
 
 
 # --- several patches ---
@@ -311,12 +311,12 @@ def test_worst_case_equals_the_packages_adversary():
     noise = rng.random((120, len(defense.masked_images))) < rng.choice([0.02, 0.1, 0.4], (120, 1))
     rows = np.where(noise, rng.integers(0, 3, noise.shape), labels[:, None])
     table = from_labels(rows, defense.masked_images, num_classes=3)
-    found = [
+    robust = [
         adversary.worst_case(defense.row_rule, row, defense.groups, int(y), num_classes=3)
         for row, y in zip(rows, labels, strict=True)
     ]
-    np.testing.assert_array_equal(defense.worst_case(table, labels), found)
-    assert 10 < sum(found) < 110
+    np.testing.assert_array_equal(defense.worst_case(table, labels), robust)
+    assert 10 < sum(robust) < 110
 
 
 # --- ties, and tables that are not whole ---
@@ -367,9 +367,9 @@ def test_certified_labels_of_part_of_a_table():
 
     decided = part(answers)
     assert (decided.predictions == UNKNOWN).any(axis=1).sum() > 20
-    found = defense.certified_labels(decided)
-    np.testing.assert_array_equal(found, defense.certified_labels(whole))
-    assert 5 < (found == NO_LABEL).sum() < 55
+    certified = defense.certified_labels(decided)
+    np.testing.assert_array_equal(certified, defense.certified_labels(whole))
+    assert 5 < (certified == NO_LABEL).sum() < 55
     with pytest.raises(ValueError, match="evaluate the whole table"):
         defense.certified_labels(part([None] * 60))
 
@@ -428,20 +428,20 @@ def test_early_exit_finds_the_one_union_that_is_stable(label):
 
 def test_on_the_command_line(tmp_path, capsys):
     """The default digits: conditions under their names, verdicts of the whole table."""
-    found = {}
+    runs = {}
     for decide in ("--decide", "--no-decide"):
         out = tmp_path / decide
         options = ["--num-images", "12", "--defense", "mrcert:masks_per_axis=3", "--chunk", "64"]
         assert certify.main([*options, decide, "--out", str(out)]) == 0
-        found[decide] = json.loads((out / "results.json").read_text())
+        runs[decide] = json.loads((out / "results.json").read_text())
     capsys.readouterr()
-    part, whole = (run["defenses"][0] for run in found.values())
+    part, whole = (run["defenses"][0] for run in runs.values())
     for name in ("clean_accuracy", "worst_case_accuracy", "certified_accuracy", "conditions"):
         assert part[name] == whole[name]
     assert set(whole["conditions"]) == {"c_r", "round_trip"}
     assert whole["conditions"]["c_r"] == whole["certified_accuracy"]
     assert whole["worst_case_exact"]
-    made = [run["forward_passes"]["made"] for run in found.values()]
+    made = [run["forward_passes"]["made"] for run in runs.values()]
     assert made[0] < made[1] == 12 * 256
 
 
@@ -498,11 +498,11 @@ def test_real_verdicts_by_early_exit_are_those_of_the_whole_table(shared):
     )
     part = dataclasses.replace(table, predictions=asked)
     assert (asked == UNKNOWN).mean() > 0.4
-    for found in (
+    for fact in (
         lambda t: defense.rule(t),
         lambda t: defense.worst_case(t, images.labels),
         lambda t: defense.certificate(t, images.labels),
         lambda t: defense.conditions(t, images.labels)["round_trip"],
     ):
-        np.testing.assert_array_equal(found(part), found(table))
+        np.testing.assert_array_equal(fact(part), fact(table))
     assert 1 <= defense.worst_case(table, images.labels).sum() < 8

@@ -102,9 +102,9 @@ def test_splits_are_exact_and_even():
     }  # fmt: skip
     for count in range(1, 40):
         for parts in range(1, count + 1):
-            found = mask_sets.stretches(count, parts)
-            assert [x for a, b in found for x in range(a, b)] == list(range(count))
-            sizes = {b - a for a, b in found}
+            stretches = mask_sets.stretches(count, parts)
+            assert [x for a, b in stretches for x in range(a, b)] == list(range(count))
+            sizes = {b - a for a, b in stretches}
             assert sizes <= {count // parts, -(-count // parts)}
 
 
@@ -125,7 +125,7 @@ def test_blocks_on_cifar_by_hand():
 def test_no_other_heights_of_two_rows_hide_less(rows):
     """The descent ends in the best of all heights for which rows of one length are alike."""
     masks = pair_covers.pairs_of_blocks(32, 5, rows=rows)
-    found = _rank(masks)
+    least = _rank(masks)
     for heights in itertools.product(range(1, 28), repeat=len(rows)):
         kinds = {n: [h for h, m in zip(heights, rows, strict=True) if m == n] for n in rows}
         if sum(heights) != 28 or any(max(k) - min(k) > 1 for k in kinds.values()):
@@ -137,7 +137,7 @@ def test_no_other_heights_of_two_rows_hide_less(rows):
             for a, b in mask_sets.stretches(28, n)
         ]
         boxes = np.array(list(itertools.combinations(blocks, 2)))
-        assert found <= _rank(MaskSet(boxes, (32, 32), (5, 5)))
+        assert least <= _rank(MaskSet(boxes, (32, 32), (5, 5)))
 
 
 def _rank(masks: MaskSet) -> tuple[int, float]:
@@ -159,9 +159,9 @@ def test_the_budget_takes_the_least_hidden_area():
                     )
                     candidates.append((_rank(masks), len(masks)))
         for budget in (3, 5, 6, 10, 15, 20, 21):
-            found = pair_covers.pair_cover(image, patch, budget=budget)
-            assert len(found) <= budget
-            assert _rank(found) == min(rank for rank, count in candidates if count <= budget)
+            cover = pair_covers.pair_cover(image, patch, budget=budget)
+            assert len(cover) <= budget
+            assert _rank(cover) == min(rank for rank, count in candidates if count <= budget)
 
 
 def test_fano_hides_least_among_all_labellings_of_its_partitions():
@@ -221,17 +221,17 @@ def test_a_set_in_which_two_locations_share_no_mask_is_refused_with_them(build):
 
 def test_the_check_equals_brute_force_on_random_covers():
     rng = np.random.default_rng(2)
-    found = []
+    are_covers = []
     for _ in range(200):
         masks = random_cover(rng, int(rng.integers(1, 7)), int(rng.integers(2, 7)), 2)
         is_pair_cover = not literal.unpaired(_hidden(masks))
-        found.append(is_pair_cover)
+        are_covers.append(is_pair_cover)
         if is_pair_cover:
             pair_covers.check(masks)
         else:
             with pytest.raises(CoverageError):
                 pair_covers.check(masks)
-    assert 20 < sum(found) < 180
+    assert 20 < sum(are_covers) < 180
 
 
 # --- the mutant of ceil-stride blocks, and the even split of double masking ---
@@ -296,11 +296,11 @@ def _random_pair_cover(rng, masks: int, width: int, patch: int = 1) -> MaskSet:
         for mask, pixel in zip(*np.nonzero(hidden), strict=True):
             boxes[mask, pixel] = 0, pixel, 1, pixel + 1
         try:
-            found = MaskSet(boxes, (1, width), (1, patch))
+            cover = MaskSet(boxes, (1, width), (1, patch))
         except CoverageError:
             continue
-        if not literal.unpaired(_hidden(found)):
-            return found
+        if not literal.unpaired(_hidden(cover)):
+            return cover
 
 
 def _random_rows(rng, count: int, columns: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
@@ -358,8 +358,8 @@ def test_all_tables_of_all_pair_covers_of_three_locations():
                     hiding.append(hidden)
                     labels.append(y)
                     robust.append(literal.robust(row, hidden, y, classes, "largest"))
-        found = _closed_form(rows, labels, hiding, 5, 3, classes, "largest")
-        np.testing.assert_array_equal(found, robust)
+        verdicts = _closed_form(rows, labels, hiding, 5, 3, classes, "largest")
+        np.testing.assert_array_equal(verdicts, robust)
         assert 0 < sum(robust) < len(robust)
 
 
@@ -385,8 +385,8 @@ def test_worst_case_equals_the_table_adversary_on_random_pair_covers(ties, class
             robust.append(_robust_with_repeats(row, distinct, of_mask, y, classes, ties))
             all_right.append((row == y).all())
     groups = [h for h, _ in hiding]
-    found = _closed_form(rows, labels, groups, 8, 5, classes, ties, [w for _, w in hiding])
-    np.testing.assert_array_equal(found, robust)
+    verdicts = _closed_form(rows, labels, groups, 8, 5, classes, ties, [w for _, w in hiding])
+    np.testing.assert_array_equal(verdicts, robust)
     robust, all_right = np.array(robust), np.array(all_right)
     assert robust[all_right].all()
     assert (robust & ~all_right).sum() > 100
@@ -545,11 +545,11 @@ def test_mutant_a_pair_of_locations_without_a_common_mask(monkeypatch):
     for defense, survives in ((whole, True), (broken, False)):
         row = np.zeros(len(defense.masked_images), int)
         for y in (0, 1):
-            found = adversary.worst_case(
+            robust = adversary.worst_case(
                 defense.row_rule, row + y, defense.groups, y, num_classes=2
             )
             # With ties for the largest, the first location that settles decides between the two.
-            assert found == survives or (not survives and y == 1)
+            assert robust == survives or (not survives and y == 1)
         results = [
             adversary.worst_case(defense.row_rule, row + y, defense.groups, y, num_classes=2)
             for y in (0, 1)

@@ -165,15 +165,15 @@ def test_the_first_program_is_that_of_the_plain_loop(cells, window, threshold):
     evidence = random.integers(0, 3, (cases(300), *cells, 3)) + 2 * (
         np.arange(3) == labels[:, None, None, None]
     )
-    found = patchguard.as_published(
+    certified = patchguard.as_published(
         evidence, labels, window=window, threshold=threshold, program="first"
     )
     looped = [
         oracle.printed_certificate(image, label, window, threshold)
         for image, label in zip(evidence, labels, strict=True)
     ]
-    np.testing.assert_array_equal(found, looped)
-    assert 20 < found.sum() < len(found) - 20
+    np.testing.assert_array_equal(certified, looped)
+    assert 20 < certified.sum() < len(certified) - 20
 
 
 def test_linear_programs_are_never_wrong_and_certify_more():
@@ -413,7 +413,7 @@ def test_traced_and_mapped_over_further_axes():
 
 def test_no_images_are_no_answers():
     none, labels = np.zeros((0, 4, 5, 3)), np.zeros(0, int)
-    found = [
+    results = [
         patchguard.robust_masking_rule(none, window=1),
         patchguard.detection_rule(none, window=1, tau=0.1),
         patchguard.detection_worst_case(none, labels, window=1, tau=0.1),
@@ -426,7 +426,7 @@ def test_no_images_are_no_answers():
         clipped_bagnet.worst_case(none, labels, window=1),
         clipped_bagnet.runner_up_as_published(none, labels, window=1),
     ]
-    assert [one.shape for one in found] == [(0,)] * len(found)
+    assert [one.shape for one in results] == [(0,)] * len(results)
 
 
 def test_bad_inputs_are_named():

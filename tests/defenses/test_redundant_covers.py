@@ -43,8 +43,8 @@ def _places(defense):
 def _hidden(defense):
     """``bool[V, L]``, by painting."""
     masks = defense.mask_set
-    found = oracle.hides(defense.masked_images.boxes, masks.image_size, masks.patch_size)
-    return found.reshape(len(found), -1)
+    hides = oracle.hides(defense.masked_images.boxes, masks.image_size, masks.patch_size)
+    return hides.reshape(len(hides), -1)
 
 
 def _rule(defense, num_classes):
@@ -102,8 +102,8 @@ def _verdicts(defense, rows, labels, num_classes):
             "two_mask_correct": defense.row_conditions["two_mask_correct"](row, label, num_classes),
         }
 
-    found = jax.jit(jax.vmap(of_row))(jnp.asarray(rows), jnp.asarray(labels))
-    return {name: np.asarray(values) for name, values in found.items()}
+    outcomes = jax.jit(jax.vmap(of_row))(jnp.asarray(rows), jnp.asarray(labels))
+    return {name: np.asarray(values) for name, values in outcomes.items()}
 
 
 @pytest.mark.parametrize(("num_classes", "ties"), [(2, "smallest"), (3, "largest")])
@@ -115,20 +115,20 @@ def test_rule_worst_case_and_certificate_against_exhaustion(kind, num_classes, t
     for _ in range(6):
         defense = _random_defense(rng, kind, ties, 256, num_classes)
         rows, labels = _tables(rng, defense, 220, num_classes)
-        found = _verdicts(defense, rows, labels, num_classes)
+        verdicts = _verdicts(defense, rows, labels, num_classes)
         single, pair = _places(defense)
         answers = [literal.two_rounds(row[single], row[pair], ties) for row in rows]
         rule = _rule(defense, num_classes)
         np.testing.assert_array_equal(rule(rows), answers)
-        np.testing.assert_array_equal(found["answer"], answers)
+        np.testing.assert_array_equal(verdicts["answer"], answers)
         hidden = _hidden(defense)
         robust = literal.table_adversary(rule, rows, hidden, labels, num_classes)
-        np.testing.assert_array_equal(found["worst_case"], robust)
+        np.testing.assert_array_equal(verdicts["worst_case"], robust)
         good = [
             literal.good_rows(row[single], row[pair], y, hidden[single], hidden[pair])
             for row, y in zip(rows, labels, strict=True)
         ]
-        certified, correct = found["certificate"], found["two_mask_correct"]
+        certified, correct = verdicts["certificate"], verdicts["two_mask_correct"]
         np.testing.assert_array_equal(certified, good)
         assert not (certified & ~robust).any()
         assert not (correct & ~certified).any()
@@ -157,9 +157,9 @@ def test_all_tables_of_tiny_pairs_of_sets(number, ties):
     labels = np.repeat(np.arange(3), len(every))
     rows = np.tile(every, (3, 1))
     robust = literal.table_adversary(rule, rows, _hidden(defense), labels, 3)
-    found = _verdicts(defense, rows, labels, 3)
-    np.testing.assert_array_equal(found["worst_case"], robust)
-    assert not (found["certificate"] & ~robust).any()
+    verdicts = _verdicts(defense, rows, labels, 3)
+    np.testing.assert_array_equal(verdicts["worst_case"], robust)
+    assert not (verdicts["certificate"] & ~robust).any()
 
 
 @pytest.mark.parametrize("ties", ["largest", "smallest"])
@@ -197,8 +197,8 @@ def test_one_location_at_a_time(ties):
         free = ~hidden
         free[np.setdiff1d(np.arange(15), np.append(single, pair))] = False  # in no round
         robust = literal.table_adversary(rule, rows, ~free[:, None], labels, 3)
-        found = jax.jit(jax.vmap(of_row))(jnp.asarray(rows), jnp.asarray(labels))
-        np.testing.assert_array_equal(found, robust)
+        worst_case = jax.jit(jax.vmap(of_row))(jnp.asarray(rows), jnp.asarray(labels))
+        np.testing.assert_array_equal(worst_case, robust)
         robust_ones += robust.sum()
     assert robust_ones > 20
 
@@ -291,7 +291,7 @@ def test_mutant_good_rows_of_the_first_round_only():
 def test_a_row_with_only_wrong_labels_need_not_win():
     """Exactness: with two sets the attacker may yet fail to make y lead, or to come first."""
     rng = np.random.default_rng(0)
-    found = 0
+    survivors = 0
     for _ in range(40):
         defense = _random_defense(rng, "two sets", "largest", 64, 2)
         rows, labels = _tables(rng, defense, 60, 2)
@@ -303,8 +303,8 @@ def test_a_row_with_only_wrong_labels_need_not_win():
             kept = hidden[pair, loc]
             out = ~hidden[single, loc]
             uniform = (wrong[:, pair] | ~kept).all(axis=2) & out
-            found += (uniform.any(axis=1) & robust).sum()
-    assert found > 0
+            survivors += (uniform.any(axis=1) & robust).sum()
+    assert survivors > 0
 
 
 def test_mutant_a_second_set_that_does_not_cover():
@@ -409,11 +409,11 @@ def test_unions_of_sets_that_the_command_line_names(spec, passes):
 
 
 def test_a_second_set_is_named_in_reports():
-    found = build("double_masking:masks_per_axis=6,second_masks_per_axis=4")
-    assert str(found).startswith(
+    defense = build("double_masking:masks_per_axis=6,second_masks_per_axis=4")
+    assert str(defense).startswith(
         "double_masking: 36 masks of 9x9 for 5x5 patches on 32x32, then 16 of 11x11, "
     )
-    assert build("double_masking:masks_per_axis=6").masks_and_threat == str(found.mask_set)
+    assert build("double_masking:masks_per_axis=6").masks_and_threat == str(defense.mask_set)
 
 
 @pytest.mark.parametrize(

@@ -68,8 +68,8 @@ def _every_table(defense, classes):
     table = from_labels(rows, defense.masked_images, num_classes=classes)
     every = {}
     for label in range(classes):
-        found = facts(defense, table, np.full(len(rows), label))
-        every[label] = np.stack([np.asarray(v).astype(np.int64) for v in found.values()])
+        of_label = facts(defense, table, np.full(len(rows), label))
+        every[label] = np.stack([np.asarray(v).astype(np.int64) for v in of_label.values()])
     every[None] = np.asarray(defense.rule(table)).astype(np.int64)[None]
     return rows, every
 

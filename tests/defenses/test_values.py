@@ -136,9 +136,9 @@ def test_pure_functions_take_the_table_of_several_defenses():
     columns, (own, _) = cm.distinct_unions.merge([double.masked_images, detector.masked_images])
     rng = np.random.default_rng(1)
     table = from_labels(rng.integers(0, 2, (30, len(columns))), columns, num_classes=2)
-    found = jax.jit(cm.rule, static_argnums=0)(double, table)
-    np.testing.assert_array_equal(found, double.rule(table))
-    assert found.dtype == jnp.int32
+    answers = jax.jit(cm.rule, static_argnums=0)(double, table)
+    np.testing.assert_array_equal(answers, double.rule(table))
+    assert answers.dtype == jnp.int32
     np.testing.assert_array_equal(columns.places(double.masked_images), own)
 
 

@@ -30,8 +30,8 @@ SCORES = {
 
 def _hides(masks):
     """``bool[N, L]`` by painting."""
-    found = oracle.hides(masks.boxes, masks.image_size, masks.patch_size)
-    return found.reshape(len(found), -1)
+    hides = oracle.hides(masks.boxes, masks.image_size, masks.patch_size)
+    return hides.reshape(len(hides), -1)
 
 
 def _random_masks(rng):
@@ -75,8 +75,8 @@ def _verdicts(defense, rows, labels, num_classes):
         )
 
     return [
-        np.asarray(found)
-        for found in jax.jit(jax.vmap(of_row))(jnp.asarray(rows), jnp.asarray(labels))
+        np.asarray(values)
+        for values in jax.jit(jax.vmap(of_row))(jnp.asarray(rows), jnp.asarray(labels))
     ]
 
 
@@ -192,7 +192,7 @@ def test_hand_made_votes():
 @pytest.mark.parametrize("name", ["minimum_explanation", "robust_masking"])
 def test_true_votes_are_robust_exactly_on_pair_covers(name):
     rng = np.random.default_rng(5)
-    found = set()
+    verdicts = set()
     for _ in range(30):
         masks = random_cover(rng, int(rng.integers(2, 8)), int(rng.integers(2, 5)), 1)
         hides = _hides(masks).astype(int)
@@ -201,8 +201,8 @@ def test_true_votes_are_robust_exactly_on_pair_covers(name):
         row = jnp.zeros(len(defense.masked_images), int)
         robust = bool(defense.row_certificate(Row(row, row.astype(jnp.float32)), jnp.array(0), 2))
         assert robust == is_pair_cover
-        found.add(robust)
-    assert found == {True, False}
+        verdicts.add(robust)
+    assert verdicts == {True, False}
 
 
 def test_no_rectangles_smaller_than_the_image_give_plurality_anything():
@@ -249,7 +249,7 @@ def _broken(name, mutant, ties):
 def _weakened(equal_is_enough=False, free_masks=True, every=all):
     def condition(votes, y, hides, score, num_classes):
         everyone = set(range(len(votes)))
-        found = []
+        leads = []
         for loc in range(hides.shape[1]):
             hiding = {i for i in everyone if hides[i, loc]}
             true = {i for i in hiding if votes[i] == y}
@@ -257,8 +257,8 @@ def _weakened(equal_is_enough=False, free_masks=True, every=all):
             for z in set(range(num_classes)) - {y}:
                 least = score(true, hides)
                 most = score({i for i in hiding if votes[i] == z} | free, hides)
-                found.append(least > most or (equal_is_enough and least == most))
-        return every(found)
+                leads.append(least > most or (equal_is_enough and least == most))
+        return every(leads)
 
     return condition
 
@@ -374,8 +374,8 @@ def test_ties_and_nan_are_never_certified_and_replicates_are_seen_once(name):
 @pytest.mark.parametrize("name", SCORES)
 def test_from_the_command_line(name):
     build = defense_specs.build
-    found = build(f"{name}:tiling=exact,mask_size=8,coverage=3x2,ties=smallest", (32, 32), (5, 5))
-    assert (found.name, found.options["ties"]) == (name, "smallest")
+    defense = build(f"{name}:tiling=exact,mask_size=8,coverage=3x2,ties=smallest", (32, 32), (5, 5))
+    assert (defense.name, defense.options["ties"]) == (name, "smallest")
     assert len(build(f"{name}:masks_per_axis=2", (32, 32), (5, 5)).mask_set) == 4
     with pytest.raises(ValueError, match="unknown option 'tau'"):
         build(f"{name}:tau=0", (32, 32), (5, 5))

@@ -179,8 +179,8 @@ def test_tokens_seen_in_a_program_are_those_of_the_index_arrays():
     boxes = np.minimum(boxes, [8, 12, 8, 12]).astype(np.int32)
     kept = kept_tokens(boxes, (8, 12), token=2)
     most = kept.shape[1]
-    found = jax.jit(lambda b: seen_tokens(b, (8, 12), token=2, most=most))(boxes)
-    np.testing.assert_array_equal(found, kept)
+    seen = jax.jit(lambda b: seen_tokens(b, (8, 12), token=2, most=most))(boxes)
+    np.testing.assert_array_equal(seen, kept)
     assert len(set(kept_counts(boxes, (8, 12), token=2).tolist())) > 8
     np.testing.assert_array_equal((kept >= 0).sum(axis=1), kept_counts(boxes, (8, 12), token=2))
     few = jax.jit(lambda b: seen_tokens(b, (8, 12), token=2, most=4))(boxes)

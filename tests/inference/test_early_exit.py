@@ -125,7 +125,7 @@ MASKS = mask_sets.budgeted_grid(8, 1, masks_per_axis=4)
 
 
 @pytest.fixture(scope="module")
-def found():
+def digits():
     """The shipped model on real digits: its table, and their labels."""
     model = models.create("vit_digits")
     params = weights.load(models.default_weights("vit_digits"), model)
@@ -142,8 +142,8 @@ def _preprocessing(model):
     return Preprocessing(model.data_config.mean, model.data_config.std)
 
 
-def _decided(found, chunk, images=slice(None), progress=None):
-    model, params, all_images, _, labels = found
+def _decided(digits, chunk, images=slice(None), progress=None):
+    model, params, all_images, _, labels = digits
     defense = defenses.double_masking(MASKS)
     forward = masked_forward(
         model.apply_fn, params, (8, 8, 1), preprocessing=_preprocessing(model),
@@ -156,10 +156,10 @@ def _decided(found, chunk, images=slice(None), progress=None):
     )  # fmt: skip
 
 
-def test_what_is_evaluated_is_what_the_whole_table_holds(found):
-    table, labels = found[3], found[4]
+def test_what_is_evaluated_is_what_the_whole_table_holds(digits):
+    table, labels = digits[3], digits[4]
     steps = []
-    outputs = _decided(found, chunk=16, progress=lambda *step: steps.append(step))
+    outputs = _decided(digits, chunk=16, progress=lambda *step: steps.append(step))
     known = outputs.predictions != UNKNOWN
     assert known[:, 0].all()
     assert (~known).sum() > 0
@@ -217,11 +217,11 @@ def test_what_is_evaluated_depends_on_the_image_alone():
     def decided(rows, chunk):
         question = early_exit.Question(defense, columns)
         engine = _Scripted(table, chunk)
-        found = early_exit.evaluate(engine, rows, [question], labels[rows]).predictions
+        predictions = early_exit.evaluate(engine, rows, [question], labels[rows]).predictions
         ragged = [size for size in engine.sizes if size < chunk]
         if len(rows) >= 40 and chunk <= 30:  # there is always work for whole chunks but at the end
             assert len(ragged) <= 3
-        return found
+        return predictions
 
     whole = decided(np.arange(60), 1000)
     assert 0 < (whole == UNKNOWN).sum() < whole.size

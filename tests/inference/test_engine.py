@@ -140,15 +140,15 @@ def test_early_exit_asks_it_for_the_same_and_the_stem_is_run_once():
     labels = RNG.integers(0, CLASSES, len(IMAGES)).astype(np.int32)
     whole, parts = _engines(columns)
     labels[:6] = whole.tried(IMAGES[:1]).predictions[0]
-    found = [
+    outputs = [
         early_exit.evaluate(engine, engine.upload(IMAGES), questions, labels, always=[0])
         for engine in (whole, parts)
     ]
-    _same(*found)
-    known = found[0].predictions != UNKNOWN
+    _same(*outputs)
+    known = outputs[0].predictions != UNKNOWN
     assert 0 < known.sum() < known.size
     np.testing.assert_array_equal(
-        found[0].predictions[known], whole.table(IMAGES).predictions[known]
+        outputs[0].predictions[known], whole.table(IMAGES).predictions[known]
     )
     assert parts.stems == [len(IMAGES)]
 

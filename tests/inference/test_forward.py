@@ -110,8 +110,8 @@ def test_list_of_work_items_in_any_order():
     )  # fmt: skip
     image_of, mask_of = RNG.integers(0, 11, 37), RNG.integers(0, len(MASKS), 37)
     seen = []
-    found = run.evaluate(IMAGES, image_of, mask_of, lambda *counts: seen.append(counts))
-    np.testing.assert_array_equal(found.predictions, labels[image_of, mask_of])
+    outputs = run.evaluate(IMAGES, image_of, mask_of, lambda *counts: seen.append(counts))
+    np.testing.assert_array_equal(outputs.predictions, labels[image_of, mask_of])
     assert np.sum(seen, axis=0).tolist() == [37, 40]  # chunks of eight
 
 
@@ -181,11 +181,11 @@ def test_parameters_are_converted_to_bfloat16_once_and_to_the_same_logits():
     assert engine._params.dtype == jnp.bfloat16
     one = np.zeros(len(MASKS), np.int32)
     columns = np.arange(len(MASKS))
-    found = engine.evaluate(IMAGES, one, columns)
+    outputs = engine.evaluate(IMAGES, one, columns)
     logits = masked_pass.masked_logits(
         linear, WEIGHTS, IMAGES, MASKS.boxes, preprocessing=preprocessing, image_of=one
     )
-    np.testing.assert_array_equal(found.predictions, np.asarray(logits).argmax(axis=1))
+    np.testing.assert_array_equal(outputs.predictions, np.asarray(logits).argmax(axis=1))
     assert engine.flops_an_image(1) is not None  # of a model in bfloat16, image and all
     exact = whole_images.masked_forward(
         linear, WEIGHTS, IMAGES.shape[1:], preprocessing=PREPROCESSING, chunk=8

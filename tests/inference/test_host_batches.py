@@ -44,8 +44,8 @@ def test_table_is_that_of_the_same_model_in_jax(logits, dtype, fill):
     how = {"preprocessing": Preprocessing(fill=fill), "chunk": 16}
     images = IMAGES[:3]
     wanted = cm.predict(exact, WEIGHTS, images, DEFENSE.masked_images, **how)
-    found = cm.predict(_function(logits, dtype=dtype), (), images, DEFENSE.masked_images, **how)
-    _same(found, wanted)
+    table = cm.predict(_function(logits, dtype=dtype), (), images, DEFENSE.masked_images, **how)
+    _same(table, wanted)
 
 
 def test_the_guard_gives_the_same_answers():

@@ -67,7 +67,7 @@ def _error(capsys):
     [((0, 1), 10), ((0, 2), 6), ((1, 2), 4), ((0, 4), 3), ((3, 4), 1)],
 )
 def test_plan_counts_the_images_of_the_share(share, images):
-    found = planning.plan(
+    plan = planning.plan(
         SmallTestSet(),
         small_runs.linear,
         PARAMS,
@@ -77,15 +77,15 @@ def test_plan_counts_the_images_of_the_share(share, images):
         chunk=8,
         block_sizes=small_runs.BLOCK_SIZES,
     )
-    assert (found.num_images, found.masked_images) == (images, 11)
-    assert (found.passes_most, found.passes_expected) == (11 * images, 11 * images)
-    assert (found.chunk, found.images_per_block) == (8, 3)
+    assert (plan.num_images, plan.masked_images) == (images, 11)
+    assert (plan.passes_most, plan.passes_expected) == (11 * images, 11 * images)
+    assert (plan.chunk, plan.images_per_block) == (8, 3)
     a_masked_image = sum(np.dtype(column.dtype).itemsize for column in SCHEMA.values())
-    assert found.table_bytes == 11 * images * a_masked_image
-    assert found.calibrated_on == COUNT  # all of them: a second's work
-    assert found.seconds_expected == pytest.approx(found.passes_expected / found.passes_per_second)
+    assert plan.table_bytes == 11 * images * a_masked_image
+    assert plan.calibrated_on == COUNT  # all of them: a second's work
+    assert plan.seconds_expected == pytest.approx(plan.passes_expected / plan.passes_per_second)
     # 64 pixels times 4 classes, a product and a sum each; tanh is counted elsewhere.
-    assert 2 * 64 * 4 <= found.flops_a_pass <= 2 * 64 * 4 + 10 * 64
+    assert 2 * 64 * 4 <= plan.flops_a_pass <= 2 * 64 * 4 + 10 * 64
 
 
 @pytest.mark.parametrize("decide", [True, False])
@@ -113,11 +113,11 @@ def test_plan_expects_what_early_exit_leaves():
     def constant(params, x):
         return jnp.zeros((len(x), 4)).at[:, 2].set(1) + 0 * x.sum() + 0 * params.sum()
 
-    found = planning.plan(
+    plan = planning.plan(
         test_set, constant, PARAMS, [DEFENSE],
         preprocessing=Preprocessing(), decide=True, chunk=8,
     )  # fmt: skip
-    assert found.passes_expected == 11 * COUNT  # what is certified needs all of its pairs
+    assert plan.passes_expected == 11 * COUNT  # what is certified needs all of its pairs
     test_set.labels[:] = 1  # and what is wrong needs none
     wrong = planning.plan(
         test_set, constant, PARAMS, [DEFENSE],
@@ -129,15 +129,15 @@ def test_plan_expects_what_early_exit_leaves():
 
 def test_plan_stops_calibrating_when_time_is_up():
     clock = itertools.count(0, 6)  # each look at it is 6 seconds later
-    found = planning.plan(
+    plan = planning.plan(
         SmallTestSet(), small_runs.linear, PARAMS, [DEFENSE],
         preprocessing=Preprocessing(), chunk=8, seconds=10, images_a_turn=2,
         clock=lambda: next(clock),
     )  # fmt: skip
     # Two turns of 6 seconds and two images: 44 passes in 12 seconds, so 110 in 30.
-    assert found.calibrated_on == 4
-    assert found.passes_per_second == pytest.approx(44 / 12)
-    assert found.seconds_expected == pytest.approx(30)
+    assert plan.calibrated_on == 4
+    assert plan.passes_per_second == pytest.approx(44 / 12)
+    assert plan.seconds_expected == pytest.approx(30)
 
 
 def test_dry_run_prints_counts_and_makes_no_files(tmp_path, capsys, monkeypatch, blocks_of_two):
@@ -261,24 +261,24 @@ def test_margin_guard_certifies_only_strictly_above(guard, certified):
     saved = _by_hand([0.25, 0.5, 2])  # exact in float16
     plain = verdicts.certify(saved, [DEFENSE]).defenses[0]
     result = verdicts.certify(saved, [DEFENSE], margin_guard=guard)
-    (found,) = result.defenses
+    (guarded,) = result.defenses
     assert result.margin_guard == guard
     for name in ("worst_case", "certificate"):
-        assert found.per_image[name].tolist() == [bool(c) for c in certified]
-    assert found.worst_case_accuracy == found.certified_accuracy == sum(certified) / 3
-    low, high = found.intervals["worst_case_accuracy"]
+        assert guarded.per_image[name].tolist() == [bool(c) for c in certified]
+    assert guarded.worst_case_accuracy == guarded.certified_accuracy == sum(certified) / 3
+    low, high = guarded.intervals["worst_case_accuracy"]
     assert low <= sum(certified) / 3 <= high
     # What the rule answers and what the paper says is not touched.
-    assert found.per_image["two_mask_correct"].tolist() == [True] * 3
-    assert (found.conditions, found.clean_accuracy) == ({"two_mask_correct": 1.0}, 1.0)
-    assert plain.conditions == found.conditions
-    assert found.near_ties == {"0.001": 0, "0.01": 0, "0.1": 0}
+    assert guarded.per_image["two_mask_correct"].tolist() == [True] * 3
+    assert (guarded.conditions, guarded.clean_accuracy) == ({"two_mask_correct": 1.0}, 1.0)
+    assert plain.conditions == guarded.conditions
+    assert guarded.near_ties == {"0.001": 0, "0.01": 0, "0.1": 0}
     assert ("margin guard: no image" in report.as_text(result)) == (guard > 0)
 
 
 def test_margin_guard_certifies_no_nan():
-    (found,) = verdicts.certify(_by_hand([np.nan, 2]), [DEFENSE], margin_guard=0.1).defenses
-    assert found.per_image["worst_case"].tolist() == [False, True]
+    (guarded,) = verdicts.certify(_by_hand([np.nan, 2]), [DEFENSE], margin_guard=0.1).defenses
+    assert guarded.per_image["worst_case"].tolist() == [False, True]
 
 
 def test_margin_guard_is_about_the_masked_images_of_each_defense():
@@ -291,8 +291,8 @@ def test_margin_guard_is_about_the_masked_images_of_each_defense():
     margins[0, alone] = 0.01
     table = from_labels(np.ones(margins.shape, int), columns, num_classes=4, margins=margins)
     saved = SavedTable(table, np.ones(1, np.int32), ("a",), {})
-    found = verdicts.certify(saved, [DEFENSE, other], margin_guard=0.1).defenses
-    assert [d.per_image["worst_case"].tolist() for d in found] == [[False], [True]]
+    guarded = verdicts.certify(saved, [DEFENSE, other], margin_guard=0.1).defenses
+    assert [d.per_image["worst_case"].tolist() for d in guarded] == [[False], [True]]
 
 
 @pytest.mark.parametrize("guard", [-1, -1e-9, np.nan, np.inf])
@@ -480,30 +480,30 @@ def _flips(tmp_path, **options):
     low = Preprocessing(precision="bfloat16")
     with mock.patch.object(small_runs, "linear", tied):
         saved = evaluate(tmp_path, test_set, params=zero, preprocessing=low)
-    found = precision_check.label_flips(
+    counts = precision_check.label_flips(
         saved, test_set, tied, zero, preprocessing=low, chunk=8, **options
     )
-    return saved, found
+    return saved, counts
 
 
 def test_label_flips_are_those_that_bfloat16_is_known_for(tmp_path):
     """The corner is seen in the image, under 3 of 4 masks and 3 of 6 pairs: 7 of 11."""
-    saved, found = _flips(tmp_path)
+    saved, counts = _flips(tmp_path)
     boxes = saved.table.masked_images.boxes
     sees = ~((boxes[..., 0] == 0) & (boxes[..., 1] == 0) & (boxes[..., 2] > 0)).any(axis=1)
     assert sees.sum() == 7
     assert (np.asarray(saved.table.predictions) == 0).all()
-    assert (found.compared, found.flips) == (11 * COUNT, 7 * COUNT)
-    assert found.largest_margin == 0  # a tie, in bfloat16
+    assert (counts.compared, counts.flips) == (11 * COUNT, 7 * COUNT)
+    assert counts.largest_margin == 0  # a tie, in bfloat16
 
 
 @pytest.mark.parametrize("count", [1, 20, 109])
 def test_label_flips_of_a_sample(tmp_path, count):
-    _, found = _flips(tmp_path, count=count)
-    assert found.compared == count
-    assert 0 <= found.flips <= min(count, 70)
-    assert found.flips >= count - 40  # there are no more that do not flip
-    assert _flips(tmp_path, count=count)[1] == found  # the same sample every time
+    _, counts = _flips(tmp_path, count=count)
+    assert counts.compared == count
+    assert 0 <= counts.flips <= min(count, 70)
+    assert counts.flips >= count - 40  # there are no more that do not flip
+    assert _flips(tmp_path, count=count)[1] == counts  # the same sample every time
 
 
 def test_label_flips_look_at_few_images_and_at_what_was_evaluated(tmp_path):
@@ -511,13 +511,13 @@ def test_label_flips_look_at_few_images_and_at_what_was_evaluated(tmp_path):
     saved = evaluate(tmp_path, test_set, decide=True)
     test_set.blocks.clear()
     known = saved.table.known.sum(axis=1)
-    found = precision_check.label_flips(
+    counts = precision_check.label_flips(
         saved, test_set, small_runs.linear, PARAMS,
         preprocessing=Preprocessing(), chunk=8, most_images=4,
     )  # fmt: skip
     rows = {start for start, _ in test_set.blocks} | ({0} if len(test_set.blocks) < 4 else set())
     assert len(rows) == 4
-    assert found == precision_check.LabelFlips(int(known[sorted(rows)].sum()), 0, 0.0)
+    assert counts == precision_check.LabelFlips(int(known[sorted(rows)].sum()), 0, 0.0)
 
 
 def test_label_flips_are_counted_where_memory_runs_out(tmp_path, monkeypatch):
@@ -526,19 +526,19 @@ def test_label_flips_are_counted_where_memory_runs_out(tmp_path, monkeypatch):
     _, plain = _flips(tmp_path / "a")
     test_set, zero = _Bright(), np.zeros(3, np.float32)
     saved = saved_table.load(tmp_path / "a")
-    found = precision_check.label_flips(
+    counts = precision_check.label_flips(
         saved, test_set, tied, zero, preprocessing=Preprocessing(precision="bfloat16"), chunk=32
     )
-    assert found == plain
+    assert counts == plain
 
 
 def test_label_flips_stand_in_the_results_and_stay(tmp_path, capsys, monkeypatch):
     command = [*SMALL, "--precision", "bfloat16", "--no-decide", "--out", str(tmp_path)]
     assert certify.main(command) == 0
     written = json.loads((tmp_path / "results.json").read_text())["provenance"]
-    found = written["label_flips_against_float32"]
-    assert set(found) == {"compared", "flips", "largest_margin"}
-    assert found["compared"] == 12 * COLUMNS
+    counts = written["label_flips_against_float32"]
+    assert set(counts) == {"compared", "flips", "largest_margin"}
+    assert counts["compared"] == 12 * COLUMNS
     before = contents(tmp_path)
     shown, real = [], report.as_text
 
@@ -550,7 +550,7 @@ def test_label_flips_stand_in_the_results_and_stay(tmp_path, capsys, monkeypatch
         patched.setattr(report, "as_text", as_text)
         patched.setattr(precision_check, "label_flips", None)  # not computed again
         assert certify.main(command) == 0
-    assert shown == [found]
+    assert shown == [counts]
     assert contents(tmp_path) == before
     # A merged run has none, as merge has no model; the command given again counts them.
     merged = tmp_path / "merged"
@@ -559,7 +559,7 @@ def test_label_flips_stand_in_the_results_and_stay(tmp_path, capsys, monkeypatch
     assert "label_flips_against_float32" not in results["provenance"]
     assert certify.main([*command[:-1], str(merged)]) == 0
     results = json.loads((merged / "results.json").read_text())
-    assert results["provenance"]["label_flips_against_float32"] == found
+    assert results["provenance"]["label_flips_against_float32"] == counts
 
 
 # --- runtime ---

@@ -147,9 +147,9 @@ def test_chunks_and_devices_change_no_label(chunk, devices, count):
     images = IMAGES[:count]
     _, expected = _tables(PAIRS, images=images)
     told, mesh = [], device_mesh(jax.devices()[:devices])
-    _, found = _tables(PAIRS, images=images, chunk=chunk, mesh=mesh, progress=told.append)
-    np.testing.assert_array_equal(found.predictions, expected.predictions)
-    np.testing.assert_allclose(found.margins, expected.margins, rtol=2e-3, atol=1e-4)
+    _, table = _tables(PAIRS, images=images, chunk=chunk, mesh=mesh, progress=told.append)
+    np.testing.assert_array_equal(table.predictions, expected.predictions)
+    np.testing.assert_allclose(table.margins, expected.margins, rtol=2e-3, atol=1e-4)
     assert sum(told) == 2 * count * len(PAIRS)  # whole images, and ours
 
 
@@ -160,8 +160,8 @@ def test_items_are_those_of_the_whole_table_and_facts_say_how_it_came_about():
     assert not run.by_items
     table = run.table(IMAGES)
     image_of, columns = RNG.integers(0, len(IMAGES), 40), RNG.integers(0, len(PAIRS), 40)
-    for found, whole in zip(run.evaluate(IMAGES, image_of, columns), table, strict=True):
-        np.testing.assert_array_equal(found, whole[image_of, columns])
+    for part, whole in zip(run.evaluate(IMAGES, image_of, columns), table, strict=True):
+        np.testing.assert_array_equal(part, whole[image_of, columns])
     facts = run.facts()
     assert list(facts) == [
         "chunk", "preprocessing", "local_logits", "fields", "fields_as_whole_images"
@@ -257,8 +257,8 @@ def test_a_run_has_the_verdicts_of_whole_images_and_may_be_stopped(tmp_path, dec
         np.testing.assert_array_equal(ours_, theirs)
     reports = [verdicts.certify(saved, [defense]).defenses[0] for saved in (whole, ours)]
     for verdict in ("answer", "worst_case", "two_mask_correct"):
-        expected, found = (r.per_image[verdict] for r in reports)
-        np.testing.assert_array_equal(found, expected)
+        expected, by_fields = (r.per_image[verdict] for r in reports)
+        np.testing.assert_array_equal(by_fields, expected)
     assert 0 < reports[1].per_image["worst_case"].sum() < len(IMAGES)
 
 
@@ -268,9 +268,9 @@ def test_a_defended_classifier_answers_as_the_rule():
     _, table = _tables(defense.masked_images)
     guarded = defended(apply_fn, params, defense, preprocessing=PREPROCESSING, local=local)
     for images in (IMAGES, IMAGES[:1]):
-        found = guarded(images)
-        np.testing.assert_array_equal(found.labels, defense.rule(table)[: len(images)])
-        assert (found.masked_images == len(defense.masked_images)).all()
+        answers = guarded(images)
+        np.testing.assert_array_equal(answers.labels, defense.rule(table)[: len(images)])
+        assert (answers.masked_images == len(defense.masked_images)).all()
 
 
 @pytest.mark.parametrize(
@@ -353,8 +353,8 @@ def test_the_benchmark_compares_what_both_evaluate():
         [defenses.double_masking(MASKS)],
         local,
     )
-    found = measured_fields.measure(subject, 1)
-    assert found["masked_images"] == len(PAIRS)
-    assert found["label_flips"] == 0
-    assert found["largest_margin_difference"] < 0.01
-    assert found["compared"] == 16 * 2
+    measured = measured_fields.measure(subject, 1)
+    assert measured["masked_images"] == len(PAIRS)
+    assert measured["label_flips"] == 0
+    assert measured["largest_margin_difference"] < 0.01
+    assert measured["compared"] == 16 * 2

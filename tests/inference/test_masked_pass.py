@@ -57,25 +57,25 @@ def test_hidden_pixels_become_the_fill_and_others_stay(dtype, fill):
         for given, wanted in (
             (images, expected), (images[0], expected[0]), (images[None], expected[None]),
         ):  # fmt: skip
-            found = cm.masked_images(given, boxes, fill)
-            assert found.dtype == dtype
-            np.testing.assert_array_equal(found, wanted)
+            masked = cm.masked_images(given, boxes, fill)
+            assert masked.dtype == dtype
+            np.testing.assert_array_equal(masked, wanted)
 
 
 def test_many_masks_are_a_vmap_and_jit_changes_nothing():
     one = cm.masked_images
     many = jax.jit(jax.vmap(one, (None, 0, None)))(IMAGES, BOXES, 9)
     assert many.shape == (len(BOXES), *IMAGES.shape)
-    for boxes, found in zip(BOXES, many, strict=True):
-        np.testing.assert_array_equal(found, one(IMAGES, boxes, 9))
+    for boxes, masked in zip(BOXES, many, strict=True):
+        np.testing.assert_array_equal(masked, one(IMAGES, boxes, 9))
 
 
 def test_nothing_of_a_hidden_pixel_is_left():
     images = IMAGES.astype(np.float32)
     images[:, HIDDEN[0]] = np.array([np.nan, np.inf, -np.inf])
-    found = cm.masked_images(images, BOXES[0], 0.5)
-    assert (np.asarray(found)[:, HIDDEN[0]] == 0.5).all()
-    assert np.isfinite(found).all()
+    masked = cm.masked_images(images, BOXES[0], 0.5)
+    assert (np.asarray(masked)[:, HIDDEN[0]] == 0.5).all()
+    assert np.isfinite(masked).all()
 
 
 def test_the_derivative_is_one_where_a_pixel_is_seen_and_zero_where_it_is_hidden():
@@ -91,8 +91,8 @@ def test_logits_are_those_by_hand(dtype):
     expected = _by_hand(IMAGES, BOXES)
     given = (WEIGHTS, IMAGES.astype(dtype), BOXES)
     for run in (cm.masked_logits, jax.jit(cm.masked_logits, static_argnums=0)):
-        found = jax.tree_util.Partial(run, linear)(*given)
-        assert found.dtype == np.float32
+        logits = jax.tree_util.Partial(run, linear)(*given)
+        assert logits.dtype == np.float32
     run = jax.jit(lambda *a: cm.masked_logits(linear, *a, preprocessing=PREPROCESSING))
     np.testing.assert_allclose(run(*given), expected, rtol=1e-4, atol=1e-3)
     # Each mask on each image: a vmap over images and a list of which is which are the same.

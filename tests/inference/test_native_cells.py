@@ -126,10 +126,10 @@ def test_verdicts_are_those_of_the_sets_and_a_map_says_the_same_of_places():
     evidence = evidence.astype(np.float32)
     for defense in (PatchGuard(threat, **FIELDS), ClippedBagNet(threat, **FIELDS, clip=4.0),
                     PatchGuardDetection(threat, **FIELDS, tau=0.4)):  # fmt: skip
-        found = defense.results(jnp.asarray(evidence), jnp.asarray(labels))
+        results = defense.results(jnp.asarray(evidence), jnp.asarray(labels))
         at = np.asarray(defense.at_places(jnp.asarray(evidence), jnp.asarray(labels)).holds)
-        np.testing.assert_array_equal(at.all(axis=1), found.worst_case)
-        assert 0 < np.asarray(found.worst_case).sum() < 40, defense.name
+        np.testing.assert_array_equal(at.all(axis=1), results.worst_case)
+        assert 0 < np.asarray(results.worst_case).sum() < 40, defense.name
     plain = patchguard.robust_masking_worst_case(
         evidence, labels, window=defense.window, reached=defense.reached
     )
@@ -176,8 +176,8 @@ def _photographs():
     images = (128 + noise * contrast).astype(np.uint8).repeat(4, axis=1).repeat(4, axis=2)
     source = LocalSource(model.local)
     evidence = np.asarray(jax.jit(lambda x: source.evidence(params, x, how).parts)(images))
-    found = _defense().results(jnp.asarray(evidence), jnp.zeros(6, jnp.int32))
-    return images, evidence, np.asarray(found.answer, np.int32)
+    results = _defense().results(jnp.asarray(evidence), jnp.zeros(6, jnp.int32))
+    return images, evidence, np.asarray(results.answer, np.int32)
 
 
 def _defense():
@@ -212,10 +212,10 @@ def test_the_program_certifies_in_the_data_sets_own_pixels(run, capsys):
     kept = evidence_store.recorded(run / "evidence")["about"]["kept"]["sources"]
     assert [one["local_logits"]["seen_size"] for one in kept] == [[32, 32]]
     _, evidence, labels = _photographs()
-    found = _defense().results(jnp.asarray(evidence), jnp.asarray(labels))
-    assert results["defenses"][0]["worst_case_accuracy"] == np.mean(found.worst_case)
+    verdicts = _defense().results(jnp.asarray(evidence), jnp.asarray(labels))
+    assert results["defenses"][0]["worst_case_accuracy"] == np.mean(verdicts.worst_case)
     assert results["defenses"][0]["clean_accuracy"] == 1
-    assert 0 < np.mean(found.worst_case) < 1
+    assert 0 < np.mean(verdicts.worst_case) < 1
     assert report.main([str(run)]) == 0
     page = (run / "report.html").read_text()
     data = json.loads(re.search(r'id="data">(.*?)</script>', page, re.DOTALL)[1])

@@ -35,11 +35,11 @@ def test_resize_on_the_device_is_pillows_bicubic_but_for_its_rounding(size):
     expected = Image.fromarray(image).resize(size[::-1], Image.Resampling.BICUBIC)
     seen = model_input(jnp.asarray(image), NOTHING, Preprocessing(MEAN, STD, resize_to=size))
     assert seen.shape == (*size, 3)
-    found = _grey_levels(seen)
+    levels = _grey_levels(seen)
     # Pillow rounds after each axis; the second pass can magnify the first's rounding.
-    assert np.abs(found - np.asarray(expected)).max() < 1.5
-    assert found.min() > -1e-3
-    assert found.max() < 255 + 1e-3
+    assert np.abs(levels - np.asarray(expected)).max() < 1.5
+    assert levels.min() > -1e-3
+    assert levels.max() < 255 + 1e-3
 
 
 def test_nothing_of_a_hidden_patch_survives_the_resize():
@@ -92,7 +92,7 @@ def test_certify_in_the_data_sets_own_pixels(tmp_path, capsys):
     """The same patch of 1 px on 8x8 digits, before they are resized to 16x16, and named so."""
     model = models.create("cifar_resnet20", input_size=(16, 16))
     weights.save(tmp_path / "w.npz", drawn_params(model))
-    found = {}
+    results = {}
     for lives in ("input", "native"):
         options = [
             "--num-images", "4", "--model", "cifar_resnet20", "--weights", tmp_path / "w.npz",
@@ -100,13 +100,13 @@ def test_certify_in_the_data_sets_own_pixels(tmp_path, capsys):
             "--defense", "double_masking:masks_per_axis=2", "--out", tmp_path / lives,
         ]  # fmt: skip
         assert certify.main([str(option) for option in options]) == 0
-        found[lives] = json.loads((tmp_path / lives / "results.json").read_text())
-    assert "on 16x16" in found["input"]["defenses"][0]["mask_set"]
-    assert "on 8x8" in found["native"]["defenses"][0]["mask_set"]
-    assert "after any resize" in found["input"]["provenance"]["patch_lives"]
-    assert "own pixels" in found["native"]["provenance"]["patch_lives"]
-    assert [one["provenance"]["native_patches"] for one in found.values()] == [False, True]
-    assert found["native"]["provenance"]["preprocessing"]["resize_to"] == [16, 16]
+        results[lives] = json.loads((tmp_path / lives / "results.json").read_text())
+    assert "on 16x16" in results["input"]["defenses"][0]["mask_set"]
+    assert "on 8x8" in results["native"]["defenses"][0]["mask_set"]
+    assert "after any resize" in results["input"]["provenance"]["patch_lives"]
+    assert "own pixels" in results["native"]["provenance"]["patch_lives"]
+    assert [one["provenance"]["native_patches"] for one in results.values()] == [False, True]
+    assert results["native"]["provenance"]["preprocessing"]["resize_to"] == [16, 16]
     capsys.readouterr()
 
 
@@ -115,11 +115,11 @@ def test_native_resolution_needs_images_of_one_size(tmp_path):
     for number, size in enumerate([(20, 10), (20, 10), (10, 20)]):
         Image.new("RGB", size).save(tmp_path / "cat" / f"{number}.png")
     config = DataConfig((8, 8), MEAN, STD)
-    found = data.load("image_folder", data_config=config, data_dir=tmp_path, native=True)
-    assert found.image_size == (10, 20)
-    assert found.read(0, 2).images.shape == (2, 10, 20, 3)
+    test_set = data.load("image_folder", data_config=config, data_dir=tmp_path, native=True)
+    assert test_set.image_size == (10, 20)
+    assert test_set.read(0, 2).images.shape == (2, 10, 20, 3)
     with pytest.raises(ValueError, match=r"2\.png: expected \(10, 20\) .* got \(20, 10\)"):
-        found.read(0, 3)
+        test_set.read(0, 3)
 
 
 @pytest.mark.parametrize(("size", "crop", "how"), [

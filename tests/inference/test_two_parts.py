@@ -127,8 +127,8 @@ def test_devices_chunks_and_lists_of_items_change_no_label(devices, chunk):
     _same(engine.table(uploaded, lambda count, slots: told.append((count, slots))), expected)
     assert sum(count for count, _ in told) == len(IMAGES) * len(masks)
     image_of, columns = RNG.integers(0, len(IMAGES), 13), RNG.integers(0, len(masks), 13)
-    found = engine.evaluate(uploaded, image_of, columns)
-    np.testing.assert_array_equal(found.predictions, expected.predictions[image_of, columns])
+    outputs = engine.evaluate(uploaded, image_of, columns)
+    np.testing.assert_array_equal(outputs.predictions, expected.predictions[image_of, columns])
     if chunk > devices:
         assert engine.halved().chunk < engine.chunk
         _same(engine.halved().table(uploaded), expected)
@@ -166,7 +166,7 @@ def test_pixels_of_a_patch_change_nothing_that_hides_its_window():
     attacked = IMAGES[:1].repeat(len(places), axis=0)
     for image, (row, column) in zip(attacked, places, strict=True):
         image[row : row + 3, column : column + 3] = RNG.integers(0, 256, (3, 3, 3))
-    found = engine.table(attacked)
+    table = engine.table(attacked)
     for number, (_, column) in enumerate(places):
         met = np.zeros(parts.grid, bool)
         met[:, column // 4 : (column + 2) // 4 + 1] = True
@@ -175,9 +175,9 @@ def test_pixels_of_a_patch_change_nothing_that_hides_its_window():
             for boxes in defense.masked_images.boxes
         ]
         assert 0 < sum(hides) < len(hides)
-        for ours, theirs in zip(clean, found, strict=True):
+        for ours, theirs in zip(clean, table, strict=True):
             np.testing.assert_array_equal(theirs[number, hides], ours[0, hides])
-        changed += (found.margins[number] != clean.margins[0]).any()
+        changed += (table.margins[number] != clean.margins[0]).any()
     assert changed == len(places)
 
 
@@ -196,11 +196,11 @@ def test_local_logits_are_summed_where_they_are_seen():
     evidence = RNG.normal(size=(1, 6, 6, 3)).astype(np.float32)
     hidden = RNG.random((1, 6, 6)) < 0.3
     expected = evidence[0].astype(np.float64)[~hidden[0]].mean(axis=0)
-    found = np.asarray(mean_of_kept((), evidence, hidden))
-    np.testing.assert_allclose(found[0], expected, rtol=1e-5)
+    mean = np.asarray(mean_of_kept((), evidence, hidden))
+    np.testing.assert_allclose(mean[0], expected, rtol=1e-5)
     for anything in (1e8, -1e30, np.inf, np.nan):  # a total minus a window would forget the rest
         attacked = np.where(hidden[..., None], np.float32(anything), evidence)
-        np.testing.assert_array_equal(mean_of_kept((), attacked, hidden), found)
+        np.testing.assert_array_equal(mean_of_kept((), attacked, hidden), mean)
     assert (np.asarray(mean_of_kept((), evidence, np.ones((1, 6, 6), bool))) == 0).all()
 
 
@@ -331,8 +331,8 @@ def test_a_head_of_ones_own_answers_as_the_authors_secure_layer(shared):
     )
     table = from_labels(labels, defense.masked_images, num_classes=5)
     np.testing.assert_array_equal(defense.rule(table), golden["lrf_peer_pred"])
-    found = defense.conditions(table, golden["lrf_label"])["two_mask_correct"]
-    np.testing.assert_array_equal(found, golden["lrf_peer_certified"])
+    certified = defense.conditions(table, golden["lrf_label"])["two_mask_correct"]
+    np.testing.assert_array_equal(certified, golden["lrf_peer_certified"])
 
 
 def test_attacks_that_the_authors_program_certifies_against(shared):

@@ -103,8 +103,8 @@ def _all_logits(apply_fn, params, images, boxes, how):
 @pytest.mark.parametrize("name", ORACLES)
 def test_logits_are_those_of_plain_numpy(name):
     expected = _oracle_logits(name)
-    found = _all_logits(cm.with_views(model, name), WEIGHTS, IMAGES, COLUMNS.boxes, HOW)
-    np.testing.assert_allclose(found, expected, atol=1e-4)
+    logits = _all_logits(cm.with_views(model, name), WEIGHTS, IMAGES, COLUMNS.boxes, HOW)
+    np.testing.assert_allclose(logits, expected, atol=1e-4)
     assert len(views.read(name)) == len(ORACLES[name](IMAGES[0]))
 
 
@@ -169,11 +169,11 @@ def test_views_of_ones_own_see_one_whole_image_each():
         return image[::-1, ::-1]
 
     own = (("itself", lambda image: image), cm.View("turned", turned))
-    found = _all_logits(cm.with_views(model, own), WEIGHTS, IMAGES, COLUMNS.boxes, HOW)
+    logits = _all_logits(cm.with_views(model, own), WEIGHTS, IMAGES, COLUMNS.boxes, HOW)
     alone = _all_logits(model, WEIGHTS, IMAGES, COLUMNS.boxes, HOW)
     weights = WEIGHTS.reshape(*SIZE, 3, 4)[::-1, ::-1].reshape(WEIGHTS.shape)
     other = _all_logits(model, weights, IMAGES, COLUMNS.boxes, HOW)
-    np.testing.assert_allclose(found, (alone + other) / 2, atol=1e-4)
+    np.testing.assert_allclose(logits, (alone + other) / 2, atol=1e-4)
 
 
 def test_a_loaded_model_has_its_views():

@@ -85,8 +85,8 @@ def test_too_many_unions_are_refused_with_their_number():
 def _on_grid(boxes, image, patch, few_cells):
     """What each mask hides at every stretch of locations, and which locations these begin at."""
     grid = edge_grids.location_grid(boxes, image, patch)
-    found = edge_grids.hides_on_grid(boxes, image, patch, grid, few_cells=few_cells)
-    return found, np.ix_(np.arange(len(boxes)), grid.rows, grid.cols)
+    hides = edge_grids.hides_on_grid(boxes, image, patch, grid, few_cells=few_cells)
+    return hides, np.ix_(np.arange(len(boxes)), grid.rows, grid.cols)
 
 
 @pytest.mark.parametrize("few_cells", [0, 1 << 20])
@@ -97,14 +97,14 @@ def test_grids_of_few_cells_are_looked_at_as_all_others(few_cells):
         corners = np.sort(rng.integers(0, 10, (30, 2, 2, 2)), axis=2)  # mask, box, end, axis
         boxes = corners.reshape(30, 2, 4).astype(np.int32)
         expected = oracle.hides(boxes, (9, 9), patch)
-        found, at = _on_grid(boxes, (9, 9), patch, few_cells)
-        np.testing.assert_array_equal(found, expected[at])
+        hides, at = _on_grid(boxes, (9, 9), patch, few_cells)
+        np.testing.assert_array_equal(hides, expected[at])
         np.testing.assert_array_equal(geometry.hides(boxes, (9, 9), patch), expected)
     masks = mask_sets.budgeted_grid(32, 5, masks_per_axis=4)
     unions = all_unions(masks, 3).images
     expected = oracle.hides(unions.boxes, (32, 32), (5, 5))
-    found, at = _on_grid(unions.boxes, (32, 32), (5, 5), few_cells)
-    np.testing.assert_array_equal(found, expected[at])
+    hides, at = _on_grid(unions.boxes, (32, 32), (5, 5), few_cells)
+    np.testing.assert_array_equal(hides, expected[at])
     groups = unions.location_groups((5, 5))
     hidden = expected.reshape(len(unions), -1).T
     assert {row.tobytes() for row in groups} <= {row.tobytes() for row in hidden}

@@ -79,9 +79,9 @@ def test_plurality_is_smoothing_and_never_proves_less_than_its_certificate():
 
 
 def test_by_name():
-    found = defense_specs.build("plurality:bands=4,stride=2", (32, 32), (5, 5))
-    assert (len(found.mask_set), found.mask_set.name) == (16, "column_bands")
-    assert "column_bands" not in found.options
+    defense = defense_specs.build("plurality:bands=4,stride=2", (32, 32), (5, 5))
+    assert (len(defense.mask_set), defense.mask_set.name) == (16, "column_bands")
+    assert "column_bands" not in defense.options
 
 
 def _seen(masks):
@@ -97,8 +97,8 @@ def test_blocks_and_bands_of_both_axes_are_what_they_say():
     rows = _seen(row_bands((5, 6), (1, 1), band=3))
     both = _seen(row_and_column_bands((5, 6), (1, 1), band=(3, 2), stride=(1, 2)))
     np.testing.assert_array_equal(both, np.concatenate([rows, columns]))
-    found = _seen(blocks((5, 6), (1, 1), band=(3, 2), stride=(1, 2)))
-    np.testing.assert_array_equal(found, (rows[:, None] & columns[None]).reshape(-1, 5, 6))
+    squares = _seen(blocks((5, 6), (1, 1), band=(3, 2), stride=(1, 2)))
+    np.testing.assert_array_equal(squares, (rows[:, None] & columns[None]).reshape(-1, 5, 6))
     turned = _seen(column_bands((6, 5), (1, 1), band=3))
     np.testing.assert_array_equal(rows, turned.transpose(0, 2, 1))
 

@@ -76,8 +76,8 @@ def test_more_patches_have_all_unions_of_fewer(name):
     masks = MaskSet(np.array(SETS[name]), SIZE, 1)
     before: set[bytes] = set()
     for patches in (1, 2, 3, 4):
-        found = cm.combined_sets.several_patches(masks, patches=patches)
-        hidden = {_painted(mask).tobytes() for mask in found.boxes}
+        combined = cm.combined_sets.several_patches(masks, patches=patches)
+        hidden = {_painted(mask).tobytes() for mask in combined.boxes}
         assert before <= hidden
         assert hidden == {
             _painted(mask).tobytes() for mask in distinct_unions.unions(masks, patches)[0].boxes

@@ -53,10 +53,10 @@ def test_groups_are_the_minimal_patterns_of_all_placements(seed):
     image = (int(rng.integers(2, 6)), int(rng.integers(2, 6)))
     threat = _random_threat(rng, image)
     boxes = _random_boxes(rng, image, int(rng.integers(1, 9)), int(rng.integers(1, 4)))
-    found = MaskedImages(boxes, image).location_groups(threat)
+    groups = MaskedImages(boxes, image).location_groups(threat)
     expected = oracle_threats.minimal(_brute(boxes, threat))
-    assert {tuple(row) for row in found.tolist()} == expected
-    assert len(found) == len(expected)
+    assert {tuple(row) for row in groups.tolist()} == expected
+    assert len(groups) == len(expected)
 
 
 def test_groups_of_three_patches():
@@ -64,9 +64,9 @@ def test_groups_of_three_patches():
     for patches in (((1, 1),) * 3, ((1, 2), (1, 1), (2, 1))):
         threat = Threat((3, 3), tuple((shape,) for shape in patches))
         boxes = _random_boxes(rng, (3, 3), 9)
-        found = MaskedImages(boxes, (3, 3)).location_groups(threat)
+        groups = MaskedImages(boxes, (3, 3)).location_groups(threat)
         expected = oracle_threats.minimal(_brute(boxes, threat))
-        assert {tuple(row) for row in found.tolist()} == expected
+        assert {tuple(row) for row in groups.tolist()} == expected
 
 
 @pytest.mark.parametrize("seed", range(30))
@@ -229,13 +229,13 @@ def test_more_unions_than_would_be_done_are_refused_with_the_estimate():
 @pytest.mark.parametrize("most", [1, 2, 3, 6])
 def test_rectangles_contain_every_rectangle_of_an_area(size, most):
     for area in range(1, size[0] * size[1] + 3):
-        found = rectangles_of_area(size, area, most=most)
-        assert 1 <= len(found) <= most
-        assert all(h <= size[0] and w <= size[1] for h, w in found)
-        assert oracle_threats.contain_all(found, oracle_threats.rectangles(size, area))
-        if len(found) > 1:  # none is needless
-            for one in found:
-                rest = [r for r in found if r != one]
+        rectangles = rectangles_of_area(size, area, most=most)
+        assert 1 <= len(rectangles) <= most
+        assert all(h <= size[0] and w <= size[1] for h, w in rectangles)
+        assert oracle_threats.contain_all(rectangles, oracle_threats.rectangles(size, area))
+        if len(rectangles) > 1:  # none is needless
+            for one in rectangles:
+                rest = [r for r in rectangles if r != one]
                 assert not oracle_threats.contain_all(rest, oracle_threats.rectangles(size, area))
 
 
@@ -253,19 +253,19 @@ def test_rectangles_are_the_best_of_all_choices(size, most):
             for chosen in itertools.combinations(every, count)
             if oracle_threats.contain_all(chosen, wanted)
         )
-        found = rectangles_of_area(size, area, most=most, masks_per_axis=2)
-        assert (max(map(masks, found)), len(found), sum(map(masks, found))) == best
+        rectangles = rectangles_of_area(size, area, most=most, masks_per_axis=2)
+        assert (max(map(masks, rectangles)), len(rectangles), sum(map(masks, rectangles))) == best
 
 
 def test_any_rectangle_of_one_percent_at_224():
     paper = [(5, 224), (12, 83), (23, 38), (39, 20), (84, 12), (224, 5)]
     wanted = oracle_threats.rectangles((224, 224), 501)
     assert oracle_threats.contain_all(paper, wanted)
-    found = rectangles_of_area(224, 501)
-    assert oracle_threats.contain_all(found, wanted)
-    assert found == ((3, 224), (21, 125), (125, 22), (224, 3))
+    rectangles = rectangles_of_area(224, 501)
+    assert oracle_threats.contain_all(rectangles, wanted)
+    assert rectangles == ((3, 224), (21, 125), (125, 22), (224, 3))
     counts = {}
-    for name, shapes in (("paper", paper), ("ours", found)):
+    for name, shapes in (("paper", paper), ("ours", rectangles)):
         sets = [_grid(224, shape, 6) for shape in shapes]
         masks = [any_shape(sets, contained=kept) for kept in (True, False)]
         largest = max(int(np.prod(s.mask_size)) for s in sets)

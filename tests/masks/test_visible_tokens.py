@@ -89,9 +89,9 @@ def test_bad_input_is_named():
 
 
 def test_vips_windows_by_name():
-    found = defense_specs.build("minority_reports:token_windows=3,token=14", (224, 224), (28, 28))
-    assert (len(found.mask_set), found.mask_set.name) == (14 * 14, "token_windows")
-    assert found.mask_set.mask_size == (42, 42)
+    defense = defense_specs.build("minority_reports:token_windows=3,token=14", (224, 224), (28, 28))
+    assert (len(defense.mask_set), defense.mask_set.name) == (14 * 14, "token_windows")
+    assert defense.mask_set.mask_size == (42, 42)
     usual = defense_specs.build("minority_reports:token_windows=3", (224, 224), (33, 33))
     assert len(usual.mask_set) == 12 * 12
     with pytest.raises(ValueError, match="token_windows: expected at most 14x14 tokens"):

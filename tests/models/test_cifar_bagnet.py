@@ -35,13 +35,13 @@ def _by_loops(variables, image):
     for number, (_, kernel, stride) in enumerate(LAYERS, start=1):
         sides = [(side - kernel) // stride + 1 for side in x.shape[:2]]
         weights = params[f"conv{number}"]["kernel"]
-        found = np.empty((*sides, weights.shape[3]))
+        sums = np.empty((*sides, weights.shape[3]))
         for row, column in np.ndindex(*sides):
             top, left = row * stride, column * stride
             seen = x[top : top + kernel, left : left + kernel]
-            found[row, column] = np.einsum("hwc,hwcf->f", seen, weights)
+            sums[row, column] = np.einsum("hwc,hwcf->f", seen, weights)
         norm, stats = params[f"bn{number}"], averages[f"bn{number}"]
-        scaled = (found - stats["mean"]) / np.sqrt(stats["var"] + 1e-5) * norm["scale"]
+        scaled = (sums - stats["mean"]) / np.sqrt(stats["var"] + 1e-5) * norm["scale"]
         x = np.maximum(scaled + norm["bias"], 0)
     return x @ params["fc"]["kernel"] + params["fc"]["bias"]
 
@@ -78,8 +78,8 @@ def test_every_cell_sees_its_field_to_the_corners_and_nothing_else():
 def test_the_nets_for_cifar_have_the_fields_of_their_names(field, cells):
     model = models.create(f"cifar_bagnet{field}")
     params = jax.jit(model.init)(jax.random.key(0))
-    found = evidence_program.check_local(model.local, params, (32, 32, 3))
-    assert found == (cells, cells, 10)
+    shape = evidence_program.check_local(model.local, params, (32, 32, 3))
+    assert shape == (cells, cells, 10)
     assert model.local.field == field
     with pytest.raises(ValueError, match=f"at least {field}x{field}, what a local logit sees"):
         models.create(f"cifar_bagnet{field}", input_size=(4, 32)).param_shapes()

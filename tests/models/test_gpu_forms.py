@@ -42,8 +42,8 @@ def test_patches_by_a_product_are_the_convolution(size):
 def test_gelu_is_the_exact_one():
     values = np.linspace(-9, 9, 20001).astype(np.float32)
     exact = [x * 0.5 * math.erfc(-x / math.sqrt(2)) for x in values.astype(float)]
-    found = np.asarray(gpu_forms.exact_gelu(jnp.asarray(values)), np.float64)
-    assert np.abs(found - exact).max() < 2e-6
+    ours = np.asarray(gpu_forms.exact_gelu(jnp.asarray(values)), np.float64)
+    assert np.abs(ours - exact).max() < 2e-6
     narrow = gpu_forms.exact_gelu(jnp.asarray(values, jnp.bfloat16))
     assert narrow.dtype == jnp.bfloat16
 

@@ -82,8 +82,8 @@ def test_logits_are_those_of_the_kept_tokens_alone(shape):
     module = vit(**SHAPES[shape])
     params = variables(module)
     apply = jax.jit(module.apply)
-    found = np.asarray(apply(params, IMAGES, KEPT))
-    for image, tokens, logits in zip(IMAGES, KEPT, found, strict=True):
+    outputs = np.asarray(apply(params, IMAGES, KEPT))
+    for image, tokens, logits in zip(IMAGES, KEPT, outputs, strict=True):
         expected = one_by_numpy(module, params, image, tokens[tokens >= 0])
         np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
 
@@ -101,9 +101,9 @@ def test_more_padding_changes_last_bits_alone():
     module = vit(pooling="mean")
     params = variables(module)
     apply = jax.jit(module.apply)
-    found = np.asarray(apply(params, IMAGES, KEPT))
+    logits = np.asarray(apply(params, IMAGES, KEPT))
     more = np.pad(KEPT, ((0, 0), (0, 3)), constant_values=-1)
-    np.testing.assert_allclose(apply(params, IMAGES, more), found, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(apply(params, IMAGES, more), logits, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -138,8 +138,8 @@ def test_logits_are_those_of_timms_blocks_on_the_tokens_that_are_left(tmp_path, 
         for row, (one, own) in enumerate(zip(tokens, kept, strict=True)):
             left = [*range(first), *(first - 1 + own[own > 0])]
             expected = other.forward_head(other.norm(other.blocks(one[None, left]))).numpy()
-            found = jax.jit(module.apply)(params, images[row : row + 1], kept[row : row + 1])
-            np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+            logits = jax.jit(module.apply)(params, images[row : row + 1], kept[row : row + 1])
+            np.testing.assert_allclose(logits, expected, atol=1e-5 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("pooling", ["token", "mean"])
@@ -147,7 +147,7 @@ def test_what_is_dropped_changes_no_bit(pooling):
     module = vit(pooling=pooling)
     params = variables(module)
     apply = jax.jit(module.apply)
-    found = np.asarray(apply(params, IMAGES, KEPT))
+    logits = np.asarray(apply(params, IMAGES, KEPT))
     for wild in (1e30, np.inf, np.nan):
         changed = IMAGES.copy()
         for image, tokens in zip(changed, KEPT, strict=True):
@@ -155,7 +155,7 @@ def test_what_is_dropped_changes_no_bit(pooling):
                 row, column = divmod(token - 1, 3)
                 image[4 * row : 4 * row + 4, 4 * column : 4 * column + 4] = wild
         assert np.isnan(changed).any() == np.isnan(wild)
-        np.testing.assert_array_equal(apply(params, changed, KEPT), found)
+        np.testing.assert_array_equal(apply(params, changed, KEPT), logits)
 
 
 def test_slopes_are_zero_where_tokens_are_dropped():
@@ -171,9 +171,9 @@ def test_an_image_may_keep_no_token_at_all():
         module = vit(**options)
         params = variables(module)
         nothing = np.zeros((3, 1), np.int32)
-        found = np.asarray(jax.jit(module.apply)(params, IMAGES, nothing))
-        assert np.isfinite(found).all()
-        np.testing.assert_array_equal(found[0], found[1])  # of any image the same
+        logits = np.asarray(jax.jit(module.apply)(params, IMAGES, nothing))
+        assert np.isfinite(logits).all()
+        np.testing.assert_array_equal(logits[0], logits[1])  # of any image the same
 
 
 def test_models_say_whether_and_how_they_drop_tokens():

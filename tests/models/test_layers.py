@@ -77,9 +77,9 @@ def test_shapes_alone_are_those_of_the_initial_values(name, dtype):
     ours = PAIRS[name][0].clone(param_dtype=dtype)
     expected = jax.eval_shape(ours.init, jax.random.key(0), IMAGES)
     with layers.shapes_alone():
-        found = jax.eval_shape(ours.init, jax.random.key(0), IMAGES)
+        shapes = jax.eval_shape(ours.init, jax.random.key(0), IMAGES)
         params = ours.init(jax.random.key(0), IMAGES)["params"]
-    assert found == expected
+    assert shapes == expected
     assert not any(leaf.any() for leaf in jax.tree.leaves(params))  # nothing was drawn
     again = ours.init(jax.random.key(0), IMAGES)["params"]
     assert any(leaf.any() for leaf in jax.tree.leaves(again))

@@ -103,8 +103,8 @@ def test_data_configs_are_timms():
     timm = load_timm()
     from timm.models import _registry
 
-    old = {k: v for found in _registry._module_to_deprecated_models.values()
-           for k, v in found.items()}  # fmt: skip
+    old = {k: v for renamed in _registry._module_to_deprecated_models.values()
+           for k, v in renamed.items()}  # fmt: skip
     tagged = set(timm.list_models(pretrained=True))
     checked = 0
     for name, spelling in _timm_names().items():

@@ -69,10 +69,10 @@ def test_digits_splits_are_fixed_disjoint_and_real():
     [("test", 0, 500), ("test[300:400]", 300, 100), ("test[:10%]", 0, 50), ("test[-5:]", 495, 5)],
 )
 def test_split_slices(split, first, count):
-    found = data.load("digits", data_config=CONFIG, split=split)
+    part = data.load("digits", data_config=CONFIG, split=split)
     whole = data.load("digits", data_config=CONFIG)
-    assert len(found) == count
-    a, b = found.read(0, 2), whole.read(first, first + 2)
+    assert len(part) == count
+    a, b = part.read(0, 2), whole.read(first, first + 2)
     np.testing.assert_array_equal(a.images, b.images)
     assert a.ids == b.ids
 
@@ -88,16 +88,16 @@ def _folder(root, classes=("cat", "dog"), count=2):
 
 def test_image_folder(tmp_path):
     config = DataConfig((8, 8), (0.5,) * 3, (0.5,) * 3, resize=8)
-    found = data.load("image_folder", data_config=config, data_dir=_folder(tmp_path))
-    batch = found.read(0, 4)
-    assert found.class_names == ("cat", "dog")
+    folder = data.load("image_folder", data_config=config, data_dir=_folder(tmp_path))
+    batch = folder.read(0, 4)
+    assert folder.class_names == ("cat", "dog")
     assert batch.labels.tolist() == [0, 0, 1, 1]
     assert batch.ids == ("cat/0.png", "cat/1.png", "dog/0.png", "dog/1.png")
     assert batch.images[:, 0, 0, 0].tolist() == [0, 1, 50, 51]
     assert len(data.load("image_folder", data_config=config, data_dir=tmp_path, num_images=3)) == 3
     (tmp_path / "cat" / "0.png").write_bytes(b"no image")
     with pytest.raises(ValueError, match=r"0\.png: expected an image"):
-        found.read(0, 4)
+        folder.read(0, 4)
 
 
 def test_resize_and_crop_are_pillows(tmp_path):

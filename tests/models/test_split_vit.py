@@ -74,7 +74,7 @@ def test_logits_are_those_of_the_windows_that_are_seen(shape, windows, depth):
     hidden[0] = False
     hidden[:, -1, -1] = False  # at least one is seen
     features = jax.jit(parts.stem)(params, images)
-    found = jax.jit(parts.head)(params, features, hidden)
+    logits = jax.jit(parts.head)(params, features, hidden)
     expected = [
         oracle_split_vit.logits(
             params["params"], image, cells, heads=HEADS, windows=windows, split=depth,
@@ -82,7 +82,7 @@ def test_logits_are_those_of_the_windows_that_are_seen(shape, windows, depth):
         )
         for image, cells in zip(images, hidden, strict=True)
     ]  # fmt: skip
-    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(logits, expected, rtol=1e-3, atol=1e-4)
     assert np.ptp(np.asarray(expected)) > 0.5
     if shape == "registers":
         check_parts(parts, params, 3)

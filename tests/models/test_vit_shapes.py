@@ -62,20 +62,22 @@ def test_names_and_shapes_are_timms(name):
 def test_positions_are_resized_as_dinov2_does(grid):
     """Against loops, and against PyTorch's interpolation with the published scale factors."""
     table = uniform("positions", (1, 1 + 37 * 37, 3))
-    found = adaptation.resized_positions(table, grid=grid, prefix_tokens=1, how="dinov2")
-    np.testing.assert_array_equal(found[:, 0], table[:, 0])
+    positions = adaptation.resized_positions(table, grid=grid, prefix_tokens=1, how="dinov2")
+    np.testing.assert_array_equal(positions[:, 0], table[:, 0])
     squares = table[0, 1:].reshape(37, 37, 3)
     expected = vit_oracle.resized(squares, *grid, 0.1).reshape(-1, 3)
-    np.testing.assert_allclose(found[0, 1:], expected, atol=1e-5)
+    np.testing.assert_allclose(positions[0, 1:], expected, atol=1e-5)
     torch = pytest.importorskip("torch", reason="needs the extra: parity")
     theirs = torch.nn.functional.interpolate(
         torch.from_numpy(np.moveaxis(squares, 2, 0)[None]),
         scale_factor=tuple((n + 0.1) / 37 for n in grid),
         mode="bicubic",
     ).numpy()
-    np.testing.assert_allclose(found[0, 1:], np.moveaxis(theirs[0], 0, 2).reshape(-1, 3), atol=2e-5)
+    np.testing.assert_allclose(
+        positions[0, 1:], np.moveaxis(theirs[0], 0, 2).reshape(-1, 3), atol=2e-5
+    )
     other = adaptation.resized_positions(table, grid=grid, prefix_tokens=1)
-    assert np.abs(other - found).max() > 0.01  # it matters which
+    assert np.abs(other - positions).max() > 0.01  # it matters which
 
 
 def test_positions_without_the_class_token_are_resized_on_request(tmp_path):
@@ -107,8 +109,8 @@ def test_the_given_vit_is_what_its_transcription_computes(shared, tmp_path):
     image = uniform("an image", (56, 70, 3))
     expected = vit_oracle.features(stored, image, heads=6)
     with jax.default_matmul_precision("highest"):
-        found = np.asarray(jax.jit(model.apply_fn)(params, image[None]))[0]
-    assert np.abs(found - expected).max() <= 2e-5 * np.abs(expected).max()
+        features = np.asarray(jax.jit(model.apply_fn)(params, image[None]))[0]
+    assert np.abs(features - expected).max() <= 2e-5 * np.abs(expected).max()
 
 
 @pytest.mark.parametrize("registers", [0, 2])
@@ -126,8 +128,8 @@ def test_dinov2s_own_names(tmp_path, registers):
         theirs["cls_token"] = theirs["cls_token"] - place
     np.savez(tmp_path / "theirs.npz", **theirs)
     np.savez(tmp_path / "timms.npz", **arrays)
-    found, expected = (weights.load(tmp_path / n, model) for n in ("theirs.npz", "timms.npz"))
-    jax.tree.map(partial(np.testing.assert_allclose, atol=1e-6), found, expected)
+    loaded, expected = (weights.load(tmp_path / n, model) for n in ("theirs.npz", "timms.npz"))
+    jax.tree.map(partial(np.testing.assert_allclose, atol=1e-6), loaded, expected)
     np.savez(tmp_path / "cut.npz", **{n: a for n, a in theirs.items() if n != "pos_embed"})
     with pytest.raises(ValueError, match="missing: pos_embed"):
         weights.load(tmp_path / "cut.npz", model)

@@ -30,20 +30,20 @@ def uniform(name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 def random_weights(shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
     """Every parameter random, also those that start from zero or one: torch name -> float32."""
-    found = {}
+    arrays = {}
     for name, shape in shapes.items():
         noise, leaf = uniform(name, shape), name.rsplit(".", 1)[-1]
         if leaf == "num_batches_tracked":
             continue
         if leaf == "weight" and len(shape) > 1:
-            found[name] = noise / np.float32(np.sqrt(np.prod(shape[1:])))
+            arrays[name] = noise / np.float32(np.sqrt(np.prod(shape[1:])))
         elif leaf in ("weight", "alpha", "running_var"):
-            found[name] = 1 + np.float32(0.2) * noise
+            arrays[name] = 1 + np.float32(0.2) * noise
         elif leaf in ("ls1", "ls2"):
-            found[name] = np.float32(0.4) + np.float32(0.1) * noise
+            arrays[name] = np.float32(0.4) + np.float32(0.1) * noise
         else:
-            found[name] = np.float32(0.3) * noise
-    return found
+            arrays[name] = np.float32(0.3) * noise
+    return arrays
 
 
 def image() -> np.ndarray:

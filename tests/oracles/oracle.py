@@ -29,15 +29,15 @@ def paint(boxes: Any, image_size: tuple[int, int]) -> np.ndarray:
 def hides(boxes: Any, image_size: tuple[int, int], patch_size: tuple[int, int]) -> np.ndarray:
     """Definition 1 of both papers, pixel by pixel: ``bool[N, Ph, Pw]``."""
     (h, w), (ph, pw) = image_size, patch_size
-    found = np.zeros((len(boxes), h - ph + 1, w - pw + 1), dtype=bool)
+    covers = np.zeros((len(boxes), h - ph + 1, w - pw + 1), dtype=bool)
     for number, mask in enumerate(boxes):
         hidden = paint(mask, image_size)
         for row in range(h - ph + 1):
             for col in range(w - pw + 1):
-                found[number, row, col] = all(
+                covers[number, row, col] = all(
                     hidden[y, x] for y in range(row, row + ph) for x in range(col, col + pw)
                 )
-    return found
+    return covers
 
 
 def coverage(boxes: Any, image_size: tuple[int, int], patch_size: tuple[int, int]) -> np.ndarray:

@@ -31,12 +31,12 @@ def pair_cover_rule(labels: Any, hidden: np.ndarray, ties: str = "largest", need
 
 def settled_labels(labels: Any, hidden: np.ndarray) -> set[int]:
     """Every label that some location settles."""
-    found = set()
+    settled = set()
     for location in range(hidden.shape[1]):
         inside = {int(v) for v, hides in zip(labels, hidden[:, location], strict=True) if hides}
         if len(inside) == 1:
-            found |= inside
-    return found
+            settled |= inside
+    return settled
 
 
 def rules_of_many(rows: np.ndarray, hidden: np.ndarray, classes: int, ties: str) -> np.ndarray:

@@ -33,10 +33,10 @@ def answers(features: np.ndarray, mask: tuple[int, int], stride: tuple[int, int]
     base = total.argmax(axis=1)
     one = np.stack([label(cells) for cells in hidden], axis=1)
     two = np.array([[label(a | b) for b in hidden] for a in hidden]).transpose(2, 0, 1)
-    found = base.copy()
+    labels = base.copy()
     for image, (first, pairs) in enumerate(zip(one, two, strict=True)):
         for number, said in enumerate(first):
             if said != base[image] and (pairs[number] == said).all():
-                found[image] = said
+                labels[image] = said
                 break
-    return found
+    return labels

@@ -159,12 +159,12 @@ def sets_of_cells(image, shapes, boxes, field, stride):
     """
     (h, w), (rows, columns) = image, ((n - field) // stride + 1 for n in image)
     allowed = {(r, c) for t, le, b, ri in boxes for r in range(t, b) for c in range(le, ri)}
-    found = set()
+    sets = set()
     for height, width in shapes:
         for top, left in itertools.product(range(h - height + 1), range(w - width + 1)):
             patch = {(top + r, left + c) for r in range(height) for c in range(width)}
             if patch <= allowed:
-                found.add(
+                sets.add(
                     frozenset(
                         i * columns + j
                         for i, j in itertools.product(range(rows), range(columns))
@@ -176,7 +176,7 @@ def sets_of_cells(image, shapes, boxes, field, stride):
                         }
                     )
                 )
-    return sorted(sorted(one) for one in found if not any(one < other for other in found))
+    return sorted(sorted(one) for one in sets if not any(one < other for other in sets))
 
 
 def unanimous_masks(features, mask, stride, threshold):

@@ -32,14 +32,14 @@ def placements(image_size: tuple[int, int], patches: Any, region: Any = ()) -> l
 
 def hidden(boxes: Any, image_size: tuple[int, int], attacked: list[np.ndarray]) -> np.ndarray:
     """Whether each mask covers every attacked pixel of each placement: ``bool[V, L]``."""
-    found = np.zeros((len(boxes), len(attacked)), dtype=bool)
+    covers = np.zeros((len(boxes), len(attacked)), dtype=bool)
     for number, mask in enumerate(np.asarray(boxes)):
         masked = np.zeros(image_size, dtype=bool)
         for top, left, bottom, right in mask:
             masked[top:bottom, left:right] = True
         for place, pixels in enumerate(attacked):
-            found[number, place] = all(masked[y, x] for y, x in np.argwhere(pixels))
-    return found
+            covers[number, place] = all(masked[y, x] for y, x in np.argwhere(pixels))
+    return covers
 
 
 def minimal(patterns: np.ndarray) -> set[tuple[bool, ...]]:

@@ -25,7 +25,7 @@ def cubic(x: float) -> float:
 def resized(grid: np.ndarray, rows: int, columns: int, offset: float) -> np.ndarray:
     """``[s, s, D]`` -> ``[rows, columns, D]``: scale factors (n + offset) / s, borders repeated."""
     side = len(grid)
-    found = np.zeros((rows, columns, grid.shape[2]))
+    values = np.zeros((rows, columns, grid.shape[2]))
     for row in range(rows):
         for column in range(columns):
             y = (row + 0.5) * side / (rows + offset) - 0.5
@@ -34,8 +34,8 @@ def resized(grid: np.ndarray, rows: int, columns: int, offset: float) -> np.ndar
                 for j in range(math.floor(x) - 1, math.floor(x) + 3):
                     share = cubic(y - i) * cubic(x - j)
                     at = min(max(i, 0), side - 1), min(max(j, 0), side - 1)
-                    found[row, column] += share * grid[at]
-    return found
+                    values[row, column] += share * grid[at]
+    return values
 
 
 def features(weights: dict[str, np.ndarray], image: np.ndarray, heads: int) -> np.ndarray:

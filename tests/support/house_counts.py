@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "certmask_jax"
 def rooms_above(package: Path = PACKAGE) -> dict[str, set[str]]:
     """What each room (a folder with modules) imports of the others."""
     rooms = {path.parent.name for path in package.glob("*/__init__.py")}
-    found: dict[str, set[str]] = {room: set() for room in rooms}
+    above: dict[str, set[str]] = {room: set() for room in rooms}
     for room in rooms:
         for file in (package / room).rglob("*.py"):
             for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
@@ -25,8 +25,8 @@ def rooms_above(package: Path = PACKAGE) -> dict[str, set[str]]:
                 elif isinstance(node, ast.Import):
                     names = [one.name for one in node.names]
                 parts = [name.split(".") for name in names if name.startswith("certmask_jax.")]
-                found[room] |= {part[1] for part in parts if part[1] in rooms and part[1] != room}
-    return found
+                above[room] |= {part[1] for part in parts if part[1] in rooms and part[1] != room}
+    return above
 
 
 def floors(arrows: dict[str, set[str]]) -> dict[str, int]:
