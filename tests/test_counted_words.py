@@ -74,11 +74,11 @@ def _said(file):
 
 
 def test_no_text_counts_in_the_plural_alone():
-    found = []
+    plurals = []
     for room in ("programs", "pages", "certification"):
         for file in sorted((ROOT / "certmask_jax" / room).rglob("*.py")):
             for text in _said(file):
                 for part in text.split("{}")[1:]:
                     if _PLURAL.match(part):
-                        found.append((str(file.relative_to(ROOT)), text))
-    assert [one for one in found if one[1] not in _NEVER_ONE] == []
+                        plurals.append((str(file.relative_to(ROOT)), text))
+    assert [one for one in plurals if one[1] not in _NEVER_ONE] == []

@@ -237,9 +237,9 @@ def test_python_that_is_not_run_uses_what_is_there(page):
             continue
         compile(block.text, f"{page.name}:{block.line}", "exec")
         for names in re.findall(r"\bcm\.([\w.]+)", block.text):
-            found = cm
+            member = cm
             for name in names.split("."):
-                found = getattr(found, name)
+                member = getattr(member, name)
 
 
 def test_the_example_runs(capsys):
@@ -299,12 +299,12 @@ def test_links_lead_somewhere(page):
         if target.startswith("https://"):
             continue
         path, _, anchor = target.partition("#")
-        found = (page.parent / path).resolve() if path else page
-        assert found.is_file(), f"{page.name}: {target}"
-        if found.parent == DOCS and found.name in INCLUDED:
-            found = ROOT / INCLUDED[found.name]
+        linked = (page.parent / path).resolve() if path else page
+        assert linked.is_file(), f"{page.name}: {target}"
+        if linked.parent == DOCS and linked.name in INCLUDED:
+            linked = ROOT / INCLUDED[linked.name]
         if anchor:
-            assert anchor in _anchors(found), f"{page.name}: {target}"
+            assert anchor in _anchors(linked), f"{page.name}: {target}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)

@@ -35,7 +35,7 @@ def _modules() -> dict[str, Path]:
 
 def _imports(file: Path, modules: dict[str, Path]) -> set[str]:
     """Modules of the package that a file imports, wherever in it."""
-    found = set()
+    imports = set()
     for node in ast.walk(ast.parse(file.read_text())):
         names = []
         if isinstance(node, ast.Import):
@@ -48,8 +48,8 @@ def _imports(file: Path, modules: dict[str, Path]) -> set[str]:
                 name if there else node.module
                 for name, there in zip(inner, of_package, strict=True)
             ]
-        found |= {n.removeprefix("certmask_jax.") for n in names if n.startswith("certmask_jax.")}
-    return found & set(modules)
+        imports |= {n.removeprefix("certmask_jax.") for n in names if n.startswith("certmask_jax.")}
+    return imports & set(modules)
 
 
 def test_imports_point_down_only():

@@ -36,15 +36,15 @@ CHUNK = 32  # on each device
 @pytest.fixture(scope="module", params=list(absent_devices.TARGETS))
 def target(request):
     """Whose compiler is here, or why not."""
-    found = absent_devices.TARGETS[request.param]
+    wanted = absent_devices.TARGETS[request.param]
     if jax.config.values["jax_platforms"] != "cpu":
         pytest.skip("needs JAX_PLATFORMS=cpu, so that no accelerator of this machine is looked for")
     try:
         absent_devices.begin()
-        absent_devices.devices(found)
+        absent_devices.devices(wanted)
     except ValueError as error:
         pytest.skip(str(error))
-    return found
+    return wanted
 
 
 def _subject(module, size, precision="bfloat16"):
@@ -62,30 +62,30 @@ def _subject(module, size, precision="bfloat16"):
     )  # fmt: skip
 
 
-def _checked(found):
-    assert found["masked_images_at_once_a_device"] == CHUNK
-    assert found["collectives"] == []
-    assert found["trips_of_loops"] == []
-    assert found["types_of_logits"] == ["f32"]
-    assert found["exponentials_in_16_bits"] == 0  # of softmax, too
-    return found
+def _checked(measured):
+    assert measured["masked_images_at_once_a_device"] == CHUNK
+    assert measured["collectives"] == []
+    assert measured["trips_of_loops"] == []
+    assert measured["types_of_logits"] == ["f32"]
+    assert measured["exponentials_in_16_bits"] == 0  # of softmax, too
+    return measured
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_masked_forward_pass(target, name):
     module, size, most = CASES[name]
-    found = _checked(compiled_for.measure(_subject(module, size), target, 4 * CHUNK))
-    assert found["float32_copies_of_all_masked_images"] == 0
-    assert found["temporary_kilobytes_an_item"] <= most[target.name]
-    estimate = found["estimate_of_the_compiler"]
+    measured = _checked(compiled_for.measure(_subject(module, size), target, 4 * CHUNK))
+    assert measured["float32_copies_of_all_masked_images"] == 0
+    assert measured["temporary_kilobytes_an_item"] <= most[target.name]
+    estimate = measured["estimate_of_the_compiler"]
     assert 0 < estimate["share_of_the_peak"] < 1
 
 
 def test_float32_has_copies_of_its_own(target):
     """So that the count of them is one."""
     module, size, _ = CASES["vit"]
-    found = _checked(compiled_for.measure(_subject(module, size, "highest"), target, 4 * CHUNK))
-    assert found["float32_copies_of_all_masked_images"] >= 1
+    measured = _checked(compiled_for.measure(_subject(module, size, "highest"), target, 4 * CHUNK))
+    assert measured["float32_copies_of_all_masked_images"] >= 1
 
 
 def test_attention_of_cudnn_spares_the_scores(target, monkeypatch):
@@ -101,8 +101,8 @@ def test_attention_of_cudnn_spares_the_scores(target, monkeypatch):
     traffic = {}
     for attention in ("xla", "cudnn"):
         module = VisionTransformer(10, 16, 192, 3, 3, attention=attention)
-        found = _checked(compiled_for.measure(_subject(module, 224), target, 4 * CHUNK))
-        traffic[attention] = found["estimate_of_the_compiler"]["traffic_megabytes_each"]
+        measured = _checked(compiled_for.measure(_subject(module, 224), target, 4 * CHUNK))
+        traffic[attention] = measured["estimate_of_the_compiler"]["traffic_megabytes_each"]
     assert traffic["cudnn"] < 0.7 * traffic["xla"]
 
 
@@ -113,9 +113,9 @@ def test_forms_for_gpus_move_less(target):
     traffic = {}
     for for_gpu in (False, True):
         module = VisionTransformer(10, 16, 192, 3, 3, for_gpu=for_gpu)
-        found = _checked(compiled_for.measure(_subject(module, 224), target, 4 * CHUNK))
-        assert found["float32_copies_of_all_masked_images"] == 0
-        traffic[for_gpu] = found["estimate_of_the_compiler"]["traffic_megabytes_each"]
+        measured = _checked(compiled_for.measure(_subject(module, 224), target, 4 * CHUNK))
+        assert measured["float32_copies_of_all_masked_images"] == 0
+        traffic[for_gpu] = measured["estimate_of_the_compiler"]["traffic_megabytes_each"]
     assert traffic[True] < traffic[False]
 
 
@@ -130,13 +130,13 @@ def test_dropped_tokens_are_gathered_without_a_loop(target):
 
     model = SeenTokens(TokenDropping(kept_logits, module.patch), 50)
     some = dataclasses.replace(whole, apply_fn=model)
-    of_all, found = (
+    of_all, of_some = (
         _checked(compiled_for.measure(one, target, 4 * CHUNK)) for one in (whole, some)
     )
-    assert found["float32_copies_of_all_masked_images"] == 0
-    assert found["temporary_kilobytes_an_item"] <= most[target.name] / 2
+    assert of_some["float32_copies_of_all_masked_images"] == 0
+    assert of_some["temporary_kilobytes_an_item"] <= most[target.name] / 2
     speed = "masked_images_a_second_a_device"
-    estimates = [one["estimate_of_the_compiler"] for one in (of_all, found)]
+    estimates = [one["estimate_of_the_compiler"] for one in (of_all, of_some)]
     assert estimates[1][speed] > 1.1 * estimates[0][speed]
     assert estimates[1]["operations_each"] < 0.5 * estimates[0]["operations_each"]
 
@@ -146,7 +146,7 @@ def test_fields_are_cut_without_a_loop_over_them(target):
         subjects.of_noise("bagnet17", "bfloat16", 1, only_shapes=True),
         defenses=[double_masking(budgeted_grid(224, 36, masks_per_axis=2))],
     )
-    found = compiled_for.measure(subject, target)
-    assert found["collectives"] == []
+    measured = compiled_for.measure(subject, target)
+    assert measured["collectives"] == []
     # The means of eight masked images at a time, and nothing of as many trips as there are fields.
-    assert found["trips_of_loops"] == [-(-len(subject.defenses[0].masked_images) // 8)]
+    assert measured["trips_of_loops"] == [-(-len(subject.defenses[0].masked_images) // 8)]

@@ -137,10 +137,10 @@ def test_what_is_kept_is_what_bands_by_hand_say(whole):
 def test_the_same_bands_are_evaluated_once_and_passes_are_counted(whole):
     report = certify_evidence(whole[1], DEFENSES)
     assert report.forward_passes["made"] == 11 * (8 + 1 + 3)
-    found = report.defenses[0]
-    assert (found.masks, found.masked_images) == (8, 8)
-    assert found.mask_set == "8 bands of 2 columns for 1x1 patches on 8x8"
-    assert found.worst_case_exact
+    result = report.defenses[0]
+    assert (result.masks, result.masked_images) == (8, 8)
+    assert result.mask_set == "8 bands of 2 columns for 1x1 patches on 8x8"
+    assert result.worst_case_exact
     assert not report.defenses[3].worst_case_exact or DEFENSES[3].exact
     useful, slots = np.sum(whole[2], axis=0)
     assert useful == 11 * 12
@@ -287,9 +287,9 @@ def test_a_vit_is_given_the_tokens_of_a_band_alone(tmp_path):
         logits.append(apply_fn(params, seen, tokens, padded=False))
     logits = np.stack(logits, axis=1)
     np.testing.assert_allclose(evidence.parts, logits, rtol=1e-4, atol=1e-5)
-    found = defense.results(jnp.asarray(logits), jnp.asarray(LABELS))
-    np.testing.assert_array_equal(saved.rows.answers[:, 0], found.answer)
-    np.testing.assert_array_equal(saved.rows.verdicts[:, 0], found.worst_case)
+    from_logits = defense.results(jnp.asarray(logits), jnp.asarray(LABELS))
+    np.testing.assert_array_equal(saved.rows.answers[:, 0], from_logits.answer)
+    np.testing.assert_array_equal(saved.rows.verdicts[:, 0], from_logits.worst_case)
     pixels = (IMAGES / 255 - how.mean) / np.asarray(how.std)
     itself = np.asarray(jax.jit(model.apply_fn)(params, pixels))
     np.testing.assert_array_equal(saved.rows.undefended, itself.argmax(axis=1))
@@ -312,9 +312,9 @@ def test_kept_logits_of_bands_are_of_each_set_of_bands_once(tmp_path, whole):
     np.testing.assert_array_equal(robust, saved.rows.verdicts[:, 0])
     # A defense of another threshold and another patch, on the same bands.
     other = DerandomizedSmoothing(Threat.of(8, 2), band=2, threshold=0.5)
-    found = certify_evidence(saved, [other]).defenses[0].per_image["worst_case"]
+    verdicts = certify_evidence(saved, [other]).defenses[0].per_image["worst_case"]
     votes = _softmax(_bands(1)) >= 0.5
-    np.testing.assert_array_equal(found, _attacked(votes, _met(1, 2)))
-    assert 0 < found.sum() < 11
+    np.testing.assert_array_equal(verdicts, _attacked(votes, _met(1, 2)))
+    assert 0 < verdicts.sum() < 11
     with pytest.raises(ValueError, match="of other cells or bands"):
         certify_evidence(saved, [DerandomizedSmoothing(THREAT, band=3)])

@@ -39,8 +39,8 @@ def _engine(*, columns=10, chunk=80, flops=None, platform="cpu", devices=1, at_o
     ],
 )
 def test_images_of_a_block(given, images, expected):
-    found = BlockSizes().images_per_block(images, _engine(**given), decide=False)
-    assert found == expected
+    per_block = BlockSizes().images_per_block(images, _engine(**given), decide=False)
+    assert per_block == expected
 
 
 def test_of_large_tables_early_exit_leaves_out_most():

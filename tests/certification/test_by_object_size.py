@@ -22,12 +22,12 @@ def test_bins_hold_their_images_and_count_them():
         holds = [bool(result.per_image["worst_case"][i]) for i in one.rows]
         right = [int(result.per_image["answer"][i]) == int(label[i]) for i in one.rows]
         alone = [int(made.per_image["undefended"][i]) == int(label[i]) for i in one.rows]
-        for found, counted in (
+        for share, counted in (
             (one.certified[0], holds), (one.clean[0], right), (one.undefended, alone),
         ):  # fmt: skip
             fraction = sum(counted) / len(counted)
-            assert found.fraction == fraction
-            assert found.interval == wilson_interval(fraction, len(counted))
+            assert share.fraction == fraction
+            assert share.interval == wilson_interval(fraction, len(counted))
 
 
 def test_what_is_no_share_or_end_is_refused():

@@ -76,10 +76,10 @@ def _report(folder, test_set, *, decide):
 @pytest.mark.parametrize("decide", [True, False])
 def test_a_linear_model_has_the_certified_sizes_of_brute_force(tmp_path, decide):
     test_set = SmallTestSet(40)
-    found = _report(tmp_path / "tables", test_set, decide=decide)
+    report = _report(tmp_path / "tables", test_set, decide=decide)
     if decide:
-        assert found.forward_passes["made"] < found.forward_passes["full_table"]
-    curves = found.certified_size
+        assert report.forward_passes["made"] < report.forward_passes["full_table"]
+    curves = report.certified_size
     assert [(curve.defense, curve.built_for) for curve in curves] == [
         (spec, built_for) for spec in SPECS for built_for in (None, (1, 5))
     ]
@@ -108,12 +108,12 @@ def test_a_linear_model_has_the_certified_sizes_of_brute_force(tmp_path, decide)
                 )
         np.testing.assert_array_equal(
             certified,
-            [found.defenses[number].per_image["worst_case"] for number in curve.results],
+            [report.defenses[number].per_image["worst_case"] for number in curve.results],
         )
         np.testing.assert_allclose(curve.worst_case_accuracy, certified.mean(axis=1))
         np.testing.assert_allclose(curve.clean_accuracy, (answers == test_set.labels).mean(axis=1))
         label = curve.defense + (" built for 1x5" if curve.built_for else "")
-        sizes = found.per_image[f"certified_size:{label}"]
+        sizes = report.per_image[f"certified_size:{label}"]
         expected = [brute.largest(column) for column in certified.T]
         assert sizes.tolist() == [("0x0", *SIZES)[number] for number in expected]
         assert len(set(expected)) > 1
@@ -141,8 +141,8 @@ def _all_tables(defense, classes):
 def _hidden(defense):
     masks = defense.mask_set
     patch = defense.threat.shapes[0]
-    found = oracle.hides(defense.masked_images.boxes, masks.image_size, patch)
-    return found.reshape(len(found), -1)
+    covered = oracle.hides(defense.masked_images.boxes, masks.image_size, patch)
+    return covered.reshape(len(covered), -1)
 
 
 def _by_definition(defense, tables, classes, label=0):
@@ -170,15 +170,15 @@ def test_one_classifier_is_monotone_on_every_table(name):
             threat = Threat.of(masks.image_size, (1, patch))
             defense = CASES[name].build(largest.mask_set, against=threat)
             np.testing.assert_array_equal(defense.rule(table), largest.rule(table))
-            found = defense.worst_case(table, labels)
+            holds = defense.worst_case(table, labels)
             exact = _by_definition(defense, tables, classes)
             if defense.exact:
-                np.testing.assert_array_equal(found, exact)
-            assert not (found & ~exact).any()
+                np.testing.assert_array_equal(holds, exact)
+            assert not (holds & ~exact).any()
             if before is not None:
-                assert not (before & ~found).any()
-                sharper += (found & ~before).sum()
-            before = found
+                assert not (before & ~holds).any()
+                sharper += (holds & ~before).sum()
+            before = holds
     if name in ("double_masking", "challenger_masking"):  # one round here: all right, or lost
         assert sharper > 0
 
@@ -214,15 +214,15 @@ def test_with_own_masks_a_larger_size_implies_no_smaller_one_and_picking_one_is_
         if len(lost) and beaten == len(lost):  # the package's own adversary agrees
 
             def rule(row, num_classes, pair=pair, places=places):
-                found = []
+                of_pair = []
                 for defense, place in zip(pair, places, strict=True):
                     own_row = row._replace(
                         predictions=row.predictions[place], confidences=row.confidences[place]
                     )
                     answer = defense.row_rule(own_row, num_classes)
                     vouched = defense.row_worst_case(own_row, answer, num_classes)
-                    found.append((answer, vouched))
-                return jnp.where(found[1][1], found[1][0], found[0][0])
+                    of_pair.append((answer, vouched))
+                return jnp.where(of_pair[1][1], of_pair[1][0], of_pair[0][0])
 
             assert not adversary.worst_case(rule, tables[lost[0]], hidden.T, 0, num_classes=2)
         # Each classifier by itself is what its curve says.
@@ -237,9 +237,9 @@ def _by_definition_at(defense, place, tables):
     every = _all_tables(defense, 2)
     robust = _by_definition(defense, every, 2)
     of_table = {tuple(row): value for row, value in zip(every.tolist(), robust, strict=True)}
-    found = np.array([of_table[tuple(row)] for row in tables[:, place].tolist()])
-    assert not (found & (answers != 0)).any()
-    return found
+    holds = np.array([of_table[tuple(row)] for row in tables[:, place].tolist()])
+    assert not (holds & (answers != 0)).any()
+    return holds
 
 
 def test_the_share_of_images_with_a_size_is_no_classifiers_accuracy():
@@ -278,15 +278,15 @@ def test_the_curve_is_that_of_separate_runs(tmp_path, capsys, monkeypatch):
     printed = capsys.readouterr().out
     assert "certified_size.csv, certified_size.png, tables" in printed
     assert "built for 3x3" in printed
-    found, images, points = _results(out), _rows(out), _rows(out, "certified_size.csv")
-    curves = found["certified_size"]
+    results, images, points = _results(out), _rows(out), _rows(out, "certified_size.csv")
+    curves = results["certified_size"]
     assert [(c["defense"], c["built_for"]) for c in curves] == [
         ("double_masking:masks_per_axis=2", None),
         ("double_masking:masks_per_axis=2", [3, 3]),
         ("certmask:tiling=tight", None),
         ("certmask:tiling=tight", [3, 3]),
     ]
-    assert found["provenance"]["sizes"] == ["1", "2", "3"]
+    assert results["provenance"]["sizes"] == ["1", "2", "3"]
     specs = ["double_masking:masks_per_axis=2", "double_masking:masks_per_axis=2,built_for=3"]
     specs += ["certmask:tiling=tight", "certmask:tiling=tight,built_for=3"]
     for patch in ("1", "2", "3"):

@@ -96,11 +96,11 @@ def test_what_an_image_takes_is_measured_behind_the_first_block(count, seconds, 
         IMAGES[:count], LABELS[:count], data_config=models.create("vit_digits").data_config,
         num_outputs=CLASSES,
     )  # fmt: skip
-    found = evidence_planning.seconds_an_image(
+    estimate = evidence_planning.seconds_an_image(
         test_set, LOCAL, PARAMS, DEFENSES, preprocessing=Preprocessing(), chunk=3,
         mesh=device_mesh(jax.local_devices()[:2]), clock=itertools.count().__next__,
     )  # fmt: skip
-    assert found == (pytest.approx(seconds), measured_on)
+    assert estimate == (pytest.approx(seconds), measured_on)
 
 
 def test_what_is_kept_is_what_the_pure_functions_say(whole):
@@ -130,12 +130,12 @@ def test_what_is_kept_is_what_the_pure_functions_say(whole):
 
 
 def test_the_result_says_what_evidence_is_rounded_to(whole):
-    found = [
+    roundings = [
         one.options["quantised_evidence"] for one in certify_evidence(whole[1], DEFENSES).defenses
     ]
-    assert found == [defense.quantisation for defense in DEFENSES]
+    assert roundings == [defense.quantisation for defense in DEFENSES]
     words = re.compile(r"whole numbers of 2\^-\d+ from -?[\d,]+ to [\d,]+")
-    assert all(map(words.fullmatch, found))
+    assert all(map(words.fullmatch, roundings))
     # Those are no facts: a run that was begun before it said so goes on.
     assert all("quantised_evidence" not in defense.facts for defense in DEFENSES)
 
@@ -306,12 +306,12 @@ def test_kept_evidence_is_what_the_model_says_and_gives_the_verdicts_of_the_run(
 
 def test_other_defenses_on_kept_evidence_are_those_of_a_run_with_them(keeping, tmp_path):
     again = certify_evidence(_run(tmp_path / "evidence", defenses=OTHERS), OTHERS)
-    found = certify_evidence(keeping[1], [*OTHERS, DEFENSES[0]])
-    for one, other in zip(found.defenses, again.defenses, strict=False):
+    from_kept = certify_evidence(keeping[1], [*OTHERS, DEFENSES[0]])
+    for one, other in zip(from_kept.defenses, again.defenses, strict=False):
         assert one.conditions == other.conditions
         for name in ("answer", "worst_case", *one.conditions):
             np.testing.assert_array_equal(one.per_image[name], other.per_image[name])
-    assert [round(13 * one.worst_case_accuracy) for one in found.defenses] == [2, 10, 12]
+    assert [round(13 * one.worst_case_accuracy) for one in from_kept.defenses] == [2, 10, 12]
     with pytest.raises(ValueError, match="evidence is of other cells or bands"):
         certify_evidence(keeping[1], [PatchGuard(THREAT, field=2, stride=2)])
 

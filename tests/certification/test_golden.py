@@ -15,10 +15,10 @@ from certmask_jax.masks import distinct_unions
 @pytest.fixture(scope="module")
 def model(shared):
     pytest.importorskip("tensorflow_datasets", reason="needs the extra: data")
-    found = models.create("cifar_resnet20")
-    params = weights.load(shared / "weights" / "cifar10_resnet20_cutout.npz", found)
-    preprocessing = Preprocessing(found.data_config.mean, found.data_config.std)
-    return found, params, preprocessing
+    resnet = models.create("cifar_resnet20")
+    params = weights.load(shared / "weights" / "cifar10_resnet20_cutout.npz", resnet)
+    preprocessing = Preprocessing(resnet.data_config.mean, resnet.data_config.std)
+    return resnet, params, preprocessing
 
 
 def _images(shared, model, count):
@@ -32,17 +32,17 @@ def _images(shared, model, count):
 @pytest.mark.parametrize(("patch", "count"), [(5, 200), (2, 100)])
 def test_labels_and_verdicts_equal_patchcleansers_own_program(shared, model, patch, count):
     """Of the first 4 and 2 images, at two seconds of a core each; CERTMASK_JAX_GOLDEN=all: all."""
-    found, params, preprocessing = model
+    resnet, params, preprocessing = model
     count = count if os.environ.get("CERTMASK_JAX_GOLDEN") == "all" else count // 50
     golden = dict(np.load(shared / "golden" / f"patchcleanser_patch{patch}_6x6.npz"))
-    batch = _images(shared, found, count)
+    batch = _images(shared, resnet, count)
     np.testing.assert_array_equal(batch.labels, golden["label"][:count])
     masks = mask_sets.budgeted_grid(32, patch, masks_per_axis=6)
     np.testing.assert_array_equal(masks.boxes[:, 0], golden["mask_boxes"])
     _, pair = distinct_unions.unions(masks, 2)
     double, challenger = defenses.double_masking(masks), defenses.challenger_masking(masks)
     table = predict(
-        found.apply_fn, params, batch.images, double.masked_images, preprocessing=preprocessing
+        resnet.apply_fn, params, batch.images, double.masked_images, preprocessing=preprocessing
     )
     clear = table.margins[:, pair] > 1e-3
     expected = golden["two_mask_labels"][:count]
@@ -61,10 +61,10 @@ def test_labels_and_verdicts_equal_patchcleansers_own_program(shared, model, pat
 
 
 def test_undefended_accuracy_of_the_real_weights_on_the_first_thousand(shared, model):
-    found, params, preprocessing = model
-    batch = _images(shared, found, 1000)
+    resnet, params, preprocessing = model
+    batch = _images(shared, resnet, 1000)
     table = predict(
-        found.apply_fn, params, batch.images, distinct_unions.unmasked((32, 32)),
+        resnet.apply_fn, params, batch.images, distinct_unions.unmasked((32, 32)),
         preprocessing=preprocessing,
     )  # fmt: skip
     assert abs(np.mean(table.predictions[:, 0] == batch.labels) - 0.862) <= 0.002

@@ -56,9 +56,9 @@ class Files:
 
 
 def verdicts_of(saved):
-    found = verdicts.certify(saved, [DEFENSE])
-    columns = {**found.per_image, **found.defenses[0].per_image}
-    return {one: [column[row] for column in columns.values()] for row, one in enumerate(found.ids)}
+    of_run = verdicts.certify(saved, [DEFENSE])
+    columns = {**of_run.per_image, **of_run.defenses[0].per_image}
+    return {one: [column[row] for column in columns.values()] for row, one in enumerate(of_run.ids)}
 
 
 @pytest.fixture(scope="module")
@@ -77,15 +77,15 @@ def test_unreadable_images_are_named_and_count_nowhere(tmp_path, whole, broken, 
     if not decide:
         left = {name: row for name, row in whole.items() if int(name[5:]) not in broken}
         assert verdicts_of(saved) == left
-    found = verdicts.certify(saved, [DEFENSE])
-    assert found.num_images == COUNT - len(broken)
-    assert found.left_out == {f"file {number}": "cut short" for number in broken}
+    of_run = verdicts.certify(saved, [DEFENSE])
+    assert of_run.num_images == COUNT - len(broken)
+    assert of_run.left_out == {f"file {number}": "cut short" for number in broken}
     labels = Files().labels[[n for n in range(COUNT) if n not in broken]]
-    np.testing.assert_array_equal(found.per_image["label"], labels)
-    assert found.forward_passes["full_table"] == 11 * found.num_images
-    undefended = (found.per_image["undefended"] == labels).mean()
-    assert found.undefended_accuracy == pytest.approx(undefended)
-    assert report.to_json(found)["left_out"] == found.left_out
+    np.testing.assert_array_equal(of_run.per_image["label"], labels)
+    assert of_run.forward_passes["full_table"] == 11 * of_run.num_images
+    undefended = (of_run.per_image["undefended"] == labels).mean()
+    assert of_run.undefended_accuracy == pytest.approx(undefended)
+    assert report.to_json(of_run)["left_out"] == of_run.left_out
     assert all("left out: file" in line and "cut short" in line for line in said)
     assert saved_table.load(tmp_path).left_out == dict.fromkeys(broken, "cut short")
 
@@ -226,10 +226,10 @@ def test_shares_with_images_left_out_make_up_one_table(tmp_path):
 def test_label_flips_are_counted_on_images_that_are_there(tmp_path):
     how = Preprocessing(precision="bfloat16")
     saved = evaluate(tmp_path, Files(broken=(1, 7)), skip_unreadable=True, preprocessing=how)
-    found = precision_check.label_flips(
+    flips = precision_check.label_flips(
         saved, Files(without=(0,), broken=(1, 7)), linear, PARAMS, preprocessing=how, chunk=8
     )
-    assert found.compared == 7 * 11
+    assert flips.compared == 7 * 11
 
 
 def test_tables_of_older_versions_are_read(tmp_path):

@@ -63,9 +63,9 @@ def _fingerprint(run):
 
 
 def _arrays(run):
-    found = contents(run / "tables")
-    del found[saved_table.ABOUT]
-    return found
+    files = contents(run / "tables")
+    del files[saved_table.ABOUT]
+    return files
 
 
 def _results(run):

@@ -21,8 +21,8 @@ def _read(text):
     return list(csv.DictReader(io.StringIO(text, newline="")))
 
 
-def _written(found, folder, name):
-    report.write(found, folder)
+def _written(hand_made, folder, name):
+    report.write(hand_made, folder)
     content = (folder / name).read_bytes()
     assert not content.startswith(b"\xef\xbb\xbf")
     return _read(content.decode())
@@ -59,8 +59,8 @@ def test_a_row_an_image_says_defense_and_patch_and_has_words_for_codes(tmp_path)
 
 def test_columns_are_unique_whatever_is_given_twice():
     sizes = [Threat.of(8, 1), Threat.of(8, 1), Threat.of(8, 2)]
-    found = made.report(*(made.result(threat=t) for t in sizes), made.result("mrcert"))
-    (header, *_) = csv.reader(io.StringIO(report.files.per_image_csv(found), newline=""))
+    hand_made = made.report(*(made.result(threat=t) for t in sizes), made.result("mrcert"))
+    (header, *_) = csv.reader(io.StringIO(report.files.per_image_csv(hand_made), newline=""))
     assert len(set(header)) == len(header)
     assert [name for name in header if name.endswith(" answer")] == [
         "double_masking 1x1 answer",
@@ -82,11 +82,11 @@ def test_columns_are_unique_whatever_is_given_twice():
     ],
 )
 def test_names_of_classes_stand_beside_their_numbers(tmp_path, names, expected):
-    found = made.report(
+    hand_made = made.report(
         made.result("votes", guarantee="detection", clean=7, alerts=1),
         class_names=names,
     )
-    rows = _written(found, tmp_path, "per_image.csv")
+    rows = _written(hand_made, tmp_path, "per_image.csv")
     assert [(row["label"], row["label_name"]) for row in rows] == [("1", expected)] * 8
     assert (rows[7]["undefended"], rows[7]["undefended_name"]) == ("none", "")
     assert rows[0]["votes 1x1 answer_name"] == expected
@@ -95,8 +95,8 @@ def test_names_of_classes_stand_beside_their_numbers(tmp_path, names, expected):
 
 @pytest.mark.parametrize("names", [[], ["0", "1", "2"], ["", ""]])
 def test_names_that_say_nothing_more_are_left_out(names):
-    found = made.report(made.result(), class_names=names)
-    (row, *_) = _read(report.files.per_image_csv(found))
+    hand_made = made.report(made.result(), class_names=names)
+    (row, *_) = _read(report.files.per_image_csv(hand_made))
     assert "label_name" not in row
 
 
@@ -121,20 +121,20 @@ def test_ids_that_look_like_formulas_and_bytes_that_are_no_text(tmp_path):
 
 def test_a_row_a_defense_and_threat():
     other = Threat.of(8, 2, patches=2)
-    found = made.report(
+    hand_made = made.report(
         *made.usual().defenses,
         made.result("mrcert", threat=other, conditions={"c_r": 5, "round_trip": 2}, exact=False),
         left_out={"a": "gone"},
         margin_guard=0.5,
     )
-    rows = _read(report.results_csv(found))
+    rows = _read(report.results_csv(hand_made))
     assert [row["defense"] for row in rows] == [
         "double_masking", made.CERTMASK, made.DETECTION, "mrcert",
     ]  # fmt: skip
     assert [row["name"] for row in rows][1] == "certmask"
     assert [row["patch"] for row in rows] == ["1x1"] * 3 + ["2 patches of 2x2"]
     assert [row["bound"] for row in rows] == ["exact"] * 3 + ["at least"]
-    for row, result in zip(rows, found.defenses, strict=True):
+    for row, result in zip(rows, hand_made.defenses, strict=True):
         assert (row["num_images"], row["left_out"], row["margin_guard"]) == ("8", "1", "0.5")
         for name in ("clean_accuracy", "worst_case_accuracy", "certified_accuracy"):
             ends = (row[f"{name}_low"], row[f"{name}_high"])
@@ -213,8 +213,8 @@ def test_latex():
 @given(st.text(st.characters(codec="utf-8"), min_size=1, max_size=20), st.booleans())
 def test_latex_is_balanced_and_has_the_same_columns_in_each_row(spec, several):
     threats = [Threat.of(8, n) for n in ((1, 2) if several else (1,))]
-    found = made.report(*(made.result("x", spec, threat=t) for t in threats))
-    text = report.as_latex(found)
+    hand_made = made.report(*(made.result("x", spec, threat=t) for t in threats))
+    text = report.as_latex(hand_made)
     body = [line for line in text.splitlines() if not line.startswith("%")]
     bare = re.sub(r"\\[&%$#_{}]", "", "\n".join(body))
     depth = np.cumsum([(c == "{") - (c == "}") for c in bare])
@@ -230,7 +230,7 @@ def test_latex_is_balanced_and_has_the_same_columns_in_each_row(spec, several):
 
 
 def test_documents_of_several_patches_have_a_column_for_them():
-    found = made.report(*(made.result(threat=Threat.of(8, n)) for n in (1, 2)))
-    assert "| double_masking | 2x2 | recovery |" in report.as_markdown(found)
-    assert "against" not in report.as_markdown(found)
-    assert r"double\_masking & 2x2 & recovery" in report.as_latex(found)
+    hand_made = made.report(*(made.result(threat=Threat.of(8, n)) for n in (1, 2)))
+    assert "| double_masking | 2x2 | recovery |" in report.as_markdown(hand_made)
+    assert "against" not in report.as_markdown(hand_made)
+    assert r"double\_masking & 2x2 & recovery" in report.as_latex(hand_made)

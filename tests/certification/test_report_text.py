@@ -107,7 +107,7 @@ def test_long_names_stand_whole_where_there_is_room():
 
 def test_rows_of_several_patches_carry_them_and_so_does_the_legend():
     sizes = [Threat.of(8, 1), Threat.of(8, (2, 3))]
-    found = made.report(
+    hand_made = made.report(
         *(
             made.result(
                 "certmask_detection", threat=t, guarantee="detection", alerts=a, near=(0, 0, a)
@@ -115,7 +115,7 @@ def test_rows_of_several_patches_carry_them_and_so_does_the_legend():
             for t, a in zip(sizes, (1, 2), strict=True)
         )
     )
-    text = report.as_text(found)
+    text = report.as_text(hand_made)
     assert "against" not in text.split("\n\n", maxsplit=1)[0]
     rows = _blocks(text, 1).splitlines()
     assert rows[0].split()[:2] == ["defense", "patch"]
@@ -160,8 +160,8 @@ def test_a_condition_is_shown_where_it_differs_on_any_image():
 
 
 def test_several_conditions_of_one_defense_go_to_the_legend_of_a_narrow_screen():
-    found = made.report(made.result("mrcert", conditions={"c_r": 5, "round_trip": 2}))
-    wide, narrow = (report.as_text(found, width=width) for width in (130, 80))
+    hand_made = made.report(made.result("mrcert", conditions={"c_r": 5, "round_trip": 2}))
+    wide, narrow = (report.as_text(hand_made, width=width) for width in (130, 80))
     both = "c_r 62.5 [30.6, 86.3], round_trip 25.0 [7.1, 59.1]"
     assert both in _blocks(wide, 1)
     assert both in " ".join(_blocks(narrow, 2).split())
@@ -257,9 +257,9 @@ def test_screens_over_patch_sizes(width, expected):
 
 
 def test_false_alerts_that_do_not_fit_stand_below_with_their_sizes():
-    found = _over_sizes(guarantee="detection", alerts=1)
-    assert "false alerts" in _blocks(report.as_text(found, width=120), 1).splitlines()[1]
-    below = " ".join(_blocks(report.as_text(found, width=70), 1).split())
+    over_sizes = _over_sizes(guarantee="detection", alerts=1)
+    assert "false alerts" in _blocks(report.as_text(over_sizes, width=120), 1).splitlines()[1]
+    below = " ".join(_blocks(report.as_text(over_sizes, width=70), 1).split())
     assert "false alerts: 12.5 [2.2, 47.1] at every size" in below
 
 
@@ -334,10 +334,10 @@ def test_no_line_is_wider_than_the_screen(rows, width):
 
 @given(st.lists(st.sampled_from(["a", "a #2", "b", "a #3"]), max_size=8))
 def test_unique_names_are_unique_and_keep_the_first(names):
-    found = labels.unique(names)
-    assert len(set(found)) == len(found)
+    unique_names = labels.unique(names)
+    assert len(set(unique_names)) == len(unique_names)
     for name in set(names):
-        assert found[names.index(name)] == name
+        assert unique_names[names.index(name)] == name
 
 
 @pytest.mark.parametrize(
@@ -368,9 +368,9 @@ def test_what_patches_are_called(threat, expected):
 )
 def test_it_says_which_images_and_classes_these_are(subset, says):
     facts = {"subset": subset, "only_classes": [3, 5, 8]}
-    found = made.usual().with_facts(facts)
-    assert found.provenance == facts
-    text = " ".join(report.as_text(found, width=100).split())
+    hand_made = made.usual().with_facts(facts)
+    assert hand_made.provenance == facts
+    text = " ".join(report.as_text(hand_made, width=100).split())
     assert says in text
     assert "chooses among the 3 classes of the data set only" in text
     assert says not in report.as_text(made.usual(), width=100)
@@ -395,14 +395,14 @@ def test_notices_stand_in_their_order_whatever_order_they_came_in():
         notices.MissingImages(("c\x1b.png",)),
         notices.Subset("first", 50),
     )
-    found = dataclasses.replace(
+    hand_made = dataclasses.replace(
         made.usual(),
         notices=given,
         left_out={"a": "gone"},
         margin_guard=0.5,
         non_finite_images=("b",),
     )
-    text = " ".join(report.as_text(found, width=1000).split())
+    text = " ".join(report.as_text(hand_made, width=1000).split())
     places = [
         text.index(words)
         for words in (
@@ -423,7 +423,7 @@ def test_notices_stand_in_their_order_whatever_order_they_came_in():
         )
     ]
     assert places == sorted(places)
-    assert len(report.notes.notices_of(found)) == len(notices.IN_ORDER)
+    assert len(report.notes.notices_of(hand_made)) == len(notices.IN_ORDER)
 
 
 def test_what_is_stored_is_read_back_as_notices():

@@ -46,9 +46,9 @@ def _shares(tmp_path, parts=4, **options):
 
 def _bytes(folder):
     """All of a table but the facts of the session that made it."""
-    found = contents(folder)
-    about = json.loads(found.pop(saved_table.ABOUT))
-    return found, about["fingerprint"], about["format"]
+    files = contents(folder)
+    about = json.loads(files.pop(saved_table.ABOUT))
+    return files, about["fingerprint"], about["format"]
 
 
 @pytest.mark.parametrize("decide", [False, True])
@@ -79,12 +79,12 @@ def test_processes_of_a_share_do_the_blocks_of_the_share(monkeypatch):
         for part in range(parts):
             for count in range(1, 4):
                 monkeypatch.setattr("jax.process_count", lambda n=count: n)
-                found = []
+                blocks = []
                 for index in range(count):
                     monkeypatch.setattr("jax.process_index", lambda i=index: i)
                     first, step = evaluation.processes.share_of_this((part, parts))
-                    found += range(first, 48, step)
-                assert sorted(found) == list(range(part, 48, parts)), (part, parts, count)
+                    blocks += range(first, 48, step)
+                assert sorted(blocks) == list(range(part, 48, parts)), (part, parts, count)
 
 
 @pytest.mark.parametrize(

@@ -127,20 +127,20 @@ def test_paired_differences_are_those_of_the_literature():
     """
     before = np.array([1] * 1 + [1] * 1 + [0] * 7 + [0] * 12, bool)
     after = np.array([1] * 1 + [0] * 1 + [1] * 7 + [0] * 12, bool)
-    found = compared(before, after)
-    assert (len(found.lost), len(found.gained)) == (1, 7)
-    assert found.difference == pytest.approx(6 / 21)
-    assert found.interval == pytest.approx((0.026, 0.507), abs=5e-4)
-    assert found.p_value == pytest.approx(0.0703, abs=5e-5)
+    comparison = compared(before, after)
+    assert (len(comparison.lost), len(comparison.gained)) == (1, 7)
+    assert comparison.difference == pytest.approx(6 / 21)
+    assert comparison.interval == pytest.approx((0.026, 0.507), abs=5e-4)
+    assert comparison.p_value == pytest.approx(0.0703, abs=5e-5)
     turned = compared(after, before)
     assert turned.interval == pytest.approx((-0.507, -0.026), abs=5e-4)
 
 
 def test_equal_runs_differ_nowhere():
     same = np.array([True, False, True])
-    found = compared(same, same)
-    assert (found.difference, found.p_value, len(found.gained)) == (0.0, 1.0, 0)
-    assert found.interval[0] <= 0 <= found.interval[1]
+    comparison = compared(same, same)
+    assert (comparison.difference, comparison.p_value, len(comparison.gained)) == (0.0, 1.0, 0)
+    assert comparison.interval[0] <= 0 <= comparison.interval[1]
     with pytest.raises(ValueError, match="expected two verdicts on the same images"):
         compared(same, same[:2])
 

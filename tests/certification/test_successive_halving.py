@@ -94,21 +94,21 @@ def test_halving_loses_no_more_of_the_exhaustive_front_than_it_says(seed):
     assert whole.dropped == ()
     assert set(whole.front) == _on_the_front(whole.measured, 120)
     looked_at.clear()
-    found = search(len(cost), rungs(400, len(cost)), measure, budget=120, may_lose=1)
+    halved = search(len(cost), rungs(400, len(cost)), measure, budget=120, may_lose=1)
     assert looked_at == sorted(looked_at, reverse=True)
     assert looked_at[-1] < looked_at[0]
-    lost = set(whole.front) - set(found.front)
-    by = {drop.candidate: drop for drop in found.dropped}
+    lost = set(whole.front) - set(halved.front)
+    by = {drop.candidate: drop for drop in halved.dropped}
     for one in lost:  # what is lost is lost by no more than what was said
         assert by[one].why == "beaten"
         best = max(
             whole.measured[kept].worth
-            for kept in found.front
+            for kept in halved.front
             if whole.measured[kept].cost <= whole.measured[one].cost
         )
         assert whole.measured[one].worth - best <= by[one].at_most
-    assert [whole.measured[one].cost for one in found.front] == sorted(
-        whole.measured[one].cost for one in found.front
+    assert [whole.measured[one].cost for one in halved.front] == sorted(
+        whole.measured[one].cost for one in halved.front
     )
 
 
@@ -126,10 +126,10 @@ def test_halving_finds_the_exhaustive_front_where_candidates_differ_clearly():
 
     whole = search(12, [256], measure, budget=55, may_lose=0.05)
     exhaustive, evaluated[0] = evaluated[0], 0
-    found = search(12, rungs(256, 12), measure, budget=55, may_lose=0.05)
-    assert found.front == whole.front == (0, 1, 2, 3, 4)
+    halved = search(12, rungs(256, 12), measure, budget=55, may_lose=0.05)
+    assert halved.front == whole.front == (0, 1, 2, 3, 4)
     assert evaluated[0] < 0.9 * exhaustive
-    assert {drop.candidate for drop in found.dropped} >= {5, 11}  # dearer than the budget
+    assert {drop.candidate for drop in halved.dropped} >= {5, 11}  # dearer than the budget
 
 
 @pytest.mark.parametrize("may_lose", [1, 0.2, 0.1])
@@ -193,8 +193,8 @@ def test_of_equals_the_more_accurate_stays_then_the_first():
 def test_no_candidate_is_refused_and_none_left_is_no_front():
     with pytest.raises(ValueError, match="candidates: expected at least 1"):
         search(0, [10], lambda left, images: [], budget=1, may_lose=1)
-    found = search(
+    halved = search(
         2, [16, 32], lambda left, n: [_measured(np.ones(n), 9)] * len(left), budget=1, may_lose=1
     )
-    assert found.front == ()
-    assert [drop.why for drop in found.dropped] == ["budget", "budget"]
+    assert halved.front == ()
+    assert [drop.why for drop in halved.dropped] == ["budget", "budget"]

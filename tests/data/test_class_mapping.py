@@ -55,11 +55,11 @@ def test_the_ids_are_those_of_another_list():
     ],
 )
 def test_what_names_say(names, outputs, labels, how):
-    found = mapped(names, outputs)
-    assert (found.labels, found.how) == (labels, how)
-    assert len(found.output_names) == (outputs or len(names))
+    mapping = mapped(names, outputs)
+    assert (mapping.labels, mapping.how) == (labels, how)
+    assert len(mapping.output_names) == (outputs or len(names))
     if how != "ImageNet ids":
-        assert [found.output_names[label] for label in labels] == names
+        assert [mapping.output_names[label] for label in labels] == names
 
 
 @pytest.mark.parametrize(
@@ -119,8 +119,8 @@ def test_letters_behind_which_bytes_stand_that_are_no_text():
 
 
 def test_an_index_wins_over_all():
-    found = mapped(["8", "cat"], 10, {"8": 1, "cat": 1, "other": 99})
-    assert (found.labels, found.output_names[1]) == ((1, 1), "8/cat")
+    mapping = mapped(["8", "cat"], 10, {"8": 1, "cat": 1, "other": 99})
+    assert (mapping.labels, mapping.output_names[1]) == ((1, 1), "8/cat")
     for index, says in (
         ({"8": 1}, r"every class .* 1 of 2 are not in it \(cat\)"),
         ({"8": 1, "cat": 10}, "outputs from 0 to 9, got cat: 10"),
@@ -187,8 +187,8 @@ def test_files_that_say_so(tmp_path, name, text):
 
 def test_kerass_own_index_has_names_that_are_two_classes(tmp_path):
     """crane is a bird and a machine there, maillot two garments: such a name is none."""
-    found = {"134": ["n02012849", "crane"], "517": ["n03126707", "crane"], "0": ["n1", "tench"]}
-    (tmp_path / "i.json").write_text(json.dumps(found))
+    content = {"134": ["n02012849", "crane"], "517": ["n03126707", "crane"], "0": ["n1", "tench"]}
+    (tmp_path / "i.json").write_text(json.dumps(content))
     index = read_class_index(tmp_path / "i.json")
     assert index == {"n02012849": 134, "n03126707": 517, "n1": 0, "tench": 0}
     with pytest.raises(ValueError, match=r"1 of 1 are not in it \(crane\)"):

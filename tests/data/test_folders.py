@@ -23,9 +23,9 @@ def _image(path: Path, level: int = 100, file_format: str | None = None, mode: s
     Image.new(mode, (8, 8), level if mode == "L" else None).save(path, file_format)
 
 
-def _notes(found):
+def _notes(dataset):
     """Those about files: how class names were read stands in a line of its own."""
-    return tuple(note for note in found.notes if ", by sorted names: " not in note)
+    return tuple(note for note in dataset.notes if ", by sorted names: " not in note)
 
 
 def _load(root, split=None, **options):
@@ -45,18 +45,18 @@ def test_hidden_and_system_folders_are_no_classes_and_hold_no_images(tmp_path, n
     for place in (tmp_path, tmp_path / "a", tmp_path / "b" / "deep" / "er"):
         _image(place / name / "2.png")
         _image(place / name / "deep" / "3.png")
-    found = _load(tmp_path)
-    assert found.class_names == ("a", "b")
-    assert found.read(0, 9).ids == ("a/1.png", "b/1.png")
-    assert any("3 hidden or of the system" in note for note in _notes(found))
+    dataset = _load(tmp_path)
+    assert dataset.class_names == ("a", "b")
+    assert dataset.read(0, 9).ids == ("a/1.png", "b/1.png")
+    assert any("3 hidden or of the system" in note for note in _notes(dataset))
 
 
 def test_names_that_only_look_like_the_systems_are_classes(tmp_path):
     names = ("$1", "$10", "@home", "recycle", "tmp")
     for name in names:
         _image(tmp_path / name / "1.png")
-    found = _load(tmp_path)
-    assert (found.class_names, _notes(found)) == (names, ())
+    dataset = _load(tmp_path)
+    assert (dataset.class_names, _notes(dataset)) == (names, ())
 
 
 def test_what_is_left_out_is_counted_in_one_line(tmp_path):
@@ -67,17 +67,17 @@ def test_what_is_left_out_is_counted_in_one_line(tmp_path):
     (tmp_path / "a" / "dead.png").symlink_to(tmp_path / "nowhere.png")
     (tmp_path / "empty").mkdir()
     _image(tmp_path / "loose.png")
-    found = _load(tmp_path)
-    assert len(found) == 2
-    assert _notes(found)[0] == "1 class folder has no images: empty"
-    assert _notes(found)[1] == (
+    dataset = _load(tmp_path)
+    assert len(dataset) == 2
+    assert _notes(dataset)[0] == "1 class folder has no images: empty"
+    assert _notes(dataset)[1] == (
         f"left out of {tmp_path}: 1 .heic, 1 .md, 2 .txt, 3 hidden or of the system, "
         "1 in no class folder, 1 links that lead nowhere, 1 without a suffix"
-    ) or sorted(_notes(found)[1].split(": ", 1)[1].split(", ")) == sorted(
+    ) or sorted(_notes(dataset)[1].split(": ", 1)[1].split(", ")) == sorted(
         ["1 .heic", "1 .md", "2 .txt", "3 hidden or of the system", "1 in no class folder",
          "1 links that lead nowhere", "1 without a suffix"]
     )  # fmt: skip
-    assert found.class_names == ("a", "b", "empty")
+    assert dataset.class_names == ("a", "b", "empty")
 
 
 def test_links_are_followed_and_circles_end(tmp_path):
@@ -92,9 +92,9 @@ def test_links_are_followed_and_circles_end(tmp_path):
     _image(tmp_path / "one.png")
     (root / "b2").mkdir()
     (root / "b2" / "linked.png").symlink_to(tmp_path / "one.png")
-    found = _load(root)
-    assert found.class_names == ("a", "b", "b2")
-    assert found.read(0, 99).ids == (
+    dataset = _load(root)
+    assert dataset.class_names == ("a", "b", "b2")
+    assert dataset.read(0, 99).ids == (
         "a/0.png", "a/more/2.png", "a/more/x/1.png", "b/2.png", "b/x/1.png", "b2/linked.png",
     )  # fmt: skip
 
@@ -106,9 +106,9 @@ def test_a_link_that_leads_up_brings_no_images_of_other_classes(tmp_path, up):
         _image(root / name / "1.png")
     _image(tmp_path / "data" / "train" / "cat" / "1.png")
     (root / "cat" / "up").symlink_to(up)
-    found = _load(root)
-    assert found.read(0, 9).ids == ("cat/1.png", "dog/1.png")
-    assert _notes(found) == (
+    dataset = _load(root)
+    assert dataset.read(0, 9).ids == ("cat/1.png", "dog/1.png")
+    assert _notes(dataset) == (
         f"left out of {root}: 1 links to folders that lead up or were read already",
     )
 
@@ -117,9 +117,9 @@ def test_links_that_lead_to_themselves(tmp_path):
     _image(tmp_path / "cat" / "1.png")
     for place in ("me", "cat/me", "cat/me.png"):
         (tmp_path / place).symlink_to(Path(place).name)
-    found = _load(tmp_path)
-    assert found.read(0, 9).ids == ("cat/1.png",)
-    assert _notes(found) == (f"left out of {tmp_path}: 3 links that lead nowhere",)
+    dataset = _load(tmp_path)
+    assert dataset.read(0, 9).ids == ("cat/1.png",)
+    assert _notes(dataset) == (f"left out of {tmp_path}: 3 links that lead nowhere",)
 
 
 def test_a_folder_and_a_link_to_it_are_read_once_under_the_folders_name(tmp_path):
@@ -142,10 +142,10 @@ def test_every_suffix_that_pillow_reads_counts(tmp_path, suffix):
         pytest.skip(f"this Pillow reads no {suffix}")
     for kind in ("a", "b"):
         _image(tmp_path / kind / f"1{suffix}", 100, READ[suffix])
-    found = _load(tmp_path)
-    assert abs(int(found.read(0, 2).images[0, 4, 4, 0]) - 100) <= 3
-    assert _notes(found) == ()
-    assert found.find_unreadable() == {}
+    dataset = _load(tmp_path)
+    assert abs(int(dataset.read(0, 2).images[0, 4, 4, 0]) - 100) <= 3
+    assert _notes(dataset) == ()
+    assert dataset.find_unreadable() == {}
 
 
 @pytest.mark.parametrize(
@@ -209,16 +209,16 @@ def test_a_hint_is_looked_at_as_the_root_was(tmp_path):
 def test_classes_of_classes_are_said_to_be_taken_as_one(tmp_path):
     for name in ("animals/cat", "animals/dog", "cars/bmw", "cars/vw"):
         _image(tmp_path / name / "1.png")
-    found = _load(tmp_path)
-    assert found.class_names == ("animals", "cars")
-    assert "lie only in folders inside them (bmw, cat, dog, vw)" in _notes(found)[0]
+    dataset = _load(tmp_path)
+    assert dataset.class_names == ("animals", "cars")
+    assert "lie only in folders inside them (bmw, cat, dog, vw)" in _notes(dataset)[0]
 
 
 def test_class_folders_whose_images_lie_deeper_are_classes(tmp_path):
     for name in ("n01443537", "n01629819"):
         _image(tmp_path / name / "images" / "1.png")  # as Tiny ImageNet has them
-    found = _load(tmp_path)
-    assert (found.class_names, _notes(found)) == (("n01443537", "n01629819"), ())
+    dataset = _load(tmp_path)
+    assert (dataset.class_names, _notes(dataset)) == (("n01443537", "n01629819"), ())
 
 
 def test_images_in_no_class_folder(tmp_path):
@@ -234,10 +234,10 @@ def test_names_that_are_no_text(tmp_path):
         folder = os.fsencode(tmp_path) + b"/kl\xe4sse"
         os.makedirs(folder, exist_ok=True)
         Image.new("L", (8, 8), 7).save(os.fsdecode(folder + b"/" + name), "PNG")
-    found = _load(tmp_path)
-    batch = found.read(0, 9)
+    dataset = _load(tmp_path)
+    batch = dataset.read(0, 9)
     assert len(set(batch.ids)) == 5
-    for text in (*batch.ids, *found.class_names):
+    for text in (*batch.ids, *dataset.class_names):
         text.encode()
     assert (batch.images == 7).all()
 
@@ -248,9 +248,9 @@ def test_names_that_are_written_alike_stay_apart(tmp_path):
         folder = os.fsencode(tmp_path) + b"/" + name
         os.makedirs(folder)
         Image.new("L", (8, 8), level).save(os.fsdecode(folder + b"/1.png"), "PNG")
-    found = _load(tmp_path)
-    batch = found.read(0, 3)
-    assert len(set(batch.ids)) == len(set(found.class_names)) == 3
+    dataset = _load(tmp_path)
+    batch = dataset.read(0, 3)
+    assert len(set(batch.ids)) == len(set(dataset.class_names)) == 3
     by_level = dict(zip(batch.images[:, 0, 0, 0].tolist(), batch.labels.tolist(), strict=True))
     assert sorted(by_level.values()) == [0, 1, 2]
     assert by_level[3] == 0  # torchvision sorts the byte behind z
@@ -275,13 +275,13 @@ def test_what_cannot_be_read_is_found_before_and_named(tmp_path, kind):
         noise.save(path)
         content = path.read_bytes()
         path.write_bytes(content[: len(content) // 2] if kind != "gone" else content)
-    found = _load(tmp_path)
+    dataset = _load(tmp_path)
     if kind == "gone":
         path.unlink()
-    (name,) = found.find_unreadable()
+    (name,) = dataset.find_unreadable()
     assert name == f"b/{path.name}"
     with pytest.raises(UnreadableImage, match="expected an image that can be decoded") as caught:
-        found.read(0, 3)
+        dataset.read(0, 3)
     assert caught.value.image_id == name
     assert "\n" not in str(caught.value)
 
@@ -289,7 +289,7 @@ def test_what_cannot_be_read_is_found_before_and_named(tmp_path, kind):
 def test_whatever_a_decoder_raises_names_the_file(tmp_path, monkeypatch):
     for kind in ("a", "b"):
         _image(tmp_path / kind / "1.png")
-    found = _load(tmp_path)
+    dataset = _load(tmp_path)
     bomb = Image.DecompressionBombError("z")
     for error in (RuntimeError("x"), NotImplementedError(), SyntaxError("y"), KeyError(3), bomb):
 
@@ -297,9 +297,9 @@ def test_whatever_a_decoder_raises_names_the_file(tmp_path, monkeypatch):
             raise error
 
         monkeypatch.setattr(Image, "open", broken)
-        assert set(found.find_unreadable()) == {"a/1.png", "b/1.png"}
+        assert set(dataset.find_unreadable()) == {"a/1.png", "b/1.png"}
         with pytest.raises(UnreadableImage, match=r"a/1\.png: expected an image"):
-            found.read(0, 2)
+            dataset.read(0, 2)
 
 
 LEVELS = np.arange(64, dtype=np.uint16).reshape(8, 8) * 1040  # up to 65,520
@@ -317,9 +317,9 @@ def test_pixels_of_16_bits_are_scaled(tmp_path, name):
         order = ">u2" if name == "big.tif" else "<u2"
         Image.frombytes(mode, (8, 8), LEVELS.astype(order).tobytes()).save(tmp_path / "a" / name)
     _image(tmp_path / "b" / "1.png")
-    found = _load(tmp_path)
-    np.testing.assert_array_equal(found.read(0, 1).images[0, :, :, 0], LEVELS >> 8)
-    assert found.find_unreadable() == {}
+    dataset = _load(tmp_path)
+    np.testing.assert_array_equal(dataset.read(0, 1).images[0, :, :, 0], LEVELS >> 8)
+    assert dataset.find_unreadable() == {}
 
 
 def test_a_pgm_of_12_bits_has_its_own_range(tmp_path):
@@ -352,19 +352,19 @@ def _write_tiff(path: Path, bits: int, photometric: int, level: int) -> None:
 )  # fmt: skip
 def test_tiffs_of_their_own_range(tmp_path, bits, photometric, level, grey):
     _write_tiff(tmp_path / "a" / "1.tif", bits, photometric, level)
-    found = _load(tmp_path)
-    assert (found.read(0, 1).images == grey).all()
-    assert found.find_unreadable() == {}
+    dataset = _load(tmp_path)
+    assert (dataset.read(0, 1).images == grey).all()
+    assert dataset.find_unreadable() == {}
 
 
 @pytest.mark.parametrize("mode", ["I", "F"])
 def test_pixels_whose_range_nobody_knows_are_refused_by_name(tmp_path, mode):
     (tmp_path / "a").mkdir()
     Image.new(mode, (8, 8), 3).save(tmp_path / "a" / "x.tiff")
-    found = _load(tmp_path)
-    assert f"Pillow's mode {mode}" in found.find_unreadable()["a/x.tiff"]
+    dataset = _load(tmp_path)
+    assert f"Pillow's mode {mode}" in dataset.find_unreadable()["a/x.tiff"]
     with pytest.raises(UnreadableImage, match=f"32-bit .* .Pillow's mode {mode}.*8 bits"):
-        found.read(0, 1)
+        dataset.read(0, 1)
 
 
 @pytest.mark.parametrize(
@@ -378,27 +378,27 @@ def test_modes_of_8_bits_become_what_the_model_sees(mode, channels):
     image = (
         Image.new("PA", (4, 4)) if mode == "PA" else image.convert(mode) if mode != "LA" else image
     )
-    found = data.preprocess(image, config)
-    assert found.shape == (4, 4, channels)
-    assert found.dtype == np.uint8
+    pixels = data.preprocess(image, config)
+    assert pixels.shape == (4, 4, channels)
+    assert pixels.dtype == np.uint8
     if mode != "PA":
-        assert found.min() >= 254
+        assert pixels.min() >= 254
 
 
 def test_lab_images_are_read(tmp_path):
     path = tmp_path / "a" / "x.tif"
     path.parent.mkdir()
     Image.new("LAB", (8, 8), (200, 10, 30)).save(path)
-    found = _load(tmp_path)
-    assert found.find_unreadable() == {}
+    dataset = _load(tmp_path)
+    assert dataset.find_unreadable() == {}
     expected = np.asarray(Image.open(path).convert("RGB").convert("L"))
-    np.testing.assert_array_equal(found.read(0, 1).images[0, :, :, 0], expected)
+    np.testing.assert_array_equal(dataset.read(0, 1).images[0, :, :, 0], expected)
 
 
 def test_names_in_the_order_of_their_letters_are_said(tmp_path):
     words = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
     for name in words:
         _image(tmp_path / name / "1.png")
-    found = _load(tmp_path)
-    assert found.notes[-1].startswith("10 classes of ")
-    assert found.notes[-1].endswith("by sorted names: eight is 0, five is 1, four is 2, ...")
+    dataset = _load(tmp_path)
+    assert dataset.notes[-1].startswith("10 classes of ")
+    assert dataset.notes[-1].endswith("by sorted names: eight is 0, five is 1, four is 2, ...")

@@ -15,12 +15,12 @@ IMAGES = RNG.integers(0, 256, (6, 8, 8, 1), np.uint8)
 
 def test_what_was_given_is_read():
     labels = np.array([2, 0, 1, 2, 0, 1])
-    found = data.from_arrays(IMAGES, labels, data_config=CONFIG, class_names=["a", "b", "c"])
-    batch = found.read(1, 4)
+    dataset = data.from_arrays(IMAGES, labels, data_config=CONFIG, class_names=["a", "b", "c"])
+    batch = dataset.read(1, 4)
     np.testing.assert_array_equal(batch.images, IMAGES[1:4])
     assert batch.labels.tolist() == [0, 1, 2]
     assert batch.ids == ("1", "2", "3")
-    assert (found.class_names, len(found), found.notes) == (("a", "b", "c"), 6, ())
+    assert (dataset.class_names, len(dataset), dataset.notes) == (("a", "b", "c"), 6, ())
     named = data.from_arrays(IMAGES, labels, data_config=CONFIG, ids=list("uvwxyz"), num_images=2)
     assert named.read(0, 2).ids == ("u", "v")
     assert named.subset.how == "first"
@@ -29,19 +29,19 @@ def test_what_was_given_is_read():
 
 def test_colours_and_sizes_are_the_models():
     config = DataConfig(input_size=(4, 6), channels=3, mean=(0.5,) * 3, std=(0.5,) * 3)
-    found = data.from_arrays(IMAGES, np.zeros(6, int), data_config=config, num_outputs=10)
-    assert found.read(0, 6).images.shape == (6, 4, 6, 3)
-    assert found.num_classes == 10
+    dataset = data.from_arrays(IMAGES, np.zeros(6, int), data_config=config, num_outputs=10)
+    assert dataset.read(0, 6).images.shape == (6, 4, 6, 3)
+    assert dataset.num_classes == 10
     native = data.from_arrays(IMAGES, np.zeros(6, int), data_config=config, native=True)
     assert native.image_size == (8, 8)
 
 
 def test_sorted_by_class_some_are_of_all_classes():
     labels = np.repeat([0, 1, 2], 6)
-    found = data.from_arrays(
+    dataset = data.from_arrays(
         np.tile(IMAGES, (3, 1, 1, 1)), labels, data_config=CONFIG, num_images=3
     )
-    assert found.read(0, 3).labels.tolist() == [0, 1, 2]
+    assert dataset.read(0, 3).labels.tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize(

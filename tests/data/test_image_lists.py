@@ -47,12 +47,12 @@ def _load(folder, text, *, name="l.csv", **options):
     ],
 )
 def test_lists_as_people_write_them(flat, text):
-    found = _load(flat, text)
-    batch = found.read(0, 3)
+    dataset = _load(flat, text)
+    batch = dataset.read(0, 3)
     assert batch.ids == ("b.png", "a.png", "deep/c.jpg")
     assert batch.labels.tolist() == [3, 5, 0]
     assert batch.images[:, 0, 0, 0].tolist() == [50, 0, 100]
-    assert any("1 image is not in l.csv" in note for note in found.notes)
+    assert any("1 image is not in l.csv" in note for note in dataset.notes)
 
 
 def test_names_are_mapped(flat):
@@ -214,8 +214,8 @@ def test_numbers_of_a_list_are_outputs_whatever_their_count(flat):
     for name in twelve:
         Image.new("L", (8, 8)).save(flat / name)
     rows = "".join(f"{name},{number}.0\n" for number, name in enumerate(twelve))
-    found = _load(flat, f"file,label\n{rows}", num_outputs=12)
-    assert found.read(0, 12).labels.tolist() == list(range(12))
+    dataset = _load(flat, f"file,label\n{rows}", num_outputs=12)
+    assert dataset.read(0, 12).labels.tolist() == list(range(12))
 
 
 def test_a_path_from_the_root_is_one_in_the_folder(flat):
@@ -227,15 +227,15 @@ def test_a_path_from_the_root_is_one_in_the_folder(flat):
 def test_the_list_of_the_shared_photographs(shared):
     folder = shared / "data" / "imagenet_compatible"
     config = DataConfig((32, 32), (0.5,) * 3, (0.5,) * 3)
-    found = data.load(
+    dataset = data.load(
         "image_list", data_config=config, data_dir=folder, labels=folder / "labels.csv",
         num_outputs=1000,
     )  # fmt: skip
-    batch = found.read(0, 2)
-    assert len(found) == 500
+    batch = dataset.read(0, 2)
+    assert len(dataset) == 500
     assert batch.ids[0] == "000b7d55b6184b08.jpg"
     assert batch.labels.tolist() == [388, 576]
-    assert found.find_unreadable() == {}
+    assert dataset.find_unreadable() == {}
 
 
 # Subsets
@@ -296,10 +296,10 @@ def _classes(root, count=8):
 
 def test_some_images_of_a_folder_are_of_all_classes(tmp_path):
     options = {"data_config": CONFIG, "data_dir": _classes(tmp_path), "num_outputs": 10}
-    found = data.load("image_folder", num_images=5, **options)
-    assert found.read(0, 5).ids == ("0/0.png", "0/1.png", "3/0.png", "3/1.png", "7/0.png")
-    assert found.read(0, 5).labels.tolist() == [0, 0, 3, 3, 7]
-    assert found.notes[-1].startswith("5 of 24 images, evenly over 3 classes")
+    dataset = data.load("image_folder", num_images=5, **options)
+    assert dataset.read(0, 5).ids == ("0/0.png", "0/1.png", "3/0.png", "3/1.png", "7/0.png")
+    assert dataset.read(0, 5).labels.tolist() == [0, 0, 3, 3, 7]
+    assert dataset.notes[-1].startswith("5 of 24 images, evenly over 3 classes")
     first = data.load("image_folder", split="[:5]", **options)
     assert first.read(0, 5).ids == tuple(f"0/{n}.png" for n in range(5))
 
@@ -312,11 +312,11 @@ def test_a_sorted_tfds_set_is_sampled_evenly_and_ids_are_mapped(tmp_path):
     small_tfds.prepare(tmp_path, "sorted_nette", names, [number // 3 for number in range(30)])
     config = DataConfig((8, 8), (0.5,) * 3, (0.5,) * 3)
     options = {"data_config": config, "split": "validation", "data_dir": tmp_path}
-    found = data.load("tfds:sorted_nette", num_outputs=1000, **options)
-    batch = found.read(0, 30)
+    dataset = data.load("tfds:sorted_nette", num_outputs=1000, **options)
+    batch = dataset.read(0, 30)
     assert batch.labels[::3].tolist() == outputs
     assert batch.images[:, 0, 0, 0].tolist() == list(range(30))
-    assert found.class_names[217] == "n02102040"
+    assert dataset.class_names[217] == "n02102040"
     ten = data.load("tfds:sorted_nette", num_outputs=10, **options)
     assert ten.read(0, 30).labels[::3].tolist() == list(range(10))
     few = data.load("tfds:sorted_nette", num_images=12, **options)
@@ -342,19 +342,19 @@ def _certify(root, *options):
 def test_a_split_whose_labels_were_not_published_is_refused(tmp_path):
     """TFDS gives -1 there, which is also how Python counts from the end."""
     small_tfds.prepare(tmp_path, "unlabelled", ["cat", "dog"], [-1, -1])
-    found = data.load(
+    dataset = data.load(
         "tfds:unlabelled", data_config=CONFIG, split="validation", data_dir=tmp_path
     )  # fmt: skip
     with pytest.raises(ValueError, match="labels from 0 to 1, got -1 for image validation:0"):
-        found.read(0, 1)
+        dataset.read(0, 1)
 
 
 def test_few_images_of_a_sorted_set_are_of_all_classes(tmp_path):
     small_tfds.prepare(tmp_path, "by_class", ["cat", "dog"], [1] * 10 + [0] * 10)
-    found = data.load(
+    dataset = data.load(
         "tfds:by_class", data_config=CONFIG, split="validation", data_dir=tmp_path, num_images=4
     )
-    assert found.read(0, 4).labels.tolist() == [1, 1, 0, 0]
+    assert dataset.read(0, 4).labels.tolist() == [1, 1, 0, 0]
 
 
 def test_a_folder_that_appears_between_two_runs_is_noticed(tmp_path, capsys):
@@ -401,10 +401,10 @@ def test_unreadable_images_stop_before_the_work_or_are_skipped(tmp_path, capsys)
 
 
 def test_an_image_that_a_list_names_and_that_is_not_there(flat, capsys):
-    found = _load(flat, "file,label\na.png,3\nx.png,4\nb,5\n")
-    assert found.read(0, 2).ids == ("a.png", "b.png")
-    assert found.read(0, 2).labels.tolist() == [3, 5]
-    assert found.find_unreadable() == {"x.png": "it is in the list, not in the folder"}
+    dataset = _load(flat, "file,label\na.png,3\nx.png,4\nb,5\n")
+    assert dataset.read(0, 2).ids == ("a.png", "b.png")
+    assert dataset.read(0, 2).labels.tolist() == [3, 5]
+    assert dataset.find_unreadable() == {"x.png": "it is in the list, not in the folder"}
 
     def run(*options):
         return certify.main(

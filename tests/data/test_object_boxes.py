@@ -67,8 +67,8 @@ def test_boxes_without_sizes_and_imagenets_own_strings(tmp_path):
     file.write_text("image;xmin;ymin;xmax;ymax\ntest:3;0;1;2;3\n")
     assert read(file, IDS).of_image == {"test:3": Objects(((0, 1, 2, 3),), None)}
     file.write_text("ImageId,PredictionString\n2,n01 0 1 2 3 n01 4 5 6 7 \n")
-    found = read(file, IDS)
-    assert found.of_image == {"dog/2.jpg": Objects(((0, 1, 2, 3), (4, 5, 6, 7)), None)}
+    boxes = read(file, IDS)
+    assert boxes.of_image == {"dog/2.jpg": Objects(((0, 1, 2, 3), (4, 5, 6, 7)), None)}
 
 
 @pytest.mark.parametrize(
@@ -89,9 +89,9 @@ def test_boxes_without_sizes_and_imagenets_own_strings(tmp_path):
 def test_which_image_a_name_means(tmp_path, name, image):
     file = tmp_path / "boxes.csv"
     file.write_text(f"file,left,top,right,bottom\n{name},0,0,1,1\ncat/1.jpg,0,0,1,1\n")
-    found = read(file, IDS)
-    assert set(found.of_image) == {"cat/1.jpg", image} - {None}
-    assert found.others == (() if image else (name,))
+    boxes = read(file, IDS)
+    assert set(boxes.of_image) == {"cat/1.jpg", image} - {None}
+    assert boxes.others == (() if image else (name,))
 
 
 @pytest.mark.parametrize(

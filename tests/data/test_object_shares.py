@@ -24,14 +24,14 @@ def test_a_box_is_where_the_painted_one_is_seen(config, size):
         image = np.zeros((*size, 1), np.uint8)
         image[top:bottom, left:right] = 255
         seen = preprocess(image, config)[..., 0] / 255
-        (found,) = placed([box], size, config)
-        assert covered_share(found[None], config.input_size) == pytest.approx(
+        (edges,) = placed([box], size, config)
+        assert covered_share(edges[None], config.input_size) == pytest.approx(
             seen.mean(), abs=0.012
         )
-        if found[0] < found[2] and found[1] < found[3] and config is not SMALLER:
+        if edges[0] < edges[2] and edges[1] < edges[3] and config is not SMALLER:
             # Where brightness begins and ends along each side, to half a pixel.
             down, across = seen.max(axis=1) / seen.max(), seen.max(axis=0) / seen.max()
-            for profile, low, high in ((down, found[1], found[3]), (across, found[0], found[2])):
+            for profile, low, high in ((down, edges[1], edges[3]), (across, edges[0], edges[2])):
                 assert profile.sum() == pytest.approx(high - low, abs=0.6)
                 assert (profile * (np.arange(len(profile)) + 0.5)).sum() / profile.sum() == (
                     pytest.approx((low + high) / 2, abs=0.5)
@@ -59,15 +59,15 @@ def test_all_that_is_seen_is_no_more_than_all():
 def test_the_size_that_comes_with_boxes_is_the_one_they_are_in():
     half = Objects(((0, 0, 50, 100),), (100, 100))
     same = Objects(((0, 0, 50, 100),), None)
-    found = shares({"a": half, "b": same}, {"a": (400, 400), "b": (100, 200)}, STRAIGHT)
-    assert found == {"a": pytest.approx(0.5), "b": pytest.approx(0.25)}
+    covered = shares({"a": half, "b": same}, {"a": (400, 400), "b": (100, 200)}, STRAIGHT)
+    assert covered == {"a": pytest.approx(0.5), "b": pytest.approx(0.25)}
     with pytest.raises(ValueError, match="b: expected the size of its file"):
         shares({"b": same}, {}, STRAIGHT)
 
 
 def test_a_box_outside_is_named_and_a_pixel_over_the_edge_is_rounding():
-    (found,) = placed([(-1, 0, 101, 100)], (100, 100), STRAIGHT)
-    assert found.tolist() == [0, 0, 60, 40]
+    (edges,) = placed([(-1, 0, 101, 100)], (100, 100), STRAIGHT)
+    assert edges.tolist() == [0, 0, 60, 40]
     with pytest.raises(ValueError, match=r"dog: expected boxes inside the image of 100x80 \(he"):
         shares({"dog": Objects(((0, 0, 82, 5),), None)}, {"dog": (100, 80)}, STRAIGHT)
     with pytest.raises(ValueError, match="x 0 to 5, y -2 to 9"):

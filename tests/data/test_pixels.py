@@ -69,9 +69,9 @@ def test_preprocessing_that_people_use_is_taken():
         (0.5, 0.25),
         ([0.1, 0.2, 0.3], np.array([0.1, 0.2, 0.3], np.float32)),
     ):
-        found = Preprocessing(mean=mean, std=std, fill=np.array(7))
-        assert hash(found) == hash(Preprocessing(mean=mean, std=std, fill=7))
-        assert all(isinstance(v, float) for v in (*found.mean, *found.std, *found.fill))
+        how = Preprocessing(mean=mean, std=std, fill=np.array(7))
+        assert hash(how) == hash(Preprocessing(mean=mean, std=std, fill=7))
+        assert all(isinstance(v, float) for v in (*how.mean, *how.std, *how.fill))
 
 
 def test_every_models_own_preprocessing_is_taken():

@@ -159,8 +159,8 @@ def test_checkpoints_under_any_name(tmp_path, name):
     saved.save(3, {"w": np.arange(4.0)}, {"b": 2})
     saved.close()
     again = Checkpoints(os.path.join(tmp_path, name), run={"a": 1}, resume=True)
-    found = again.latest()
-    assert (found.step, found.arrays["w"].tolist(), found.about["b"]) == (3, [0, 1, 2, 3], 2)
+    latest = again.latest()
+    assert (latest.step, latest.arrays["w"].tolist(), latest.about["b"]) == (3, [0, 1, 2, 3], 2)
     again.close()
 
 
@@ -190,8 +190,8 @@ def test_a_folder_counts_once_by_whatever_name(tmp_path):
     other.mkdir()
     (tmp_path / "link").symlink_to(one)
     told = []
-    found = merging.distinct([one, other, tmp_path / "link", one, tmp_path / "gone"], told.append)
-    assert found == [one, other, tmp_path / "gone"]
+    folders = merging.distinct([one, other, tmp_path / "link", one, tmp_path / "gone"], told.append)
+    assert folders == [one, other, tmp_path / "gone"]
     assert told == [
         f"{tmp_path / 'link'}: the same folder as {one}, counted once",
         f"{one}: the same folder as {one}, counted once",

@@ -24,8 +24,8 @@ OPTIONS += ["--model", "vit_digits"]
 
 
 def _data(page):
-    found = re.search(r'id="data">(.*?)</script>', page.read_text(), re.DOTALL)
-    return json.loads(found[1])
+    script = re.search(r'id="data">(.*?)</script>', page.read_text(), re.DOTALL)
+    return json.loads(script[1])
 
 
 def _text(page):
@@ -74,15 +74,15 @@ def test_images_stand_in_the_bin_of_what_their_boxes_cover(run, boxes, tmp_path,
     assert covered == boxes[1]
     bins = [image.get("bin") for image in _data(page)["images"]]
     assert bins == [0, 1, 1, 3, 2, None]
-    found, text = reports.read(run), _text(page)
+    of_run, text = reports.read(run), _text(page)
     assert "5 of 6 images have boxes in boxes.csv. 1 name in it is no image of this run" in text
     rows = re.findall(
         r"<th scope=\"row\">(\d+ to \d+%)</th><td class=\"number\">(\d+)</td>", page.read_text()
     )
     assert rows == [("20 to 30%", "1"), ("50 to 60%", "2"), ("60 to 70%", "1"), ("90 to 100%", "1")]
-    holds = found.defenses[0].per_image["worst_case"][1:3].mean()
+    holds = of_run.defenses[0].per_image["worst_case"][1:3].mean()
     low, high = wilson_interval(float(holds), 2)
-    clean = (found.defenses[0].per_image["answer"] == found.per_image["label"])[1:3].mean()
+    clean = (of_run.defenses[0].per_image["answer"] == of_run.per_image["label"])[1:3].mean()
     cell = f"{100 * holds:.1f} [{100 * low:.1f}, {100 * high:.1f}] ({100 * clean:.1f})"
     assert cell in text.split("50 to 60% 2 ")[1][:80]
     # Made again it finds the boxes by the command of the run; without them it has no such part.
@@ -180,8 +180,8 @@ def test_boxes_go_straight_to_the_input_where_patches_live_in_the_own_pixels(liv
     sentence = {"patch_lives": _PATCH_LIVES[lives]}  # of a run of before it was recorded
     for known in (recorded, sentence):
         provenance = json.loads(json.dumps({**of_config, **known}))
-        found = boxes_of_run.config_of(provenance)
-        assert found == dataclasses.replace(config, resize=resize)
+        recovered = boxes_of_run.config_of(provenance)
+        assert recovered == dataclasses.replace(config, resize=resize)
 
 
 def test_classes_are_called_as_people_do(run, tmp_path, capsys):

@@ -16,25 +16,25 @@ def _marks(points):
         for i, (x, y, mark) in enumerate(points)
     ]
     drawn = charts.plot(series, x_title="passes", title="a plot", logarithmic=True)
-    found = re.findall(
+    notes = re.findall(
         r'<text x="([\d.]+)" y="([\d.]+)" class="note">([A-Z][A-Z, ]*)</text>', drawn
     )
-    return {mark: (float(x), float(y)) for x, y, mark in found}
+    return {mark: (float(x), float(y)) for x, y, mark in notes}
 
 
 def test_marks_have_room_where_they_are():
-    found = _marks([(10, 0.8, "A"), (10, 0.5, "B"), (100, 0.8, "C")])
-    assert found["A"][1] == found["C"][1] < found["B"][1]
-    assert found["A"][0] == found["B"][0] < found["C"][0]
+    marks = _marks([(10, 0.8, "A"), (10, 0.5, "B"), (100, 0.8, "C")])
+    assert marks["A"][1] == marks["C"][1] < marks["B"][1]
+    assert marks["A"][0] == marks["B"][0] < marks["C"][0]
 
 
 def test_marks_of_neighbours_stand_one_below_the_other():
     alone = _marks([(10, 0.78, "G"), (100, 0.2, "X")])
-    found = _marks([(10, 0.75, "A"), (10, 0.78, "G"), (10, 0.76, "B, C"), (100, 0.2, "X")])
-    assert found["G"] == alone["G"]
-    assert found["X"] == alone["X"]
-    assert found["G"][1] + 12 <= found["B, C"][1]
-    assert found["B, C"][1] + 12 <= found["A"][1]
+    marks = _marks([(10, 0.75, "A"), (10, 0.78, "G"), (10, 0.76, "B, C"), (100, 0.2, "X")])
+    assert marks["G"] == alone["G"]
+    assert marks["X"] == alone["X"]
+    assert marks["G"][1] + 12 <= marks["B, C"][1]
+    assert marks["B, C"][1] + 12 <= marks["A"][1]
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -46,9 +46,9 @@ def test_none_covers_another(seed):
             zip(random.choice([10, 12, 15, 40], 14), random.uniform(0.6, 0.9, 14), strict=True)
         )
     ]
-    found = list(_marks(points).items())
-    assert len(found) == len(points)
-    for i, (one, (x, y)) in enumerate(found):
-        for other, (left, down) in found[i + 1 :]:
+    marks = list(_marks(points).items())
+    assert len(marks) == len(points)
+    for i, (one, (x, y)) in enumerate(marks):
+        for other, (left, down) in marks[i + 1 :]:
             side_by_side = x + 9 * len(one) <= left or left + 9 * len(other) <= x
             assert side_by_side or abs(y - down) >= 11.9, (one, other)

@@ -226,9 +226,9 @@ def test_of_many_shapes_some_have_a_map():
     defense = evidence_entries.build("smoothed_vit:band=1", Threat.of(4, (1, 2), (2, 1)), None)
     at = defense.at_places(evidence_by_hand.votes(), evidence_by_hand.LABELS)
     verdicts = np.asarray(at.holds), np.asarray(at.leads, np.float16)
-    found = maps_on_evidence(defense, *verdicts, limits=MapLimits(shapes=1))
-    assert [one.spots.shape for one in found.maps] == [(1, 2)]
-    assert found.note == "1 of the 2 shapes of the patch have a map here."
+    maps = maps_on_evidence(defense, *verdicts, limits=MapLimits(shapes=1))
+    assert [one.spots.shape for one in maps.maps] == [(1, 2)]
+    assert maps.note == "1 of the 2 shapes of the patch have a map here."
     two = dataclasses.replace(defense, threat=Threat.of(4, 1, patches=2))
     with pytest.raises(NoPlacesError):
         maps_on_evidence(two, np.asarray(at.holds), None)

@@ -285,8 +285,8 @@ def test_nothing_is_wider_than_the_window_and_axe_finds_nothing_serious(shown, s
         wide = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
         assert shown.ask(wide) <= 0
         shown.ask((Path(package.origin).parent / "axe.min.js").read_text() + ";0")
-        found = shown.ask(
+        violations = shown.ask(
             "axe.run().then(found => found.violations.map(one => "
             "[one.impact, one.id, one.nodes.map(node => node.html).join(' ').slice(0, 300)]))"
         )
-        assert [one for one in found if one[0] in ("serious", "critical")] == []
+        assert [one for one in violations if one[0] in ("serious", "critical")] == []

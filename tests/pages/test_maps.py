@@ -28,8 +28,8 @@ def data():
         mapped_run.made(), mapped_run.saved(), paged_run.pixels, most_images=9
     )
     assert page.missing == ()
-    found = re.search(r'id="data">(.*?)</script>', page.html, re.DOTALL)
-    return json.loads(found[1])
+    script = re.search(r'id="data">(.*?)</script>', page.html, re.DOTALL)
+    return json.loads(script[1])
 
 
 def _cells(data, number, shape=0):

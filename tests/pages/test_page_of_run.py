@@ -18,8 +18,8 @@ OPTIONS = ["--num-images", "6", "--defense", "double_masking:masks_per_axis=2"]
 
 
 def _data(page):
-    found = re.search(r'id="data">(.*?)</script>', page.read_text(), re.DOTALL)
-    return json.loads(found[1])
+    script = re.search(r'id="data">(.*?)</script>', page.read_text(), re.DOTALL)
+    return json.loads(script[1])
 
 
 @pytest.fixture(scope="module")
@@ -42,18 +42,18 @@ def test_a_run_has_a_page_with_its_images(run):
 
 
 def test_patched_images_stand_beside(run, tmp_path, capsys):
-    found = reports.read(run)
+    of_run = reports.read(run)
     attack = tmp_path / "attack"
     (attack / "images").mkdir(parents=True)
     Image.fromarray(np.full((8, 8), 7, np.uint8)).save(attack / "images" / "a.png")
     head = {"format": 1, "settings": {}}
-    spec = found.defenses[0].spec
-    about = {"number": 2, "label": 1, "class": "1", "image": found.ids[2], "certified": False}
+    spec = of_run.defenses[0].spec
+    about = {"number": 2, "label": 1, "class": "1", "image": of_run.ids[2], "certified": False}
     lines = [
         {**about, "defense": spec, "after": "alert", "broken": False, "file": "gone"},
         {**about, "defense": "undefended", "after": 3, "broken": True, "file": "images/a.png"},
         {**about, "defense": "of another run", "after": 3, "broken": True},
-        {**about, "defense": spec, "image": found.ids[1], "after": 3, "broken": None},
+        {**about, "defense": spec, "image": of_run.ids[1], "after": 3, "broken": None},
     ]
     text = "".join(json.dumps(line) + "\n" for line in [head, *lines])
     (attack / LINES).write_text(text)
@@ -75,8 +75,8 @@ def test_a_page_that_cannot_be_made_fails_no_run(run, tmp_path, capsys, monkeypa
         raise RuntimeError("a defect\nof pages")
 
     monkeypatch.setattr(page_of_run, "made_page", fails)
-    found = reports.read(run)
-    assert REAL(found, None, lambda rows: (None, ""), tmp_path) == ()
+    of_run = reports.read(run)
+    assert REAL(of_run, None, lambda rows: (None, ""), tmp_path) == ()
     said = capsys.readouterr().err
     assert said.startswith("no report.html (a defect\\nof pages); ")
     assert said.endswith(f"report {tmp_path} tries again\n")

@@ -59,7 +59,7 @@ def test_a_detector_is_failed_by_one_mask_where_it_would_hold_with_that_mask_rig
     """Every choice of true, wrong, unsure and not evaluated masks, against the rule itself."""
     defense = MinorityReports(paged_run.MASKS, tau=tau)
     itself = int(np.setdiff1d(np.arange(5), _all_true(defense).single)[0])
-    found = 0
+    blamed = 0
     for kinds in itertools.product(("true", "wrong", "unsure", "wrong and unsure"), repeat=4):
         for image_is_right in (True, False):
             one = _all_true(defense)
@@ -74,12 +74,12 @@ def test_a_detector_is_failed_by_one_mask_where_it_would_hold_with_that_mask_rig
                 wanted = wrong[0] if not unheard else None  # each place has one mask alone
             assert one_mask_to_blame(one, 0, 1) == wanted, (kinds, image_is_right)
             if wanted is not None:
-                found += 1
+                blamed += 1
                 table, column = one.table, one.single[wanted]
                 assert not defense.worst_case(table, np.array([1], np.int32))[0]
                 table.predictions[0, column], table.confidences[0, column] = 1, 0.75
                 assert defense.worst_case(table, np.array([1], np.int32))[0]
-    assert found == (64 if tau == 0 else 8)
+    assert blamed == (64 if tau == 0 else 8)
     one = _all_true(defense)
     one.table.predictions[0, one.single[:2]] = 0, UNKNOWN  # another one could dissent, too
     one.table.known[0, one.single[1]] = False

@@ -29,8 +29,8 @@ def _page(*, saved=True, images=paged_run.pixels, most_images=10, **options):
 
 
 def _data(page):
-    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
-    return json.loads(found[1])
+    script = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
+    return json.loads(script[1])
 
 
 @pytest.fixture(scope="module")

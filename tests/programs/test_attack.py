@@ -271,9 +271,9 @@ def bagnet(tmp_path_factory):
     program, kernels, features = jax.jit(model.apply_fn), [], []
     for _ in range(3):  # of which each gives ten features
         head["kernel"] = random.normal(0, 1, head["kernel"].shape).astype(np.float32)
-        found = np.asarray(program(params, seen), np.float64)
-        kernels.append(head["kernel"] / found.std())
-        features.append(found / found.std())
+        outputs = np.asarray(program(params, seen), np.float64)
+        kernels.append(head["kernel"] / outputs.std())
+        features.append(outputs / outputs.std())
     known = np.concatenate([*features, np.ones((40, 1))], axis=1)
     solved = np.linalg.lstsq(known, 8.0 * np.eye(10)[labels], rcond=1e-6)[0]
     head["kernel"] = (np.concatenate(kernels, axis=1) @ solved[:-1]).astype(np.float32)

@@ -542,9 +542,9 @@ def test_files_that_are_not_what_they_should_be(
 def _results(*options):
     defense = ["--defense", "minority_reports:masks_per_axis=2", "--chunk", "8", "--out", "run"]
     assert certify.main([*options, *defense]) == 0
-    found = json.loads(Path("run/results.json").read_text())
+    results = json.loads(Path("run/results.json").read_text())
     shutil.rmtree("run")
-    return found["num_images"], found["defenses"][0]
+    return results["num_images"], results["defenses"][0]
 
 
 @pytest.mark.parametrize(

@@ -73,8 +73,8 @@ def test_the_pytorch_loops_count_what_they_evaluate(tmp_path):
 def test_passes_are_counted_by_mode():
     job = ["--num-images", "6", "--defense", "double_masking:masks_per_axis=2"]
     subject = subjects.of_job([*job, "--defense", "certmask:tiling=tight"])
-    found = passes.measure(subject, 6, None)
-    double, certmask = (found[str(defense)] for defense in subject.defenses)
+    counts = passes.measure(subject, 6, None)
+    double, certmask = (counts[str(defense)] for defense in subject.defenses)
     assert double["full_table"] == 1 + 4 + 6
     assert 4 <= double["answers_alone"] <= double["early_exit"] <= 11
     count = len(subject.defenses[1].mask_set)
@@ -100,8 +100,8 @@ def test_patchcleansers_loop_answers_as_its_rule_and_so_does_the_guard():
     table = predict(exact, weights, images, defense.masked_images, preprocessing=how)
     loop = serving.patchcleanser_loop(subject, defense)
     np.testing.assert_array_equal(loop(images), defense.rule(table))
-    found = serving.measure(subject, 2, 4)
-    assert [found[f"milliseconds, {n} at once"]["labels that differ"] for n in (1, 8)] == [0, 0]
+    timings = serving.measure(subject, 2, 4)
+    assert [timings[f"milliseconds, {n} at once"]["labels that differ"] for n in (1, 8)] == [0, 0]
     others = dataclasses.replace(subject, defenses=[defenses.certmask(defense.masks)])
     with pytest.raises(ValueError, match=r"expected a job with double masking .* got certmask"):
         serving.measure(others, 2, None)
@@ -109,12 +109,12 @@ def test_patchcleansers_loop_answers_as_its_rule_and_so_does_the_guard():
 
 def test_evidence_is_measured_beside_the_plain_pass_of_the_same_images():
     subject = subjects.of_noise("cifar_bagnet5", "highest", 3)
-    found = evidence.measure(subject, 1, pixels=32 * 32)  # an image a device
-    assert (found["images"], found["images_at_once"]) == (2, 2)
-    assert "windows of 5x5 of 14x14 cells for 5x5 patches" in found["defense"]
-    speeds = found["images_per_second"]
+    measured = evidence.measure(subject, 1, pixels=32 * 32)  # an image a device
+    assert (measured["images"], measured["images_at_once"]) == (2, 2)
+    assert "windows of 5x5 of 14x14 cells for 5x5 patches" in measured["defense"]
+    speeds = measured["images_per_second"]
     assert set(speeds) == {"plain", "patchguard", "all"}
-    assert found["patchguard_over_plain"]["median"] == pytest.approx(
+    assert measured["patchguard_over_plain"]["median"] == pytest.approx(
         speeds["patchguard"]["median"] / speeds["plain"]["median"]
     )
 
@@ -128,11 +128,11 @@ def test_patchguards_analysis_is_measured_beside_a_loop_of_the_same_verdicts(
     np.savez(file, **some)
     words = ["--only", "analysis", "--evidence", str(file), "--repeat", "1", "--out", str(out)]
     assert benchmark.main(words) == 0
-    found = json.loads(out.read_bytes())["analysis"]
-    assert (found["shape"], found["verdicts that differ"]) == ([4, 26, 26, 10], 0)
+    measured = json.loads(out.read_bytes())["analysis"]
+    assert (measured["shape"], measured["verdicts that differ"]) == ([4, 26, 26, 10], 0)
     case = next(c for c in ("p0", "p1", "p2") if golden[f"{c}_T"] == 0 and golden[f"{c}_clip"] < 0)
     assert golden[f"{case}_window"].tolist() == [6, 6]
-    assert found["certified"] == golden[f"{case}_sound"][:4].sum()
+    assert measured["certified"] == golden[f"{case}_sound"][:4].sum()
     looped = [
         analysis.certified_by_loop(image, int(label), 6)
         for image, label in zip(*some.values(), strict=True)
@@ -186,11 +186,11 @@ def test_pytorchs_steps_of_an_attack_are_the_same_steps():
 
 def test_steps_of_an_attack_are_measured_with_all_masks_and_with_few():
     subject = subjects.of_noise("cifar_bagnet5", "highest", 3)
-    found = attack_steps.measure(subject, 1, steps=1, searches_a_device=1)
-    assert (found["searches_at_once"], found["masked_images_a_step"]) == (2, 32)
-    speeds = found["steps_per_second_of_a_search"]
+    measured = attack_steps.measure(subject, 1, steps=1, searches_a_device=1)
+    assert (measured["searches_at_once"], measured["masked_images_a_step"]) == (2, 32)
+    speeds = measured["steps_per_second_of_a_search"]
     assert set(speeds) == {"all masks", "few masks"}
-    assert found["all_masks_over_few"]["median"] == pytest.approx(
+    assert measured["all_masks_over_few"]["median"] == pytest.approx(
         speeds["all masks"]["median"] / speeds["few masks"]["median"]
     )
 
@@ -222,10 +222,10 @@ def test_an_estimate_for_a_device_that_is_not_here(monkeypatch, capsys, tmp_path
     out = tmp_path / "b.json"
     options = ["--compile-for", "tpu-v5e", "--model", "vit_digits", "--chunk", "15"]
     assert benchmark.main([*options, "--precision", "bfloat16", "--out", str(out)]) == 0
-    found = json.loads(out.read_text())["compiled"]
-    assert found["masked_images_at_once_a_device"] == 8  # of 15 for two
-    assert found["collectives"] == found["chunks_that_did_not_fit"] == []
-    estimate = found["estimate_of_the_compiler"]
+    compiled = json.loads(out.read_text())["compiled"]
+    assert compiled["masked_images_at_once_a_device"] == 8  # of 15 for two
+    assert compiled["collectives"] == compiled["chunks_that_did_not_fit"] == []
+    estimate = compiled["estimate_of_the_compiler"]
     operations, traffic = estimate["operations_each"], estimate["traffic_megabytes_each"]
     assert estimate["microseconds_a_masked_image_by_operations"] == pytest.approx(
         operations / 4e9 * 1e6
@@ -251,13 +251,13 @@ def test_a_device_that_is_not_here_may_lack_memory(monkeypatch):
         subjects.Noise(1, shape, 3), shape, 3, [defenses.double_masking(grid)],
     )  # fmt: skip
     here = dataclasses.replace(absent_devices.TARGETS["h100"], platform="cpu", options={})
-    found = compiled_for.measure(subject, here, 16)
-    assert (found["masked_images_at_once_a_device"], found["chunks_that_did_not_fit"]) == (8, [])
-    needs = found["temporary_megabytes"] + found["parameters_and_images_megabytes"]
+    sizes = compiled_for.measure(subject, here, 16)
+    assert (sizes["masked_images_at_once_a_device"], sizes["chunks_that_did_not_fit"]) == (8, [])
+    needs = sizes["temporary_megabytes"] + sizes["parameters_and_images_megabytes"]
     smaller = dataclasses.replace(here, memory=1e6 * needs)  # of which a fifth is left alone
-    found = compiled_for.measure(subject, smaller, 16)
-    assert found["chunks_that_did_not_fit"][0] == 8
-    assert found["masked_images_at_once_a_device"] < 8
+    sizes = compiled_for.measure(subject, smaller, 16)
+    assert sizes["chunks_that_did_not_fit"][0] == 8
+    assert sizes["masked_images_at_once_a_device"] < 8
     tiny = dataclasses.replace(here, memory=1e3)
     with pytest.raises(ValueError, match=r"h100: expected memory for one masked image on each"):
         compiled_for.measure(subject, tiny, 8)

@@ -106,8 +106,8 @@ def test_results_do_not_depend_on_the_chunk_or_the_slice(tmp_path):
 
 def test_one_threat_after_another_and_rectangles(tmp_path):
     out = _run(tmp_path, "--patch", "1,1x3,2%")
-    found = json.loads((out / "results.json").read_text())["defenses"]
-    shapes = [d["threat"]["patches"] for d in found]
+    results = json.loads((out / "results.json").read_text())["defenses"]
+    shapes = [d["threat"]["patches"] for d in results]
     assert shapes == [[[[1, 1]]]] * 2 + [[[[1, 3]]]] * 2 + [[[[2, 2]]]] * 2
 
 
@@ -281,8 +281,8 @@ def test_logits_that_are_all_nan_stop_at_once_and_single_ones_are_named(tmp_path
 )
 def test_wilson_interval(fraction, count, low, high):
     """Reference values: the formula by hand; 0 of 1000 gives z^2 / (1000 + z^2)."""
-    found = report.wilson_interval(fraction, count)
-    np.testing.assert_allclose(found, (low, high), atol=5e-5)
+    interval = report.wilson_interval(fraction, count)
+    np.testing.assert_allclose(interval, (low, high), atol=5e-5)
 
 
 def test_train_program_writes_weights_that_certify_takes(tmp_path, capsys):

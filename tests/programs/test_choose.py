@@ -60,7 +60,7 @@ def _defense(spec):
 
 def test_the_front_is_that_of_whole_tables_and_is_reported_on_the_other_images(chosen):
     """Tables, guards and split are made here anew, without the program."""
-    found = json.loads((chosen / "choice.json").read_text())
+    choice = json.loads((chosen / "choice.json").read_text())
     images, labels = (array[:80] for array in digits_arrays("test"))
     order = np.random.default_rng(0).permutation(80)
     here, there = order[:40], np.sort(order[40:])
@@ -89,25 +89,25 @@ def test_the_front_is_that_of_whole_tables_and_is_reported_on_the_other_images(c
         )
     ]
     front.sort(key=lambda spec: first[spec][0])
-    names = [one["defense"] for one in found["candidates"]]
-    kept = [names[one["candidate"]] for one in found["front"]]
+    names = [one["defense"] for one in choice["candidates"]]
+    kept = [names[one["candidate"]] for one in choice["front"]]
     assert len(kept) > 1
     assert kept == [spec for spec in front if spec in kept]
     for lost in set(front) - set(kept):  # for another one, by no more than it says
-        (drop,) = [drop for drop in found["dropped"] if names[drop["candidate"]] == lost]
+        (drop,) = [drop for drop in choice["dropped"] if names[drop["candidate"]] == lost]
         better = first[names[drop["by"]]]
         assert better[0] <= first[lost][0]
         assert 0 < first[lost][2] - better[2] <= drop["at_most"]
-    assert [names[one] for one in found["too_dear"]] == [SPECS[3]]
-    for one, spec in zip(found["front"], kept, strict=True):
+    assert [names[one] for one in choice["too_dear"]] == [SPECS[3]]
+    for one, spec in zip(choice["front"], kept, strict=True):
         for part, places in (("chosen_on", here), ("reported_on", there)):
             got = one[part]
             numbers = got["passes"], got["clean_accuracy"], got["worst_case_accuracy"]
             assert numbers == pytest.approx(measured(spec, places)), (spec, part)
             low, high = got["worst_case_accuracy_interval"]
             assert low <= numbers[2] <= high
-    assert found["images"] == {"chosen_on": 40, "reported_on": 40}
-    assert found["passes"]["made_to_choose"] <= found["passes"]["whole_tables"] + 40
+    assert choice["images"] == {"chosen_on": 40, "reported_on": 40}
+    assert choice["passes"]["made_to_choose"] <= choice["passes"]["whole_tables"] + 40
     reported = saved_table.load(chosen / "reported" / "mean-none" / "tables")
     assert reported.labels.tolist() == labels[there].tolist()
 
@@ -209,9 +209,9 @@ def test_over_sizes_each_candidate_is_one_classifier_with_its_weights_and_floors
     assert options.size_weights == (0.25, 0, 0.75)
     assert options.floors == (("2", 0.4),)
     threats = [Threat.of((8, 8), size) for size in (1, 2, 3)]
-    found = choose_candidates.candidates(options, threats, [1])
-    assert len(found) > 3
-    for one in found:
+    candidates = choose_candidates.candidates(options, threats, [1])
+    assert len(candidates) > 3
+    for one in candidates:
         assert {defense.masks for defense in one.defenses} == {one.defenses[0].masks}
         assert [defense.threat for defense in one.defenses] == threats
 
@@ -222,8 +222,8 @@ def test_a_choice_over_sizes_counts_every_size(tmp_path, capsys):
     words += ["--sizes", "1,2", "--size-weights", "3,1", "--floor", "2:10", "--views", "none"]
     assert choose.main([*words, "--defense", SPECS[0], "--out", str(out)]) == 0
     assert "floor at 2" in capsys.readouterr().out
-    found = json.loads((out / "choice.json").read_text())
-    (one,) = found["front"]
+    choice = json.loads((out / "choice.json").read_text())
+    (one,) = choice["front"]
     results = json.loads((out / "reported" / "mean-none" / "results.json").read_text())
     at_1, at_2 = (part["worst_case_accuracy"] for part in results["defenses"])
     assert at_1 >= at_2 > 0.1
@@ -241,29 +241,29 @@ def test_what_is_measured_is_the_weighted_mean_over_sizes_and_each_floor():
     results.append(hand_made_reports.result(certified=4, clean=7))
     report = hand_made_reports.report(*results)
     answers = {other.spec: [[n - 1, 1] if n else [] for n in range(8)]}
-    found = choose_runs.Certified(report, answers, [one, other]).measured(
+    measured = choose_runs.Certified(report, answers, [one, other]).measured(
         other, options, ("1", "2")
     )
-    assert found.worth == pytest.approx((3 * 6 + 4) / 4 / 8)
-    assert found.cost == 2 * 3.5  # two views
-    assert found.right.sum() == 7
-    assert [(d.name, d.share, d.is_met) for d in found.demands] == [
+    assert measured.worth == pytest.approx((3 * 6 + 4) / 4 / 8)
+    assert measured.cost == 2 * 3.5  # two views
+    assert measured.right.sum() == 7
+    assert [(d.name, d.share, d.is_met) for d in measured.demands] == [
         ("least clean", 7 / 8, False), ("floor at 2", 4 / 8, False),
     ]  # fmt: skip
     whole = dataclasses.replace(options, budget_of="table")
-    found = choose_runs.Certified(report, {}, [one, other]).measured(other, whole, ("1", "2"))
-    assert found.cost == 2 * len(other.defenses[0].masked_images)
+    measured = choose_runs.Certified(report, {}, [one, other]).measured(other, whole, ("1", "2"))
+    assert measured.cost == 2 * len(other.defenses[0].masked_images)
 
 
 def test_equal_candidates_are_one_and_every_variant_has_them():
     words = ["--budget", "50", "--fill", "mean/black", "--views", "none/mirror", "--patch", "5"]
     options = choose_options.read(choose.parser().parse_args(words))
-    found = choose_candidates.candidates(options, [Threat.of((32, 32), 5)], [1, 2, 1, 2])
-    specs = [one.spec for one in found if one.variant == options.variants[0]]
+    candidates = choose_candidates.candidates(options, [Threat.of((32, 32), 5)], [1, 2, 1, 2])
+    specs = [one.spec for one in candidates if one.variant == options.variants[0]]
     assert "double_masking:masks_per_axis=4" in specs
     assert "double_masking:masks_per_axis=4,split=even" not in specs  # even already
-    assert len(found) == 4 * len(specs)
-    assert {(one.variant.fill, one.variant.views, one.passes_each) for one in found} == {
+    assert len(candidates) == 4 * len(specs)
+    assert {(one.variant.fill, one.variant.views, one.passes_each) for one in candidates} == {
         ("mean", "none", 1), ("mean", "mirror", 2), ("black", "none", 1), ("black", "mirror", 2),
     }  # fmt: skip
     command = choose_options.command_of(

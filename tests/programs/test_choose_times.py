@@ -124,15 +124,15 @@ def test_chunks_are_timed_in_turn_and_the_first_does_not_count():
             return types.SimpleNamespace(predictions=[0])
 
     image = np.zeros((1, 2, 2, 1), np.uint8)
-    found = wave_times.measured(Engine(), image, 2, clock=lambda: now[0])
-    assert found.ladder == (8,)
+    times = wave_times.measured(Engine(), image, 2, clock=lambda: now[0])
+    assert times.ladder == (8,)
     assert asked == [2, 8] * 6
-    assert found.sizes == (2, 8)
-    assert found.milliseconds == pytest.approx((5e3 * 2, 5e3 * 8))
+    assert times.sizes == (2, 8)
+    assert times.milliseconds == pytest.approx((5e3 * 2, 5e3 * 8))
     asked.clear()
     rising = False  # eight take as long as two would: less than two did
-    found = wave_times.measured(Engine(), image, 2, clock=lambda: now[0])
-    assert found.milliseconds == pytest.approx((5e3 * 2, 5e3 * 2))
+    times = wave_times.measured(Engine(), image, 2, clock=lambda: now[0])
+    assert times.milliseconds == pytest.approx((5e3 * 2, 5e3 * 2))
 
 
 def test_times_are_kept_for_a_choice_that_goes_on(tmp_path):

@@ -75,12 +75,12 @@ def test_help_names_every_program_and_version_the_version(monkeypatch, capsys):
 
 
 def test_nothing_heavy_is_imported_before_a_program_is_known(tmp_path):
-    found = _begun(
+    process = _begun(
         ["--help"], cwd=tmp_path,
         before="import atexit, sys; atexit.register(lambda: print(sorted({'jax', 'numpy', "
         "'certmask_jax.data'} & set(sys.modules)))); ",
     )  # fmt: skip
-    assert found.stdout.endswith("[]\n"), found.stderr
+    assert process.stdout.endswith("[]\n"), process.stderr
 
 
 def test_programs_know_how_they_were_begun(monkeypatch):
@@ -106,12 +106,12 @@ class _Spec:
 
 def test_the_installed_command_from_another_folder(tmp_path):
     for name in ("convert_weights", "convert-weights"):
-        found = _begun([name, "--help"], cwd=tmp_path)
-        assert found.returncode == 0
-        assert found.stdout.startswith("usage: certmask convert-weights IN OUT [options]\n")
-    found = _begun(["merge", "no"], cwd=tmp_path)
-    assert (found.returncode, found.stdout) == (2, "")
-    assert found.stderr.startswith("error: ")
+        process = _begun([name, "--help"], cwd=tmp_path)
+        assert process.returncode == 0
+        assert process.stdout.startswith("usage: certmask convert-weights IN OUT [options]\n")
+    process = _begun(["merge", "no"], cwd=tmp_path)
+    assert (process.returncode, process.stdout) == (2, "")
+    assert process.stderr.startswith("error: ")
     module = subprocess.run(
         [sys.executable, "-m", "certmask_jax", "merge", "--nope"],
         cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},

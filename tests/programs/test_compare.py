@@ -53,8 +53,8 @@ def test_tables_for_documents_have_the_same_numbers(runs, capsys):
     assert rows[0]["first"] == "0.75"
     assert rows[0]["second"] == "1"
     ends = [(f"{name}_low", f"{name}_high") for name in ("first", "second")]
-    found = [[round(100 * float(rows[0][end]), 1) for end in pair] for pair in ends]
-    assert found == [[40.9, 92.9], [67.6, 100]]
+    intervals = [[round(100 * float(rows[0][end]), 1) for end in pair] for pair in ends]
+    assert intervals == [[40.9, 92.9], [67.6, 100]]
     assert (rows[0]["gained"], rows[0]["lost"], rows[0]["p_value"]) == ("2", "0", "0.5")
     assert compare.main([*runs, "--format", "markdown"]) == 0
     markdown = capsys.readouterr().out

@@ -64,10 +64,10 @@ def test_every_defense_of_the_library_and_every_usual_set_of_masks_is_there():
         if name != "crosscert":  # the module of that name is its mathematics
             assert entry.build is getattr(defenses, name)
         side = 8 if entry.masks == "mask_stride=1" else 32  # a mask for every place
-        found = defense_specs.build(name, (side, side), (5, 5))
+        usual = defense_specs.build(name, (side, side), (5, 5))
         named = defense_specs.build(f"{name}:{entry.masks}", (side, side), (5, 5))
-        np.testing.assert_array_equal(found.mask_set.boxes, named.mask_set.boxes)
-        assert (found.name, found.spec) == (name, name)
+        np.testing.assert_array_equal(usual.mask_set.boxes, named.mask_set.boxes)
+        assert (usual.name, usual.spec) == (name, name)
     assert isinstance(defense_specs.build("crosscert", (32, 32), (5, 5)), defenses.CrossCert)
 
 

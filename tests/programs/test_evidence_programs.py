@@ -119,11 +119,11 @@ def test_kept_evidence_answers_other_defenses_later(weights_file, tmp_path, caps
     others = ["clipped_bagnet:clip=2", "derandomized_smoothing:band=2,threshold=top"]
     named = [word for spec in others for word in ("--defense", spec)]
     assert certify.main(["--from-tables", *out[1:], *named, "--patch", "2"]) == 0
-    found = _table(capsys.readouterr().out)
+    table = _table(capsys.readouterr().out)
     again = ["--out", str(tmp_path / "again"), *quick]
     assert _certify(weights_file, "--patch", "2", *again, specs=others) == 0
-    assert _table(capsys.readouterr().out) == found
-    assert len(found) == 2
+    assert _table(capsys.readouterr().out) == table
+    assert len(table) == 2
     other = ["--defense", "smoothed_vit:band=3"]
     assert certify.main(["--from-tables", *out[1:], *other]) == 2
     assert "evidence is of other cells or bands" in capsys.readouterr().err

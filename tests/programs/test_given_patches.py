@@ -69,17 +69,17 @@ def _all_allowed(threat, size):
     inside = np.zeros(IMAGE, bool)
     for top, left, bottom, right in threat.region or [(0, 0, *IMAGE)]:
         inside[top:bottom, left:right] = True
-    found = set()
+    allowed = set()
     for height, width in threat.shapes:
         for row in range(IMAGE[0] - height + 1):
             for column in range(IMAGE[1] - width + 1):
                 if inside[row : row + height, column : column + width].all():
-                    found |= {
+                    allowed |= {
                         (row + r, column + c)
                         for r in range(height - size[0] + 1)
                         for c in range(width - size[1] + 1)
                     }
-    return found
+    return allowed
 
 
 def test_sizes_are_kept_and_what_is_too_large_refused_unless_it_is_scaled():

@@ -121,9 +121,9 @@ def _build(spec):
 
 def test_a_defense_by_its_import_path(mine):
     spec = "mine_of_theirs:votes:ties=smallest,masks_per_axis=2"
-    found = _build(spec)
-    assert (found.name, found.spec, found.options["ties"]) == ("plurality", spec, "smallest")
-    assert len(found.mask_set) == 4
+    defense = _build(spec)
+    assert (defense.name, defense.spec, defense.options["ties"]) == ("plurality", spec, "smallest")
+    assert len(defense.mask_set) == 4
     usual = _build("plurality").mask_set
     assert (_build("mine_of_theirs:votes").mask_set.boxes == usual.boxes).all()
     larger = _build("mine_of_theirs:votes:built_for=5,masks_per_axis=2")
@@ -209,8 +209,8 @@ def test_a_run_with_everything_of_ones_own(mine, capsys):
     spec = "mine_of_theirs:votes:masks_per_axis=2"
     options = ["--dataset", "mine_of_theirs:load", "--model", "mine_of_theirs:create", "--weights",
                "w.npz", "--num-images", "6", "--patch", "1", "--defense", spec]  # fmt: skip
-    found = _begun(mine, "certify", *options)
-    assert found.returncode == 0, found.stderr
+    process = _begun(mine, "certify", *options)
+    assert process.returncode == 0, process.stderr
     (out,) = (mine / "runs").iterdir()
     assert out.name.startswith("mine_of_theirs.load-mine_of_theirs.create-")
     provenance = json.loads((out / "results.json").read_text())["provenance"]

@@ -49,7 +49,7 @@ def digits():
 
 def _all_of(digits):
     model, params, images, labels = digits
-    found = {}
+    by_defense = {}
     for make in DEFENSES:
         defense = make(GRID)
         table = cm.predict(model.apply_fn, params, images, defense.masked_images)
@@ -59,8 +59,8 @@ def _all_of(digits):
             table.predictions, table.margins, table.confidences, defense.rule(table), *proofs,
             *guarded(images),
         )  # fmt: skip
-        found[defense.name] = [np.asarray(values).tolist() for values in every]
-    return found
+        by_defense[defense.name] = [np.asarray(values).tolist() for values in every]
+    return by_defense
 
 
 def test_the_library_under_strict_settings(digits):

@@ -337,10 +337,10 @@ def test_objects_are_measured_where_boxes_are_given(tmp_path, capsys):
             for one in csv.DictReader(file)
         }
     with open(tmp_path / "out" / "table.csv", newline="") as file:
-        found = [(one["low"], one["images"], one["certified"]) for one in csv.DictReader(file)]
+        bins = [(one["low"], one["images"], one["certified"]) for one in csv.DictReader(file)]
     of_small = sum(rows[n] for n in range(12)) / 12
     of_large = sum(rows[n] for n in range(12, 19)) / 7
-    assert found == [("0.1", "12", str(of_small)), ("0.7", "7", str(of_large))]
+    assert bins == [("0.1", "12", str(of_small)), ("0.7", "7", str(of_large))]
     assert ElementTree.parse(tmp_path / "out" / "figure.svg").getroot().tag.endswith("svg")
 
 
@@ -358,13 +358,13 @@ def test_times_are_taken_in_turn_and_compared_image_by_image():
 
     images = np.arange(3, dtype=np.uint8).reshape(3, 1, 1, 1)
     answers = {"plain": taking("plain", 0.5, 1), "guard": taking("guard", 2, 36)}
-    found = answer_times.measured(answers, images, clock=lambda: now[0])
+    times = answer_times.measured(answers, images, clock=lambda: now[0])
     assert turns == [(name, n) for n in (0, 0, 1, 2) for name in ("plain", "guard")]
-    assert found["guard"] == {
+    assert times["guard"] == {
         "milliseconds": 4000, "mean": 4000, "least": 2000, "most": 6000, "passes": 36,
         "over_first": 4,
     }  # fmt: skip
-    assert found["plain"]["milliseconds"] == 1000
+    assert times["plain"]["milliseconds"] == 1000
 
 
 def test_a_table_of_times_answers_as_the_guard_does(tmp_path, capsys):
@@ -426,23 +426,23 @@ def test_masks_are_counted_as_the_table_of_soundness_has_them(tmp_path):
         certmask.PAPER, tables=(dataclasses.replace(certmask.MASKS, rows=tuple(rows)),)
     )
     assert runner.run(paper, ["masks", "--out", str(tmp_path)]) == 0
-    found = {}
+    counts = {}
     for row in json.loads((tmp_path / "table.json").read_text())["rows"]:
         where = row["image"], row["patch"][0], row["mask"][0]
-        found.setdefault(where, {})[row["defense"]] = row["masks"], row["masked_images"]
+        counts.setdefault(where, {})[row["defense"]] = row["masks"], row["masked_images"]
     spec = "certmask:tiling={},coverage={}".format
-    assert found[224, 32, 48] == {
+    assert counts[224, 32, 48] == {
         spec("replicated", 1): (196, 196), spec("replicated", 6): (1176, 196),
         spec("offset", "3x2"): (1176, 1176), spec("exact", "3x2"): (864, 864),
         spec("tight", 6): (864, 144),
     }  # fmt: skip
-    assert found[32, 5, 8] == {
+    assert counts[32, 5, 8] == {
         spec("replicated", 1): (121, 121), spec("replicated", 6): (726, 121),
         spec("offset", "3x2"): (704, 704), spec("exact", "3x2"): (345, 345),
         spec("tight", 6): (294, 49),
     }  # fmt: skip
     six = {"double_masking:masks_per_axis=6": (36, 666)}
-    assert (found[224, 32, 64], found[32, 5, 9]) == (six, six)
+    assert (counts[224, 32, 64], counts[32, 5, 9]) == (six, six)
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
@@ -492,11 +492,11 @@ def test_what_nobody_knows_is_said_and_points_to_what_there_is(paper, name):
 
 def test_sides_are_those_of_the_guide_on_images_of_224():
     rows = patchcleanser.FIGURES6TO8.rows
-    found = [
+    of_rows = [
         threats(read_config(certify_parser().parse_args(row.patch.split())).threat, (224, 224))
         for row in rows
     ]
-    assert [threat.shapes[0][0] for (threat,) in found] == list(patchcleanser._SIDES)
+    assert [threat.shapes[0][0] for (threat,) in of_rows] == list(patchcleanser._SIDES)
 
 
 def test_local_defenses_need_local_logits():

@@ -196,11 +196,11 @@ def test_nobody_reads_on_and_no_screen():
         "program.leave(lambda: program.run(lambda: print('x' * 200_000) or 0))"
     )
     for how in ("| head -c 1; exit ${PIPESTATUS[0]}", ">&-", ">&- 2>&- <&-"):
-        found = subprocess.run(
+        process = subprocess.run(
             ["bash", "-c", f'{sys.executable} -c "{code}" {how}'],
             cwd=ROOT, capture_output=True, text=True, check=False,
         )  # fmt: skip
-        assert (found.returncode, found.stderr) == (0, ""), how
+        assert (process.returncode, process.stderr) == (0, ""), how
 
 
 # --- the cache of compiled programs ---
@@ -246,12 +246,12 @@ def test_settings_that_jax_refuses_are_named(monkeypatch, setting, text):
 def test_a_setting_that_jax_refuses_is_one_line():
     environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "abc"}
     command = [sys.executable, "-m", "experiments.merge", "x"]
-    found = subprocess.run(
+    process = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
     )
-    assert found.returncode == 2
-    assert found.stderr.startswith("error: JAX_NUM_CPU_DEVICES=abc: expected what JAX takes (")
-    assert found.stderr.count("\n") == 1
+    assert process.returncode == 2
+    assert process.stderr.startswith("error: JAX_NUM_CPU_DEVICES=abc: expected what JAX takes (")
+    assert process.stderr.count("\n") == 1
 
 
 def test_flags_that_would_end_the_process(monkeypatch):

@@ -62,11 +62,11 @@ def test_the_last_line_has_the_numbers_of_the_table(tmp_path, capsys, guard, dec
     with Progress([defense], margin_guard=guard) as shown:
         saved = evaluate(tmp_path, OwnLabels(), defense=defense, hooks=shown.hooks(), decide=decide)
     last = capsys.readouterr().err.splitlines()[-1]
-    found = verdicts.certify(saved, [defense], margin_guard=guard)
+    certified = verdicts.certify(saved, [defense], margin_guard=guard)
     assert last.startswith(f"images {COUNT}/{COUNT} 100% ")
     assert "<00:00, " in last
     ((name, *shares),) = _accuracies(last)
-    (result,) = found.defenses
+    (result,) = certified.defenses
     assert name == defense.name
     expected = {0.0: 0.2, 0.6: 0.1}[guard] if defense is DETECTS else 0.0
     assert result.worst_case_accuracy == expected
@@ -149,8 +149,8 @@ def test_rows_of_several_patches_carry_them(tmp_path, capsys):
     last = [line for line in capsys.readouterr().err.splitlines() if line.startswith("images")][-1]
     names = [name for name, *_ in _accuracies(last)]
     assert names == ["double_masking 1x1", "certmask 1x1", "double_masking 2x2"]
-    found = json.loads((out / "results.json").read_text())["defenses"]
-    for (_, clean, certified), result in zip(_accuracies(last), found, strict=False):
+    results = json.loads((out / "results.json").read_text())["defenses"]
+    for (_, clean, certified), result in zip(_accuracies(last), results, strict=False):
         assert clean == f"{100 * result['clean_accuracy']:.1f}"
         assert certified == f"{100 * result['worst_case_accuracy']:.1f}"
 

@@ -130,11 +130,11 @@ def test_masks_built_for_a_larger_patch(name):
     placed = Threat.of(8, 2, region=(0, 0, 4, 8))
     own = defense_specs.build(name, (8, 8), Threat.of(8, 3))
     key = "," if ":" in name else ":"
-    found = defense_specs.build(f"{name}{key}built_for=3", (8, 8), placed)
-    assert found.threat == placed
-    assert found.mask_set.threat == own.mask_set.threat
-    assert (found.mask_set.boxes == own.mask_set.boxes).all()
-    assert f"for 3x3 patches on 8x8, against {placed}" in str(found)
+    defense = defense_specs.build(f"{name}{key}built_for=3", (8, 8), placed)
+    assert defense.threat == placed
+    assert defense.mask_set.threat == own.mask_set.threat
+    assert (defense.mask_set.boxes == own.mask_set.boxes).all()
+    assert f"for 3x3 patches on 8x8, against {placed}" in str(defense)
     with pytest.raises(ValueError, match=r"4x4 patch at row .* is hidden by"):
         defense_specs.build(f"{name}{key}built_for=1", (8, 8), Threat.of(8, 4))
     with pytest.raises(ValueError, match="built_for: cannot read 'big'"):
@@ -156,8 +156,8 @@ def test_shares_of_a_stronger_threat_are_merged(tmp_path, capsys):
 
 
 def test_patches_of_different_sizes_at_once():
-    (found,) = threat_options.threats(ThreatOptions(patch=("2+1x3",)), (8, 8))
-    assert found == Threat((8, 8), (((2, 2),), ((1, 3),)))
+    (threat,) = threat_options.threats(ThreatOptions(patch=("2+1x3",)), (8, 8))
+    assert threat == Threat((8, 8), (((2, 2),), ((1, 3),)))
     several = threat_options.threats(
         ThreatOptions(patch=("2+1,3+2",), patch_region="0,0,8,6"), (8, 8)
     )

@@ -344,12 +344,12 @@ def test_the_program_writes_goes_on_and_reads_in_a_bucket(bucket, tmp_path, caps
     printed = capsys.readouterr().out
     assert printed.split("\n\nresults in")[0] == expected
     assert f"results in {out}: results.json" in printed
-    found, files = bucket.below(out), contents(local)
-    assert set(found) == set(files)
-    assert {name for name in files if found[name] != files[name]} <= {
+    in_bucket, files = bucket.below(out), contents(local)
+    assert set(in_bucket) == set(files)
+    assert {name for name in files if in_bucket[name] != files[name]} <= {
         "results.json", "tables/table.json",
     }  # fmt: skip  # they name the time and the command
-    results = json.loads(found["results.json"])
+    results = json.loads(in_bucket["results.json"])
     assert results["defenses"] == json.loads(files["results.json"])["defenses"]
 
     assert certify.main([*OPTIONS, "--out", out]) == 0

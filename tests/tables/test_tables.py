@@ -153,11 +153,11 @@ def test_no_single_bit_goes_unnoticed(tmp_path, part):
         file.write_bytes(flipped)
         fresh = saved_table.layout(tmp_path, saved_table.recorded(tmp_path))
         try:
-            found = fresh.read(3)
+            block = fresh.read(3)
         except ValueError as caught:
             error = str(caught)
         else:  # white space between JSON's tokens
-            error = str(file) if part == "ids" and found.rows == expected.rows else ""
+            error = str(file) if part == "ids" and block.rows == expected.rows else ""
         assert str(file) in error, f"bit {bit}"
 
 
@@ -182,9 +182,9 @@ def test_rows_that_equal_the_fill_value_are_data(tmp_path):
         writer.write(1, Block(outputs, np.full(3, -(2**31), np.int32), Rows(("a", "b", "c"))))
     with writer_of(tmp_path, num_images=6) as writer:
         assert writer.read(0) is None
-        found = writer.read(1)
-    np.testing.assert_array_equal(found.outputs.margins, nan)
-    assert found.rows.ids == ("a", "b", "c")
+        block = writer.read(1)
+    np.testing.assert_array_equal(block.outputs.margins, nan)
+    assert block.rows.ids == ("a", "b", "c")
 
 
 def test_folders_that_are_no_table_are_refused(tmp_path):

@@ -77,13 +77,13 @@ def test_band_size_is_the_papers_scaled():
 
 def test_windows_lie_inside_and_are_equally_likely():
     kept = masked_features.random_windows(jax.random.key(0), 2000, grid=(4, 3), window=2)
-    found = [one.tobytes() for one in np.asarray(kept)]
+    windows = [one.tobytes() for one in np.asarray(kept)]
     places = []
     for row, column in np.ndindex(3, 2):
         left = np.ones((4, 3), bool)
         left[row : row + 2, column : column + 2] = False
         places.append(left.tobytes())
-    counts = np.array([found.count(place) for place in places])
+    counts = np.array([windows.count(place) for place in places])
     assert counts.sum() == 2000
     assert np.abs(counts - 2000 / 6).max() < 5 * np.sqrt(2000 / 6)
 
@@ -123,8 +123,8 @@ def test_a_step_with_masked_features_by_hand():
         picked = jax.nn.log_softmax(means)[each, batch.labels]
         return -picked.mean(), (means, changed)
 
-    found = jax.jit(jax.value_and_grad(by_hand, has_aux=True))(before["params"])
-    (expected_loss, (means, changed)), slopes = found
+    differentiated = jax.jit(jax.value_and_grad(by_hand, has_aux=True))(before["params"])
+    (expected_loss, (means, changed)), slopes = differentiated
     assert loss == pytest.approx(float(expected_loss), rel=1e-5)
     assert correct == int((np.asarray(means).argmax(1) == batch.labels).sum())
     expected = jax.tree.map(lambda p, s: p - 1e-2 * s, before["params"], slopes)
@@ -139,8 +139,8 @@ def test_a_step_with_masked_features_by_hand():
 @pytest.mark.eight_devices
 def test_eight_devices_take_the_same_windows_and_bands_as_one():
     recipe = dataclasses.replace(TINY, cutout="blocks", feature_window=1)
-    found = [_after_one_step(small_local(), recipe, devices)[1] for devices in (1, 8)]
-    assert found[0] == pytest.approx(found[1], rel=1e-5)
+    losses = [_after_one_step(small_local(), recipe, devices)[1] for devices in (1, 8)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
 def test_a_stopped_run_with_bands_and_windows_ends_in_the_same_bits(tmp_path):

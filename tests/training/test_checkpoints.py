@@ -31,9 +31,9 @@ def _kept(folder, scores, keep_best):
     saved = Checkpoints(folder, run={}, keep_best=keep_best)
     for step, score in enumerate(scores, start=1):
         saved.save(step, STATE, {}, score=score)
-    found = saved.steps()
+    steps = saved.steps()
     saved.close()
-    return found
+    return steps
 
 
 @pytest.mark.parametrize(
@@ -59,9 +59,9 @@ def test_what_is_saved_comes_back(tmp_path):
     again = Checkpoints(tmp_path, run={"a": 1}, resume=True)
     latest = again.latest()
     assert (latest.step, latest.about["rows"], again.best()) == (7, [[1, 0.1]], 7)
-    found = checkpoints.restored(latest.arrays, STATE)
-    jax.tree.map(np.testing.assert_array_equal, found, STATE)
-    assert found["w"].dtype == np.float32
+    state = checkpoints.restored(latest.arrays, STATE)
+    jax.tree.map(np.testing.assert_array_equal, state, STATE)
+    assert state["w"].dtype == np.float32
     with pytest.raises(ValueError, match=r"2 entries differ: v \(None instead of .*, w "):
         checkpoints.restored(latest.arrays, {"v": STATE["w"], "step": STATE["step"]})
     again.close()

@@ -126,7 +126,7 @@ def test_greedy_hides_the_worst_mask_and_then_the_worst_beside_it():
     params, masks, batch = _drawn(model), _masks(model), _digits(8)
     pixels = _pixels(model, batch.images)
     run = training_pass(model, dataclasses.replace(RECIPE, cutout="greedy"), [masks])
-    found, _ = jax.jit(run)(params, pixels, batch.labels, jax.random.key(0))
+    greedy_logits, _ = jax.jit(run)(params, pixels, batch.labels, jax.random.key(0))
 
     def losses(numbers):
         return _losses(params["params"], pixels, batch.labels, _hidden(masks, numbers))[0]
@@ -136,7 +136,7 @@ def test_greedy_hides_the_worst_mask_and_then_the_worst_beside_it():
     chosen = np.stack([first, second], 1)
     assert len(set(map(tuple, chosen.tolist()))) > 2
     logits = _losses(params["params"], pixels, batch.labels, _hidden(masks, chosen))[1]
-    np.testing.assert_allclose(found, logits, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(greedy_logits, logits, rtol=1e-3, atol=1e-4)
 
 
 def test_the_stem_is_run_once_whatever_masks_are_looked_at():
@@ -156,10 +156,10 @@ def test_the_stem_is_run_once_whatever_masks_are_looked_at():
         dataclasses.replace(RECIPE, cutout="greedy"),
         [_masks(model)],
     )
-    found, _ = jax.jit(run)(
+    logits, _ = jax.jit(run)(
         _drawn(model), _pixels(model, batch.images), batch.labels, jax.random.key(0)
     )
-    jax.block_until_ready(found)
+    jax.block_until_ready(logits)
     jax.effects_barrier()
     assert len(runs) == 2
 
@@ -213,8 +213,8 @@ def test_a_run_that_is_stopped_ends_in_the_same_bits_and_certifies_as_it_said(tm
         args = ["--weights", str(file), *of_model, *cut, "--patch", "1", "--defense", "patchcure"]
         assert certify.main([*args, "--no-page", "--no-decide", "--out", str(out)]) == 0
         capsys.readouterr()
-        (found,) = json.loads((out / "results.json").read_bytes())["defenses"]
-        return found["clean_accuracy"], found["worst_case_accuracy"]
+        (result,) = json.loads((out / "results.json").read_bytes())["defenses"]
+        return result["clean_accuracy"], result["worst_case_accuracy"]
 
     clean, robust = certified(tmp_path / "whole.npz")
     assert "on 500 test images, windows of 1x1 on 1x4 cells, patchcure with 4 masks" in said

@@ -94,9 +94,9 @@ def _features(model, recipe, **options):
 
 def test_features_are_what_the_head_sees_of_the_image_and_of_masked_copies():
     model = small_vit()
-    found = _features(model, HEAD)
-    assert found.of_copies.shape == (70, 3, 8)
-    np.testing.assert_array_equal(found.labels, _digits(70).labels)
+    features = _features(model, HEAD)
+    assert features.of_copies.shape == (70, 3, 8)
+    np.testing.assert_array_equal(features.labels, _digits(70).labels)
     images_of = training_images.TrainingImages.of(model, HEAD, ())
     key = jax.random.key(HEAD.seed + 2)
     seen = jax.jit(
@@ -112,8 +112,8 @@ def test_features_are_what_the_head_sees_of_the_image_and_of_masked_copies():
         image = plain if copy == 0 else changed(own)
         if copy:
             assert (np.asarray(image) == 0).mean() > 0.1  # something is hidden
-        np.testing.assert_allclose(found.of_copies[66, copy], seen(image)[0], atol=1e-5)
-    assert np.abs(found.of_copies[:, 1] - found.of_copies[:, 2]).max() > 0.1
+        np.testing.assert_allclose(features.of_copies[66, copy], seen(image)[0], atol=1e-5)
+    assert np.abs(features.of_copies[:, 1] - features.of_copies[:, 2]).max() > 0.1
 
 
 @pytest.mark.eight_devices
@@ -210,10 +210,10 @@ def test_a_stopped_run_ends_in_the_same_bits(tmp_path):
     assert len(list((tmp_path / "features" / "train").iterdir())) == 1
     stopped = _run(small_vit(), tmp_path, stop_after=3, resume=True)  # and in the second step
     assert 0 < stopped.step < 12
-    found = _run(small_vit(), tmp_path, resume=True)
-    assert (found.step, found.finished) == (12, True)
-    jax.tree.map(np.testing.assert_array_equal, found.params, expected.params)
-    assert [row.loss for row in found.rows] == [row.loss for row in expected.rows]
+    resumed = _run(small_vit(), tmp_path, resume=True)
+    assert (resumed.step, resumed.finished) == (12, True)
+    jax.tree.map(np.testing.assert_array_equal, resumed.params, expected.params)
+    assert [row.loss for row in resumed.rows] == [row.loss for row in expected.rows]
 
 
 def test_heads_and_parts_that_cannot_be_trained():

@@ -62,9 +62,9 @@ def test_cutout_hides_squares_and_nothing_else():
 def test_square_centres_are_uniform_over_the_image():
     images = np.ones((4000, 4, 4, 1), np.float32)
     cut = np.asarray(cutout.random_squares(jax.random.key(1), images, size=1, squares=1))
-    found = (cut == 0).sum((0, 3))
-    assert found.sum() == 4000
-    assert np.abs(found - 250).max() < 5 * np.sqrt(250)
+    times_cut = (cut == 0).sum((0, 3))
+    assert times_cut.sum() == 4000
+    assert np.abs(times_cut - 250).max() < 5 * np.sqrt(250)
 
 
 @pytest.mark.parametrize(("size", "expected"), [(224, 128), (384, 219), (32, 18), (8, 5), (1, 1)])
@@ -103,9 +103,9 @@ def test_random_masks_are_unions_of_one_set(order):
     seen = [set(), set()]
     for seed in range(20):
         cut = cutout.random_masks(jax.random.key(seed), images, stack, order=order)
-        found = {one.tobytes() for one in np.asarray(cut)[..., 0] == 0}
-        (of_set,) = (number for number in range(2) if found <= possible[number])
-        seen[of_set] |= found
+        unions = {one.tobytes() for one in np.asarray(cut)[..., 0] == 0}
+        (of_set,) = (number for number in range(2) if unions <= possible[number])
+        seen[of_set] |= unions
     assert seen == possible  # every union of every set comes up
 
 
@@ -118,9 +118,9 @@ def test_masks_of_a_short_set_are_equally_likely():
     for seed in range(8):
         key = jax.random.key(seed)
         cut = cutout.random_masks(key, images, cutout.mask_stack(sets), order=1)
-        found = [one.tobytes() for one in np.asarray(cut)[..., 0] == 0]
-        if set(found) <= set(hidden):
-            counts += [found.count(one) for one in hidden]
+        drawn = [one.tobytes() for one in np.asarray(cut)[..., 0] == 0]
+        if set(drawn) <= set(hidden):
+            counts += [drawn.count(one) for one in hidden]
     share = counts / counts.sum()
     assert np.abs(share - 0.25).max() < 5 * np.sqrt(0.25 * 0.75 / counts.sum())
 
@@ -142,7 +142,7 @@ def test_greedy_is_the_greedy_pair_of_loops():
     differs_from_best = 0
     for seed, masks in itertools.product(range(3), _two_sets()):
         losses_of = _odd_losses(seed)
-        found, pairs = cutout.greedy(
+        masked, pairs = cutout.greedy(
             jax.random.key(0), images, cutout.mask_stack([masks]), losses_of
         )
         hidden = [_painted(boxes, (8, 8)) for boxes in masks.boxes]
@@ -151,7 +151,7 @@ def test_greedy_is_the_greedy_pair_of_loops():
             gone = np.logical_or.reduce([hidden[i] for i in chosen])
             return float(losses_of(np.where(gone[..., None], 0, image)[None])[0])
 
-        for image, after, pair in zip(images, np.asarray(found), pairs.tolist(), strict=True):
+        for image, after, pair in zip(images, np.asarray(masked), pairs.tolist(), strict=True):
             first = max(range(len(masks)), key=lambda i: loss(image, i))
             second = max(range(len(masks)), key=lambda j: loss(image, first, j))
             assert pair == [first, second]
@@ -175,8 +175,8 @@ def test_greedy_of_several_sizes_keeps_to_one_set():
 
     areas = set()
     for seed in range(12):
-        found, _ = cutout.greedy(jax.random.key(seed), images, stack, losses_of)
-        areas.add(int((np.asarray(found) == 0).sum()) // 5)
+        masked, _ = cutout.greedy(jax.random.key(seed), images, stack, losses_of)
+        areas.add(int((np.asarray(masked) == 0).sum()) // 5)
     most = [
         max(
             int((_painted(a, (8, 8)) | _painted(b, (8, 8))).sum())
@@ -208,18 +208,18 @@ def test_bad_masks():
 
 def test_flips_mirror_about_half():
     images = np.random.default_rng(0).normal(size=(400, 3, 4, 2)).astype(np.float32)
-    found = np.asarray(augmentation.flipped(jax.random.key(0), images))
-    mirrored = [np.array_equal(f, i[:, ::-1]) for f, i in zip(found, images, strict=True)]
-    same = [np.array_equal(f, i) for f, i in zip(found, images, strict=True)]
+    flipped = np.asarray(augmentation.flipped(jax.random.key(0), images))
+    mirrored = [np.array_equal(f, i[:, ::-1]) for f, i in zip(flipped, images, strict=True)]
+    same = [np.array_equal(f, i) for f, i in zip(flipped, images, strict=True)]
     assert sum(mirrored) + sum(same) == 400
     assert 150 < sum(mirrored) < 250
 
 
 def test_crops_are_windows_of_the_padded_image():
     images = np.random.default_rng(0).normal(size=(200, 4, 5, 2)).astype(np.float32)
-    found = np.asarray(augmentation.cropped(jax.random.key(0), images, pad=1))
+    cropped = np.asarray(augmentation.cropped(jax.random.key(0), images, pad=1))
     corners = []
-    for after, before in zip(found, images, strict=True):
+    for after, before in zip(cropped, images, strict=True):
         padded = np.pad(before, ((1, 1), (1, 1), (0, 0)))
         corners += [
             (r, c)
@@ -304,8 +304,8 @@ def test_prefetching_keeps_order_and_stays_within_its_bound():
         assert item - taken <= 4
         return item * 10
 
-    for number, found in enumerate(input_pipeline.prefetched(range(30), prepare, ahead=3)):
-        assert found == number * 10
+    for number, prepared in enumerate(input_pipeline.prefetched(range(30), prepare, ahead=3)):
+        assert prepared == number * 10
         taken = number + 1
     assert asked == list(range(30))
 
@@ -335,8 +335,8 @@ def _folder(root, counts=(5, 5)):
 
 def _streamed(root, **options):
     config = small_vit().data_config
-    found = data.load("image_folder", data_config=config, split="train", data_dir=root)
-    return Streamed(found, **options)
+    dataset = data.load("image_folder", data_config=config, split="train", data_dir=root)
+    return Streamed(dataset, **options)
 
 
 def test_streamed_images_are_those_in_memory(tmp_path):
@@ -357,10 +357,10 @@ def test_unreadable_images_stop_or_are_replaced_named_and_counted(tmp_path):
     with pytest.raises(ValueError, match=r"image 4 .*cat/4\.png.*on_unreadable='skip'"):
         input_pipeline.in_memory(_streamed(root))
     skipping = _streamed(root, on_unreadable="skip")
-    found = input_pipeline.in_memory(skipping)
+    loaded = input_pipeline.in_memory(skipping)
     expected = [0, 1, 2, 3, 5, 5, 6, 7, 8, 0]  # the next one that can be read; the set is a ring
-    np.testing.assert_array_equal(found.images, good.images[expected])
-    np.testing.assert_array_equal(found.labels, good.labels[expected])
+    np.testing.assert_array_equal(loaded.images, good.images[expected])
+    np.testing.assert_array_equal(loaded.labels, good.labels[expected])
     assert sorted(skipping.unreadable) == [4, 9]
     assert "dog/4.png" in skipping.unreadable[9]
 
@@ -368,9 +368,9 @@ def test_unreadable_images_stop_or_are_replaced_named_and_counted(tmp_path):
 def test_held_out_images_are_not_trained_on():
     source = InMemory(np.arange(20, dtype=np.uint8).reshape(20, 1, 1, 1), np.arange(20))
     rest, held = input_pipeline.split_off(source, 5, seed=1)
-    found = [part.gather(np.arange(len(part))).labels.tolist() for part in (rest, held)]
-    assert [len(part) for part in found] == [15, 5]
-    assert sorted(found[0] + found[1]) == list(range(20))
+    parts = [part.gather(np.arange(len(part))).labels.tolist() for part in (rest, held)]
+    assert [len(part) for part in parts] == [15, 5]
+    assert sorted(parts[0] + parts[1]) == list(range(20))
     with pytest.raises(ValueError, match="fewer than the 20"):
         input_pipeline.split_off(source, 20, seed=1)
 

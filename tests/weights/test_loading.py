@@ -96,8 +96,8 @@ def test_images_from_files(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (8, 8), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.png")
     Image.fromarray(pixels.T.copy()).save(tmp_path / "b.tif")
-    found = loaded.images([tmp_path / "a.png", str(tmp_path / "b.tif")])
-    np.testing.assert_array_equal(found, np.stack([pixels, pixels.T])[..., None])
+    images = loaded.images([tmp_path / "a.png", str(tmp_path / "b.tif")])
+    np.testing.assert_array_equal(images, np.stack([pixels, pixels.T])[..., None])
     (tmp_path / "c.jpg").write_text("no image")
     with pytest.raises(ValueError, match=r"c\.jpg"):
         loaded.images([tmp_path / "c.jpg"])

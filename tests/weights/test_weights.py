@@ -48,9 +48,9 @@ def _arrays(tmp_path, params):
 def _saved(tmp_path, name="cifar_resnet20", **changed):
     """A .npz of a model with some entries replaced, added or (None) left out."""
     model, params = _random(name)
-    found = {**_arrays(tmp_path, params), **changed}
+    arrays = {**_arrays(tmp_path, params), **changed}
     path = tmp_path / "w.npz"
-    np.savez(path, **{n: a for n, a in found.items() if a is not None})
+    np.savez(path, **{n: a for n, a in arrays.items() if a is not None})
     return path, model
 
 
@@ -127,7 +127,7 @@ def _google_vit(rng, *, width, depth, heads, classes, patch, tokens, mlp=4):
     def draw(*shape):
         return rng.normal(0, 0.1, shape).astype(np.float32)
 
-    found = {
+    arrays = {
         "embedding/kernel": draw(patch, patch, 3, width),
         "embedding/bias": draw(width),
         "cls": draw(1, 1, width),
@@ -141,18 +141,18 @@ def _google_vit(rng, *, width, depth, heads, classes, patch, tokens, mlp=4):
         at = f"Transformer/encoderblock_{block}"
         attention = f"{at}/MultiHeadDotProductAttention_1"
         for norm in (0, 2):
-            found[f"{at}/LayerNorm_{norm}/scale"] = draw(width)
-            found[f"{at}/LayerNorm_{norm}/bias"] = draw(width)
+            arrays[f"{at}/LayerNorm_{norm}/scale"] = draw(width)
+            arrays[f"{at}/LayerNorm_{norm}/bias"] = draw(width)
         for projection in ("query", "key", "value"):
-            found[f"{attention}/{projection}/kernel"] = draw(width, heads, width // heads)
-            found[f"{attention}/{projection}/bias"] = draw(heads, width // heads)
-        found[f"{attention}/out/kernel"] = draw(heads, width // heads, width)
-        found[f"{attention}/out/bias"] = draw(width)
-        found[f"{at}/MlpBlock_3/Dense_0/kernel"] = draw(width, mlp * width)
-        found[f"{at}/MlpBlock_3/Dense_0/bias"] = draw(mlp * width)
-        found[f"{at}/MlpBlock_3/Dense_1/kernel"] = draw(mlp * width, width)
-        found[f"{at}/MlpBlock_3/Dense_1/bias"] = draw(width)
-    return found
+            arrays[f"{attention}/{projection}/kernel"] = draw(width, heads, width // heads)
+            arrays[f"{attention}/{projection}/bias"] = draw(heads, width // heads)
+        arrays[f"{attention}/out/kernel"] = draw(heads, width // heads, width)
+        arrays[f"{attention}/out/bias"] = draw(width)
+        arrays[f"{at}/MlpBlock_3/Dense_0/kernel"] = draw(width, mlp * width)
+        arrays[f"{at}/MlpBlock_3/Dense_0/bias"] = draw(mlp * width)
+        arrays[f"{at}/MlpBlock_3/Dense_1/kernel"] = draw(mlp * width, width)
+        arrays[f"{at}/MlpBlock_3/Dense_1/bias"] = draw(width)
+    return arrays
 
 
 def _assert_state(arrays, state):
@@ -188,24 +188,24 @@ def test_googles_vit_as_timm_reads_it(tmp_path, prefix):
     vit = load_timm().models.vision_transformer.VisionTransformer
     sizes = {"depth": 2, "embed_dim": 24, "num_heads": 3, "num_classes": 5}
     module = vit(img_size=32, patch_size=8, **sizes)
-    found = _google_vit(
+    arrays = _google_vit(
         np.random.default_rng(0), width=24, depth=2, heads=3, classes=5, patch=8, tokens=17
     )
     if prefix == "params/":  # big_vision counts layers of each kind apart
         renamed = {"LayerNorm_2": "LayerNorm_1", "Attention_1": "Attention_0", "Block_3": "Block_0"}
         for old, new in {**renamed, "Transformer/posembed_input/": ""}.items():
-            found = {name.replace(old, new): array for name, array in found.items()}
-    found = {prefix + name: array for name, array in found.items()}
-    np.savez(tmp_path / "vit.npz", **found)
+            arrays = {name.replace(old, new): array for name, array in arrays.items()}
+    arrays = {prefix + name: array for name, array in arrays.items()}
+    np.savez(tmp_path / "vit.npz", **arrays)
     module.load_pretrained(str(tmp_path / "vit.npz"))
-    _assert_state(google.translate(found), module.state_dict())
+    _assert_state(google.translate(arrays), module.state_dict())
 
 
 def test_googles_vit_predicts_as_in_timm(tmp_path):
-    found = _google_vit(
+    arrays = _google_vit(
         np.random.default_rng(0), width=192, depth=12, heads=3, classes=10, patch=4, tokens=65
     )
-    np.savez(tmp_path / "vit.npz", **found)
+    np.savez(tmp_path / "vit.npz", **arrays)
     module = _timm_tiny()
     module.load_pretrained(str(tmp_path / "vit.npz"))
     model = models.create("vit_tiny_patch4_32")
@@ -219,7 +219,7 @@ def _google_bit(rng, *, stem, widths, layers, classes):
         return rng.normal(0, 0.1, shape).astype(np.float32)
 
     conv = "standardized_conv2d/kernel"
-    found = {f"resnet/root_block/{conv}": draw(7, 7, 3, stem)}
+    arrays = {f"resnet/root_block/{conv}": draw(7, 7, 3, stem)}
     before = stem
     for stage, (width, count) in enumerate(zip(widths, layers, strict=True), 1):
         inner = width // 4
@@ -230,17 +230,17 @@ def _google_bit(rng, *, stem, widths, layers, classes):
                 ("b", inner, (3, 3, inner, inner)),
                 ("c", inner, (1, 1, inner, width)),
             ):
-                found[f"{at}/{letter}/group_norm/gamma"] = draw(size)
-                found[f"{at}/{letter}/group_norm/beta"] = draw(size)
-                found[f"{at}/{letter}/{conv}"] = draw(*shape)
+                arrays[f"{at}/{letter}/group_norm/gamma"] = draw(size)
+                arrays[f"{at}/{letter}/group_norm/beta"] = draw(size)
+                arrays[f"{at}/{letter}/{conv}"] = draw(*shape)
             if unit == 1:
-                found[f"{at}/a/proj/{conv}"] = draw(1, 1, before, width)
+                arrays[f"{at}/a/proj/{conv}"] = draw(1, 1, before, width)
             before = width
-    found["resnet/group_norm/gamma"] = draw(before)
-    found["resnet/group_norm/beta"] = draw(before)
-    found["resnet/head/conv2d/kernel"] = draw(1, 1, before, classes)
-    found["resnet/head/conv2d/bias"] = draw(classes)
-    return found
+    arrays["resnet/group_norm/gamma"] = draw(before)
+    arrays["resnet/group_norm/beta"] = draw(before)
+    arrays["resnet/head/conv2d/kernel"] = draw(1, 1, before, classes)
+    arrays["resnet/head/conv2d/bias"] = draw(classes)
+    return arrays
 
 
 def test_googles_bit_as_timm_reads_it(tmp_path):
@@ -251,10 +251,10 @@ def test_googles_bit_as_timm_reads_it(tmp_path):
         conv_layer=timm.layers.StdConv2d, norm_layer=timm.models.resnetv2.GroupNormAct,
     )  # fmt: skip
     rng = np.random.default_rng(0)
-    found = _google_bit(rng, stem=32, widths=widths, layers=layers, classes=7)
-    np.savez(tmp_path / "bit.npz", **found)
+    google_arrays = _google_bit(rng, stem=32, widths=widths, layers=layers, classes=7)
+    np.savez(tmp_path / "bit.npz", **google_arrays)
     module.load_pretrained(str(tmp_path / "bit.npz"))
-    arrays = google.translate(found)
+    arrays = google.translate(google_arrays)
     assert "stages.2.blocks.10.conv3.weight" in arrays
     _assert_state(arrays, module.state_dict())
 
@@ -318,9 +318,9 @@ def test_torchs_files(tmp_path, suffix, under, prefix, is_zip):
     model, params = _random("cifar_resnet20")
     torch, state = _state(tmp_path, params, prefix)
     rest = {"epoch": 3, "acc": 0.9, "optimizer": {"param_groups": [{"lr": 0.1}]}}
-    found = state if under is None else {**rest, under: state}
+    content = state if under is None else {**rest, under: state}
     path = tmp_path / f"w{suffix}"
-    torch.save(found, path, _use_new_zipfile_serialization=is_zip)
+    torch.save(content, path, _use_new_zipfile_serialization=is_zip)
     _assert_same(params, weights.load(path, model))
 
 
@@ -361,7 +361,7 @@ def test_pickles_are_not_run(tmp_path):
 def test_torch_files_without_weights(tmp_path):
     torch = pytest.importorskip("torch", reason="needs the extra: parity")
     model = models.create("cifar_resnet20")
-    for found, what in (
+    for content, what in (
         ({"epoch": 3, "best": 0.9}, r"got epoch \(int\), best \(float\); save"),
         ([torch.ones(1)], "got a list; save"),
         (
@@ -370,7 +370,7 @@ def test_torch_files_without_weights(tmp_path):
         ),
         ({}, "got nothing; save"),
     ):
-        torch.save(found, tmp_path / "w.pth")
+        torch.save(content, tmp_path / "w.pth")
         with pytest.raises(ValueError, match=f"expected tensors by name.*{what}"):
             weights.load(tmp_path / "w.pth", model)
 
@@ -470,23 +470,23 @@ def test_weights_of_another_family(tmp_path):
     ],
 )  # fmt: skip
 def test_families_by_their_names(arrays, described):
-    found = google.translate(arrays)
-    assert families.describe({n: a.shape for n, a in found.items()}) == described
+    translated = google.translate(arrays)
+    assert families.describe({n: a.shape for n, a in translated.items()}) == described
 
 
 def test_googles_files_that_do_not_fit(tmp_path):
     sizes = {"width": 192, "depth": 12, "heads": 3, "patch": 4, "tokens": 65}
-    found = _google_vit(np.random.default_rng(0), classes=21, **sizes)
-    found |= {"pre_logits/kernel": np.ones((192, 192)), "pre_logits/bias": np.ones(192)}
+    arrays = _google_vit(np.random.default_rng(0), classes=21, **sizes)
+    arrays |= {"pre_logits/kernel": np.ones((192, 192)), "pre_logits/bias": np.ones(192)}
     path = tmp_path / "vit.npz"
-    np.savez(path, **found)
+    np.savez(path, **arrays)
     model = models.create("vit_tiny_patch4_32")
     with pytest.raises(ValueError, match=r"unexpected: pre_logits\.fc\.bias.*Likely a hidden layer "
                        r"before the head, as ImageNet-21k files have; new_head=True"):  # fmt: skip
         weights.load(path, model)
     assert weights.load(path, model, new_head=True)["params"]["head"]["bias"].shape == (10,)
-    del found["Transformer/encoderblock_3/MultiHeadDotProductAttention_1/key/kernel"]
-    np.savez(path, **found)
+    del arrays["Transformer/encoderblock_3/MultiHeadDotProductAttention_1/key/kernel"]
+    np.savez(path, **arrays)
     with pytest.raises(ValueError, match=r"missing: blocks\.3\.attn\.qkv\.weight.*unexpected: "
                        r"Transformer/encoderblock_3/MultiHeadDotProductAttention_1/query/kernel"
                        ):  # fmt: skip
@@ -727,8 +727,8 @@ def test_convert_weights(tmp_path, capsys):
     assert convert_weights.main(arguments) == 2
     assert "exists already; --overwrite replaces it" in capsys.readouterr().err
     assert convert_weights.main([str(path), str(path / "w.npz"), "--model", "vit_digits"]) == 2
-    assert "error: " in (found := capsys.readouterr().err)
-    assert "expected a place that can be written" in found
+    assert "error: " in (message := capsys.readouterr().err)
+    assert "expected a place that can be written" in message
     assert convert_weights.main([*arguments, "--overwrite", "--seed", "1"]) == 0
     assert not np.array_equal(
         *(p["params"]["head"]["kernel"] for p in (expected, weights.load(folder, other)))

@@ -89,10 +89,10 @@ def test_floating_numbers_of_all_widths_are_weights(tmp_path, source, right, suf
     else:
         as_dtype = ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype
         FORMATS[suffix](tmp_path / f"w{suffix}", {n: a.astype(as_dtype) for n, a in source.items()})
-    found = weights.load(tmp_path / f"w{suffix}", MODEL)
-    assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {np.dtype("float32")}
+    loaded = weights.load(tmp_path / f"w{suffix}", MODEL)
+    assert {leaf.dtype for leaf in jax.tree.leaves(loaded)} == {np.dtype("float32")}
     if dtype != "bfloat16":  # it rounds
-        assert weights.digest(found) == right
+        assert weights.digest(loaded) == right
 
 
 @pytest.mark.parametrize(
@@ -228,8 +228,8 @@ def test_two_sets_in_an_orbax_folder(tmp_path):
     _orbax(tmp_path / "two", {"params": raw, "ema_params": average, "step": np.int32(3)})
     with pytest.raises(ValueError, match="got 2 that differ: "):
         weights.load(tmp_path / "two", model)
-    found = weights.load(tmp_path / "two", model, entry="ema_params")
-    assert weights.digest(found) == weights.digest(params)
+    loaded = weights.load(tmp_path / "two", model, entry="ema_params")
+    assert weights.digest(loaded) == weights.digest(params)
     # Of this package's own training states the average is the result, and said to be.
     _orbax(tmp_path / "own", {"average": {"params": average}, "variables": {"params": raw}})
     file = weights.read(tmp_path / "own")

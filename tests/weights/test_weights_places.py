@@ -149,10 +149,10 @@ def test_a_flax_tree_wherever_it_lies(tmp_path, params, at):
 def test_running_averages_lie_in_a_collection_beside(tmp_path):
     model = models.create("cifar_resnet20")
     draw = np.random.default_rng(0).normal
-    found = jax.tree.map(
+    variables = jax.tree.map(
         lambda leaf: draw(1, 0.2, leaf.shape).astype(np.float32), model.param_shapes()
     )
-    raw, ema = _raw(found), found
+    raw, ema = _raw(variables), variables
     _orbax(tmp_path / "own", {"params": raw["params"], "ema_params": ema["params"],
            "batch_stats": raw["batch_stats"], "ema_batch_stats": ema["batch_stats"]})  # fmt: skip
     _orbax(tmp_path / "one", {"params": raw["params"], "ema_params": ema["params"],
