@@ -17,11 +17,11 @@ COUNT = 40
 def patched(images: np.ndarray, size: int, seed: int) -> np.ndarray:
     """The images ``uint8[T, h, w, c]`` with a patch of noise of ``size`` pixels a side on each."""
     rng = np.random.default_rng(seed)
-    found = images.copy()
-    for image in found:
+    copies = images.copy()
+    for image in copies:
         top, left = rng.integers(0, image.shape[0] - size + 1, 2)
         image[top : top + size, left : left + size] = rng.integers(0, 256, (size, size, 1))
-    return found
+    return copies
 
 
 def main() -> None:

@@ -80,6 +80,22 @@ def test_no_module_has_the_name_of_a_function_beside_it():
             assert f"{name}.{function}" not in modules, f"{name} has a function {function}"
 
 
+def test_found_is_no_name_of_what_was_found():
+    """The word says that there was a search, and not what a reader holds: answers, boxes, times."""
+    root = Path(__file__).resolve().parents[1]
+    for folder in (PACKAGE, root / "experiments", root / "examples"):
+        for file in folder.rglob("*.py"):
+            for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+                given = None
+                if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                    given = node.id
+                elif isinstance(node, ast.arg):
+                    given = node.arg
+                elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                    given = node.name
+                assert given != "found", f"{file}, line {getattr(node, 'lineno', '?')}"
+
+
 def test_exact_work_on_masks_imports_no_jax():
     modules = _modules()
     exact = {name for name in modules if name.startswith(tuple(WITHOUT_JAX))}

@@ -54,8 +54,8 @@ class NearestLabels:
         for at in range(0, len(images), _AT_ONCE):
             some = images[at : at + _AT_ONCE]
             filled = np.pad(some, ((0, _AT_ONCE - len(some)), *((0, 0),) * 3))
-            found = self._program(self._params, jnp.asarray(filled))
-            parts.append([np.asarray(column)[: len(some)] for column in found])
+            labels_and_leads = self._program(self._params, jnp.asarray(filled))
+            parts.append([np.asarray(column)[: len(some)] for column in labels_and_leads])
         labels, leads = (np.concatenate(column)[image_of] for column in zip(*parts, strict=True))
         known = Outputs.unknown((len(labels),))
         sure = np.ones(len(labels), np.float32)

@@ -140,8 +140,8 @@ def search_without_gradients(
         # By its own count: what an image gets is not to depend on when there was room for it.
         due = [n for n in active if states[n].is_due or states[n].steps % QUERIES_BETWEEN == 0]
         if due:
-            found = answers(np.stack([states[n].patched for n in due]))
-            for n, answer in zip(due, found.tolist(), strict=True):
+            answered = answers(np.stack([states[n].patched for n in due]))
+            for n, answer in zip(due, answered.tolist(), strict=True):
                 states[n].judge(answer, answer != labels[n] and answer not in allowed)
             now = [n for n in due if states[n].is_settled]
             if when_settled is not None and now:

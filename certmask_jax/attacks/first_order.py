@@ -105,8 +105,8 @@ def in_batches(
         others = [a[np.minimum(np.arange(at, at + _AT_ONCE), len(rows) - 1)] for a in more]
         looked_at = _looked_at(pairs, filled)
         given = jax.tree.map(jnp.asarray, (pairs.images[filled], looked_at, *others))
-        found = program(pairs.asked.params, *given)
-        parts.append([np.asarray(one)[: len(own)] for one in found])
+        outcomes = program(pairs.asked.params, *given)
+        parts.append([np.asarray(one)[: len(own)] for one in outcomes])
     return [np.concatenate(column) for column in zip(*parts, strict=True)]
 
 

@@ -129,14 +129,16 @@ def promising_goals(
     seen = [bool(showing(place).any()) for _, place in at]  # nothing can be done at others
     at, left = list(itertools.compress(at, seen)), list(itertools.compress(left, seen))
     if isinstance(asked, OnLocalLogits):
-        found = _on_local(asked, images, labels, of, aims, at, targeted=target is not None)
+        goals_at = _on_local(asked, images, labels, of, aims, at, targeted=target is not None)
     elif logits is None:
-        found = [_unanimous(int(aims[pair]), place, showing(place)) for pair, place in at]
+        goals_at = [_unanimous(int(aims[pair]), place, showing(place)) for pair, place in at]
     else:
         targeted = target is not None
-        found = _on_columns(asked, logits, labels, of, aims, lags, at, showing, targeted=targeted)
+        goals_at = _on_columns(
+            asked, logits, labels, of, aims, lags, at, showing, targeted=targeted
+        )
     goals: list[list[tuple[float, Goal]]] = [[] for _ in images]
-    for (pair, _), loss, goal in zip(at, left, found, strict=True):
+    for (pair, _), loss, goal in zip(at, left, goals_at, strict=True):
         goals[of[pair]].append((goal.effort + loss, goal))
     choose = _best if given is None else _best_of_each_place
     return [choose(some, locations) for some in goals]
@@ -207,9 +209,9 @@ def _on_columns(
         for pair, place in at
     ]
     choices = Choices(asked.boxes, counts_of(asked.defense))
-    found: list[LabelPlan] = []
+    label_plans: list[LabelPlan] = []
     for _, own in itertools.groupby(cases, key=lambda case: case.image):  # tables of one at once
-        found += plans(
+        label_plans += plans(
             choices,
             asked.answers_if,
             logits,
@@ -220,7 +222,7 @@ def _on_columns(
     clean = logits.argmax(axis=-1)
     return [
         goal_of(plan, case, place, clean[case.image])
-        for plan, case, (_, place) in zip(found, cases, at, strict=True)
+        for plan, case, (_, place) in zip(label_plans, cases, at, strict=True)
     ]
 
 

@@ -89,7 +89,7 @@ def places_by_gradient(mass: NDArray[np.floating], threat: Threat, count: int) -
     if np.shape(mass) != threat.image_size:
         raise ValueError(f"mass: expected {list(threat.image_size)}, got {list(np.shape(mass))}")
     sums = np.pad(np.asarray(mass, np.float64).cumsum(0).cumsum(1), ((1, 0), (1, 0)))
-    found: list[tuple[float, Shape, int, int]] = []
+    candidates: list[tuple[float, Shape, int, int]] = []
     for height, width in threat.shapes:
         inside = sums[height:, width:] - sums[:-height, width:]
         inside = inside - sums[height:, :-width] + sums[:-height, :-width]
@@ -98,14 +98,14 @@ def places_by_gradient(mass: NDArray[np.floating], threat: Threat, count: int) -
             row, column = divmod(int(inside.argmax()), inside.shape[1])
             if inside[row, column] == -np.inf:
                 break
-            found.append(
+            candidates.append(
                 (float(inside[row, column]) / (height * width), (height, width), row, column)
             )
             near = (slice(max(0, row - height // 2), row + height // 2 + 1),
                     slice(max(0, column - width // 2), column + width // 2 + 1))  # fmt: skip
             inside[near] = -np.inf
-    found.sort(key=lambda one: -one[0])
-    made = [[[*shape, row, column]] for _, shape, row, column in found[:count]]
+    candidates.sort(key=lambda one: -one[0])
+    made = [[[*shape, row, column]] for _, shape, row, column in candidates[:count]]
     return np.asarray(made, np.int64).reshape(-1, 1, 4)
 
 
@@ -121,11 +121,11 @@ def places_everywhere(threat: Threat, *, most: int) -> NDArray[np.int64]:
         raise ValueError(f"most: expected at least {len(threat.shapes)}, got {most}")
     allowed = sum(int(threat.allowed(shape).sum()) for shape in threat.shapes)
     stride = max(1, math.isqrt(allowed // most))
-    while len(found := places_on_grid(threat, stride=stride)) > most:
+    while len(places := places_on_grid(threat, stride=stride)) > most:
         stride += 1
         if stride > max(threat.image_size):  # of each shape its first and last rows and columns
-            return found[:: -(-len(found) // most)]
-    return found
+            return places[:: -(-len(places) // most)]
+    return places
 
 
 def best_apart(places: NDArray[np.int64], losses: NDArray[np.floating], count: int) -> list[int]:

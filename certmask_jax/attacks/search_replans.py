@@ -67,9 +67,9 @@ class Replans:
         self._clean = {image: logits for image, logits in self._clean.items() if image in now}
         new = sorted(now - set(self._clean))
         if self._has_tables and new:
-            found = self._asked.tables(self._images[new])
-            self._has_tables = found is not None
-            self._clean |= {} if found is None else dict(zip(new, found, strict=True))
+            tables = self._asked.tables(self._images[new])
+            self._has_tables = tables is not None
+            self._clean |= {} if tables is None else dict(zip(new, tables, strict=True))
 
     def judge(self, patched: NDArray[np.uint8], count: int, steps: int) -> None:
         """Settles what is broken or at its end, and plans anew for the others.

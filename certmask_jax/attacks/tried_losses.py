@@ -84,11 +84,11 @@ def _where_shown(
     pair = np.concatenate([np.full(shown.sum(), n) for n, shown in enumerate(looked_at)])
     at, number = np.concatenate([np.argwhere(shown) for shown in looked_at]).T
     column = np.concatenate(wanted)[number + np.cumsum([0, *map(len, wanted[:-1])])[pair]]
-    found = _of_each(objective, pairs, ends, (pair, column, corners[pair, at]))
+    loss_of_each = _of_each(objective, pairs, ends, (pair, column, corners[pair, at]))
     losses = []
     for own, shown in enumerate(looked_at):
         values = np.zeros(shown.shape, np.float32)
-        values[shown] = found[pair == own]
+        values[shown] = loss_of_each[pair == own]
         losses.append(np.where(shown, values, values[-1])[:-1].mean(axis=1))
     return np.stack(losses)
 

@@ -98,14 +98,14 @@ def _found(
         counted = saved.counted
         verdicts = saved.rows.verdicts[counted, start : start + widths[place]]
         return saved.rows.answers[counted, place], verdicts
-    found = kept_sources.verdicts_of(defense, saved)
-    if found is None:
+    answers_and_verdicts = kept_sources.verdicts_of(defense, saved)
+    if answers_and_verdicts is None:
         why = "of other cells or bands" if "kept" in saved.about else "not kept"
         raise ValueError(
             f"{defense.name}: expected a defense that the run was evaluated for, got {defense!r}; "
             f"evidence is {why}, so evaluate with it"
         )
-    return found
+    return answers_and_verdicts
 
 
 def _result(defense: EvidenceDefense, saved: SavedEvidence) -> DefenseResult:

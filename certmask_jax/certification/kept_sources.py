@@ -110,10 +110,10 @@ def verdicts_of(
         some = slice(start, start + _AT_ONCE)
         evidence, labels = kept.evidence[some], kept.labels[some]
         with unguarded():
-            found = jax.device_get(results(jnp.asarray(evidence), jnp.asarray(labels)))
+            outcome = jax.device_get(results(jnp.asarray(evidence), jnp.asarray(labels)))
         finite = np.isfinite(evidence.reshape(len(evidence), -1)).all(axis=1)
-        conditions = (found.conditions[name] for name in defense.condition_names)
-        proved = [found.worst_case & finite, *conditions]
-        answers.append(found.answer)
+        conditions = (outcome.conditions[name] for name in defense.condition_names)
+        proved = [outcome.worst_case & finite, *conditions]
+        answers.append(outcome.answer)
         verdicts.append(np.stack(proved, axis=1))
     return np.concatenate(answers), np.concatenate(verdicts)

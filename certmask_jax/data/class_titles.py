@@ -153,8 +153,8 @@ def _title(name: str, by_id: Mapping[str, str]) -> str:
     if name in by_id:
         return by_id[name]
     parts = name.split("/")
-    found = [by_id.get(part) or by_id.get(wnid(part) or "") for part in parts]
-    return " / ".join(_short(one) for one in found if one) if all(found) else ""
+    titles = [by_id.get(part) or by_id.get(wnid(part) or "") for part in parts]
+    return " / ".join(_short(one) for one in titles if one) if all(titles) else ""
 
 
 def _short(title: str) -> str:

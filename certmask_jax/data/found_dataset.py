@@ -112,7 +112,7 @@ def dataset_of(
     """The data set that was found, with its classes as outputs of the model, and the images chosen.
 
     Args:
-      found: its images and classes.
+      contents: its images and classes.
       name, split: what a user calls it.
       data_config, num_images, subset_seed, num_outputs, class_index, only_classes, native: as of
         ``data.load``.

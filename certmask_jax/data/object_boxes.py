@@ -84,11 +84,11 @@ def read(path: Path, ids: Sequence[str]) -> Matched:
         raise FileNotFoundError(f"{path}: expected a file or folder with boxes, found none")
     text = text_in(path)
     is_json = path.suffix.lower() == ".json" or text.lstrip().startswith("{")
-    found = _of_coco(path, text) if is_json else _of_csv(path, text)
-    if not found:
+    objects = _of_coco(path, text) if is_json else _of_csv(path, text)
+    if not objects:
         raise ValueError(f"{path}: expected at least 1 box, got none")
-    names, others = _matched(path, list(found), ids)
-    return Matched({image: found[name] for name, image in names.items()}, others)
+    names, others = _matched(path, list(objects), ids)
+    return Matched({image: objects[name] for name, image in names.items()}, others)
 
 
 def _matched(
@@ -111,13 +111,13 @@ def _matched(
             made[name] = name
             continue
         plain = _plain(name)
-        found = whole.get(plain) or ends.get(plain)
-        if found is None:  # the file may name folders above those of the run
-            found = next((whole[end] for end in _ends(plain) if end in whole), [])
-        if len(found) == 1:
-            made[name] = found[0]
+        candidates = whole.get(plain) or ends.get(plain)
+        if candidates is None:  # the file may name folders above those of the run
+            candidates = next((whole[end] for end in _ends(plain) if end in whole), [])
+        if len(candidates) == 1:
+            made[name] = candidates[0]
         else:
-            (unclear if found else others).append(name)
+            (unclear if candidates else others).append(name)
     if unclear:
         raise ValueError(
             f"{path}: several images of the run may be meant by {some(unclear)}; give each its "
@@ -198,7 +198,7 @@ def _of_coco(path: Path, text: str) -> dict[str, Objects]:
     try:
         content = json_of(text)
         images = {one["id"]: one for one in content["images"]}
-        found = [
+        annotated = [
             (
                 one.get("id", place),
                 images[one["image_id"]],
@@ -214,7 +214,7 @@ def _of_coco(path: Path, text: str) -> dict[str, Objects]:
         ) from error
     made: dict[str, Objects] = {}
     image_of: dict[str, Any] = {}
-    for number, image, name, corner in found:
+    for number, image, name, corner in annotated:
         where = f"{path}, annotation {number}"
         if image_of.setdefault(name, image) is not image:
             raise ValueError(f"{where}: expected one image for each file_name, got two of {name}")

@@ -29,7 +29,7 @@ def chosen(
 
     Args:
       name, split: what a user calls the data set, for errors.
-      found: the data set.
+      contents: the data set.
       num_images: how many to take; None takes all.
       seed: draw them at random; None takes the first, or as many of each class as can be where
         images come class after class.

@@ -98,16 +98,16 @@ def verdicts_at(
     """
     true = check_labels(labels, len(table), table.num_classes)
     own = table.select(defense.masked_images)
-    found = np.full((len(own), len(spots.hidden)), OPEN, np.int8)
+    verdicts = np.full((len(own), len(spots.hidden)), OPEN, np.int8)
     if not len(own):
-        return found
+        return verdicts
     by_rows = by_good_rows(defense, spots.hidden)
     if by_rows.any():
-        found[:, by_rows] = _of_good_rows(defense, own, true, spots.hidden[by_rows])
+        verdicts[:, by_rows] = _of_good_rows(defense, own, true, spots.hidden[by_rows])
     rest = np.flatnonzero(~by_rows)
     if len(rest):
-        found[:, rest] = _one_by_one(defense, own, true, spots, rest)
-    return found
+        verdicts[:, rest] = _one_by_one(defense, own, true, spots, rest)
+    return verdicts
 
 
 def _of_good_rows(

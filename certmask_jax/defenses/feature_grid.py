@@ -115,11 +115,11 @@ def _sets_of_cells(
     threat: Threat, field: tuple[int, int], stride: tuple[int, int], seen_size: Shape | None
 ) -> NDArray[np.bool_]:
     grid = cells_of(seen_size or threat.image_size, field=field, stride=stride)
-    found = []
+    boxes_by_shape = []
     for shape in threat.shapes:
         boxes = reached_boxes(threat, shape, field=field, stride=stride, seen_size=seen_size)
-        found.append(np.unique(boxes[threat.allowed(shape)], axis=0))
-    boxes = np.unique(np.concatenate(found), axis=0)
+        boxes_by_shape.append(np.unique(boxes[threat.allowed(shape)], axis=0))
+    boxes = np.unique(np.concatenate(boxes_by_shape), axis=0)
     boxes = boxes[boxes.any(axis=1)]
     inner = np.array([_is_inside_another(box, boxes) for box in boxes], dtype=np.bool_)
     sets = cells_in(boxes[~inner] if len(boxes) else np.zeros((1, 4), np.int64), grid)

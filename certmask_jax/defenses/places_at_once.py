@@ -104,7 +104,7 @@ def all_places(
     parts = []
     for start in range(0, len(table), rows):
         at = slice(start, start + rows)
-        found = _all_places(
+        holds = _all_places(
             defense,
             classes,
             jnp.asarray(table.predictions[at]).astype(jnp.int32),
@@ -112,7 +112,7 @@ def all_places(
             jnp.asarray(labels[at]),
             jnp.asarray(hidden),
         )
-        parts.append(np.asarray(found) & table.sure[at].all(axis=1, keepdims=True))
+        parts.append(np.asarray(holds) & table.sure[at].all(axis=1, keepdims=True))
     return np.concatenate(parts)
 
 

@@ -136,5 +136,5 @@ def image_by_image(one: Callable[..., Result], entries: int, *arrays: Array) -> 
     if arrays[0].shape[0] <= at_once:
         at_the_same_time: Result = jax.vmap(one)(*arrays)
         return at_the_same_time
-    found: Result = jax.lax.map(lambda image: one(*image), arrays, batch_size=at_once)
-    return found
+    in_batches: Result = jax.lax.map(lambda image: one(*image), arrays, batch_size=at_once)
+    return in_batches

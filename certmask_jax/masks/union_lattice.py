@@ -89,7 +89,7 @@ def _numbered(
         return_inverse=True,
     )
     order = np.sort(appears)
-    number = np.searchsorted(order, appears)[of_row]  # those of ``found`` come first, as they were
+    number = np.searchsorted(order, appears)[of_row]  # the painted ones come first, as they were
     return number[len(painted) :], order[len(painted) :] - len(painted)
 
 

@@ -43,15 +43,15 @@ def page_of(runs: Sequence[Named]) -> str:
     first = runs[0].report
     parts = []
     for number, run in enumerate(runs[1:], 1):
-        found = matches(first, run.report)
-        common = {match.name for match in found}
-        rows = [row for match in found for row in _rows(first, match)]
+        matched = matches(first, run.report)
+        common = {match.name for match in matched}
+        rows = [row for match in matched for row in _rows(first, match)]
         key = key_of(number)
         parts.append(
             {
                 "title": f"A and {key}: {len(common)} defenses in common"
                 if len(common) > 1
-                else f"A and {key}: {found[0].name}",
+                else f"A and {key}: {matched[0].name}",
                 "key": key,
                 "rows": rows,
                 "alone": alone(("A", key), first, run.report),
@@ -103,7 +103,7 @@ def unlike(names: tuple[str, str], first: Report, second: Report) -> str:
 
     Commands are no help there: a run may have been printed anew with other options.
     """
-    found = [
+    differences = [
         f"{name} ({one or 'none'}, then {two or 'none'})"
         for name, one, two in (
             (name, _settings(first).get(name, ""), _settings(second).get(name, ""))
@@ -111,9 +111,9 @@ def unlike(names: tuple[str, str], first: Report, second: Report) -> str:
         )
         if one != two
     ]
-    if not found:
+    if not differences:
         return f"{names[1]} has the settings of {names[0]}."
-    return f"{names[1]} differs from {names[0]} in: {'; '.join(found)}."
+    return f"{names[1]} differs from {names[0]} in: {'; '.join(differences)}."
 
 
 def _settings(report: Report) -> dict[str, str]:

@@ -110,9 +110,9 @@ def inspect(
         if maps and sum(one.states.size for one in maps) + maps[-1].states.size > limits.cells:
             break
         try:
-            found = _map_of(defense, own, labels, certified, shape, limits)
-            found.states[(found.states == HOLDS) & ~passes[:, None]] = GUARDED
-            maps.append(found)
+            map_of_shape = _map_of(defense, own, labels, certified, shape, limits)
+            map_of_shape.states[(map_of_shape.states == HOLDS) & ~passes[:, None]] = GUARDED
+            maps.append(map_of_shape)
         except (ValueError, TypeError, NotImplementedError) as error:
             why = why or _why_not(defense, error)
     if not maps:

@@ -38,7 +38,7 @@ def counted_from_lines(folder: AnyPath, report: Report) -> dict[str, Attacked]:
       ContradictedError: for lines of another run, or a summary that says otherwise than the lines.
       ValueError: for lines or a summary that are damaged; names the file.
     """
-    found: dict[str, Attacked] = {}
+    by_spec: dict[str, Attacked] = {}
     against: dict[str, set[str]] = {}
     for name in _ATTACKS:
         summary = _summary(folder / name / SUMMARY)
@@ -60,12 +60,12 @@ def counted_from_lines(folder: AnyPath, report: Report) -> dict[str, Attacked]:
                 raise ValueError(f"{folder / name}: is damaged ({words_of(error)})") from error
             against.setdefault(result.spec, set()).update(broken)
             if one is not None:
-                found.setdefault(result.spec, one)
+                by_spec.setdefault(result.spec, one)
     nothing = Attacked(0, 0, 0)
     return {
-        spec: found.get(spec, nothing)._replace(contradictions=len(images))
+        spec: by_spec.get(spec, nothing)._replace(contradictions=len(images))
         for spec, images in against.items()
-        if spec in found or images
+        if spec in by_spec or images
     }
 
 
@@ -123,14 +123,14 @@ def _counted(
 
 
 def _check(
-    said: Sequence[Mapping[str, Any]], found: Attacked | None, broken: set[str], file: str
+    said: Sequence[Mapping[str, Any]], from_lines: Attacked | None, broken: set[str], file: str
 ) -> None:
     """``ContradictedError`` for a summary that says otherwise than the lines."""
     if not said:
         return
     named = {str(image) for one in said for image in _contradicted(one)}
     attacked = sum(int(one.get("attacked") or 0) for one in said)
-    lines = 0 if found is None else found.attacked
+    lines = 0 if from_lines is None else from_lines.attacked
     for what, wanted, printed in (
         ("images attacked", lines, attacked),
         ("contradicted certificates", len(broken), len(named)),

@@ -88,8 +88,8 @@ def sizes_for(
     report: Report, file: Path, matched: Matched, shares: Mapping[str, float]
 ) -> ObjectSizes:
     """The shares of the images of a report, and what is said beside them."""
-    found = np.array([shares.get(one, np.nan) for one in report.ids], np.float64)
-    return ObjectSizes(found, file.name, unknown_names(matched))
+    shares_of_images = np.array([shares.get(one, np.nan) for one in report.ids], np.float64)
+    return ObjectSizes(shares_of_images, file.name, unknown_names(matched))
 
 
 def unknown_names(matched: Matched) -> tuple[str, ...]:

@@ -87,16 +87,16 @@ def run(config: Config, command: str) -> int:
         whole = re.sub(r" --shard[ =]\S+", "", command)
         provenance = {**provenance, "shard": part, "command_of_all_shares": whole}
     work = EvidenceWork(deadline, _say)
-    evidence, found = None, None
+    evidence, saved_evidence = None, None
     if job.evidence is not None:
-        found = _on_evidence(config, job, job.evidence, work, out)
-        if found is None:
+        saved_evidence = _on_evidence(config, job, job.evidence, work, out)
+        if saved_evidence is None:
             words = printing.words_to(config.format)
             print(f"stopped: evidence is in {out}; give the same command again", file=words)
             return STOPPED
-        evidence = certify_evidence(found, job.evidence.defenses)
+        evidence = certify_evidence(saved_evidence, job.evidence.defenses)
         if not job.defenses:
-            return _told(config, job, evidence, found, out, started, work, shown)
+            return _told(config, job, evidence, saved_evidence, out, started, work, shown)
     with Progress(
         job.defenses,
         margin_guard=config.margin_guard,
@@ -161,7 +161,9 @@ def run(config: Config, command: str) -> int:
     if flips is not None:
         session["label_flips_against_float32"] = flips
     result = result.with_facts(session)
-    return _shown(config, job, result, saved, found, out, was_complete, seconds["all"], shown)
+    return _shown(
+        config, job, result, saved, saved_evidence, out, was_complete, seconds["all"], shown
+    )
 
 
 def _on_evidence(
@@ -189,7 +191,7 @@ def _told(
     config: Config,
     job: Job,
     result: report.Report,
-    found: SavedEvidence,
+    saved_evidence: SavedEvidence,
     out: AnyPath,
     started: float,
     work: EvidenceWork,
@@ -204,7 +206,7 @@ def _told(
         "passes": {"useful": useful, "slots": slots},
     }
     facts_too = result.with_facts(facts)
-    return _shown(config, job, facts_too, None, found, out, was_complete, seconds, shown)
+    return _shown(config, job, facts_too, None, saved_evidence, out, was_complete, seconds, shown)
 
 
 def _shown(
@@ -212,7 +214,7 @@ def _shown(
     job: Job,
     result: report.Report,
     saved: saved_table.SavedTable | None,
-    found: SavedEvidence | None,
+    saved_evidence: SavedEvidence | None,
     out: AnyPath,
     was_complete: bool,
     seconds: float,
@@ -229,7 +231,7 @@ def _shown(
             saved,
             _images(job, result),
             out,
-            evidence=found,
+            evidence=saved_evidence,
             beside=lambda of: page_options.after(shown, of, job.dataset),
         )
         files = (*files, *page)

@@ -61,13 +61,13 @@ def run(options: ChooseOptions, words: Sequence[str]) -> int:
     attacks = job.attacks
     _check(attacks, config.threat.sizes)
     each = [views.passes_each(jobs[one.name].identity) for one in options.variants]
-    found = candidates(options, attacks, each)
+    all_candidates = candidates(options, attacks, each)
     with as_options("calibrate", "num_images"):
         chosen_on, others = halves(job.dataset, options.calibrate, options.seed)
-    folder = config.out or Path("runs") / _name(job, options, found)
+    folder = config.out or Path("runs") / _name(job, options, all_candidates)
     _check_folder(folder, _asked(options))
-    times = budget_times.of_variants(options, jobs, found, folder)
-    least = [one.least(options.budget_of, times.get(one.variant.name)) for one in found]
+    times = budget_times.of_variants(options, jobs, all_candidates, folder)
+    least = [one.least(options.budget_of, times.get(one.variant.name)) for one in all_candidates]
     affordable = [number for number, cost in enumerate(least) if cost <= options.budget]
     sizes = tuple(config.threat.sizes) or ("",)
     deadline = None if config.max_minutes is None else started + 60 * config.max_minutes
@@ -76,8 +76,8 @@ def run(options: ChooseOptions, words: Sequence[str]) -> int:
         options=options,
         sizes=sizes,
         threat=f"against {against(attacks[-1])}" if len(attacks) == 1 else _over(attacks),
-        candidates=found,
-        too_dear=[number for number in range(len(found)) if number not in affordable],
+        candidates=all_candidates,
+        too_dear=[number for number in range(len(all_candidates)) if number not in affordable],
         dropped=(),
         front=(),
         chosen_on={},
@@ -85,7 +85,7 @@ def run(options: ChooseOptions, words: Sequence[str]) -> int:
         commands={},
         images=(len(chosen_on), len(others)),
         passes=0,
-        whole=len(chosen_on) * _whole([found[number] for number in affordable]),
+        whole=len(chosen_on) * _whole([all_candidates[number] for number in affordable]),
         least=least,
         times=times,
     )
@@ -94,12 +94,12 @@ def run(options: ChooseOptions, words: Sequence[str]) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     whole_files.write_text(folder / ASKED, json.dumps(_asked(options), indent=1))
     program.say(
-        f"{len(affordable)} of {counted(len(found), 'candidate')} on up to "
+        f"{len(affordable)} of {counted(len(all_candidates), 'candidate')} on up to "
         f"{counted(len(chosen_on), 'image')}, then the "
         f"best on {len(others)} others"
     )
     try:
-        found_by = _searched(runs, [found[n] for n in affordable], chosen_on, sizes)
+        found_by = _searched(runs, [all_candidates[n] for n in affordable], chosen_on, sizes)
         choice = dataclasses.replace(
             choice,
             dropped=[_renumbered(drop, affordable) for drop in found_by.dropped],
@@ -115,7 +115,7 @@ def run(options: ChooseOptions, words: Sequence[str]) -> int:
         print(f"stopped: what was done is in {folder}; give the same command again")
         return STOPPED
     commands = {
-        one: choose_options.command_of(words, found[one].spec, found[one].variant)
+        one: choose_options.command_of(words, all_candidates[one].spec, all_candidates[one].variant)
         for one in choice.front
     }
     timed = budget_times.of_guards(jobs, choice, others) if times else {}
@@ -144,18 +144,18 @@ def _opened(options: ChooseOptions, variant: Variant, command: str) -> Job:
 
 
 def _searched(
-    runs: Runs, found: Sequence[Candidate], images: SomeImages, sizes: Sequence[str]
+    runs: Runs, entrants: Sequence[Candidate], images: SomeImages, sizes: Sequence[str]
 ) -> Search:
     """The search over candidates; each round runs what is new in it."""
     options = runs.options
-    seen = rungs(len(images), len(found)) if options.halving else [len(images)]
-    parts: dict[int, list[Measured]] = {number: [] for number in range(len(found))}
+    seen = rungs(len(images), len(entrants)) if options.halving else [len(images)]
+    parts: dict[int, list[Measured]] = {number: [] for number in range(len(entrants))}
 
     def measure(left: Sequence[int], count: int) -> list[Measured]:
         rung = seen.index(count)
         new = images.some(seen[rung - 1] if rung else 0, count)
         for variant in options.variants:
-            mine = [number for number in left if found[number].variant == variant]
+            mine = [number for number in left if entrants[number].variant == variant]
             if not mine:
                 continue
             name = f"rounds/{rung + 1}-of-{len(seen)}-{variant.name}"
@@ -163,12 +163,12 @@ def _searched(
                 f"round {rung + 1} of {len(seen)}: {counted(len(mine), 'candidate')}, "
                 f"{counted(count, 'image')}"
             )
-            done = runs.certified(name, variant, [found[number] for number in mine], new)
+            done = runs.certified(name, variant, [entrants[number] for number in mine], new)
             for number in mine:
-                parts[number].append(done.measured(found[number], options, sizes))
+                parts[number].append(done.measured(entrants[number], options, sizes))
         return [joined(parts[number]) for number in left]
 
-    return search(len(found), seen, measure, budget=options.budget, may_lose=options.may_lose)
+    return search(len(entrants), seen, measure, budget=options.budget, may_lose=options.may_lose)
 
 
 def _reported(runs: Runs, choice: Choice, images: SomeImages) -> dict[int, Measured]:
@@ -247,10 +247,10 @@ def _asked(options: ChooseOptions) -> dict[str, Any]:
     return dict(fingerprint.plain({**facts, "halving": options.halving and options.may_lose}))
 
 
-def _name(job: Job, options: ChooseOptions, found: Sequence[Candidate]) -> str:
+def _name(job: Job, options: ChooseOptions, all_candidates: Sequence[Candidate]) -> str:
     facts = {
         "job": job.name,
-        "candidates": [f"{one.spec} {one.variant.name}" for one in found],
+        "candidates": [f"{one.spec} {one.variant.name}" for one in all_candidates],
         **_asked(options),
     }
     return f"choose-{job.name.rpartition('-')[0]}-{fingerprint.of_facts(facts)[:8]}"
@@ -262,11 +262,11 @@ def _over(attacks: Sequence[Threat]) -> str:
     return f"against patches of {sides} on {height}x{width}"
 
 
-def _whole(found: Sequence[Candidate]) -> int:
+def _whole(entrants: Sequence[Candidate]) -> int:
     """Passes of an image for whole tables of all, each masked image of a variant once."""
     total = 0
-    for name in dict.fromkeys(one.variant.name for one in found):
-        mine = [one for one in found if one.variant.name == name]
+    for name in dict.fromkeys(one.variant.name for one in entrants):
+        mine = [one for one in entrants if one.variant.name == name]
         columns, _ = evaluation.merged([one.defenses[0] for one in mine])
         total += mine[0].passes_each * len(columns)
     return total

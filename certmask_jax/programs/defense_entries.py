@@ -244,12 +244,12 @@ def _own(name: str, path: str) -> DefenseEntry:
 
 def _hints(built: Any) -> dict[str, Any]:
     """Annotations by name, as far as they can be read."""
-    found: dict[str, Any] = {}
+    hints: dict[str, Any] = {}
     # Of a record's fields each class that it comes from has its own, in its own module's names.
     for of in (built, built.__init__) if inspect.isclass(built) else (built,):
         with contextlib.suppress(Exception):  # names that are not there when it runs
-            found.update(typing.get_type_hints(of))
-    return found
+            hints.update(typing.get_type_hints(of))
+    return hints
 
 
 def _reader(kind: Any) -> Callable[[str], Any]:

@@ -86,7 +86,7 @@ def given(
         places = [row for row in rows.tolist() if row < len(test_set)]
     else:  # only reading tells which is which
         places = list(range(len(test_set)))
-    found: dict[str, Picture] = {}
+    pictures: dict[str, Picture] = {}
     damaged: set[str] = set()
     for start, stop in _stretches(places):
         for one in _readable(test_set, start, stop, damaged):
@@ -97,15 +97,15 @@ def given(
                     f"{one.image_id} is of class {one.label} there, and was of "
                     f"{wanted[one.image_id]}"
                 )
-            found[one.image_id] = one.image
-        if len(found) == len(wanted):
+            pictures[one.image_id] = one.image
+        if len(pictures) == len(wanted):
             break
-    lacking = [one for one in wanted if one not in found]
-    if lacking and not found:
+    lacking = [one for one in wanted if one not in pictures]
+    if lacking and not pictures:
         raise ValueError(
             f"none of {len(wanted)} is there and can be read, the first is {lacking[0]}"
         )
-    return [found.get(report.ids[row]) for row in rows.tolist()], _said(lacking, damaged, wanted)
+    return [pictures.get(report.ids[row]) for row in rows.tolist()], _said(lacking, damaged, wanted)
 
 
 class _Read(NamedTuple):

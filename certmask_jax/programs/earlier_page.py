@@ -63,13 +63,13 @@ def beside(
         except earlier_images.EXPECTED as error:
             raise NotAtHand(one_line(message(error))) from error
 
-    found = None
+    object_sizes = None
     try:
         options = PageOptions(object_boxes=given.object_boxes or before.object_boxes)
         if options.object_boxes is not None and not len(report.ids):
             missing.append("Nothing is shown by object size, as per_image.csv is not there.")
         else:
-            found = page_options.sizes_of(Shown(options), report, sizes)
+            object_sizes = page_options.sizes_of(Shown(options), report, sizes)
     except NotAtHand as error:
         missing.append(
             f"Nothing is shown by object size: the sizes of the images are in their files, and "
@@ -80,7 +80,7 @@ def beside(
         if given.object_boxes is not None:
             raise
         missing.append(f"Nothing is shown by object size: {one_line(str(error))}.")
-    return named, found, tuple(missing)
+    return named, object_sizes, tuple(missing)
 
 
 def at_once(report: Report) -> tuple[Report, ObjectSizes | None, tuple[str, ...]]:

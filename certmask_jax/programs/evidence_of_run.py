@@ -77,34 +77,34 @@ def maps_of_run(
                 unseen[number] = OLD if facts in known else GONE
                 continue
             holds, leads = kept
-            found = maps_on_evidence(
+            evidence_maps = maps_on_evidence(
                 defense,
                 holds[places],
                 None if leads is None else leads[places],
                 limits=limits,
             )
-            cells += sum(one.states.size for one in found.maps)
+            cells += sum(one.states.size for one in evidence_maps.maps)
             if cells > limits.evidence_cells:
                 unseen[number] = (
                     f"maps of {counted(len(rows), 'image')} with so many places would make the "
                     "page too large; certmask report RUN --most-images N makes one of fewer images"
                 )
                 continue
-            made[number] = _counted(found, saved, known.index(facts), places)
+            made[number] = _counted(evidence_maps, saved, known.index(facts), places)
         except NoPlacesError as error:
             unseen[number] = str(error)
     return made, unseen
 
 
 def _counted(
-    found: EvidenceMaps, saved: SavedEvidence, number: int, places: NDArray[np.intp]
+    evidence_maps: EvidenceMaps, saved: SavedEvidence, number: int, places: NDArray[np.intp]
 ) -> EvidenceMaps:
     """With the votes of each class, of a defense that counts votes and whose evidence was kept."""
-    defense = found.defense
+    defense = evidence_maps.defense
     if saved.about.get("kept") is None or not isinstance(
         defense, (DerandomizedSmoothing, SmoothedViT)
     ):
-        return found
+        return evidence_maps
     counts: NDArray[np.int64] | None = None
     try:
         for own, evidence in evidence_kept.some_of_run(saved, number, places):
@@ -113,5 +113,7 @@ def _counted(
                 counts = np.zeros((len(places), votes.shape[-1]), np.int64)
             counts[own] = votes
     except ValueError as error:
-        return found._replace(note=f"{found.note} Votes are not counted ({error}).".strip())
-    return found._replace(counts=counts)
+        return evidence_maps._replace(
+            note=f"{evidence_maps.note} Votes are not counted ({error}).".strip()
+        )
+    return evidence_maps._replace(counts=counts)

@@ -161,16 +161,16 @@ def with_names(report: Report, file: Path | None, data_dir: Path | None = None) 
     if file is not None:
         return dataclasses.replace(report, class_names=_titles(file, names, report.provenance))
     folder = data_dir or report.provenance.get("data_dir")
-    found = class_titles.find(Path(folder), names) if folder else None
-    return report if found is None else dataclasses.replace(report, class_names=found)
+    titles = class_titles.find(Path(folder), names) if folder else None
+    return report if titles is None else dataclasses.replace(report, class_names=titles)
 
 
 def sizes_in(test_set: TestSet) -> Sizes:
     """What gives the sizes of the files of a test set."""
 
     def sizes(ids: Collection[str]) -> Mapping[str, tuple[int, int]]:
-        found: Mapping[str, tuple[int, int]] = test_set.original_sizes(ids)  # type: ignore[attr-defined]
-        return found
+        original_sizes: Mapping[str, tuple[int, int]] = test_set.original_sizes(ids)  # type: ignore[attr-defined]
+        return original_sizes
 
     return sizes
 

@@ -39,8 +39,8 @@ class PatchedImages:
 
     def original_sizes(self, ids: Collection[str]) -> dict[str, tuple[int, int]]:
         """The sizes of the clean images, see ``Dataset.original_sizes``."""
-        found: dict[str, tuple[int, int]] = getattr(self.clean, "original_sizes")(ids)  # noqa: B009
-        return found
+        sizes: dict[str, tuple[int, int]] = getattr(self.clean, "original_sizes")(ids)  # noqa: B009
+        return sizes
 
     def read(self, start: int, stop: int) -> Batch:
         """Images ``start`` to ``stop`` with their patches; labels and ids are the clean ones."""

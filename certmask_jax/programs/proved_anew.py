@@ -53,10 +53,10 @@ def of_run(folder: AnyPath, said: Report) -> tuple[Report, bool]:
       ValueError, OSError: for tables or evidence that cannot be read.
     """
     kept, recomputed = _kept(folder, said)
-    found = _of_rows(said) if kept is None else kept
+    proved = _of_rows(said) if kept is None else kept
     if kept is not None:
         _check_run(said, kept)
-    there = {(one.spec, one.threat): one for one in found.defenses}
+    there = {(one.spec, one.threat): one for one in proved.defenses}
     defenses = []
     for result in said.defenses:
         given = there.get((result.spec, result.threat))
@@ -68,12 +68,12 @@ def of_run(folder: AnyPath, said: Report) -> tuple[Report, bool]:
         # Margins as they were printed, which are the same where no table is.
         defenses.append(dataclasses.replace(given, per_image=result.per_image))
     each = said.forward_passes.get("a_masked_image", 1)
-    wanted = passes_each(found.provenance)
+    wanted = passes_each(proved.provenance)
     if each != wanted:
         what = counted(wanted, "pass", "passes")
         raise ContradictedError(f"its views give {what} a masked image, and it prints {each}")
-    _check(found.undefended_accuracy, said.undefended_accuracy, "undefended_accuracy", "the run")
-    return dataclasses.replace(found, defenses=tuple(defenses)), recomputed
+    _check(proved.undefended_accuracy, said.undefended_accuracy, "undefended_accuracy", "the run")
+    return dataclasses.replace(proved, defenses=tuple(defenses)), recomputed
 
 
 def _kept(folder: AnyPath, said: Report) -> tuple[Report | None, bool]:
@@ -135,8 +135,8 @@ def _result(result: DefenseResult, built: Defense | EvidenceDefense, said: Repor
             f"it prints a margin guard of {said.margin_guard:g}, and certifies images of "
             f"{result.spec} with smaller margins"
         )
-    found = result_of(built, rows, said.per_image["label"])
-    return dataclasses.replace(found, spec=result.spec, threat=result.threat)
+    proved = result_of(built, rows, said.per_image["label"])
+    return dataclasses.replace(proved, spec=result.spec, threat=result.threat)
 
 
 def _check_threat(known: Mapping[str, Any], threat: Threat) -> None:

@@ -185,8 +185,8 @@ class Blocks:
         for name in (*SCHEMA, "labels"):
             file, wanted = self._folder / name / "zarr.json", self._spec(name)["metadata"]
             try:
-                found = json_of(file.read_bytes())
-                if any(found[key] != wanted[key] for key in ("shape", "data_type")):
+                metadata = json_of(file.read_bytes())
+                if any(metadata[key] != wanted[key] for key in ("shape", "data_type")):
                     said.append(f"{file}: is damaged (it is of another array)")
             except FileNotFoundError:
                 said.append(f"{file}: is missing")

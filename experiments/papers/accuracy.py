@@ -25,14 +25,16 @@ def sheet_of(table: Table, results: Mapping[str, Results]) -> Sheet:
       table: the rows that are shown.
       results: of the run of each ``Row.patch``; rows without one have no figures of ours.
     """
-    found = [_found(row, results.get(row.patch)) for row in table.rows]
+    our_figures = [_found(row, results.get(row.patch)) for row in table.rows]
     sources: list[str] = []
     some: Results = next(iter(results.values()), {})
     return Sheet(
         measured=measured(some),
         titles=(*_TITLES, *_OURS),
-        rows=[_cells(row, ours, sources) for row, ours in zip(table.rows, found, strict=True)],
-        numbers=[_numbers(row, ours) for row, ours in zip(table.rows, found, strict=True)],
+        rows=[
+            _cells(row, ours, sources) for row, ours in zip(table.rows, our_figures, strict=True)
+        ],
+        numbers=[_numbers(row, ours) for row, ours in zip(table.rows, our_figures, strict=True)],
         record={
             "here": here(some),
             "rows": [
@@ -42,11 +44,11 @@ def sheet_of(table: Table, results: Mapping[str, Results]) -> Sheet:
                     "paper": {"clean": row.clean, "certified": row.certified, "source": row.source},
                     "ours": ours,
                 }
-                for row, ours in zip(table.rows, found, strict=True)
+                for row, ours in zip(table.rows, our_figures, strict=True)
             ],
         },
         below=numbered(sources),
-        svg=figures.accuracy(table, found) if table.axis else "",
+        svg=figures.accuracy(table, our_figures) if table.axis else "",
     )
 
 
@@ -121,18 +123,18 @@ def _cells(row: Row, ours: Mapping[str, Any] | None, sources: list[str]) -> list
 
 
 def _numbers(row: Row, ours: Mapping[str, Any] | None) -> dict[str, Any]:
-    found = ours or {}
+    known = ours or {}
     record: dict[str, Any] = {
         "label": row.label,
         "data": row.data,
         "x": row.x,
         "defense": row.defense,
-        "patch": found.get("patch"),
+        "patch": known.get("patch"),
         "paper_clean": None if row.clean is None else row.clean / 100,
         "paper_certified": None if row.certified is None else row.certified / 100,
     }
     for name in ("clean", "condition", "worst_case"):
-        ends = found.get(name) or (None, None, None)
+        ends = known.get(name) or (None, None, None)
         record |= dict(zip((name, f"{name}_low", f"{name}_high"), ends, strict=True))
     return record
 

@@ -36,16 +36,16 @@ def sheet_of(
             f"{table.name}: expected per_image.csv in the folder of the run, which says what "
             "became of each image, got none; choose another --out, and run again"
         )
-    found = classes(report, row)
-    printed: Sequence[Named] = found
+    ranked = classes(report, row)
+    printed: Sequence[Named] = ranked
     below = ["The paper's figures are not at hand."]
-    if len(found) > _MOST:
-        printed = [*found[: _MOST // 2], *found[-_MOST // 2 :]]
+    if len(ranked) > _MOST:
+        printed = [*ranked[: _MOST // 2], *ranked[-_MOST // 2 :]]
         below.append(
-            f"These are the {_MOST // 2} classes of {len(found):,} of which most is certified, and "
-            f"the {_MOST // 2} of which least is; table.csv has all."
+            f"These are the {_MOST // 2} classes of {len(ranked):,} of which most is certified, "
+            f"and the {_MOST // 2} of which least is; table.csv has all."
         )
-    numbers = [one.numbers for one in found]
+    numbers = [one.numbers for one in ranked]
     return Sheet(
         measured=f"{measured(results[row.patch])} Against `{row.patch}`, `{row.defense}`.",
         titles=("class", *by_group.COLUMNS),
@@ -53,7 +53,7 @@ def sheet_of(
         numbers=numbers,
         record={"here": here(results[row.patch]), "defense": row.defense, "classes": numbers},
         below=below,
-        svg=by_group.drawn(table, found, "class, the most certified first"),
+        svg=by_group.drawn(table, ranked, "class, the most certified first"),
     )
 
 
@@ -64,9 +64,9 @@ def classes(report: Report, row: Row) -> list[Named]:
       report: with rows of images.
       row: whose defense is one of the report's.
     """
-    found = [
+    records = [
         {"class": name_of(label, report.class_names), **by_group.numbers(group, report, row)}
         for label, group in image_groups.by_class(report).items()
     ]
-    found.sort(key=lambda one: (-one["certified"], -one["clean"]))
-    return [Named(one["class"], rank, one) for rank, one in enumerate(found, 1)]
+    records.sort(key=lambda one: (-one["certified"], -one["clean"]))
+    return [Named(one["class"], rank, one) for rank, one in enumerate(records, 1)]

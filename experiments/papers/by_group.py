@@ -43,11 +43,11 @@ def numbers(group: Group | SizeBin, report: Report, row: Row) -> dict[str, Any]:
       row: of the table.
     """
     at = [one.spec for one in report.defenses].index(row.defense)
-    found: dict[str, Any] = {"images": len(group.rows)}
+    record: dict[str, Any] = {"images": len(group.rows)}
     shares = (group.undefended, group.clean[at], group.certified[at])
     for kind, (fraction, (low, high)) in zip(_KINDS, shares, strict=True):
-        found |= {kind: fraction, f"{kind}_low": low, f"{kind}_high": high}
-    return found
+        record |= {kind: fraction, f"{kind}_low": low, f"{kind}_high": high}
+    return record
 
 
 def cells(groups: Sequence[Named]) -> list[list[str]]:

@@ -37,7 +37,7 @@ def sheet_of(
     row = table.rows[0]
     report = reports[row.patch]
     known = int(np.isfinite(sizes.shares).sum())
-    found = [
+    bins = [
         Named(
             bin_name(one),
             50 * (one.low + one.high),
@@ -45,12 +45,12 @@ def sheet_of(
         )
         for one in size_bins(report, sizes.shares)
     ]
-    numbers = [one.numbers for one in found]
+    numbers = [one.numbers for one in bins]
     return Sheet(
         measured=f"{measured(results[row.patch])} Against `{row.patch}`, `{row.defense}`. "
         f"{known:,} of {counted(report.num_images, 'image')} have boxes in {sizes.source}.",
         titles=("objects cover", *by_group.COLUMNS),
-        rows=by_group.cells(found),
+        rows=by_group.cells(bins),
         numbers=numbers,
         record={
             "here": here(results[row.patch]),
@@ -59,5 +59,5 @@ def sheet_of(
             "bins": numbers,
         },
         below=["The paper's figures are not at hand.", *sizes.said],
-        svg=by_group.drawn(table, found, "percent of the image that objects cover"),
+        svg=by_group.drawn(table, bins, "percent of the image that objects cover"),
     )

@@ -21,17 +21,17 @@ _KINDS = (("worst case", "worst_case"), ("the paper's condition", "condition"), 
 _CLAIMED = {"condition": "certified", "clean": "clean"}
 
 
-def accuracy(table: Table, found: Sequence[Mapping[str, Any] | None]) -> str:
+def accuracy(table: Table, our_figures: Sequence[Mapping[str, Any] | None]) -> str:
     """Clean and certified accuracy along a table's axis; empty where there is nothing to draw."""
     by_clean = table.axis == CLEAN
-    differs = any(one and one["condition"] != one["worst_case"] for one in found)
+    differs = any(one and one["condition"] != one["worst_case"] for one in our_figures)
     series = []
     for name, key in _KINDS:
         if by_clean and key == "clean":  # that is the axis
             continue
         here = [
             _point(100 * one["clean"][0] if by_clean else row.x, one[key], f"{row.label}, {name}")
-            for row, one in zip(table.rows, found, strict=True)
+            for row, one in zip(table.rows, our_figures, strict=True)
             if one is not None and one[key] is not None and (key != "condition" or differs)
         ]
         claimed = [

@@ -18,7 +18,7 @@ _SIDES = {"ImageNet": 224, "ImageNette": 224, "CIFAR-10": 32}
 
 def sheet_of(table: Table) -> Sheet:
     """A row for each row of the table: masks that are listed, and masked images that differ."""
-    found = [_counted(row) for row in table.rows]
+    counts = [_counted(row) for row in table.rows]
     return Sheet(
         measured="Counted here, of no model and no images.",
         titles=("", "image", "patch", "mask", "`--defense`", "masks", "masked images"),
@@ -27,10 +27,10 @@ def sheet_of(table: Table) -> Sheet:
                 row.label, f"{one['image']}x{one['image']}", _by(one["patch"]), _by(one["mask"]),
                 f"`{row.defense}`", f"{one['masks']:,}", f"{one['masked_images']:,}",
             ]
-            for row, one in zip(table.rows, found, strict=True)
+            for row, one in zip(table.rows, counts, strict=True)
         ],
-        numbers=[{**one, "patch": _by(one["patch"]), "mask": _by(one["mask"])} for one in found],
-        record={"rows": found},
+        numbers=[{**one, "patch": _by(one["patch"]), "mask": _by(one["mask"])} for one in counts],
+        record={"rows": counts},
         below=[
             "Masks are as often as they are listed: each has a vote. Masked images are those that "
             "differ, which is what an image costs; PatchCleanser's are of both rounds."

@@ -27,9 +27,9 @@ def sheet_of(table: Table, jobs: Mapping[str, Job]) -> Sheet:
     Raises:
       ValueError, OSError: as certify, for what cannot be opened or run.
     """
-    found, names, count, _ = _measured(table, jobs, MOST_IMAGES)
+    times, names, count, _ = _measured(table, jobs, MOST_IMAGES)
     devices = fingerprint.environment()["devices"]
-    numbers = [{"label": row.label, "defense": row.defense, **found[row]} for row in table.rows]
+    numbers = [{"label": row.label, "defense": row.defense, **times[row]} for row in table.rows]
     return Sheet(
         measured=f"Measured here: {counted(count, 'image')} one at a time, {names[0]}, "
         f"{devices['count']} x {devices['kind']}.",
@@ -57,10 +57,10 @@ def sheet_of(table: Table, jobs: Mapping[str, Job]) -> Sheet:
 
 def plan_of(table: Table, jobs: Mapping[str, Job]) -> str:
     """What ``sheet_of`` would take, in a line, from the first few images."""
-    found, _, _, whole = _measured(table, jobs, _TRIED)
-    seconds = whole * sum(one["mean"] for one in found.values()) / 1e3
+    times, _, _, whole = _measured(table, jobs, _TRIED)
+    seconds = whole * sum(one["mean"] for one in times.values()) / 1e3
     return (
-        f"answers of {counted(whole, 'image')}, one at a time, of {counted(len(found), 'row')} in "
+        f"answers of {counted(whole, 'image')}, one at a time, of {counted(len(times), 'row')} in "
         f"turn: {seconds:,.0f} s expected, and start-up; nothing is certified"
     )
 
@@ -69,7 +69,7 @@ def _measured(
     table: Table, jobs: Mapping[str, Job], most: int
 ) -> tuple[dict[Row, dict[str, float]], list[str], int, int]:
     """What is measured of each row, the names of the models, and on how many images of how many."""
-    found: dict[Row, dict[str, float]] = {}
+    times: dict[Row, dict[str, float]] = {}
     names: list[str] = []
     count = whole = 0
     for patch, job in jobs.items():
@@ -86,6 +86,6 @@ def _measured(
                 answers[row] = answer_times.guard(*model, defense, channels, **how)
         whole = min(MOST_IMAGES, len(subject.test_set))
         count = min(most, whole)
-        found |= answer_times.measured(answers, subject.test_set.read(0, count).images)
+        times |= answer_times.measured(answers, subject.test_set.read(0, count).images)
         names.append(subject.name)
-    return found, names, count, whole
+    return times, names, count, whole

@@ -222,9 +222,9 @@ def _boxes(
     shown = page_options.before(PageOptions(object_boxes=file), job.dataset, job.provenance)
 
     def sizes(of: report.Report) -> ObjectSizes:
-        found = page_options.sizes_of(shown, of, page_options.sizes_in(job.dataset))
-        assert found is not None  # boxes were given
-        return found
+        object_sizes = page_options.sizes_of(shown, of, page_options.sizes_in(job.dataset))
+        assert object_sizes is not None  # boxes were given
+        return object_sizes
 
     return sizes
 

@@ -93,12 +93,12 @@ def matches(first: Report, second: Report) -> list[Match]:
     there = {(d.spec, d.threat): d for d in second.defenses}
     several = len({d.threat for d in first.defenses}) > 1
     label = first.per_image["label"]
-    found = []
+    in_common = []
     for one in first.defenses:
         two = there.get((one.spec, one.threat))
         if two is None:
             continue
-        found.append(
+        in_common.append(
             Match(
                 f"{one.spec} {patch(one.threat)}" if several else one.spec,
                 one,
@@ -107,14 +107,14 @@ def matches(first: Report, second: Report) -> list[Match]:
                 compared(one.per_image["answer"] == label, two.per_image["answer"] == label),
             )
         )
-    if not found:
+    if not in_common:
         names = [", ".join(dict.fromkeys(d.spec for d in one.defenses)) for one in (first, second)]
         raise ValueError(
             f"expected two runs with a defense in common, against the same patch, got {names[0]} "
             f"against {first.defenses[0].threat}, and {names[1]} against "
             f"{second.defenses[0].threat}"
         )
-    return found
+    return in_common
 
 
 def unmatched(first: Report, second: Report) -> tuple[list[str], list[str]]:

@@ -92,7 +92,7 @@ def contradictions(job: Job, folder: AttackFolder) -> list[Contradiction]:
       folder: with the lines of the attack.
     """
     by_spec = defenses_of(job)
-    found = []
+    contradicted = []
     for line in folder.lines:
         defense = by_spec.get(line["defense"])
         is_broken = line["broken"] and line.get("certified")
@@ -107,8 +107,8 @@ def contradictions(job: Job, folder: AttackFolder) -> list[Contradiction]:
             again = int(line["before"] if clean is None else clean.answers[0])
         alerts = defense.guarantee == Guarantee.DETECTION and again == ALERT
         stands = is_confirmed and again != line["label"] and not alerts
-        found.append(Contradiction(line, again, stands, is_confirmed))
-    return found
+        contradicted.append(Contradiction(line, again, stands, is_confirmed))
+    return contradicted
 
 
 def _before_again(job: Job, defense: AnyDefense, line: Line) -> Before | None:
@@ -143,26 +143,28 @@ def _answer_again(job: Job, defense: AnyDefense, image: NDArray[np.uint8]) -> in
     return int(defense.rule(table)[0])
 
 
-def status_of(found: Sequence[Contradiction]) -> int:
+def status_of(contradicted: Sequence[Contradiction]) -> int:
     """The exit status: 0 for none, and bad input where only the run says that it was certified."""
-    if any(not one.is_of_others for one in found):
+    if any(not one.is_of_others for one in contradicted):
         return CONTRADICTED
-    return program.BAD_INPUT if found else 0
+    return program.BAD_INPUT if contradicted else 0
 
 
-def tell(found: Sequence[Contradiction], folder: AttackFolder, about: Mapping[str, Any]) -> None:
+def tell(
+    contradicted: Sequence[Contradiction], folder: AttackFolder, about: Mapping[str, Any]
+) -> None:
     """Says each in a line, and keeps in ``contradictions.json`` what is needed to see it again."""
     path = folder.folder / CONTRADICTIONS
-    if not found:
+    if not contradicted:
         path.unlink(missing_ok=True)
         return
-    for one in found:
+    for one in contradicted:
         program.say(f"error: {one.said}")
-    found = [one for one in found if not one.is_of_others]
-    if not found:
+    contradicted = [one for one in contradicted if not one.is_of_others]
+    if not contradicted:
         path.unlink(missing_ok=True)
         return
-    each = [{"line": one.line, "again": one.again, "stands": one.stands} for one in found]
+    each = [{"line": one.line, "again": one.again, "stands": one.stands} for one in contradicted]
     text = json.dumps(fingerprint.plain({"contradictions": each, "provenance": about}), indent=1)
     whole_files.write_text(path, text + "\n")
     program.say(

@@ -73,10 +73,10 @@ def before_attack(
         return Before(asked.answers(images), nothing, {})
     if isinstance(asked, OnBands | OnLocalLogits):
         assert isinstance(defense, EvidenceDefense)
-        found = asked.results(images, labels)
-        worst_case, *holds = np.asarray(found.verdicts).T
+        results = asked.results(images, labels)
+        worst_case, *holds = np.asarray(results.verdicts).T
         return Before(
-            np.asarray(found.answers[:, 0]),
+            np.asarray(results.answers[:, 0]),
             worst_case,
             dict(zip(defense.condition_names, holds, strict=True)),
         )

@@ -24,7 +24,10 @@ _TIMED = 20  # images that the chosen guards are timed on
 
 
 def of_variants(
-    options: ChooseOptions, jobs: Mapping[str, Job], found: Sequence[Candidate], folder: AnyPath
+    options: ChooseOptions,
+    jobs: Mapping[str, Job],
+    candidates: Sequence[Candidate],
+    folder: AnyPath,
 ) -> dict[str, WaveTimes]:
     """Seconds of chunks for each variant, measured before the search; none for a budget of passes.
 
@@ -35,7 +38,7 @@ def of_variants(
         return {}
     times = {}
     for name, job in jobs.items():
-        mine = [one for one in found if one.variant.name == name]
+        mine = [one for one in candidates if one.variant.name == name]
         least = min(one.first for one in mine)
         # A choice that could afford nothing leaves its times, and its folder may become another's.
         of = fingerprint.of_facts({**job.identity, "first": least})[:8]
@@ -84,5 +87,5 @@ def of_guards(
             local=job.local,
             dropping=job.dropping,
         )
-    found = answer_times.measured(answers, some)
-    return {one: {**of, "images": len(some)} for one, of in found.items()}
+    times = answer_times.measured(answers, some)
+    return {one: {**of, "images": len(some)} for one, of in times.items()}

@@ -125,11 +125,11 @@ def kept(folder: AnyPath, name: str, measure: Callable[[], WaveTimes]) -> WaveTi
         raise ValueError(
             f"{file}: is damaged ({words_of(error)}); remove it to measure anew"
         ) from error
-    found = measure()
+    times = measure()
     folder.mkdir(parents=True, exist_ok=True)
-    content = {**known, name: as_json(found)}
+    content = {**known, name: as_json(times)}
     whole_files.write_text(file, json.dumps(content, indent=1))
-    return found
+    return times
 
 
 def as_json(times: WaveTimes) -> dict[str, Any]:

@@ -44,8 +44,8 @@ def measure(file: Path | None, repeat: int) -> dict[str, Any]:
         ]
 
     def of_package() -> None:
-        found = patchguard.robust_masking_worst_case(evidence, labels, window=_WINDOW)
-        ours[:] = [np.asarray(found)]
+        worst_case = patchguard.robust_masking_worst_case(evidence, labels, window=_WINDOW)
+        ours[:] = [np.asarray(worst_case)]
 
     seconds = timing.in_turn({"loop": of_loop, "package": of_package}, repeat)
     count = len(labels)
