@@ -188,8 +188,8 @@ def _searched(
     status = _told(job, folder, {"attack": facts, "results": results}, text, command, finished)
     if in_vain:
         program.say(
-            "no image was attacked to its end in this time, and the same command begins with the "
-            "same ones: give more --max-minutes, or a smaller --at-once"
+            "no image was attacked to its end in this time; give more --max-minutes, as the same "
+            "command begins with the same images"
         )
     if claims is None:
         return status

@@ -219,12 +219,16 @@ class _Audit:
 
     def _too_small(self, watch: Watch, minutes: float) -> str:
         steps, speed = self._options.most_steps, watch.seconds_a_step
-        takes = "longer" if speed is None else f"up to {speed * steps / 60:.2g} min (measured)"
+        begin = watch.seconds_to_begin / 60
+        takes = (
+            "longer than that to begin"
+            if speed is None
+            else f"{begin:.2g} min to begin, and then up to {speed * steps / 60:.2g} min for "
+            f"{counted(steps, 'step')} (measured)"
+        )
         return (
             f"--minutes {minutes:g}: expected time for an image of {self._run.folder}, which takes "
-            f"{takes} beside what it takes to begin: up to {counted(steps, 'step')}; give more "
-            "minutes, or "
-            "take fewer steps or --locations"
+            f"{takes}; give more minutes, or take fewer steps or --locations"
         )
 
     def _told(self, specs: Sequence[str], command: str, *, whole: bool) -> int:

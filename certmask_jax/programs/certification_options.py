@@ -220,8 +220,9 @@ def parser() -> CommandLine:
         "--max-minutes",
         type=number(above=0),
         metavar="M",
-        help="end cleanly before M minutes are over, with exit status 3 if there is more to do; "
-        "the same command goes on (default: no end)",
+        help="end cleanly when M minutes are over, or soon before, with exit status 3 if there is "
+        "more to do; what compiles then is waited for, seconds for a large model; the same command "
+        "goes on (default: no end)",
     )
     group.add_argument(
         "--shard",

@@ -52,6 +52,8 @@ def run(folders: Sequence[AnyPath], out: Path) -> dict[str, int]:
     Raises:
       ValueError, OSError: where no folder at all can be read; nothing is replaced then.
     """
+    if out.exists() and not out.is_dir():
+        raise NotADirectoryError(f"--out {out}: expected a folder, got a file")
     candidates, left_out = [], dict[str, str]()
     failed: list[Exception] = []
     for folder in folders:

@@ -16,7 +16,7 @@ from certmask_jax.masks import bands, combined_sets, pair_covers, visible_tokens
 from certmask_jax.masks.mask_set import MaskSet
 from certmask_jax.masks.threats import Threat
 from certmask_jax.programs.command_line import hint
-from certmask_jax.programs.spec_keys import Key, flag, is_number, pairs, size, values
+from certmask_jax.programs.spec_keys import Key, counts, flag, is_number, pairs, size, values
 
 Coverage = int | tuple[int, int]
 
@@ -152,7 +152,7 @@ MASKS = (
         "grid",
         "PatchCleanser's grid; 6x4 for other counts down and across",
         mask_sets.budgeted_grid,
-        (Key("masks_per_axis", size, "how many masks an axis has"), _SPLIT),
+        (Key("masks_per_axis", counts, "how many masks an axis has"), _SPLIT),
     ),
     MaskEntry(
         "mask_stride=4",
@@ -244,7 +244,7 @@ MASKS = (
         "every window of so many tokens of a ViT, ViP's; or HxW",
         _token_windows,
         (
-            Key("token_windows", size, "tokens that a window has on a side", argument="window"),
+            Key("token_windows", counts, "tokens that a window has on a side", argument="window"),
             Key("token", int, "the side of a token, in pixels", "16"),
         ),
     ),

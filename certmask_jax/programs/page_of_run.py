@@ -56,8 +56,32 @@ Beside = Callable[[Report], tuple[Report, ObjectSizes | None, Sequence[str]]]
 """A report -> it with names for people, the sizes of its objects, and what is missing."""
 
 
+_OURS = b"certmask"  # in every page, as it says by which command
+
+
+def check_file(file: AnyPath) -> None:
+    """Refuses a place where no page can be written, before the work of making it.
+
+    Raises:
+      OSError: for a folder, and for a file that is no page of this program.
+    """
+    if file.is_dir():
+        raise IsADirectoryError(f"{file}: expected a file for the page, got a folder")
+    if file.is_file() and _OURS not in file.read_bytes():
+        raise FileExistsError(
+            f"{file}: expected a new file, or a page of this program, which is replaced; that one "
+            "is another file, so choose another name"
+        )
+    if isinstance(file, Path):
+        folder = next(one for one in file.absolute().parents if one.exists())
+        if not folder.is_dir():
+            raise NotADirectoryError(f"{file}: expected a folder around it, but {folder} is a file")
+
+
 def write_page(page: str, file: AnyPath) -> None:
-    """Writes a page, whole or not at all."""
+    """Writes a page, whole or not at all; makes the folder around it."""
+    if isinstance(file, Path):  # buckets have no folders
+        file.parent.mkdir(parents=True, exist_ok=True)
     whole_files.write_text(file, page)
 
 

@@ -179,7 +179,7 @@ def _check_rows(result: DefenseResult, given: DefenseResult) -> None:
         if not _same(result.per_image.get(name), rows):
             raise ContradictedError(
                 f"expected the verdicts that its tables give, but per_image.csv has others for "
-                f"{result.spec}, {name}; print it anew with certify --from-tables"
+                f"{result.spec}, {name}; take the file as the run wrote it, or run it anew"
             )
 
 

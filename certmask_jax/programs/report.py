@@ -54,7 +54,7 @@ def parser() -> CommandLine:
         "--out",
         type=paths.run_path,
         metavar="FILE",
-        help=f"the page to write; one that is there is replaced (default: RUN/{FILE}; "
+        help=f"the page to write; a page that is there is replaced (default: RUN/{FILE}; "
         "needed for several)",
     )
     parse.add_argument(
@@ -92,6 +92,8 @@ def run(
     shown: PageOptions = _NOTHING,
 ) -> AnyPath:
     """Makes the page of a run and writes it; returns where."""
+    file = page_of_run.page_file(folder) if out is None else out
+    page_of_run.check_file(file)
     missing: list[str] = []
     result = report.read(
         folder, warn=lambda text: missing.append(f"No image is shown: {one_line(text)}.")
@@ -114,7 +116,6 @@ def run(
         missing=missing,
         most_images=most_images,
     )
-    file = page_of_run.page_file(folder) if out is None else out
     of_boxes = [] if sizes is None else [f"{sizes.source}: {line}" for line in sizes.said]
     for line in (*page.missing, *of_boxes):
         program.say(line)
@@ -130,6 +131,7 @@ def beside(
     data_dir: Path | None = None,
 ) -> None:
     """Writes a page of several runs beside each other."""
+    page_of_run.check_file(out)
     runs = [
         Named(str(folder), page_options.with_names(report.read(folder), class_names, data_dir))
         for folder in folders

@@ -66,6 +66,16 @@ def size(text: str) -> int | tuple[int, int]:
     return as_size(numbers[0] if len(numbers) == 1 else (numbers[0], numbers[1]))
 
 
+def counts(text: str) -> int | tuple[int, int]:
+    """``"6"`` -> 6, ``"6x4"`` -> (6, 4): how many down and across."""
+    try:
+        return size(text)
+    except ValueError:
+        raise ValueError(f"expected a count such as 6, or 6x4 (down x across), got {text!r}") from (
+            None
+        )
+
+
 def is_number(text: str) -> bool:
     """Whether it is a whole number in plain digits, of a size that can be a number of pixels."""
     return re.fullmatch(r"\s*[0-9]{1,9}\s*", text) is not None

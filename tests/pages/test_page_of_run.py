@@ -96,3 +96,23 @@ def test_images_of_other_labels_are_not_shown(run, tmp_path):
     assert report.main([str(other)]) == 0
     text = (other / "report.html").read_text()
     assert "Images are not at hand: test:0 is of class" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("notes.txt", "my own notes", "expected a new file, or a page of this program"),
+        ("folder", None, "expected a file for the page, got a folder"),
+        ("notes.txt/page.html", "my own notes", "expected a folder around it, but"),
+    ],
+)
+def test_a_page_replaces_pages_alone(digits_run, tmp_path, capsys, name, content, said):
+    first = tmp_path / name.partition("/")[0]
+    if content is None:
+        first.mkdir()
+    else:
+        first.write_text(content)
+    assert report.main([str(digits_run), "--out", str(tmp_path / name)]) == 2
+    assert said in capsys.readouterr().err
+    assert content is None or first.read_text() == content
+    assert [one.name for one in tmp_path.iterdir()] == [first.name]

@@ -54,8 +54,9 @@ def read(folder: AnyPath, *, warn: Callable[[str], None] | None = None) -> Repor
     try:
         content = json_of(file.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
+        there = "one without" if folder.is_dir() else "none: there is no such folder"
         raise FileNotFoundError(
-            f"{folder}: expected the folder of a finished run, with {RESULTS}, got one without"
+            f"{folder}: expected the folder of a finished run, with {RESULTS}, got {there}"
         ) from None
     except ValueError as error:
         raise ValueError(f"{file}: is damaged ({error})") from error

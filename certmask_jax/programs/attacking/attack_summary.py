@@ -122,7 +122,7 @@ def text_of(summary: Sequence[Line], width: int, *, finished: bool) -> str:
         "stronger one may leave fewer, and none leaves fewer than the worst case. A dash: not all "
         "images that are right were attacked. Brackets: 95% intervals (Wilson).",
         "broken: how many of those attacked are answered wrongly, by what was said of them before",
-        *(() if finished else (OF_STOPPED_SEARCHES,)),
+        *(() if finished or not any(e["attacked"] for e in summary) else (OF_STOPPED_SEARCHES,)),
     ]
     lines = [*table(columns), "", *paragraphs(said, width), "", *paragraphs(notes, width)]
     return "\n".join(lines)
