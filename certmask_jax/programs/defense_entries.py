@@ -12,7 +12,7 @@ import inspect
 import re
 import types
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, Literal, Union
 
 from certmask_jax import defenses
@@ -217,20 +217,7 @@ def _own(name: str, path: str) -> DefenseEntry:
     first = there[0] if there else None
     if first is None or first.kind not in (first.POSITIONAL_ONLY, first.POSITIONAL_OR_KEYWORD):
         raise ValueError(f"{path}: expected a defense, which takes masks first")
-    built = imported.attribute(path)
-    hints = _hints(built)
-    given = {"second", "against", "spec"}  # by this program, not as keys
-    keys = tuple(
-        Key(
-            p.name,
-            _reader(hints.get(p.name, Any)),
-            f"of {path}",
-            "" if p.default in (p.empty, None) else f"{p.default}",
-        )
-        for p in there[1:]
-        if p.name not in given and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
-    )
-    about = (inspect.getdoc(built) or "").partition("\n")[0].strip().rstrip(".") or "no words"
+    keys = own_keys(path, given={"second", "against", "spec"})
 
     def build(*masks: Any, **arguments: Any) -> Defense:
         if "against" in arguments and not imported.accepts(path, "against"):
@@ -239,7 +226,28 @@ def _own(name: str, path: str) -> DefenseEntry:
         return defense
 
     has_second = any(p.name == "second" for p in there)
-    return DefenseEntry(name, about, build, keys, second_round=has_second, path=path)
+    return DefenseEntry(name, own_words(path), build, keys, second_round=has_second, path=path)
+
+
+def own_keys(path: str, *, given: Collection[str]) -> tuple[Key, ...]:
+    """The keys of a user's own: its parameters after the first, but for those that are given."""
+    hints = _hints(imported.attribute(path))
+    return tuple(
+        Key(
+            p.name,
+            _reader(hints.get(p.name, Any)),
+            f"of {path}",
+            "" if p.default in (p.empty, None) else f"{p.default}",
+        )
+        for p in list(imported.parameters(path).values())[1:]
+        if p.name not in given and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+    )
+
+
+def own_words(path: str) -> str:
+    """The first line of what a user's own says of itself."""
+    words = inspect.getdoc(imported.attribute(path)) or ""
+    return words.partition("\n")[0].strip().rstrip(".") or "no words"
 
 
 def _hints(built: Any) -> dict[str, Any]:

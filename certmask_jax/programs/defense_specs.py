@@ -54,7 +54,7 @@ def check(text: str) -> Spec:
       ValueError: for an unknown name or key, or what is not ``NAME:key=value,...``.
     """
     if evidence_entries.is_on_evidence(text):
-        return Spec(text.partition(":")[0], tuple(evidence_entries.check(text).items()))
+        return Spec(evidence_entries.name_of(text), tuple(evidence_entries.check(text).items()))
     return _checked(text)[0]
 
 

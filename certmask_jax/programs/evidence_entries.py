@@ -6,14 +6,22 @@ Evidence is the local logits of a model that has them, or what any model says of
 from __future__ import annotations
 
 import dataclasses
+import functools
+import inspect
 from collections.abc import Callable
 
 from certmask_jax.defenses.band_defense import DerandomizedSmoothing, SmoothedViT
 from certmask_jax.defenses.evidence_defense import EvidenceDefense
-from certmask_jax.defenses.local_defense import ClippedBagNet, PatchGuard, PatchGuardDetection
+from certmask_jax.defenses.local_defense import (
+    ClippedBagNet,
+    LocalDefense,
+    PatchGuard,
+    PatchGuardDetection,
+)
 from certmask_jax.defenses.mask_ds_defense import MaskDS
 from certmask_jax.inference.distinct_fields import LocalLogits
 from certmask_jax.masks.threats import Threat
+from certmask_jax.programs import defense_entries, imported
 from certmask_jax.programs.command_line import hint
 from certmask_jax.programs.spec_keys import Key, flag, pairs, size, values
 
@@ -122,14 +130,47 @@ EVIDENCE = {
 """Name -> entry."""
 
 
+def name_of(text: str) -> str:
+    """The name in a spec: all before the first colon, or an import path, which has a colon."""
+    name = text.partition(":")[0]
+    return name if name in EVIDENCE else imported.begins_with_path(text) or name
+
+
+def entry_of(text: str) -> EvidenceEntry | None:
+    """The entry that a spec names, or that of a user's own class; None for other defenses.
+
+    A user's own is a class, by its import path or as another package registers it.
+    """
+    name = name_of(text)
+    if name in EVIDENCE or name in defense_entries.DEFENSES:
+        return EVIDENCE.get(name)
+    path = imported.path_of(name, imported.DEFENSES)
+    try:
+        built = None if path is None else imported.attribute(path)
+    except ValueError:  # of what cannot be imported: who builds it says why
+        return None
+    if path is None or not (inspect.isclass(built) and issubclass(built, EvidenceDefense)):
+        return None
+    is_local = issubclass(built, LocalDefense)
+    given = {"spec", "field", "stride", "seen_size"} if is_local else {"spec"}
+    return EvidenceEntry(
+        name,
+        defense_entries.own_words(path),
+        functools.partial(imported.called, path, wanted=EvidenceDefense),
+        defense_entries.own_keys(path, given=given),
+        is_local=is_local,
+    )
+
+
 def is_on_evidence(text: str) -> bool:
-    """Whether a spec names one of these."""
-    return text.partition(":")[0] in EVIDENCE
+    """Whether a spec names one of these, or a user's own."""
+    return entry_of(text) is not None
 
 
 def is_local(text: str) -> bool:
-    """Whether a spec names one of these that is on local logits."""
-    return is_on_evidence(text) and EVIDENCE[text.partition(":")[0]].is_local
+    """Whether a spec names one that is on local logits."""
+    entry = entry_of(text)
+    return entry is not None and entry.is_local
 
 
 def check(text: str) -> dict[str, str]:
@@ -138,11 +179,14 @@ def check(text: str) -> dict[str, str]:
     Raises:
       ValueError: for an unknown key, or what is not ``NAME:key=value,...``.
     """
-    name, colon, rest = text.partition(":")
+    name = name_of(text)
+    colon, rest = text[len(name) : len(name) + 1], text[len(name) + 1 :]
     given = dict(pairs(rest, f"--defense {text}"))
     if colon and not given:
         raise ValueError(f"--defense {text}: expected key=value after the colon, got none")
-    known = [key.name for key in EVIDENCE[name].keys]
+    entry = entry_of(text)
+    assert entry is not None
+    known = [key.name for key in entry.keys]
     for key in given:
         if key not in known:
             raise ValueError(
@@ -167,7 +211,8 @@ def build(
         that do not.
     """
     given = check(text)
-    entry = EVIDENCE[text.partition(":")[0]]
+    entry = entry_of(text)
+    assert entry is not None
     try:
         arguments = values(entry.keys, given)
         if entry.is_local:

@@ -20,6 +20,7 @@ from certmask_jax.programs import (
     certify,
     defense_entries,
     defense_specs,
+    evidence_entries,
     imported,
     listings,
     model_options,
@@ -39,6 +40,8 @@ import flax.linen as nn
 import jax
 
 from certmask_jax import data, defenses, weights
+from certmask_jax.defenses.band_defense import SmoothedViT
+from certmask_jax.defenses.local_defense import PatchGuard
 from certmask_jax.models import DataConfig, Model
 
 
@@ -79,6 +82,20 @@ class Most(defenses.Defense):
     tolerance: int = 0
     share: float | None = None
     sizes: tuple[int, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Bands(SmoothedViT):
+    """Bands of my own."""
+
+    extra: int = 0
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Cells(PatchGuard):
+    """Cells of my own."""
+
+    extra: int = 0
 
 
 def nothing(masks):
@@ -130,6 +147,31 @@ def test_a_defense_by_its_import_path(mine):
     assert (larger.mask_set.patch_size, larger.threat) == ((5, 5), Threat.of(16, 3))
     two = _build("mine_of_theirs:Two:masks_per_axis=2,second_masks_per_axis=3")
     assert (len(two.mask_set), len(two.second_set)) == (4, 9)
+
+
+def test_a_defense_on_evidence_by_its_import_path(mine, capsys):
+    entry = evidence_entries.entry_of("mine_of_theirs:Bands:band=2")
+    assert (entry.name, entry.about, entry.is_local) == (
+        "mine_of_theirs:Bands", "Bands of my own", False,
+    )  # fmt: skip
+    assert {"band", "stride", "extra"} <= {key.name for key in entry.keys}
+    cells = evidence_entries.entry_of("mine_of_theirs:Cells")
+    assert cells.is_local
+    assert {key.name for key in cells.keys} == {"clip", "threshold", "extra"}
+    for other in ("mine_of_theirs:votes", "mine_of_theirs:Most", "double_masking", "no:where"):
+        assert not evidence_entries.is_on_evidence(other)
+    words = ["--num-images", "6", "--defense", "smoothed_vit:band=2", "--out", str(mine / "run")]
+    own = "mine_of_theirs:Bands:band=2,extra=3"
+    assert certify.main([*words, "--defense", own]) == 0
+    results = json.loads((mine / "run" / "results.json").read_text())
+    plain, mine_too = results["defenses"]
+    assert mine_too["spec"] == own
+    for name in ("clean_accuracy", "worst_case_accuracy", "intervals"):
+        assert mine_too[name] == plain[name]
+    assert certify.main(["--num-images", "6", "--defense", "mine_of_theirs:Bands:bant=2"]) == 2
+    assert "unknown option 'bant' (did you mean band?)" in capsys.readouterr().err
+    assert certify.main(["--num-images", "6", "--defense", "mine_of_theirs:Cells"]) == 2
+    assert "expected a model with local logits" in capsys.readouterr().err
 
 
 def test_keys_come_from_the_signature(mine):
