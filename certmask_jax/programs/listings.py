@@ -13,6 +13,7 @@ from certmask_jax.programs.defense_entries import BUILT_FOR, DEFENSES, SECOND, D
 from certmask_jax.programs.evidence_entries import EVIDENCE, EvidenceEntry
 from certmask_jax.programs.mask_entries import MASKS
 from certmask_jax.programs.spec_keys import Key
+from certmask_jax.programs.threat_entries import THREATS
 
 WIDTH = 80
 
@@ -26,7 +27,7 @@ _OWN = {
 
 
 def everything() -> str:
-    """Data sets, models, defenses, masks and their keys: what ``certify --list`` prints."""
+    """All that there is by name, and threats as they are typed: what ``certify --list`` prints."""
     sections = {
         "data sets": {**data.names(), **_installed(imported.DATASETS)},
         "models": {**models.names(), **_installed(imported.MODELS)},
@@ -39,6 +40,9 @@ def everything() -> str:
         },
         "defenses on bands of an image, each of which the model sees alone": {
             name: _about_evidence(entry) for name, entry in EVIDENCE.items() if not entry.is_local
+        },
+        "threats, as they are typed": {
+            typed: about for entry in THREATS for typed, about in entry.examples.items()
         },
         "masks of any defense": _about_masks(),
         "keys": {key.name: _about_key(key) for key in _keys()},
@@ -63,6 +67,12 @@ def masks_as_markdown() -> str:
     rows = [(f"`{one.example}`", one.about, _key_cells(one.keys[1:])) for one in MASKS]
     rows.append((f"`{BUILT_FOR.name}=SIZE`", BUILT_FOR.about, ""))
     return _table(("masks", "what they are", "more keys"), rows)
+
+
+def threats_as_markdown() -> str:
+    """A table of threats: what is typed, and what attacks then."""
+    rows = [(f"`{typed}`", about) for entry in THREATS for typed, about in entry.examples.items()]
+    return _table(("threat", "what attacks"), rows)
 
 
 def keys_as_markdown() -> str:

@@ -14,13 +14,12 @@ from certmask_jax.masks.rectangles import rectangles_of_area
 from certmask_jax.masks.threats import Box, Threat
 from certmask_jax.programs import spec_keys
 from certmask_jax.programs.command_line import named
-from certmask_jax.programs.number_options import whole
+from certmask_jax.programs.threat_entries import THREATS
 
 _DEFAULT = "1%"
 _IN_OWN_PIXELS = "in the data set's own pixels"
 _BY_DEFAULT = f"--patch (the default of {_DEFAULT})"
 _MOST_SIZES = 1000
-_MOST_PATCHES = 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,43 +45,9 @@ class ThreatOptions:
 
 
 def add(group: argparse._ArgumentGroup) -> None:
-    """Adds the options."""
-    group.add_argument(
-        "--patch",
-        action="append",
-        metavar="SIZE[,SIZE...]",
-        help="pixels (5, or 5x9: height x width) or percent of the pixels (2%%), of the image that "
-        "the model sees, or see --patch-lives. Repeat it for a patch that may have any of these "
-        "shapes (--patch 5x9 --patch 9x5); with commas, one threat after another, with rows of its "
-        "own (--patch 1%%,2%%,3%%); with +, patches at once (--patch 5+3) (default: 1%%)",
-    )
-    group.add_argument(
-        "--patch-area",
-        metavar="AREA[,AREA...]",
-        help="instead of --patch: a patch of any shape (upright rectangles) with at most that many "
-        "pixels, or percent of the pixels (1%%) (default: --patch)",
-    )
-    group.add_argument(
-        "--sizes",
-        metavar="A-B|A,B,...",
-        help="the largest patch for which each defense certifies an image, and the curve of "
-        "accuracy against patch size: patches from A to B pixels a side, or those listed (as for "
-        "--patch), each inside the next. Every defense is there with masks built for each size, "
-        "and as one classifier, with masks built for the largest (default: --patch)",
-    )
-    group.add_argument(
-        "--patches",
-        type=whole(1, _MOST_PATCHES),
-        default=1,
-        metavar="K",
-        help="how many patches there may be at once (default: %(default)s)",
-    )
-    group.add_argument(
-        "--patch-region",
-        metavar="TOP,LEFT,BOTTOM,RIGHT",
-        help="patches lie inside this box of pixels; masks are then made for it alone (default: "
-        "anywhere)",
-    )
+    """Adds the options, one for each of ``THREATS``."""
+    for entry in THREATS:
+        entry.add(group)
 
 
 def read(arguments: argparse.Namespace) -> ThreatOptions:

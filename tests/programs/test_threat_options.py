@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -10,6 +11,7 @@ import small_runs
 from certmask_jax.masks.threats import Threat
 from certmask_jax.programs import certify, defense_specs, merge, threat_options
 from certmask_jax.programs.certification_options import parser
+from certmask_jax.programs.threat_entries import THREATS
 from certmask_jax.programs.threat_options import ThreatOptions
 
 SMALL = ["--num-images", "12", "--defense", "double_masking:masks_per_axis=2"]
@@ -170,3 +172,19 @@ def test_patches_of_different_sizes_at_once():
             threat_options.threats(ThreatOptions(**options), (8, 8))
     with pytest.raises(ValueError, match="fits the image"):
         threat_options.threats(ThreatOptions(patch=("2+9",)), (8, 8))
+
+
+@pytest.mark.parametrize("typed", [typed for entry in THREATS for typed in entry.examples])
+def test_what_is_listed_can_be_typed(typed):
+    arguments = parser().parse_args(typed.split())
+    attacks = threat_options.threats(threat_options.read(arguments), (64, 64))
+    usual = threat_options.threats(threat_options.read(parser().parse_args([])), (64, 64))
+    assert attacks
+    assert attacks != usual
+
+
+def test_every_option_of_a_threat_is_of_the_table():
+    options = parser().parse_args([])
+    names = [entry.name.replace("-", "_") for entry in THREATS]
+    assert sorted(names) == sorted(field.name for field in dataclasses.fields(ThreatOptions))
+    assert all(hasattr(options, name) for name in names)
