@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import gc
 import os
 import shutil
 import subprocess
@@ -57,6 +58,9 @@ if "CERTMASK_JAX_COMPILED" not in os.environ:
 jax.config.update("jax_compilation_cache_dir", os.environ["CERTMASK_JAX_COMPILED"])
 # To write a program takes as long as to compile a very small one, and few of those are met again.
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
+
+# Python looks for cycles after every 700 new objects, and tracing makes hundreds of thousands.
+gc.set_threshold(50_000, 50, 100)
 
 # A context of MLIR takes 2 ms to make, a small program 1 ms to lower: programs of a thread share
 # one here, but for those that are lowered while another is. What they are lowered to is the same.

@@ -23,7 +23,7 @@ from certmask_jax.training.input_pipeline import InMemory
 from certmask_jax.training.log import LogRow
 from certmask_jax.training.recipes import Recipe
 
-KILLS = int(os.environ.get("CERTMASK_JAX_KILLS", "2"))
+KILLS = int(os.environ.get("CERTMASK_JAX_KILLS", "1"))
 STATE = {"w": np.arange(6, dtype=np.float32).reshape(2, 3), "step": np.int32(4)}
 
 
