@@ -74,6 +74,9 @@ class LocalDefense(EvidenceDefense):
                 "a smaller patch, or a model that sees less in each cell"
             )
 
+    def __repr__(self) -> str:
+        return super().__repr__().replace(", seen_size=None", "")
+
     @property
     def cells(self) -> tuple[int, int]:
         """``(H, W)`` of the map: the cells whose fields lie in the image.

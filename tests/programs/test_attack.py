@@ -16,7 +16,7 @@ from certmask_jax import weights
 from certmask_jax.attacks import promising_goals
 from certmask_jax.data import digits_arrays
 from certmask_jax.programs import attack, audit, certify
-from certmask_jax.programs.attacking import asked_rule, attack_audit, attack_job
+from certmask_jax.programs.attacking import asked_rule, attack_audit, attack_job, attack_summary
 from certmask_jax.programs.attacking.attack_folder import LINES, AttackFolder
 from tests.support import small_runs
 from tests.support.small_models import first_params, small_bagnet, small_vit
@@ -190,9 +190,16 @@ def test_an_attack_that_is_stopped_says_which_images_are_counted_first(run, tmp_
     assert attack.main([*command, "--max-minutes", "0.00001"]) == attack.STOPPED
     printed = capsys.readouterr()
     said = " ".join(printed.out.split())
-    assert "too large a share is broken" in said
+    assert "too large a share is broken" not in said  # of none that was attacked
     assert "give the same command again" in said
     assert "give more --max-minutes" in printed.err
+
+
+def test_a_stopped_attack_says_that_too_many_are_broken(attacked):
+    results = json.loads((attacked / "attack.json").read_text())["results"]
+    whole, stopped = (attack_summary.text_of(results, 500, finished=f) for f in (True, False))
+    assert "too large a share is broken" in stopped
+    assert "too large a share is broken" not in whole
 
 
 def test_an_attack_is_late_while_images_are_looked_at_and_goals_are_chosen(
@@ -211,14 +218,16 @@ def test_an_attack_is_late_while_images_are_looked_at_and_goals_are_chosen(
     ]
     real = promising_goals
 
+    now = [0.0]
+
     def late(asked, images, *more, stop, **how):
-        monkeypatch.setattr(attack.time, "monotonic", lambda: 1e9)
+        now[0] = 1e9
         assert stop()
         return real(asked, images, *more, stop=stop, **how)
 
     with monkeypatch.context() as patched:
         patched.setattr(attack_job, "promising_goals", late)
-        patched.setattr(attack.time, "monotonic", lambda: 0.0)
+        patched.setattr(attack.time, "monotonic", lambda: now[0])
         assert attack.main(command) == attack.STOPPED
     assert "give more --max-minutes" in capsys.readouterr().err
     assert not [line for line in _lines(tmp_path / "o") if line["broken"] is not None]
