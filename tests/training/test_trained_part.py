@@ -99,9 +99,10 @@ def test_features_are_what_the_head_sees_of_the_image_and_of_masked_copies():
     np.testing.assert_array_equal(features.labels, _digits(70).labels)
     images_of = training_images.TrainingImages.of(model, HEAD, ())
     key = jax.random.key(HEAD.seed + 2)
+    params = first_params(model)
     seen = jax.jit(
         lambda x: model.module.apply(
-            first_params(model), x, capture_intermediates=lambda m, _: m.name == "norm"
+            params, x, capture_intermediates=lambda m, _: m.name == "norm"
         )[1]["intermediates"]["norm"]["__call__"][0]
     )
     pixels = _digits(70).images[66:67]
