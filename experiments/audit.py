@@ -1,7 +1,9 @@
 """``python -m experiments.audit``: the program is ``certmask_jax.programs.audit``."""
 
 from certmask_jax.programs import program
-from certmask_jax.programs.audit import main
+
+with program.without_collections():
+    from certmask_jax.programs.audit import main
 
 if __name__ == "__main__":
     program.leave(main)

@@ -1,7 +1,9 @@
 """``python -m experiments.choose``: the program is ``certmask_jax.programs.choose``."""
 
 from certmask_jax.programs import program
-from certmask_jax.programs.choose import main
+
+with program.without_collections():
+    from certmask_jax.programs.choose import main
 
 if __name__ == "__main__":
     program.leave(main)

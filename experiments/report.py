@@ -1,7 +1,9 @@
 """``python -m experiments.report``: the program is ``certmask_jax.programs.report``."""
 
 from certmask_jax.programs import program
-from certmask_jax.programs.report import main
+
+with program.without_collections():
+    from certmask_jax.programs.report import main
 
 if __name__ == "__main__":
     program.leave(main)

@@ -1,7 +1,9 @@
 """``python -m experiments.train``: the program is ``certmask_jax.programs.train``."""
 
 from certmask_jax.programs import program
-from certmask_jax.programs.train import main
+
+with program.without_collections():
+    from certmask_jax.programs.train import main
 
 if __name__ == "__main__":
     program.leave(main)

@@ -41,7 +41,8 @@ def main() -> NoReturn:
     if name not in PROGRAMS:
         program.leave(lambda: program.run(lambda: _without_program(words)))
     program.begin()
-    module = importlib.import_module(f"certmask_jax.programs.{name.replace('-', '_')}")
+    with program.without_collections():
+        module = importlib.import_module(f"certmask_jax.programs.{name.replace('-', '_')}")
     run: Callable[[Sequence[str]], int] = module.main
     program.leave(lambda: run(words[1:]))
 
