@@ -109,6 +109,16 @@ def _no_pages(monkeypatch):
     monkeypatch.setattr(page_of_run, "try_page", lambda *given, **how: ())
 
 
+@pytest.fixture(scope="module")
+def compiled_once():
+    """Programs that a module calls one after the other compile equal models and defenses once."""
+    from tests.support import small_runs
+
+    with pytest.MonkeyPatch.context() as patched:
+        small_runs.compile_once(patched)
+        yield
+
+
 _SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 

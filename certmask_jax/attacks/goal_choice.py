@@ -19,7 +19,7 @@ from certmask_jax.attacks.attacked_model import Attacked, Showing
 from certmask_jax.attacks.first_order import Pairs, gain_at
 from certmask_jax.attacks.followed_slopes import check_slopes, some_of
 from certmask_jax.attacks.goals_in_time import StoppedChoosing
-from certmask_jax.attacks.model_goals import Where, goals_of_model
+from certmask_jax.attacks.model_places import Where, places_of_model
 from certmask_jax.attacks.patch_places import (
     are_near,
     places_by_gradient,
@@ -28,7 +28,7 @@ from certmask_jax.attacks.patch_places import (
 )
 from certmask_jax.attacks.patch_search import PatchSearch
 from certmask_jax.attacks.patched_pixels import Placement, check_places
-from certmask_jax.attacks.table_goals import Goal, counts_of, goal_of
+from certmask_jax.attacks.table_goals import Goal, counts_of, goal_of, undefended_goals
 from certmask_jax.attacks.tried_places import MOST_CHOSEN, best_tried
 from certmask_jax.attacks.wanted_labels import ANY, Case, Choices, LabelPlan, lag_of, plans
 from certmask_jax.defenses.defense import ALERT, Defense
@@ -94,10 +94,15 @@ def promising_goals(
         for row, y in zip(likely, labels, strict=True)
     ]
     if asked.defense is None:
-        return goals_of_model(
+        chosen = places_of_model(
             asked, images, labels, randoms, threat=threat, search=search, locations=locations,
             where=where, given=given, target=target, stop=stop,
         )  # fmt: skip
+        aim = ANY if target is None else target
+        return [
+            undefended_goals(int(y), places=places, target=aim) if some else []
+            for y, places, some in zip(labels, chosen, wrong, strict=True)
+        ]
     if not any(wrong):  # all are of the target's class
         return [[] for _ in images]
     logits = _tables(asked, images, stop)

@@ -33,7 +33,8 @@ class EvidenceDefense(abc.ABC):
 
     A value: two of one class with equal fields are equal, hashable, and may be pickled or be static
     arguments of ``jit``. A subclass is a dataclass (``frozen=True, repr=False``) whose further
-    fields are the paper's hyper-parameters.
+    fields are the paper's hyper-parameters; one of ``repr=False`` is shown where it is not its
+    default.
 
     Attributes:
       threat: what attacks.
@@ -51,8 +52,12 @@ class EvidenceDefense(abc.ABC):
         return f"{self.name}: {self.parts_and_threat}, {self.guarantee.value}"
 
     def __repr__(self) -> str:
-        fields = (f.name for f in dataclasses.fields(self) if f.name not in ("threat", "spec"))
-        given = [f"{name}={getattr(self, name)!r}" for name in fields]
+        given = [
+            f"{field.name}={getattr(self, field.name)!r}"
+            for field in dataclasses.fields(self)
+            if field.name not in ("threat", "spec")
+            and (field.repr or getattr(self, field.name) != field.default)
+        ]
         return f"{type(self).__name__}({', '.join([str(self.threat), *given])})"
 
     def _repr_html_(self) -> str:

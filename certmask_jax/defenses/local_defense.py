@@ -54,7 +54,7 @@ class LocalDefense(EvidenceDefense):
     _: dataclasses.KW_ONLY
     field: int
     stride: int
-    seen_size: tuple[int, int] | None = None
+    seen_size: tuple[int, int] | None = dataclasses.field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.seen_size is not None:
@@ -73,9 +73,6 @@ class LocalDefense(EvidenceDefense):
                 f"alone, but {self.threat} reach all of them in one place, so nothing is proved; "
                 "a smaller patch, or a model that sees less in each cell"
             )
-
-    def __repr__(self) -> str:
-        return super().__repr__().replace(", seen_size=None", "")
 
     @property
     def cells(self) -> tuple[int, int]:

@@ -93,7 +93,8 @@ def run(
 ) -> AnyPath:
     """Makes the page of a run and writes it; returns where."""
     file = page_of_run.page_file(folder) if out is None else out
-    page_of_run.check_file(file)
+    if out is not None:
+        page_of_run.check_file(out)
     missing: list[str] = []
     result = report.read(
         folder, warn=lambda text: missing.append(f"No image is shown: {one_line(text)}.")

@@ -101,7 +101,7 @@ def test_images_of_other_labels_are_not_shown(run, tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("notes.txt", "my own notes", "expected a new file, or a page of this program"),
+        ("notes.txt", "how I call certmask", "expected a new file, or a page of this program"),
         ("folder", None, "expected a file for the page, got a folder"),
         ("notes.txt/page.html", "my own notes", "expected a folder around it, but"),
     ],
@@ -116,3 +116,15 @@ def test_a_page_replaces_pages_alone(digits_run, tmp_path, capsys, name, content
     assert said in capsys.readouterr().err
     assert content is None or first.read_text() == content
     assert [one.name for one in tmp_path.iterdir()] == [first.name]
+
+
+def test_a_page_is_replaced_where_one_is(digits_run, tmp_path):
+    """Also the page in a run's folder that an earlier version wrote: its name says what it is."""
+    assert report.main([str(digits_run), "--out", str(tmp_path / "new" / "page.html")]) == 0
+    first = (tmp_path / "new" / "page.html").read_text()
+    assert report.main([str(digits_run), "--out", str(tmp_path / "new" / "page.html")]) == 0
+    assert (tmp_path / "new" / "page.html").read_text() == first
+    of_run = page_of_run.page_file(digits_run)
+    of_run.write_text("<!doctype html>, of before")
+    assert report.main([str(digits_run)]) == 0
+    assert of_run.read_text() == first

@@ -18,20 +18,14 @@ from certmask_jax.data import digits_arrays
 from certmask_jax.programs import attack, audit, certify
 from certmask_jax.programs.attacking import asked_rule, attack_audit, attack_job, attack_summary
 from certmask_jax.programs.attacking.attack_folder import LINES, AttackFolder
-from tests.support import small_runs
 from tests.support.small_models import first_params, small_bagnet, small_vit
+
+pytestmark = pytest.mark.usefixtures("compiled_once")
 
 # Trying places first takes three times as long on so few images.
 FAST = ["--steps", "20", "--at-once", "4", "--locations", "1", "--places", "gradient"]
 DEFENSE = "double_masking:masks_per_axis=2"
 IMAGES = 6  # more than searches run at once
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _compile_once():
-    with pytest.MonkeyPatch.context() as patched:
-        small_runs.compile_once(patched)
-        yield
 
 
 @pytest.fixture(scope="module")

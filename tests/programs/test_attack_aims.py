@@ -9,16 +9,10 @@ import pytest
 
 from certmask_jax.programs import attack, certify
 from certmask_jax.programs.attacking.attack_folder import LINES
-from tests.support import small_runs
+
+pytestmark = pytest.mark.usefixtures("compiled_once")
 
 TARGET = 3
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _compile_once():
-    with pytest.MonkeyPatch.context() as patched:
-        small_runs.compile_once(patched)
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ import dataclasses
 import json
 
 import pytest
-import small_runs
 
 from certmask_jax.masks.threats import Threat
 from certmask_jax.programs import certify, defense_specs, merge, threat_options
@@ -14,14 +13,9 @@ from certmask_jax.programs.certification_options import parser
 from certmask_jax.programs.threat_entries import THREATS
 from certmask_jax.programs.threat_options import ThreatOptions
 
+pytestmark = pytest.mark.usefixtures("compiled_once")
+
 SMALL = ["--num-images", "12", "--defense", "double_masking:masks_per_axis=2"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _compile_once():
-    with pytest.MonkeyPatch.context() as patched:
-        small_runs.compile_once(patched)
-        yield
 
 
 def _threats(*words, size=(8, 8)):

@@ -15,18 +15,12 @@ from certmask_jax.programs import attack
 from certmask_jax.programs.attacking import universal_job, universal_table
 from certmask_jax.programs.attacking.attack_folder import LINES
 from certmask_jax.programs.attacking.universal_job import MANIFEST, PATCH, SO_FAR
-from tests.support import small_runs
+
+pytestmark = pytest.mark.usefixtures("compiled_once")
 
 DEFENSE, COUNT, STEPS = "double_masking:masks_per_axis=2", 12, 45
 HOW = ["--universal", "--steps", str(STEPS), "--images-a-step", "8", "--momentum", "0.5"]
 HOW += ["--brightness", "0.9,1.1", "--held-out", "0.25"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _compile_once():
-    with pytest.MonkeyPatch.context() as patched:
-        small_runs.compile_once(patched)
-        yield
 
 
 @pytest.fixture(scope="module")

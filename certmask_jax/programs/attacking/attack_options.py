@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from certmask_jax._text import some
 from certmask_jax.attacks.black_box import BlackBoxSearch
-from certmask_jax.attacks.model_goals import Where
+from certmask_jax.attacks.model_places import Where
 from certmask_jax.attacks.patch_places import places_on_grid
 from certmask_jax.attacks.patch_search import PatchSearch
 from certmask_jax.masks.threats import Threat

@@ -1,4 +1,4 @@
-"""Goals against a model without a defense: places, the most promising first."""
+"""Where a model without a defense is attacked: places, the most promising first."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from certmask_jax.attacks.attacked_model import Attacked
 from certmask_jax.attacks.first_order import Pairs
 from certmask_jax.attacks.patch_places import best_apart, places_by_gradient, random_places
 from certmask_jax.attacks.patch_search import PatchSearch
-from certmask_jax.attacks.table_goals import Goal, undefended_goals
 from certmask_jax.attacks.tried_losses import losses_tried
 from certmask_jax.attacks.tried_places import places_to_try
 from certmask_jax.attacks.wanted_labels import ANY
@@ -23,33 +22,7 @@ Where = Literal["weakest", "gradient", "random"]
 pixels gain most to first order, or anywhere that is allowed."""
 
 
-def goals_of_model(
-    asked: Attacked,
-    images: NDArray[np.uint8],
-    labels: NDArray[np.int32],
-    randoms: Sequence[np.random.Generator],
-    *,
-    threat: Threat,
-    search: PatchSearch,
-    locations: int,
-    where: Where,
-    given: NDArray[np.int64] | None,
-    target: int | None,
-    stop: Callable[[], bool] | None,
-) -> list[list[Goal]]:
-    """Goals of each image against the model without a defense; see ``promising_goals``."""
-    chosen = _places_of_the_model(
-        asked, images, labels, randoms, threat=threat, search=search, locations=locations,
-        where=where, given=given, target=target, stop=stop,
-    )  # fmt: skip
-    aim = ANY if target is None else target
-    return [
-        [] if y == aim else undefended_goals(int(y), places=places, target=aim)
-        for y, places in zip(labels.tolist(), chosen, strict=True)
-    ]
-
-
-def _places_of_the_model(
+def places_of_model(
     asked: Attacked,
     images: NDArray[np.uint8],
     labels: NDArray[np.int32],
@@ -63,7 +36,14 @@ def _places_of_the_model(
     target: int | None,
     stop: Callable[[], bool] | None,
 ) -> list[NDArray[np.int64]]:
-    """Where the model itself is attacked: for each image ``int64[P, K, 4]``, the best first."""
+    """Where each of B images is attacked: ``int64[P, K, 4]``, P at most ``locations`` of the best.
+
+    Args:
+      asked: the model itself.
+      images, labels: ``uint8[B, h, w, c]`` and ``int32[B]``.
+      randoms: B generators.
+      threat, search, locations, where, given, target, stop: as of ``promising_goals``.
+    """
     if given is not None and len(given) <= locations:
         return [given for _ in images]
     if given is None and (where == "random" or (where == "gradient" and len(threat) > 1)):
