@@ -38,6 +38,7 @@ from certmask_jax.programs.attacking import (
     attacked_job,
     clean_verdicts,
     given_patch_job,
+    given_patch_options,
     given_patch_table,
     given_patches,
     opened_attacks,
@@ -100,7 +101,7 @@ def _add_own(parse: argparse.ArgumentParser) -> None:
     group = parse.add_argument_group("how it attacks")
     attack_options.add(group)
     attack_options.add_place(group)
-    attack_options.add_given(parse.add_argument_group("patches that are given"))
+    given_patch_options.add(parse.add_argument_group("patches that are given"))
     universal_options.add(parse.add_argument_group("one patch for many images"))
 
 
@@ -122,7 +123,7 @@ def _run(argv: Sequence[str] | None) -> int:
     arguments = parser().parse_args(words)
     check_not_typed(arguments, _OTHERWISE, "in an attack")
     options = attack_options.read(arguments)
-    given = attack_options.read_given(arguments)
+    given = given_patch_options.read(arguments)
     universal = universal_options.read(arguments)
     patches = () if given is None else given_patches.read(given.patches)
     run: AttackedRun | None = None

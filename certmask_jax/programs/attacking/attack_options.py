@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,6 @@ from certmask_jax.attacks.model_places import Where
 from certmask_jax.attacks.patch_places import places_on_grid
 from certmask_jax.attacks.patch_search import PatchSearch
 from certmask_jax.masks.threats import Threat
-from certmask_jax.programs import paths
 from certmask_jax.programs.attacking.given_places import At, places_at, read_place
 from certmask_jax.programs.command_line import check_not_typed, hint
 from certmask_jax.programs.number_options import number, seed, whole
@@ -43,12 +41,6 @@ SEARCHES = {
 _OF_GRADIENTS = (
     "targets", "target", "starts", "steps", "step_size", "schedule", "optimizer", "momentum",
 )  # fmt: skip
-_OF_SEARCHES = (
-    *("search", "queries"),
-    *("images", "places", "locations", "targets", "starts", "steps", "masks_a_step", "at_once"),
-    *("target", "stride"),
-    *("step_size", "schedule", "optimizer", "momentum"),
-)
 _MANY = 1 << 20
 """More locations than there are on any grid."""
 UNDEFENDED = "undefended"
@@ -118,14 +110,6 @@ class AttackOptions:
                     f"{hint(spec, known)}"
                 )
         return [spec for spec in known if not self.only or spec in self.only]
-
-
-@dataclasses.dataclass(frozen=True)
-class GivenOptions:
-    """One field for each option of ``add_given``."""
-
-    patches: Path
-    scale: bool
 
 
 def add(group: argparse._ArgumentGroup, *, undefended: bool = True) -> None:
@@ -236,38 +220,6 @@ def add_place(group: argparse._ArgumentGroup) -> None:
         help="put patches at every place whose row and column are multiples of N, and the last "
         "ones: at all of them unless --locations says how many (default: as --places says)",
     )
-
-
-def add_given(group: argparse._ArgumentGroup) -> None:
-    """Adds the options of patches that are given."""
-    group.add_argument(
-        "--patch-images",
-        type=paths.local_path,
-        metavar="PATH",
-        help="search no patches: paste these on the images of RUN_FOLDER. An image, a folder of "
-        "images, or an .npz with patches (P, h, w, c; uint8 or in [0, 1]) and perhaps names; none "
-        "may be larger than the patch of the run (default: patches are searched for)",
-    )
-    group.add_argument(
-        "--scale-patch-images",
-        action="store_true",
-        help="resize them (bicubic) to the patch of the run, the largest if it has several shapes; "
-        "a resized patch is another one, and may be weaker (default: as large as they are)",
-    )
-
-
-def read_given(arguments: argparse.Namespace) -> GivenOptions | None:
-    """Arguments -> options of given patches; ``ValueError`` for those that do not go with them."""
-    if arguments.patch_images is None:
-        if arguments.scale_patch_images:
-            raise ValueError("--scale-patch-images: expected --patch-images beside it")
-        return None
-    check_not_typed(arguments, _OF_SEARCHES, "with --patch-images, which are not searched for")
-    if arguments.run is None:
-        raise ValueError(
-            "--patch-images: expected RUN_FOLDER, a run of certify, whose images they are put on"
-        )
-    return GivenOptions(arguments.patch_images, arguments.scale_patch_images)
 
 
 def _place(text: str) -> At:
