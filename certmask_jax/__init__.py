@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from certmask_jax.inference.masked_pass import masked_logits
     from certmask_jax.inference.masking import masked_images
     from certmask_jax.inference.preprocessing import Preprocessing
-    from certmask_jax.inference.views import View, with_views
+    from certmask_jax.inference.viewed_model import View
+    from certmask_jax.inference.views import with_views
     from certmask_jax.inference.whole_images import masked_forward
     from certmask_jax.inference.whole_table import predict
     from certmask_jax.masks import combined_sets, distinct_unions, geometry, pair_covers, rectangles
@@ -106,7 +107,7 @@ _NAMES = {
     "PredictionTable": "tables.prediction_table",
     "Preprocessing": "inference.preprocessing",
     "Threat": "masks.threats",
-    "View": "inference.views",
+    "View": "inference.viewed_model",
     "certificate": "defenses",
     "defended": "inference.defended_model",
     "export_guard": "inference.exporting",

@@ -24,7 +24,8 @@ import certmask_jax as cm
 from certmask_jax._text import counted
 from certmask_jax.certification.report import wilson_interval
 from certmask_jax.inference.masked_pass import outputs_of
-from certmask_jax.inference.views import View, all_views, read
+from certmask_jax.inference.viewed_model import View, all_views
+from certmask_jax.inference.views import read
 from certmask_jax.programs import data_options, defense_specs
 
 MODEL, PATCH, SIZE = "cifar_resnet20", (5, 5), (32, 32)

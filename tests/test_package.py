@@ -24,6 +24,8 @@ HOUSE = [
 ]  # fmt: skip
 WITHOUT_JAX = ["masks", "mask_sets"]
 
+KINDS = {"TwoParts", "NumpyFunction", "SeenTokens", "ViewedModel"}
+
 
 def _modules() -> dict[str, Path]:
     """Every module of the package by its name in it; a room's ``__init__`` by that of the room."""
@@ -96,6 +98,35 @@ def test_found_is_no_name_of_what_was_found():
                 elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                     given = node.name
                 assert given != "found", f"{file}, line {getattr(node, 'lineno', '?')}"
+
+
+def _types_asked_for(tree: ast.AST) -> set[str]:
+    """The names of types that code compares an object's with, in whatever way."""
+    asked: list[ast.AST] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            asked += node.args[1:] if node.func.id in ("isinstance", "issubclass") else []
+        elif isinstance(node, ast.MatchClass):
+            asked.append(node.cls)
+        elif isinstance(node, ast.Compare):
+            asked += [node.left, *node.comparators]
+    within = [inner for one in asked for inner in ast.walk(one)]
+    names = {inner.id for inner in within if isinstance(inner, ast.Name)}
+    return names | {inner.attr for inner in within if isinstance(inner, ast.Attribute)}
+
+
+def test_one_module_knows_which_kinds_of_model_functions_there_are():
+    """All others ask ``kind_of``, so that another kind is one more case, and not one of 45."""
+    for code in ("isinstance(f, A | kinds.TwoParts)", "type(f) is TwoParts"):
+        assert "TwoParts" in _types_asked_for(ast.parse(code))
+    asking = {}
+    for name, file in _modules().items():
+        text = file.read_text(encoding="utf-8")
+        if any(kind in text for kind in KINDS) and (
+            kinds := _types_asked_for(ast.parse(text)) & KINDS
+        ):
+            asking[name] = kinds
+    assert asking == {"inference.model_kinds": KINDS}
 
 
 def test_exact_work_on_masks_imports_no_jax():

@@ -27,8 +27,8 @@ from certmask_jax.defenses.mask_ds_defense import MaskDS
 from certmask_jax.inference.distinct_fields import LocalLogits
 from certmask_jax.inference.evidence_program import EvidenceOutputs, in_batches, results_program
 from certmask_jax.inference.evidence_sources import BandSource, LocalSource, Source
+from certmask_jax.inference.model_kinds import kind_of
 from certmask_jax.inference.preprocessing import Preprocessing
-from certmask_jax.inference.token_dropping import SeenTokens
 from certmask_jax.masks.distinct_unions import MaskedImages
 
 _BANDS_AT_ONCE = 64
@@ -118,8 +118,7 @@ class OnBands(_OnEvidence):
     def __init__(self, defense: BandDefense, model: AskedModel) -> None:
         bands = MaskedImages(defense.masks.boxes, defense.masks.image_size)
         apply_fn = model.apply_fn
-        dropping = apply_fn.dropping if isinstance(apply_fn, SeenTokens) else None
-        source = BandSource(apply_fn, bands, True, _BANDS_AT_ONCE, dropping)
+        source = BandSource(apply_fn, bands, True, _BANDS_AT_ONCE, kind_of(apply_fn).dropping)
         super().__init__(defense, source, model)
         self.defense, self._of_bands, self.boxes = defense, defense, bands.boxes
         self._tables = self._tables_of(self.boxes)

@@ -33,8 +33,8 @@ from certmask_jax.defenses.evidence_defense import EvidenceDefense
 from certmask_jax.inference.devices import AXIS, device_mesh
 from certmask_jax.inference.distinct_fields import LocalLogits
 from certmask_jax.inference.model_function import ApplyFn
+from certmask_jax.inference.model_kinds import kind_of
 from certmask_jax.inference.preprocessing import Preprocessing, check_images
-from certmask_jax.inference.two_parts import TwoParts
 from certmask_jax.tables.prediction_table import check_labels
 
 STEPS_BETWEEN = 10
@@ -134,7 +134,7 @@ def attack_images(
         raise ValueError(f"goals: expected those of {len(pixels)} images, got {len(goals)}")
     if starts < 1 or at_once < 1:
         raise ValueError(f"starts, at_once: expected at least 1, got {starts} and {at_once}")
-    parts = apply_fn if isinstance(apply_fn, TwoParts) and rule is not None else None
+    parts = None if rule is None else kind_of(apply_fn).parts
     inside = pixels.shape[1:3] if rule is None else rule.threat
 
     def check(some: Iterable[Goal]) -> None:
@@ -233,13 +233,13 @@ def _size_of(
     apply_fn: ApplyFn, defense: Defense | EvidenceDefense | None, given: tuple[int, int]
 ) -> tuple[int, int]:
     """The size that images should have."""
-    if isinstance(apply_fn, TwoParts):
-        return apply_fn.image_size
     if defense is None:
-        return given
-    if isinstance(defense, EvidenceDefense):
-        return defense.threat.image_size
-    return defense.masked_images.image_size
+        masked = given
+    elif isinstance(defense, EvidenceDefense):
+        masked = defense.threat.image_size
+    else:
+        masked = defense.masked_images.image_size
+    return kind_of(apply_fn).image_size(masked)
 
 
 @jax.jit

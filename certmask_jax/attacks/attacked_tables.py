@@ -13,7 +13,7 @@ from certmask_jax.defenses.defense import Defense, Guarantee
 from certmask_jax.inference import early_exit
 from certmask_jax.inference.early_exit import Question
 from certmask_jax.inference.engine_choice import engine_for
-from certmask_jax.inference.two_parts import TwoParts
+from certmask_jax.inference.model_kinds import kind_of
 from certmask_jax.tables.prediction_table import PredictionTable, from_labels
 
 MOST_COLUMNS = 1024
@@ -94,6 +94,5 @@ class OnTable(Attacked):
 
     def reached(self, place: Placement) -> Placement:
         """In cells, of a model in two parts."""
-        if not isinstance(self._apply_fn, TwoParts):
-            return place
-        return cells_of_parts(place, self._apply_fn)
+        parts = kind_of(self._apply_fn).parts
+        return place if parts is None else cells_of_parts(place, parts)

@@ -17,8 +17,8 @@ from certmask_jax.inference.devices import AXIS
 from certmask_jax.inference.head_program import head_logits
 from certmask_jax.inference.masked_pass import computed_with, masked_logits, outputs_of
 from certmask_jax.inference.model_function import ApplyFn
+from certmask_jax.inference.model_kinds import kind_of
 from certmask_jax.inference.preprocessing import Preprocessing, model_input
-from certmask_jax.inference.two_parts import TwoParts
 from certmask_jax.tables.outputs import Outputs
 
 _PIXELS = {"cpu": 1 << 17}  # of all masked images of a chunk, on a device
@@ -50,7 +50,8 @@ def shown_logits(
     Returns:
       ``float32[W, K]``.
     """
-    if not isinstance(apply_fn, TwoParts):
+    parts = kind_of(apply_fn).parts
+    if parts is None:
         return masked_logits(
             apply_fn, params, images, boxes, preprocessing=preprocessing, image_of=image_of
         )
@@ -58,8 +59,8 @@ def shown_logits(
     seen = jax.vmap(lambda image: model_input(image, nothing, preprocessing))(images)
     params = computed_with(params, preprocessing)
     with preprocessing.products():
-        features = apply_fn.stem(params, seen.astype(preprocessing.model_dtype))
-    return head_logits(apply_fn, params, features, boxes, image_of, preprocessing=preprocessing)
+        features = parts.stem(params, seen.astype(preprocessing.model_dtype))
+    return head_logits(parts, params, features, boxes, image_of, preprocessing=preprocessing)
 
 
 class LogitTables:

@@ -28,7 +28,7 @@ from certmask_jax.attacks.search_objectives import (
 )
 from certmask_jax.attacks.wanted_labels import ANY
 from certmask_jax.inference.devices import AXIS
-from certmask_jax.inference.two_parts import TwoParts
+from certmask_jax.inference.model_kinds import kind_of
 
 _MOST_TRIED = 1024
 _SHOWN_AT_ONCE = 128  # masked images, of all devices together
@@ -50,7 +50,7 @@ def losses_tried(
     if not count * each:
         return np.zeros((count, each), np.float32)
     objective = pairs.asked.objective(pairs.search)
-    if isinstance(objective, LabelsWanted) and not isinstance(objective.apply_fn, TwoParts):
+    if isinstance(objective, LabelsWanted) and kind_of(objective.apply_fn).hides_pixels:
         return _where_shown(objective, pairs, ends, places, showing)
     rows = np.repeat(np.arange(count), each)
     corners = corners_of(places).reshape(count * each, *places.shape[2:])

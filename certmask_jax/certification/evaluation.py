@@ -30,10 +30,10 @@ from certmask_jax.inference.distinct_fields import LocalLogits
 from certmask_jax.inference.engine import Engine
 from certmask_jax.inference.engine_choice import engine_for
 from certmask_jax.inference.model_function import ApplyFn
+from certmask_jax.inference.model_kinds import kind_of
 from certmask_jax.inference.out_of_memory import Guarded
 from certmask_jax.inference.preprocessing import Preprocessing
 from certmask_jax.inference.token_dropping import TokenDropping
-from certmask_jax.inference.two_parts import image_size_for
 from certmask_jax.masks import distinct_unions
 from certmask_jax.masks.distinct_unions import MaskedImages
 from certmask_jax.tables import saved_table
@@ -144,7 +144,7 @@ def evaluate(
     run = open_run(
         test_set,
         folder,
-        image_size_for(apply_fn, columns),
+        kind_of(apply_fn).image_size(columns.image_size),
         unreadable=unreadable or {},
         skip_unreadable=skip_unreadable,
     )

@@ -18,9 +18,9 @@ from certmask_jax.inference import early_exit
 from certmask_jax.inference.distinct_fields import LocalLogits
 from certmask_jax.inference.engine_choice import engine_for
 from certmask_jax.inference.model_function import ApplyFn
+from certmask_jax.inference.model_kinds import kind_of
 from certmask_jax.inference.preprocessing import Preprocessing, check_images
 from certmask_jax.inference.token_dropping import TokenDropping
-from certmask_jax.inference.two_parts import TwoParts, image_size_for
 from certmask_jax.inference.views import passes_each
 from certmask_jax.tables.blocks import BYTES_A_PREDICTION, Blocks
 from certmask_jax.tables.image_sets import TestSet
@@ -100,7 +100,7 @@ def plan(
     """
     columns, questions = merged(defenses)
     first = test_set.read(0, 1).images
-    check_images(first, image_size_for(apply_fn, columns))
+    check_images(first, kind_of(apply_fn).image_size(columns.image_size))
     engine = engine_for(
         apply_fn,
         params,
@@ -160,6 +160,6 @@ def plan(
         passes_per_second=passes / spent,
         seconds_expected=expected / (passes / spent),
         calibrated_on=finished,
-        stem_passes=num_images if isinstance(apply_fn, TwoParts) else 0,
+        stem_passes=0 if kind_of(apply_fn).parts is None else num_images,
         flops_a_stem=none or 0.0,
     )

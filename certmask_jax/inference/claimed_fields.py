@@ -13,8 +13,9 @@ from certmask_jax.inference.distinct_fields import LocalLogits
 from certmask_jax.inference.evidence_program import check_local
 from certmask_jax.inference.looked_at import LookedAt
 from certmask_jax.inference.model_function import ApplyFn
+from certmask_jax.inference.model_kinds import kind_of
 from certmask_jax.inference.preprocessing import Preprocessing, encoded_channels
-from certmask_jax.inference.two_parts import TwoParts, check_parts
+from certmask_jax.inference.two_parts import check_parts
 
 _SEEN = LookedAt()
 
@@ -38,9 +39,10 @@ def check_claims(
     Raises:
       ValueError: as ``check_parts``, and of local logits as ``check_local``.
     """
-    if local is None and not isinstance(apply_fn, TwoParts):
+    parts = kind_of(apply_fn).parts
+    claim = parts if local is None else local
+    if claim is None:
         return
-    claim = apply_fn if local is None else local
     seen_channels = encoded_channels(preprocessing.encoding, channels)
     known = _SEEN.key(claim, seen_channels, params=params)
     if known in _SEEN:
@@ -48,7 +50,6 @@ def check_claims(
     if local is not None:
         side = local.field + local.stride
         check_local(local, params, (side, side, seen_channels))
-    else:
-        assert isinstance(apply_fn, TwoParts)
-        check_parts(apply_fn, params, seen_channels)
+    elif parts is not None:
+        check_parts(parts, params, seen_channels)
     _SEEN.add(known)

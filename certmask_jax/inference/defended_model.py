@@ -16,9 +16,9 @@ from certmask_jax.inference.distinct_fields import LocalLogits
 from certmask_jax.inference.engine import Engine
 from certmask_jax.inference.engine_choice import engine_for
 from certmask_jax.inference.model_function import ApplyFn
+from certmask_jax.inference.model_kinds import kind_of
 from certmask_jax.inference.preprocessing import Preprocessing, check_images, from_unit
 from certmask_jax.inference.token_dropping import TokenDropping
-from certmask_jax.inference.two_parts import image_size_for
 from certmask_jax.inference.views import Views, passes_each
 from certmask_jax.tables.prediction_table import UNKNOWN, PredictionTable
 
@@ -134,7 +134,7 @@ def defended(
     engine = engine_for(
         apply_fn,
         params,
-        (*image_size_for(apply_fn, defense.masked_images), channels),
+        (*kind_of(apply_fn).image_size(defense.masked_images.image_size), channels),
         defense.masked_images,
         preprocessing=preprocessing,
         local=local,

@@ -13,12 +13,11 @@ from certmask_jax.inference.engine import Engine
 from certmask_jax.inference.field_tables import local_forward
 from certmask_jax.inference.host_batches import host_forward
 from certmask_jax.inference.model_function import ApplyFn
-from certmask_jax.inference.numpy_function import NumpyFunction
+from certmask_jax.inference.model_kinds import ModelKind, kind_of
 from certmask_jax.inference.preprocessing import Preprocessing
 from certmask_jax.inference.stem_and_head import parts_forward
 from certmask_jax.inference.token_dropping import SeenTokens, TokenDropping
-from certmask_jax.inference.two_parts import TwoParts
-from certmask_jax.inference.views import Views, views_of, with_views
+from certmask_jax.inference.views import Views, with_views
 from certmask_jax.inference.whole_images import masked_forward
 from certmask_jax.masks.distinct_unions import MaskedImages
 
@@ -57,41 +56,60 @@ def engine_for(
         ``parts_forward`` and ``with_views``; for two of local logits, dropped tokens, views and two
         parts together.
     """
-    if isinstance(apply_fn, SeenTokens):
-        dropping = apply_fn.dropping
-    how: dict[str, Any] = {"preprocessing": preprocessing, "chunk": chunk, "mesh": mesh}
+    kind = kind_of(apply_fn)
+    dropping = kind.dropping or dropping
+    if dropping is None:
+        apply_fn = with_views(apply_fn, views)
+        kind = kind_of(apply_fn)
+    _check_together(kind, local, dropping)
+    how: dict[str, Any] = {"preprocessing": preprocessing, "mesh": mesh}
     largest = chunk if chunk is None or isinstance(chunk, int) else chunk[-1]
+    given = params, image_shape, masked_images
     if dropping is not None:
-        others = (
-            ("local logits", local is not None),
-            ("a NumPy function", isinstance(apply_fn, NumpyFunction)),
-            ("a model in two parts", isinstance(apply_fn, TwoParts)),
-        )
-        for what, is_there in others:
-            if is_there:
-                raise ValueError(f"dropping: expected none beside {what}; leave it out")
         with_views(SeenTokens(dropping), views)  # its error, where there are any
-        if views_of(apply_fn):
-            raise ValueError(
-                "dropping: expected none beside views, as a view moves what a mask hides to other "
-                "tokens; leave it out, and hidden pixels are filled"
-            )
-        return dropped_forward(dropping, params, image_shape, masked_images, **how)
-    apply_fn = with_views(apply_fn, views)
-    if isinstance(apply_fn, TwoParts):
-        if local is not None:
-            raise ValueError("local: expected none beside a model in two parts")
-        return parts_forward(apply_fn, params, image_shape, masked_images, **how)
-    if isinstance(apply_fn, NumpyFunction):
-        if local is not None:
-            raise ValueError("local: expected none for a NumpyFunction, which has no local logits")
-        return host_forward(apply_fn, image_shape, masked_images, **{**how, "chunk": largest})
-    if local is not None and views_of(apply_fn):
-        raise ValueError(
-            "local: expected none beside views, as a mean over views is no mean of local logits of "
-            "one image; leave local out, and masked images are evaluated whole"
-        )
+        return dropped_forward(dropping, *given, chunk=chunk, **how)
+    if kind.parts is not None:
+        return parts_forward(kind.parts, *given, chunk=chunk, **how)
+    if kind.numpy_function is not None:
+        return host_forward(kind.numpy_function, *given[1:], chunk=largest, **how)
     if local is not None:
-        return local_forward(local, params, image_shape, masked_images, **{**how, "chunk": largest})
-    how["asked_bit_by_bit"] = asked_bit_by_bit
-    return masked_forward(apply_fn, params, image_shape, masked_images=masked_images, **how)
+        return local_forward(local, *given, chunk=largest, **how)
+    return masked_forward(
+        apply_fn,
+        params,
+        image_shape,
+        masked_images=masked_images,
+        chunk=chunk,
+        asked_bit_by_bit=asked_bit_by_bit,
+        **how,
+    )
+
+
+def _check_together(
+    kind: ModelKind, local: LocalLogits | None, dropping: TokenDropping | None
+) -> None:
+    """``ValueError`` for two of local logits, dropped tokens, views, two parts and functions."""
+    is_own = kind.parts is not None or kind.numpy_function is not None  # with an engine for it
+    for option, is_given, beside, is_there, why in (
+        ("dropping", dropping, "local logits", local, "; leave it out"),
+        ("dropping", dropping, kind.name, is_own, "; leave it out"),
+        (
+            "dropping",
+            dropping,
+            "views",
+            kind.views,
+            ", as a view moves what a mask hides to other tokens; leave it out, and hidden pixels "
+            "are filled",
+        ),
+        ("local", local, kind.name, is_own, ", which has no local logits; leave it out"),
+        (
+            "local",
+            local,
+            "views",
+            kind.views,
+            ", as a mean over views is no mean of local logits of one image; leave local out, and "
+            "masked images are evaluated whole",
+        ),
+    ):
+        if is_given and is_there:
+            raise ValueError(f"{option}: expected none beside {beside}{why}")

@@ -21,7 +21,7 @@ from certmask_jax.inference.masked_pass import masked_logits
 from certmask_jax.inference.model_function import ApplyFn
 from certmask_jax.inference.preprocessing import Preprocessing
 from certmask_jax.inference.token_dropping import SeenTokens, TokenDropping
-from certmask_jax.inference.token_groups import grouped
+from certmask_jax.inference.token_groups import TokenGroup, grouped
 from certmask_jax.inference.views import views_of
 from certmask_jax.masks.distinct_unions import MaskedImages
 from certmask_jax.masks.visible_tokens import kept_counts
@@ -96,8 +96,7 @@ class BandSource:
 
     def tokens(self) -> tuple[int, ...]:
         """How many tokens its programs take, where hidden ones are dropped; else none."""
-        models = (model for _, model in _groups(self))
-        return tuple(m.most or 0 for m in models if isinstance(m, SeenTokens))
+        return tuple(group.most for group in _groups_of_tokens(self))
 
     def slots(self, images: int) -> int:
         """Places for passes, with those left empty, that so many images at once take."""
@@ -155,14 +154,22 @@ def _rounds(count: int, at_once: int) -> tuple[int, int]:
 @functools.lru_cache(maxsize=64)
 def _groups(source: BandSource) -> tuple[tuple[NDArray[np.int32], ApplyFn], ...]:
     """Masks that go through one program, and the model that sees them."""
-    if source.dropping is None:
+    dropping = source.dropping
+    if dropping is None:
         return ((np.arange(source.masked, dtype=np.int32), source.apply_fn),)
-    token = source.dropping.token
-    counts = kept_counts(source.boxes, source.bands.image_size, token=token)
     return tuple(
-        (group.masks.astype(np.int32), SeenTokens(source.dropping, group.most, group.padded))
-        for group in grouped(counts)
+        (group.masks.astype(np.int32), SeenTokens(dropping, group.most, group.padded))
+        for group in _groups_of_tokens(source)
     )
+
+
+@functools.lru_cache(maxsize=64)
+def _groups_of_tokens(source: BandSource) -> tuple[TokenGroup, ...]:
+    """Masks that leave about as many tokens; none where hidden tokens are filled."""
+    if source.dropping is None:
+        return ()
+    token = source.dropping.token
+    return grouped(kept_counts(source.boxes, source.bands.image_size, token=token))
 
 
 Source = LocalSource | BandSource

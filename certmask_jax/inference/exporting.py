@@ -23,10 +23,9 @@ from certmask_jax.inference.exported_guard import FORMAT, manifest_of
 from certmask_jax.inference.guard_graph import Guard, guard_program
 from certmask_jax.inference.masked_pass import computed_with
 from certmask_jax.inference.model_function import ApplyFn, num_classes
-from certmask_jax.inference.numpy_function import NumpyFunction
+from certmask_jax.inference.model_kinds import kind_of
 from certmask_jax.inference.preprocessing import Preprocessing
 from certmask_jax.inference.token_dropping import TokenDropping
-from certmask_jax.inference.two_parts import TwoParts
 from certmask_jax.inference.views import Views, names_of, with_views
 from certmask_jax.tables.outputs import NO_LABEL
 
@@ -75,12 +74,13 @@ def export_guard(
     """
     file = check_path(path, overwrite=overwrite)
     check_platforms(platforms)
-    if isinstance(apply_fn, NumpyFunction):
+    kind = kind_of(apply_fn)
+    if not kind.is_traced:
         raise ValueError(
             "apply_fn: expected a function of JAX, which becomes part of the program, got a NumPy "
             "function; serve it by its own framework, guarded by cm.defended"
         )
-    if isinstance(apply_fn, TwoParts):
+    if not kind.hides_pixels:
         raise ValueError(
             "apply_fn: expected a model that sees masked images, got one in two parts; serve it by "
             "cm.defended"

@@ -13,8 +13,8 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from certmask_jax.inference.model_function import ApplyFn
+from certmask_jax.inference.model_kinds import kind_of
 from certmask_jax.inference.preprocessing import Preprocessing, model_input
-from certmask_jax.inference.token_dropping import SeenTokens
 from certmask_jax.tables.outputs import Outputs
 from certmask_jax.tables.prediction_table import NO_LABEL
 
@@ -62,7 +62,8 @@ def masked_logits(
         whose = "images" if image_of is None else "image_of"
         raise ValueError(f"{whose}: expected {len(corners)}, one for each mask, got {count}")
     chosen = Preprocessing() if preprocessing is None else preprocessing
-    if isinstance(apply_fn, SeenTokens):
+    seen_tokens = kind_of(apply_fn).seen_tokens
+    if seen_tokens is not None:
         check_unresized(chosen)
     if image_of is None:
         masked = jax.vmap(lambda image, box: model_input(image, box, chosen))(pixels, corners)
@@ -73,8 +74,8 @@ def masked_logits(
     params = computed_with(params, chosen)
     masked = masked.astype(chosen.model_dtype)
     with chosen.products():
-        if isinstance(apply_fn, SeenTokens):
-            return apply_fn(params, masked, corners).astype(jnp.float32)
+        if seen_tokens is not None:
+            return seen_tokens(params, masked, corners).astype(jnp.float32)
         return apply_fn(params, masked).astype(jnp.float32)
 
 

@@ -23,7 +23,6 @@ from certmask_jax.defenses.evidence_windows import size_pair
 from certmask_jax.defenses.feature_grid import cells_of, threat_on_cells
 from certmask_jax.inference.cell_fields import check_fields
 from certmask_jax.inference.distinct_fields import LocalLogits
-from certmask_jax.masks.distinct_unions import MaskedImages
 from certmask_jax.masks.geometry import Size
 from certmask_jax.masks.threats import Threat
 
@@ -111,11 +110,6 @@ class TwoParts:
                 f"got {threat}"
             )
         return threat_on_cells(threat, field=self.field, stride=self.stride)
-
-
-def image_size_for(apply_fn: Any, masks: MaskedImages) -> tuple[int, int]:
-    """``(height, width)`` of the images of a model on these masks, which may be masks of a map."""
-    return apply_fn.image_size if isinstance(apply_fn, TwoParts) else masks.image_size
 
 
 def of_local_logits(local: LocalLogits, image_size: Size) -> TwoParts:

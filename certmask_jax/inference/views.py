@@ -8,10 +8,9 @@ it may be drawn at random, and what it fills in is a constant.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,9 +18,8 @@ import numpy as np
 from jax import Array
 
 from certmask_jax.inference.model_function import ApplyFn
-from certmask_jax.inference.numpy_function import NumpyFunction
-from certmask_jax.inference.token_dropping import SeenTokens
-from certmask_jax.inference.two_parts import TwoParts
+from certmask_jax.inference.model_kinds import kind_of
+from certmask_jax.inference.viewed_model import View, ViewedModel
 
 NONE = "none"
 """The image alone: the model as it is."""
@@ -34,41 +32,8 @@ ABOUT = {
 }
 """The lists of views that have a name, and what is in them."""
 
-
-class View(NamedTuple):
-    """A fixed function of one masked, normalised image, and what it is called in results.
-
-    A run is told from others by the name, so another function needs another name.
-    """
-
-    name: str
-    function: Callable[[Array], Array]
-    """``floating[h, w, c]`` -> the same shape. It is mapped over a batch, image by image."""
-
-
 Views = str | Sequence[View | tuple[str, Callable[[Array], Array]]]
 """A name of ``ABOUT``, several joined by ``+`` (every view of every view), or one's own."""
-
-
-@dataclasses.dataclass(frozen=True)
-class ViewedModel:
-    """A model function that averages the logits over views; ``with_views`` makes it.
-
-    Equal ones hash alike, so that what was compiled for one serves the other.
-
-    Attributes:
-      apply_fn: the model of one view.
-      views: what it sees of an image, in the order of its batch.
-    """
-
-    apply_fn: ApplyFn
-    views: tuple[View, ...]
-
-    def __call__(self, params: Any, images: Array) -> Array:
-        """``floating[B, h, w, c]`` -> mean logits ``float32[B, K]``, in one batch of all views."""
-        copies = all_views(images, self.views)  # [views, B, h, w, c]
-        logits = self.apply_fn(params, copies.reshape(-1, *images.shape[1:])).astype(jnp.float32)
-        return logits.reshape(*copies.shape[:2], logits.shape[-1]).mean(axis=0)
 
 
 def with_views(apply_fn: ApplyFn, views: Views | None) -> ApplyFn:
@@ -91,22 +56,18 @@ def with_views(apply_fn: ApplyFn, views: Views | None) -> ApplyFn:
     chosen = read(views)
     if len(chosen) == 1 and chosen[0] == _ITSELF:
         return apply_fn
-    if isinstance(apply_fn, NumpyFunction):
-        raise ValueError(
-            "views: expected none for a NumPy function, which can average over views itself, got "
-            f"{', '.join(name for name, _ in chosen)}"
-        )
-    if isinstance(apply_fn, TwoParts):
-        raise ValueError(
-            "views: expected none for a model in two parts, as a view of an image has its patch in "
-            f"other cells, got {', '.join(name for name, _ in chosen)}"
-        )
-    if isinstance(apply_fn, SeenTokens):
-        raise ValueError(
-            "views: expected none for a model that drops hidden tokens, as a view moves what a "
-            f"mask hides to other tokens, got {', '.join(name for name, _ in chosen)}"
-        )
-    if views_of(apply_fn):
+    kind = kind_of(apply_fn)
+    for is_it, why in (
+        (kind.numpy_function is not None, "which can average over views itself"),
+        (kind.parts is not None, "as a view of an image has its patch in other cells"),
+        (kind.dropping is not None, "as a view moves what a mask hides to other tokens"),
+    ):
+        if is_it:
+            raise ValueError(
+                f"views: expected none for {kind.name}, {why}, got "
+                f"{', '.join(name for name, _ in chosen)}"
+            )
+    if kind.views:
         raise ValueError(
             f"views: expected a model without views, got one with {', '.join(names_of(apply_fn))}; "
             "give them once, joined by +"
@@ -131,7 +92,7 @@ def read(views: Views | None) -> tuple[View, ...]:
 
 def views_of(apply_fn: ApplyFn) -> tuple[View, ...]:
     """The views of a model; none for one that looks at each image once, as it is."""
-    return apply_fn.views if isinstance(apply_fn, ViewedModel) else ()
+    return kind_of(apply_fn).views
 
 
 def names_of(apply_fn: ApplyFn) -> list[str]:
@@ -142,11 +103,6 @@ def names_of(apply_fn: ApplyFn) -> list[str]:
 def passes_each(facts: Mapping[str, Any]) -> int:
     """Forward passes that one masked image takes, by the facts of an engine or of a run."""
     return len(facts.get("views") or ()) or 1
-
-
-def all_views(images: Array, views: Sequence[View]) -> Array:
-    """``[views, B, h, w, c]`` of ``floating[B, h, w, c]``, of the same dtype; for ``jit``."""
-    return jnp.stack([jax.vmap(view.function)(images).astype(images.dtype) for view in views])
 
 
 def check_views(apply_fn: ApplyFn, image_shape: tuple[int, int, int]) -> None:

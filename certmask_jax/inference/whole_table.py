@@ -15,9 +15,9 @@ from certmask_jax.inference.claimed_fields import check_claims
 from certmask_jax.inference.distinct_fields import LocalLogits
 from certmask_jax.inference.engine_choice import engine_for
 from certmask_jax.inference.model_function import ApplyFn
+from certmask_jax.inference.model_kinds import kind_of
 from certmask_jax.inference.preprocessing import Preprocessing, check_images
 from certmask_jax.inference.token_dropping import TokenDropping
-from certmask_jax.inference.two_parts import image_size_for
 from certmask_jax.inference.views import Views
 from certmask_jax.masks.distinct_unions import MaskedImages
 from certmask_jax.tables.outputs import Outputs
@@ -64,7 +64,7 @@ def predict(
     """
     preprocessing = Preprocessing() if preprocessing is None else preprocessing
     images = np.asarray(images)
-    check_images(images, image_size_for(apply_fn, masks))
+    check_images(images, kind_of(apply_fn).image_size(masks.image_size))
     engine = engine_for(
         apply_fn,
         params,

@@ -22,7 +22,7 @@ from certmask_jax._own_settings import usual_promotion
 from certmask_jax.inference.distinct_fields import LocalLogits
 from certmask_jax.inference.evidence_program import check_local
 from certmask_jax.inference.preprocessing import encoded_channels
-from certmask_jax.inference.two_parts import TwoParts, check_parts
+from certmask_jax.inference.two_parts import check_parts
 from certmask_jax.models.named_models import Model, Params
 
 _ROUNDING = 2.0**-7
@@ -49,8 +49,8 @@ def check_field(model: Model, params: Params | None = None) -> None:
     """
     config = model.data_config
     channels = encoded_channels(model.encoding, config.channels)
-    parts = model.apply_fn
-    if isinstance(parts, TwoParts):
+    parts = model.kind.parts
+    if parts is not None:
         check_parts(parts, _drawn(model) if params is None else params, channels)
         return
     local = model.local

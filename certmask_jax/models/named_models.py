@@ -16,6 +16,7 @@ from jax import Array
 
 from certmask_jax._own_settings import usual_promotion
 from certmask_jax.inference.distinct_fields import LocalLogits
+from certmask_jax.inference.model_kinds import ModelKind, kind_of
 from certmask_jax.inference.preprocessing import ENCODINGS, Encoding, encoded_channels
 from certmask_jax.inference.token_dropping import TokenDropping
 from certmask_jax.models.bagnet import BagNet
@@ -63,6 +64,11 @@ class Model:
     def __repr__(self) -> str:
         height, width = self.data_config.input_size
         return f"Model({self.name}: {height}x{width} -> {self.num_classes} classes)"
+
+    @property
+    def kind(self) -> ModelKind:
+        """What may be asked of its ``apply_fn`` beside calling it: its parts, if it is in two."""
+        return kind_of(self.apply_fn)
 
     @property
     def facts(self) -> dict[str, str]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from certmask_jax.inference.distinct_fields import LocalLogits
-from certmask_jax.inference.numpy_function import NumpyFunction
+from certmask_jax.inference.model_kinds import kind_of
 from certmask_jax.inference.token_dropping import TokenDropping
 from certmask_jax.inference.two_parts import TwoParts
 from certmask_jax.inference.views import Views, with_views
@@ -65,16 +65,17 @@ def viewed(model: Model, views: Views | None) -> Model:
 
 @functools.lru_cache(maxsize=64)  # equal ones are one function, so that JAX compiles once
 def _chosen(apply_fn: Any, outputs: tuple[int, ...]) -> Any:
-    if isinstance(apply_fn, NumpyFunction):
-        return dataclasses.replace(apply_fn, outputs=outputs)
+    kind = kind_of(apply_fn)
+    if kind.numpy_function is not None:
+        return dataclasses.replace(kind.numpy_function, outputs=outputs)
     at = np.asarray(outputs, np.int32)
-    if isinstance(apply_fn, TwoParts):
-        whole = apply_fn.head
+    if kind.parts is not None:
+        whole = kind.parts.head
 
         def head(params: Any, features: Any, hidden: Any) -> Any:
             return whole(params, features, hidden)[..., at]
 
-        parts: dict[str, Any] = {**vars(apply_fn), "head": head}
+        parts: dict[str, Any] = {**vars(kind.parts), "head": head}
         return TwoParts(parts.pop("stem"), parts.pop("head"), **parts)
 
     def chosen(params: Any, images: Any, *more: Any, **how: Any) -> Any:

@@ -16,10 +16,8 @@ from certmask_jax.defenses import Defense
 from certmask_jax.files import fingerprint
 from certmask_jax.inference import views
 from certmask_jax.inference.distinct_fields import LocalLogits
-from certmask_jax.inference.numpy_function import NumpyFunction
 from certmask_jax.inference.preprocessing import Preprocessing
 from certmask_jax.inference.token_dropping import TokenDropping
-from certmask_jax.inference.two_parts import TwoParts
 from certmask_jax.masks.threats import Threat
 from certmask_jax.models import Model
 from certmask_jax.models.output_choice import restricted, viewed
@@ -111,10 +109,11 @@ def opened(config: Config, command: str, *, with_data: bool = True, evidence: bo
     in_pixels = attacks
     if config.two_parts is not None:
         model = parts_options.cut(model, config.two_parts)
-    if isinstance(model.apply_fn, TwoParts):
+    parts = model.kind.parts
+    if parts is not None:
         specs = tuple(config.defenses or PARTS_DEFENSES)
         parts_options.check(config, specs, resized=dataset.image_size != input_size)
-        attacks = parts_options.on_cells(model.apply_fn, attacks)
+        attacks = parts_options.on_cells(parts, attacks)
     else:
         parts_options.check_whole(specs)
     if config.threat.sizes:
@@ -177,15 +176,14 @@ def opened(config: Config, command: str, *, with_data: bool = True, evidence: bo
             )
         test_set = PatchedImages(dataset, in_pixels[0].shapes[0], config.patched)
         patched = {"patched_with_noise_of_seed": config.patched}
+    function = model.kind.numpy_function
     identity = {
         "dataset": config.data.dataset,
         "split": dataset.split,
         **config.data.about(dataset),
         "model": model.name,
         "model_options": {**config.model.about(), **model.facts},
-        "weights_sha256": model.apply_fn.sha256
-        if isinstance(model.apply_fn, NumpyFunction)
-        else weights.digest(params),
+        "weights_sha256": weights.digest(params) if function is None else function.sha256,
         "data_config": dataclasses.asdict(model.data_config),
         "precision": config.precision,
         "fill": config.fill,
@@ -203,8 +201,8 @@ def opened(config: Config, command: str, *, with_data: bool = True, evidence: bo
         identity["encoding"] = model.encoding
     if views.names_of(model.apply_fn):
         identity["views"] = views.names_of(model.apply_fn)
-    if isinstance(model.apply_fn, TwoParts):
-        identity["two_parts"] = model.apply_fn.facts
+    if parts is not None:
+        identity |= model.kind.facts
         identity["windows_of_cells"] = list(map(str, attacks))
     if dropping is not None:
         identity["hidden_tokens"] = "dropped"
@@ -280,7 +278,7 @@ def _is_function(config: Config) -> bool:
         return False
     if imported.path_of(config.model.model, imported.MODELS) is None:
         return False
-    if not isinstance(config.model.create().apply_fn, NumpyFunction):
+    if config.model.create().kind.is_traced:
         return False
     for option, given, why in (
         ("two-parts", config.two_parts is not None, "it has no parts"),

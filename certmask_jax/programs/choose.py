@@ -23,7 +23,6 @@ from certmask_jax.data import Dataset
 from certmask_jax.files import fingerprint, whole_files
 from certmask_jax.files.storage import AnyPath
 from certmask_jax.inference import views
-from certmask_jax.inference.two_parts import TwoParts
 from certmask_jax.masks.threats import Threat
 from certmask_jax.programs import program, runtime
 from certmask_jax.programs.certification_job import Job, opened
@@ -132,7 +131,7 @@ def _opened(options: ChooseOptions, variant: Variant, command: str) -> Job:
     some = options.defenses[:1] or ("double_masking:masks_per_axis=2",)
     config = dataclasses.replace(variant.config, defenses=some)
     job = opened(config, command)
-    if isinstance(job.model.apply_fn, TwoParts):
+    if not job.model.kind.hides_pixels:
         raise ValueError(
             f"--model: expected a model that sees masked images, got {job.model.name} in two "
             f"parts; {program.command('certify')} runs its defenses"

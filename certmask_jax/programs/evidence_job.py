@@ -21,7 +21,6 @@ from certmask_jax.files.storage import AnyPath
 from certmask_jax.inference import views
 from certmask_jax.inference.distinct_fields import LocalLogits
 from certmask_jax.inference.model_function import ApplyFn
-from certmask_jax.inference.numpy_function import NumpyFunction
 from certmask_jax.inference.token_dropping import TokenDropping
 from certmask_jax.masks.threats import Threat
 from certmask_jax.models import Model
@@ -86,7 +85,7 @@ def opened_evidence(
             f"--defense {on_local[0]}: expected no --views beside defenses on local logits: a mean "
             "over views has no fields"
         )
-    if isinstance(model.apply_fn, NumpyFunction):
+    if not model.kind.is_traced:
         raise ValueError(
             f"{first}: expected a model of JAX, which is part of a program with the defense, got a "
             f"NumPy function, {model.name}"

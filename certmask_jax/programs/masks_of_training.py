@@ -36,15 +36,15 @@ def read(model: Model, arguments: argparse.Namespace) -> tuple[MaskSet, ...]:
     Raises:
       ValueError: naming the option.
     """
-    size, parts = model.data_config.input_size, model.apply_fn
+    size, parts = model.data_config.input_size, model.kind.parts
     keys = arguments.cutout_masks
     sets = []
     for text in arguments.cutout_patch or ["2%"]:
         threat = Threat.of(size, read_patch(text, size, "--cutout-patch"))
-        if isinstance(parts, TwoParts):
+        if parts is not None:
             with named(f"--cutout-patch {text}", "patch_size"):
                 threat = parts.on_cells(threat)
-        usual = _OF_CELLS if isinstance(parts, TwoParts) else _OF_IMAGES
+        usual = _OF_IMAGES if parts is None else _OF_CELLS
         sets.append(mask_entries.read(keys or usual, threat, "--cutout-masks"))
     return tuple(sets)
 
@@ -59,9 +59,9 @@ def at_the_end(recipe: Recipe, model: Model, masks: Sequence[MaskSet]) -> AtTheE
       ValueError: for bands so wide that a patch meets all of them, or a map whose cells it all
         reaches.
     """
-    size, parts = model.data_config.input_size, model.apply_fn
+    size, parts = model.data_config.input_size, model.kind.parts
     patch = max(1, round(size[0] / 10))
-    if isinstance(parts, TwoParts):
+    if parts is not None:
         return _of_cells(parts, masks[0] if masks else None, patch)
     if recipe.cutout not in cutout.BANDS:
         masking = defenses.double_masking(mask_sets.budgeted_grid(size, patch, masks_per_axis=4))

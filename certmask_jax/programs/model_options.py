@@ -11,7 +11,6 @@ from typing import Any
 from certmask_jax import models, weights
 from certmask_jax._text import encodable
 from certmask_jax.inference.preprocessing import Encoding
-from certmask_jax.inference.two_parts import TwoParts
 from certmask_jax.masks import geometry
 from certmask_jax.models import Model, Params
 from certmask_jax.models.vit import ATTENTIONS, GELUS, POOLINGS
@@ -176,7 +175,7 @@ def named_model(name: str, **options: Any) -> Model:
             given.pop("num_classes", None)
         imported.check_accepts(path, given)
         model: Model = imported.called(path, wanted=Model, **given)
-        if model.local is not None or isinstance(model.apply_fn, TwoParts):
+        if model.local is not None or model.kind.parts is not None:
             models.check_field(model)
     except ValueError as error:
         about, colon, _ = str(error).partition(": ")

@@ -133,7 +133,7 @@ def check_whole(specs: Sequence[str]) -> None:
 def cut(model: Model, options: PartsOptions) -> Model:
     """The model in two parts; ``ValueError`` for one that cannot be cut so."""
     with named(f"--two-parts {options.text}"):
-        if isinstance(model.apply_fn, TwoParts):
+        if model.kind.parts is not None:
             raise ValueError(f"expected none for {model.name}, which is in two parts as it is")
         if options.windows is None and model.local is None:
             raise ValueError(

@@ -33,7 +33,6 @@ from certmask_jax import data, predict, training, weights
 from certmask_jax._text import counted
 from certmask_jax.files import fingerprint
 from certmask_jax.inference import views
-from certmask_jax.inference.two_parts import TwoParts
 from certmask_jax.masks.mask_set import MaskSet
 from certmask_jax.models import Model, Params
 from certmask_jax.programs import (
@@ -168,16 +167,11 @@ def _job(arguments: argparse.Namespace, options: ModelOptions) -> _Job:
         },
         "held_out": arguments.held_out,
         "first_weights": None if params is None else weights.digest(params),
-        **_parts_of(model),
+        **model.kind.facts,
     }
     return _Job(
         model, params, recipe, masks, source, held_out, streamed, test_set, at_the_end, identity
     )
-
-
-def _parts_of(model: Model) -> dict[str, Any]:
-    """How the model is cut, if it is."""
-    return {"two_parts": model.apply_fn.facts} if isinstance(model.apply_fn, TwoParts) else {}
 
 
 def _encoding_of(model: Model) -> dict[str, Any]:

@@ -40,8 +40,8 @@ def training_pass(model: Model, recipe: Recipe, masks: Sequence[MaskSet]) -> Pas
       ValueError: for a window of features that the model does not have, and as ``check_parts``.
     """
     module = computing(model.train_module if recipe.train == "all" else model.module, recipe)
-    if isinstance(model.apply_fn, TwoParts):
-        return _of_parts(model.apply_fn, module, recipe, masks)
+    if model.kind.parts is not None:
+        return _of_parts(model.kind.parts, module, recipe, masks)
     window = recipe.feature_window
     grid = check_window(model, window) if window else (0, 0)
 

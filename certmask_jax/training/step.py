@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 
 from certmask_jax._own_settings import reproducible, usual_promotion
 from certmask_jax.inference.devices import device_mesh
-from certmask_jax.inference.two_parts import TwoParts
-from certmask_jax.inference.views import all_views, read, with_views
+from certmask_jax.inference.viewed_model import all_views
+from certmask_jax.inference.views import read, with_views
 from certmask_jax.masks.mask_set import MaskSet
 from certmask_jax.models import Model, Params
 from certmask_jax.training import recipes
@@ -134,7 +134,7 @@ def trainer(
         the model does not have, what a model in two parts does not have (``check_parts``), or a
         model that cannot compute in bfloat16.
     """
-    if isinstance(model.apply_fn, TwoParts):
+    if model.kind.parts is not None:
         check_parts(recipe)
     if recipe.train != "head":
         recipe.check_input_size(model.data_config.input_size)
@@ -181,7 +181,7 @@ _SeenIn = Callable[[Array, Params, DeviceBatch], Array]
 
 
 def _masked_images(model: Model, images_of: TrainingImages) -> _SeenIn:
-    if isinstance(model.apply_fn, TwoParts):  # whose map of features loses masks, see its pass
+    if model.kind.parts is not None:  # its map of features loses masks, see its pass
         return lambda key, variables, batch: images_of(key, batch.images, None)
     module = computing(model.module, images_of.recipe)
     evaluated = with_views(module.apply, images_of.recipe.views)

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 from jax import Array
 
 from certmask_jax.inference.preprocessing import Preprocessing, model_input
-from certmask_jax.inference.two_parts import TwoParts
 from certmask_jax.masks.mask_set import MaskSet
 from certmask_jax.models import Model
 from certmask_jax.training import augmentation, cutout
@@ -41,7 +40,7 @@ class TrainingImages:
         The images of a model in two parts lose no masks: these are of its map of features.
         """
         preprocessing = seen_by(model)
-        if isinstance(model.apply_fn, TwoParts) and recipe.cutout in cutout.OF_MASKS:
+        if not model.kind.hides_pixels and recipe.cutout in cutout.OF_MASKS:
             return cls(recipe, preprocessing, _nothing)
         size = model.data_config.input_size
         return cls(recipe, preprocessing, hiding(recipe, size, masks, "the model's {} pixels"))

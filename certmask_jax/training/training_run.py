@@ -12,7 +12,6 @@ from jax.sharding import Mesh
 from certmask_jax._own_settings import reproducible
 from certmask_jax.inference.devices import device_mesh
 from certmask_jax.inference.preprocessing import check_images
-from certmask_jax.inference.two_parts import TwoParts
 from certmask_jax.inference.whole_table import predict
 from certmask_jax.masks import distinct_unions
 from certmask_jax.masks.mask_set import MaskSet
@@ -147,7 +146,7 @@ def _head_trainer(
     model: Model, recipe: Recipe, num_images: int, cutout_masks: Sequence[MaskSet], mesh: Mesh
 ) -> tuple[Model, Trainer]:
     """The head as a model, and its trainer; what is wrong with the images' changes is said too."""
-    if isinstance(model.apply_fn, TwoParts):
+    if model.kind.parts is not None:
         check_parts(recipe)
     recipe.check_input_size(model.data_config.input_size)
     TrainingImages.of(model, recipe, cutout_masks)
@@ -168,9 +167,7 @@ def check(
 def _accuracy(made: Trainer, held_out: Source, params: Params) -> float:
     """The accuracy on held-out images, unmasked."""
     model, correct = made.model, 0
-    config = model.data_config
-    parts = model.apply_fn
-    size = parts.grid if isinstance(parts, TwoParts) else config.input_size
+    size = model.kind.masked_size(model.data_config.input_size)
     for start in range(0, len(held_out), _HELD_OUT_AT_ONCE):
         stop = min(start + _HELD_OUT_AT_ONCE, len(held_out))
         pixels = held_out.gather(np.arange(start, stop))

@@ -115,7 +115,7 @@ def test_a_function_that_says_this_and_that_is_warned_of():
     ("options", "said"),
     [
         ({"preprocessing": Preprocessing(precision="bfloat16")}, "precision: expected highest"),
-        ({"local": object()}, "local: expected none for a NumpyFunction"),
+        ({"local": object()}, "local: expected none beside a NumPy function"),
     ],
 )
 def test_what_does_not_apply(options, said):

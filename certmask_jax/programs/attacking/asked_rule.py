@@ -17,14 +17,12 @@ from certmask_jax.inference.defended_model import DefendedPredictor
 from certmask_jax.inference.devices import device_mesh
 from certmask_jax.inference.engine import Engine
 from certmask_jax.inference.engine_choice import engine_for
-from certmask_jax.inference.numpy_function import NumpyFunction
 from certmask_jax.masks.distinct_unions import MaskedImages, unmasked
 from certmask_jax.programs.attacking.attacked_job import (
     AnyDefense,
     asked_of,
     image_shape,
     model_of,
-    parts_of,
 )
 from certmask_jax.programs.certification_job import Job
 
@@ -59,14 +57,13 @@ class AskedRule:
     def _engine(self) -> Engine:
         """The model on masked images, on bands, or on the image itself."""
         job, defense = self._job, self._defense
-        shape, parts = image_shape(job), parts_of(job)
+        shape, kind = image_shape(job), job.model.kind
         if isinstance(defense, Defense):
             seen = defense.masked_images
         elif self.evidence is not None:
             seen = MaskedImages(self.evidence.boxes, shape[:2])
         else:
-            seen = unmasked(shape[:2] if parts is None else parts.grid)
-        is_function = isinstance(job.model.apply_fn, NumpyFunction)
+            seen = unmasked(kind.masked_size(shape[:2]))
         return engine_for(
             model_of(job),
             job.params,
@@ -74,7 +71,7 @@ class AskedRule:
             seen,
             preprocessing=job.preprocessing,
             local=job.local,
-            mesh=device_mesh(jax.local_devices()[:1]) if is_function else None,
+            mesh=None if kind.is_traced else device_mesh(jax.local_devices()[:1]),
         )
 
     @functools.cached_property

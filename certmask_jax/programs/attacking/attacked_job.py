@@ -12,7 +12,6 @@ from certmask_jax.defenses.evidence_defense import EvidenceDefense
 from certmask_jax.inference.devices import device_mesh
 from certmask_jax.inference.model_function import ApplyFn
 from certmask_jax.inference.token_dropping import SeenTokens
-from certmask_jax.inference.two_parts import TwoParts
 from certmask_jax.masks.threats import Threat
 from certmask_jax.programs.attacking.attack_options import UNDEFENDED
 from certmask_jax.programs.certification_job import Job
@@ -56,14 +55,9 @@ def model_of(job: Job) -> ApplyFn:
     return job.model.apply_fn if job.dropping is None else SeenTokens(job.dropping)
 
 
-def parts_of(job: Job) -> TwoParts | None:
-    """The model of a job, if it is one in two parts, whose maps are masked and not its images."""
-    return job.model.apply_fn if isinstance(job.model.apply_fn, TwoParts) else None
-
-
 def pixel_threat(job: Job, defense: AnyDefense | None) -> Threat:
     """What the attacker may do in pixels, which a defense may see in cells."""
-    if defense is None or parts_of(job) is not None:
+    if defense is None or not job.model.kind.hides_pixels:
         return job.attacks[0]
     return defense.threat
 

@@ -14,7 +14,7 @@ from certmask_jax.attacks.patch_places import random_places
 from certmask_jax.defenses import ALERT, Guarantee
 from certmask_jax.programs.attacking.asked_rule import AskedRule
 from certmask_jax.programs.attacking.attack_job import Attacker, Stops
-from certmask_jax.programs.attacking.attacked_job import AnyDefense, parts_of, pixel_threat
+from certmask_jax.programs.attacking.attacked_job import AnyDefense, pixel_threat
 from certmask_jax.programs.attacking.clean_verdicts import Before
 
 
@@ -54,7 +54,7 @@ class BlackBoxAttacker(Attacker):
             [self._places(defense, asked, number) for number in numbers],
             search=self._options.black_box,
             allowed=(ALERT,) if may_alert else (),
-            parts=parts_of(self._job),
+            parts=self._job.model.kind.parts,
             at_once=self._options.at_once,
             seed=self._options.seed,
             numbers=numbers,

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from certmask_jax.attacks.followed_slopes import Followed, check_slopes, spread
 from certmask_jax.defenses.local_defense import LocalDefense
-from certmask_jax.inference.numpy_function import NumpyFunction
 from certmask_jax.programs.attacking.attack_folder import AttackFolder
 from certmask_jax.programs.attacking.attack_job import Attacker
 from certmask_jax.programs.attacking.attack_options import UNDEFENDED, AttackOptions
@@ -31,7 +30,7 @@ def opened_job(config: Config, command: str, *, needs_gradients: bool = True) ->
         as ``opened``.
     """
     job = opened(config, command, evidence=True)
-    if needs_gradients and isinstance(job.model.apply_fn, NumpyFunction):
+    if needs_gradients and not job.model.kind.is_traced:
         raise ValueError(
             f"--model: expected a model of JAX, whose gradients an attack follows, got "
             f"{job.model.name}, a function that has none; for patches of single images "
