@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from certmask_jax.certification.finished_blocks import block_of
+from certmask_jax.certification.finished_blocks import block_of, says_left_out, still_of_use
+from certmask_jax.certification.run_hooks import Hooks, Step
 from certmask_jax.inference import early_exit
 from certmask_jax.inference.early_exit import Question
 from certmask_jax.inference.engine import Engine
@@ -17,27 +18,53 @@ from certmask_jax.inference.out_of_memory import Guarded
 from certmask_jax.inference.preprocessing import check_images
 from certmask_jax.tables.blocks import Block
 from certmask_jax.tables.outputs import Outputs
-from certmask_jax.tables.prediction_table import PredictionTable, check_labels
+from certmask_jax.tables.prediction_table import UNKNOWN, PredictionTable, check_labels
 from certmask_jax.tables.run_images import Part, RunImages
+from certmask_jax.tables.table_writer import TableWriter
+
+
+class Batch(NamedTuple):
+    """The images of a block, before they are evaluated."""
+
+    uploaded: Any  # as the engine has them; nothing of use where no image is there
+    part: Part
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class BlockWork:
-    """What is done for each block.
+    """What is done for each block, and what the hooks hear of it.
 
     Attributes:
       run_images: the images of the run.
       engine: evaluates them.
       guarded: the same engine, for devices that run out of memory.
       questions: what early exit decides; None to evaluate all masked images.
+      writer: knows which blocks there are; it is given none here.
+      hooks: are told.
     """
 
     run_images: RunImages
     engine: Engine
     guarded: Guarded
     questions: Sequence[Question] | None
+    writer: TableWriter
+    hooks: Hooks
 
-    def read(self, start: int, stop: int) -> tuple[Any, Part]:
+    def missing(self) -> dict[int, tuple[int, int]]:
+        """The blocks that are not there yet, with their images; tells of those that are."""
+        missing = {}
+        for number, span in self.writer.spans().items():
+            block = still_of_use(self.writer, number, self.run_images, self.hooks.warn)
+            if block is None:
+                missing[number] = span
+                continue
+            predictions = np.asarray(block.outputs.predictions)
+            evaluated = int((predictions != UNKNOWN).sum())
+            self._tell(predictions.size, evaluated, 0, is_new=False)
+            self.tell_of(block)
+        return missing
+
+    def read(self, start: int, stop: int) -> Batch:
         """Images ``start`` to ``stop``, exclusive: as uploaded, and what is known of each.
 
         Raises:
@@ -45,13 +72,16 @@ class BlockWork:
         """
         part = self.run_images.read(start, stop)
         if not len(part.images):  # all left out
-            return part.images, part
+            return Batch(part.images, part)
         check_images(part.images, self.engine.image_shape[:2])
         labels = check_labels(part.labels, len(part.images), self.engine.num_classes)
-        return self.engine.upload(part.images), part._replace(labels=labels)
+        return Batch(self.engine.upload(part.images), part._replace(labels=labels))
 
-    def computed(self, images: Any, part: Part, tell: Callable[[int, int, int], None]) -> Block:
-        """The block of what ``read`` gave; ``tell`` hears of it as ``Step`` counts it."""
+    def computed(self, batch: Batch) -> Block:
+        """The block of what ``read`` gave; tells of its passes as they are made."""
+        images, part = batch
+        if slots := self.engine.stem_slots(len(part.images)):
+            self._tell(0, 0, 0, stems=len(part.images), stem_slots=slots)
         width = len(self.engine.masked_images)
 
         def outputs(engine: Engine, advance: Callable[[int, int, int], None]) -> Outputs:
@@ -61,14 +91,34 @@ class BlockWork:
                 engine, images, self.questions, part.labels, always=[0], progress=advance
             )
 
-        outputs_there = self.guarded.run_told(outputs, tell) if len(part.present) else None
+        outputs_there = self.guarded.run_told(outputs, self._tell) if len(part.present) else None
         if part.rows.left_out:
-            tell(len(part.rows.left_out) * width, 0, 0)
+            self._tell(len(part.rows.left_out) * width, 0, 0)
+            self.hooks.warn(says_left_out(part.rows))
         return block_of(outputs_there, part, width)
 
-    def table_of(self, block: Block) -> tuple[PredictionTable, NDArray[np.int32]]:
-        """The table and the labels of the images of a block that are not left out; may be none."""
+    def tell_of(self, block: Block) -> None:
+        """Gives the hooks the table and the labels of the images of a block that are there."""
         here = [row for row in range(len(block.labels)) if row not in block.rows.left_out]
-        present = block.outputs.map(lambda column: np.asarray(column)[here])
-        masks, num_classes = self.engine.masked_images, self.engine.num_classes
-        return PredictionTable.of(present, masks, num_classes), block.labels[here]
+        if here:
+            present = block.outputs.map(lambda column: np.asarray(column)[here])
+            masks, num_classes = self.engine.masked_images, self.engine.num_classes
+            self.hooks.block(PredictionTable.of(present, masks, num_classes), block.labels[here])
+
+    @functools.cached_property
+    def _total(self) -> int:
+        """Masked images of all blocks of the writer."""
+        images = sum(stop - start for start, stop in self.writer.spans().values())
+        return len(self.engine.masked_images) * images
+
+    def _tell(
+        self,
+        settled: int,
+        evaluated: int,
+        slots: int,
+        *,
+        is_new: bool = True,
+        stems: int = 0,
+        stem_slots: int = 0,
+    ) -> None:
+        self.hooks.progress(Step(settled, evaluated, slots, self._total, is_new, stems, stem_slots))

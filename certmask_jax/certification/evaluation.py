@@ -8,20 +8,18 @@ on what it found.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
-from numpy.typing import NDArray
 
 from certmask_jax.certification.block_sizes import BlockSizes
 from certmask_jax.certification.block_work import BlockWork
-from certmask_jax.certification.finished_blocks import says_left_out, still_of_use
 from certmask_jax.certification.opened_run import OpenedRun, open_run
 from certmask_jax.certification.reading_ahead import ahead
-from certmask_jax.certification.run_facts import facts_of_run, provenance_of_run
+from certmask_jax.certification.run_facts import writer_of_run
+from certmask_jax.certification.run_hooks import Hooks
 from certmask_jax.defenses.defense import Defense
 from certmask_jax.files import processes, storage
 from certmask_jax.inference import early_exit
@@ -37,40 +35,7 @@ from certmask_jax.inference.token_dropping import TokenDropping
 from certmask_jax.masks import distinct_unions
 from certmask_jax.masks.distinct_unions import MaskedImages
 from certmask_jax.tables import saved_table
-from certmask_jax.tables.blocks import Block
 from certmask_jax.tables.image_sets import TestSet
-from certmask_jax.tables.prediction_table import UNKNOWN, PredictionTable
-from certmask_jax.tables.table_writer import TableWriter
-
-
-class Step(NamedTuple):
-    """What was done since the last call of ``progress``, in masked images."""
-
-    settled: int  # evaluated, or found needless
-    evaluated: int
-    slots: int  # of chunks, which hold those evaluated and what was left empty
-    total: int  # all that this call of ``evaluate`` is about
-    is_new: bool  # whether it was done now, or in an earlier session
-    stems: int = 0  # passes of a stem that were made beside these
-    stem_slots: int = 0  # and with those left empty
-
-
-@dataclasses.dataclass(frozen=True)
-class Hooks:
-    """What a program wants to hear of, and when it wants to stop.
-
-    Attributes:
-      progress: called some times a second or more.
-      block: called with the images of each block that count, from the disk or new: a table, and
-        labels ``int32[b]``.
-      warn: told in a line of what happened to damaged blocks, or to the chunk.
-      stop: asked before each block; true ends the evaluation there.
-    """
-
-    progress: Callable[[Step], None] = lambda step: None
-    block: Callable[[PredictionTable, NDArray[np.int32]], None] = lambda table, labels: None
-    warn: Callable[[str], None] = lambda line: None
-    stop: Callable[[], bool] = lambda: False
 
 
 def evaluate(
@@ -166,54 +131,26 @@ def evaluate(
     )
     engine = engine.for_blocks(images_per_block)
     guarded = Guarded(engine, hooks.warn)
-    tried = _tried(run, engine, guarded, params) if run.is_new else {}
-    if tried.get("cells_keep_bits") is False:
-        hooks.warn(MIXES)
-    facts = facts_of_run(
-        run.run_images,
-        run.first,
+    tried = _tried(run, engine, guarded, params, hooks.warn) if run.is_new else {}
+    writer = writer_of_run(
+        run,
         engine,
         params,
+        images_per_block=images_per_block,
         decided=defenses if decide else (),
         identity=identity or {},
-    )
-    writer = TableWriter(
-        run.folder,
-        num_images=num_images,
-        masked_images=columns,
-        num_classes=engine.num_classes,
-        images_per_block=images_per_block,
-        share=processes.share_of_this(share),
-        run=facts,
-        about={
-            "provenance": provenance_of_run(num_images, engine, {**(provenance or {}), **tried})
-        },
-        began=run.run_images.began,
+        provenance={**(provenance or {}), **tried},
+        share=share,
         damaged=hooks.warn,
     )
-    work = BlockWork(run.run_images, engine, guarded, questions if decide else None)
+    work = BlockWork(run.run_images, engine, guarded, questions if decide else None, writer, hooks)
     with processes.first_alone(writer):
-        _finish(work, writer, hooks)
+        for number, batch in ahead(work.read, work.missing(), stop=hooks.stop):
+            block = work.computed(batch)
+            writer.write(number, block)
+            work.tell_of(block)
         processes.wait_for_all("table")
     return saved_table.load(run.folder) if saved_table.is_complete(run.folder) else None
-
-
-def _finish(work: BlockWork, writer: TableWriter, hooks: Hooks) -> None:
-    """Computes and writes the blocks that are not there yet, until all are or it is stopped."""
-    images = sum(after - before for before, after in writer.spans().values())
-    heard = _Heard(hooks, work, len(work.engine.masked_images) * images)
-    missing = _go_on(writer, heard)
-    batches = ahead(work.read, list(missing.values()))
-    for number in missing:
-        if hooks.stop():
-            batches.close()
-            break
-        read, part = next(batches)
-        heard.stem(read)
-        block = work.computed(read, part, heard.tell)
-        heard.left_out(block)
-        writer.write(number, block)
-        heard.block(block)
 
 
 def merged(defenses: Sequence[Defense]) -> tuple[MaskedImages, list[early_exit.Question]]:
@@ -231,52 +168,9 @@ def merged(defenses: Sequence[Defense]) -> tuple[MaskedImages, list[early_exit.Q
     return columns, questions
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Heard:
-    """What the hooks hear of blocks, those of ``total`` masked images."""
-
-    hooks: Hooks
-    work: BlockWork
-    total: int
-
-    def tell(self, settled: int, evaluated: int, slots: int, is_new: bool = True) -> None:
-        self.hooks.progress(Step(settled, evaluated, slots, self.total, is_new))
-
-    def stem(self, images: Any) -> None:
-        """Tells of the passes of a stem that ``images``, as uploaded, took."""
-        if slots := getattr(images, "stem_slots", 0):
-            self.hooks.progress(Step(0, 0, 0, self.total, True, len(images), slots))
-
-    def left_out(self, block: Block) -> None:
-        if block.rows.left_out:
-            self.hooks.warn(says_left_out(block.rows))
-
-    def block(self, block: Block) -> None:
-        table, labels = self.work.table_of(block)
-        if len(labels):
-            self.hooks.block(table, labels)
-
-    def finished(self, block: Block) -> None:
-        """Tells of a block that an earlier session finished."""
-        predictions = np.asarray(block.outputs.predictions)
-        evaluated = int((predictions != UNKNOWN).sum())
-        self.tell(predictions.size, evaluated, 0, is_new=False)
-        self.block(block)
-
-
-def _go_on(writer: TableWriter, heard: _Heard) -> dict[int, tuple[int, int]]:
-    """Counts the blocks that are there already; the others, with their images."""
-    missing = {}
-    for number, span in writer.spans().items():
-        block = still_of_use(writer, number, heard.work.run_images, heard.hooks.warn)
-        if block is None:
-            missing[number] = span
-        else:
-            heard.finished(block)
-    return missing
-
-
-def _tried(run: OpenedRun, engine: Engine, guarded: Guarded, params: Any) -> dict[str, bool]:
+def _tried(
+    run: OpenedRun, engine: Engine, guarded: Guarded, params: Any, warn: Callable[[str], None]
+) -> dict[str, bool]:
     """What is found out of the model before any long work, and kept with the table.
 
     Raises:
@@ -289,4 +183,6 @@ def _tried(run: OpenedRun, engine: Engine, guarded: Guarded, params: Any) -> dic
             "expected finite logits, but the model gives NaN or infinite ones for the first image "
             "without any mask; check the weights and the preprocessing"
         )
+    if keep_bits is False:
+        warn(MIXES)
     return {} if keep_bits is None else {"cells_keep_bits": keep_bits}

@@ -220,12 +220,9 @@ def evaluate_evidence(
         or not files.is_whole(number, span[1] - span[0], told.warn)
     }
     done = len(run_images) - sum(stop - start for start, stop in missing.values())
-    parts = ahead(functools.partial(read_part, run_images, classes), list(missing.values()))
-    for number, (start, stop) in missing.items():
-        if told.stop():
-            parts.close()
-            return None
-        part = next(parts)
+    read = functools.partial(read_part, run_images, classes)
+    for number, part in ahead(read, missing, stop=told.stop):
+        start, stop = missing[number]
         if part.rows.left_out:
             told.warn(says_left_out(part.rows))
         block, to_keep = block_of_part(program, held, part, batch, defenses, kept or ())
@@ -234,7 +231,7 @@ def evaluate_evidence(
         done += stop - start
         told.passes(work.passes * len(part.images), work.slots(len(part.images)))
         told.progress(done, len(run_images))
-    return evidence_store.load_evidence(folder)
+    return evidence_store.load_evidence(folder) if done == len(run_images) else None
 
 
 def _check(

@@ -160,6 +160,6 @@ def plan(
         passes_per_second=passes / spent,
         seconds_expected=expected / (passes / spent),
         calibrated_on=finished,
-        stem_passes=0 if kind_of(apply_fn).parts is None else num_images,
+        stem_passes=num_images if engine.stem_slots(1) else 0,
         flops_a_stem=none or 0.0,
     )

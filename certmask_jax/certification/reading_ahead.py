@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 _Read = TypeVar("_Read")
 
 
-def ahead(read: Callable[[int, int], _Read], spans: Sequence[tuple[int, int]]) -> Generator[_Read]:
-    """What ``read(start, stop)`` gives of each span, one span ahead of who asks.
+def ahead(
+    read: Callable[[int, int], _Read],
+    spans: Mapping[int, tuple[int, int]],
+    *,
+    stop: Callable[[], bool] = lambda: False,
+) -> Generator[tuple[int, _Read]]:
+    """The number of each block, and what ``read`` gives of its span, one span ahead of who asks.
 
-    What a read raises surfaces where its span would have been given. ``close()`` ends the reading.
+    What a read raises surfaces where its span would have been given. ``stop`` is asked before each
+    span is given, and before any is read; where it says so, no more are.
     """
-    if not spans:
+    numbers = list(spans)
+    if not numbers or stop():
         return
     with ThreadPoolExecutor(1, "certmask_jax reads ahead") as reader:
-        waiting = reader.submit(read, *spans[0])
-        for following in [*spans[1:], None]:
+        waiting = reader.submit(read, *spans[numbers[0]])
+        for number, following in zip(numbers, [*numbers[1:], None], strict=True):
             batch = waiting.result()
             if following is not None:
-                waiting = reader.submit(read, *following)
-            yield batch
+                waiting = reader.submit(read, *spans[following])
+            yield number, batch
+            if following is not None and stop():
+                return

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from certmask_jax.certification.opened_run import OpenedRun
 from certmask_jax.defenses.defense import Defense
-from certmask_jax.files import fingerprint
+from certmask_jax.files import fingerprint, processes
 from certmask_jax.inference.engine import Engine
 from certmask_jax.tables.run_images import RunImages
+from certmask_jax.tables.table_writer import TableWriter
 
 
 def facts_of_run(
@@ -57,6 +59,47 @@ def provenance_of_run(
         "num_images": num_images,
         "masked_images": len(engine.masked_images),
     }
+
+
+def writer_of_run(
+    run: OpenedRun,
+    engine: Engine,
+    params: Any,
+    *,
+    images_per_block: int,
+    decided: Sequence[Defense],
+    identity: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+    share: tuple[int, int],
+    damaged: Callable[[str], None],
+) -> TableWriter:
+    """What writes the table of a run, with these facts: begun, or gone on with.
+
+    Args:
+      run, engine: its images and what evaluates them, with ``images_per_block`` in a block.
+      params, decided, identity: see ``facts_of_run``.
+      provenance: JSON-able facts that decide no number.
+      share: ``(i, n)`` of its blocks, as of ``evaluate``; this process has a part of these.
+      damaged: told in a line of a block that cannot be read.
+
+    Raises:
+      FileExistsError, OSError, ValueError: as ``TableWriter``.
+    """
+    num_images = len(run.run_images)
+    return TableWriter(
+        run.folder,
+        num_images=num_images,
+        masked_images=engine.masked_images,
+        num_classes=engine.num_classes,
+        images_per_block=images_per_block,
+        share=processes.share_of_this(share),
+        run=facts_of_run(
+            run.run_images, run.first, engine, params, decided=decided, identity=identity
+        ),
+        about={"provenance": provenance_of_run(num_images, engine, provenance)},
+        began=run.run_images.began,
+        damaged=damaged,
+    )
 
 
 def facts_of_images(run_images: RunImages, first: NDArray[np.uint8]) -> dict[str, str]:

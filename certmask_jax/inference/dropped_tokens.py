@@ -158,6 +158,10 @@ class DroppedTokens:
         )
         return dataclasses.replace(self, chunk_sizes=sizes, _parts=parts)
 
+    def stem_slots(self, images: int) -> int:
+        """None: the model is run whole."""
+        return 0
+
     def upload(self, images: NDArray[np.uint8]) -> Uploaded:
         """Puts ``uint8[B, h, w, c]`` on every device, B at most ``images_at_once``."""
         return self._parts[0].upload(images)

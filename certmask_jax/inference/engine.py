@@ -170,6 +170,13 @@ class Engine(Protocol):
         """What the model says of one image ``uint8[1, h, w, c]``; compiles what is needed."""
         ...
 
+    def stem_slots(self, images: int) -> int:
+        """Passes of a stem that ``upload`` makes of so many, with those left empty; 0 without one.
+
+        They come beside the work that is asked for, and are told to nobody.
+        """
+        ...
+
     def upload(self, images: NDArray[np.uint8]) -> Any:
         """Puts images where the devices need them; ``len`` of what it gives is B."""
         ...

@@ -135,6 +135,10 @@ class FieldTables:
         """What it says of ``uint8[1, h, w, c]`` under all masks: ``[1, V]``; compiles."""
         return self.table(image)
 
+    def stem_slots(self, images: int) -> int:
+        """None: what the fields of an image take is told with its masked images."""
+        return 0
+
     def upload(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Leaves images as they are: each goes to its device when that has room for it."""
         return images

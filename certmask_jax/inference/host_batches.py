@@ -119,6 +119,10 @@ class HostBatches:
         first = np.zeros(1, np.int32)
         return itself.evaluate(image, first, first)
 
+    def stem_slots(self, images: int) -> int:
+        """None: the model is run whole."""
+        return 0
+
     def upload(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Leaves images as they are."""
         return images

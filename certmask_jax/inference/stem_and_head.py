@@ -95,27 +95,38 @@ class StemAndHead(WholeImages):
         few = super(StemAndHead, sizes).for_few(items)
         return dataclasses.replace(sizes, chunk_sizes=few.chunk_sizes)
 
+    def stem_slots(self, images: int) -> int:
+        """Places in the batches that so many images go through the stem in."""
+        return sum(size for _, size in self._stem_batches(images))
+
+    def _stem_batches(self, images: int) -> list[tuple[int, int]]:
+        """Of each batch the images, and how many it is filled up to."""
+        batches, left = [], images
+        while left:
+            count = chunk_sizes.next_items(left, self.stem_sizes)
+            batches.append((count, chunk_sizes.slots(count, self.stem_sizes)))
+            left -= count
+        return batches
+
     def upload(self, images: NDArray[np.uint8]) -> Uploaded:
         """Runs the stem on ``uint8[B, h, w, c]``, and leaves the features on every device."""
         everywhere, split = (
             NamedSharding(self.mesh, PartitionSpec(*axes)) for axes in ((), (AXIS,))
         )
         stem = stem_program(self.apply_fn, self.preprocessing, self.mesh)
-        parts, at, slots = [], 0, 0
+        parts, at = [], 0
         with unguarded():
-            while at < len(images):
-                count = chunk_sizes.next_items(len(images) - at, self.stem_sizes)
-                size = chunk_sizes.slots(count, self.stem_sizes)
+            for count, size in self._stem_batches(len(images)):
                 some = images[at : at + count]
                 some = np.pad(some, ((0, size - count), (0, 0), (0, 0), (0, 0)))
                 features = stem(self._params, jax.device_put(some, split))
                 parts.append(jax.device_put(features, everywhere)[:count])
-                at, slots = at + count, slots + size
+                at += count
             room = self.room_for(self.block or len(images))
             empty = (room - len(images), *self.features.shape[1:])
             parts.append(jnp.zeros(empty, self.features.dtype, device=everywhere))
             whole = jax.device_put(jnp.concatenate(parts), everywhere)
-        return Uploaded(whole, len(images), slots)
+        return Uploaded(whole, len(images))
 
     def checked_cells(self, params: Any) -> bool:
         """Whether cells keep their bits when pixels change that they do not see, on its devices.

@@ -23,12 +23,10 @@ class Uploaded:
     Attributes:
       on_devices: ``uint8[N, h, w, c]``, filled up to one of few N, as each has programs of its own;
         or the features of a stem, ``[N, H, W, ...]``.
-      stem_slots: how many passes of a stem it took, with those that were left empty.
     """
 
     on_devices: Array
     count: int
-    stem_slots: int = 0
 
     def __len__(self) -> int:
         return self.count

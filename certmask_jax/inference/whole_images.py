@@ -199,6 +199,10 @@ class WholeImages:
         analysis = self.executable(self.chunk, self.room_for(self.block or 1)).memory_analysis()
         return None if analysis is None else int(analysis.temp_size_in_bytes)
 
+    def stem_slots(self, images: int) -> int:
+        """None: the model is run whole."""
+        return 0
+
     def upload(self, images: NDArray[np.uint8]) -> Uploaded:
         """Puts ``uint8[B, h, w, c]`` on every device, B at most ``images_at_once``."""
         room = self.room_for(self.block or len(images))

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from certmask_jax.certification import verdicts
-from certmask_jax.certification.evaluation import Hooks, Step
 from certmask_jax.certification.report.labels import in_a_line
+from certmask_jax.certification.run_hooks import Hooks, Step
 from certmask_jax.defenses import Defense
 from certmask_jax.programs.printing import width_of
 from certmask_jax.tables.prediction_table import PredictionTable

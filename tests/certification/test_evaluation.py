@@ -8,7 +8,7 @@ import pytest
 from small_runs import BLOCKS, SmallTestSet, contents, evaluate
 
 from certmask_jax.certification.block_sizes import BlockSizes
-from certmask_jax.certification.evaluation import Hooks
+from certmask_jax.certification.run_hooks import Hooks
 from certmask_jax.inference import chunk_sizes
 from certmask_jax.masks import distinct_unions
 from certmask_jax.tables import saved_table

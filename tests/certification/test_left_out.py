@@ -10,7 +10,7 @@ import pytest
 from small_runs import BLOCKS, COUNT, DEFENSE, PARAMS, contents, evaluate, linear
 
 from certmask_jax.certification import precision_check, report, verdicts
-from certmask_jax.certification.evaluation import Hooks
+from certmask_jax.certification.run_hooks import Hooks
 from certmask_jax.data import Batch
 from certmask_jax.files.unreadable import UnreadableImage
 from certmask_jax.inference.preprocessing import Preprocessing

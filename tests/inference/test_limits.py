@@ -21,8 +21,8 @@ from small_runs import BLOCKS, COUNT, DEFENSE, PARAMS, SmallTestSet, contents, e
 import certmask_jax as cm
 from certmask_jax.certification import evaluation, planning, precision_check, report, verdicts
 from certmask_jax.certification.block_sizes import BlockSizes
-from certmask_jax.certification.evaluation import Hooks
 from certmask_jax.certification.reading_ahead import ahead
+from certmask_jax.certification.run_hooks import Hooks
 from certmask_jax.inference import whole_images
 from certmask_jax.inference.preprocessing import Preprocessing
 from certmask_jax.programs import certification_options, certify, merge, progress, runtime
@@ -30,6 +30,7 @@ from certmask_jax.tables import saved_table
 from certmask_jax.tables.outputs import SCHEMA
 from certmask_jax.tables.prediction_table import from_labels
 from certmask_jax.tables.saved_table import SavedTable
+from certmask_jax.tables.table_writer import TableWriter
 
 SMALL = ["--num-images", "12", "--chunk", "8", "--no-compilation-cache"]
 SMALL += ["--defense", "double_masking:masks_per_axis=2"]
@@ -180,13 +181,13 @@ def test_a_run_ends_before_its_time_is_over_and_goes_on(
     assert certify.main([*SMALL, "--out", str(tmp_path / "alone")]) == 0
     out = tmp_path / "run"
     now = [1000.0]
-    real = evaluation.TableWriter.write
+    real = TableWriter.write
 
     def write(writer, number, block):  # a block takes a minute
         now[0] += 60
         real(writer, number, block)
 
-    monkeypatch.setattr(evaluation.TableWriter, "write", write)
+    monkeypatch.setattr(TableWriter, "write", write)
     clock = types.SimpleNamespace(monotonic=lambda: now[0])
     monkeypatch.setattr(progress, "time", clock)
     monkeypatch.setattr(certify, "time", clock)
@@ -654,11 +655,12 @@ def test_the_next_block_is_read_before_the_last_is_worked_on():
         read[start].set()
         return start
 
-    for start in ahead(noted, BLOCKS):
+    for number, start in ahead(noted, dict(enumerate(BLOCKS))):
+        assert BLOCKS[number][0] == start
         if start < 9:
             assert read[start + 3].wait(timeout=30)
         assert not any(read[later].is_set() for later in read if later > start + 3)  # nor more
-    assert list(ahead(noted, [])) == []
+    assert list(ahead(noted, {})) == []
 
 
 @pytest.mark.parametrize(("fails_at", "done"), [(0, 0), (3, 3), (6, 6), (9, 9)])

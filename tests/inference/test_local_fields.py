@@ -12,7 +12,7 @@ import pytest
 from certmask_jax import defenses, mask_sets, models, predict
 from certmask_jax.certification import evaluation, report, verdicts
 from certmask_jax.certification.block_sizes import BlockSizes
-from certmask_jax.certification.evaluation import Hooks
+from certmask_jax.certification.run_hooks import Hooks
 from certmask_jax.data import Batch
 from certmask_jax.inference import field_program, field_tables
 from certmask_jax.inference.defended_model import defended

@@ -18,7 +18,7 @@ from certmask_jax import Preprocessing, defended, defenses, mask_sets, models, p
 from certmask_jax.certification import evaluation
 from certmask_jax.defenses import patchguard
 from certmask_jax.defenses.defense import ALERT
-from certmask_jax.inference import early_exit
+from certmask_jax.inference import early_exit, stem_and_head
 from certmask_jax.inference.devices import device_mesh
 from certmask_jax.inference.distinct_fields import LocalLogits
 from certmask_jax.inference.engine_choice import engine_for
@@ -115,14 +115,25 @@ def test_the_table_is_the_head_on_features_of_the_stem_one_by_one():
     ("devices", "chunk"),
     [(1, 3), (2, 4), pytest.param(8, 8, marks=pytest.mark.eight_devices)],
 )
-def test_devices_chunks_and_lists_of_items_change_no_label(devices, chunk):
+def test_devices_chunks_and_lists_of_items_change_no_label(monkeypatch, devices, chunk):
     parts, _ = _vit()
     masks = defenses.patchcure(_masks(parts)).masked_images
     mesh = device_mesh(jax.devices()[:devices])
     engine, expected = _engine(masks, chunk=chunk, mesh=mesh), _engine(masks).table(IMAGES)
-    uploaded = engine.upload(IMAGES)
-    assert uploaded.stem_slots % devices == 0
-    assert len(IMAGES) <= uploaded.stem_slots < len(IMAGES) + devices * 64
+    given, real = [], stem_and_head.stem_program
+
+    def noted(*how):
+        stem = real(*how)
+        return lambda params, images: given.append(len(images)) or stem(params, images)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(stem_and_head, "stem_program", noted)
+        uploaded = engine.upload(IMAGES)
+    slots = sum(given)
+    assert slots == engine.stem_slots(len(IMAGES))
+    assert slots % devices == 0
+    assert len(IMAGES) <= slots < len(IMAGES) + devices * 64
+    assert engine.stem_slots(0) == 0
     told = []
     _same(engine.table(uploaded, lambda count, slots: told.append((count, slots))), expected)
     assert sum(count for count, _ in told) == len(IMAGES) * len(masks)
@@ -150,7 +161,7 @@ def test_early_exit_and_a_guard_ask_for_heads_alone():
     np.testing.assert_array_equal(some.predictions[known], whole.predictions[known])
     for defense in every:
         guard = defended(parts, params, defense, preprocessing=PREPROCESSING)
-        assert guard.engine.upload(IMAGES[:1]).stem_slots == jax.device_count()  # one on each
+        assert guard.engine.stem_slots(1) == jax.device_count()  # one on each
         np.testing.assert_array_equal(guard(IMAGES).labels, defense.rule(whole))
 
 

@@ -13,7 +13,7 @@ from small_runs import COUNT, DEFENSE, PARAMS, SmallTestSet, compile_once, evalu
 
 import certmask_jax as cm
 from certmask_jax.certification import report, verdicts
-from certmask_jax.certification.evaluation import Hooks, Step
+from certmask_jax.certification.run_hooks import Hooks, Step
 from certmask_jax.programs import certify, merge, printing, progress
 from certmask_jax.programs.progress import Progress
 

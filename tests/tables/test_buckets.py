@@ -26,7 +26,7 @@ from small_runs import (
 )
 
 from certmask_jax.certification import evaluation, report, verdicts
-from certmask_jax.certification.evaluation import Hooks
+from certmask_jax.certification.run_hooks import Hooks
 from certmask_jax.files import storage
 from certmask_jax.files.storage import BucketPath
 from certmask_jax.programs import certify, page_of_run

@@ -20,7 +20,7 @@ import certmask_jax as cm
 from certmask_jax import data
 from certmask_jax.certification import evaluation, report, verdicts
 from certmask_jax.certification.block_sizes import BlockSizes
-from certmask_jax.certification.evaluation import Hooks
+from certmask_jax.certification.run_hooks import Hooks
 from certmask_jax.files import fingerprint
 from certmask_jax.inference.preprocessing import Preprocessing
 from certmask_jax.programs import certify

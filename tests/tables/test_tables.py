@@ -25,7 +25,7 @@ from small_runs import (
 
 import certmask_jax as cm
 from certmask_jax.certification import verdicts
-from certmask_jax.certification.evaluation import Hooks
+from certmask_jax.certification.run_hooks import Hooks
 from certmask_jax.files import whole_files
 from certmask_jax.tables import saved_table
 from certmask_jax.tables.blocks import FILES_A_BLOCK, Block

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from certmask_jax.certification import evaluation
+from certmask_jax.certification import evaluation, run_hooks
 from certmask_jax.defenses import Defense
 from certmask_jax.inference.masked_pass import computed_with
 from certmask_jax.inference.whole_images import WholeImages
@@ -73,7 +73,7 @@ def _run(
     subject: Subject, part: FirstImages, defense: Defense, chunk: int | None
 ) -> tuple[int, int, float]:
     """Passes, slots and CPU seconds of a run onto the disk."""
-    steps: list[evaluation.Step] = []
+    steps: list[run_hooks.Step] = []
     with tempfile.TemporaryDirectory() as folder:
         started = time.process_time()
         evaluation.evaluate(
@@ -85,7 +85,7 @@ def _run(
             preprocessing=subject.preprocessing,
             decide=True,
             chunk=chunk,
-            hooks=evaluation.Hooks(progress=steps.append),
+            hooks=run_hooks.Hooks(progress=steps.append),
         )
         taken = time.process_time() - started
     return sum(s.evaluated for s in steps), sum(s.slots for s in steps), taken
