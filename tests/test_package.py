@@ -115,18 +115,28 @@ def _types_asked_for(tree: ast.AST) -> set[str]:
     return names | {inner.attr for inner in within if isinstance(inner, ast.Attribute)}
 
 
+def _asking_for(types: set[str]) -> dict[str, set[str]]:
+    """The modules of the package that compare an object's type with some of these, and which."""
+    texts = {name: file.read_text(encoding="utf-8") for name, file in _modules().items()}
+    some = {name: text for name, text in texts.items() if any(one in text for one in types)}
+    asked = {name: _types_asked_for(ast.parse(text)) & types for name, text in some.items()}
+    return {name: of_these for name, of_these in asked.items() if of_these}
+
+
 def test_one_module_knows_which_kinds_of_model_functions_there_are():
     """All others ask ``kind_of``, so that another kind is one more case, and not one of 45."""
     for code in ("isinstance(f, A | kinds.TwoParts)", "type(f) is TwoParts"):
         assert "TwoParts" in _types_asked_for(ast.parse(code))
-    asking = {}
-    for name, file in _modules().items():
-        text = file.read_text(encoding="utf-8")
-        if any(kind in text for kind in KINDS) and (
-            kinds := _types_asked_for(ast.parse(text)) & KINDS
-        ):
-            asking[name] = kinds
-    assert asking == {"inference.model_kinds": KINDS}
+    assert _asking_for(KINDS) == {"inference.model_kinds": KINDS}
+
+
+def test_what_evidence_is_of_is_asked_of_a_defense_and_not_of_its_type():
+    """But where an attack is chosen for it, or one of somebody's own is built."""
+    assert set(_asking_for({"LocalDefense", "BandDefense"})) == {
+        "attacks.attacked_defenses",
+        "programs.attacking.opened_attacks",
+        "programs.evidence_entries",
+    }
 
 
 def test_exact_work_on_masks_imports_no_jax():

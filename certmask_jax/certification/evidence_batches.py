@@ -15,7 +15,6 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from certmask_jax._own_settings import unguarded
-from certmask_jax.defenses.band_defense import BandDefense
 from certmask_jax.defenses.evidence_defense import EvidenceDefense
 from certmask_jax.inference.chunk_sizes import default_items
 from certmask_jax.inference.distinct_fields import LocalLogits
@@ -83,16 +82,17 @@ def sources_of(
     """
     sources: list[Source] = []
     first: MaskedImages | None = None
-    on_bands = all(isinstance(one, BandDefense) for one in defenses)
+    on_bands = all(one.of_bands is not None for one in defenses)
     for defense in defenses:
-        if not isinstance(defense, BandDefense):
+        masks = defense.of_bands
+        if masks is None:
             if local is None:
                 raise ValueError(f"local: expected a model with local logits for {defense.name}")
             sources.append(LocalSource(local))
             continue
         if apply_fn is None:
             raise ValueError(f"apply_fn: expected a model that sees bands for {defense.name}")
-        bands = MaskedImages(defense.masks.boxes, defense.masks.image_size)
+        bands = MaskedImages(masks.boxes, masks.image_size)
         first = bands if first is None else first
         whole = on_bands and bands == first
         sources.append(BandSource(apply_fn, bands, whole, bands_at_once, dropping))
@@ -136,7 +136,7 @@ def planned(
         raise ValueError(f"chunk: expected at least 1 image, got {chunk}")
     platform = mesh.devices.flat[0].platform
     each = 1
-    if not any(isinstance(one, BandDefense) for one in defenses):
+    if all(one.of_bands is None for one in defenses):
         return _with(sources_of(defenses, local, apply_fn), image_shape, mesh, chunk)
     if chunk is not None:
         each = -(-chunk // mesh.size)

@@ -20,9 +20,7 @@ from certmask_jax.certification.evidence_blocks import block_of_part, is_of_use,
 from certmask_jax.certification.finished_blocks import says_left_out
 from certmask_jax.certification.reading_ahead import ahead
 from certmask_jax.certification.run_facts import facts_of_images
-from certmask_jax.defenses.band_defense import BandDefense
 from certmask_jax.defenses.evidence_defense import EvidenceDefense
-from certmask_jax.defenses.local_defense import LocalDefense
 from certmask_jax.files import fingerprint, storage
 from certmask_jax.inference.cell_fields import MIXES
 from certmask_jax.inference.devices import device_mesh
@@ -168,7 +166,7 @@ def evaluate_evidence(
     }
     keep_bits: dict[str, bool] = {}
     resized = preprocessing.resize_to  # whose weights are 0 where a cell sees nothing
-    if local is not None and any(isinstance(one, LocalDefense) for one in defenses):
+    if local is not None and any(one.of_cells is not None for one in defenses):
         keeps = local_cells_keep_bits(
             local,
             held,
@@ -247,19 +245,20 @@ def _check(
     for defense in defenses:
         if defense.threat.image_size != defenses[0].threat.image_size:
             raise ValueError("expected threats on one image size, got several")
-        if local is None or not isinstance(defense, LocalDefense):
+        cells = defense.of_cells
+        if local is None or cells is None:
             continue
         seen = preprocessing.resize_to or defense.threat.image_size
-        if seen != (defense.seen_size or defense.threat.image_size):
+        if seen != (cells.seen_size or defense.threat.image_size):
             raise ValueError(
                 f"{defense.name}: expected seen_size {seen}, to which images of "
                 f"{defense.threat.image_size} are resized before the model sees them, got "
-                f"{defense.seen_size}: a patch reaches other cells then"
+                f"{cells.seen_size}: a patch reaches other cells then"
             )
-        if (defense.field, defense.stride) != (local.field, local.stride):
+        if (cells.field, cells.stride) != (local.field, local.stride):
             raise ValueError(
                 f"{defense.name}: expected the field {local.field} and stride {local.stride} of "
-                f"the model, got {defense.field} and {defense.stride}"
+                f"the model, got {cells.field} and {cells.stride}"
             )
 
 
@@ -273,9 +272,9 @@ def _classes(
 ) -> int:
     """K of the model; ``ValueError`` where it is not what it is said to be."""
     seen, classes = preprocessing.model_shape(image_shape), 0
-    if local is not None and any(isinstance(one, LocalDefense) for one in defenses):
+    if local is not None and any(one.of_cells is not None for one in defenses):
         classes = check_local(local, params, seen)[2]
-    if apply_fn is not None and any(isinstance(one, BandDefense) for one in defenses):
+    if apply_fn is not None and any(one.of_bands is not None for one in defenses):
         held = computed_with(params, preprocessing)
         classes = num_classes(apply_fn, held, seen, preprocessing.model_dtype)
     return classes

@@ -13,9 +13,7 @@ from numpy.typing import NDArray
 
 from certmask_jax._own_settings import unguarded
 from certmask_jax._text import counted
-from certmask_jax.defenses.band_defense import BandDefense
 from certmask_jax.defenses.evidence_defense import EvidenceDefense
-from certmask_jax.defenses.local_defense import LocalDefense
 from certmask_jax.files import disk_room, fingerprint
 from certmask_jax.files.storage import AnyPath
 from certmask_jax.tables import evidence_kept
@@ -28,21 +26,19 @@ _BLOCK_BYTES = 1 << 28  # of what is kept of a block, which is held at once
 
 def source_of(defense: EvidenceDefense) -> dict[str, Any]:
     """What tells the evidence of a defense from that of others, of one model: JSON-able."""
-    size = list(defense.threat.image_size)
-    if isinstance(defense, LocalDefense):
-        cells: dict[str, Any] = {"field": defense.field, "stride": defense.stride}
-        if defense.seen_size is not None:
-            cells["seen_size"] = list(defense.seen_size)
-        return {"image_size": size, "local_logits": cells}
-    assert isinstance(defense, BandDefense)
-    return {"image_size": size, "bands_sha256": fingerprint.of_arrays(defense.masks.boxes)}
+    source: dict[str, Any] = {"image_size": list(defense.threat.image_size)}
+    if defense.of_bands is not None:
+        source["bands_sha256"] = fingerprint.of_arrays(defense.of_bands.boxes)
+    if defense.of_cells is not None:
+        field, stride, seen_size, *_ = defense.of_cells
+        resized = {} if seen_size is None else {"seen_size": list(seen_size)}
+        source["local_logits"] = {"field": field, "stride": stride, **resized}
+    return source
 
 
 def _parts(defense: EvidenceDefense) -> tuple[int, ...]:
-    if isinstance(defense, LocalDefense):
-        return defense.cells
-    assert isinstance(defense, BandDefense)
-    return (len(defense.masks),)
+    """How many cells there are, each way, or bands."""
+    return (defense.num_parts,) if defense.of_cells is None else defense.of_cells.cells
 
 
 def kept_of(defenses: Sequence[EvidenceDefense], classes: int) -> dict[str, Any]:

@@ -95,6 +95,11 @@ class BandDefense(EvidenceDefense):
         """What is hidden around each band, in the order of the evidence."""
         return _masks(self.threat, str(self.axis), self.band, self.stride, self.wrap)
 
+    @property
+    def of_bands(self) -> MaskSet:
+        """The same, see ``EvidenceDefense``."""
+        return self.masks
+
     def _picture(self) -> str:
         """What is hidden around each band."""
         masks = self.masks

@@ -16,7 +16,18 @@ from jax import Array
 
 from certmask_jax.defenses.defense import Guarantee, json_able
 from certmask_jax.defenses.evidence_places import EvidencePlaces, NoPlacesError, PlaceVerdicts
+from certmask_jax.masks.mask_set import MaskSet
 from certmask_jax.masks.threats import Threat
+
+
+class CellMap(NamedTuple):
+    """The map of cells that evidence is of, and what of it a patch reaches."""
+
+    field: int  # side of what a cell sees, in pixels of what the model sees
+    stride: int  # between the fields of neighbours
+    seen_size: tuple[int, int] | None  # that images are resized to; None: as they are
+    cells: tuple[int, int]  # (H, W)
+    window: tuple[int, int]  # (height, width) in cells: the most that a patch reaches
 
 
 class EvidenceResults(NamedTuple):
@@ -79,6 +90,16 @@ class EvidenceDefense(abc.ABC):
     @abc.abstractmethod
     def parts_and_threat(self) -> str:
         """What there is evidence of and what attacks it, in one line."""
+
+    @property
+    def of_cells(self) -> CellMap | None:
+        """The map whose cells it looks at; None for a defense on other evidence."""
+        return None
+
+    @property
+    def of_bands(self) -> MaskSet | None:
+        """What hides an image around each band that it looks at; None for one on other evidence."""
+        return None
 
     @property
     @abc.abstractmethod

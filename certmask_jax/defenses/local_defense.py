@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from certmask_jax.defenses import clipped_bagnet, evidence_places, patchguard
 from certmask_jax.defenses.defense import Guarantee
-from certmask_jax.defenses.evidence_defense import EvidenceDefense, EvidenceResults
+from certmask_jax.defenses.evidence_defense import CellMap, EvidenceDefense, EvidenceResults
 from certmask_jax.defenses.evidence_places import EvidencePlaces, PlaceVerdicts, Unit
 from certmask_jax.defenses.evidence_windows import checked_window
 from certmask_jax.defenses.feature_grid import cells_of, reached_boxes, sets_of_cells
@@ -73,6 +73,11 @@ class LocalDefense(EvidenceDefense):
                 f"alone, but {self.threat} reach all of them in one place, so nothing is proved; "
                 "a smaller patch, or a model that sees less in each cell"
             )
+
+    @property
+    def of_cells(self) -> CellMap:
+        """See ``EvidenceDefense``."""
+        return CellMap(self.field, self.stride, self.seen_size, self.cells, self.window)
 
     @property
     def cells(self) -> tuple[int, int]:

@@ -12,7 +12,6 @@ from certmask_jax.defenses.by_placement import FAILS, HOLDS
 from certmask_jax.defenses.defense import Guarantee
 from certmask_jax.defenses.evidence_defense import EvidenceDefense
 from certmask_jax.defenses.evidence_places import Unit
-from certmask_jax.defenses.local_defense import LocalDefense
 from certmask_jax.pages.inspected import PlaceMap
 from certmask_jax.pages.map_limits import USUAL, MapLimits
 from certmask_jax.pages.mask_words import counted, name_of
@@ -92,22 +91,22 @@ def maps_on_evidence(
 def look_of(one: EvidenceMaps) -> dict[str, Any]:
     """How its maps are drawn and called, JSON-able; the maps themselves are ``image_data``'s."""
     defense, unit = one.defense, one.unit
-    is_local = isinstance(defense, LocalDefense)
+    cells = defense.of_cells
     look: dict[str, Any] = {
         "size": list(defense.threat.image_size),
         "single": [],
         "pair": [],
-        "reach": "cells" if is_local else "bands",
-        "marginOf": "Logit margin of the image itself" if is_local else
-        "Smallest logit margin of the bands and of the image itself",
+        "reach": "bands" if cells is None else "cells",
+        "marginOf": "Smallest logit margin of the bands and of the image itself"
+        if cells is None else "Logit margin of the image itself",
         "note": one.note,
     }  # fmt: skip
-    if isinstance(defense, LocalDefense):
-        rows, columns = defense.cells
-        look["parts"] = rows * columns
-        look["window"] = "x".join(map(str, defense.window))
-    else:
+    if cells is None:
         look["parts"] = defense.num_parts
+    else:
+        rows, columns = cells.cells
+        look["parts"] = rows * columns
+        look["window"] = "x".join(map(str, cells.window))
     if unit is not None:
         look["levels"] = list(_WORDS[unit])
         look["levelsOf"] = f"Lead of the true class in the worst case, {_COUNTED_IN[unit]}"
@@ -139,7 +138,7 @@ def why_on_evidence(
       class_names: of the data.
     """
     detects = one.defense.guarantee == Guarantee.DETECTION
-    is_local = isinstance(one.defense, LocalDefense)
+    is_local = one.defense.of_cells is not None
     parts = "window of cells that it reaches is" if is_local else "bands that it meets are"
     if certified:
         outcome = "brings about a wrong answer without an alert" if detects else "changes this"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from certmask_jax.defenses.band_defense import BandDefense, DerandomizedSmoothing, SmoothedViT
+from certmask_jax.defenses.band_defense import DerandomizedSmoothing, SmoothedViT
 from certmask_jax.defenses.defense import ALERT
 from certmask_jax.defenses.evidence_defense import EvidenceDefense
 from certmask_jax.defenses.local_defense import ClippedBagNet, PatchGuard, PatchGuardDetection
@@ -46,7 +46,7 @@ def _by_rule(defense: EvidenceDefense, answer: int, said: str) -> str:
         case DerandomizedSmoothing() | SmoothedViT():
             return f"No class has more votes of the {defense.num_parts} bands than {said}."
         case PatchGuard() | MaskDS():
-            parts = "bands" if isinstance(defense, BandDefense) else "cells"
+            parts = "cells" if defense.of_bands is None else "bands"
             share = defense.threshold
             where = f", where it has more than {share:g} of its evidence" if share else ""
             return (

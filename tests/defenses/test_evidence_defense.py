@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from certmask_jax.defenses import clipped_bagnet, patchguard
+from certmask_jax.defenses.band_defense import DerandomizedSmoothing
 from certmask_jax.defenses.local_defense import ClippedBagNet, PatchGuard, PatchGuardDetection
 from certmask_jax.masks.threats import Threat
 
@@ -29,6 +30,19 @@ def test_a_defense_is_a_value(defense):
     assert "\n" not in repr(defense)
     assert len({defense, again}) == 1
     assert type(defense)(THREAT, **FIELD) != defense
+
+
+def test_a_defense_says_what_it_looks_at():
+    for defense in ALL:
+        assert defense.of_cells == (3, 1, None, (6, 6), (3, 3))  # a pixel is in 3x3 of 6x6 fields
+        assert defense.of_bands is None
+    resized = ClippedBagNet(THREAT, **FIELD, seen_size=(16, 16))
+    assert resized.of_cells.seen_size == (16, 16)
+    assert resized.of_cells.cells == (14, 14)
+    bands = DerandomizedSmoothing(THREAT, band=2, stride=2)
+    assert bands.of_cells is None
+    assert bands.of_bands == bands.masks
+    assert len(bands.of_bands) == bands.num_parts == 4
 
 
 def test_names_that_numbers_are_given_by_are_in_its_line():
