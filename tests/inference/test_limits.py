@@ -685,5 +685,9 @@ def test_an_error_while_reading_surfaces_at_its_block(tmp_path, fails_at, done):
 @pytest.mark.parametrize("blocks", [0, 1, 4])
 def test_reading_ahead_ends_with_the_run(tmp_path, blocks):
     asked = itertools.count()
-    evaluate(tmp_path, hooks=Hooks(stop=lambda: next(asked) == blocks))
+    test_set = SmallTestSet()
+    evaluate(tmp_path, test_set, hooks=Hooks(stop=lambda: next(asked) == blocks))
+    assert saved_table.images_done(tmp_path) == (min(10, 3 * blocks), 10)
+    read_ahead = BLOCKS[: blocks + 1] if blocks else []  # one more than was worked on
+    assert test_set.blocks == read_ahead
     assert not any("reads ahead" in thread.name for thread in threading.enumerate())
