@@ -18,22 +18,34 @@ from certmask_jax.data import digits_arrays
 from certmask_jax.programs import attack, audit, certify
 from certmask_jax.programs.attacking import asked_rule, attack_audit, attack_job, attack_summary
 from certmask_jax.programs.attacking.attack_folder import LINES, AttackFolder
-from tests.support.small_models import first_params, small_bagnet, small_vit
+from tests.support.small_models import (
+    first_params,
+    linear_digits,
+    small_bagnet,
+    small_vit,
+    write_linear_digits,
+)
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 
 # Trying places first takes three times as long on so few images.
-FAST = ["--steps", "20", "--at-once", "4", "--locations", "1", "--places", "gradient"]
+FAST = ["--steps", "8", "--at-once", "4", "--locations", "1", "--places", "gradient"]
 DEFENSE = "double_masking:masks_per_axis=2"
 IMAGES = 6  # more than searches run at once
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def linear(tmp_path_factory):
+    """Words for a model whose gradients cost nothing."""
+    words = write_linear_digits(tmp_path_factory.mktemp("linear") / "w.npz")
+    return ["--dataset", "digits", *words]
+
+
+@pytest.fixture(scope="module")
+def run(linear, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run") / "r"
-    assert (
-        certify.main(["--num-images", str(IMAGES), "--defense", DEFENSE, "--out", str(folder)]) == 0
-    )
+    words = [*linear, "--num-images", str(IMAGES), "--defense", DEFENSE]
+    assert certify.main([*words, "--out", str(folder)]) == 0
     return folder
 
 
@@ -230,10 +242,10 @@ def test_an_attack_is_late_while_images_are_looked_at_and_goals_are_chosen(
     assert mine == {line["number"]: line for line in _lines(attacked) if line["defense"] == DEFENSE}
 
 
-def test_a_certificate_that_is_contradicted_is_found_out(tmp_path, capsys):
+def test_a_certificate_that_is_contradicted_is_found_out(linear, tmp_path, capsys):
     out = tmp_path / "out"
     lie = "lying_defense:Liar:masks_per_axis=2"
-    command = ["--num-images", "4", "--defense", lie, "--no-undefended", "--out", str(out)]
+    command = [*linear, "--num-images", "9", "--defense", lie, "--no-undefended", "--out", str(out)]
     options = ["--steps", "40", *FAST[2:4], "--locations", "3", "--places", "gradient"]
     status = attack.main([*command, *options, "--images", "certified"])
     said = capsys.readouterr()
@@ -451,11 +463,9 @@ def test_names_that_are_one_name_of_a_folder_have_pictures_of_their_own(tmp_path
 
 
 def test_other_weights_are_not_those_of_the_run(run, tmp_path, capsys):
-    from certmask_jax import models
-
-    model = models.create(models.DEFAULT)
-    params = weights.load(models.default_weights(models.DEFAULT), model)
-    params["params"]["head"]["bias"] = params["params"]["head"]["bias"] + 1
+    write_linear_digits(tmp_path / "w.npz")
+    params = weights.load(tmp_path / "w.npz", linear_digits())
+    params["params"]["fc"]["bias"] = params["params"]["fc"]["bias"] + 1
     weights.save(tmp_path / "other.npz", params)
     assert attack.main([str(run), "--weights", str(tmp_path / "other.npz")]) == 2
     assert "expected the model and weights of that run, but weights_sha256" in (

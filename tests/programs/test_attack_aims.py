@@ -9,6 +9,7 @@ import pytest
 
 from certmask_jax.programs import attack, certify
 from certmask_jax.programs.attacking.attack_folder import LINES
+from tests.support.small_models import write_linear_digits
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 
@@ -18,10 +19,11 @@ TARGET = 3
 @pytest.fixture(scope="module")
 def attacked(tmp_path_factory):
     run = tmp_path_factory.mktemp("aimed") / "run"
+    linear = write_linear_digits(run.parent / "w.npz")
     words = ["--num-images", "7", "--patch", "3", "--defense", "double_masking:masks_per_axis=2"]
-    assert certify.main([*words, "--out", str(run)]) == 0
+    assert certify.main(["--dataset", "digits", *linear, *words, "--out", str(run)]) == 0
     folder = run / "attack"
-    words = ["--target", str(TARGET), "--stride", "5", "--steps", "10", "--at-once", "4"]
+    words = ["--target", str(TARGET), "--stride", "5", "--steps", "8", "--at-once", "4"]
     assert attack.main([str(run), *words]) == 0
     return folder
 
@@ -55,7 +57,7 @@ def test_an_image_is_tried_at_every_place_of_the_stride(attacked):
     plain = [line for line in tried if line["defense"] == "undefended"]
     assert {line["reached"] for line in plain} == {True, False}
     for line in plain:
-        assert line["reached"] or line["steps"] == 4 * 10
+        assert line["reached"] or line["steps"] == 4 * 8
 
 
 def test_the_summary_says_how_often_the_target_is_answered(attacked):

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from pathlib import Path
 
 import jax
 import numpy as np
+from flax import linen as nn
 from numpy.typing import NDArray
 
-from certmask_jax import models
+from certmask_jax import mask_sets, models, weights
+from certmask_jax.data import digits_arrays
 from certmask_jax.inference.distinct_fields import LocalLogits
 from certmask_jax.inference.two_parts import TwoParts
 from certmask_jax.models import Model, Params
@@ -37,6 +40,47 @@ def small_vit() -> Model:
         ),
         name="small_vit",
     )
+
+
+class _Linear(nn.Module):
+    is_training: bool = False
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(10, name="fc")(x.reshape(len(x), -1))
+
+
+@functools.cache
+def linear_digits(**options) -> Model:
+    """A linear model: right about most digits, masked ones too, and attacked in no time."""
+    del options
+    return _replaced(_Linear, name="linear_digits")
+
+
+@functools.cache
+def _linear_weights() -> NDArray[np.float32]:
+    """``float32[65, 10]``, by least squares: of the digits, and under grey 2x2 and 3x3 masks."""
+    config = linear_digits().data_config
+    images, labels = digits_arrays("train")
+    seen = ((images / 255 - config.mean) / config.std)[..., 0]
+    copies = [seen]
+    for masks_per_axis in (2, 3):
+        for [[top, left, bottom, right]] in mask_sets.budgeted_grid(
+            8, 1, masks_per_axis=masks_per_axis
+        ).boxes:
+            copies.append(seen.copy())
+            copies[-1][:, top:bottom, left:right] = (0.5 - config.mean[0]) / config.std[0]
+    known = np.concatenate(copies).reshape(-1, 64)
+    known = np.concatenate([known, np.ones((len(known), 1))], axis=1)
+    wanted = 8.0 * np.eye(10)[np.tile(labels, len(copies))]
+    return np.linalg.solve(known.T @ known + 1e-3 * np.eye(65), known.T @ wanted).astype(np.float32)
+
+
+def write_linear_digits(file: Path) -> list[str]:
+    """Writes weights of ``linear_digits``; how a command line names the model and these."""
+    solved = _linear_weights()
+    weights.save(file, {"params": {"fc": {"kernel": solved[:-1], "bias": solved[-1]}}})
+    return ["--model", "tests.support.small_models:linear_digits", "--weights", str(file)]
 
 
 def _with_lead(lead, name: str) -> Model:
