@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 
@@ -89,6 +90,7 @@ def test_a_first_round_fills_its_passes():
 
 
 _SERVED = """
+import os
 import sys
 sys.modules["certmask_jax"] = None  # where it is installed it cannot be imported either
 import jax, numpy as np
@@ -117,7 +119,7 @@ def test_a_fresh_process_without_the_package_serves_it(tmp_path, capsys, monkeyp
     assert "MB for cpu, cuda, tpu, and guard.json" in capsys.readouterr().out
     images = data.digits_arrays("test")[0][:200]
     np.save("images.npy", images)
-    environment = {"PATH": "/usr/bin", "JAX_PLATFORMS": "cpu"}
+    environment = {"PATH": "/usr/bin", "JAX_PLATFORMS": "cpu", "XLA_FLAGS": os.environ["XLA_FLAGS"]}
     command = [sys.executable, "-c", _SERVED, "guard.stablehlo", "images.npy", "labels.npy"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
