@@ -277,17 +277,22 @@ def test_a_vit_is_given_the_tokens_of_a_band_alone(tmp_path):
     report = certify_evidence(saved, [defense])
     assert any("tokens" in notice.text() for notice in report.notices)
     (source,) = sources_of([defense], None, model.apply_fn, dropping=model.dropping)
-    evidence = source.evidence(params, jnp.asarray(IMAGES), how)
+    evidence = jax.jit(lambda weights, images: source.evidence(weights, images, how))(
+        params, jnp.asarray(IMAGES)
+    )
+    seen_of = jax.jit(
+        jax.vmap(lambda image, hidden: model_input(image, hidden, how), in_axes=(0, None))
+    )
     apply_fn, logits = jax.jit(model.dropping.apply_fn, static_argnames="padded"), []
     kept = kept_tokens(defense.masks, token=2)
     assert {int((row >= 0).sum()) for row in kept} == {5, 9}
     for boxes, row in zip(defense.masks.boxes, kept, strict=True):
-        seen = jax.vmap(lambda image, hidden=boxes: model_input(image, hidden, how))(IMAGES)
+        seen = seen_of(IMAGES, boxes)
         tokens = np.tile(row[row >= 0], (len(IMAGES), 1))
         logits.append(apply_fn(params, seen, tokens, padded=False))
     logits = np.stack(logits, axis=1)
     np.testing.assert_allclose(evidence.parts, logits, rtol=1e-4, atol=1e-5)
-    from_logits = defense.results(jnp.asarray(logits), jnp.asarray(LABELS))
+    from_logits = jax.jit(defense.results)(jnp.asarray(logits), jnp.asarray(LABELS))
     np.testing.assert_array_equal(saved.rows.answers[:, 0], from_logits.answer)
     np.testing.assert_array_equal(saved.rows.verdicts[:, 0], from_logits.worst_case)
     pixels = (IMAGES / 255 - how.mean) / np.asarray(how.std)
