@@ -41,12 +41,13 @@ def without_collections() -> Iterator[None]:
 
     No later look goes through what is imported either, which would else be looked through at once.
     """
-    was = gc.isenabled()
+    was, before = gc.isenabled(), len(sys.modules)
     gc.disable()
     try:
         yield
     finally:
-        gc.freeze()
+        if len(sys.modules) > before:
+            gc.freeze()
         if was:
             gc.enable()
 
