@@ -32,6 +32,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str] | None) -> int:
     arguments = parser().parse_args(argv)
-    with program.without_collections():
-        from certmask_jax.programs import training_job  # Optax and Flax, which no help page uses
+    with program.without_collections():  # what trains, which help and mistakes do without
+        from certmask_jax.programs import training_job
     return training_job.run(arguments)
