@@ -13,11 +13,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax import Array
 from jax.sharding import Mesh, PartitionSpec
 
@@ -25,6 +24,9 @@ from certmask_jax._own_settings import usual_promotion
 from certmask_jax.attacks.patched_pixels import with_patches
 from certmask_jax.attacks.search_objectives import Goals, LookedAt, Objective
 from certmask_jax.inference.devices import AXIS
+
+if TYPE_CHECKING:
+    import optax
 
 Optimizer = Literal["sign", "adam"]
 Schedule = Literal["linear", "constant"]
@@ -215,6 +217,8 @@ def share_of_step(search: PatchSearch, done: Array, steps: Array) -> Array:
 
 def steps_of(search: PatchSearch) -> optax.GradientTransformation:
     """From gradients of one search to steps in levels."""
+    import optax  # here, as options of attacks have their defaults of this module
+
     size = search.step_size * _LEVELS
     if search.optimizer == "adam":
         return optax.adam(size)

@@ -4,28 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal
-
-import flax.linen as nn
+from typing import Literal
 
 from certmask_jax.inference.numpy_function import Logits, NumpyFunction, sha256_of
 from certmask_jax.models.named_models import Model
 from certmask_jax.models.published import DataConfig
-
-
-class NoModule(nn.Module):
-    """Stands where a Linen module does that there is not."""
-
-    def __call__(self, images: Any) -> Any:
-        """Never.
-
-        Raises:
-          ValueError: always.
-        """
-        raise ValueError(
-            "model: expected a Flax module for this, got a NumPy function, which has no parameters "
-            "here; it can be certified and guarded, not trained"
-        )
 
 
 def from_function(
@@ -62,6 +45,8 @@ def from_function(
       ValueError: for what cannot be, naming the argument.
       OSError: for a file that cannot be read.
     """
+    from certmask_jax.models.no_module import NoModule  # which imports Flax
+
     function = NumpyFunction(logits, num_classes, sha256_of(sha256, files), dtype, batch)
     config = DataConfig(input_size, tuple(mean), tuple(std), channels=channels, resize=resize)
     module = NoModule()

@@ -6,9 +6,8 @@ import dataclasses
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,12 +18,11 @@ from certmask_jax.inference.distinct_fields import LocalLogits
 from certmask_jax.inference.model_kinds import ModelKind, kind_of
 from certmask_jax.inference.preprocessing import ENCODINGS, Encoding, encoded_channels
 from certmask_jax.inference.token_dropping import TokenDropping
-from certmask_jax.models.bagnet import BagNet
-from certmask_jax.models.cifar_bagnet import CifarBagNet
-from certmask_jax.models.layers import shapes_alone
 from certmask_jax.models.published import MODELS, DataConfig
 from certmask_jax.models.spellings import resolve
-from certmask_jax.models.vit import VisionTransformer
+
+if TYPE_CHECKING:
+    import flax.linen as nn
 
 Params = Any
 """A model's variables: ``{"params": ..., "batch_stats": ...}``."""
@@ -100,6 +98,8 @@ class Model:
 
 
 def _traced_shapes(model: Model) -> Params:
+    from certmask_jax.models.layers import shapes_alone  # which imports Flax
+
     with shapes_alone():
         return jax.eval_shape(lambda: model.init(jax.random.key(0)))
 
@@ -209,6 +209,11 @@ class _Built(NamedTuple):
 @functools.lru_cache(maxsize=64)
 def _build(model: str, num_classes: int, options: tuple[tuple[str, Any], ...]) -> _Built:
     """The modules in eval and training mode, and what applies them, one for equal arguments."""
+    # Here, as they import Flax, which names of models do without.
+    from certmask_jax.models.bagnet import BagNet
+    from certmask_jax.models.cifar_bagnet import CifarBagNet
+    from certmask_jax.models.vit import VisionTransformer
+
     build = MODELS[model].build
     module = build(num_classes=num_classes, is_training=False)
     for option, _ in options:

@@ -7,7 +7,6 @@ import dataclasses
 from certmask_jax.inference.two_parts import of_local_logits
 from certmask_jax.masks.geometry import Size
 from certmask_jax.models.named_models import Model
-from certmask_jax.models.split_vit import vit_in_two_parts
 
 
 def in_two_parts(model: Model, *, windows: Size | None = None, depth: int | None = None) -> Model:
@@ -44,5 +43,7 @@ def in_two_parts(model: Model, *, windows: Size | None = None, depth: int | None
             "depth=9"
         )
     else:
+        from certmask_jax.models.split_vit import vit_in_two_parts  # which imports Flax
+
         parts = vit_in_two_parts(model, windows=windows, depth=depth)
     return dataclasses.replace(model, apply_fn=parts, local=None, dropping=None)

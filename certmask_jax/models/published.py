@@ -5,16 +5,12 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-import flax.linen as nn
+from certmask_jax.models import architectures
 
-from certmask_jax.models.bagnet import BagNet
-from certmask_jax.models.cifar_bagnet import CifarBagNet, Layer
-from certmask_jax.models.cifar_resnet import CifarResNet
-from certmask_jax.models.efficientnet_lite import EfficientNetLite
-from certmask_jax.models.resmlp import ResMLP
-from certmask_jax.models.resnetv2 import ResNetV2
-from certmask_jax.models.vit import VisionTransformer
+if TYPE_CHECKING:
+    import flax.linen as nn
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +98,7 @@ _SMALL_VIT_PARAMETERS = {  # (size, patch, input side) -> count with 10 classes
 def _vit(size: str, patch: int) -> Callable[..., nn.Module]:
     _, width, depth, heads = _VITS[size]
     return functools.partial(
-        VisionTransformer, patch=patch, width=width, depth=depth, num_heads=heads
+        architectures.vision_transformer, patch=patch, width=width, depth=depth, num_heads=heads
     )
 
 
@@ -204,7 +200,9 @@ def _bit(size: str, side: int) -> Entry:
         weights, resize, interpolation = "goog_in21k", 256, "bilinear"
     return Entry(
         f"BiT ResNetV2-{size} for {side}x{side}",
-        functools.partial(ResNetV2, blocks=_BIT_BLOCKS[size], width=int(size.split("x")[1])),
+        functools.partial(
+            architectures.resnet_v2, blocks=_BIT_BLOCKS[size], width=int(size.split("x")[1])
+        ),
         DataConfig((side, side), *_HALVES, resize=resize, interpolation=interpolation),
         _BIT_PARAMETERS[size],
         f"{_BIT_PAPER}; timm: resnetv2_{size}_bit.{weights}",
@@ -215,7 +213,7 @@ def _bit(size: str, side: int) -> Entry:
 def _resmlp(depth: int, layer_scale: float, parameters: int) -> Entry:
     return Entry(
         f"ResMLP-S{depth} for 224x224",
-        functools.partial(ResMLP, depth=depth, layer_scale=layer_scale),
+        functools.partial(architectures.res_mlp, depth=depth, layer_scale=layer_scale),
         DataConfig((224, 224), *_IMAGENET, resize=256),
         parameters,
         f"Touvron et al. (2021), arXiv 2105.03404; timm: resmlp_{depth}_224",
@@ -226,7 +224,7 @@ def _resmlp(depth: int, layer_scale: float, parameters: int) -> Entry:
 def _bagnet(field: int, kernels: tuple[int, ...], parameters: int) -> Entry:
     return Entry(
         f"BagNet-{field} for 224x224, logits of {field}x{field} pixels averaged",
-        functools.partial(BagNet, kernels=kernels),
+        functools.partial(architectures.bag_net, kernels=kernels),
         DataConfig((224, 224), *_IMAGENET, resize=256, interpolation="bilinear"),
         parameters,
         f"{_BAGNET_PAPER}; weights: wielandbrendel/bag-of-local-features-models",
@@ -234,9 +232,9 @@ def _bagnet(field: int, kernels: tuple[int, ...], parameters: int) -> Entry:
     )
 
 
-_CIFAR_BAGNETS = {  # field -> (layers, parameters)
-    5: ((Layer(32, 3), Layer(64, 3, 2), Layer(128), Layer(128)), 45_866),
-    9: ((Layer(32, 3), Layer(64, 3, 2), Layer(96, 3), Layer(128)), 88_810),
+_CIFAR_BAGNETS = {  # field -> (fields of each Layer, parameters)
+    5: (((32, 3), (64, 3, 2), (128,), (128,)), 45_866),
+    9: (((32, 3), (64, 3, 2), (96, 3), (128,)), 88_810),
 }
 
 
@@ -244,7 +242,7 @@ def _cifar_bagnet(field: int) -> Entry:
     layers, parameters = _CIFAR_BAGNETS[field]
     return Entry(
         f"small BagNet-{field} for 32x32, logits of {field}x{field} pixels averaged",
-        functools.partial(CifarBagNet, layers=layers),
+        functools.partial(architectures.cifar_bag_net, layers=layers),
         _CIFAR,
         parameters,
         f"this package, after {_BAGNET_PAPER}",
@@ -265,7 +263,7 @@ def _efficientnet_lite(number: int) -> Entry:
     levels = (127 / 255,) * 3, (128 / 255,) * 3
     return Entry(
         f"EfficientNet-Lite{number} for {side}x{side}",
-        functools.partial(EfficientNetLite, width=width, depth=depth),
+        functools.partial(architectures.efficient_net_lite, width=width, depth=depth),
         DataConfig((side, side), *levels, resize=side + 32),
         parameters,
         "Tan and Le (2019), arXiv 1905.11946; weights: tensorflow/tpu efficientnet/lite, "
@@ -281,7 +279,12 @@ MODELS: dict[str, Entry] = {
         "ViT for 8x8 grey digits, 2-pixel tokens; ships with weights",
         # Its weights were made, and its results stored, with the last block for all tokens.
         functools.partial(
-            VisionTransformer, patch=2, width=48, depth=4, num_heads=4, last_block="all"
+            architectures.vision_transformer,
+            patch=2,
+            width=48,
+            depth=4,
+            num_heads=4,
+            last_block="all",
         ),
         _DIGITS,
         114_778,
@@ -290,7 +293,7 @@ MODELS: dict[str, Entry] = {
     **{
         f"cifar_resnet{depth}": Entry(
             f"ResNet-{depth} for 32x32, option-A shortcuts (He et al., 2016)",
-            functools.partial(CifarResNet, blocks_per_stage=(depth - 2) // 6),
+            functools.partial(architectures.cifar_res_net, blocks_per_stage=(depth - 2) // 6),
             _CIFAR,
             parameters,
             "He et al. (2016), arXiv 1512.03385; weights: akamaster/pytorch_resnet_cifar10",

@@ -16,12 +16,13 @@ from jax import Array
 from certmask_jax.masks.visible_tokens import PADDING
 from certmask_jax.models import gpu_forms, layers
 from certmask_jax.models.vit_blocks import Block, Implementation, layer_norm
-
-POOLINGS = ("token", "mean")
-GELUS = ("exact", "tanh")
-ATTENTIONS = ("xla", "cudnn")
-LAST_BLOCKS = ("token", "all")
-POSITION_RESIZES = ("antialiased", "dinov2")
+from certmask_jax.models.vit_choices import (
+    ATTENTIONS,
+    GELUS,
+    LAST_BLOCKS,
+    POOLINGS,
+    POSITION_RESIZES,
+)
 
 
 class VisionTransformer(layers.Module):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,9 +13,11 @@ from certmask_jax.certification.report import Report
 from certmask_jax.data import object_boxes, object_shares
 from certmask_jax.data.object_boxes import Matched
 from certmask_jax.models import DataConfig
-from certmask_jax.pages.object_sizes import ObjectSizes
 from certmask_jax.programs.program import message
 from certmask_jax.programs.threat_options import is_native
+
+if TYPE_CHECKING:
+    from certmask_jax.pages.object_sizes import ObjectSizes
 
 OPTION = "--object-boxes"
 
@@ -88,6 +90,8 @@ def sizes_for(
     report: Report, file: Path, matched: Matched, shares: Mapping[str, float]
 ) -> ObjectSizes:
     """The shares of the images of a report, and what is said beside them."""
+    from certmask_jax.pages.object_sizes import ObjectSizes  # what draws, which options do without
+
     shares_of_images = np.array([shares.get(one, np.nan) for one in report.ids], np.float64)
     return ObjectSizes(shares_of_images, file.name, unknown_names(matched))
 

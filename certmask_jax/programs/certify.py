@@ -9,291 +9,17 @@ there is. A run that was stopped, however, goes on when the same command is give
 
 from __future__ import annotations
 
-import dataclasses
-import re
 import sys
-import time
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from certmask_jax._text import counted
-from certmask_jax.certification import evaluation, precision_check, report, verdicts
-from certmask_jax.certification.evidence_verdicts import beside, certify_evidence
 from certmask_jax.files import processes
-from certmask_jax.files.storage import AnyPath
-from certmask_jax.inference import views
-from certmask_jax.programs import (
-    dry_run,
-    earlier_images,
-    from_tables,
-    listings,
-    page_options,
-    printing,
-    program,
-    runtime,
-)
-from certmask_jax.programs.certification_job import Job, opened
+from certmask_jax.programs import listings, program
 from certmask_jax.programs.certification_options import (
-    Config,
     check_from_tables,
     check_modes,
     parser,
     read_config,
 )
-from certmask_jax.programs.evidence_job import EvidenceJob, EvidenceWork, holds_evidence, kept_line
-from certmask_jax.programs.page_options import Shown
-from certmask_jax.programs.progress import Progress
-from certmask_jax.programs.run_defenses import over_sizes
-from certmask_jax.programs.run_folder import (
-    check_out,
-    is_written,
-    share_folder,
-    take_shares,
-    write_report,
-    written,
-)
-from certmask_jax.tables import saved_table, table_writer
-from certmask_jax.tables.evidence_store import SavedEvidence
-
-if TYPE_CHECKING:
-    from certmask_jax.programs.page_of_run import Images
-
-STOPPED = 3
-"""Exit status of a run that ended as it had no more time."""
-
-
-def run(config: Config, command: str) -> int:
-    """Certifies, writes the run folder and prints the table; returns the exit status."""
-    started = time.monotonic()
-    runtime.start(config.runtime)
-    job = opened(config, command, evidence=True)
-    shown = page_options.before(config.shown, job.dataset, job.provenance)
-    if config.dry_run:
-        print(dry_run.plan_text(config, job))
-        return 0
-    run_folder: AnyPath = config.out or Path("runs") / job.name
-    out = share_folder(run_folder, config.shard)
-    check_out(out)
-    take_shares(run_folder, out, _say)
-    on_evidence = () if job.evidence is None else job.evidence.defenses
-    for line in (*job.notes, *shown.notes, *map(str, job.defenses), *map(str, on_evidence)):
-        _say(line)
-    if job.defenses:
-        _check_before(config, job, out)
-    deadline = None if config.max_minutes is None else started + 60 * config.max_minutes
-    part, provenance = f"{config.shard[0]}/{config.shard[1]}", job.provenance
-    if out != run_folder:
-        whole = re.sub(r" --shard[ =]\S+", "", command)
-        provenance = {**provenance, "shard": part, "command_of_all_shares": whole}
-    work = EvidenceWork(deadline, _say)
-    evidence, saved_evidence = None, None
-    if job.evidence is not None:
-        saved_evidence = _on_evidence(config, job, job.evidence, work, out)
-        if saved_evidence is None:
-            words = printing.words_to(config.format)
-            print(f"stopped: evidence is in {out}; give the same command again", file=words)
-            return STOPPED
-        evidence = certify_evidence(saved_evidence, job.evidence.defenses)
-        if not job.defenses:
-            return _told(config, job, evidence, saved_evidence, out, started, work, shown)
-    with Progress(
-        job.defenses,
-        margin_guard=config.margin_guard,
-        deadline=deadline,
-        quiet=not processes.is_first(),
-        passes_each=views.passes_each(job.identity),
-    ) as progress:
-        saved = evaluation.evaluate(
-            job.dataset,
-            job.model.apply_fn,
-            job.params,
-            job.defenses,
-            out / "tables",
-            preprocessing=job.preprocessing,
-            decide=config.decide,
-            local=job.local,
-            dropping=job.dropping,
-            share=config.shard,
-            identity=job.identity,
-            provenance=provenance,
-            unreadable=job.unreadable,
-            skip_unreadable=config.data.on_unreadable == "skip",
-            chunk=config.chunk,
-            hooks=progress.hooks(),
-        )
-    stopped = processes.any_says(progress.stopped)
-    if not processes.is_first():
-        return STOPPED if stopped else 0
-    words = printing.words_to(config.format)
-    if stopped or (saved is None and out == run_folder):
-        done, count = saved_table.images_done(out / "tables")
-        again = "give the same command again"
-        print(f"stopped: {done} of {counted(count, 'image')} done, in {out}; {again}", file=words)
-        return STOPPED
-    if saved is None:
-        done, count = saved_table.images_done(out / "tables")
-        print(f"share {part} is done, {done} of {counted(count, 'image')}, in {out}", file=words)
-        merge = program.typed("merge", [str(run_folder)])
-        print(f"when all are: {merge}", file=words)
-        return 0
-    seconds = {"evaluation": round(time.monotonic() - started, 2)}
-    result = verdicts.certify(saved, job.defenses, margin_guard=config.margin_guard)
-    if config.threat.sizes:
-        result = over_sizes(result, job.identity["defense"])
-    if job.evidence is not None and evidence is not None:
-        result = beside(result, evidence, job.evidence.order)
-    nothing_new = not progress.settled_now and not work.is_new
-    was_complete = nothing_new and is_written(result, out, config.precision)
-    flips = _flips(config, job, saved, out if was_complete else None)
-    seconds["all"] = round(time.monotonic() - started, 2)
-    session = {
-        "seconds": seconds,
-        "masked_images_settled": progress.settled_now,  # evaluated or needless
-        # Slots are the places of chunks that they took, with those that were left empty.
-        "passes": {
-            "useful": progress.passes_now + work.passes[0],
-            "slots": progress.slots_now + work.passes[1],
-        },
-    }
-    if progress.stem_slots_now:
-        session["stem_passes"] = {"useful": progress.stem_now, "slots": progress.stem_slots_now}
-    if flips is not None:
-        session["label_flips_against_float32"] = flips
-    result = result.with_facts(session)
-    return _shown(
-        config, job, result, saved, saved_evidence, out, was_complete, seconds["all"], shown
-    )
-
-
-def _on_evidence(
-    config: Config, job: Job, of: EvidenceJob, work: EvidenceWork, out: AnyPath
-) -> SavedEvidence | None:
-    """Evaluates the defenses on evidence; None where there was no more time."""
-    if config.keep_evidence:
-        _say(kept_line(of, len(job.dataset), job.model.num_classes))
-    return work.run(
-        of,
-        job.dataset,
-        job.params,
-        out,
-        preprocessing=job.preprocessing,
-        identity=job.identity,
-        provenance=job.provenance,
-        unreadable=job.unreadable,
-        skip_unreadable=config.data.on_unreadable == "skip",
-        keep=config.keep_evidence,
-        chunk=config.chunk,
-    )
-
-
-def _told(
-    config: Config,
-    job: Job,
-    result: report.Report,
-    saved_evidence: SavedEvidence,
-    out: AnyPath,
-    started: float,
-    work: EvidenceWork,
-    shown: Shown,
-) -> int:
-    """Reports a run whose defenses are all on evidence."""
-    was_complete = not work.is_new and is_written(result, out, "highest")
-    seconds = round(time.monotonic() - started, 2)
-    useful, slots = work.passes
-    facts = {
-        "seconds": {"evaluation": seconds, "all": seconds},
-        "passes": {"useful": useful, "slots": slots},
-    }
-    facts_too = result.with_facts(facts)
-    return _shown(config, job, facts_too, None, saved_evidence, out, was_complete, seconds, shown)
-
-
-def _shown(
-    config: Config,
-    job: Job,
-    result: report.Report,
-    saved: saved_table.SavedTable | None,
-    saved_evidence: SavedEvidence | None,
-    out: AnyPath,
-    was_complete: bool,
-    seconds: float,
-    shown: Shown,
-) -> int:
-    """Writes a report unless it was complete before, and prints it."""
-    words = printing.words_to(config.format)
-    files = () if was_complete else write_report(result, out, _say)
-    if config.page and not was_complete:
-        from certmask_jax.programs import page_of_run  # what draws takes a tenth of a second
-
-        page = page_of_run.try_page(
-            result,
-            saved,
-            _images(job, result),
-            out,
-            evidence=saved_evidence,
-            beside=lambda of: page_options.after(shown, of, job.dataset),
-        )
-        files = (*files, *page)
-    if words is sys.stdout:
-        print()
-    print(printing.text_of(result, config.format))
-    if was_complete:
-        end = f"this run was complete already: printed again from {out}, nothing computed"
-    else:
-        folders = [name for name in ("tables", "evidence") if (out / name).is_dir()]
-        end = f"results in {out}: {', '.join([*files, *folders])} ({seconds:.0f} s)"
-    print(f"\n{end}", file=words)
-    return 0
-
-
-def _images(job: Job, result: report.Report) -> Images:
-    """The images of a job, for a page of its report."""
-    return lambda rows: earlier_images.given(job.dataset, result, rows)
-
-
-def _check_before(config: Config, job: Job, out: AnyPath) -> None:
-    """Finds what can be found without the model before anything is compiled."""
-    try:
-        job.preprocessing.check_channels(job.model.data_config.channels)
-    except ValueError as error:
-        name = str(error).split(":")[0]
-        raise ValueError(f"--{error}" if name == "fill" else str(error)) from error
-    columns, _ = evaluation.merged(job.defenses)
-    table_writer.check_before(
-        out / "tables",
-        num_images=len(job.dataset) // config.shard[1],
-        num_columns=len(columns),
-        num_blocks=1,
-        known={**job.identity, "image_size": columns.image_size, "masked_images": len(columns)},
-    )
-
-
-def _flips(
-    config: Config, job: Job, saved: saved_table.SavedTable, complete: AnyPath | None
-) -> dict[str, Any] | None:
-    """What a lower precision changed: as it was written, or computed."""
-    if config.precision == "highest":
-        return None
-    if complete is not None:
-        recorded = (
-            (written(complete) or {}).get("provenance", {}).get("label_flips_against_float32")
-        )
-        return None if recorded is None else dict(recorded)
-    compared = precision_check.label_flips(
-        saved,
-        job.dataset,
-        job.model.apply_fn,
-        job.params,
-        preprocessing=job.preprocessing,
-        dropping=job.dropping,
-        chunk=config.chunk,
-    )
-    return dataclasses.asdict(compared)
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -314,13 +40,15 @@ def _run(argv: Sequence[str] | None) -> int:
         print(listings.everything())
         return 0
     config = read_config(arguments)
+    with program.without_collections():  # what runs, which help, lists and mistakes do without
+        from certmask_jax.programs import certification_run, evidence_job, from_tables
     if config.from_tables is not None:
         folder = config.from_tables
-        on_evidence_alone = not (folder / "tables").is_dir() and holds_evidence(folder)
+        on_evidence_alone = not (folder / "tables").is_dir() and evidence_job.holds_evidence(folder)
         saved = None if on_evidence_alone else from_tables.table_of(folder)
         check_from_tables(arguments)
         from_tables.run_from_tables(config, folder, saved)
         return 0
-    status = run(config, program.typed("certify", words))
+    status = certification_run.run(config, program.typed("certify", words))
     processes.wait_for_all("end")  # the first one is reporting
     return status

@@ -13,7 +13,7 @@ from certmask_jax._text import encodable
 from certmask_jax.inference.preprocessing import Encoding
 from certmask_jax.masks import geometry
 from certmask_jax.models import Model, Params
-from certmask_jax.models.vit import ATTENTIONS, GELUS, POOLINGS
+from certmask_jax.models.vit_choices import ATTENTIONS, GELUS, POOLINGS
 from certmask_jax.programs import imported, paths, program, spec_keys
 from certmask_jax.programs.command_line import as_options
 from certmask_jax.programs.number_options import whole

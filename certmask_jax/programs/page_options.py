@@ -6,18 +6,20 @@ import argparse
 import dataclasses
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from certmask_jax.certification.report import Report
 from certmask_jax.data import class_titles
 from certmask_jax.data.object_boxes import Matched
 from certmask_jax.files.unreadable import UnreadableImage
-from certmask_jax.pages.object_sizes import ObjectSizes
 from certmask_jax.programs import boxes_of_run, paths
 from certmask_jax.programs.boxes_of_run import OPTION as BOXES
 from certmask_jax.programs.boxes_of_run import Sizes
 from certmask_jax.programs.program import message
 from certmask_jax.tables.image_sets import TestSet, listing_of
+
+if TYPE_CHECKING:
+    from certmask_jax.pages.object_sizes import ObjectSizes
 
 NAMES = "--class-names"
 DESTINATIONS = ("object_boxes", "class_names")

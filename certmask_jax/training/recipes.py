@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any, Literal, get_args
-
-import optax
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from certmask_jax.inference import views
 from certmask_jax.training.cutout import BANDS, Cutout
+
+if TYPE_CHECKING:
+    import optax
 
 Optimizer = Literal["sgd", "adamw"]
 Schedule = Literal["step", "cosine"]
@@ -223,6 +224,8 @@ def learning_rate(recipe: Recipe, model_name: str) -> float:
 
 def schedule(recipe: Recipe, peak: float, *, steps_per_epoch: int) -> Callable[[Any], Any]:
     """Learning rate of a step, counted from 0; ``peak`` as of ``learning_rate``."""
+    import optax  # here, as options name recipes and need no more of them
+
     total = steps_per_epoch * recipe.epochs
     warmup = max(1, math.floor(total * recipe.warmup + 1e-9)) if recipe.warmup else 0
     if recipe.schedule == "cosine":
@@ -241,6 +244,8 @@ def schedule(recipe: Recipe, peak: float, *, steps_per_epoch: int) -> Callable[[
 
 def optimizer(recipe: Recipe, rate: Callable[[Any], Any]) -> optax.GradientTransformation:
     """The recipe's optimiser with a learning rate that is a function of the step."""
+    import optax
+
     if recipe.optimizer == "adamw":
         return optax.adamw(rate, weight_decay=recipe.weight_decay)
     sgd = optax.sgd(rate, momentum=recipe.momentum)

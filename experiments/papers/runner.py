@@ -21,7 +21,13 @@ from typing import Any, NoReturn
 from certmask_jax.certification import report
 from certmask_jax.files import fingerprint, processes
 from certmask_jax.pages.object_sizes import ObjectSizes
-from certmask_jax.programs import boxes_of_run, certify, evidence_entries, page_options, program
+from certmask_jax.programs import (
+    boxes_of_run,
+    certification_run,
+    evidence_entries,
+    page_options,
+    program,
+)
 from certmask_jax.programs.certification_job import opened
 from certmask_jax.programs.certification_options import check_modes, read_config
 from certmask_jax.programs.certification_options import parser as certify_parser
@@ -154,7 +160,7 @@ def _certified(options: Sequence[str]) -> int:
     """What certify does, and its exit status; errors are raised."""
     arguments = certify_parser().parse_args(options)
     check_modes(arguments)
-    status = certify.run(read_config(arguments), program.typed("certify", options))
+    status = certification_run.run(read_config(arguments), program.typed("certify", options))
     processes.wait_for_all("end")
     return status
 

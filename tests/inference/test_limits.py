@@ -25,7 +25,14 @@ from certmask_jax.certification.reading_ahead import ahead
 from certmask_jax.certification.run_hooks import Hooks
 from certmask_jax.inference import whole_images
 from certmask_jax.inference.preprocessing import Preprocessing
-from certmask_jax.programs import certification_options, certify, merge, progress, runtime
+from certmask_jax.programs import (
+    certification_options,
+    certification_run,
+    certify,
+    merge,
+    progress,
+    runtime,
+)
 from certmask_jax.tables import saved_table
 from certmask_jax.tables.outputs import SCHEMA
 from certmask_jax.tables.prediction_table import from_labels
@@ -190,7 +197,7 @@ def test_a_run_ends_before_its_time_is_over_and_goes_on(
     monkeypatch.setattr(TableWriter, "write", write)
     clock = types.SimpleNamespace(monotonic=lambda: now[0])
     monkeypatch.setattr(progress, "time", clock)
-    monkeypatch.setattr(certify, "time", clock)
+    monkeypatch.setattr(certification_run, "time", clock)
     command = [*SMALL, "--out", str(out), "--max-minutes", "2.5"]
     for blocks in (2, 4):  # the third block would end after 3 minutes
         capsys.readouterr()

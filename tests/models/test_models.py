@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from certmask_jax import data, models
-from certmask_jax.models import DataConfig
+from certmask_jax.models import DataConfig, cifar_resnet
 
 CONFIG = DataConfig((8, 8), (0.5,), (0.5,), channels=1)
 
@@ -42,7 +42,7 @@ def test_equal_models_share_their_apply_function():
 
 def test_option_a_shortcut_pads_new_channels_on_both_sides():
     """A block whose convolutions are zero is its shortcut."""
-    block = models.cifar_resnet.BasicBlock(planes=4, stride=2)
+    block = cifar_resnet.BasicBlock(planes=4, stride=2)
     x = np.arange(1, 33, dtype=np.float32).reshape(1, 4, 4, 2)
     variables = block.init(jax.random.key(0), x)
     zeroed = jax.tree.map(np.zeros_like, variables["params"])

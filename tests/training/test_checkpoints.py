@@ -17,6 +17,7 @@ from small_models import first_params, small_resnet
 
 from certmask_jax import data, models, training
 from certmask_jax.programs import train as program
+from certmask_jax.programs import training_job
 from certmask_jax.training import checkpoints, training_run
 from certmask_jax.training.checkpoints import Checkpoints
 from certmask_jax.training.input_pipeline import InMemory
@@ -266,7 +267,7 @@ def test_sigterm_writes_a_checkpoint_and_resume_goes_on(tmp_path, capsys, monkey
         "--weights", shipped, "--epochs", "2", "--batch-size", "256", "--held-out", "100",
         "--test-images", "20", "--run-folder", "run",
     ]  # fmt: skip
-    real = program.write_csv
+    real = training_job.write_csv
     sent = []
 
     def terminating(path: Path, rows: list[LogRow]) -> None:
@@ -276,11 +277,11 @@ def test_sigterm_writes_a_checkpoint_and_resume_goes_on(tmp_path, capsys, monkey
             os.kill(os.getpid(), signal.SIGTERM)
 
     before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr(program, "write_csv", terminating)
+    monkeypatch.setattr(training_job, "write_csv", terminating)
     assert program.main(options) == 143
     assert signal.getsignal(signal.SIGTERM) is before
     assert "--resume goes on" in capsys.readouterr().err
-    monkeypatch.setattr(program, "write_csv", real)
+    monkeypatch.setattr(training_job, "write_csv", real)
     assert program.main(options) == 2
     assert "--resume continues it" in capsys.readouterr().err
     assert program.main([*options, "--seed", "1", "--resume"]) == 2

@@ -125,7 +125,8 @@ def test_photographs_from_files_to_certificates(shared):
 def test_names_are_there_without_flax():
     code = (
         "import sys, certmask_jax as cm; assert {'load_model', 'LoadedModel'} <= {*dir(cm)}; "
-        "assert 'flax' not in sys.modules; cm.load_model; assert 'flax' in sys.modules; "
+        "from certmask_jax import data, models; models.names(); cm.load_model; "
+        "assert 'flax' not in sys.modules; models.create('bagnet9'); assert 'flax' in sys.modules; "
         "from certmask_jax import load_model; cm.nothing"
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

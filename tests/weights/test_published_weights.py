@@ -21,7 +21,13 @@ from certmask_jax import models, weights
 from certmask_jax.models import spellings
 from certmask_jax.models.published import MODELS
 from certmask_jax.models.spellings import resolve
-from certmask_jax.programs import certification_job, certification_options, certify, train
+from certmask_jax.programs import (
+    certification_job,
+    certification_options,
+    certify,
+    measure_input,
+    train,
+)
 from certmask_jax.weights import cards, timm_models
 from certmask_jax.weights.hub_repositories import HubRepository
 from certmask_jax.weights.timm_models import TimmModel
@@ -310,7 +316,7 @@ def test_training_starts_from_what_the_card_says(hub, made, capsys, monkeypatch)
         began.append((trainer.model, source.gather(np.arange(1)).images, weights.digest(params)))
         return "measured"
 
-    monkeypatch.setattr(train.measure_input, "measure", measure)
+    monkeypatch.setattr(measure_input, "measure", measure)
     assert train.main([*command, "--measure-input", "1", "--input", "stream"]) == 0
     assert capsys.readouterr().out == "measured\n"
     [(model, images, digest)] = began
