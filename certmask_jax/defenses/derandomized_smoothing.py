@@ -21,6 +21,7 @@ fewer than 2**24 bands.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -51,9 +52,7 @@ def threshold_votes(logits: AnyArray, threshold: float) -> AnyArray:
     """
     if not 0 < threshold <= 1:
         raise ValueError(f"threshold: expected a share in (0, 1], got {threshold!r}")
-    given = jnp.asarray(logits)
-    trust = jax.nn.softmax(given.astype(jnp.float32), axis=-1)
-    return as_given(trust >= threshold, logits)
+    return as_given(_over_threshold(jnp.asarray(logits), float(threshold)), logits)
 
 
 def top_one_votes(logits: AnyArray) -> AnyArray:
@@ -61,9 +60,7 @@ def top_one_votes(logits: AnyArray) -> AnyArray:
 
     ``float[..., K]`` -> ``bool[..., K]``. A band with NaN or +inf among its logits votes for none.
     """
-    given = jnp.asarray(logits)
-    best = jax.nn.one_hot(given.argmax(axis=-1), given.shape[-1], dtype=jnp.bool_)
-    return as_given(best & _usable(given), logits)
+    return as_given(_first_best(jnp.asarray(logits)), logits)
 
 
 def shared_top_votes(logits: AnyArray) -> AnyArray:
@@ -71,8 +68,7 @@ def shared_top_votes(logits: AnyArray) -> AnyArray:
 
     ``float[..., K]`` -> ``bool[..., K]``. A band with NaN or +inf among its logits votes for none.
     """
-    given = jnp.asarray(logits)
-    return as_given((given == given.max(axis=-1, keepdims=True)) & _usable(given), logits)
+    return as_given(_all_best(jnp.asarray(logits)), logits)
 
 
 def label_votes(labels: AnyArray, num_classes: int) -> AnyArray:
@@ -98,11 +94,7 @@ def rule(votes: AnyArray, *, ties: Ties = "smallest") -> AnyArray:
       ``int32[T]``.
     """
     check_ties(ties)
-    counts = _checked(votes).sum(axis=-2, dtype=jnp.int32)
-    ordered = counts if ties == "smallest" else counts[..., ::-1]
-    first = ordered.argmax(axis=-1).astype(jnp.int32)
-    best = first if ties == "smallest" else counts.shape[-1] - 1 - first
-    return as_given(best, votes)
+    return as_given(_most_votes(_checked(votes), ties), votes)
 
 
 def worst_case(
@@ -132,20 +124,14 @@ def worst_case(
       ValueError: for shapes that do not fit, or labels that are no classes.
     """
     check_ties(ties)
-    leads = _worst_leads(votes, labels, affected)
-    rank = preference(leads.shape[-1], ties)
-    true = jnp.asarray(labels, jnp.int32)[..., None]
-    wins_tie = rank[true] > rank.reshape((1,) * (leads.ndim - 1) + (-1,))
-    return as_given(_all_others(leads >= jnp.where(wins_tie, 0, 1), true), votes, labels)
+    return as_given(_withstand(*_checked_all(votes, labels, affected), ties), votes, labels)
 
 
 def certificate(
     votes: AnyArray, labels: AnyArray, affected: AnyArray | Sequence[AnyArray]
 ) -> AnyArray:
     """As ``worst_case``, where a tie is lost: a proof in whatever order equals are broken."""
-    leads = _worst_leads(votes, labels, affected)
-    true = jnp.asarray(labels, jnp.int32)[..., None]
-    return as_given(_all_others(leads > 0, true), votes, labels)
+    return as_given(_withstand(*_checked_all(votes, labels, affected), None), votes, labels)
 
 
 def by_place(
@@ -187,20 +173,64 @@ def worst_leads(
     Arguments as of ``worst_case``; ``int32[T, K]``, 0 or less where it does not lead, and nothing
     meant for the true class itself.
     """
-    return as_given(_worst_leads(votes, labels, affected), votes, labels)
+    return as_given(_worst_leads(*_checked_all(votes, labels, affected)), votes, labels)
 
 
-def _worst_leads(
+# Each is one program: asked of NumPy, they would be compiled operation by operation.
+
+
+@functools.partial(jax.jit, static_argnames="threshold")
+def _over_threshold(logits: Array, threshold: float) -> Array:
+    return jax.nn.softmax(logits.astype(jnp.float32), axis=-1) >= threshold
+
+
+@jax.jit
+def _first_best(logits: Array) -> Array:
+    best = jax.nn.one_hot(logits.argmax(axis=-1), logits.shape[-1], dtype=jnp.bool_)
+    return best & _usable(logits)
+
+
+@jax.jit
+def _all_best(logits: Array) -> Array:
+    return (logits == logits.max(axis=-1, keepdims=True)) & _usable(logits)
+
+
+@functools.partial(jax.jit, static_argnames="ties")
+def _most_votes(votes: Array, ties: Ties) -> Array:
+    counts = votes.sum(axis=-2, dtype=jnp.int32)
+    ordered = counts if ties == "smallest" else counts[..., ::-1]
+    first = ordered.argmax(axis=-1).astype(jnp.int32)
+    return first if ties == "smallest" else counts.shape[-1] - 1 - first
+
+
+@functools.partial(jax.jit, static_argnames="ties")
+def _withstand(votes: Array, true: Array, parts: tuple[Array, ...], ties: Ties | None) -> Array:
+    """``bool[T]``; without ``ties`` a tie is lost."""
+    leads = _worst_leads(votes, true, parts)
+    others = jnp.arange(leads.shape[-1], dtype=jnp.int32).reshape((1,) * true.ndim + (-1,))
+    least: Array | int = 1
+    if ties is not None:
+        rank = jnp.asarray(preference(leads.shape[-1], ties))
+        least = jnp.where(rank[true[..., None]] > rank[others], 0, 1)
+    return ((leads >= least) | (others == true[..., None])).all(axis=-1)
+
+
+@jax.jit
+def _worst_leads(votes: Array, true: Array, parts: tuple[Array, ...]) -> Array:
+    *axes, bands, classes = votes.shape
+    flat = votes.reshape((-1, bands, classes))
+    leads = jax.lax.map(lambda one: _leads_of_one(one[0], one[1], parts), (flat, true.reshape(-1)))
+    return leads.reshape((*axes, classes))
+
+
+def _checked_all(
     votes: AnyArray, labels: AnyArray, affected: AnyArray | Sequence[AnyArray]
-) -> Array:
+) -> tuple[Array, Array, tuple[Array, ...]]:
     given = _checked(votes)
     *axes, bands, classes = given.shape
     parts = _checked_parts(affected, bands)
     checked_classes(labels, tuple(axes), classes)
-    true = jnp.asarray(labels, jnp.int32)
-    flat = given.reshape((-1, bands, classes))
-    leads = jax.lax.map(lambda one: _leads_of_one(one[0], one[1], parts), (flat, true.reshape(-1)))
-    return leads.reshape((*axes, classes))
+    return given, jnp.asarray(labels, jnp.int32), parts
 
 
 def _leads_of_one(votes: Array, label: Array, parts: tuple[Array, ...]) -> Array:
@@ -218,11 +248,6 @@ def _leads_at_each(votes: Array, label: Array, met: Array) -> Array:
     part = votes.astype(jnp.float32)
     outside = jnp.dot((~met).astype(jnp.float32), part, precision=jax.lax.Precision.HIGHEST)
     return outside[:, label][:, None] - outside - met.sum(axis=1, dtype=jnp.float32)[:, None]
-
-
-def _all_others(holds: Array, true: Array) -> Array:
-    classes = jnp.arange(holds.shape[-1], dtype=jnp.int32)
-    return (holds | (classes.reshape((1,) * (holds.ndim - 1) + (-1,)) == true)).all(axis=-1)
 
 
 def _usable(logits: Array) -> Array:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -59,6 +60,7 @@ class EvidencePlaces(NamedTuple):
     unit: Unit | None
 
 
+@jax.jit
 def told_apart(holds: Array, leads: Array) -> PlaceVerdicts:
     """Verdicts and leads, of which rounding has moved none to the other side of 0.
 

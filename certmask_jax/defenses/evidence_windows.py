@@ -6,8 +6,10 @@ for evidence of bands that wrap around the image.
 
 from __future__ import annotations
 
+import functools
 import operator
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
@@ -83,6 +85,7 @@ def reached_window(
     return reached[0], reached[1]
 
 
+@functools.partial(jax.jit, static_argnames=("window", "wrap"))
 def window_sums(units: Array, window: tuple[int, int], *, wrap: bool) -> Array:
     """Sums over all windows: ``int32[H, W, ...]`` to ``int32[rows, columns, ...]``.
 
@@ -111,6 +114,7 @@ def window_sums(units: Array, window: tuple[int, int], *, wrap: bool) -> Array:
     return units
 
 
+@functools.partial(jax.jit, static_argnames=("window", "wrap"))
 def kept_of_windows(units: Array, window: tuple[int, int], *, wrap: bool) -> Array:
     """``SUM_v((1 - w) u)`` for all windows w and v: ``int32[H, W]`` to ``int32[windows, windows]``.
 

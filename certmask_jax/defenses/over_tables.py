@@ -91,7 +91,7 @@ def reduced(
         predictions, sure = np.where(sure, predictions, NO_LABEL), np.ones_like(sure)
     cost = max(defense.row_cost, len(own.masked_images))
     rows = int(np.clip(_NUMBERS_AT_ONCE // cost, 1, _MAX_ROWS_AT_ONCE))
-    rows = min(rows, 1 << max(0, len(own) - 1).bit_length())  # few shapes for small batches
+    rows = min(rows, _shape_for(len(own)))
     asked, blocks = tuple(questions), []
     for start in range(0, len(own), rows):
         part = slice(start, start + rows)
@@ -113,6 +113,11 @@ def reduced(
         name: values.astype(np.int32) if name == RULE else values.astype(np.bool_) & is_sure
         for name, values in columns.items()
     }
+
+
+def _shape_for(rows: int) -> int:
+    """The least power of 4 that is at least ``rows``: few shapes, each a program of its own."""
+    return 1 << 2 * -(-max(0, rows - 1).bit_length() // 2)
 
 
 def traced(

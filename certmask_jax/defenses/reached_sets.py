@@ -8,6 +8,7 @@ on a window holds for an attack on a set inside it (soundness, 12.7).
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -46,6 +47,7 @@ def windows_around(
     return both.reshape(len(sets), -1)
 
 
+@jax.jit
 def of_sets(of_windows: Array, around: NDArray[np.bool_]) -> Array:
     """Whether some window around a set has what ``bool[T, windows]`` says: ``bool[T, G]``."""
     return (of_windows.astype(jnp.float32) @ jnp.asarray(around.T, jnp.float32)) > 0

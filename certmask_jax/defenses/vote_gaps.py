@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -117,7 +118,12 @@ def _leads(counts: ArrayLike | Array) -> tuple[Array, Array, Array, Array]:
             f"counts: expected int[images, classes] of at least 2 classes, got {given.dtype}"
             f"{list(given.shape)}"
         )
-    votes = jnp.asarray(given).astype(jnp.int32)
+    return _leads_of(jnp.asarray(given))
+
+
+@jax.jit
+def _leads_of(counts: Array) -> tuple[Array, Array, Array, Array]:
+    votes = counts.astype(jnp.int32)
     best = votes.argmax(axis=1).astype(jnp.int32)
     others = jnp.where(_row(votes.shape[1]) == best[:, None], -1, votes)
     most = others.max(axis=1)
