@@ -63,7 +63,8 @@ def run(arguments: argparse.Namespace) -> int:
     check_uses(arguments, read_recipe(arguments))
     folder = arguments.run_folder
     options = _model_options(arguments)
-    out = arguments.out or (folder or Path("runs")) / f"{options.model}.npz"
+    name = options.model.rpartition(":")[2]  # of a model by import path, its function's
+    out = arguments.out or (folder or Path("runs")) / f"{name}.npz"
     if out.exists() and not (arguments.overwrite or arguments.resume or arguments.measure_input):
         raise FileExistsError(f"--out {out}: exists already; --overwrite replaces it")
     weights.check_writable(out)

@@ -103,7 +103,7 @@ else:
     sys.exit("the package is here")
 with open(sys.argv[1], "rb") as file:
     guard = export.deserialize(bytearray(file.read()))
-for count in (1, 200):
+for count in (1, 80):
     labels, alerts = guard.call(np.load(sys.argv[2])[:count])
     assert labels.shape == alerts.shape == (count,)
 np.save(sys.argv[3], labels)
@@ -112,12 +112,12 @@ assert not any(name.startswith("certmask_jax.") for name in sys.modules)
 
 
 def test_a_fresh_process_without_the_package_serves_it(tmp_path, capsys, monkeypatch):
-    """By the program, on the digits: 200 images, labels equal to the rule of the whole table."""
+    """By the program, on the digits: 80 images, labels equal to the rule of the whole table."""
     monkeypatch.chdir(tmp_path)
     spec = "double_masking:masks_per_axis=3"
     assert export.main(["guard.stablehlo", "--defense", spec, "--patch", "2"]) == 0
     assert "MB for cpu, cuda, tpu, and guard.json" in capsys.readouterr().out
-    images = data.digits_arrays("test")[0][:200]
+    images = data.digits_arrays("test")[0][:80]
     np.save("images.npy", images)
     environment = {"PATH": "/usr/bin", "JAX_PLATFORMS": "cpu", "XLA_FLAGS": os.environ["XLA_FLAGS"]}
     command = [sys.executable, "-c", _SERVED, "guard.stablehlo", "images.npy", "labels.npy"]
@@ -130,7 +130,7 @@ def test_a_fresh_process_without_the_package_serves_it(tmp_path, capsys, monkeyp
         preprocessing=loaded.preprocessing,
     )  # fmt: skip
     one_mask = table.predictions[:, defense.rounds.single]
-    assert (one_mask != one_mask[:, :1]).any(axis=1).sum() > 9  # as many need a second round
+    assert (one_mask != one_mask[:, :1]).any(axis=1).sum() > 5  # as many need a second round
     np.testing.assert_array_equal(np.load("labels.npy"), defense.rule(table))
     read = cm.read_guard("guard.stablehlo")
     np.testing.assert_array_equal(read(images)[0], defense.rule(table))

@@ -10,6 +10,7 @@ import pytest
 
 from certmask_jax.certification import report
 from certmask_jax.programs import attack, certify, leaderboard
+from tests.support.small_models import write_linear_digits
 
 DETECTS = "minority_reports:masks_per_axis=2"
 SPECS = ["double_masking:masks_per_axis=2", DETECTS]
@@ -19,7 +20,8 @@ SPECS = ["double_masking:masks_per_axis=2", DETECTS]
 def small_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("small") / "run"
     words = [word for spec in SPECS for word in ("--defense", spec)]
-    words = ["--num-images", "5", *words, "--no-page", "--out", str(folder)]
+    linear = ["--dataset", "digits", *write_linear_digits(folder.parent / "w.npz")]
+    words = [*linear, "--num-images", "5", *words, "--no-page", "--out", str(folder)]
     assert certify.main(words) == 0
     return folder
 

@@ -9,12 +9,14 @@ import pytest
 from PIL import Image
 
 import certmask_jax as cm
-from certmask_jax import attacks
+from certmask_jax import attacks, weights
 from certmask_jax.data import digits_arrays
-from certmask_jax.programs import attack
+from certmask_jax.inference.preprocessing import Preprocessing
+from certmask_jax.programs import attack, certify
 from certmask_jax.programs.attacking import universal_job, universal_table
 from certmask_jax.programs.attacking.attack_folder import LINES
 from certmask_jax.programs.attacking.universal_job import MANIFEST, PATCH, SO_FAR
+from tests.support.small_models import linear_digits, write_linear_digits
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 
@@ -24,9 +26,18 @@ HOW += ["--brightness", "0.9,1.1", "--held-out", "0.25"]
 
 
 @pytest.fixture(scope="module")
-def made(digits_run, tmp_path_factory):
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("linear")
+    words = ["--dataset", "digits", *write_linear_digits(folder / "w.npz")]
+    words += ["--num-images", str(COUNT), "--defense", DEFENSE, "--no-page"]
+    assert certify.main([*words, "--out", str(folder / "run")]) == 0
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def made(run, tmp_path_factory):
     out = tmp_path_factory.mktemp("universal") / "o"
-    assert attack.main([str(digits_run), *HOW, "--out", str(out)]) == 0
+    assert attack.main([str(run), *HOW, "--out", str(out)]) == 0
     return out
 
 
@@ -35,16 +46,18 @@ def _lines(folder):
     return lines
 
 
-def test_it_is_the_patch_of_the_library_on_the_share_of_the_images(made):
+def test_it_is_the_patch_of_the_library_on_the_share_of_the_images(made, run):
     known = json.loads((made / MANIFEST).read_text())
     images, labels = digits_arrays("test")
     numbers = [int(name.split(":")[1]) for name in known["made_on"]]
     assert len(numbers) == 9
     assert set(numbers) < set(range(COUNT))
-    model = cm.load_model("vit_digits")
+    model = linear_digits()
+    config = model.data_config
     wanted = attacks.universal_patch(
-        model.apply_fn, model.params, images[numbers], labels[numbers],
-        threat=cm.Threat.of(8, 1), preprocessing=model.preprocessing, images_a_step=8,
+        model.apply_fn, weights.load(run.parent / "w.npz", model), images[numbers], labels[numbers],
+        threat=cm.Threat.of(8, 1), preprocessing=Preprocessing(config.mean, config.std),
+        images_a_step=8,
         search=attacks.PatchSearch(steps=STEPS, momentum=0.5),
         transformations=attacks.Transformations(brightness=(0.9, 1.1)),
     )  # fmt: skip
@@ -55,7 +68,7 @@ def test_it_is_the_patch_of_the_library_on_the_share_of_the_images(made):
     assert not (made / SO_FAR).exists()
 
 
-def test_it_is_put_on_all_images_and_both_halves_are_counted_apart(made, digits_run):
+def test_it_is_put_on_all_images_and_both_halves_are_counted_apart(made, run):
     images, _ = digits_arrays("test")
     known = json.loads((made / MANIFEST).read_text())
     pixels = np.asarray(Image.open(made / PATCH))
@@ -86,9 +99,9 @@ def test_it_is_put_on_all_images_and_both_halves_are_counted_apart(made, digits_
                 assert entry["worst_case"] <= entry["patches"]["universal"]
 
 
-def test_stopped_and_killed_it_ends_with_the_same_patch(made, digits_run, tmp_path, capsys):
+def test_stopped_and_killed_it_ends_with_the_same_patch(made, run, tmp_path, capsys):
     out = tmp_path / "o"
-    command = [str(digits_run), *HOW, "--out", str(out)]
+    command = [str(run), *HOW, "--out", str(out)]
     assert attack.main([*command, "--max-minutes", "0.00001"]) == attack.STOPPED
     assert "stopped: the patch is not finished" in capsys.readouterr().out
     with np.load(out / SO_FAR) as there:
@@ -124,7 +137,7 @@ def test_of_no_image_there_are_no_shares():
     assert universal_table.text_of({}, 80) == "no image was asked about with the patch yet"
 
 
-def test_what_is_asked_for_is_what_the_library_is_asked_for(digits_run, tmp_path, monkeypatch):
+def test_what_is_asked_for_is_what_the_library_is_asked_for(run, tmp_path, monkeypatch):
     asked = {}
 
     def universal_patch(*given, **how):
@@ -136,7 +149,7 @@ def test_what_is_asked_for_is_what_the_library_is_asked_for(digits_run, tmp_path
     monkeypatch.setattr(universal_job, "universal_patch", universal_patch)
     out = tmp_path / "o"
     more = ["--under", DEFENSE, "--target", "3", "--place", "2,5", "--patch-scale", "0.5,1"]
-    assert attack.main([str(digits_run), *HOW, *more, "--attack-seed", "4", "--out", str(out)]) == 0
+    assert attack.main([str(run), *HOW, *more, "--attack-seed", "4", "--out", str(out)]) == 0
     assert asked["threat"] == cm.Threat.of(8, 1, region=(2, 5, 3, 6))
     assert (asked["target"], asked["seed"]) == (3, 4)
     assert asked["transformations"].scale == (0.5, 1.0)
@@ -162,9 +175,9 @@ def test_what_is_asked_for_is_what_the_library_is_asked_for(digits_run, tmp_path
         (["{run}", "--universal", "--held-out", "1"], "--held-out: expected at least 0 and less"),
     ],
 )
-def test_bad_input_is_one_line(digits_run, tmp_path, capsys, words, said):
+def test_bad_input_is_one_line(run, tmp_path, capsys, words, said):
     out = tmp_path / "o"
-    assert attack.main([*(word.format(run=digits_run) for word in words), "--out", str(out)]) == 2
+    assert attack.main([*(word.format(run=run) for word in words), "--out", str(out)]) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: ")
     assert said in error
