@@ -37,7 +37,7 @@ from certmask_jax.tables.prediction_table import UNKNOWN
 RNG = np.random.default_rng(5)
 LOADED = cm.load_model("vit_digits", fill=97.0)
 TOKEN = LOADED.dropping.token
-IMAGES, LABELS = (array[:7] for array in digits_arrays("test"))
+IMAGES, LABELS = (array[:4] for array in digits_arrays("test"))
 # Bands that are no whole tokens, pairs of masks, and the image itself: many numbers of tokens.
 BANDS = cm.defenses.plurality(cm.mask_sets.column_bands(8, 1, band=3, stride=1))
 DOUBLE = cm.defenses.double_masking(cm.mask_sets.budgeted_grid(8, 2, masks_per_axis=3))

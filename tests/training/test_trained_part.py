@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from small_models import first_params, small_resnet, small_vit
 
-from certmask_jax import data, mask_sets, models, training
+from certmask_jax import data, mask_sets, models, training, weights
 from certmask_jax.inference.devices import device_mesh
 from certmask_jax.models.resnetv2 import ResNetV2
 from certmask_jax.programs import train as program
@@ -248,9 +248,11 @@ def test_heads_and_parts_that_cannot_be_trained():
 
 
 def test_the_program_trains_a_head_and_goes_on(tmp_path, capsys):
-    shipped = str(models.default_weights("vit_digits"))
+    shipped = tmp_path / "small.npz"
+    weights.save(shipped, first_params(small_vit()))
     out, folder = tmp_path / "w.npz", tmp_path / "r"
-    words = ["--train", "head", "--weights", shipped, "--new-head", "--copies=2"]
+    words = ["--dataset", "digits", "--model", "tests.support.small_models:small_vit"]
+    words += ["--train", "head", "--weights", str(shipped), "--new-head", "--copies=2"]
     words += ["--epochs", "1", "--test-images", "8", "--run-folder", str(folder), "--resume"]
     words += ["--out", str(out)]
     assert program.main([*words, "--max-steps", "2"]) == 0

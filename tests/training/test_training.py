@@ -556,7 +556,8 @@ def test_a_run_of_so_many_steps_is_the_beginning_of_the_whole_run(tmp_path):
 
 def test_a_try_of_a_few_steps_writes_and_says_so(tmp_path, capsys):
     out = tmp_path / "w.npz"
-    options = ["--max-steps", "2", "--test-images", "8", "--out", str(out)]
+    linear = ["--dataset", "digits", "--model", "tests.support.small_models:linear_digits"]
+    options = [*linear, "--max-steps", "2", "--test-images", "8", "--out", str(out)]
     assert program.main([*options, "--run-folder", str(tmp_path / "r")]) == 0
     captured = capsys.readouterr()
     assert "stopped after step 2 (--max-steps); --resume goes on from there" in captured.err
