@@ -307,13 +307,18 @@ def test_the_authors_detector_on_a_map_and_minority_reports(shared, which):
 
 @pytest.mark.parametrize("side", [3, 5])
 def test_local_logits_of_a_net_on_cifar10_are_answered_as_by_the_authors_program(shared, side):
-    golden = np.load(shared / "golden/small_fields/cifar_patchguard.npz")
+    file = np.load(shared / "golden/small_fields/cifar_patchguard.npz")
+    logits, label, answer, certified = (
+        file[name][::3]
+        for name in ("local_logits", "label", f"pcure_w{side}_pred", f"pcure_w{side}_certified")
+    )
     masks = mask_sets.budgeted_grid((14, 14), side, mask_stride=1)
     defense = defenses.patchcure(masks)
-    table = _means(golden["local_logits"], defense.masked_images)
-    np.testing.assert_array_equal(defense.rule(table), golden[f"pcure_w{side}_pred"])
-    correct = defense.conditions(table, golden["label"])["two_mask_correct"]
-    np.testing.assert_array_equal(correct, golden[f"pcure_w{side}_certified"])
+    table = _means(logits, defense.masked_images)
+    np.testing.assert_array_equal(defense.rule(table), answer)
+    correct = defense.conditions(table, label)["two_mask_correct"]
+    np.testing.assert_array_equal(correct, certified)
+    assert 0 < correct.mean() < 1
 
 
 def test_a_head_of_ones_own_answers_as_the_authors_secure_layer(shared):
