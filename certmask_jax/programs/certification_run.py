@@ -82,6 +82,8 @@ def run(config: Config, command: str) -> int:
             return STOPPED
         evidence = certify_evidence(saved_evidence, job.evidence.defenses)
         if not job.defenses:
+            if config.threat.sizes:
+                evidence = over_sizes(evidence, job.identity["defense"])
             return _told(config, job, evidence, saved_evidence, out, started, work, shown)
     with Progress(
         job.defenses,
@@ -125,10 +127,10 @@ def run(config: Config, command: str) -> int:
         return 0
     seconds = {"evaluation": round(time.monotonic() - started, 2)}
     result = verdicts.certify(saved, job.defenses, margin_guard=config.margin_guard)
-    if config.threat.sizes:
-        result = over_sizes(result, job.identity["defense"])
     if job.evidence is not None and evidence is not None:
         result = beside(result, evidence, job.evidence.order)
+    if config.threat.sizes:
+        result = over_sizes(result, job.identity["defense"])
     nothing_new = not progress.settled_now and not work.is_new
     was_complete = nothing_new and is_written(result, out, config.precision)
     flips = _flips(config, job, saved, out if was_complete else None)

@@ -1,10 +1,10 @@
-"""What ``certify`` does of defenses on evidence: what it refuses, the run, a folder's report."""
+"""What ``certify`` does of defenses on evidence: what it refuses, and the run."""
 
 from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -13,8 +13,6 @@ from certmask_jax._text import counted
 from certmask_jax.certification import kept_sources
 from certmask_jax.certification.evidence_batches import passes_of, sources_of
 from certmask_jax.certification.evidence_run import EvidenceHooks, evaluate_evidence
-from certmask_jax.certification.evidence_verdicts import certify_evidence
-from certmask_jax.certification.report import Report
 from certmask_jax.data import Dataset
 from certmask_jax.defenses.evidence_defense import EvidenceDefense
 from certmask_jax.files.storage import AnyPath
@@ -26,7 +24,7 @@ from certmask_jax.masks.threats import Threat
 from certmask_jax.models import Model
 from certmask_jax.programs import evidence_entries
 from certmask_jax.programs.certification_options import Config
-from certmask_jax.programs.threat_options import ThreatOptions, recorded, threats
+from certmask_jax.programs.run_defenses import build_on_evidence
 from certmask_jax.tables import evidence_store
 
 _EVERY = 10.0  # seconds, between lines of progress
@@ -74,7 +72,6 @@ def opened_evidence(
         )
     for option, is_given, why in (
         ("--shard", config.shard[1] != 1, "one job evaluates them"),
-        ("--sizes", bool(config.threat.sizes), "certify each --patch in a run of its own"),
         ("--margin-guard", config.margin_guard > 0, "logit margins of their parts are not kept"),
         ("several processes", jax.process_count() > 1, "one process evaluates them"),
     ):
@@ -93,11 +90,7 @@ def opened_evidence(
     seen = model.data_config.input_size
     resized = None if dataset.image_size == seen else seen
     return EvidenceJob(
-        [
-            evidence_entries.build(spec, attack, local, resized)
-            for attack in attacks
-            for spec in named
-        ],
+        build_on_evidence(named, attacks, local, resized),
         local,
         model.apply_fn,
         tuple(evidence_entries.is_on_evidence(spec) for _ in attacks for spec in specs),
@@ -173,82 +166,3 @@ def plan_of(job: EvidenceJob, num_images: int, *, kept: int | None = None) -> li
         "of these",
         *([] if kept is None else [kept_line(job, num_images, kept)]),
     ]
-
-
-def holds_evidence(folder: AnyPath) -> bool:
-    """Whether the folder of a run has evidence."""
-    return evidence_store.recorded(folder / evidence_store.FOLDER) is not None
-
-
-def from_folder(
-    folder: AnyPath,
-    specs: Sequence[str],
-    *,
-    threat: ThreatOptions | None,
-) -> tuple[Report | None, tuple[bool, ...], tuple[str, ...]]:
-    """What the folder of a run holds of defenses on evidence.
-
-    Args:
-      folder: of a run.
-      specs: defenses that are asked for; none: those of the run.
-      threat: what is asked for, or None: that of the run.
-
-    Returns:
-      The report of the defenses on evidence, None where there are none; of all results in their
-      order, whether each is on evidence; the specs of the others.
-
-    Raises:
-      ValueError: for defenses or threats that the run was not evaluated for.
-    """
-    record = evidence_store.recorded(folder / evidence_store.FOLDER)
-    on_evidence = [spec for spec in specs if evidence_entries.is_on_evidence(spec)]
-    if record is None:
-        if on_evidence:
-            raise ValueError(
-                f"{folder}: expected a run on evidence for --defense {on_evidence[0]}, but it has "
-                "tables alone; evaluate with it"
-            )
-        return None, (), tuple(specs)
-    known = record["about"]["provenance"]
-    specs = tuple(specs) or tuple(known["defense"])
-    on_evidence = [spec for spec in specs if evidence_entries.is_on_evidence(spec)]
-    others = tuple(spec for spec in specs if spec not in on_evidence)
-    if not on_evidence:
-        return None, (), others
-    chosen = recorded(known) if threat is None or threat == ThreatOptions() else threat
-    if chosen is None:
-        raise ValueError(f"{folder}: it does not say which patch it is about; give --patch")
-    attacks = threats(chosen, tuple(record["about"]["image_size"]))
-    local = recorded_local(known)
-    lost = [spec for spec in on_evidence if evidence_entries.is_local(spec) and local is None]
-    if lost:
-        raise ValueError(
-            f"{folder}: expected a run on local logits for --defense {lost[0]}, but it is on bands "
-            "alone; evaluate with it"
-        )
-    built = [
-        evidence_entries.build(spec, attack, local, recorded_seen_size(known))
-        for attack in attacks
-        for spec in on_evidence
-    ]
-    saved = evidence_store.load_evidence(folder / evidence_store.FOLDER)
-    order = tuple(spec in on_evidence for _ in attacks for spec in specs)
-    return certify_evidence(saved, built), order, others
-
-
-def recorded_local(provenance: Mapping[str, Any]) -> LocalLogits | None:
-    """The cells of the model of a run, without the model; None where it had none."""
-    of_cells = provenance.get("local_logits")
-    if of_cells is None:
-        return None
-    return LocalLogits(_no_model, of_cells["field"], of_cells["stride"])
-
-
-def recorded_seen_size(provenance: Mapping[str, Any]) -> tuple[int, int] | None:
-    """What its images were resized to before the model saw them; None where they were not."""
-    seen = (provenance.get("local_logits") or {}).get("seen_size")
-    return None if seen is None else (int(seen[0]), int(seen[1]))
-
-
-def _no_model(params: Any, images: Any) -> Any:
-    raise NotImplementedError("a folder has no model")
