@@ -36,9 +36,10 @@ from certmask_jax.inference.preprocessing import Preprocessing, check_images
 from certmask_jax.inference.token_dropping import TokenDropping
 from certmask_jax.tables import evidence_store
 from certmask_jax.tables.evidence_kept import KeptFiles
-from certmask_jax.tables.evidence_store import EvidenceStore, SavedEvidence
+from certmask_jax.tables.evidence_store import EvidenceStore, SavedEvidence, images_done
 from certmask_jax.tables.image_sets import TestSet
 from certmask_jax.tables.run_images import Began, RunImages, of_run
+from certmask_jax.tables.table_writer import share_of
 
 _BATCHES_A_BLOCK = 16
 _LEAST_BLOCKS = 16
@@ -49,7 +50,7 @@ class EvidenceHooks:
     """What a program wants to hear of, and when it wants to stop.
 
     Attributes:
-      progress: told of the images that are done, and of all, after each block.
+      progress: told of the images of its share that are done, and of all these, after each block.
       warn: told in a line of what happened to damaged blocks or images.
       stop: asked before each block; true ends the evaluation there.
       passes: told of the passes of a block, and of the places for passes that these took.
@@ -75,6 +76,7 @@ def evaluate_evidence(
     provenance: Mapping[str, Any] | None = None,
     unreadable: Mapping[str, str] | None = None,
     skip_unreadable: bool = False,
+    share: tuple[int, int] = (0, 1),
     keep: bool = False,
     chunk: int | None = None,
     mesh: Mesh | None = None,
@@ -96,6 +98,8 @@ def evaluate_evidence(
         ``weights_sha256``, ``params`` is not hashed again.
       provenance: JSON-able facts about the run, kept with it.
       unreadable, skip_unreadable: as of ``evaluation.evaluate``.
+      share: ``(i, n)``: only every n-th block, from block i on. What n shares find is put together
+        by ``evidence_merging``.
       keep: keep the evidence itself too, in float32, for ``tables.evidence_kept`` and for other
         defenses on it. For small sets: an image of 26x26 cells and 1,000 classes takes 2.7 MB.
       chunk: images at once over all devices, rounded up to a multiple of their number; of bands
@@ -104,12 +108,12 @@ def evaluate_evidence(
       hooks: see ``EvidenceHooks``.
 
     Returns:
-      All of the run; None where it was stopped before.
+      All of the run; None where it was stopped before, or blocks are others' share.
 
     Raises:
       ValueError: for no defense, an empty test set, images of another size, labels that are no
-        classes, another resize, a model whose cells see other pixels, or one that does not take
-        images of the channels that bands are shown in; before any long work.
+        classes, more shares than blocks, another resize, a model whose cells see other pixels, or
+        one that does not take images of the channels that bands are shown in; before any long work.
       UnreadableImage: for an image that cannot be read, unless they are skipped.
       FileExistsError: for the folder of another run; names what differs.
       OSError: for a folder that cannot be written to, or a disk without room for what is kept.
@@ -147,8 +151,10 @@ def evaluate_evidence(
     if of_evidence is not None:
         size = kept_sources.images_a_block(of_evidence, size, batch)
     store = EvidenceStore(folder, len(run_images), size)
+    every = store.spans()
+    spans = {number: every[number] for number in share_of(len(every), share, "evidence")}
     if of_evidence is not None:
-        kept_sources.check_room(folder, of_evidence, store)
+        kept_sources.check_room(folder, of_evidence, spans)
     known = dict(identity or {})
     if "weights_sha256" not in known:
         known["weights_sha256"] = fingerprint.of_arrays(params)
@@ -210,14 +216,14 @@ def evaluate_evidence(
         work.sources, preprocessing, tuple(defenses), mesh, places=kept is not None, keep=keep
     )
     files = KeptFiles(folder, [] if of_evidence is None else of_evidence["sources"])
-    spans = store.spans()
     missing = {
         number: span
         for number, span in spans.items()
         if not is_of_use(store, number, span, run_images, told.warn)
         or not files.is_whole(number, span[1] - span[0], told.warn)
     }
-    done = len(run_images) - sum(stop - start for start, stop in missing.values())
+    own, left = (sum(stop - start for start, stop in s.values()) for s in (spans, missing))
+    done = own - left
     read = functools.partial(read_part, run_images, classes)
     for number, part in ahead(read, missing, stop=told.stop):
         start, stop = missing[number]
@@ -228,8 +234,9 @@ def evaluate_evidence(
         store.write(number, block)
         done += stop - start
         told.passes(work.passes * len(part.images), work.slots(len(part.images)))
-        told.progress(done, len(run_images))
-    return evidence_store.load_evidence(folder) if done == len(run_images) else None
+        told.progress(done, own)
+    is_whole = done == own and images_done(folder)[0] == len(run_images)
+    return evidence_store.load_evidence(folder) if is_whole else None
 
 
 def _check(

@@ -71,7 +71,6 @@ def opened_evidence(
             f"local=LocalLogits(...); got {model.name}"
         )
     for option, is_given, why in (
-        ("--shard", config.shard[1] != 1, "one job evaluates them"),
         ("--margin-guard", config.margin_guard > 0, "logit margins of their parts are not kept"),
         ("several processes", jax.process_count() > 1, "one process evaluates them"),
     ):
@@ -102,6 +101,7 @@ class EvidenceWork:
 
     Attributes:
       is_new: whether any image was evaluated in this session.
+      stopped: whether there was no time for all blocks.
       passes: of this session, the useful ones, and the places for passes that they took.
 
     Args:
@@ -111,6 +111,7 @@ class EvidenceWork:
 
     def __init__(self, deadline: float | None, say: Callable[[str], None]) -> None:
         self.is_new = False
+        self.stopped = False
         self.passes = (0, 0)
         self._deadline = deadline
         self._say = say
@@ -124,7 +125,7 @@ class EvidenceWork:
         out: AnyPath,
         **how: Any,
     ) -> evidence_store.SavedEvidence | None:
-        """See ``evaluate_evidence``, whose keywords are ``how``."""
+        """See ``evaluate_evidence``, whose keywords are ``how``; None for a share too."""
         hooks = EvidenceHooks(self._progress, self._say, self._stop, self._count)
         return evaluate_evidence(
             test_set,
@@ -148,7 +149,8 @@ class EvidenceWork:
             self._say(f"evidence: {done} of {counted(total, 'image')}")
 
     def _stop(self) -> bool:
-        return self._deadline is not None and time.monotonic() > self._deadline
+        self.stopped = self._deadline is not None and time.monotonic() > self._deadline
+        return self.stopped
 
 
 def kept_line(job: EvidenceJob, num_images: int, classes: int) -> str:
@@ -156,12 +158,21 @@ def kept_line(job: EvidenceJob, num_images: int, classes: int) -> str:
     return kept_sources.said(kept_sources.kept_of(job.defenses, classes), num_images)
 
 
-def plan_of(job: EvidenceJob, num_images: int, *, kept: int | None = None) -> list[str]:
-    """What it takes, in lines for ``--dry-run``; ``kept``: classes, where evidence is kept."""
+def images_of_share(num_images: int, shard: tuple[int, int]) -> int:
+    """About how many images a share has, of whole blocks."""
+    return -(-num_images // shard[1])
+
+
+def plan_of(
+    job: EvidenceJob, num_images: int, *, shard: tuple[int, int] = (0, 1), kept: int | None = None
+) -> list[str]:
+    """What a share takes, in lines for ``--dry-run``; ``kept``: classes, where evidence is kept."""
     count = len(job.defenses)
+    num_images = images_of_share(num_images, shard)
+    share = "" if shard[1] == 1 else f" (about; share {shard[0]} of {shard[1]})"
     each = passes_of(sources_of(job.defenses, job.local, job.apply_fn))
     return [
-        f"{counted(num_images, 'image')}, {counted(count, 'defense')} on evidence",
+        f"{counted(num_images, 'image')}{share}, {counted(count, 'defense')} on evidence",
         f"forward passes: {each * num_images:,}, {'one' if each == 1 else each} an image for all "
         "of these",
         *([] if kept is None else [kept_line(job, num_images, kept)]),

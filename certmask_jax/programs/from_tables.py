@@ -17,29 +17,50 @@ from certmask_jax.tables import saved_table
 
 def run_from_tables(config: Config, folder: AnyPath, saved: saved_table.SavedTable | None) -> None:
     """Prints the defenses of an earlier run again, or others that its tables suffice for."""
-    there = from_folder(folder, config.defenses, threat=config.threat)
-    if there.report is not None and config.margin_guard:
-        raise ValueError(
-            "--margin-guard: expected none beside defenses on evidence, whose sums are exact"
-        )
-    of_table = None
-    if there.report is None or there.others:
-        of_table = certify_saved(
-            table_of(folder) if saved is None else saved,
-            folder,
-            threat=config.threat,
-            specs=there.others,
-            margin_guard=config.margin_guard,
-            alone=there.report is None,
-        )
-    result = there.joined(of_table) if there.report is not None else of_table
-    assert result is not None
+    result = certify_folder(
+        folder, saved, config.defenses, threat=config.threat, margin_guard=config.margin_guard
+    )
     print(printing.text_of(result, config.format))
     if config.out is not None:
         if config.out.exists() and any(config.out.iterdir()):
             raise FileExistsError(f"--out {config.out}: expected a new or empty folder")
         config.out.mkdir(parents=True, exist_ok=True)
         write_report(result, config.out, program.say)
+
+
+def certify_folder(
+    folder: AnyPath,
+    saved: saved_table.SavedTable | None,
+    specs: Sequence[str] = (),
+    *,
+    threat: ThreatOptions | None = None,
+    margin_guard: float = 0.0,
+) -> report.Report:
+    """What the folder of a run proves, by its evidence and its table, ``saved`` where it is open.
+
+    ``specs`` and ``threat`` are those of the run by default.
+    """
+    there = from_folder(folder, specs, threat=threat)
+    if there.report is not None and margin_guard:
+        raise margin_guard_error()
+    if there.report is not None and not there.others:
+        return there.joined(None)
+    of_table = certify_saved(
+        table_of(folder) if saved is None else saved,
+        folder,
+        threat=threat,
+        specs=there.others,
+        margin_guard=margin_guard,
+        alone=there.report is None,
+    )
+    return of_table if there.report is None else there.joined(of_table)
+
+
+def margin_guard_error() -> ValueError:
+    """Of a margin guard beside evidence."""
+    return ValueError(
+        "--margin-guard: expected none beside defenses on evidence, whose sums are exact"
+    )
 
 
 def table_of(folder: AnyPath) -> saved_table.SavedTable:

@@ -255,7 +255,6 @@ def test_bands_that_cannot_be_are_one_error_before_any_work(tmp_path, capsys, sp
         ("clipped_bagnet:clip=none", ["--patch", "1"], "clip: cannot read 'none'"),
         ("patchguard", ["--patch", "6"], "reach all of them"),
         ("patchguard", ["--patch", "1", "--patches", "2"], "expected one patch"),
-        ("patchguard", ["--patch", "1", "--shard", "0/2"], "no --shard"),
         ("patchguard", ["--patch", "1", "--views", "mirror"], "no --views"),
         ("patchguard", ["--patch", "1", "--margin-guard", "0.1"], "no --margin-guard"),
         ("patchguard", ["--sizes", "1,6"], "reach all of them in one place, so nothing"),
