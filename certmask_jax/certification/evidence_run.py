@@ -1,14 +1,16 @@
 """Defenses on evidence over a test set: block by block onto the disk, to be stopped at any moment.
 
 One pass an image serves all that are on local logits, and one for each band all that are on the
-same bands. What is there of an earlier session stays of use.
+same bands. What is there of an earlier session stays of use. Of several processes each evaluates
+its part of the blocks on its own devices, and nobody waits meanwhile.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -21,7 +23,7 @@ from certmask_jax.certification.finished_blocks import says_left_out
 from certmask_jax.certification.reading_ahead import ahead
 from certmask_jax.certification.run_facts import facts_of_images
 from certmask_jax.defenses.evidence_defense import EvidenceDefense
-from certmask_jax.files import fingerprint, storage
+from certmask_jax.files import fingerprint, processes, storage
 from certmask_jax.inference.cell_fields import MIXES
 from certmask_jax.inference.devices import device_mesh
 from certmask_jax.inference.distinct_fields import LocalLogits
@@ -89,7 +91,8 @@ def evaluate_evidence(
       local, params: the model; that its cells see what they are said to see is checked first.
         None where no defense is on local logits.
       defenses: on local logits, with the field and the stride of ``local``, or on bands.
-      folder: local or in a bucket; new, or of this same run, which goes on.
+      folder: local or in a bucket; new, or of this same run, which goes on. Several processes
+        (``jax.distributed``) all have to see it.
       apply_fn: the model that sees bands, ``(params, float32[B, h, w, c]) -> logits [B, K]``.
       dropping: how that model drops tokens, if bands are to be given to it as the tokens that are
         seen alone.
@@ -116,7 +119,8 @@ def evaluate_evidence(
         one that does not take images of the channels that bands are shown in; before any long work.
       UnreadableImage: for an image that cannot be read, unless they are skipped.
       FileExistsError: for the folder of another run; names what differs.
-      OSError: for a folder that cannot be written to, or a disk without room for what is kept.
+      OSError: for a folder that cannot be written to, or a disk without room for what is kept; in
+        other processes than the first, where that could not begin.
     """
     told = EvidenceHooks() if hooks is None else hooks
     folder = storage.any_path(folder)
@@ -152,7 +156,8 @@ def evaluate_evidence(
         size = kept_sources.images_a_block(of_evidence, size, batch)
     store = EvidenceStore(folder, len(run_images), size)
     every = store.spans()
-    spans = {number: every[number] for number in share_of(len(every), share, "evidence")}
+    of_this = processes.share_of_this(share)
+    spans = {number: every[number] for number in share_of(len(every), of_this, "evidence")}
     if of_evidence is not None:
         kept_sources.check_room(folder, of_evidence, spans)
     known = dict(identity or {})
@@ -210,7 +215,8 @@ def evaluate_evidence(
         "passes_each": work.passes,
         **({} if of_evidence is None else {"kept": of_evidence}),
     }
-    begun = evidence_store.begun(folder, facts, about)
+    with processes.first_alone(_begun(folder, facts, about)):
+        begun = evidence_store.begun(folder, facts, about)
     kept = begun["about"].get("places")  # none: begun when verdicts at places were not kept
     program = results_program(
         work.sources, preprocessing, tuple(defenses), mesh, places=kept is not None, keep=keep
@@ -235,8 +241,17 @@ def evaluate_evidence(
         done += stop - start
         told.passes(work.passes * len(part.images), work.slots(len(part.images)))
         told.progress(done, own)
-    is_whole = done == own and images_done(folder)[0] == len(run_images)
+    is_left = processes.any_says(done < own)
+    is_whole = not is_left and images_done(folder)[0] == len(run_images)
     return evidence_store.load_evidence(folder) if is_whole else None
+
+
+@contextlib.contextmanager
+def _begun(
+    folder: storage.AnyPath, facts: Mapping[str, Any], about: Mapping[str, Any]
+) -> Iterator[None]:
+    evidence_store.begun(folder, facts, about)
+    yield
 
 
 def _check(

@@ -83,7 +83,10 @@ def run(config: Config, command: str) -> int:
     if job.evidence is not None:
         saved_evidence = _on_evidence(config, job, job.evidence, work, out, provenance)
         words = printing.words_to(config.format)
-        if work.stopped or (saved_evidence is None and out == run_folder):
+        stopped = processes.any_says(work.stopped)
+        if not processes.is_first() and (stopped or not job.defenses):
+            return STOPPED if stopped else 0
+        if stopped or (saved_evidence is None and out == run_folder):
             print(f"stopped: evidence is in {out}; give the same command again", file=words)
             return STOPPED
         if saved_evidence is None and not job.defenses:

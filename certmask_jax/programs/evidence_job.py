@@ -7,14 +7,13 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
-
 from certmask_jax._text import counted
 from certmask_jax.certification import kept_sources
 from certmask_jax.certification.evidence_batches import passes_of, sources_of
 from certmask_jax.certification.evidence_run import EvidenceHooks, evaluate_evidence
 from certmask_jax.data import Dataset
 from certmask_jax.defenses.evidence_defense import EvidenceDefense
+from certmask_jax.files import processes
 from certmask_jax.files.storage import AnyPath
 from certmask_jax.inference import views
 from certmask_jax.inference.distinct_fields import LocalLogits
@@ -72,7 +71,6 @@ def opened_evidence(
         )
     for option, is_given, why in (
         ("--margin-guard", config.margin_guard > 0, "logit margins of their parts are not kept"),
-        ("several processes", jax.process_count() > 1, "one process evaluates them"),
     ):
         if is_given:
             raise ValueError(f"{first}: expected no {option} beside defenses on evidence: {why}")
@@ -144,6 +142,8 @@ class EvidenceWork:
 
     def _progress(self, done: int, total: int) -> None:
         self.is_new = True
+        if not processes.is_first():
+            return
         if done == total or time.monotonic() - self._shown > _EVERY:
             self._shown = time.monotonic()
             self._say(f"evidence: {done} of {counted(total, 'image')}")
