@@ -142,6 +142,7 @@ def evaluate_evidence(
         apply_fn,
         held,
         dropping=dropping,
+        num_images=len(run_images),
         image_shape=first.shape[1:],
         preprocessing=preprocessing,
         mesh=mesh,
