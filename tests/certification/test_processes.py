@@ -136,12 +136,14 @@ def test_two_devices_of_one_process_find_the_same(two, tmp_path):
 
 
 def test_the_first_process_alone_reports(two):
-    out, ((_, first, _), (_, second, second_errors)) = two
+    out, ((_, first, first_errors), (_, second, second_errors)) = two
     assert "worst case" in first
     assert f"results in {out}" in first
     assert "worst case" not in second
     assert "results" not in second
     assert "passes/s" not in second_errors
+    assert "evidence: 8 of 8 images" in first_errors  # two blocks of the three
+    assert "evidence: " not in second_errors
     assert {file.name for file in out.iterdir()} == {
         *report.FILES,
         "report.html",
