@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+from typing import ClassVar
 
 import jax
 import numpy as np
@@ -13,6 +15,7 @@ from certmask_jax.defenses.evidence_defense import is_one_rule
 from certmask_jax.defenses.local_defense import ClippedBagNet, PatchGuard, PatchGuardDetection
 from certmask_jax.defenses.mask_ds_defense import MaskDS
 from certmask_jax.masks.threats import Threat
+from certmask_jax.programs import evidence_entries
 from certmask_jax.programs.evidence_entries import EVIDENCE
 
 SIZES = (1, 2, 3)
@@ -50,14 +53,25 @@ def test_who_says_that_it_is_one_rule_is_one(built):
         assert proved[0].sum() > proved[-1].sum()
 
 
+class Inherits(SmoothedViT):
+    """May look at the threat."""
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Says(SmoothedViT):
+    """Says that it does not."""
+
+    one_rule: ClassVar[bool] = True
+
+
 def test_each_class_says_it_for_itself():
-    """One that is made of another may look at the threat."""
-
-    class Own(SmoothedViT):
-        pass
-
     assert is_one_rule(SmoothedViT)
-    assert not is_one_rule(Own)
+    assert not is_one_rule(Inherits)
+    assert is_one_rule(Says)
+    own = "tests.defenses.test_one_rule:"
+    specs = ["smoothed_vit:band=2", "mask_ds", f"{own}Inherits", f"{own}Says:band=2", "certmask"]
+    said = [evidence_entries.is_one_rule(spec) for spec in specs]
+    assert said == [True, False, False, True, False]
 
 
 def test_with_windows_of_its_own_a_larger_size_implies_no_smaller_one():
