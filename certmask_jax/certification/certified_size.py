@@ -16,6 +16,12 @@ Mask sets depend on the patch that they are built for, so there are two question
   adversary no choice that they did not have. The certified size is a promise against all smaller
   patches, the curve is its distribution, and it takes the masked images of P alone.
 
+Of defenses on evidence the rule decides which of the two it is. One that takes a window away, as
+large as the patch reaches, is another classifier at each size: *own rule*, of which all that is
+said of own masks holds. One that knows no patch, such as votes of bands, is *one rule*: a smaller
+patch lies inside a place of the larger and meets no other bands or cells than that, so the
+certified size is a promise.
+
 All sizes are decided in one evaluation: equal masked images are evaluated once, and an image that
 fails at a size costs little there.
 """
@@ -33,7 +39,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from certmask_jax._text import counted
-from certmask_jax.certification.report import DefenseResult, Report, SizeCurve
+from certmask_jax.certification.report import Classifiers, DefenseResult, Report, SizeCurve
 from certmask_jax.certification.report.size_screen import masks_of, panels
 from certmask_jax.files import whole_files
 from certmask_jax.files.storage import AnyPath
@@ -46,8 +52,9 @@ class Family(NamedTuple):
     """The results of one defense at ascending patch sizes."""
 
     defense: str  # as on the command line
-    built_for: tuple[int, int] | None  # None: each size has masks of its own
+    built_for: tuple[int, int] | None  # what masks of all sizes are built for
     results: tuple[int, ...]  # where they stand in the report
+    classifiers: Classifiers | None = None  # None: own masks, or built for that
 
 
 def check_sizes(sizes: Sequence[tuple[int, int]]) -> None:
@@ -94,6 +101,7 @@ def with_curves(report: Report, families: Sequence[Family]) -> Report:
             guarantee=results[0].guarantee,
             sizes=tuple(sizes),
             results=family.results,
+            classifiers=_classifiers(family),
             clean_accuracy=tuple(result.clean_accuracy for result in results),
             worst_case_accuracy=tuple(result.worst_case_accuracy for result in results),
             intervals={name: tuple(r.intervals[name] for r in results) for name in names},
@@ -110,7 +118,8 @@ def with_curves(report: Report, families: Sequence[Family]) -> Report:
 def write_curve(report: Report, folder: AnyPath) -> None:
     """Writes ``certified_size.csv``: a row for each curve and size; atomically.
 
-    ``built_for`` is empty where each size has masks of its own.
+    ``built_for`` is empty where no masks of all sizes are built for one patch; ``classifiers`` says
+    what the sizes are.
     """
     text = io.StringIO(newline="")
     rows = csv.writer(text)
@@ -118,6 +127,7 @@ def write_curve(report: Report, folder: AnyPath) -> None:
     rows.writerow(
         ["defense", "built_for", "patch", "masks", "masked_images", "worst_case_exact"]
         + [f"{name}{end}" for name in accuracies for end in ("", "_low", "_high")]
+        + ["classifiers"]
     )
     for curve, result in _points(report):
         built_for = "" if curve.built_for is None else _by(curve.built_for)
@@ -127,7 +137,7 @@ def write_curve(report: Report, folder: AnyPath) -> None:
             value = getattr(result, name)
             numbers = [] if value is None else [value, *result.intervals[name]]
             row += [f"{number:.6g}" for number in numbers] or [""] * 3
-        rows.writerow(row)
+        rows.writerow([*row, curve.classifiers])
     whole_files.write(folder / CURVE, text.getvalue().encode())
 
 
@@ -159,6 +169,12 @@ def write_figure(result: Report, folder: AnyPath) -> None:
     picture = io.BytesIO()
     figure.savefig(picture, format="png")
     whole_files.write(folder / FIGURE, picture.getvalue())
+
+
+def _classifiers(family: Family) -> Classifiers:
+    if family.classifiers is not None:
+        return family.classifiers
+    return "own masks" if family.built_for is None else "built for"
 
 
 def _points(result: Report) -> list[tuple[SizeCurve, DefenseResult]]:

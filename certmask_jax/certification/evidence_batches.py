@@ -29,6 +29,9 @@ from certmask_jax.masks.distinct_unions import MaskedImages
 _CPU_PIXELS = 1 << 19  # at once, on a device
 _MOST_AT_ONCE = 64  # images, on a device
 
+FEWEST_BLOCKS = 4
+"""That any test set has, so that it can be shared out, as that of a table has."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Batches:
@@ -111,6 +114,7 @@ def planned(
     held: Any,
     *,
     dropping: TokenDropping | None,
+    num_images: int,
     image_shape: tuple[int, int, int],
     preprocessing: Preprocessing,
     mesh: Mesh,
@@ -123,6 +127,7 @@ def planned(
     Args:
       defenses, local, apply_fn, dropping: as of ``evaluate_evidence``.
       held: the parameters, as they are on the devices.
+      num_images: of the run; so few at once that they can be shared out, unless ``chunk`` says it.
       image_shape: ``(h, w, c)`` of the images.
       preprocessing, mesh: of the run.
       chunk: as of ``evaluate_evidence``.
@@ -136,8 +141,9 @@ def planned(
         raise ValueError(f"chunk: expected at least 1 image, got {chunk}")
     platform = mesh.devices.flat[0].platform
     each = 1
+    most = max(1, num_images // (FEWEST_BLOCKS * mesh.size))  # on a device
     if all(one.of_bands is None for one in defenses):
-        return _with(sources_of(defenses, local, apply_fn), image_shape, mesh, chunk)
+        return _with(sources_of(defenses, local, apply_fn), most, image_shape, mesh, chunk)
     if chunk is not None:
         each = -(-chunk // mesh.size)
     elif known is not None:
@@ -148,7 +154,7 @@ def planned(
         each = default_items(platform, flops(apply_fn, held, seen, preprocessing.model_dtype))
     while True:
         sources = sources_of(defenses, local, apply_fn, dropping=dropping, bands_at_once=each)
-        work = _with(sources, image_shape, mesh, chunk)
+        work = _with(sources, most, image_shape, mesh, chunk)
         if platform == "cpu" or chunk is not None or known is not None or each == 1:
             return work
         program = results_program(work.sources, preprocessing, tuple(defenses), mesh, places=True)
@@ -166,16 +172,18 @@ def planned(
 
 def _with(
     sources: tuple[Source, ...],
+    most: int,
     image_shape: tuple[int, int, int],
     mesh: Mesh,
     chunk: int | None,
 ) -> Batches:
-    """As many images at once as take what a device may take, one at least."""
+    """As many images at once as take what a device may take, one at least, and at most ``most``."""
     each = _images_each(image_shape[0] * image_shape[1], mesh, chunk)
     bands = [one for one in sources if isinstance(one, BandSource)]
     if bands:
-        most = max(1, bands[0].at_once // max(one.masked for one in bands))
-        each = most if len(bands) == len(sources) else min(each, most)
+        of_bands = max(1, bands[0].at_once // max(one.masked for one in bands))
+        each = of_bands if len(bands) == len(sources) else min(each, of_bands)
+    each = each if chunk is not None else min(each, most)
     return Batches(sources, each * mesh.size, mesh.size)
 
 

@@ -1,14 +1,16 @@
 """Defenses on evidence over a test set: block by block onto the disk, to be stopped at any moment.
 
 One pass an image serves all that are on local logits, and one for each band all that are on the
-same bands. What is there of an earlier session stays of use.
+same bands. What is there of an earlier session stays of use. Of several processes each evaluates
+its part of the blocks on its own devices, and nobody waits meanwhile.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -21,7 +23,7 @@ from certmask_jax.certification.finished_blocks import says_left_out
 from certmask_jax.certification.reading_ahead import ahead
 from certmask_jax.certification.run_facts import facts_of_images
 from certmask_jax.defenses.evidence_defense import EvidenceDefense
-from certmask_jax.files import fingerprint, storage
+from certmask_jax.files import fingerprint, processes, storage
 from certmask_jax.inference.cell_fields import MIXES
 from certmask_jax.inference.devices import device_mesh
 from certmask_jax.inference.distinct_fields import LocalLogits
@@ -36,9 +38,10 @@ from certmask_jax.inference.preprocessing import Preprocessing, check_images
 from certmask_jax.inference.token_dropping import TokenDropping
 from certmask_jax.tables import evidence_store
 from certmask_jax.tables.evidence_kept import KeptFiles
-from certmask_jax.tables.evidence_store import EvidenceStore, SavedEvidence
+from certmask_jax.tables.evidence_store import EvidenceStore, SavedEvidence, images_done
 from certmask_jax.tables.image_sets import TestSet
 from certmask_jax.tables.run_images import Began, RunImages, of_run
+from certmask_jax.tables.table_writer import share_of
 
 _BATCHES_A_BLOCK = 16
 _LEAST_BLOCKS = 16
@@ -49,7 +52,7 @@ class EvidenceHooks:
     """What a program wants to hear of, and when it wants to stop.
 
     Attributes:
-      progress: told of the images that are done, and of all, after each block.
+      progress: told of the images of its share that are done, and of all these, after each block.
       warn: told in a line of what happened to damaged blocks or images.
       stop: asked before each block; true ends the evaluation there.
       passes: told of the passes of a block, and of the places for passes that these took.
@@ -75,6 +78,7 @@ def evaluate_evidence(
     provenance: Mapping[str, Any] | None = None,
     unreadable: Mapping[str, str] | None = None,
     skip_unreadable: bool = False,
+    share: tuple[int, int] = (0, 1),
     keep: bool = False,
     chunk: int | None = None,
     mesh: Mesh | None = None,
@@ -87,7 +91,8 @@ def evaluate_evidence(
       local, params: the model; that its cells see what they are said to see is checked first.
         None where no defense is on local logits.
       defenses: on local logits, with the field and the stride of ``local``, or on bands.
-      folder: local or in a bucket; new, or of this same run, which goes on.
+      folder: local or in a bucket; new, or of this same run, which goes on. Several processes
+        (``jax.distributed``) all have to see it.
       apply_fn: the model that sees bands, ``(params, float32[B, h, w, c]) -> logits [B, K]``.
       dropping: how that model drops tokens, if bands are to be given to it as the tokens that are
         seen alone.
@@ -96,6 +101,8 @@ def evaluate_evidence(
         ``weights_sha256``, ``params`` is not hashed again.
       provenance: JSON-able facts about the run, kept with it.
       unreadable, skip_unreadable: as of ``evaluation.evaluate``.
+      share: ``(i, n)``: only every n-th block, from block i on. What n shares find is put together
+        by ``evidence_merging``.
       keep: keep the evidence itself too, in float32, for ``tables.evidence_kept`` and for other
         defenses on it. For small sets: an image of 26x26 cells and 1,000 classes takes 2.7 MB.
       chunk: images at once over all devices, rounded up to a multiple of their number; of bands
@@ -104,15 +111,16 @@ def evaluate_evidence(
       hooks: see ``EvidenceHooks``.
 
     Returns:
-      All of the run; None where it was stopped before.
+      All of the run; None where it was stopped before, or blocks are others' share.
 
     Raises:
       ValueError: for no defense, an empty test set, images of another size, labels that are no
-        classes, another resize, a model whose cells see other pixels, or one that does not take
-        images of the channels that bands are shown in; before any long work.
+        classes, more shares than blocks, another resize, a model whose cells see other pixels, or
+        one that does not take images of the channels that bands are shown in; before any long work.
       UnreadableImage: for an image that cannot be read, unless they are skipped.
       FileExistsError: for the folder of another run; names what differs.
-      OSError: for a folder that cannot be written to, or a disk without room for what is kept.
+      OSError: for a folder that cannot be written to, or a disk without room for what is kept; in
+        other processes than the first, where that could not begin.
     """
     told = EvidenceHooks() if hooks is None else hooks
     folder = storage.any_path(folder)
@@ -134,6 +142,7 @@ def evaluate_evidence(
         apply_fn,
         held,
         dropping=dropping,
+        num_images=len(run_images),
         image_shape=first.shape[1:],
         preprocessing=preprocessing,
         mesh=mesh,
@@ -147,8 +156,11 @@ def evaluate_evidence(
     if of_evidence is not None:
         size = kept_sources.images_a_block(of_evidence, size, batch)
     store = EvidenceStore(folder, len(run_images), size)
+    every = store.spans()
+    of_this = processes.share_of_this(share)
+    spans = {number: every[number] for number in share_of(len(every), of_this, "evidence")}
     if of_evidence is not None:
-        kept_sources.check_room(folder, of_evidence, store)
+        kept_sources.check_room(folder, of_evidence, spans)
     known = dict(identity or {})
     if "weights_sha256" not in known:
         known["weights_sha256"] = fingerprint.of_arrays(params)
@@ -204,20 +216,21 @@ def evaluate_evidence(
         "passes_each": work.passes,
         **({} if of_evidence is None else {"kept": of_evidence}),
     }
-    begun = evidence_store.begun(folder, facts, about)
+    with processes.first_alone(_begun(folder, facts, about)):
+        begun = evidence_store.begun(folder, facts, about)
     kept = begun["about"].get("places")  # none: begun when verdicts at places were not kept
     program = results_program(
         work.sources, preprocessing, tuple(defenses), mesh, places=kept is not None, keep=keep
     )
     files = KeptFiles(folder, [] if of_evidence is None else of_evidence["sources"])
-    spans = store.spans()
     missing = {
         number: span
         for number, span in spans.items()
         if not is_of_use(store, number, span, run_images, told.warn)
         or not files.is_whole(number, span[1] - span[0], told.warn)
     }
-    done = len(run_images) - sum(stop - start for start, stop in missing.values())
+    own, left = (sum(stop - start for start, stop in s.values()) for s in (spans, missing))
+    done = own - left
     read = functools.partial(read_part, run_images, classes)
     for number, part in ahead(read, missing, stop=told.stop):
         start, stop = missing[number]
@@ -228,8 +241,18 @@ def evaluate_evidence(
         store.write(number, block)
         done += stop - start
         told.passes(work.passes * len(part.images), work.slots(len(part.images)))
-        told.progress(done, len(run_images))
-    return evidence_store.load_evidence(folder) if done == len(run_images) else None
+        told.progress(done, own)
+    is_left = processes.any_says(done < own)
+    is_whole = not is_left and images_done(folder)[0] == len(run_images)
+    return evidence_store.load_evidence(folder) if is_whole else None
+
+
+@contextlib.contextmanager
+def _begun(
+    folder: storage.AnyPath, facts: Mapping[str, Any], about: Mapping[str, Any]
+) -> Iterator[None]:
+    evidence_store.begun(folder, facts, about)
+    yield
 
 
 def _check(

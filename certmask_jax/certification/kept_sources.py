@@ -18,7 +18,7 @@ from certmask_jax.files import disk_room, fingerprint
 from certmask_jax.files.storage import AnyPath
 from certmask_jax.tables import evidence_kept
 from certmask_jax.tables.evidence_kept import KeptFiles
-from certmask_jax.tables.evidence_store import EvidenceStore, SavedEvidence
+from certmask_jax.tables.evidence_store import SavedEvidence
 
 _AT_ONCE = 64  # images
 _BLOCK_BYTES = 1 << 28  # of what is kept of a block, which is held at once
@@ -69,12 +69,17 @@ def images_a_block(kept: Mapping[str, Any], images: int, batch: int) -> int:
     return batch * max(1, min(images // batch, _BLOCK_BYTES // each))
 
 
-def check_room(folder: AnyPath, kept: Mapping[str, Any], store: EvidenceStore) -> None:
-    """``OSError`` (no space left) unless what is still to be kept fits the disk of ``folder``."""
+def check_room(
+    folder: AnyPath, kept: Mapping[str, Any], spans: Mapping[int, tuple[int, int]]
+) -> None:
+    """``OSError`` (no space left) unless what is still to be kept fits the disk of ``folder``.
+
+    ``spans`` are the images of each block that is to be there.
+    """
     if not isinstance(folder, Path):
         return
     files = KeptFiles(folder, kept["sources"])
-    left = [span for number, span in store.spans().items() if not files.is_there(number)]
+    left = [span for number, span in spans.items() if not files.is_there(number)]
     if left:
         images = sum(stop - start for start, stop in left)
         needed = images * files.bytes_an_image + disk_room.SPARE_BYTES

@@ -180,6 +180,7 @@ class DerandomizedSmoothing(BandDefense):
     ties: Ties = "smallest"
 
     name: ClassVar[str] = "derandomized_smoothing"
+    one_rule: ClassVar[bool] = True
     paper_band: ClassVar[int] = 25
 
     def __post_init__(self) -> None:
@@ -219,6 +220,7 @@ class SmoothedViT(BandDefense):
     """
 
     name: ClassVar[str] = "smoothed_vit"
+    one_rule: ClassVar[bool] = True
     paper_band: ClassVar[int] = 19
 
     @property

@@ -58,6 +58,8 @@ class EvidenceDefense(abc.ABC):
 
     name: ClassVar[str]
     guarantee: ClassVar[Guarantee] = Guarantee.RECOVERY
+    one_rule: ClassVar[bool] = False
+    """Whether the rule is the same whatever the threat; each class says it for itself."""
 
     def __str__(self) -> str:
         return f"{self.name}: {self.parts_and_threat}, {self.guarantee.value}"
@@ -184,3 +186,11 @@ class EvidenceDefense(abc.ABC):
     @classmethod
     def _common(cls) -> set[str]:
         return {field.name for field in dataclasses.fields(EvidenceDefense)}
+
+
+def is_one_rule(kind: type[EvidenceDefense]) -> bool:
+    """Whether defenses of this class against any threats are one classifier.
+
+    Not inherited: a subclass may have a rule that looks at the threat.
+    """
+    return bool(vars(kind).get("one_rule", False))

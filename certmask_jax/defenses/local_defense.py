@@ -324,6 +324,7 @@ class ClippedBagNet(LocalDefense):
     clip: float | None = None
 
     name: ClassVar[str] = "clipped_bagnet"
+    one_rule: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.clip is not None:

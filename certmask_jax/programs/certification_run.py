@@ -6,8 +6,9 @@ import dataclasses
 import re
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from certmask_jax._text import counted
 from certmask_jax.certification import evaluation, precision_check, report, verdicts
@@ -27,7 +28,12 @@ from certmask_jax.programs.certification_job import Job, opened
 from certmask_jax.programs.certification_options import (
     Config,
 )
-from certmask_jax.programs.evidence_job import EvidenceJob, EvidenceWork, kept_line
+from certmask_jax.programs.evidence_job import (
+    EvidenceJob,
+    EvidenceWork,
+    images_of_share,
+    kept_line,
+)
 from certmask_jax.programs.page_options import Shown
 from certmask_jax.programs.progress import Progress
 from certmask_jax.programs.run_defenses import over_sizes
@@ -39,7 +45,7 @@ from certmask_jax.programs.run_folder import (
     write_report,
     written,
 )
-from certmask_jax.tables import saved_table, table_writer
+from certmask_jax.tables import evidence_store, saved_table, table_writer
 from certmask_jax.tables.evidence_store import SavedEvidence
 
 if TYPE_CHECKING:
@@ -75,13 +81,22 @@ def run(config: Config, command: str) -> int:
     work = EvidenceWork(deadline, _say)
     evidence, saved_evidence = None, None
     if job.evidence is not None:
-        saved_evidence = _on_evidence(config, job, job.evidence, work, out)
-        if saved_evidence is None:
-            words = printing.words_to(config.format)
+        saved_evidence = _on_evidence(config, job, job.evidence, work, out, provenance)
+        words = printing.words_to(config.format)
+        stopped = processes.any_says(work.stopped)
+        if not processes.is_first() and (stopped or not job.defenses):
+            return STOPPED if stopped else 0
+        if stopped or (saved_evidence is None and out == run_folder):
             print(f"stopped: evidence is in {out}; give the same command again", file=words)
             return STOPPED
-        evidence = certify_evidence(saved_evidence, job.evidence.defenses)
-        if not job.defenses:
+        if saved_evidence is None and not job.defenses:
+            done, count = evidence_store.images_done(out / evidence_store.FOLDER)
+            return _share_done(part, done, count, run_folder, out, words)
+        if saved_evidence is not None:
+            evidence = certify_evidence(saved_evidence, job.evidence.defenses)
+        if saved_evidence is not None and evidence is not None and not job.defenses:
+            if config.threat.sizes:
+                evidence = over_sizes(evidence, job.identity["defense"])
             return _told(config, job, evidence, saved_evidence, out, started, work, shown)
     with Progress(
         job.defenses,
@@ -119,16 +134,13 @@ def run(config: Config, command: str) -> int:
         return STOPPED
     if saved is None:
         done, count = saved_table.images_done(out / "tables")
-        print(f"share {part} is done, {done} of {counted(count, 'image')}, in {out}", file=words)
-        merge = program.typed("merge", [str(run_folder)])
-        print(f"when all are: {merge}", file=words)
-        return 0
+        return _share_done(part, done, count, run_folder, out, words)
     seconds = {"evaluation": round(time.monotonic() - started, 2)}
     result = verdicts.certify(saved, job.defenses, margin_guard=config.margin_guard)
-    if config.threat.sizes:
-        result = over_sizes(result, job.identity["defense"])
     if job.evidence is not None and evidence is not None:
         result = beside(result, evidence, job.evidence.order)
+    if config.threat.sizes:
+        result = over_sizes(result, job.identity["defense"])
     nothing_new = not progress.settled_now and not work.is_new
     was_complete = nothing_new and is_written(result, out, config.precision)
     flips = _flips(config, job, saved, out if was_complete else None)
@@ -152,12 +164,27 @@ def run(config: Config, command: str) -> int:
     )
 
 
+def _share_done(
+    part: str, done: int, count: int, run_folder: AnyPath, out: AnyPath, words: TextIO
+) -> int:
+    """Says what comes after a share."""
+    print(f"share {part} is done, {done} of {counted(count, 'image')}, in {out}", file=words)
+    print(f"when all are: {program.typed('merge', [str(run_folder)])}", file=words)
+    return 0
+
+
 def _on_evidence(
-    config: Config, job: Job, of: EvidenceJob, work: EvidenceWork, out: AnyPath
+    config: Config,
+    job: Job,
+    of: EvidenceJob,
+    work: EvidenceWork,
+    out: AnyPath,
+    provenance: Mapping[str, Any],
 ) -> SavedEvidence | None:
-    """Evaluates the defenses on evidence; None where there was no more time."""
+    """Evaluates the defenses on evidence; None for a share, or where there was no more time."""
     if config.keep_evidence:
-        _say(kept_line(of, len(job.dataset), job.model.num_classes))
+        images = images_of_share(len(job.dataset), config.shard)
+        _say(kept_line(of, images, job.model.num_classes))
     return work.run(
         of,
         job.dataset,
@@ -165,9 +192,10 @@ def _on_evidence(
         out,
         preprocessing=job.preprocessing,
         identity=job.identity,
-        provenance=job.provenance,
+        provenance=provenance,
         unreadable=job.unreadable,
         skip_unreadable=config.data.on_unreadable == "skip",
+        share=config.shard,
         keep=config.keep_evidence,
         chunk=config.chunk,
     )

@@ -41,10 +41,11 @@ def _run(argv: Sequence[str] | None) -> int:
         return 0
     config = read_config(arguments)
     with program.without_collections():  # what runs, which help, lists and mistakes do without
-        from certmask_jax.programs import certification_run, evidence_job, from_tables
+        from certmask_jax.programs import certification_run, evidence_of_folder, from_tables
     if config.from_tables is not None:
         folder = config.from_tables
-        on_evidence_alone = not (folder / "tables").is_dir() and evidence_job.holds_evidence(folder)
+        has_tables = (folder / "tables").is_dir()
+        on_evidence_alone = not has_tables and evidence_of_folder.holds_evidence(folder)
         saved = None if on_evidence_alone else from_tables.table_of(folder)
         check_from_tables(arguments)
         from_tables.run_from_tables(config, folder, saved)

@@ -7,7 +7,7 @@ from certmask_jax.certification import planning
 from certmask_jax.certification.evidence_planning import seconds_an_image
 from certmask_jax.programs.certification_job import Job
 from certmask_jax.programs.certification_options import Config
-from certmask_jax.programs.evidence_job import EvidenceJob, plan_of
+from certmask_jax.programs.evidence_job import EvidenceJob, images_of_share, plan_of
 from certmask_jax.tables.image_sets import TestSet, readable
 
 
@@ -17,7 +17,7 @@ def plan_text(config: Config, job: Job) -> str:
     kept = job.model.num_classes if config.keep_evidence else None
     lines = []
     if job.evidence is not None:
-        lines = plan_of(job.evidence, len(images), kept=kept)
+        lines = plan_of(job.evidence, len(images), shard=config.shard, kept=kept)
         lines.append(_time_of(config, job, job.evidence, images))
     return "\n".join([*lines, *(_plan_of_table(config, job, images) if job.defenses else ())])
 
@@ -33,8 +33,9 @@ def _time_of(config: Config, job: Job, evidence: EvidenceJob, images: TestSet) -
         preprocessing=job.preprocessing,
         chunk=config.chunk,
     )
+    count = images_of_share(len(images), config.shard)
     return (
-        f"time: {_duration(each * len(images))} expected, at {1 / each:,.1f} images/s (measured on "
+        f"time: {_duration(each * count)} expected, at {1 / each:,.1f} images/s (measured on "
         f"{counted(measured_on, 'image')}), and start-up"
     )
 

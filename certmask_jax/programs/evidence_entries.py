@@ -9,7 +9,9 @@ import dataclasses
 import functools
 import inspect
 from collections.abc import Callable
+from typing import Any
 
+from certmask_jax.defenses import evidence_defense
 from certmask_jax.defenses.band_defense import DerandomizedSmoothing, SmoothedViT
 from certmask_jax.defenses.evidence_defense import EvidenceDefense
 from certmask_jax.defenses.local_defense import (
@@ -36,6 +38,7 @@ class EvidenceEntry:
       build: what makes it of a threat and the values of keys.
       keys: those that it takes.
       is_local: whether it is on local logits; else on bands.
+      kind: its class, where it is not ``build``.
     """
 
     name: str
@@ -43,6 +46,7 @@ class EvidenceEntry:
     build: Callable[..., EvidenceDefense]
     keys: tuple[Key, ...]
     is_local: bool = True
+    kind: type[EvidenceDefense] | None = None
 
 
 def _clip_or_tanh(text: str) -> float | None:
@@ -159,6 +163,7 @@ def entry_of(text: str) -> EvidenceEntry | None:
         functools.partial(imported.called, path, wanted=EvidenceDefense),
         defense_entries.own_keys(path, given=given),
         is_local=is_local,
+        kind=built,
     )
 
 
@@ -171,6 +176,13 @@ def is_local(text: str) -> bool:
     """Whether a spec names one that is on local logits."""
     entry = entry_of(text)
     return entry is not None and entry.is_local
+
+
+def is_one_rule(text: str) -> bool:
+    """Whether a spec names one whose rule is the same against every patch."""
+    entry = entry_of(text)
+    kind: Any = None if entry is None else entry.kind or entry.build
+    return isinstance(kind, type) and evidence_defense.is_one_rule(kind)
 
 
 def check(text: str) -> dict[str, str]:

@@ -14,7 +14,7 @@ from certmask_jax.files import fingerprint
 from certmask_jax.pages.evidence_maps import EvidenceMaps, maps_on_evidence
 from certmask_jax.pages.map_limits import USUAL, MapLimits
 from certmask_jax.programs import evidence_entries
-from certmask_jax.programs.evidence_job import recorded_local, recorded_seen_size
+from certmask_jax.programs.evidence_of_folder import recorded_local, recorded_seen_size
 from certmask_jax.tables import evidence_kept
 from certmask_jax.tables.evidence_store import SavedEvidence
 

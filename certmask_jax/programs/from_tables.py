@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from certmask_jax.certification import report, verdicts
-from certmask_jax.certification.evidence_verdicts import beside
 from certmask_jax.files.storage import AnyPath
 from certmask_jax.programs import parts_options, printing, program
 from certmask_jax.programs.certification_options import Config
-from certmask_jax.programs.evidence_job import from_folder
+from certmask_jax.programs.evidence_of_folder import from_folder
 from certmask_jax.programs.run_defenses import build_defenses, over_sizes, specs_over_sizes
 from certmask_jax.programs.run_folder import write_report
 from certmask_jax.programs.threat_options import ThreatOptions, recorded, threats
@@ -18,28 +17,50 @@ from certmask_jax.tables import saved_table
 
 def run_from_tables(config: Config, folder: AnyPath, saved: saved_table.SavedTable | None) -> None:
     """Prints the defenses of an earlier run again, or others that its tables suffice for."""
-    evidence, order, specs = from_folder(folder, config.defenses, threat=config.threat)
-    if evidence is not None and config.margin_guard:
-        raise ValueError(
-            "--margin-guard: expected none beside defenses on evidence, whose sums are exact"
-        )
-    result = evidence
-    if evidence is None or specs:
-        result = certify_saved(
-            table_of(folder) if saved is None else saved,
-            folder,
-            threat=config.threat,
-            specs=specs,
-            margin_guard=config.margin_guard,
-        )
-        result = result if evidence is None else beside(result, evidence, order)
-    assert result is not None
+    result = certify_folder(
+        folder, saved, config.defenses, threat=config.threat, margin_guard=config.margin_guard
+    )
     print(printing.text_of(result, config.format))
     if config.out is not None:
         if config.out.exists() and any(config.out.iterdir()):
             raise FileExistsError(f"--out {config.out}: expected a new or empty folder")
         config.out.mkdir(parents=True, exist_ok=True)
         write_report(result, config.out, program.say)
+
+
+def certify_folder(
+    folder: AnyPath,
+    saved: saved_table.SavedTable | None,
+    specs: Sequence[str] = (),
+    *,
+    threat: ThreatOptions | None = None,
+    margin_guard: float = 0.0,
+) -> report.Report:
+    """What the folder of a run proves, by its evidence and its table, ``saved`` where it is open.
+
+    ``specs`` and ``threat`` are those of the run by default.
+    """
+    there = from_folder(folder, specs, threat=threat)
+    if there.report is not None and margin_guard:
+        raise margin_guard_error()
+    if there.report is not None and not there.others:
+        return there.joined(None)
+    of_table = certify_saved(
+        table_of(folder) if saved is None else saved,
+        folder,
+        threat=threat,
+        specs=there.others,
+        margin_guard=margin_guard,
+        alone=there.report is None,
+    )
+    return of_table if there.report is None else there.joined(of_table)
+
+
+def margin_guard_error() -> ValueError:
+    """Of a margin guard beside evidence."""
+    return ValueError(
+        "--margin-guard: expected none beside defenses on evidence, whose sums are exact"
+    )
 
 
 def table_of(folder: AnyPath) -> saved_table.SavedTable:
@@ -54,8 +75,12 @@ def certify_saved(
     threat: ThreatOptions | None = None,
     specs: Sequence[str] = (),
     margin_guard: float = 0.0,
+    alone: bool = True,
 ) -> report.Report:
-    """What a table proves about defenses, by default those that it was made for."""
+    """What a table proves about defenses, by default those that it was made for.
+
+    Unless it is ``alone`` in its report, what is said over patch sizes is left to that.
+    """
     known = saved.about.get("provenance", {})
     if threat is None or threat == ThreatOptions():
         threat = recorded(known)
@@ -70,4 +95,4 @@ def certify_saved(
         specs = specs_over_sizes(specs, attacks)
     defenses = build_defenses(specs, attacks)
     result = verdicts.certify(saved, defenses, margin_guard=margin_guard)
-    return over_sizes(result, specs) if threat.sizes else result
+    return over_sizes(result, specs) if threat.sizes and alone else result

@@ -19,10 +19,17 @@ from certmask_jax.programs import (
     program,
 )
 from certmask_jax.programs.command_line import CommandLine
-from certmask_jax.programs.from_tables import certify_saved
+from certmask_jax.programs.evidence_entries import is_on_evidence
+from certmask_jax.programs.from_tables import certify_folder, margin_guard_error
 from certmask_jax.programs.number_options import number
-from certmask_jax.programs.run_folder import check_out, share_tables, write_report
-from certmask_jax.tables import merging, saved_table
+from certmask_jax.programs.run_folder import (
+    check_out,
+    evidence_of,
+    shares_in,
+    tables_of,
+    write_report,
+)
+from certmask_jax.tables import evidence_merging, evidence_store, merging, saved_table
 
 
 def parser() -> CommandLine:
@@ -57,7 +64,8 @@ def run(
 ) -> None:
     """Merges, writes the run folder and prints the table."""
     runs = merging.distinct(runs, _say)
-    shares = share_tables(runs[0]) if len(runs) == 1 else []
+    shares = shares_in(runs[0]) if len(runs) == 1 else []
+    tables = tables_of(shares)
     if shares:
         out = runs[0] if out is None else out
     elif out is None:
@@ -66,22 +74,59 @@ def run(
             f"shares, got {', '.join(map(str, runs))}"
         )
     else:
-        shares = [folder / "tables" if (folder / "tables").is_dir() else folder for folder in runs]
-        shares = merging.distinct(shares, _say)
+        shares = runs
+        tables = merging.distinct([one for run in runs for one in _tables_of(run)], _say)
+    evidence = evidence_of(shares)
+    if evidence and margin_guard:
+        raise margin_guard_error()
     check_out(out)
-    merging.merge(shares, out / "tables", warn=_say)
-    saved = saved_table.load(out / "tables")
-    result = certify_saved(saved, out, margin_guard=margin_guard)
+    _check_kinds(tables, evidence)
+    if evidence:  # before anything is written
+        evidence_merging.check(evidence)
+    saved, saved_evidence = None, None
+    if tables:
+        merging.merge(tables, out / "tables", warn=_say)
+        saved = saved_table.load(out / "tables")
+    if evidence:
+        evidence_merging.merge(evidence, out / evidence_store.FOLDER, warn=_say)
+        saved_evidence = evidence_store.load_evidence(out / evidence_store.FOLDER)
+    result = certify_folder(out, saved, margin_guard=margin_guard)
     write_report(result, out, _say)
     page_of_run.try_page(
         result,
         saved,
         lambda rows: earlier_images.images_of(result, rows),
         out,
+        evidence=saved_evidence,
         beside=earlier_page.at_once,
     )
     print(printing.text_of(result, style))
-    print(f"\nresults of {len(shares)} shares in {out}", file=printing.words_to(style))
+    count = len(tables or evidence)
+    print(f"\nresults of {count} shares in {out}", file=printing.words_to(style))
+
+
+def _tables_of(run: AnyPath) -> list[AnyPath]:
+    """The table of a share that is given, or that folder itself; none of one on evidence alone."""
+    if (run / "tables").is_dir():
+        return [run / "tables"]
+    return [] if evidence_of([run]) else [run]
+
+
+def _check_kinds(tables: Sequence[AnyPath], evidence: Sequence[AnyPath]) -> None:
+    """``FileNotFoundError`` for a run whose shares lack all tables, or all evidence."""
+    of_evidence = evidence_store.recorded(evidence[0]) if evidence else None
+    of_table = saved_table.recorded(tables[0]) if tables and tables[0].is_dir() else None
+    about = of_table if of_evidence is None else of_evidence["about"]
+    specs = ({} if about is None else about).get("provenance", {}).get("defense", ())
+    for is_lacking, what, wanted in (
+        (not evidence, "evidence", [spec for spec in specs if is_on_evidence(spec)]),
+        (not tables, "tables", [spec for spec in specs if not is_on_evidence(spec)]),
+    ):
+        if is_lacking and wanted:
+            raise FileNotFoundError(
+                f"expected shares with {what}, of --defense {wanted[0]}, but none has begun with "
+                "that; go on with the shares, and give their own folders"
+            )
 
 
 def _say(line: str) -> None:

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from certmask_jax._text import counted
 from certmask_jax.certification.defense_results import conditions_of, result_of
-from certmask_jax.certification.evidence_verdicts import beside
 from certmask_jax.certification.report import DefenseResult, Report
 from certmask_jax.defenses import Defense
 from certmask_jax.defenses.evidence_defense import EvidenceDefense
@@ -24,7 +23,7 @@ from certmask_jax.files import fingerprint
 from certmask_jax.files.storage import AnyPath
 from certmask_jax.inference.views import passes_each
 from certmask_jax.masks.threats import Threat
-from certmask_jax.programs import defense_specs, evidence_entries, evidence_job, from_tables
+from certmask_jax.programs import defense_specs, evidence_entries, evidence_of_folder, from_tables
 from certmask_jax.programs import parts_options as parts
 from certmask_jax.programs.threat_options import is_native, recorded, threats
 
@@ -78,26 +77,32 @@ def of_run(folder: AnyPath, said: Report) -> tuple[Report, bool]:
 
 def _kept(folder: AnyPath, said: Report) -> tuple[Report | None, bool]:
     """The report of tables and evidence in the folder, and whether all of it is of tables."""
-    evidence, order, specs = evidence_job.from_folder(folder, (), threat=None)
-    if evidence is not None and not specs:
-        return evidence, False
+    there = evidence_of_folder.from_folder(folder, (), threat=None)
+    if there.report is not None and not there.others:
+        return there.joined(None), False
     if not (folder / "tables").is_dir():
         return None, False
     try:
         saved = from_tables.table_of(folder)
     except FileNotFoundError:
         return None, False
-    result = from_tables.certify_saved(saved, folder, specs=specs, margin_guard=said.margin_guard)
+    result = from_tables.certify_saved(
+        saved,
+        folder,
+        specs=there.others,
+        margin_guard=said.margin_guard,
+        alone=there.report is None,
+    )
     of_table = saved.about.get("fingerprint", {})
     for name in _IDENTITY:
         if name in of_table and of_table[name] != result.provenance.get(name):
             raise ContradictedError(f"its table is of another {name} than it says itself")
-    return (result, True) if evidence is None else (beside(result, evidence, order), False)
+    return (result, True) if there.report is None else (there.joined(result), False)
 
 
 def _of_rows(said: Report) -> Report:
     """As its specs and its rows of images give it."""
-    local = evidence_job.recorded_local(said.provenance)
+    local = evidence_of_folder.recorded_local(said.provenance)
     defenses = []
     for result in said.defenses:
         _check_threat(said.provenance, result.threat)
@@ -109,7 +114,7 @@ def _of_rows(said: Report) -> Report:
             elif evidence_entries.is_local(result.spec) and local is None:
                 raise ValueError("the cells of its model (local_logits) are not recorded")
             else:
-                seen = evidence_job.recorded_seen_size(said.provenance)
+                seen = evidence_of_folder.recorded_seen_size(said.provenance)
                 built = evidence_entries.build(result.spec, result.threat, local, seen)
         except (ValueError, ImportError) as error:
             what = f"{result.spec} against {result.threat}"

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from certmask_jax._text import json_of
 from certmask_jax.certification import certified_size, report
 from certmask_jax.files import processes
 from certmask_jax.files.storage import AnyPath
-from certmask_jax.tables import merging, saved_table
+from certmask_jax.tables import evidence_merging, evidence_store, merging, saved_table
 
 
 def share_folder(run_folder: AnyPath, shard: tuple[int, int]) -> AnyPath:
@@ -18,13 +18,24 @@ def share_folder(run_folder: AnyPath, shard: tuple[int, int]) -> AnyPath:
     return run_folder if shard[1] == 1 else run_folder / f"shard-{shard[0]}-of-{shard[1]}"
 
 
-def share_tables(run_folder: AnyPath) -> list[AnyPath]:
-    """The tables of the shares in the folder of a run that were begun."""
+def shares_in(run_folder: AnyPath) -> list[AnyPath]:
+    """The shares in the folder of a run that were begun."""
     if not run_folder.is_dir():
         return []
     shares = [folder for folder in run_folder.iterdir() if _is_share(folder)]
     shares.sort(key=lambda folder: folder.name)
+    return [share for share in shares if tables_of([share]) or evidence_of([share])]
+
+
+def tables_of(shares: Sequence[AnyPath]) -> list[AnyPath]:
+    """The tables of those shares that have one, which was begun."""
     return [f / "tables" for f in shares if (f / "tables" / saved_table.ABOUT).is_file()]
+
+
+def evidence_of(shares: Sequence[AnyPath]) -> list[AnyPath]:
+    """What those shares found on evidence that have begun with it."""
+    folders = [share / evidence_store.FOLDER for share in shares]
+    return [folder for folder in folders if (folder / evidence_store.RECORD).is_file()]
 
 
 def _is_share(folder: AnyPath) -> bool:
@@ -43,14 +54,26 @@ def check_out(out: AnyPath) -> None:
 
 
 def take_shares(run_folder: AnyPath, out: AnyPath, warn: Callable[[str], None]) -> None:
-    """Puts what shares have done into the whole table, if it is not complete."""
-    shares = share_tables(run_folder)
-    folder = out / "tables"
+    """Puts what shares have done into the whole table and evidence that are not complete."""
+    shares = shares_in(run_folder)
     if out != run_folder or not shares or not processes.is_first():
         return
-    if saved_table.recorded(folder) is None or not saved_table.is_complete(folder):
+    tables, evidence = out / "tables", out / evidence_store.FOLDER
+    missing: list[Callable[[], None]] = []
+    if evidence_of(shares) and not evidence_merging.is_complete(evidence):
+        missing.append(
+            lambda: evidence_merging.merge(evidence_of(shares), evidence, partial=True, warn=warn)
+        )
+    if tables_of(shares) and not _is_complete(tables):
+        missing.append(lambda: merging.merge(tables_of(shares), tables, partial=True, warn=warn))
+    if missing:
         warn(f"going on with what {len(shares)} shares have done")
-        merging.merge(shares, folder, partial=True, warn=warn)
+    for take in missing:
+        take()
+
+
+def _is_complete(tables: AnyPath) -> bool:
+    return saved_table.recorded(tables) is not None and saved_table.is_complete(tables)
 
 
 def write_report(

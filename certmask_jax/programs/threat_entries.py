@@ -81,8 +81,9 @@ THREATS = (
         "A-B|A,B,...",
         "the largest patch for which each defense certifies an image, and the curve of "
         "accuracy against patch size: patches from A to B pixels a side, or those listed (as for "
-        "--patch), each inside the next. Every defense is there with masks built for each size, "
-        "and as one classifier, with masks built for the largest",
+        "--patch), each inside the next. Every defense that masks is there with masks built for "
+        "each size, and as one classifier, with masks built for the largest; one on evidence as "
+        "it is against each size",
         {"--sizes 1-8": "every square from 1 to 8 pixels a side: the largest that is certified"},
         "--patch",
     ),

@@ -77,6 +77,10 @@ class KeptFiles:
             raise ValueError(f"{file}: of another shape, {list(array.shape)}")
         return array
 
+    def read_all(self, block: int, images: int) -> list[NDArray[np.float32]]:
+        """What is kept of a block, of each source; raises as ``read``."""
+        return [self.read(block, images, source) for source in range(len(self._shapes))]
+
     def is_there(self, block: int) -> bool:
         """Whether all files of a block are, damaged or not."""
         return all(self._file(block, one).is_file() for one in range(len(self._shapes)))

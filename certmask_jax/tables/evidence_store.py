@@ -74,12 +74,12 @@ class EvidenceStore:
         np.savez(held, **arrays)
         content = held.getvalue()
         digest = hashlib.sha256(content).hexdigest().encode() + b"\n"
-        whole_files.write(self._file(number), digest + content)
+        whole_files.write(self.file(number), digest + content)
 
     def read(self, number: int, warn: Callable[[str], None]) -> EvidenceBlock | None:
         """A block, or None if it is missing, or damaged, which ``warn`` is told of."""
         try:
-            content = self._file(number).read_bytes()
+            content = self.file(number).read_bytes()
         except FileNotFoundError:
             return None
         digest, _, rest = content.partition(b"\n")
@@ -100,7 +100,7 @@ class EvidenceStore:
                 raise ValueError("rows")
         except (ValueError, KeyError, OSError, zipfile.BadZipFile):
             warn(
-                f"{self._file(number)}: damaged, another checksum than it was written with; images "
+                f"{self.file(number)}: damaged, another checksum than it was written with; images "
                 f"{start} to {stop - 1} are computed again"
             )
             return None
@@ -108,7 +108,12 @@ class EvidenceStore:
         rows = Rows(tuple(known["ids"]), left_out, tuple(known["sizes"]))
         return EvidenceBlock(**arrays, rows=rows)
 
-    def _file(self, number: int) -> AnyPath:
+    def is_there(self, number: int) -> bool:
+        """Whether the file of a block is, damaged or not."""
+        return self.file(number).is_file()
+
+    def file(self, number: int) -> AnyPath:
+        """Where a block is, or will be."""
         return self.folder / f"block-{number:06d}.npz.sha256"
 
 
@@ -132,6 +137,27 @@ def recorded(folder: AnyPath) -> dict[str, Any] | None:
             "another folder"
         )
     return record
+
+
+def store_of(folder: AnyPath, record: Mapping[str, Any]) -> EvidenceStore:
+    """The blocks of the run that ``record`` is about."""
+    facts = record["fingerprint"]
+    return EvidenceStore(folder, facts["num_images"], facts["images_per_block"])
+
+
+def images_done(folder: AnyPath) -> tuple[int, int]:
+    """How many images of a run that was begun are on the disk, and how many there are to be.
+
+    Raises:
+      FileNotFoundError: where none was begun.
+    """
+    record = recorded(folder)
+    if record is None:
+        raise FileNotFoundError(f"{folder}: expected the evidence of a run, found none")
+    store = store_of(folder, record)
+    spans = store.spans()
+    done = sum(stop - start for n, (start, stop) in spans.items() if store.is_there(n))
+    return done, int(record["fingerprint"]["num_images"])
 
 
 def begun(folder: AnyPath, facts: Mapping[str, Any], about: Mapping[str, Any]) -> dict[str, Any]:
@@ -205,8 +231,7 @@ def load_evidence(folder: AnyPath) -> SavedEvidence:
     record = recorded(folder)
     if record is None:
         raise FileNotFoundError(f"{folder}: expected the evidence of a run, found none")
-    facts = record["fingerprint"]
-    store = EvidenceStore(folder, facts["num_images"], facts["images_per_block"])
+    store = store_of(folder, record)
     warnings: list[str] = []
     every = [store.read(number, warnings.append) for number in store.spans()]
     blocks = [block for block in every if block is not None]
@@ -216,7 +241,7 @@ def load_evidence(folder: AnyPath) -> SavedEvidence:
             f"{folder}: expected a finished run, but {len(every) - len(blocks)} of {len(every)} "
             f"blocks are missing or damaged{why}; give the command of the run again"
         )
-    return SavedEvidence(_joined(store, blocks), facts, record["about"], folder)
+    return SavedEvidence(_joined(store, blocks), record["fingerprint"], record["about"], folder)
 
 
 def _joined(store: EvidenceStore, blocks: list[EvidenceBlock]) -> EvidenceBlock:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 from certmask_jax.files import fingerprint, storage
 from certmask_jax.files.storage import AnyPath
 from certmask_jax.tables import saved_table
-from certmask_jax.tables.blocks import Block, Blocks
+from certmask_jax.tables.blocks import Block
 from certmask_jax.tables.table_writer import TableWriter
 
 _GIVEN_BY_NAME = {
@@ -51,27 +51,18 @@ def merge(
         raise ValueError("expected the folders of at least 1 share, got none")
     folders = shares = distinct([storage.any_path(share) for share in shares], warn)
     about = [_about(share) for share in folders]
-    for share, facts in zip(folders, about, strict=True):
-        different = fingerprint.differences(about[0]["fingerprint"], facts["fingerprint"])
-        if different:
-            raise ValueError(
-                f"{share}: expected a share of the same run as {shares[0]}, but "
-                f"{'; '.join(different)}"
-            )
+    check_same_run(folders, [facts["fingerprint"] for facts in about])
     blocks = [saved_table.layout(share, facts) for share, facts in zip(folders, about, strict=True)]
     lacking = [there.unfinished() for there in blocks]
     holders = [
         [which for which, without in enumerate(lacking) if number not in without]
         for number in range(len(blocks[0]))
     ]
-    missing = [number for number, which in enumerate(holders) if not which]
-    if missing and not partial:
-        raise FileNotFoundError(_says_missing(missing, blocks[0], about, most_named))
+    if not partial:
+        said = [facts.get("provenance", {}) for facts in about]
+        spans = {number: blocks[0].span(number) for number in range(len(blocks[0]))}
+        check_all_there(holders, spans, said, most_named)
     facts = about[0]["fingerprint"]
-    provenance = dict(about[0].get("provenance", {}))
-    provenance.pop("shard", None)
-    if "command_of_all_shares" in provenance:
-        provenance["command"] = provenance.pop("command_of_all_shares")
     doubled: dict[tuple[int, int], list[tuple[int, int]]] = {}
     with TableWriter(
         storage.any_path(folder),
@@ -80,7 +71,7 @@ def merge(
         num_classes=facts["num_classes"],
         images_per_block=facts["images_per_block"],
         run={name: value for name, value in facts.items() if name not in _GIVEN_BY_NAME},
-        about={"provenance": {**provenance, "shares": len(shares)}},
+        about={"provenance": provenance_of_all(about[0].get("provenance", {}), len(shares))},
         began=saved_table.read_images(folders[0]),
         damaged=warn,
     ) as writer:
@@ -91,27 +82,95 @@ def merge(
             first = blocks[held[0]].read(number)
             for other in held[1:]:
                 if not _equal(first, blocks[other].read(number)):
-                    raise ValueError(
-                        f"expected each image in one share, but images {start} to {stop - 1} are "
-                        f"in {shares[held[0]]} and in {shares[other]}, and differ; give one of "
-                        "the two"
-                    )
+                    raise differ_in_shares(start, stop, shares[held[0]], shares[other])
                 doubled.setdefault((held[0], other), []).append((start, stop))
             there = writer.read(number)
             if there is None:
                 writer.write(number, first)
             elif not _equal(first, there):
-                raise ValueError(
-                    f"expected in {folder} what its shares hold, but images {start} to {stop - 1} "
-                    f"in {shares[held[0]]} differ from those there; choose another name for the "
-                    "result"
-                )
+                raise differ_in_whole(start, stop, shares[held[0]], folder)
 
+    warn_of_doubled(doubled, shares, most_named, warn)
+
+
+def check_same_run(shares: Sequence[AnyPath], facts: Sequence[Mapping[str, Any]]) -> None:
+    """``ValueError`` unless the facts of all shares are those of the first; names what differs."""
+    for share, own in zip(shares, facts, strict=True):
+        different = fingerprint.differences(facts[0], own)
+        if different:
+            raise ValueError(
+                f"{share}: expected a share of the same run as {shares[0]}, but "
+                f"{'; '.join(different)}"
+            )
+
+
+def check_all_there(
+    holders: Sequence[Sequence[int]],
+    spans: Mapping[int, tuple[int, int]],
+    provenance: Sequence[Mapping[str, Any]],
+    most_named: int,
+) -> None:
+    """``FileNotFoundError`` where a block is in no share; names its images and the share.
+
+    Args:
+      holders: of each block the shares that have it.
+      spans: of each block the images.
+      provenance: of each share.
+      most_named: how many spans of images are named.
+    """
+    missing = [number for number, which in enumerate(holders) if not which]
+    if not missing:
+        return
+    counts = {facts.get("shard", "0/1").split("/")[1] for facts in provenance}
+    if len(counts) == 1:
+        (count,) = counts
+        which = ", ".join(f"{i}/{count}" for i in sorted({n % int(count) for n in missing}))
+        remedy = f"run, or go on with, share {which}"
+    else:
+        remedy = "run the shares that are missing"
+    named = _named([spans[number] for number in missing], most_named)
+    raise FileNotFoundError(
+        f"expected every image in some share, but images {named} are in none; {remedy}"
+    )
+
+
+def provenance_of_all(of_share: Mapping[str, Any], shares: int) -> dict[str, Any]:
+    """What is known of a whole run, from what a share knows."""
+    provenance = dict(of_share)
+    provenance.pop("shard", None)
+    if "command_of_all_shares" in provenance:
+        provenance["command"] = provenance.pop("command_of_all_shares")
+    return {**provenance, "shares": shares}
+
+
+def warn_of_doubled(
+    doubled: Mapping[tuple[int, int], Sequence[tuple[int, int]]],
+    shares: Sequence[AnyPath],
+    most_named: int,
+    warn: Callable[[str], None],
+) -> None:
+    """Says which images two shares both hold."""
     for (one, other), spans in doubled.items():
         warn(
             f"images {_named(spans, most_named)} are in {shares[one]} and in {shares[other]}, the "
             "same in both"
         )
+
+
+def differ_in_shares(start: int, stop: int, one: AnyPath, other: AnyPath) -> ValueError:
+    """Of two shares that hold other numbers of the same images."""
+    return ValueError(
+        f"expected each image in one share, but images {start} to {stop - 1} are in {one} and in "
+        f"{other}, and differ; give one of the two"
+    )
+
+
+def differ_in_whole(start: int, stop: int, share: AnyPath, folder: str | AnyPath) -> ValueError:
+    """Of a folder that holds other numbers of the same images than a share."""
+    return ValueError(
+        f"expected in {folder} what its shares hold, but images {start} to {stop - 1} in {share} "
+        "differ from those there; choose another name for the result"
+    )
 
 
 def distinct(
@@ -153,21 +212,6 @@ def _equal(one: Block, other: Block) -> bool:
     return one.rows == other.rows and all(
         np.asarray(a).tobytes() == np.asarray(b).tobytes() for a, b in arrays
     )
-
-
-def _says_missing(
-    missing: Sequence[int], blocks: Blocks, about: Sequence[dict[str, Any]], most_named: int
-) -> str:
-    spans = [blocks.span(number) for number in missing]
-    counts = {facts.get("provenance", {}).get("shard", "0/1").split("/")[1] for facts in about}
-    if len(counts) == 1:
-        (count,) = counts
-        which = ", ".join(f"{i}/{count}" for i in sorted({n % int(count) for n in missing}))
-        remedy = f"run, or go on with, share {which}"
-    else:
-        remedy = "run the shares that are missing"
-    named = _named(spans, most_named)
-    return f"expected every image in some share, but images {named} are in none; {remedy}"
 
 
 def _named(spans: Sequence[tuple[int, int]], most: int) -> str:

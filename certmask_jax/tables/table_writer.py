@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from certmask_jax._settings import FolderTakenError, SettingError
+from certmask_jax._text import counted
 from certmask_jax.files import disk_room, fingerprint, processes, whole_files
 from certmask_jax.files.storage import AnyPath
 from certmask_jax.masks.distinct_unions import MaskedImages
@@ -210,16 +211,20 @@ class TableWriter:
         )
 
 
-def share_of(count: int, share: tuple[int, int]) -> range:
-    """The blocks of share ``(i, n)``, of ``count`` blocks; ``ValueError`` when it cannot be."""
+def share_of(count: int, share: tuple[int, int], what: str = "table") -> range:
+    """The blocks of share ``(i, n)``, of ``count`` blocks; ``ValueError`` when it cannot be.
+
+    ``what`` has those blocks, in a word for the error.
+    """
     part, parts = share
     if not 0 <= part < parts:
         raise ValueError(f"share: expected (i, n) with 0 <= i < n, got {share}")
     if parts > count:
         raise SettingError(
             lambda say: (
-                f"expected at most {count} shares, as the table has {count} blocks of images, got "
-                f"{parts}; a smaller {say('chunk', None)} makes more blocks"
+                f"expected at most {counted(count, 'share')}, as the {what} has "
+                f"{counted(count, 'block')} of images, got {parts}; a smaller "
+                f"{say('chunk', None)} makes more blocks"
             )
         )
     return range(part, count, parts)

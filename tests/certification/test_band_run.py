@@ -232,8 +232,8 @@ def test_bands_are_halved_until_there_is_memory_for_them(monkeypatch):
 
     monkeypatch.setattr(evidence_batches, "results_program", program)
     work = evidence_batches.planned(
-        DEFENSES, None, _model, PARAMS, dropping=None, image_shape=(8, 8, 1), preprocessing=HOW,
-        mesh=Accelerator(), chunk=None, known=None, warn=said.append,
+        DEFENSES, None, _model, PARAMS, dropping=None, num_images=99, image_shape=(8, 8, 1),
+        preprocessing=HOW, mesh=Accelerator(), chunk=None, known=None, warn=said.append,
     )  # fmt: skip
     assert asked == [512, 256, 128, 64]
     assert work.facts() == {"bands_at_once": 64}
@@ -323,3 +323,17 @@ def test_kept_logits_of_bands_are_of_each_set_of_bands_once(tmp_path, whole):
     assert 0 < verdicts.sum() < 11
     with pytest.raises(ValueError, match="of other cells or bands"):
         certify_evidence(saved, [DerandomizedSmoothing(THREAT, band=3)])
+
+
+@pytest.mark.parametrize(("count", "blocks"), [(1, 1), (5, 3), (8, 4), (11, 6)])
+def test_few_images_are_shared_out_too(tmp_path, count, blocks):
+    """In four blocks at least where two devices have an image each: a job may do each of them."""
+    test_set = data.from_arrays(
+        IMAGES[:count], LABELS[:count], data_config=models.create("vit_digits").data_config,
+        num_outputs=CLASSES,
+    )  # fmt: skip
+    evaluate_evidence(
+        test_set, None, PARAMS, DEFENSES[1:2], tmp_path, apply_fn=_model, preprocessing=HOW,
+        mesh=device_mesh(jax.local_devices()[:2]),
+    )  # fmt: skip
+    assert len(list(tmp_path.glob("block-*"))) == blocks

@@ -15,10 +15,11 @@ from small_runs import contents
 
 from certmask_jax.certification import report
 from certmask_jax.programs import certify
-from certmask_jax.tables import saved_table
+from certmask_jax.tables import evidence_store, saved_table
 
 OPTIONS = ["--num-images", "12", "--defense", "double_masking:masks_per_axis=2"]
 OPTIONS += ["--defense", "certmask:tiling=tight"]
+EVIDENCE = ["--defense", "smoothed_vit:band=4,stride=4,wrap=false"]
 SECONDS = 100  # then it hangs
 
 
@@ -68,6 +69,12 @@ def _arrays(run):
     return files
 
 
+def _evidence(run):
+    files = contents(run / "evidence")
+    record = json.loads(files.pop(evidence_store.RECORD))
+    return {**files, "fingerprint": record["fingerprint"]}
+
+
 def _results(run):
     results = json.loads((run / "results.json").read_text())
     for name in ("command", "started", "seconds", "masked_images_settled", "passes"):
@@ -84,7 +91,7 @@ def cache(tmp_path_factory):
 def two(tmp_path_factory, cache):
     """A run of two processes with four devices each."""
     out = tmp_path_factory.mktemp("two") / "run"
-    said = _two(out, "--chunk", "8", cache=cache)
+    said = _two(out, "--chunk", "8", *EVIDENCE, cache=cache)
     for status, _, errors in said:
         assert status == 0, errors
     return out, said
@@ -93,10 +100,14 @@ def two(tmp_path_factory, cache):
 def test_two_processes_make_the_run_of_one(two, tmp_path, cache):
     """Each with four devices: even the fingerprint is the same then: either continues the other."""
     out, _ = two
-    ((status, printed, errors),) = _ends(_start(tmp_path / "one", "--chunk", "8", cache=cache))
+    ((status, printed, errors),) = _ends(
+        _start(tmp_path / "one", "--chunk", "8", *EVIDENCE, cache=cache)
+    )
     assert status == 0, errors
     assert _fingerprint(out) == _fingerprint(tmp_path / "one")
     assert _arrays(out) == _arrays(tmp_path / "one")
+    assert _evidence(out) == _evidence(tmp_path / "one")
+    assert len(_evidence(out)) == 4  # three blocks, so that each process has some
     assert (out / "per_image.csv").read_bytes() == (tmp_path / "one/per_image.csv").read_bytes()
     ours, alone = _results(out), _results(tmp_path / "one")
     assert (ours["provenance"]["devices"]["processes"], ours["provenance"]["devices"]["count"]) == (
@@ -110,7 +121,7 @@ def test_two_processes_make_the_run_of_one(two, tmp_path, cache):
 def test_two_devices_of_one_process_find_the_same(two, tmp_path):
     """As many masked images on each device at once: the same bits. The fingerprints say so."""
     out = tmp_path / "alone"
-    assert certify.main([*OPTIONS, "--out", str(out), "--chunk", "4"]) == 0
+    assert certify.main([*OPTIONS, *EVIDENCE, "--out", str(out), "--chunk", "4"]) == 0
     assert _arrays(out) == _arrays(two[0])
     ours, theirs = _fingerprint(two[0]), _fingerprint(out)
     assert (ours.pop("chunk"), theirs.pop("chunk")) == (8, 4)
@@ -125,32 +136,41 @@ def test_two_devices_of_one_process_find_the_same(two, tmp_path):
 
 
 def test_the_first_process_alone_reports(two):
-    out, ((_, first, _), (_, second, second_errors)) = two
+    out, ((_, first, first_errors), (_, second, second_errors)) = two
     assert "worst case" in first
     assert f"results in {out}" in first
     assert "worst case" not in second
     assert "results" not in second
     assert "passes/s" not in second_errors
-    assert {file.name for file in out.iterdir()} == {*report.FILES, "report.html", "tables"}
+    assert "evidence: 8 of 8 images" in first_errors  # two blocks of the three
+    assert "evidence: " not in second_errors
+    assert {file.name for file in out.iterdir()} == {
+        *report.FILES,
+        "report.html",
+        "tables",
+        "evidence",
+    }
 
 
 def test_two_processes_go_on_with_what_is_missing(two, tmp_path, cache):
-    """Blocks of both: one is missing, one is damaged."""
+    """Blocks of both: one is missing, one is damaged; and of evidence that of the second."""
     whole, out = two[0], tmp_path / "run"
     for name, content in contents(whole).items():
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         (out / name).write_bytes(content)
     (out / "tables" / "labels" / "c" / "2").unlink()
     (out / "tables" / "margins" / "c" / "3" / "0").write_bytes(b"damaged")
+    (out / "evidence" / "block-000001.npz.sha256").unlink()
     (out / "results.json").unlink()
     (status, printed, errors), (other_status, _, other_errors) = _two(
-        out, "--chunk", "8", cache=cache
+        out, "--chunk", "8", *EVIDENCE, cache=cache
     )
     assert (status, other_status) == (0, 0), errors + other_errors
     assert "labels/c/2: is missing; images 6 to 8 are computed again" in errors
     assert "margins/c/3/0: is damaged" in other_errors
     assert contents(out).keys() == contents(whole).keys()
     assert _arrays(out) == _arrays(whole)
+    assert _evidence(out) == _evidence(whole)
     assert _results(out) == _results(whole)
     settled = json.loads((out / "results.json").read_text())["provenance"]["masked_images_settled"]
     assert settled == 3 * 27  # a block of this process

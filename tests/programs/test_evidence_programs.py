@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import io
 import json
 import re
 
@@ -132,6 +134,96 @@ def test_kept_evidence_answers_other_defenses_later(weights_file, tmp_path, caps
     assert "--keep-evidence: expected a --defense on evidence" in capsys.readouterr().err
 
 
+ON_EVIDENCE = ["patchguard", "smoothed_vit:band=2", "mask_ds:band=2"]
+
+
+def _rows(folder, name="per_image.csv"):
+    with (folder / name).open() as file:
+        return list(csv.DictReader(file))
+
+
+def _results(folder):
+    return json.loads((folder / "results.json").read_bytes())
+
+
+@pytest.fixture(scope="module")
+def sizes(weights_file, tmp_path_factory):
+    """Of three sizes, beside masks: the folder, what was printed, and what was said of it."""
+    out = tmp_path_factory.mktemp("sizes") / "run"
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        specs = [ON_EVIDENCE[0], "double_masking:masks_per_axis=2", *ON_EVIDENCE[1:]]
+        options = ["--sizes", "1-3", "--out", str(out), "--no-page"]
+        assert _certify(weights_file, *options, specs=specs) == 0
+    return out, printed.getvalue()
+
+
+def test_a_curve_over_sizes_is_that_of_separate_runs(sizes, weights_file, tmp_path):
+    results, images = _results(sizes[0]), _rows(sizes[0])
+    curves = {curve["defense"]: curve for curve in results["certified_size"] if curve["defense"]}
+    kinds = [(c["defense"], c["built_for"], c["classifiers"]) for c in results["certified_size"]]
+    masks = "double_masking:masks_per_axis=2"
+    assert kinds == [
+        (ON_EVIDENCE[0], None, "own rule"),
+        (masks, None, "own masks"),
+        (masks, [3, 3], "built for"),
+        (ON_EVIDENCE[1], None, "one rule"),
+        (ON_EVIDENCE[2], None, "own rule"),
+    ]
+    size_of = {spec: {row["id"]: "0x0" for row in images} for spec in ON_EVIDENCE}
+    for number, patch in enumerate("123"):
+        alone = tmp_path / patch
+        how = {"specs": ON_EVIDENCE}
+        options = ["--patch", patch, "--out", str(alone), "--no-page"]
+        assert _certify(weights_file, *options, **how) == 0
+        for spec, expected in zip(ON_EVIDENCE, _results(alone)["defenses"], strict=True):
+            mine = results["defenses"][curves[spec]["results"][number]]
+            assert mine == expected
+            assert curves[spec]["clean_accuracy"][number] == expected["clean_accuracy"]
+            assert curves[spec]["worst_case_accuracy"][number] == expected["worst_case_accuracy"]
+            for row, other in zip(images, _rows(alone), strict=True):
+                for column in ("answer", "worst_case"):
+                    here = row[f"{spec} {patch}x{patch} {column}"]
+                    assert here == other[f"{spec} {patch}x{patch} {column}"]
+                if here == "1":
+                    size_of[spec][row["id"]] = f"{patch}x{patch}"
+    for spec, wanted in size_of.items():
+        assert {row["id"]: row[f"certified_size:{spec}"] for row in images} == wanted
+    assert len({*size_of[ON_EVIDENCE[0]].values()}) > 1
+    assert curves[ON_EVIDENCE[1]]["not_monotone"] == 0
+    points = _rows(sizes[0], "certified_size.csv")
+    assert [point["classifiers"] for point in points[::3]] == [kind for *_, kind in kinds]
+
+
+def test_the_passes_of_all_sizes_are_those_of_one(sizes):
+    """Local logits once an image, and each band."""
+    results = _results(sizes[0])
+    masked = {one["spec"]: one["masked_images"] for one in results["defenses"]}
+    assert masked["smoothed_vit:band=2"] == 8
+    beside = results["forward_passes"]["full_table"] - 20 * (1 + 8)
+    assert beside % 20 == 0
+    assert beside / 20 - 1 <= sum(
+        one["masked_images"] for one in results["defenses"] if "double" in one["spec"]
+    )
+    said = " ".join(sizes[1].split())
+    assert "one rule: one classifier, which knows no patch" in said
+    assert "own rule: it takes away as much as the patch of its row reaches" in said
+    assert "a run for each row would take" in said
+
+
+def test_a_curve_is_printed_again_and_of_some_of_its_defenses(sizes, tmp_path, capsys):
+    folder, printed = sizes
+    assert certify.main(["--from-tables", str(folder), "--out", str(tmp_path / "again")]) == 0
+    assert capsys.readouterr().out.strip() == printed.split("\n\nresults in")[0].strip()
+    for name in ("per_image.csv", "certified_size.csv"):
+        assert (tmp_path / "again" / name).read_bytes() == (folder / name).read_bytes()
+    named = ["--defense", "smoothed_vit:band=2", "--out", str(tmp_path / "some")]
+    assert certify.main(["--from-tables", str(folder), "--sizes", "1,3", *named]) == 0
+    points = [p for p in _rows(folder, "certified_size.csv") if p["classifiers"] == "one rule"]
+    assert _rows(tmp_path / "some", "certified_size.csv") == [points[0], points[2]]
+    assert report.main([str(folder)]) == 0
+    assert (folder / "report.html").exists()
+
+
 @pytest.mark.parametrize(
     ("spec", "words"),
     [
@@ -163,10 +255,9 @@ def test_bands_that_cannot_be_are_one_error_before_any_work(tmp_path, capsys, sp
         ("clipped_bagnet:clip=none", ["--patch", "1"], "clip: cannot read 'none'"),
         ("patchguard", ["--patch", "6"], "reach all of them"),
         ("patchguard", ["--patch", "1", "--patches", "2"], "expected one patch"),
-        ("patchguard", ["--patch", "1", "--shard", "0/2"], "no --shard"),
         ("patchguard", ["--patch", "1", "--views", "mirror"], "no --views"),
         ("patchguard", ["--patch", "1", "--margin-guard", "0.1"], "no --margin-guard"),
-        ("patchguard", ["--sizes", "1,2"], "no --sizes"),
+        ("patchguard", ["--sizes", "1,6"], "reach all of them in one place, so nothing"),
     ],
 )
 def test_what_cannot_be_is_one_error_before_any_work(

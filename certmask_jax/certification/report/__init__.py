@@ -6,6 +6,7 @@ from certmask_jax.certification.report.notes import warnings
 from certmask_jax.certification.report.notices import Notice
 from certmask_jax.certification.report.records import (
     MARGINS,
+    Classifiers,
     DefenseResult,
     Interval,
     Report,
@@ -20,6 +21,7 @@ __all__ = [
     "FILES",
     "MARGINS",
     "RESULTS",
+    "Classifiers",
     "DefenseResult",
     "Interval",
     "Notice",

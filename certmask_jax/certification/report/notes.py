@@ -43,14 +43,10 @@ def of_columns(report: Report, *, short: bool) -> list[str]:
     several = len({d.threat for d in report.defenses}) > 1
     patches = "the patches of its row" if several else "these patches"
     where = "one patch anywhere" if usual else f"{patches} where they may be"
-    on_cells = [not d.masked_images for d in report.defenses]
-    chosen = "all local logits that see" if all(on_cells) else "every prediction that sees"
-    if any(on_cells) and not all(on_cells):
-        chosen = "every prediction, or all local logits, that see"
     lines = [
         f"worst case: % of images on which no attacker can win who puts {where} and chooses "
-        f"{chosen} a patch pixel. Only this number is a certificate. Brackets: 95% intervals "
-        "(Wilson)."
+        f"{chosen(report)} a patch pixel. Only this number is a certificate. Brackets: 95% "
+        "intervals (Wilson)."
     ]
     words = {
         "recovery": ("rec", "always the true label"),
@@ -65,6 +61,16 @@ def of_columns(report: Report, *, short: bool) -> list[str]:
     if not all(d.worst_case_exact for d in report.defenses):
         lines.append(">=: a proved lower bound of the worst case")
     return lines
+
+
+def chosen(report: Report) -> str:
+    """What an attacker chooses, up to what it sees."""
+    on_cells = [not d.masked_images for d in report.defenses]
+    if all(on_cells):
+        return "all local logits that see"
+    if any(on_cells):
+        return "every prediction, or all local logits, that see"
+    return "every prediction that sees"
 
 
 def of_conditions(report: Report, *, column: str = "paper's condition") -> list[str]:

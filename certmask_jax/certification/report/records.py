@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from html import escape
-from typing import Any
+from typing import Any, Literal
 
 from numpy.typing import NDArray
 
@@ -16,6 +16,15 @@ from certmask_jax.certification.report.notices import Notice
 from certmask_jax.masks.threats import Threat
 
 Interval = tuple[float, float]
+
+Classifiers = Literal["own masks", "built for", "own rule", "one rule"]
+"""What a defense is at several patch sizes.
+
+``own masks``: each size has masks, and so a classifier, of its own. ``built for``: one classifier,
+whose masks are built for one patch. Of defenses on evidence, ``own rule``: the rule itself takes
+as much away as the patch reaches, so each size is a classifier of its own. ``one rule``: the rule
+knows no patch, so all are one.
+"""
 
 MARGINS = (1e-3, 1e-2, 1e-1)
 """Certified images whose smallest margin lies below these are counted (soundness, section 7)."""
@@ -70,10 +79,10 @@ class SizeCurve:
 
     Attributes:
       defense: as on the command line.
-      built_for: the patch that the masks of all sizes are built for: the accuracies are those of
-        one classifier. None: each size has masks, and so a classifier, of its own.
+      built_for: the patch that the masks of all sizes are built for; else None.
       results: where the S defenses stand in the report.
       not_monotone: images certified at some size and not at every smaller one.
+      classifiers: what the S defenses are: see ``Classifiers``.
     """
 
     defense: str
@@ -85,6 +94,12 @@ class SizeCurve:
     worst_case_accuracy: tuple[float, ...]
     intervals: Mapping[str, tuple[Interval, ...]]
     not_monotone: int
+    classifiers: Classifiers = "own masks"
+
+    @property
+    def is_one(self) -> bool:
+        """Whether all sizes are one classifier, so that the certified size is a promise."""
+        return self.classifiers in ("built for", "one rule")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

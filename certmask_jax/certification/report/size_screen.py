@@ -7,8 +7,23 @@ from collections.abc import Iterator, Sequence
 from certmask_jax._text import counted
 from certmask_jax.certification.report import labels, layout, notes, numbers
 from certmask_jax.certification.report.layout import Column
-from certmask_jax.certification.report.records import DefenseResult, Report, SizeCurve
+from certmask_jax.certification.report.records import (
+    Classifiers,
+    DefenseResult,
+    Report,
+    SizeCurve,
+)
 
+_CLASSIFIERS: dict[Classifiers, str] = {
+    "own masks": "own masks: each row is a classifier of its own. The largest size for which one "
+    "of them certifies an image is a property of the image and no promise of any classifier.",
+    "built for": "built for PATCH: one classifier; what it certifies holds for every smaller patch "
+    "too.",
+    "own rule": "own rule: it takes away as much as the patch of its row reaches, so each row is a "
+    "classifier of its own, and the largest size is no promise of any.",
+    "one rule": "one rule: one classifier, which knows no patch; what it certifies holds for every "
+    "smaller patch too.",
+}
 # What a table says less of: columns that go below it, from the first.
 _LEAVES_OUT = ("masked", "masks", "false alerts")
 _WIDEST_NOTES = 100
@@ -41,20 +56,20 @@ def panels(report: Report) -> list[list[SizeCurve]]:
 
 
 def masks_of(curve: SizeCurve) -> str:
-    """Which masks the classifiers of a curve have."""
+    """Which masks, or which rule, the classifiers of a curve have."""
     if curve.built_for is None:
-        return "own masks"
+        return curve.classifiers
     return f"built for {curve.built_for[0]}x{curve.built_for[1]}"
 
 
 def passes_of_separate_tables(report: Report) -> int:
-    """Forward passes of a whole table for every size and mask set, none shared."""
-    each = sum(
-        sum(report.defenses[number].masked_images for number in curve.results)
-        if curve.built_for is None
-        else report.defenses[curve.results[0]].masked_images
-        for curve in report.certified_size
-    )
+    """Forward passes of a whole table for every size and mask set, or rule, none shared."""
+    each = 0
+    for curve in report.certified_size:
+        masked = [report.defenses[number].masked_images for number in curve.results]
+        if curve.classifiers in ("own rule", "one rule"):
+            masked = [count + 1 for count in masked]  # a run on evidence is on the image too
+        each += masked[0] if curve.classifiers == "built for" else sum(masked)
     return each * report.num_images * report.forward_passes.get("a_masked_image", 1)
 
 
@@ -142,23 +157,28 @@ def _of_monotony(curve: SizeCurve) -> list[str]:
 
 
 def _notes(report: Report) -> list[str]:
-    passes, count = report.forward_passes, report.num_images
-    notes = [
+    there = {curve.classifiers for curve in report.certified_size}
+    on_evidence = there & {"own rule", "one rule"}
+    if there - on_evidence:
+        there |= {"own masks", "built for"}
+    lines = [
         "worst case: % of images on which no attacker can win who puts one patch of that size "
-        "anywhere and chooses every prediction that sees a patch pixel. Brackets: 95% intervals.",
-        "own masks: each row is a classifier of its own. The largest size for which one of them "
-        "certifies an image is a property of the image and no promise of any classifier.",
-        "built for PATCH: one classifier; what it certifies holds for every smaller patch too.",
+        f"anywhere and chooses {notes.chosen(report)} a patch pixel. Brackets: 95% intervals.",
+        *(line for name, line in _CLASSIFIERS.items() if name in there),
         "masked: distinct masked images of an image",
     ]
+    if not all(result.worst_case_exact for result in report.defenses):
+        lines.append(">=: a proved lower bound of the worst case")
+    passes, count = report.forward_passes, report.num_images
     viewed = "a_masked_image" in passes
     whole = "for all views of distinct masked images" if viewed else "distinct masked images"
-    if not all(result.worst_case_exact for result in report.defenses):
-        notes.append(">=: a proved lower bound of the worst case")
+    if on_evidence:
+        whole = "for all that is looked at"
+    table = "a run for each row" if on_evidence else "a table for each row and mask set"
     return [
-        *notes,
+        *lines,
         "each image's certified sizes: per_image.csv",
         f"forward passes: {passes['made'] / count:.1f} an image, of "
-        f"{passes['full_table'] / count:.0f} {whole}; a table for each row and "
-        f"mask set would take {passes_of_separate_tables(report) / count:.0f}",
+        f"{passes['full_table'] / count:.0f} {whole}; {table} would take "
+        f"{passes_of_separate_tables(report) / count:.0f}",
     ]

@@ -136,9 +136,11 @@ def _defense(content: Mapping[str, Any]) -> DefenseResult:
 
 def _curve(content: Mapping[str, Any]) -> SizeCurve:
     built_for = content["built_for"]
+    usual = "own masks" if built_for is None else "built for"  # of a run that does not say it
     lists = ("results", "clean_accuracy", "worst_case_accuracy")
     return SizeCurve(
         **{
+            "classifiers": usual,
             **content,
             **{name: tuple(content[name]) for name in lists},
             "built_for": None if built_for is None else tuple(built_for),
