@@ -16,6 +16,8 @@ from certmask_jax.models.parts_choice import in_two_parts
 from certmask_jax.programs import certify, export
 from tests.support.small_models import first_params, small_bagnet, small_split_vit, small_vit
 
+pytestmark = pytest.mark.usefixtures("compiled_once")
+
 VIT = "tests.support.small_models:small_vit"
 BAGNET = "tests.support.small_models:small_bagnet"
 SPECS = ["patchcure", "minority_reports:mask_stride=1"]

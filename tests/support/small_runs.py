@@ -68,7 +68,7 @@ def evaluate(folder, test_set=None, *, params=PARAMS, defense=DEFENSE, **options
 
 
 def compile_once(patched):
-    """Lets programs that are called one after the other compile equal models and defenses once."""
+    """Lets programs that are called one after the other look at, and compile, equal things once."""
     real = run_defenses.build_defenses
     built = functools.cache(lambda *given: real(*given))
 
@@ -76,6 +76,7 @@ def compile_once(patched):
         return built(tuple(specs), tuple(attacks))
 
     patched.setattr(models, "create", functools.cache(models.create))
+    patched.setattr(models, "check_field", functools.cache(models.check_field))
     patched.setattr(certification_job, "build_defenses", build)
     patched.setattr(from_tables, "build_defenses", build)
 
