@@ -138,8 +138,8 @@ def unions_of(mask_sets: Sequence[MaskSet]) -> tuple[MaskedImages, NDArray[np.in
     if choices > MOST_CHOICES:
         raise ValueError(
             f"unions: expected at most {MOST_CHOICES:,} choices of one mask from each set, but "
-            f"{' x '.join(str(len(s)) for s in mask_sets)} are {choices:.1e}; use fewer masks, or "
-            "fewer patches at once"
+            f"{_as_powers(list(map(len, mask_sets)))} are about 10^{math.log10(choices):.0f}; use "
+            "fewer masks, or fewer patches at once"
         )
     singles = [distinct(s.boxes, image) for s in mask_sets]
     so_far, index = singles[0]
@@ -255,3 +255,9 @@ def _without_spares(boxes: NDArray[np.int32]) -> NDArray[np.int32]:
 
 def _widened(boxes: NDArray[np.int32], width: int) -> NDArray[np.int32]:
     return np.pad(boxes, ((0, 0), (0, width - boxes.shape[1]), (0, 0)))
+
+
+def _as_powers(counts: Sequence[int]) -> str:
+    """``[16, 16, 9]`` -> ``"16^2 x 9"``."""
+    runs = [(count, len(list(same))) for count, same in itertools.groupby(counts)]
+    return " x ".join(f"{count}^{times}" if times > 1 else f"{count}" for count, times in runs)

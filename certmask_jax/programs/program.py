@@ -27,9 +27,14 @@ INTERRUPTED = 130  # as the shell reports a program that Ctrl-C ended
 
 INSTALLED = "certmask"  # the name of the installed command
 
+LISTED = "certify --list"
+"""What names all data sets, models, defenses and keys."""
+
 _PACKAGE = "certmask_jax"
 _OPTIONS = {  # keyword of the library -> option, where they differ
+    "data.names()": LISTED,
     "folder": "--out",
+    "models.names()": LISTED,
     "search_without_gradients": "--search square",
 }
 _UNPRINTED = {"Cc", "Cs", "Zl", "Zp"}  # control characters, lone surrogates, other line ends

@@ -53,7 +53,7 @@ def test_option_a_shortcut_pads_new_channels_on_both_sides():
 
 
 def test_unknown_model():
-    with pytest.raises(ValueError, match=r"model: expected one of .*did you mean cifar_resnet"):
+    with pytest.raises(ValueError, match=r"model: expected one of .*did you mean .*cifar_resnet20"):
         models.create("cifar_resnet2O")
 
 

@@ -215,7 +215,7 @@ def test_printing_again_takes_no_option_that_it_does_not_obey(
         certify --fill 1,2 | --fill | '1,2'
         certify --fill 1,2,3 | --fill | (1.0, 2.0, 3.0)
         certify --fill '' | --fill: expected mean
-        certify --defense '' | --defense: expected one of double_masking
+        certify --defense '' | --defense: expected one of the | certify --list
         certify --defense doublemasking | --defense | did you mean double_masking
         certify --defense PatchCleanser | --defense | did you mean double_masking
         certify --defense patchguard++ | --defense | did you mean patchguard_pp
@@ -275,6 +275,8 @@ def test_printing_again_takes_no_option_that_it_does_not_obey(
         certify extra | got 'extra'
         certify --model vit_digit | --model: expected one of | did you mean vit_digits
         certify --dataset digit | --dataset: expected one of | did you mean digits
+        certify --model resnet18 | certify --list | did you mean | cifar_resnet
+        certify --patches 99 | 16^99 are about 10^119
         certify --dataset cifar10 | --model: expected a model for data set 'cifar10'
         certify --gelu relu | --gelu: expected one of exact, tanh, got 'relu'
         certify --pooling tokn | --pooling | did you mean token
