@@ -70,6 +70,7 @@ class Job:
     notes: tuple[str, ...]  # what was decided on the way, in lines to show
     evidence: EvidenceJob | None = None  # the defenses that are not on masked images
     attacks: Sequence[Threat] = ()  # what is certified against, in pixels
+    without_effect: Mapping[str, str] = dataclasses.field(default_factory=dict)  # options, and why
 
 
 class BrokenImagesError(ValueError):
@@ -144,7 +145,12 @@ def opened(config: Config, command: str, *, with_data: bool = True, evidence: bo
     if file is not None:
         entry, weights_notes = config.model.taken(file, model)
         params = config.model.load(file, model)
+    without_effect: dict[str, str] = {}
     if dataset.outputs is not None:
+        if len(dataset.outputs) == model.num_classes:
+            without_effect["--only-classes"] = (
+                f"as all {model.num_classes} outputs of the model are classes of the data set"
+            )
         model = restricted(model, dataset.outputs)
     if config.whole_images and model.local is None:
         raise ValueError(
@@ -250,6 +256,7 @@ def opened(config: Config, command: str, *, with_data: bool = True, evidence: bo
         notes=(*dataset.notes, *weights_notes, *views_notes),
         evidence=on_evidence,
         attacks=tuple(in_pixels),
+        without_effect=without_effect,
     )
 
 

@@ -27,6 +27,7 @@ from certmask_jax.programs.certification_job import Job, opened
 from certmask_jax.programs.certification_options import (
     Config,
 )
+from certmask_jax.programs.command_line import refuse
 from certmask_jax.programs.evidence_job import EvidenceJob, EvidenceWork, kept_line
 from certmask_jax.programs.page_options import Shown
 from certmask_jax.programs.progress import Progress
@@ -54,6 +55,8 @@ def run(config: Config, command: str) -> int:
     started = time.monotonic()
     runtime.start(config.runtime)
     job = opened(config, command, evidence=True)
+    for option, why in job.without_effect.items():
+        refuse([option], why)
     shown = page_options.before(config.shown, job.dataset, job.provenance)
     if config.dry_run:
         print(dry_run.plan_text(config, job))

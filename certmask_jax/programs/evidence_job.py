@@ -180,6 +180,12 @@ def holds_evidence(folder: AnyPath) -> bool:
     return evidence_store.recorded(folder / evidence_store.FOLDER) is not None
 
 
+def specs_in(folder: AnyPath) -> tuple[str, ...]:
+    """All defenses that a run was begun for which has evidence; none where it has none."""
+    record = evidence_store.recorded(folder / evidence_store.FOLDER)
+    return () if record is None else tuple(record["about"]["provenance"]["defense"])
+
+
 def from_folder(
     folder: AnyPath,
     specs: Sequence[str],

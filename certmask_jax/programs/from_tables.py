@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from certmask_jax._text import some
 from certmask_jax.certification import report, verdicts
 from certmask_jax.certification.evidence_verdicts import beside
 from certmask_jax.files.storage import AnyPath
-from certmask_jax.programs import parts_options, printing, program
+from certmask_jax.programs import (
+    evidence_entries,
+    evidence_job,
+    parts_options,
+    printing,
+    program,
+)
 from certmask_jax.programs.certification_options import Config
-from certmask_jax.programs.evidence_job import from_folder
 from certmask_jax.programs.run_defenses import build_defenses, over_sizes, specs_over_sizes
 from certmask_jax.programs.run_folder import write_report
 from certmask_jax.programs.threat_options import ThreatOptions, recorded, threats
@@ -18,12 +24,14 @@ from certmask_jax.tables import saved_table
 
 def run_from_tables(config: Config, folder: AnyPath, saved: saved_table.SavedTable | None) -> None:
     """Prints the defenses of an earlier run again, or others that its tables suffice for."""
-    evidence, order, specs = from_folder(folder, config.defenses, threat=config.threat)
+    evidence, order, specs = evidence_job.from_folder(folder, config.defenses, threat=config.threat)
     if evidence is not None and config.margin_guard:
         raise ValueError(
             "--margin-guard: expected none beside defenses on evidence, whose sums are exact"
         )
     result = evidence
+    if specs and saved is None:
+        _check_has_table(folder, specs)
     if evidence is None or specs:
         result = certify_saved(
             table_of(folder) if saved is None else saved,
@@ -40,6 +48,17 @@ def run_from_tables(config: Config, folder: AnyPath, saved: saved_table.SavedTab
             raise FileExistsError(f"--out {config.out}: expected a new or empty folder")
         config.out.mkdir(parents=True, exist_ok=True)
         write_report(result, config.out, program.say)
+
+
+def _check_has_table(folder: AnyPath, specs: Sequence[str]) -> None:
+    """``ValueError`` for defenses that mask images, of a run all of whose are on evidence."""
+    held = evidence_job.specs_in(folder)
+    if all(map(evidence_entries.is_on_evidence, held)):
+        raise ValueError(
+            f"--defense {specs[0]}: expected none that masks images, as {folder} has no table of "
+            f"these, but defenses on evidence alone ({some(held)}); leave --defense out to print "
+            f"them again, or run {program.command('certify')} with {specs[0]} into another folder"
+        )
 
 
 def table_of(folder: AnyPath) -> saved_table.SavedTable:

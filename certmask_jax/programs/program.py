@@ -34,6 +34,7 @@ _PACKAGE = "certmask_jax"
 _OPTIONS = {  # keyword of the library -> option, where they differ
     "data.names()": LISTED,
     "folder": "--out",
+    "keep": "--keep-evidence",
     "models.names()": LISTED,
     "search_without_gradients": "--search square",
 }

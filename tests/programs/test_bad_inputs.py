@@ -74,6 +74,12 @@ def _cases(text):
         certify --whole-images | --whole-images: expected a model with local logits | vit_digits
         certify --weights-entry ema | --weights-entry: expected --weights
         certify --subset-seed 1 | --subset-seed: expected --num-images
+        certify --only-classes | --only-classes: has no use as all 10 outputs | leave it out
+        certify --on-unreadable skip | --on-unreadable: has no use with digits | embedded
+        certify --defense smoothed_vit:band=2 --no-decide | --no-decide: has no use | --keep-ev
+        certify --defense smoothed_vit:band=2 --whole-images | --whole-images: has no use | alone
+        certify --defense patchguard:clip=1 --fill gray | --fill: has no use | local logits alone
+        certify --attention cudnn | error: --attention: expected cudnn on an NVIDIA GPU
         certify --labels x.csv | --labels: expected only with --dataset image_list | digits
         certify --data-dir d | --data-dir: expected none for digits
         certify --sizes 1-3 --patch 2 | --sizes: expected either --patch or --sizes, got both
