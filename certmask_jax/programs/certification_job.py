@@ -31,7 +31,11 @@ from certmask_jax.programs.certification_options import Config, read_fill
 from certmask_jax.programs.command_line import as_options
 from certmask_jax.programs.evidence_job import EvidenceJob, opened_evidence
 from certmask_jax.programs.patched_images import PatchedImages
-from certmask_jax.programs.run_defenses import build_defenses, specs_over_sizes
+from certmask_jax.programs.run_defenses import (
+    build_defenses,
+    specs_over_sizes,
+    without_a_view,
+)
 from certmask_jax.programs.threat_options import threats
 from certmask_jax.tables.image_sets import TestSet
 
@@ -253,7 +257,7 @@ def opened(config: Config, command: str, *, with_data: bool = True, evidence: bo
         name=_name(config, dataset, identity),
         unreadable=unreadable,
         dropping=dropping,
-        notes=(*dataset.notes, *weights_notes, *views_notes),
+        notes=(*dataset.notes, *weights_notes, *views_notes, *without_a_view(defenses)),
         evidence=on_evidence,
         attacks=tuple(in_pixels),
         without_effect=without_effect,

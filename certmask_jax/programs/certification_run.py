@@ -59,6 +59,8 @@ def run(config: Config, command: str) -> int:
         refuse([option], why)
     shown = page_options.before(config.shown, job.dataset, job.provenance)
     if config.dry_run:
+        for line in job.notes:
+            _say(line)
         print(dry_run.plan_text(config, job))
         return 0
     run_folder: AnyPath = config.out or Path("runs") / job.name

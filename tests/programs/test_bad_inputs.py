@@ -282,7 +282,7 @@ def test_printing_again_takes_no_option_that_it_does_not_obey(
         certify --model vit_digit | --model: expected one of | did you mean vit_digits
         certify --dataset digit | --dataset: expected one of | did you mean digits
         certify --model resnet18 | certify --list | did you mean | cifar_resnet
-        certify --patches 99 | 16^99 are about 10^119
+        certify --patches 99 | but 16^99 are 1.6e+119; use
         certify --dataset cifar10 | --model: expected a model for data set 'cifar10'
         certify --gelu relu | --gelu: expected one of exact, tanh, got 'relu'
         certify --pooling tokn | --pooling | did you mean token
