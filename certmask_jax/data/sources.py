@@ -18,7 +18,7 @@ from certmask_jax._settings import NotPreparedError, SettingError
 from certmask_jax._text import encodable
 from certmask_jax.data import attacked_sets, decoding, folders, image_lists
 from certmask_jax.data.listing import ImageFile
-from certmask_jax.data.quiet_logs import errors_alone
+from certmask_jax.files.quiet_logs import errors_alone
 from certmask_jax.files.storage import local_path
 from certmask_jax.files.unreadable import UnreadableImage
 

@@ -10,7 +10,7 @@ import pytest
 import small_tfds
 
 from certmask_jax import data
-from certmask_jax.data.quiet_logs import errors_alone
+from certmask_jax.files.quiet_logs import errors_alone
 from certmask_jax.models import DataConfig
 
 
@@ -55,6 +55,6 @@ def test_tfds_gives_no_advice_while_images_are_read(tmp_path, caplog, monkeypatc
     np.testing.assert_array_equal(whole.read(0, 2).images[:, 0, 0, 0], [0, 1])
     assert not _said(caplog, "absl")
     with pytest.MonkeyPatch.context() as patch:  # it does give some
-        patch.setattr("certmask_jax.data.quiet_logs.logging.Logger.manager.loggerDict", {})
+        patch.setattr("certmask_jax.files.quiet_logs.logging.Logger.manager.loggerDict", {})
         whole.read(0, 2)
     assert any("OpenCV" in line for line in _said(caplog, "absl"))
