@@ -24,15 +24,34 @@ class _ErrorsOfThread(logging.Filter):
         return record.levelno >= logging.ERROR or record.thread != self._thread
 
 
-@contextlib.contextmanager
-def errors_alone(name: str = "absl") -> Iterator[None]:
+class _NoTracebacks(logging.Filter):
+    """Drops exceptions that are logged, of any thread."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not record.exc_info
+
+
+def errors_alone(name: str = "absl") -> contextlib.AbstractContextManager[None]:
     """Within it a logger logs errors alone, as far as this thread calls it.
 
     Args:
       name: of the logger. None is made where there is none, which would be of another class than
         the library makes it of.
     """
-    logger, only = logging.Logger.manager.loggerDict.get(name), _ErrorsOfThread()
+    return _filtered(name, _ErrorsOfThread())
+
+
+def raised_alone(name: str = "absl") -> contextlib.AbstractContextManager[None]:
+    """Within it a logger logs no exceptions: for calls that raise what their threads log too.
+
+    Orbax logs a traceback for each of its threads in which a write failed, and raises the first.
+    """
+    return _filtered(name, _NoTracebacks())
+
+
+@contextlib.contextmanager
+def _filtered(name: str, only: logging.Filter) -> Iterator[None]:
+    logger = logging.Logger.manager.loggerDict.get(name)
     if not isinstance(logger, logging.Logger):
         yield
         return

@@ -10,7 +10,7 @@ import pytest
 import small_tfds
 
 from certmask_jax import data
-from certmask_jax.files.quiet_logs import errors_alone
+from certmask_jax.files.quiet_logs import errors_alone, raised_alone
 from certmask_jax.models import DataConfig
 
 
@@ -29,6 +29,23 @@ def test_errors_of_a_thread_alone_and_others_as_ever(caplog):
     log.warning("after")
     assert _said(caplog, log.name) == ["an error", "of another thread", "after"]
     assert not log.filters
+
+
+def test_exceptions_that_are_raised_too_are_not_logged(caplog):
+    log = logging.getLogger("of another library")
+
+    def fail():
+        try:
+            raise KeyError("of a write")
+        except KeyError:
+            log.exception("a thread ended")
+            log.error("another error")
+
+    with raised_alone(log.name):
+        thread = threading.Thread(target=fail)
+        thread.start()
+        thread.join()
+    assert _said(caplog, log.name) == ["another error"]
 
 
 def test_after_an_exception_it_logs_as_before_and_makes_no_logger():
