@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
 import json
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
+
+_SURELY = 0.8  # how like a word is to the name that it was meant to be
+_A_LINE = 100  # characters of names; an error is of one or two lines
 
 
 def encodable(text: str) -> str:
@@ -21,6 +26,40 @@ def some(names: Sequence[str], shown: int = 5) -> str:
     """``"a, b, ... (9 in all)"``: the first names, and how many there are if that is more."""
     more = f", ... ({len(names)} in all)" if len(names) > shown else ""
     return f"{', '.join(names[:shown])}{more}"
+
+
+def nearest(word: str, names: Iterable[str], most: int = 3) -> list[str]:
+    """The names that are like a word, the nearest first: what is surely meant, or a few."""
+    known = list(names)
+    begun = [name for name in known if len(word) > 2 and name.startswith(word)]
+    if begun:
+        return begun[:1]
+    close = difflib.get_close_matches(word, known, n=most)
+    alike = [difflib.SequenceMatcher(None, name, word).ratio() for name in close]
+    if close and alike[0] >= _SURELY:
+        return [name for name, of_it in zip(close, alike, strict=True) if of_it == alike[0]]
+    letters = max(re.findall("[a-z]+", word.lower()), key=len, default="")
+    holding = [name for name in known if len(letters) > 3 and letters in name.lower()]
+    return list(dict.fromkeys([*close, *holding]))[:most]
+
+
+def like(word: str, names: Iterable[str]) -> str:
+    """``" (did you mean a, b or c?)"``: the names that are like a word; empty if none is."""
+    close = nearest(word, names)
+    meant = " or ".join(filter(None, [", ".join(close[:-1]), *close[-1:]]))
+    return f" (did you mean {meant}?)" if meant else ""
+
+
+def names_of(names: Collection[str], what: str, listed: str) -> str:
+    """``"a, b, c"``, or ``"the 68 models of certmask list"`` where a line could not name them.
+
+    Args:
+      names: that there are.
+      what: they are, as a plural.
+      listed: what names them all.
+    """
+    every = ", ".join(names)
+    return every if len(every) <= _A_LINE else f"the {len(names)} {what} of {listed}"
 
 
 def words_of(error: Exception) -> str:

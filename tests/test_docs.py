@@ -38,6 +38,7 @@ from certmask_jax.programs import (
     training_options,
 )
 from certmask_jax.programs.choosing import choose_options
+from certmask_jax.weights import torch_files
 from experiments.papers import runner
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -431,6 +432,26 @@ def test_modules_that_moved_are_where_the_changelog_says():
     for left, module in names:
         for name in re.findall(r"`(\w+)`", left):
             assert hasattr(importlib.import_module(module), name), (module, name)
+
+
+def test_pytorch_is_installed_without_cuda():
+    """Else pip fetches gigabytes of it on Linux, which nothing here uses."""
+    commands = [
+        (page.name, words)
+        for page in PAGES
+        for block in _blocks(page)
+        if block.language == "bash"
+        for words in _commands(block.text)
+        if words[:2] == ["pip", "install"]
+    ]
+    asked = [(name, words) for name, words in commands if {"torch", "timm"} & _packages(words)]
+    assert {name for name, _ in asked} >= {"weights.md", "CONTRIBUTING.md"}
+    for name, words in asked:
+        assert shlex.split(torch_files.CPU_INDEX) == words[-2:], (name, words)
+
+
+def _packages(words: list[str]) -> set[str]:
+    return {re.split("[=<>]", word)[0] for word in words[2:]}
 
 
 def test_the_citation_names_this_version():

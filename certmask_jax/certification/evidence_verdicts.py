@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from certmask_jax._settings import SettingError
 from certmask_jax.certification import kept_sources
 from certmask_jax.certification.defense_results import result_of
 from certmask_jax.certification.report import DefenseResult, Report, notices, wilson_interval
@@ -100,10 +101,18 @@ def _found(
         return saved.rows.answers[counted, place], verdicts
     answers_and_verdicts = kept_sources.verdicts_of(defense, saved)
     if answers_and_verdicts is None:
-        why = "of other cells or bands" if "kept" in saved.about else "not kept"
-        raise ValueError(
-            f"{defense.name}: expected a defense that the run was evaluated for, got {defense!r}; "
-            f"evidence is {why}, so evaluate with it"
+        is_kept = "kept" in saved.about
+        raise SettingError(
+            lambda say: (
+                f"{defense.name}: expected a defense that the run was evaluated for, got "
+                f"{defense!r}; "
+                + (
+                    "evidence is of other cells or bands, so evaluate with it"
+                    if is_kept
+                    else f"evidence is not kept, so evaluate with it, and with {say('keep', True)} "
+                    "where others are to follow"
+                )
+            )
         )
     return answers_and_verdicts
 

@@ -7,14 +7,13 @@ image under a defense or with a given patch. A split is one of these, ``undefend
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from certmask_jax._settings import SettingError
-from certmask_jax._text import json_of, some
+from certmask_jax._text import json_of, like, some
 from certmask_jax.data.listing import ImageFile
 from certmask_jax.files import fingerprint
 from certmask_jax.files.storage import AnyPath
@@ -113,7 +112,7 @@ def read(folder: Path, split: str) -> AttackedSet:
             lambda say: (
                 f"{folder}: expected {say('split', None)}, whose patched images are meant: "
                 f"{some(list(groups)) or 'none is there yet'}, or one of these with {_BROKEN}"
-                + (f", got {split!r}{_hint(name, groups)}" if split else "")
+                + (f", got {split!r}{like(name, groups)}" if split else "")
             )
         )
     # A given patch is there once for every defense; it counts as broken where the first one broke.
@@ -202,8 +201,3 @@ def _places(
         label = index[name] if label_of is None else label_of[index[name]]
         places.setdefault(label, place)
     return places
-
-
-def _hint(word: str, names: Mapping[str, Any]) -> str:
-    close = difflib.get_close_matches(word, names, n=1)
-    return f" (did you mean {close[0]}?)" if close else ""

@@ -7,7 +7,6 @@ notebooks, file managers and archives leave, are neither classes nor do they hol
 
 from __future__ import annotations
 
-import difflib
 import functools
 import os
 from collections import Counter
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from certmask_jax._settings import Naming, SettingError
-from certmask_jax._text import counted, encodable, some
+from certmask_jax._text import counted, encodable, like, some
 from certmask_jax.data.listing import ImageFile
 
 # What systems leave beside users' files, by its whole name: a class may well be called $5 or @home.
@@ -128,10 +127,8 @@ def check_folder(root: Path, split: str) -> Path:
         what = "got a file" if root.exists() else "found none"
         raise FileNotFoundError(f"{root}: expected a folder with one subfolder a class, {what}")
     there = sorted(p.name for p in root.iterdir() if p.is_dir() and not is_hidden(p.name))
-    close = difflib.get_close_matches(split, there, n=1)
-    hint = f" (did you mean {close[0]}?)" if close else ""
     raise FileNotFoundError(
-        f"{folder}: expected a folder with one subfolder a class, found none{hint}; "
+        f"{folder}: expected a folder with one subfolder a class, found none{like(split, there)}; "
         f"{root} holds {some(there) or 'no folders'}"
     )
 

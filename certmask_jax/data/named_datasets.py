@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 
 from certmask_jax._settings import SettingError
+from certmask_jax._text import like, names_of
 from certmask_jax.data import attacked_sets, sources
 from certmask_jax.data.class_mapping import ClassIndex
 from certmask_jax.data.dataset import Dataset
@@ -33,11 +33,15 @@ def names() -> dict[str, str]:
 
 
 def check_name(name: str) -> None:
-    """``ValueError`` for a name that ``load`` does not know, listing those that it does."""
+    """``ValueError`` for a name that ``load`` does not know, with those that are like it."""
     if name not in _KNOWN and not name.startswith((_TFDS, attacked_sets.PREFIX)):
-        close = difflib.get_close_matches(name, _KNOWN, n=1)
-        hint = f" (did you mean {close[0]}?)" if close else ""
-        raise ValueError(f"data set: expected one of {', '.join(names())}, got {name!r}{hint}")
+        raise SettingError(
+            lambda say: (
+                "data set: expected one of "
+                f"{names_of(names(), 'data sets', say('data.names()', None))}, got "
+                f"{name!r}{like(name, names())}"
+            )
+        )
 
 
 def named_folder(name: str, data_dir: Path | str | None) -> tuple[str, Path | str | None]:

@@ -18,6 +18,7 @@ from certmask_jax._settings import NotPreparedError, SettingError
 from certmask_jax._text import encodable
 from certmask_jax.data import attacked_sets, decoding, folders, image_lists
 from certmask_jax.data.listing import ImageFile
+from certmask_jax.files.quiet_logs import errors_alone
 from certmask_jax.files.storage import local_path
 from certmask_jax.files.unreadable import UnreadableImage
 
@@ -187,7 +188,8 @@ def tfds(name: str, split: str, data_dir: Path | str | None) -> Found:
         ) from error
     where = "its default folder" if data_dir is None else str(data_dir)
     try:
-        builder = tfds.builder(name, data_dir=data_dir)
+        with errors_alone():
+            builder = tfds.builder(name, data_dir=data_dir)
     except Exception as error:  # TFDS raises many kinds, some of its own
         raise _unprepared(name, where, str(error).split("\n")[0]) from error
     if not builder.info.splits:
@@ -199,7 +201,8 @@ def tfds(name: str, split: str, data_dir: Path | str | None) -> Found:
             f"(slices such as test[:100] are fine), got {split!r}"
         )
     try:
-        source: Sequence[Any] = builder.as_data_source(split=split)
+        with errors_alone():
+            source: Sequence[Any] = builder.as_data_source(split=split)
     except Exception as error:
         raise _unprepared(name, where, str(error).split("\n")[0]) from error
     features = builder.info.features
@@ -208,8 +211,9 @@ def tfds(name: str, split: str, data_dir: Path | str | None) -> Found:
 
     def example(number: int) -> tuple[Any, int, str]:
         try:
-            record = source[number]
-            image = np.asarray(record["image"])
+            with errors_alone():
+                record = source[number]
+                image = np.asarray(record["image"])
         except MemoryError:
             raise
         except Exception as error:  # of the decoder, of many kinds

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from certmask_jax._settings import SettingError
+
 ApplyFn = Callable[[Any, Array], Array]
 """A model: (params, normalised images float32[B, h, w, c]) -> logits [B, K], in eval mode."""
 
@@ -26,6 +28,8 @@ def num_classes(
     images = jax.ShapeDtypeStruct((2, *image_shape), dtype)
     try:
         logits = jax.eval_shape(apply_fn, params, images)
+    except SettingError:  # says itself which setting it is about
+        raise
     except Exception as error:  # the model's own, of any kind
         why = " ".join(str(error).split())[:300] or type(error).__name__
         raise ValueError(

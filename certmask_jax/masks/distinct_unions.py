@@ -28,6 +28,8 @@ MOST_CHOICES = 1 << 27
 MOST_BOXES = 20_000_000
 """Unions with more boxes are refused: of 666 masks for two patches it is a million."""
 
+_MOST_FACTORS = 4  # that an error writes out
+
 # Rows of painted cells are compared in blocks of about this many bytes.
 _BYTES_AT_ONCE = 1 << 26
 
@@ -138,8 +140,7 @@ def unions_of(mask_sets: Sequence[MaskSet]) -> tuple[MaskedImages, NDArray[np.in
     if choices > MOST_CHOICES:
         raise ValueError(
             f"unions: expected at most {MOST_CHOICES:,} choices of one mask from each set, but "
-            f"{' x '.join(str(len(s)) for s in mask_sets)} are {choices:.1e}; use fewer masks, or "
-            "fewer patches at once"
+            f"{_product(list(map(len, mask_sets)))}; use fewer masks, or fewer patches at once"
         )
     singles = [distinct(s.boxes, image) for s in mask_sets]
     so_far, index = singles[0]
@@ -255,3 +256,13 @@ def _without_spares(boxes: NDArray[np.int32]) -> NDArray[np.int32]:
 
 def _widened(boxes: NDArray[np.int32], width: int) -> NDArray[np.int32]:
     return np.pad(boxes, ((0, 0), (0, width - boxes.shape[1]), (0, 0)))
+
+
+def _product(counts: Sequence[int]) -> str:
+    """``[16, 16]`` -> ``"16 x 16 are 2.6e+02"``, and ``[16] * 99`` -> ``"16^99 are 1.6e+119"``."""
+    runs = [(count, len(list(same))) for count, same in itertools.groupby(counts)]
+    parts = [
+        f"{count}^{n}" if n > _MOST_FACTORS else " x ".join([f"{count}"] * n) for count, n in runs
+    ]
+    whole, part = divmod(sum(map(math.log10, counts)), 1)  # no float holds numbers above 1e308
+    return f"{' x '.join(parts)} are {10**part:.1f}e+{whole:02.0f}"

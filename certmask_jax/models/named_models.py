@@ -149,7 +149,7 @@ def create(
         ``Preprocessing.encoding``.
 
     Raises:
-      ValueError: for an unknown name, listing what there is, or an option that the model lacks.
+      ValueError: for an unknown name, with some that are like it, or an option that it lacks.
     """
     spelling = resolve(name)
     entry = MODELS[spelling.model]

@@ -8,10 +8,11 @@ the data set.
 
 from __future__ import annotations
 
-import difflib
 import re
 from typing import NamedTuple
 
+from certmask_jax._settings import SettingError
+from certmask_jax._text import like, names_of
 from certmask_jax.models.published import MODELS
 
 
@@ -53,7 +54,7 @@ def resolve(name: str) -> Spelling:
       name: short, timm's or a PatchCleanser checkpoint's (``.pth`` at the end is taken off).
 
     Raises:
-      ValueError: for an unknown name, listing the short ones.
+      ValueError: for an unknown name, with those that are like it.
     """
     known = {**{short: Spelling(short) for short in MODELS}, **_timm_names()}
     plain = name.removesuffix(".pth")
@@ -67,11 +68,11 @@ def resolve(name: str) -> Spelling:
             return name_here
         classes, is_small = _DATASETS[match[2]]
         return Spelling(name_here.model, classes, is_small)
-    close = difflib.get_close_matches(plain, known, n=1)
-    hint = f" (did you mean {close[0]}?)" if close else ""
-    raise ValueError(
-        f"model: expected one of {', '.join(MODELS)}, or timm's or PatchCleanser's name for one, "
-        f"got {name!r}{hint}"
+    raise SettingError(
+        lambda say: (
+            f"model: expected one of {names_of(MODELS, 'models', say('models.names()', None))}, or "
+            f"timm's or PatchCleanser's name for one, got {name!r}{like(plain, known)}"
+        )
     )
 
 

@@ -20,8 +20,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from tqdm import tqdm
-
 from certmask_jax.files import fingerprint
 from certmask_jax.programs import (
     certification_options,
@@ -217,7 +215,7 @@ def _universal(
     folder = opened_attacks.folder_of(job, out, facts)
     about = {**fingerprint.environment(), **job.provenance, "command": command}
     steps = options.search.steps
-    with tqdm(total=steps, unit="step", desc="searching", mininterval=1, file=sys.stderr) as bar:
+    with printing.bar(steps, "step", "searching") as bar:
 
         def progress(done: int, loss: float) -> None:
             bar.set_postfix_str(f"loss {loss:.3g}", refresh=False)
@@ -251,9 +249,7 @@ class _Attacks(Protocol):
 
 
 def _attacked(attacker: _Attacks, deadline: float | None) -> bool:
-    with tqdm(
-        total=attacker.remaining(), unit="image", desc="attacking", mininterval=1, file=sys.stderr
-    ) as bar:
+    with printing.bar(attacker.remaining(), "image", "attacking") as bar:
         counts = [0, 0]
 
         def progress(settled: int, tried: int, broken: int) -> None:

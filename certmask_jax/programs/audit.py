@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from tqdm import tqdm
 
 from certmask_jax._text import counted
 from certmask_jax.attacks.attacked_images import STEPS_BETWEEN
@@ -165,9 +164,7 @@ class _Audit:
         attacker = opened_attacks.attacker_of(self._job, self._options, self._folder, self._claims)
         waiting = self._waiting(attacker.specs())
         before = len(self._folder.lines)
-        with tqdm(
-            total=sum(map(len, waiting.values())), unit="image", desc="auditing", file=sys.stderr
-        ) as bar:
+        with printing.bar(sum(map(len, waiting.values())), "image", "auditing") as bar:
             whole = spend(
                 waiting,
                 until,
@@ -235,7 +232,8 @@ class _Audit:
         rows = audit_table.rows(self._run, self._claims, self._folder.lines, specs)
         contradicted = attack_audit.contradictions(self._job, self._folder)
         otherwise = clean_verdicts.otherwise(self._claims, self._folder.lines)
-        print(f"\n{audit_table.text_of(rows, printing.width_of(sys.stdout), finished=whole)}")
+        folder, width = self._folder.folder, printing.width_of(sys.stdout)
+        print(f"\n{audit_table.text_of(rows, folder, width, finished=whole)}")
         otherwise.tell()
         about = {**fingerprint.environment(), **self._job.provenance, "command": command}
         summary = {"attack": self._options.facts(), "results": rows, "provenance": about}

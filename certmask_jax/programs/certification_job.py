@@ -31,7 +31,11 @@ from certmask_jax.programs.certification_options import Config, read_fill
 from certmask_jax.programs.command_line import as_options
 from certmask_jax.programs.evidence_job import EvidenceJob, opened_evidence
 from certmask_jax.programs.patched_images import PatchedImages
-from certmask_jax.programs.run_defenses import build_defenses, specs_over_sizes
+from certmask_jax.programs.run_defenses import (
+    build_defenses,
+    specs_over_sizes,
+    without_a_view,
+)
 from certmask_jax.programs.threat_options import threats
 from certmask_jax.tables.image_sets import TestSet
 
@@ -70,6 +74,7 @@ class Job:
     notes: tuple[str, ...]  # what was decided on the way, in lines to show
     evidence: EvidenceJob | None = None  # the defenses that are not on masked images
     attacks: Sequence[Threat] = ()  # what is certified against, in pixels
+    without_effect: Mapping[str, str] = dataclasses.field(default_factory=dict)  # options, and why
 
 
 class BrokenImagesError(ValueError):
@@ -144,7 +149,12 @@ def opened(config: Config, command: str, *, with_data: bool = True, evidence: bo
     if file is not None:
         entry, weights_notes = config.model.taken(file, model)
         params = config.model.load(file, model)
+    without_effect: dict[str, str] = {}
     if dataset.outputs is not None:
+        if len(dataset.outputs) == model.num_classes:
+            without_effect["--only-classes"] = (
+                f"as all {model.num_classes} outputs of the model are classes of the data set"
+            )
         model = restricted(model, dataset.outputs)
     if config.whole_images and model.local is None:
         raise ValueError(
@@ -247,9 +257,10 @@ def opened(config: Config, command: str, *, with_data: bool = True, evidence: bo
         name=_name(config, dataset, identity),
         unreadable=unreadable,
         dropping=dropping,
-        notes=(*dataset.notes, *weights_notes, *views_notes),
+        notes=(*dataset.notes, *weights_notes, *views_notes, *without_a_view(defenses)),
         evidence=on_evidence,
         attacks=tuple(in_pixels),
+        without_effect=without_effect,
     )
 
 

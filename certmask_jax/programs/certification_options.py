@@ -13,6 +13,7 @@ from certmask_jax.inference.preprocessing import ENCODINGS
 from certmask_jax.programs import (
     data_options,
     defense_specs,
+    evidence_entries,
     model_options,
     page_options,
     parts_options,
@@ -261,6 +262,10 @@ def check_modes(arguments: argparse.Namespace) -> None:
         check_uses(arguments, ("list",), "with --list, which names what there is and does no more")
     if arguments.dry_run:
         check_not_typed(arguments, _OF_WRITING, "as --dry-run prints no results and writes none")
+    if arguments.from_tables is None:
+        _check_on_evidence(arguments)
+        if arguments.dataset == "digits":
+            check_not_typed(arguments, ("on_unreadable",), "with digits, which are embedded")
 
 
 def check_from_tables(arguments: argparse.Namespace) -> None:
@@ -332,6 +337,22 @@ def read_config(arguments: argparse.Namespace) -> Config:
         from_tables=arguments.from_tables,
         format=arguments.format,
     )
+
+
+def _check_on_evidence(arguments: argparse.Namespace) -> None:
+    """Refuses options that defenses on evidence, where there are no others, have no use for."""
+    specs = arguments.defense or ()
+    if not specs or not all(map(evidence_entries.is_on_evidence, specs)):
+        return
+    check_not_typed(
+        arguments,
+        ("decide", "whole_images"),
+        "with defenses on evidence alone, which evaluate no masked image (--keep-evidence keeps "
+        "what they see, for other defenses later)",
+    )
+    if all(map(evidence_entries.is_local, specs)):
+        mode = "with defenses on local logits alone, of which the model sees images as they are"
+        check_not_typed(arguments, ("fill",), mode)
 
 
 def read_shard(text: str) -> tuple[int, int]:

@@ -28,6 +28,7 @@ from certmask_jax.programs.certification_job import Job, opened
 from certmask_jax.programs.certification_options import (
     Config,
 )
+from certmask_jax.programs.command_line import refuse
 from certmask_jax.programs.evidence_job import (
     EvidenceJob,
     EvidenceWork,
@@ -60,8 +61,12 @@ def run(config: Config, command: str) -> int:
     started = time.monotonic()
     runtime.start(config.runtime)
     job = opened(config, command, evidence=True)
+    for option, why in job.without_effect.items():
+        refuse([option], why)
     shown = page_options.before(config.shown, job.dataset, job.provenance)
     if config.dry_run:
+        for line in job.notes:
+            _say(line)
         print(dry_run.plan_text(config, job))
         return 0
     run_folder: AnyPath = config.out or Path("runs") / job.name

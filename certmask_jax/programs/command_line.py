@@ -14,6 +14,8 @@ import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, NoReturn
 
+from certmask_jax.programs import program
+
 _LONGEST = 80  # characters of a typed word that an error repeats
 _KINDS = {"int": "a whole number", "float": "a number"}
 _VALUES = {
@@ -194,7 +196,7 @@ def named(option: str, *own_names: str) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        text = str(error)
+        text = program.message(error)
         if text.startswith("--"):
             raise
         own = (option.split(" ")[0].strip("-").replace("-", "_"), *own_names)
@@ -212,7 +214,7 @@ def as_options(*names: str) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        name, colon, rest = str(error).partition(": ")
+        name, colon, rest = program.message(error).partition(": ")
         if not colon or name not in names:
             raise
         raise ValueError(f"--{name.replace('_', '-')}: {rest}") from error

@@ -16,6 +16,7 @@ from collections.abc import Callable, Collection, Iterable
 from typing import Any, Literal, Union
 
 from certmask_jax import defenses
+from certmask_jax._text import like, names_of
 from certmask_jax.defenses import Defense
 from certmask_jax.defenses.band_defense import SmoothedViT
 from certmask_jax.masks.geometry import Size
@@ -23,6 +24,7 @@ from certmask_jax.masks.mask_set import MaskSet
 from certmask_jax.masks.threats import Threat
 from certmask_jax.programs import imported, mask_entries
 from certmask_jax.programs.command_line import hint
+from certmask_jax.programs.program import LISTED
 from certmask_jax.programs.spec_keys import Key, flag, size
 
 BUILT_FOR = Key("built_for", size, "masks for that patch, anywhere, whatever is proved against")
@@ -193,7 +195,7 @@ def entry(name: str, *, others: Iterable[str] = ()) -> DefenseEntry:
     """The entry of a name, or of an import path; ``others`` may be meant too, for the error.
 
     Raises:
-      ValueError: for a name that there is not, listing those that there are; for a path that
+      ValueError: for a name that there is not, with those that are like it; for a path that
         cannot be imported or is no defense.
     """
     if name in DEFENSES:
@@ -203,8 +205,9 @@ def entry(name: str, *, others: Iterable[str] = ()) -> DefenseEntry:
     if path is None:
         word = re.split("[,= ]", name)[0]
         meant = CALLED_ELSEWHERE.get(re.sub("[^a-z+]", "", word.lower()))
-        like = f" (did you mean {meant}?)" if meant in known else hint(word, known)
-        raise ValueError(f"expected one of {', '.join(known)}, got {name!r}{like}")
+        close = f" (did you mean {meant}?)" if meant in known else like(word, known)
+        named = names_of(known, "defenses", LISTED)
+        raise ValueError(f"expected one of {named}, got {name!r}{close}")
     try:
         return _own(name, path)
     except ValueError as error:

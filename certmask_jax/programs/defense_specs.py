@@ -6,13 +6,14 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from certmask_jax._text import like, names_of
 from certmask_jax.defenses import Defense
 from certmask_jax.masks.mask_set import MaskSet
 from certmask_jax.masks.threats import Threat, as_threat
 from certmask_jax.programs import defense_entries, evidence_entries, imported, mask_entries
-from certmask_jax.programs.command_line import hint
 from certmask_jax.programs.defense_entries import BUILT_FOR, SECOND, DefenseEntry
 from certmask_jax.programs.mask_entries import UnknownKeyError
+from certmask_jax.programs.program import LISTED
 from certmask_jax.programs.spec_keys import pairs, values
 
 
@@ -72,8 +73,8 @@ def _checked(text: str) -> tuple[Spec, DefenseEntry]:
     for key, _ in spec.keys:
         if key not in known:
             raise ValueError(
-                f"--defense {text}: unknown option {key!r}{hint(key, known)}; expected keys of "
-                f"{spec.name} and of its masks (--list): {', '.join(known)}"
+                f"--defense {text}: unknown option {key!r}{like(key, known)}; expected keys of "
+                f"{spec.name} and of its masks, {names_of(known, 'keys', LISTED)}"
             )
     return spec, entry
 
@@ -92,7 +93,7 @@ def build(text: str, image_size: tuple[int, int], threat: Threat | tuple[int, in
     except UnknownKeyError as error:
         here = [key.name for key in (*entry.keys, *error.entry.keys)]
         raise ValueError(
-            f"--defense {text}: unknown option {error.key!r} here{hint(error.key, here)}; expected "
+            f"--defense {text}: unknown option {error.key!r} here{like(error.key, here)}; expected "
             f"{', '.join(here)} of {entry.name} with masks by {error.entry.chosen_by} (--list)"
         ) from error
     except ValueError as error:

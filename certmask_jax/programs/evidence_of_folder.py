@@ -24,6 +24,12 @@ def holds_evidence(folder: AnyPath) -> bool:
     return evidence_store.recorded(folder / evidence_store.FOLDER) is not None
 
 
+def specs_in(folder: AnyPath) -> tuple[str, ...]:
+    """All defenses that a run was begun for which has evidence; none where it has none."""
+    record = evidence_store.recorded(folder / evidence_store.FOLDER)
+    return () if record is None else tuple(record["about"]["provenance"]["defense"])
+
+
 class FromFolder(NamedTuple):
     """What the folder of a run holds of defenses on evidence, among all that are asked for."""
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from certmask_jax._text import some
 from certmask_jax.certification import report, verdicts
 from certmask_jax.files.storage import AnyPath
-from certmask_jax.programs import parts_options, printing, program
+from certmask_jax.programs import evidence_entries, parts_options, printing, program
 from certmask_jax.programs.certification_options import Config
-from certmask_jax.programs.evidence_of_folder import from_folder
+from certmask_jax.programs.evidence_of_folder import from_folder, specs_in
 from certmask_jax.programs.run_defenses import build_defenses, over_sizes, specs_over_sizes
 from certmask_jax.programs.run_folder import write_report
 from certmask_jax.programs.threat_options import ThreatOptions, recorded, threats
@@ -45,6 +46,8 @@ def certify_folder(
         raise margin_guard_error()
     if there.report is not None and not there.others:
         return there.joined(None)
+    if saved is None:
+        _check_has_table(folder, there.others)
     of_table = certify_saved(
         table_of(folder) if saved is None else saved,
         folder,
@@ -61,6 +64,17 @@ def margin_guard_error() -> ValueError:
     return ValueError(
         "--margin-guard: expected none beside defenses on evidence, whose sums are exact"
     )
+
+
+def _check_has_table(folder: AnyPath, specs: Sequence[str]) -> None:
+    """``ValueError`` for defenses that mask images, of a run all of whose are on evidence."""
+    held = specs_in(folder)
+    if held and all(map(evidence_entries.is_on_evidence, held)):
+        raise ValueError(
+            f"--defense {specs[0]}: expected none that masks images, as {folder} has no table of "
+            f"these, but defenses on evidence alone ({some(held)}); leave --defense out to print "
+            f"them again, or run {program.command('certify')} with {specs[0]} into another folder"
+        )
 
 
 def table_of(folder: AnyPath) -> saved_table.SavedTable:

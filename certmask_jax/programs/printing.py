@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from typing import TextIO
+from typing import Any, TextIO
+
+from tqdm import tqdm
 
 from certmask_jax.certification import report
 from certmask_jax.certification.report.screen import WIDTH
@@ -41,6 +43,14 @@ def text_of(result: report.Report, style: str) -> str:
 def words_to(style: str) -> TextIO:
     """Where all other words go: nothing but the report stands in a file such as table.tex."""
     return sys.stdout if style == FORMATS[0] else sys.stderr
+
+
+def bar(total: int, unit: str, doing: str) -> Any:
+    """A ``tqdm`` bar on stderr, a context manager; of nothing to do only a line that says so."""
+    if not total:
+        print(f"{doing}: nothing was left to do", file=sys.stderr)
+    shown = {"unit": unit, "desc": doing, "mininterval": 1, "file": sys.stderr}
+    return tqdm(total=total, disable=not total, **shown)
 
 
 def width_of(stream: TextIO) -> int:

@@ -27,9 +27,15 @@ INTERRUPTED = 130  # as the shell reports a program that Ctrl-C ended
 
 INSTALLED = "certmask"  # the name of the installed command
 
+LISTED = "certify --list"
+"""What names all data sets, models, defenses and keys."""
+
 _PACKAGE = "certmask_jax"
 _OPTIONS = {  # keyword of the library -> option, where they differ
+    "data.names()": LISTED,
     "folder": "--out",
+    "keep": "--keep-evidence",
+    "models.names()": LISTED,
     "search_without_gradients": "--search square",
 }
 _UNPRINTED = {"Cc", "Cs", "Zl", "Zp"}  # control characters, lone surrogates, other line ends
@@ -122,7 +128,7 @@ def run(work: Callable[[], int], *, interrupted: str = "interrupted") -> int:
 def leave(main: Callable[[], int]) -> NoReturn:
     """Runs a program and ends the process with its status, which nothing after it changes."""
     _on_interrupt(None)
-    sys.unraisablehook = _interrupt_again
+    sys.unraisablehook = _unraisable
     try:
         status: Any = main()
     except SystemExit as asked:  # argparse's, for --help
@@ -252,12 +258,26 @@ def _on_interrupt(act: Callable[[], Any] | None) -> None:
     )
 
 
-def _interrupt_again(lost: sys.UnraisableHookArgs) -> None:
+def _unraisable(lost: sys.UnraisableHookArgs) -> None:
     """Ctrl-C in a callback, such as JAX has of the garbage collector, would be lost there."""
-    if lost.exc_type is not KeyboardInterrupt:
+    if lost.exc_type is KeyboardInterrupt:
+        threading.Timer(0.01, signal.raise_signal, [signal.SIGINT]).start()
+    elif not _is_told_too_late(lost):
         sys.__unraisablehook__(lost)
-        return
-    threading.Timer(0.01, signal.raise_signal, [signal.SIGINT]).start()
+
+
+def _is_told_too_late(lost: sys.UnraisableHookArgs) -> bool:
+    """Whether TensorStore tells of a write that was waited for no more.
+
+    Orbax closes its event loop at the first write that fails, of which it raises the error. Those
+    that end after it are told to that loop, from threads in which no Python runs.
+    """
+    trace = lost.exc_traceback
+    if lost.exc_type is not RuntimeError or trace is None:
+        return False
+    code = trace.tb_frame.f_code
+    is_asyncio = os.path.basename(os.path.dirname(code.co_filename)) == "asyncio"
+    return is_asyncio and code.co_name == "call_soon_threadsafe"
 
 
 def _end_now(status: int, line: str | None = None) -> NoReturn:

@@ -111,6 +111,8 @@ class Progress:
         elapsed, left = tqdm.format_interval(now - self._began), self._time_left()
         whose = "" if jax.process_count() == 1 else " of this process"
         begin = f"images{whose} {done} {percent}% {elapsed}<{left}, {passes:,.0f} passes/s"
+        if self._had_nothing_to_do():  # a speed, a share and a time of nothing say nothing
+            begin = f"images{whose} {done}, nothing was left to do"
         parts, padding = self._accuracies(), self._padding()
         for words, more in (("clean/certified ", padding), ("clean/certified ", ""), ("", "")):
             for count in range(len(parts), 0, -1):
@@ -171,16 +173,23 @@ class Progress:
             "total": self._total,
         }
         if self._bar is None:
-            said = "below: images decided, time taken<left, clean/certified accuracy in %"
-            tqdm.write(said, file=sys.stderr)
+            if not self._had_nothing_to_do():
+                said = "below: images decided, time taken<left, clean/certified accuracy in %"
+                tqdm.write(said, file=sys.stderr)
             self._bar = tqdm(**facts, initial=self._settled, file=sys.stderr)
             return
         vars(self._bar).update(facts, n=self._settled)
         self._bar.refresh()
 
+    def _had_nothing_to_do(self) -> bool:
+        """Whether all of the run was there from earlier sessions."""
+        return 0 < self._total <= self._settled and not self.settled_now
+
     def _padding(self) -> str:
-        """The share of the places of chunks that were left empty, where it is one."""
-        empty = 1 - self.passes_now / max(self.slots_now, self.passes_now, 1)
+        """The share of the places of chunks that were left empty, where any were taken."""
+        if not self.slots_now:
+            return ""
+        empty = 1 - self.passes_now / max(self.slots_now, self.passes_now)
         return f" ({empty:.0%} padding)" if empty >= 0.01 else ""
 
     def _time_left(self) -> str:

@@ -10,6 +10,7 @@ from certmask_jax.certification.report import Classifiers, Report
 from certmask_jax.defenses import Defense
 from certmask_jax.defenses.evidence_defense import EvidenceDefense
 from certmask_jax.inference.distinct_fields import LocalLogits
+from certmask_jax.masks.edge_grids import hides_all
 from certmask_jax.masks.geometry import as_size
 from certmask_jax.masks.threats import Threat
 from certmask_jax.programs import defense_specs, evidence_entries, spec_keys
@@ -47,6 +48,21 @@ def _each(
     # The last first: over sizes it is what masks of all the others are built for.
     by_threat = [built(threat) for threat in reversed(attacks)]
     return [defense for each in reversed(by_threat) for defense in each]
+
+
+def without_a_view(defenses: Sequence[Defense]) -> list[str]:
+    """What to say, a line for each threat, of defenses whose masks can hide all of an image."""
+    blind: dict[Threat, list[str]] = {}
+    for defense in defenses:
+        images = defense.masked_images
+        if hides_all(images.boxes, images.image_size).any():
+            blind.setdefault(defense.threat, []).append(defense.name)
+    return [
+        f"{', '.join(dict.fromkeys(names))}: masks against {threat} hide all of an image, each or "
+        "together, and the model says the same of every image then, so that little or nothing can "
+        "be certified; fewer or smaller patches leave more to be seen"
+        for threat, names in blind.items()
+    ]
 
 
 def specs_over_sizes(specs: Sequence[str], attacks: Sequence[Threat]) -> tuple[str, ...]:

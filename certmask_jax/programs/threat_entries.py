@@ -56,7 +56,7 @@ THREATS = (
         "pixels (5, or 5x9: height x width) or percent of the pixels (2%), of the image that "
         "the model sees, or see --patch-lives. Repeat it for a patch that may have any of these "
         "shapes (--patch 5x9 --patch 9x5); with commas, one threat after another, with rows of its "
-        "own (--patch 1%,2%,3%); with +, patches at once (--patch 5+3)",
+        "own (--patch 1%,2%,3%); with +, patches at once, which may overlap (--patch 5+3)",
         {
             "--patch 5": "a square of 5x5 pixels, anywhere",
             "--patch 5x9": "a rectangle, 5 pixels high",
@@ -90,7 +90,7 @@ THREATS = (
     ThreatEntry(
         "patches",
         "K",
-        "how many patches there may be at once",
+        "how many patches there may be at once; they may overlap",
         {"--patches 2": "two of them at once, anywhere"},
         "1",
         read=whole(1, _MOST_PATCHES),

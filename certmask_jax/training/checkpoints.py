@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,6 +23,7 @@ from certmask_jax._text import json_of
 from certmask_jax.files import file_systems, whole_files
 from certmask_jax.files.fingerprint import differences, of_facts
 from certmask_jax.files.local_paths import in_utf8, local_path
+from certmask_jax.files.quiet_logs import raised_alone
 from certmask_jax.weights.orbax_folders import check_store
 
 _RUN = "run.json"
@@ -115,7 +117,7 @@ class Checkpoints:
         if step in self._scores:
             return
         try:
-            with file_systems.orbax_in(self.folder):
+            with file_systems.orbax_in(self.folder), raised_alone():
                 self._manager.save(
                     step,
                     args=ocp.args.Composite(
@@ -125,10 +127,10 @@ class Checkpoints:
                     force=True,
                 )
                 self._manager.wait_until_finished()
-        except OSError as error:
-            why = error.strerror or str(error)
+        except (OSError, ValueError) as error:  # TensorStore's are of the second kind
+            number, why = _reason(error)
             raise WritingError(
-                error.errno,
+                number,
                 lambda say: (
                     f"{self.folder}: writing the checkpoint of step {step} failed ({why}); earlier "
                     f"ones are whole. Make room, and {say('resume', True)} goes on from there"
@@ -285,3 +287,13 @@ def _manager(folder: Path) -> Any:
         cleanup_tmp_directories=True, enable_async_checkpointing=False
     )
     return ocp.CheckpointManager(folder, options=options)
+
+
+def _reason(error: Exception) -> tuple[int | None, str]:
+    """The number that the system gives an error of Orbax or TensorStore, and what it is."""
+    if isinstance(error, OSError):
+        return error.errno, error.strerror or str(error)
+    code = re.search(r"os_error_code='(\d+)'", str(error))  # TensorStore's, in a ValueError
+    if code is not None:
+        return int(code[1]), os.strerror(int(code[1]))
+    return None, str(error).split("\n")[0][:200]

@@ -12,6 +12,7 @@ import numpy as np
 
 from certmask_jax._text import json_of
 from certmask_jax.files.local_paths import in_utf8, local_path
+from certmask_jax.files.quiet_logs import errors_alone
 from certmask_jax.weights import kinds
 from certmask_jax.weights.kinds import ORBAX_MARK
 from certmask_jax.weights.stored import Entry, WeightsFile, kind_of
@@ -98,7 +99,7 @@ def _restored(path: Path, folder: Path) -> Any:
     folder = in_utf8(local_path(folder))
     try:
         check_store(folder)
-        with ocp.PyTreeCheckpointer() as checkpointer:
+        with errors_alone(), ocp.PyTreeCheckpointer() as checkpointer:
             saved = checkpointer.metadata(folder).item_metadata
             if saved is None:
                 raise ValueError("its list of arrays cannot be read")

@@ -96,5 +96,5 @@ def _timm(wanted: TimmModel) -> Any:
         why = "not installed" if missing else "broken"
         raise ValueError(
             f"{wanted}: expected timm, which has it, but that is {why} here ({error}); pip install "
-            "timm"
+            f"torch torchvision {torch_files.CPU_INDEX}, then pip install timm"
         ) from error

@@ -22,6 +22,10 @@ from certmask_jax.weights.stored import Entry, WeightsFile
 _DEPTH = 6  # of nesting that is looked into
 
 
+CPU_INDEX = "--index-url https://download.pytorch.org/whl/cpu"
+"""What is said to pip for a PyTorch without CUDA, which is what it has for Linux otherwise."""
+
+
 class TorchMissingError(ValueError):
     """A file that only PyTorch reads, where there is none; it may be converted elsewhere."""
 
@@ -40,7 +44,7 @@ def read(path: Path) -> WeightsFile:
     except ImportError as error:
         raise TorchMissingError(
             f"{path}: a {path.suffix} file is read with PyTorch, which is missing ({error}). "
-            "pip install torch, or convert it once where PyTorch is"
+            f"pip install torch {CPU_INDEX}, or convert it once where PyTorch is"
         ) from error
     content = _loaded(torch, path)
     entries: dict[str, Entry] = {}

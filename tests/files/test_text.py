@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from certmask_jax._text import encodable, json_of, some, text_in
+from certmask_jax._text import encodable, json_of, like, names_of, nearest, some, text_in
 from certmask_jax.files.unreadable import UnreadableImage
 
 
@@ -49,3 +49,32 @@ def test_some_names_and_how_many_there_are():
     assert some([]) == ""
     assert some(["a", "b"], 2) == "a, b"
     assert some(["a", "b", "c"], 2) == "a, b, ... (3 in all)"
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        ("masks_per_axi", ["masks_per_axis"]),  # begun
+        ("cifar_resnet2O", ["cifar_resnet20", "cifar_resnet32"]),  # each differs in one letter
+        ("bagnett", ["bagnet"]),
+        ("resnet18", ["cifar_resnet20", "cifar_resnet32"]),  # of that family
+        ("x9", []),
+        ("", []),
+    ],
+)
+def test_the_names_that_are_like_a_word(word, expected):
+    names = ["bagnet", "cifar_resnet20", "cifar_resnet32", "masks_per_axis", "vit"]
+    assert sorted(nearest(word, names)) == expected
+    assert (like(word, names) == "") == (not expected)
+
+
+def test_names_that_may_be_meant_stand_in_a_sentence():
+    assert like("resnet", ["aresnet1", "aresnet2"]).startswith(" (did you mean aresnet")
+    assert " or aresnet" in like("resnet", ["aresnet1", "aresnet2"])
+    assert like("digit", ["digits"]) == " (did you mean digits?)"
+
+
+def test_names_are_listed_in_a_line_or_where_they_are_is_said():
+    assert names_of({"a": 1, "b": 2}, "models", "list()") == "a, b"
+    many = [f"name{i}" for i in range(99)]
+    assert names_of(many, "models", "list()") == "the 99 models of list()"

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from certmask_jax.masks import geometry
+from certmask_jax.masks import edge_grids, geometry
 
 
 @st.composite
@@ -86,3 +86,23 @@ def test_sizes_are_positive_ints_or_pairs(size):
 def test_patch_larger_than_image():
     with pytest.raises(ValueError, match="fits the image of 4x4"):
         geometry.num_locations(4, (2, 5))
+
+
+@settings(max_examples=200)
+@given(cases())
+def test_a_mask_hides_all_if_every_pixel_is_in_a_box(case):
+    boxes, image, _ = case
+    expected = []
+    for mask in boxes:
+        seen = np.ones(image, bool)
+        for top, left, bottom, right in mask:
+            seen[top:bottom, left:right] = False
+        expected.append(not seen.any())
+    np.testing.assert_array_equal(edge_grids.hides_all(boxes, image), expected)
+
+
+def test_two_halves_hide_all_and_two_that_overlap_need_not():
+    halves = [(0, 0, 4, 2), (0, 2, 4, 4)]
+    overlapping = [(0, 0, 4, 3), (0, 0, 4, 3)]
+    got = edge_grids.hides_all(np.array([halves, overlapping]), (4, 4))
+    np.testing.assert_array_equal(got, [True, False])

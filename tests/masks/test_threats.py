@@ -154,6 +154,7 @@ def test_a_threat_is_one_readable_line(threat, line):
         (lambda: several_patches([_grid(8, 2)], patches=2), "one mask set for each of 2, got 1"),
         (lambda: several_patches([]), "at least 1 mask set"),
         (lambda: several_patches(_grid(8, 1), patches=30), "choices of one mask from each set"),
+        (lambda: several_patches(_grid(8, 1), patches=999), r"but \d+\^999 are \d\.\de\+\d{3,4};"),
         (lambda: several_patches([_grid(8, 2), _grid(9, 2)]), "one image size"),
         (lambda: any_shape([]), "got none"),
         (lambda: any_shape([several_patches(_grid(8, 2), patches=2)]), "one patch each"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -266,8 +267,11 @@ def test_a_defense_whose_paper_has_no_condition_of_its_own_publishes_nothing(tmp
 
 def test_an_answer_that_rounding_decides_is_no_proof_that_failed():
     line = {"defense": "d", "image": "i", "after": 3, "file": "f", "label": 1}
-    assert "--margin-guard" in attack_audit.Contradiction(line, 1, False).said
-    assert "a proof of this program is wrong" in attack_audit.Contradiction(line, 3, True).said
+    said = attack_audit.Contradiction(line, 1, False).said(Path("an audit"))
+    assert "--margin-guard" in said
+    assert "with the patch in 'an audit/f'," in said
+    said = attack_audit.Contradiction(line, 3, True).said(Path("audit"))
+    assert "a proof of this program is wrong" in said
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shlex
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -191,7 +193,7 @@ def test_the_table_stands_in_order_and_is_that_of_the_run(audited, run):
     assert alone == {"count": 0, "attacked": 0, **nothing}
 
 
-def test_a_killed_audit_goes_on(audited, run, tmp_path):
+def test_a_killed_audit_goes_on(audited, run, tmp_path, capsys):
     part = tmp_path / "part"
     shutil.copytree(audited, part)
     whole = (audited / LINES).read_bytes().splitlines(keepends=True)
@@ -201,6 +203,9 @@ def test_a_killed_audit_goes_on(audited, run, tmp_path):
     images = [{line["number"]: line["image"] for line in _lines(one)} for one in (part, audited)]
     assert images[0] == images[1]
     assert len(_lines(part)) == len(images[0])
+    assert "nothing was left to do" not in capsys.readouterr().err
+    assert audit.main([str(run), "--minutes", "9", *FAST, "--out", str(part)]) == 0
+    assert "auditing: nothing was left to do\n" in capsys.readouterr().err
 
 
 def test_several_runs_share_the_time(run, tmp_path, capsys):
@@ -313,9 +318,8 @@ def test_a_certificate_of_what_is_wrong_without_a_patch_is_contradicted(
     of = row["certificates"]
     assert (of["count"], of["attacked"], of["contradicted"]) == (4, 3, [wrong])
     assert of["evidence"][0]["after"] == labels[2]
-    assert "wrong without a patch); of images without one broken 0 of 0" in " ".join(
-        said.out.split()
-    )
+    assert "1 contradicted; of images without one broken 0 of 0" in " ".join(said.out.split())
+    assert f"    number 2, {wrong}: wrong without a patch" in said.out.splitlines()
     [kept] = json.loads((run / "audit" / "contradictions.json").read_text())["contradictions"]
     assert (kept["line"]["image"], kept["stands"]) == (wrong, True)
 
@@ -377,7 +381,14 @@ def test_a_certificate_that_a_patch_contradicts_is_said_and_kept(
     assert "weights_sha256" in kept["provenance"]
     text = " ".join(said.out.split())
     number, image, file = (broken[key] for key in ("number", "image", "file"))
-    assert f"1 contradicted (number {number}, {image}: {file})" in text
+    assert " 1 contradicted; of images" in text
+    # From where the person stands, and in one piece however long it is.
+    (line,) = [line for line in said.out.splitlines() if line.startswith("    number ")]
+    path = shlex.quote(str(out / file))
+    assert line == f"    number {number}, {image}: {path}"
+    assert len(path) > 80
+    assert Path(*shlex.split(path)).is_file()
+    assert f"with the patch in {path}" in said.err
     assert "finding about that paper" not in text
     [row] = json.loads((out / "attack.json").read_text())["results"]
     assert [one["file"] for one in row["certificates"]["evidence"]] == [file]
@@ -447,13 +458,16 @@ def test_what_a_paper_alone_certifies_is_attacked_before_others_and_named(
     assert row["certificates"]["count"] == 0
     assert row["broken"] == len(alone) + 1
     assert not (out / "contradictions.json").exists()
-    said = " ".join(capsys.readouterr().out.split())
+    printed = capsys.readouterr().out
+    said = " ".join(printed.split())
     assert (
         f"k fold correct: the paper alone calls {len(alone)} images certified; {len(alone)} "
-        f"attacked, {len(alone)} contradicted (number {broken[0]['number']}, {broken[0]['image']}: "
-        f"{broken[0]['file']}; "
+        f"attacked, {len(alone)} contradicted number "
     ) in said
-    assert f"{broken[4]['file']}; and {len(alone) - 5} more)" in said
+    begin = printed.splitlines().index(f"    and {len(alone) - 5} more, in attack.json") - 5
+    for line, of in zip(printed.splitlines()[begin:], broken[:5], strict=False):
+        path = shlex.quote(str(out / of["file"]))
+        assert line == f"    number {of['number']}, {of['image']}: {path}"
     assert broken[5]["file"] not in said
     assert "is a finding about that paper and no defect of this program" in said
 

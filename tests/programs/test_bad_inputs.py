@@ -74,6 +74,12 @@ def _cases(text):
         certify --whole-images | --whole-images: expected a model with local logits | vit_digits
         certify --weights-entry ema | --weights-entry: expected --weights
         certify --subset-seed 1 | --subset-seed: expected --num-images
+        certify --only-classes | --only-classes: has no use as all 10 outputs | leave it out
+        certify --on-unreadable skip | --on-unreadable: has no use with digits | embedded
+        certify --defense smoothed_vit:band=2 --no-decide | --no-decide: has no use | --keep-ev
+        certify --defense smoothed_vit:band=2 --whole-images | --whole-images: has no use | alone
+        certify --defense patchguard:clip=1 --fill gray | --fill: has no use | local logits alone
+        certify --attention cudnn | error: --attention: expected cudnn on an NVIDIA GPU
         certify --labels x.csv | --labels: expected only with --dataset image_list | digits
         certify --data-dir d | --data-dir: expected none for digits
         certify --sizes 1-3 --patch 2 | --sizes: expected either --patch or --sizes, got both
@@ -215,7 +221,7 @@ def test_printing_again_takes_no_option_that_it_does_not_obey(
         certify --fill 1,2 | --fill | '1,2'
         certify --fill 1,2,3 | --fill | (1.0, 2.0, 3.0)
         certify --fill '' | --fill: expected mean
-        certify --defense '' | --defense: expected one of double_masking
+        certify --defense '' | --defense: expected one of the | certify --list
         certify --defense doublemasking | --defense | did you mean double_masking
         certify --defense PatchCleanser | --defense | did you mean double_masking
         certify --defense patchguard++ | --defense | did you mean patchguard_pp
@@ -275,6 +281,8 @@ def test_printing_again_takes_no_option_that_it_does_not_obey(
         certify extra | got 'extra'
         certify --model vit_digit | --model: expected one of | did you mean vit_digits
         certify --dataset digit | --dataset: expected one of | did you mean digits
+        certify --model resnet18 | certify --list | did you mean | cifar_resnet
+        certify --patches 99 | but 16^99 are 1.6e+119; use
         certify --dataset cifar10 | --model: expected a model for data set 'cifar10'
         certify --gelu relu | --gelu: expected one of exact, tanh, got 'relu'
         certify --pooling tokn | --pooling | did you mean token

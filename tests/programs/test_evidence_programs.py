@@ -69,7 +69,7 @@ def test_a_run_mixes_defenses_and_is_printed_again(weights_file, tmp_path, capsy
     assert certify.main(["--from-tables", out, "--defense", "clipped_bagnet:clip=3"]) == 0
     assert len(_table(capsys.readouterr().out)) == 1
     assert certify.main(["--from-tables", out, "--defense", "clipped_bagnet:clip=2"]) == 2
-    assert "evidence is not kept" in capsys.readouterr().err
+    assert "evidence is not kept, so evaluate with it, and with --keep-" in capsys.readouterr().err
 
 
 def test_a_run_on_evidence_alone_has_no_table(weights_file, tmp_path, capsys):
@@ -83,6 +83,11 @@ def test_a_run_on_evidence_alone_has_no_table(weights_file, tmp_path, capsys):
     assert not (tmp_path / "run" / "tables").exists()
     assert certify.main(["--from-tables", str(tmp_path / "run")]) == 0
     assert "windows of 3x3 of 6x6 cells" in capsys.readouterr().out
+    options = ["--from-tables", str(tmp_path / "run"), "--defense", "double_masking"]
+    assert certify.main(options) == 2
+    error = capsys.readouterr().err
+    assert "--defense double_masking: expected none that masks images, as" in error
+    assert "no table of these, but defenses on evidence alone (patchguard_pp:tau=0.1); " in error
 
 
 def test_a_run_on_bands_of_any_model(tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import io
 import os
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -291,3 +293,32 @@ def test_a_backend_that_does_not_start(monkeypatch, environment, error, said):
     monkeypatch.setattr(jax, "local_devices", fails)
     with pytest.raises(ValueError, match=said):
         jax_settings.wake()
+
+
+def test_what_is_told_to_a_closed_loop_is_no_news_and_all_else_is(monkeypatch, capsys):
+    """As TensorStore tells a loop that Orbax has closed, from a thread where no Python runs."""
+    told = []
+    monkeypatch.setattr(program.sys, "__unraisablehook__", told.append)
+    loop = asyncio.new_event_loop()
+    loop.close()
+
+    def lost(act):
+        try:
+            act()
+        except Exception as error:
+            # The first frame is this one, and the next that of the callback.
+            trace = error.__traceback__.tb_next.tb_next
+            return SimpleNamespace(
+                exc_type=type(error),
+                exc_value=error,
+                exc_traceback=trace,
+                object=None,
+                err_msg=None,
+            )
+
+    program._unraisable(lost(lambda: loop.call_soon_threadsafe(print)))
+    assert told == []
+    others = [lost(lambda: loop.run_until_complete(None)), lost(lambda: int("x"))]
+    for other in others:
+        program._unraisable(other)
+    assert told == others

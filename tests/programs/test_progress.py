@@ -93,6 +93,30 @@ def test_a_run_that_goes_on_counts_what_was_there(tmp_path, capsys, clock):
     assert shown.settled_now == 4 * 11  # the others were there
 
 
+@pytest.mark.parametrize("in_terminal", [False, True])
+def test_a_run_that_was_complete_says_that_nothing_was_left_to_do(
+    tmp_path, monkeypatch, in_terminal
+):
+    evaluate(tmp_path)
+    screen = Terminal() if in_terminal else io.StringIO()
+    monkeypatch.setattr("sys.stderr", screen)
+    monkeypatch.setenv("COLUMNS", "200")
+    with Progress([DEFENSE]) as shown:
+        evaluate(tmp_path, hooks=shown.hooks())
+    lines = [line for line in screen.getvalue().splitlines() if line.strip()]
+    assert lines
+    for line in lines:  # in a terminal one that is drawn again
+        assert line.startswith("images 10/10, nothing was left to do, clean/certified ")
+        assert not re.search("%|padding|passes|<", line)
+
+
+def test_no_place_of_a_chunk_is_empty_where_none_was_taken(clock):
+    shown = Progress([DEFENSE], quiet=True)
+    shown.hooks().progress(Step(5, 0, 0, 10, is_new=True))  # five that were needless
+    assert "50%" in shown.line()
+    assert "padding" not in shown.line()
+
+
 def test_time_left_is_that_of_the_work_at_the_speed_of_the_last_minute(clock):
     shown = Progress([DEFENSE], quiet=True)
     advance = shown.hooks().progress

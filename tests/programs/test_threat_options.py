@@ -8,7 +8,7 @@ import json
 import pytest
 
 from certmask_jax.masks.threats import Threat
-from certmask_jax.programs import certify, defense_specs, merge, threat_options
+from certmask_jax.programs import certify, defense_specs, merge, run_defenses, threat_options
 from certmask_jax.programs.certification_options import parser
 from certmask_jax.programs.threat_entries import THREATS
 from certmask_jax.programs.threat_options import ThreatOptions
@@ -166,6 +166,19 @@ def test_patches_of_different_sizes_at_once():
             threat_options.threats(ThreatOptions(**options), (8, 8))
     with pytest.raises(ValueError, match="fits the image"):
         threat_options.threats(ThreatOptions(patch=("2+9",)), (8, 8))
+
+
+def test_masks_that_hide_all_of_an_image_are_said():
+    """Two patches may overlap, so their masks are unions: four quarters together, or two alone."""
+    specs = ("double_masking:masks_per_axis=2", "minority_reports:masks_per_axis=2")
+    attacks = [Threat.of(4, 1), Threat.of(4, 1, patches=2), Threat.of(4, 4)]
+    one, two, large = (run_defenses.build_defenses(specs, [attack]) for attack in attacks)
+    assert not run_defenses.without_a_view(one)
+    (line,) = run_defenses.without_a_view(two)
+    assert line.startswith("double_masking: masks against 2 patches of 1x1 on 4x4 hide all of an")
+    lines = run_defenses.without_a_view([*one, *two, *large])
+    assert lines[0] == line
+    assert lines[1].startswith("double_masking, minority_reports: masks against 4x4 patches")
 
 
 @pytest.mark.parametrize("typed", [typed for entry in THREATS for typed in entry.examples])

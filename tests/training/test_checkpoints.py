@@ -257,6 +257,45 @@ def test_killed_at_random_moments_and_resumed_is_undisturbed(tmp_path):
     print("killed after", moments)
 
 
+FULL = """
+import resource, signal, sys
+import numpy as np
+from certmask_jax.programs import program
+from certmask_jax.training.checkpoints import Checkpoints
+
+def main():
+    saved = Checkpoints(sys.argv[1], run={"a": 1})
+    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, resource.RLIM_INFINITY))
+    arrays = {f"x{i}": np.random.rand(9999) for i in range(9)}
+    try:
+        return program.run(lambda: saved.save(1, arrays, {}))
+    finally:
+        saved.close()
+
+program.leave(main)
+"""
+
+
+def test_a_write_that_fails_is_one_line_whatever_orbax_leaves_running(tmp_path):
+    """Not the tracebacks of its threads, and not those of an event loop that it closed."""
+    pytest.importorskip("resource", reason="limits of a process are Unix's")
+    out = tmp_path / "run"
+    child = subprocess.run(
+        [sys.executable, "-c", FULL, str(out)],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert child.returncode == 2
+    assert child.stdout == ""
+    wanted = f"error: {out}: writing the checkpoint of step 1 failed (File too large); earlier"
+    (line,) = child.stderr.splitlines()
+    assert line.startswith(wanted)
+    assert line.endswith("Make room, and --resume goes on from there")
+
+
 # --- the program ---
 
 

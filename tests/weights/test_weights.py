@@ -379,7 +379,7 @@ def test_missing_torch(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     (tmp_path / "w.pth").write_bytes(b"x")
     with pytest.raises(
-        ValueError, match=r"PyTorch, which is missing.*convert it once where PyTorch is"
+        ValueError, match=r"PyTorch, which is missing.*--index-url https\S+/cpu, or convert it once"
     ):
         weights.load(tmp_path / "w.pth", models.create("vit_digits"))
 

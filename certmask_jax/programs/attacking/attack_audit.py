@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -55,11 +57,11 @@ class Contradiction(NamedTuple):
         """Whether only the run says that it is certified, and nothing that was computed now."""
         return not self.is_confirmed and "before" not in self.line
 
-    @property
-    def said(self) -> str:
-        """What it says, in a line."""
+    def said(self, folder: Path) -> str:
+        """What it says, in a line; ``folder`` is that of the attack."""
         if "file" in self.line:  # else nothing was changed
-            how = f"{self.line['after']} with the patch in {self.line['file']}"
+            path = shlex.quote(str(folder / self.line["file"]))
+            how = f"{self.line['after']} with the patch in {path}"
         else:
             how = f"{self.line['before']} without any patch"
         what = f"{self.line['defense']}: {self.line['image']} is certified, and answered {how}"
@@ -159,7 +161,7 @@ def tell(
         path.unlink(missing_ok=True)
         return
     for one in contradicted:
-        program.say(f"error: {one.said}")
+        program.say(f"error: {one.said(folder.folder)}")
     contradicted = [one for one in contradicted if not one.is_of_others]
     if not contradicted:
         path.unlink(missing_ok=True)

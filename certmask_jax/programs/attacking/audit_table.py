@@ -5,12 +5,14 @@ What a paper alone calls certified has to hold for nobody but the paper: it is c
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from certmask_jax._text import counted, some
 from certmask_jax.certification.report import wilson_interval
-from certmask_jax.certification.report.layout import Column, paragraphs, table
+from certmask_jax.certification.report.layout import Column, paragraphs, table, wrapped
 from certmask_jax.programs.attacking.attack_folder import Line
 from certmask_jax.programs.attacking.attack_summary import OF_STOPPED_SEARCHES, percent
 from certmask_jax.programs.attacking.attacked_run import AttackedRun
@@ -106,9 +108,10 @@ def _held(claims: Sequence[Claim], lines: Sequence[Line], of_run: Sequence[Line]
     }
 
 
-def text_of(rows: Sequence[dict[str, Any]], width: int, *, finished: bool) -> str:
+def text_of(rows: Sequence[dict[str, Any]], folder: Path, width: int, *, finished: bool) -> str:
     """The rows as they are printed: a table, and what there is to say of it.
 
+    ``folder`` is where the files of the rows are, whose paths are printed as a shell takes them.
     ``finished`` is whether all images were attacked to the end.
     """
     columns = [
@@ -120,7 +123,12 @@ def text_of(rows: Sequence[dict[str, Any]], width: int, *, finished: bool) -> st
         ),
         Column("attacked", tuple(f"{row['attacked']} of {row['right']}" for row in rows), True),
     ]
-    said = [sentence for row in rows for sentence in _said(row)]
+    said = [
+        line
+        for row in rows
+        for sentence, evidence in _said(row)
+        for line in (*wrapped(sentence, width), *_named(evidence, folder))
+    ]
     of_papers = any(of["contradicted"] for row in rows for of in (row["papers"] or {}).values())
     notes = [
         "% of images, each column at most the next. certified and worst case are proved; under "
@@ -130,14 +138,17 @@ def text_of(rows: Sequence[dict[str, Any]], width: int, *, finished: bool) -> st
         *((_OF_PAPERS,) if of_papers else ()),
         *(() if finished else (OF_STOPPED_SEARCHES,)),
     ]
-    return "\n".join([*table(columns), "", *paragraphs(said, width), "", *paragraphs(notes, width)])
+    return "\n".join([*table(columns), "", *said, "", *paragraphs(notes, width)])
 
 
-def _said(row: dict[str, Any]) -> list[str]:
-    """What is said of a defense, and of each condition of its paper that holds alone somewhere."""
+def _said(row: dict[str, Any]) -> list[tuple[str, Sequence[dict[str, Any]]]]:
+    """Sentences of a defense, and of each condition of its paper that holds alone somewhere.
+
+    Beside each the images whose patches contradict what it is about.
+    """
     spec, of = row["defense"], row["certificates"]
     if of is None:
-        return [f"{spec}: broken {row['broken']} of {row['attacked']}"]
+        return [(f"{spec}: broken {row['broken']} of {row['attacked']}", ())]
     others = row["attacked"] - of["attacked"]
     by_patch = sum(one["file"] is not None for one in of["evidence"])
     unconfirmed = (
@@ -146,28 +157,33 @@ def _said(row: dict[str, Any]) -> list[str]:
         if of["unconfirmed"]
         else ""
     )
-    said = [
+    own = (
         f"{spec}: {of['attacked']} of {counted(of['count'], 'certificate')} attacked, "
-        f"{len(of['contradicted'])} contradicted{_named(of['evidence'])}{unconfirmed}; of images "
+        f"{len(of['contradicted'])} contradicted{unconfirmed}; of images "
         f"without one broken {row['broken'] - by_patch} of {others}"
-    ]
-    said += [
-        f"{spec}, {name.replace('_', ' ')}: the paper alone calls "
-        f"{counted(held['count'], 'image')} certified; {held['attacked']} attacked, "
-        f"{len(held['contradicted'])} contradicted{_named(held['evidence'])}"
+    )
+    of_papers = [
+        (
+            f"{spec}, {name.replace('_', ' ')}: the paper alone calls "
+            f"{counted(held['count'], 'image')} certified; {held['attacked']} attacked, "
+            f"{len(held['contradicted'])} contradicted",
+            held["evidence"],
+        )
         for name, held in row["papers"].items()
         if held["count"]
     ]
-    return said
+    return [(own, of["evidence"]), *of_papers]
 
 
-def _named(evidence: Sequence[dict[str, Any]]) -> str:
-    """In brackets some of the images, each with its number and the file of the patched one."""
-    if not evidence:
-        return ""
-    each = [
-        f"number {one['number']}, {one['image']}: {one['file'] or 'wrong without a patch'}"
+def _named(evidence: Sequence[dict[str, Any]], folder: Path) -> list[str]:
+    """Some of the images, a line each: its number, its id, and the path of the patched one.
+
+    No line is broken, so that a path can be copied.
+    """
+    lines = [
+        f"    number {one['number']}, {one['image']}: "
+        + (shlex.quote(str(folder / one["file"])) if one["file"] else "wrong without a patch")
         for one in evidence[:_SHOWN]
     ]
     more = len(evidence) - _SHOWN
-    return f" ({'; '.join(each)}{f'; and {more} more' if more > 0 else ''})"
+    return [*lines, f"    and {more} more, in attack.json"] if more > 0 else lines
