@@ -346,7 +346,7 @@ def _check_on_evidence(arguments: argparse.Namespace) -> None:
         return
     check_not_typed(
         arguments,
-        ("decide", "whole_images"),
+        ("whole_images",),
         "with defenses on evidence alone, which evaluate no masked image (--keep-evidence keeps "
         "what they see, for other defenses later)",
     )

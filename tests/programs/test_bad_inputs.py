@@ -76,7 +76,6 @@ def _cases(text):
         certify --subset-seed 1 | --subset-seed: expected --num-images
         certify --only-classes | --only-classes: has no use as all 10 outputs | leave it out
         certify --on-unreadable skip | --on-unreadable: has no use with digits | embedded
-        certify --defense smoothed_vit:band=2 --no-decide | --no-decide: has no use | --keep-ev
         certify --defense smoothed_vit:band=2 --whole-images | --whole-images: has no use | alone
         certify --defense patchguard:clip=1 --fill gray | --fill: has no use | local logits alone
         certify --attention cudnn | error: --attention: expected cudnn on an NVIDIA GPU

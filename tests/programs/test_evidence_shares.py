@@ -33,7 +33,7 @@ def command(tmp_path_factory):
     file = tmp_path_factory.mktemp("weights") / "small.npz"
     weights.save(file, first_params(small_bagnet()))
     model = ["--model", "tests.support.small_models:small_bagnet", "--weights", str(file)]
-    return ["--dataset", "digits", "--num-images", "12", *model, "--chunk", "8", "--whole-images"]
+    return ["--dataset", "digits", "--num-images", "12", *model, "--chunk", "8"]
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def certified(command):
     def run(specs, out, *options):
         named = [word for spec in specs for word in ("--defense", spec)]
         to = ["--out", str(out), "--no-page"] if out else []
-        against = ["--sizes", "1,2"] if specs == MIXED else ["--patch", "1"]
+        against = ["--sizes", "1,2", "--whole-images"] if specs == MIXED else ["--patch", "1"]
         return certify.main([*command, *named, *against, *to, *options])
 
     return run
@@ -152,6 +152,7 @@ def test_folders_elsewhere_are_merged_and_no_margin_guard(made, tmp_path, capsys
     folder = made(tuple(MIXED))
     shares = [str(share) for share in sorted((folder / "run").iterdir(), reverse=True)]
     to = ["--out", str(tmp_path / "merged")]
+    capsys.readouterr()
     assert merge.main([*shares, *to, "--margin-guard", "0.1"]) == 2
     assert "--margin-guard: expected none beside defenses on evidence" in _error(capsys)
     assert not (tmp_path / "merged").exists()
@@ -177,10 +178,10 @@ def test_the_whole_command_goes_on_from_some_shares(made, certified, tmp_path, c
 def test_a_share_of_another_run_is_refused(made, certified, tmp_path, capsys):
     run = shutil.copytree(made(tuple(EVIDENCE)) / "run", tmp_path / "run")
     shutil.rmtree(run / "shard-1-of-2")
-    assert certified(EVIDENCE, run, "--shard", "1/2", "--fill", "black") == 0
+    assert certified(EVIDENCE, run, "--shard", "1/2", "--precision", "high") == 0
     capsys.readouterr()
     assert merge.main([str(run)]) == 2
-    assert "fill is 'mean' there, 'black' here" in _error(capsys)
+    assert "precision is 'highest' there, 'high' here" in _error(capsys)
     assert not (run / "evidence").exists()
 
 
