@@ -23,7 +23,11 @@ from certmask_jax.programs.run_defenses import build_defenses
 from certmask_jax.tables.image_sets import FirstImages
 
 _COUNTS = (1, 4, 12, 24, 100, 1000)  # images of a run
-_DEFENSES = ("double_masking:masks_per_axis=3", "pair_cover:partition=2x3", "mrcert")
+_DEFENSES = (
+    "double_masking:masks_per_axis=3",
+    "pair_cover:partition=2x3",
+    "mrcert:masks_per_axis=3",
+)
 _PLAIN_SECONDS = 1.0  # of each size and round, about
 
 
