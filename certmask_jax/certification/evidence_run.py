@@ -251,6 +251,7 @@ def evaluate_evidence(
 def _begun(
     folder: storage.AnyPath, facts: Mapping[str, Any], about: Mapping[str, Any]
 ) -> Iterator[None]:
+    """Begins the store, or refuses that of another run; the first process does so before others."""
     evidence_store.begun(folder, facts, about)
     yield
 

@@ -62,7 +62,7 @@ class EvidencePlaces(NamedTuple):
 
 @jax.jit
 def told_apart(holds: Array, leads: Array) -> PlaceVerdicts:
-    """Verdicts and leads, of which rounding has moved none to the other side of 0.
+    """``bool[T, S]`` and ``float[T, S]`` as verdicts and leads, none rounded across 0.
 
     Neither does the rounding to float16 that a run keeps them in, nor its range.
     """

@@ -173,7 +173,7 @@ class Engine(Protocol):
     def stem_slots(self, images: int) -> int:
         """Passes of a stem that ``upload`` makes of so many, with those left empty; 0 without one.
 
-        They come beside the work that is asked for, and are told to nobody.
+        They come beside the items that are asked for, so what is ``Told`` does not count them.
         """
         ...
 

@@ -42,20 +42,6 @@ def paint(boxes: NDArray[np.int32], grid: EdgeGrid) -> NDArray[np.bool_]:
     return hidden
 
 
-def hides_all(boxes: NDArray[np.int32], image_size: tuple[int, int]) -> NDArray[np.bool_]:
-    """Whether each mask ``int32[N, R, 4]`` hides every pixel of the image: ``bool[N]``."""
-    height, width = image_size
-    sides = np.maximum(boxes[..., 2:] - boxes[..., :2], 0).astype(np.int64)
-    hidden = sides.prod(axis=2).sum(axis=1) >= height * width  # else some pixel is in no box
-    large = np.flatnonzero(hidden)
-    grid = edge_grid(boxes[large], image_size)
-    block = max(1, _CELLS_AT_ONCE // (len(grid.rows) * len(grid.cols)))
-    for start in range(0, len(large), block):
-        some = large[start : start + block]
-        hidden[some] = paint(boxes[some], grid).all(axis=(1, 2))
-    return hidden
-
-
 class LocationGrid(NamedTuple):
     """Locations that the masks cannot tell apart share one entry.
 

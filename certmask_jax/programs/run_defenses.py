@@ -10,8 +10,7 @@ from certmask_jax.certification.report import Classifiers, Report
 from certmask_jax.defenses import Defense
 from certmask_jax.defenses.evidence_defense import EvidenceDefense
 from certmask_jax.inference.distinct_fields import LocalLogits
-from certmask_jax.masks.edge_grids import hides_all
-from certmask_jax.masks.geometry import as_size
+from certmask_jax.masks.geometry import as_size, hides
 from certmask_jax.masks.threats import Threat
 from certmask_jax.programs import defense_specs, evidence_entries, spec_keys
 
@@ -55,7 +54,7 @@ def without_a_view(defenses: Sequence[Defense]) -> list[str]:
     blind: dict[Threat, list[str]] = {}
     for defense in defenses:
         images = defense.masked_images
-        if hides_all(images.boxes, images.image_size).any():
+        if hides(images.boxes, images.image_size, images.image_size).any():
             blind.setdefault(defense.threat, []).append(defense.name)
     return [
         f"{', '.join(dict.fromkeys(names))}: masks against {threat} hide all of an image, each or "

@@ -373,17 +373,10 @@ def run(made, tmp_path):
     return tmp_path / "run"
 
 
-def _results(run):
-    results = json.loads((run / "results.json").read_text())
-    for name in ("command", "started", "seconds", "masked_images_settled", "passes", "shares"):
-        results["provenance"].pop(name, None)
-    return results
-
-
 def _check_same(run, alone):
     assert _bytes(run / "tables") == _bytes(alone / "tables")
     assert (run / "per_image.csv").read_bytes() == (alone / "per_image.csv").read_bytes()
-    assert _results(run) == _results(alone)
+    assert small_runs.results_of(run) == small_runs.results_of(alone)
 
 
 def test_a_share_writes_no_report_and_says_what_comes_next(tmp_path, capsys):

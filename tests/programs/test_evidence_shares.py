@@ -63,19 +63,12 @@ def made(certified, tmp_path_factory):
     return make
 
 
-def _results(run):
-    results = json.loads((run / "results.json").read_text())
-    for name in ("command", "started", "seconds", "masked_images_settled", "passes", "shares"):
-        results["provenance"].pop(name, None)
-    return results
-
-
 def _check_same(run, alone):
     names = sorted(file.name for file in alone.glob("*.csv"))
     assert names == sorted(file.name for file in run.glob("*.csv"))
     for name in names:
         assert (run / name).read_bytes() == (alone / name).read_bytes()
-    assert _results(run) == _results(alone)
+    assert small_runs.results_of(run) == small_runs.results_of(alone)
     mine, theirs = (small_runs.contents(folder) for folder in (run, alone))
     blocks = [name for name in theirs if name.startswith(("evidence/block", "tables/"))]
     assert len(blocks) > 1

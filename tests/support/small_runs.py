@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -110,3 +111,11 @@ def writer_of(folder, *, num_images=COUNT, **options):
     return TableWriter(
         folder, num_images=num_images, masked_images=masks, images_per_block=3, **options
     )
+
+
+def results_of(run):
+    """``results.json`` without the facts of sessions, in which a merged run differs."""
+    results = json.loads((run / "results.json").read_text())
+    for name in ("command", "started", "seconds", "masked_images_settled", "passes", "shares"):
+        results["provenance"].pop(name, None)
+    return results
