@@ -76,6 +76,11 @@ def absent(folder: AnyPath, files: Sequence[AnyPath]) -> list[AnyPath]:
     return [file for file, key in zip(files, keys, strict=True) if key not in there]
 
 
+def lacking(folder: AnyPath) -> str:
+    """What an error got in place of a folder with some file: one without, or no folder at all."""
+    return "one without" if folder.is_dir() else "none: there is no such folder"
+
+
 def check_writable(folder: AnyPath) -> None:
     """``OSError`` unless a file can be written to a bucket and removed; local folders are let be.
 

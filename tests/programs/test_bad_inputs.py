@@ -17,7 +17,16 @@ import small_runs
 from PIL import Image
 
 from certmask_jax import models
-from certmask_jax.programs import benchmark, certify, convert_weights, merge, train
+from certmask_jax.programs import (
+    attack,
+    benchmark,
+    certify,
+    compare,
+    convert_weights,
+    merge,
+    report,
+    train,
+)
 
 PROGRAMS = {
     "certify": certify,
@@ -569,3 +578,16 @@ def _results(*options):
 def test_odd_spellings_give_the_same_numbers(tmp_path, monkeypatch, odd, plain):
     monkeypatch.chdir(tmp_path)
     assert _results(*shlex.split(odd)) == _results(*shlex.split(plain))
+
+
+@pytest.mark.parametrize("program", [attack, compare, report])
+def test_a_folder_that_is_not_there_is_no_run_that_lacks_a_file(program, tmp_path, capsys):
+    """One that is there, without the file, is told apart."""
+    gone, there = tmp_path / "gone", tmp_path / "there"
+    there.mkdir()
+    assert program.main([str(gone)]) == 2
+    said = capsys.readouterr().err
+    assert f"{gone}: expected the folder of a" in said
+    assert "got none: there is no such folder" in said
+    assert program.main([str(there)]) == 2
+    assert "no such folder" not in capsys.readouterr().err

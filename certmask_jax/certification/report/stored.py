@@ -19,7 +19,7 @@ from certmask_jax.certification.report.files import IMAGES, RESULTS
 from certmask_jax.certification.report.records import DefenseResult, Report, SizeCurve
 from certmask_jax.certification.report.schema_misfits import misfit
 from certmask_jax.defenses.defense import ALERT
-from certmask_jax.files.storage import AnyPath
+from certmask_jax.files.storage import AnyPath, lacking
 from certmask_jax.masks.threats import Threat
 from certmask_jax.tables.prediction_table import NO_LABEL
 
@@ -54,9 +54,9 @@ def read(folder: AnyPath, *, warn: Callable[[str], None] | None = None) -> Repor
     try:
         content = json_of(file.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
-        there = "one without" if folder.is_dir() else "none: there is no such folder"
         raise FileNotFoundError(
-            f"{folder}: expected the folder of a finished run, with {RESULTS}, got {there}"
+            f"{folder}: expected the folder of a finished run, with {RESULTS}, got "
+            f"{lacking(folder)}"
         ) from None
     except ValueError as error:
         raise ValueError(f"{file}: is damaged ({error})") from error

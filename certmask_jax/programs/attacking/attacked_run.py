@@ -12,6 +12,7 @@ from certmask_jax._text import counted, json_of
 from certmask_jax.certification.report import MARGINS
 from certmask_jax.certification.report.files import IMAGES, RESULTS
 from certmask_jax.files import fingerprint
+from certmask_jax.files.storage import lacking
 from certmask_jax.programs import certification_options, earlier_command, runtime
 from certmask_jax.programs.attacking.run_claims import Claims, read_claims
 from certmask_jax.programs.certification_job import BrokenImagesError, Job
@@ -165,10 +166,9 @@ def _readable(path: Path) -> Iterator[None]:
     try:
         yield
     except (FileNotFoundError, NotADirectoryError) as error:
-        got = "got a file" if path.parent.is_file() else f"with {path.name}, got one without"
-        raise ValueError(
-            f"{path.parent}: expected the folder of a run of certify, {got}"
-        ) from error
+        folder = path.parent
+        got = "got a file" if folder.is_file() else f"with {path.name}, got {lacking(folder)}"
+        raise ValueError(f"{folder}: expected the folder of a run of certify, {got}") from error
     except (ValueError, KeyError, TypeError, StopIteration) as error:
         raise ValueError(
             f"{path}: cannot be read ({error or type(error).__name__}); give the command of that "
