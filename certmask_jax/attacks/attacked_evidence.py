@@ -17,6 +17,7 @@ from certmask_jax.attacks.attacked_model import AskedModel, Attacked, Seen
 from certmask_jax.attacks.followed_slopes import Followed
 from certmask_jax.attacks.patch_search import PatchSearch
 from certmask_jax.attacks.patched_pixels import Placement, cells_reached
+from certmask_jax.attacks.remembered_tables import RememberedTables
 from certmask_jax.attacks.rule_scores import strongest_evidence
 from certmask_jax.attacks.search_objectives import LabelsWanted, LocalEvidenceWanted, Objective
 from certmask_jax.defenses.band_defense import BandDefense, DerandomizedSmoothing
@@ -122,6 +123,7 @@ class OnBands(_OnEvidence):
         super().__init__(defense, source, model)
         self.defense, self._of_bands, self.boxes = defense, defense, bands.boxes
         self._tables = self._tables_of(self.boxes)
+        self._remembered = RememberedTables(lambda images: self._tables(images)[0])
 
     def objective(self, search: PatchSearch) -> Objective:
         """The margins of bands, by more than a label where the rule looks at a softmax."""
@@ -132,12 +134,12 @@ class OnBands(_OnEvidence):
 
     def seen(self, images: NDArray[np.uint8]) -> Seen:
         """The rule on the logits of all bands."""
-        logits = self.tables(images)
+        logits, _ = self._tables(images)
         return Seen(self._of(logits), logits)
 
     def tables(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Those of all bands."""
-        return self._tables(images)[0]
+        """Those of all bands; of the same images once."""
+        return self._remembered(images)
 
     def answers_if(
         self,

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from certmask_jax.attacks.attacked_model import AskedModel, Attacked, Seen
 from certmask_jax.attacks.patch_search import PatchSearch
 from certmask_jax.attacks.patched_pixels import Placement, cells_of_parts
+from certmask_jax.attacks.remembered_tables import RememberedTables
 from certmask_jax.attacks.search_objectives import LabelsWanted, Objective
 from certmask_jax.defenses.defense import Defense, Guarantee
 from certmask_jax.inference import early_exit
@@ -43,6 +44,7 @@ class OnTable(Attacked):
             mesh=model.mesh,
         )
         self._tables = self._tables_of(self.boxes)
+        self._remembered = RememberedTables(lambda images: self._tables(images)[0])
 
     def objective(self, search: PatchSearch) -> Objective:
         """The margins of some masked images."""
@@ -69,8 +71,8 @@ class OnTable(Attacked):
         return Seen(self._ruled(table), logits)
 
     def tables(self, images: NDArray[np.uint8]) -> NDArray[np.float32] | None:
-        """Those of the whole table, unless it is very large."""
-        return None if len(self._masked) > self._most_columns else self._tables(images)[0]
+        """Those of the whole table, unless it is very large; of the same images once."""
+        return None if len(self._masked) > self._most_columns else self._remembered(images)
 
     def answers_if(
         self,
