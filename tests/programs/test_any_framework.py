@@ -30,6 +30,7 @@ def create():
 def nameless():
     return models.from_function(logits, num_classes=10, input_size=(8, 8), channels=1)
 """
+WEIGHTS = np.random.default_rng(0).normal(size=(64, 10)).astype(np.float32)
 DEFENSE = ["--defense", "pair_cover:partition=2/3", "--patch", "1", "--num-images", "8"]
 
 
@@ -105,11 +106,18 @@ def test_the_example_of_pytorch(here, capsys):
     assert "pair_cover" in capsys.readouterr().out
 
 
-def test_the_example_of_onnx_runtime(here, monkeypatch, capsys):
+def _assert_certified_as_the_linear_model(here):
+    """What is in ``run`` is what ``WEIGHTS`` say of the digits."""
+    table = saved_table.load(here / "run" / "tables").table
+    images, _ = digits_arrays("test")
+    logits = (images[:8].reshape(8, 64) / 255).astype(np.float32) @ WEIGHTS
+    np.testing.assert_array_equal(table.predictions[:, 0], logits.argmax(axis=1))
+
+
+def test_the_example_of_onnx_runtime(here, monkeypatch):
     pytest.importorskip("onnxruntime", reason="needs ONNX Runtime")
     onnx = pytest.importorskip("onnx", reason="needs onnx, which writes the model")
     make, kind = onnx.helper, onnx.TensorProto.FLOAT
-    weights = np.random.default_rng(0).normal(size=(64, 10)).astype(np.float32)
     graph = make.make_graph(
         [
             make.make_node("Flatten", ["images"], ["flat"]),
@@ -118,16 +126,86 @@ def test_the_example_of_onnx_runtime(here, monkeypatch, capsys):
         "linear",
         [make.make_tensor_value_info("images", kind, ["B", 1, 8, 8])],
         [make.make_tensor_value_info("logits", kind, ["B", 10])],
-        [onnx.numpy_helper.from_array(weights, "weights")],
+        [onnx.numpy_helper.from_array(WEIGHTS, "weights")],
     )
     model = make.make_model(graph, opset_imports=[make.make_opsetid("", 17)], ir_version=8)
     onnx.save(model, "linear.onnx")
     monkeypatch.setenv("ONNX_MODEL", "linear.onnx")
     assert _certify("examples.onnx_model:create", "--out", "run") == 0
-    table = saved_table.load(here / "run" / "tables").table
-    images, _ = digits_arrays("test")
-    logits = (images[:8].reshape(8, 64) / 255).astype(np.float32) @ weights
-    np.testing.assert_array_equal(table.predictions[:, 0], logits.argmax(axis=1))
+    _assert_certified_as_the_linear_model(here)
+
+
+def _write_linear_tflite(file, *, batch, pixels):
+    """``WEIGHTS`` as one product; of -1 images, any number."""
+    flatbuffers = pytest.importorskip("flatbuffers", reason="needs flatbuffers, which write it")
+    from ai_edge_litert import schema_py_generated as schema
+
+    def made(record, **fields):
+        for name, value in fields.items():
+            assert hasattr(record, name)
+            setattr(record, name, value)
+        return record
+
+    def tensor(name, shape, buffer=0, *, kind="FLOAT32", quantization=None):
+        return made(
+            schema.TensorT(), name=name, shape=[abs(size) for size in shape], buffer=buffer,
+            shapeSignature=list(shape), type=getattr(schema.TensorType, kind),
+            quantization=quantization,
+        )  # fmt: skip
+
+    def operator(number, inputs, outputs, options=None):
+        made_options = {} if options is None else options
+        return made(
+            schema.OperatorT(), opcodeIndex=number, inputs=inputs, outputs=outputs, **made_options
+        )
+
+    def code(name):
+        number = getattr(schema.BuiltinOperator, name)
+        return made(
+            schema.OperatorCodeT(), builtinCode=number, deprecatedBuiltinCode=number, version=1
+        )
+
+    product = {
+        "builtinOptionsType": schema.BuiltinOptions.FullyConnectedOptions,
+        "builtinOptions": schema.FullyConnectedOptionsT(),
+    }
+    shape = (batch, 8, 8, 1)
+    tensors = [
+        tensor("images", shape),
+        tensor("weights", (10, 64), 1),
+        tensor("logits", (batch, 10)),
+    ]
+    operators, first = [operator(0, [0, 1, -1], [2], product)], 0
+    if pixels != "FLOAT32":
+        zero = {"UINT8": 0, "INT8": -128}[pixels]
+        kept = made(schema.QuantizationParametersT(), scale=[1 / 255], zeroPoint=[zero])
+        tensors.append(tensor("bytes", shape, kind=pixels, quantization=kept))
+        operators.insert(0, operator(1, [3], [0]))
+        first = 3
+    graph = made(
+        schema.SubGraphT(), tensors=tensors, inputs=[first], outputs=[2], operators=operators
+    )
+    data = np.frombuffer(np.ascontiguousarray(WEIGHTS.T).tobytes(), np.uint8)
+    model = made(
+        schema.ModelT(), version=3, subgraphs=[graph],
+        operatorCodes=[code("FULLY_CONNECTED"), code("DEQUANTIZE")],
+        buffers=[schema.BufferT(), made(schema.BufferT(), data=data)],
+    )  # fmt: skip
+    builder = flatbuffers.Builder(1024)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    Path(file).write_bytes(bytes(builder.Output()))
+
+
+@pytest.mark.parametrize(
+    ("batch", "pixels"),
+    [(-1, "FLOAT32"), (1, "FLOAT32"), (3, "FLOAT32"), (-1, "UINT8"), (3, "INT8")],
+)
+def test_the_example_of_tflite(here, monkeypatch, batch, pixels):
+    pytest.importorskip("ai_edge_litert", reason="needs LiteRT")
+    _write_linear_tflite("linear.tflite", batch=batch, pixels=pixels)
+    monkeypatch.setenv("TFLITE_MODEL", "linear.tflite")
+    assert _certify("examples.tflite_model:create", "--out", "run") == 0
+    _assert_certified_as_the_linear_model(here)
 
 
 def test_a_function_is_attacked_by_asking_it_and_by_patches_that_are_given(here, capsys):
