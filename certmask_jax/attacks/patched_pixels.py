@@ -86,7 +86,13 @@ def cells_reached(
 
 def cells_of_parts(place: Placement, parts: TwoParts) -> Placement:
     """The windows of the map of a model in two parts that a placement reaches: ``int64[K, 4]``."""
-    return cells_reached(place, image_size=parts.image_size, field=parts.field, stride=parts.stride)
+    return cells_reached(
+        place,
+        image_size=parts.image_size,
+        field=parts.field,
+        stride=parts.stride,
+        seen_size=parts.seen_size,
+    )
 
 
 def check_placement(place: Placement, threat: Threat) -> Placement:

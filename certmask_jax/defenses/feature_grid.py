@@ -35,7 +35,9 @@ def cells_of(image_size: Size, *, field: Size, stride: Size) -> tuple[int, int]:
     return rows, columns
 
 
-def threat_on_cells(threat: Threat, *, field: Size, stride: Size) -> Threat:
+def threat_on_cells(
+    threat: Threat, *, field: Size, stride: Size, seen_size: Shape | None = None
+) -> Threat:
     """The threat on the map of features: windows of cells in place of patches of pixels.
 
     Every place that a patch may have is looked at, so a window has the cells that it reaches and no
@@ -46,13 +48,16 @@ def threat_on_cells(threat: Threat, *, field: Size, stride: Size) -> Threat:
       threat: on images, in pixels.
       field, stride: receptive field of a cell, and the distance of two cells, in pixels: an int or
         (height, width).
+      seen_size: (height, width) that images are resized to before the model sees them, see
+        ``cell_pixels``; None: as they are. A window then has the cells that are made of one of the
+        patch's pixels.
 
     Raises:
       ValueError: for a field that does not fit the image; for a patch that reaches all cells in
         some place, so that nothing can be proved.
     """
-    grid = cells_of(threat.image_size, field=field, stride=stride)
-    reached = partial(_met_on_axis, threat.image_size, field, stride)
+    grid = cells_of(seen_size or threat.image_size, field=field, stride=stride)
+    reached = partial(_met_on_axis, threat.image_size, field, stride, seen_size=seen_size)
 
     def windows(shape: Shape) -> tuple[Shape, ...]:
         (top, bottom), (left, right) = reached(0, shape[0]), reached(1, shape[1])
@@ -94,9 +99,7 @@ def sets_of_cells(
 
     Args:
       threat: of one patch, on images, in pixels.
-      field, stride: as of ``threat_on_cells``.
-      seen_size: (height, width) that images are resized to before the model sees them, see
-        ``cell_pixels``; None: as they are.
+      field, stride, seen_size: as of ``threat_on_cells``.
 
     Returns:
       ``bool[G, H, W]``, G at least 1; not to be written to, as equal calls share it.

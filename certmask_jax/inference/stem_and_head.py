@@ -135,11 +135,13 @@ class StemAndHead(WholeImages):
           ValueError: for cells that see other pixels than they say.
         """
         check_parts(self.apply_fn, params, self.image_shape[2])
-        stem = stem_program(self.apply_fn, self.preprocessing, self.mesh)
+        # A resize has weights of 0 where a cell sees nothing; the cells are of what it makes.
+        unresized = dataclasses.replace(self.preprocessing, resize_to=None)
+        stem = stem_program(self.apply_fn, unresized, self.mesh)
         split = NamedSharding(self.mesh, PartitionSpec(AXIS))
         return cell_fields.cells_keep_bits(
             lambda images: stem(self._params, jax.device_put(images, split)),
-            self.image_shape,
+            (*self.apply_fn.stem_size, self.image_shape[2]),
             field=self.apply_fn.field,
             stride=self.apply_fn.stride,
             images=self.stem_sizes[-1],
@@ -179,23 +181,25 @@ def parts_forward(
       image_shape: ``(height, width, channels)`` of the images.
       masked_maps: V masks of the map: boxes in cells, of "images" of ``parts.grid``. By default the
         map itself alone.
-      preprocessing: normalisation and precision. Nothing is filled in.
+      preprocessing: normalisation, precision, and the size that images are resized to, if the parts
+        are for such. Nothing is filled in.
       chunk: maps that the head has at once, as of ``masked_forward``.
       mesh: 1-D mesh; all devices of this process by default.
 
     Raises:
       ValueError: for images or masks of another size than the parts are for; for preprocessing that
-        resizes; for a stem or head that gives another shape.
+        resizes otherwise than they say; for a stem or head that gives another shape.
     """
     if tuple(image_shape[:2]) != parts.image_size:
         raise ValueError(
             f"images: expected {parts.image_size} pixels, which the parts are for, got "
             f"{tuple(image_shape[:2])}"
         )
-    if preprocessing.resize_to is not None:
+    if preprocessing.resize_to != parts.seen_size:
         raise ValueError(
-            "two parts: expected patches in the pixels that the model sees, got images that are "
-            "resized, which spreads a patch over more cells than it reaches by itself"
+            f"resize_to: expected {parts.seen_size}, as the parts say, got "
+            f"{preprocessing.resize_to}: a resize spreads a patch over more cells, so the parts "
+            "have to know of it (TwoParts.for_images)"
         )
     mesh = device_mesh() if mesh is None else mesh
     devices, device = mesh.size, mesh.devices.flat[0]
@@ -204,8 +208,9 @@ def parts_forward(
     itself = unmasked(parts.grid)
     masks = itself if masked_maps is None else masked_maps
     held, dtype = computed_with(params, preprocessing), preprocessing.model_dtype
-    features, classes = check_shapes(parts, held, (1, *image_shape), dtype)
-    of_stem = flops(parts.stem, held, image_shape, dtype)
+    seen = preprocessing.model_shape(image_shape)
+    features, classes = check_shapes(parts, held, (1, *seen), dtype)
+    of_stem = flops(parts.stem, held, seen, dtype)
     of_head = flops(_unmasked_head(parts), held, features.shape[1:], features.dtype)
 
     def sizes(most: int | None, each: float | None) -> tuple[int, ...]:

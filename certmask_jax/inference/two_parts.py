@@ -46,6 +46,8 @@ class TwoParts:
         and infinity included: hidden features are chosen away (``where``), never multiplied by 0.
       field, stride: (height, width) in pixels; an int is a square.
       image_size: (height, width) of the images, in pixels.
+      seen_size: (height, width) that images are resized to before the stem sees them, in whose
+        pixels ``field`` and ``stride`` are; None: as they are. See ``for_images``.
       name: what results call it. A run is told from others by it, so other parts need another name.
 
     Raises:
@@ -58,6 +60,7 @@ class TwoParts:
     stride: tuple[int, int]
     image_size: tuple[int, int]
     name: str = "two parts"
+    seen_size: tuple[int, int] | None = None
 
     def __init__(
         self,
@@ -68,24 +71,41 @@ class TwoParts:
         stride: Size,
         image_size: Size,
         name: str = "two parts",
+        seen_size: Size | None = None,
     ) -> None:
         object.__setattr__(self, "stem", stem)
         object.__setattr__(self, "head", head)
         for key, size in (("field", field), ("stride", stride), ("image_size", image_size)):
             object.__setattr__(self, key, size_pair(size, key))
         object.__setattr__(self, "name", name)
-        cells_of(self.image_size, field=self.field, stride=self.stride)
+        seen = None if seen_size is None else size_pair(seen_size, "seen_size")
+        object.__setattr__(self, "seen_size", None if seen == self.image_size else seen)
+        cells_of(self.stem_size, field=self.field, stride=self.stride)
 
     def __call__(self, params: Any, images: Array) -> Array:
-        """``floating[B, h, w, c]`` -> logits ``[B, K]``, with nothing hidden."""
+        """``floating[B, h, w, c]``, of ``stem_size`` -> logits ``[B, K]``, with nothing hidden."""
         features = self.stem(params, images)
         hidden = jnp.zeros((features.shape[0], *self.grid), jnp.bool_)
         return self.head(params, features, hidden)
 
     @property
+    def stem_size(self) -> tuple[int, int]:
+        """``(height, width)`` of what the stem sees, in pixels."""
+        return self.image_size if self.seen_size is None else self.seen_size
+
+    @property
     def grid(self) -> tuple[int, int]:
         """``(H, W)``, the cells of the map. Masks are built for it, as if it were the image."""
-        return cells_of(self.image_size, field=self.field, stride=self.stride)
+        return cells_of(self.stem_size, field=self.field, stride=self.stride)
+
+    def for_images(self, image_size: Size) -> TwoParts:
+        """The same parts for images of another size, which are resized to ``stem_size``.
+
+        Patches are then in the pixels of these images, and ``Preprocessing.resize_to`` has to be
+        the ``stem_size``.
+        """
+        size = size_pair(image_size, "image_size")
+        return dataclasses.replace(self, image_size=size, seen_size=self.stem_size)
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -96,6 +116,7 @@ class TwoParts:
             "stride": list(self.stride),
             "image_size": list(self.image_size),
             "cells": list(self.grid),
+            **({} if self.seen_size is None else {"seen_size": list(self.seen_size)}),
         }
 
     def on_cells(self, threat: Threat) -> Threat:
@@ -109,7 +130,9 @@ class TwoParts:
                 f"threat: expected one on images of {self.image_size}, which the parts are for, "
                 f"got {threat}"
             )
-        return threat_on_cells(threat, field=self.field, stride=self.stride)
+        return threat_on_cells(
+            threat, field=self.field, stride=self.stride, seen_size=self.seen_size
+        )
 
 
 def of_local_logits(local: LocalLogits, image_size: Size) -> TwoParts:
@@ -152,7 +175,7 @@ def check_parts(parts: TwoParts, params: Any, channels: int) -> None:
       ValueError: for features of another shape, cells that see other pixels, or a head that sees
         hidden cells.
     """
-    shape = (1, *parts.image_size, channels)
+    shape = (1, *parts.stem_size, channels)
     check_shapes(parts, params, shape, np.float32)
     check_fields(parts.stem, params, shape[1:], field=parts.field, stride=parts.stride, what="stem")
     random = np.random.default_rng(0)
@@ -177,7 +200,7 @@ def check_parts(parts: TwoParts, params: Any, channels: int) -> None:
 def check_shapes(
     parts: TwoParts, params: Any, images: tuple[int, int, int, int], dtype: Any
 ) -> tuple[Any, int]:
-    """The features of images ``(B, h, w, c)``, as ``jax.ShapeDtypeStruct``, and K.
+    """The features of images ``(B, h, w, c)`` of ``stem_size``, as ``jax.ShapeDtypeStruct``, and K.
 
     Raises:
       ValueError: for a stem or a head that gives another shape.

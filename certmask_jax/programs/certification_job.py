@@ -117,7 +117,10 @@ def opened(config: Config, command: str, *, with_data: bool = True, evidence: bo
     parts = model.kind.parts
     if parts is not None:
         specs = tuple(config.defenses or PARTS_DEFENSES)
-        parts_options.check(config, specs, resized=dataset.image_size != input_size)
+        parts_options.check(config, specs)
+        if dataset.image_size != input_size:
+            parts = parts.for_images(dataset.image_size)
+            model = dataclasses.replace(model, apply_fn=parts)
         attacks = parts_options.on_cells(parts, attacks)
     else:
         parts_options.check_whole(specs)

@@ -77,13 +77,12 @@ def read(text: str | None) -> PartsOptions | None:
     return PartsOptions(text, sides, chosen["depth"])
 
 
-def check(config: Any, specs: Sequence[str], *, resized: bool) -> None:
+def check(config: Any, specs: Sequence[str]) -> None:
     """Refuses what does not go with a model in two parts.
 
     Args:
       config: of certification, of a model in two parts: cut by its ``two_parts``, or a user's own.
       specs: of the defenses.
-      resized: whether images are resized after patch and masks.
 
     Raises:
       ValueError: naming the option that does not go with it.
@@ -99,7 +98,6 @@ def check(config: Any, specs: Sequence[str], *, resized: bool) -> None:
         ("--whole-images", config.whole_images, "no masked image is evaluated whole"),
         ("--sizes", bool(config.threat.sizes), "several sizes reach windows of one size"),
         ("--fill", config.fill != "mean", "hidden features are left out, and nothing filled in"),
-        ("--patch-lives native", resized, "a resize spreads a patch over more cells"),
     ):
         if is_given:
             raise ValueError(f"{option}: expected none beside {beside}: {why}")
@@ -152,9 +150,9 @@ def on_cells(parts: TwoParts, attacks: Sequence[Threat]) -> list[Threat]:
 def recorded_on_cells(known: Mapping[str, Any], attacks: Sequence[Threat]) -> list[Threat]:
     """The threats of a run as its tables have them, by what is recorded of its model."""
     facts = known["two_parts"]
-    field, stride = tuple(facts["field"]), tuple(facts["stride"])
+    sizes = {name: tuple(facts[name]) for name in ("field", "stride", "seen_size") if name in facts}
     with named("--patch", "patch_size"):
-        return [threat_on_cells(threat, field=field, stride=stride) for threat in attacks]
+        return [threat_on_cells(threat, **sizes) for threat in attacks]
 
 
 def image_size_of(known: Mapping[str, Any], masked_size: tuple[int, int]) -> tuple[int, int]:

@@ -17,7 +17,12 @@ import pytest
 
 import certmask_jax as cm
 from certmask_jax import attacks, models, weights
-from certmask_jax.attacks.patched_pixels import cells_reached
+from certmask_jax.attacks.patched_pixels import (
+    cells_of_parts,
+    cells_reached,
+    check_places,
+    corners_of,
+)
 from certmask_jax.certification.evidence_run import evaluate_evidence
 from certmask_jax.data import from_arrays
 from certmask_jax.defenses import patchguard
@@ -25,8 +30,13 @@ from certmask_jax.defenses.local_defense import ClippedBagNet, PatchGuard, Patch
 from certmask_jax.defenses.pixels_of_cells import cell_pixels
 from certmask_jax.inference.distinct_fields import LocalLogits
 from certmask_jax.inference.evidence_sources import LocalSource
+from certmask_jax.inference.stem_and_head import parts_forward
+from certmask_jax.inference.two_parts import of_local_logits
+from certmask_jax.masks.distinct_unions import MaskedImages
 from certmask_jax.masks.threats import Threat
+from certmask_jax.models.parts_choice import in_two_parts
 from certmask_jax.programs import attack, certify, leaderboard, report
+from certmask_jax.programs.run_defenses import build_defenses
 from certmask_jax.tables import evidence_store
 from tests.support.small_models import drawn_params
 
@@ -116,6 +126,41 @@ def test_a_patch_changes_no_cell_outside_what_it_reaches_and_most_inside(shapes)
     assert np.mean(share) > 0.8
 
 
+@pytest.mark.parametrize(
+    ("shapes", "patches", "region"),
+    [([(1, 1)], 1, None), ([(2, 1), (1, 3)], 1, (2, 3, 9, 11)), ([(1, 2)], 2, None)],
+)
+def test_masks_of_a_map_hide_all_that_patches_of_larger_or_smaller_images_change(
+    shapes, patches, region
+):
+    """Bit for bit, of a model in two parts: whoever hides the windows keeps label and margin."""
+    random = np.random.default_rng(3)
+    parts = of_local_logits(LOCAL, SEEN).for_images(NATIVE)
+    assert parts.grid == PatchGuard(Threat.of(NATIVE, 1), **FIELDS).cells
+    threat = Threat.of(NATIVE, *shapes, patches=patches, region=region)
+    on_cells = parts.on_cells(threat)
+    count = 40
+    clean = random.integers(0, 256, (1, *NATIVE, 1), np.uint8)
+    patched = clean.repeat(count, axis=0)
+    masks = np.zeros((count, patches, 4), np.int32)
+    for image, boxes in zip(patched, masks, strict=True):
+        [place] = attacks.random_places(threat, 1, random)
+        for height, width, row, column in place.tolist():
+            noise = random.integers(0, 2, (height, width, 1)) * 255
+            image[row : row + height, column : column + width] = noise
+        boxes[:] = corners_of(cells_of_parts(place, parts))
+        check_places([place], on_cells, parts)
+    engine = parts_forward(
+        parts, PARAMS, (*NATIVE, 1), MaskedImages(masks, parts.grid), preprocessing=HOW
+    )
+    assert engine.checked_cells(PARAMS)
+    before, after = engine.table(clean), engine.table(patched)
+    own = np.arange(count)
+    for one, other in zip(before, after, strict=True):
+        np.testing.assert_array_equal(np.asarray(other)[own, own], np.asarray(one)[0])
+    assert (np.asarray(after.margins) != np.asarray(before.margins)).mean() > 0.3
+
+
 def test_verdicts_are_those_of_the_sets_and_a_map_says_the_same_of_places():
     random = np.random.default_rng(2)
     threat = Threat.of(NATIVE, 1)
@@ -190,19 +235,22 @@ def photographs(**how):
     return from_arrays(images, labels, **how)
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """Against 2x2 of the 48x48 pixels, of which the model sees 32x32."""
-    folder = tmp_path_factory.mktemp("native")
+def _certified(folder, *options):
+    """A run against 2x2 of the 48x48 pixels, of which the model sees 32x32."""
     weights.save(folder / "w.npz", _bagnet()[1])
-    options = [
+    command = [
         "--dataset", f"{__name__}:photographs", "--model", "cifar_bagnet5",
         "--weights", folder / "w.npz", "--patch", "2", "--patch-lives", "native",
-        "--keep-evidence", "--defense", "patchguard", "--defense", "clipped_bagnet",
-        "--out", folder / "run",
+        "--out", folder / "run", *options,
     ]  # fmt: skip
-    assert certify.main([str(option) for option in options]) == 0
+    assert certify.main([str(option) for option in command]) == 0
     return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    defenses = ["--defense", "patchguard", "--defense", "clipped_bagnet"]
+    return _certified(tmp_path_factory.mktemp("native"), "--keep-evidence", *defenses)
 
 
 def test_the_program_certifies_in_the_data_sets_own_pixels(run, capsys):
@@ -237,11 +285,7 @@ def test_such_a_run_is_attacked_in_these_pixels(run):
     place = np.asarray([[2, 2, 20, 40]])
     wanted = {"image_size": (48, 48), "field": (5, 5), "stride": (2, 2), "seen_size": (32, 32)}
     np.testing.assert_array_equal(asked.reached(place), cells_reached(place, **wanted))
-    words = ["--steps", "4", "--locations", "1", "--places", "gradient", "--only", "patchguard"]
-    assert attack.main([str(run), *words]) == 0
-    _, *lines = (
-        json.loads(line) for line in (run / "attack" / "attacks.jsonl").read_text().splitlines()
-    )
+    lines = _attacked(run, "--places", "gradient", "--only", "patchguard")
     assert len(lines) == 6
     for line in lines:
         if line["broken"] is not None:
@@ -249,3 +293,41 @@ def test_such_a_run_is_attacked_in_these_pixels(run):
             assert (height, width) == (2, 2)
             assert max(row, column) < 47
             assert not (line["broken"] and line["certified"])
+
+
+def _attacked(run, *words):
+    """The lines of an attack on a run."""
+    assert attack.main([str(run), "--steps", "4", "--locations", "1", *words]) == 0
+    text = (run / "attack" / "attacks.jsonl").read_text()
+    return [json.loads(line) for line in text.splitlines()[1:]]
+
+
+def test_a_model_in_two_parts_is_certified_and_attacked_in_these_pixels_too(tmp_path, capsys):
+    spec = "patchcure:masks_per_axis=3"
+    run = _certified(tmp_path, "--two-parts", "cells", "--defense", spec)
+    results = json.loads((run / "results.json").read_text())
+    known = results["provenance"]
+    assert known["two_parts"]["image_size"] == [48, 48]
+    assert known["two_parts"]["seen_size"] == [32, 32]
+    model, params, how = _bagnet()
+    parts = in_two_parts(model).apply_fn.for_images(48)
+    threat = parts.on_cells(Threat.of(48, 2))
+    assert known["windows_of_cells"] == [str(threat)]
+    images, _, labels = _photographs()
+    [defense] = build_defenses([spec], [threat])
+    table = cm.predict(parts, params, images, defense.masked_images, preprocessing=how)
+    proved = np.mean(np.asarray(defense.worst_case(table, labels)))
+    assert results["defenses"][0]["worst_case_accuracy"] == proved
+    capsys.readouterr()
+    assert certify.main(["--from-tables", str(run), "--defense", spec]) == 0
+    assert f"{100 * proved:.1f}" in capsys.readouterr().out
+    assert report.main([str(run)]) == 0
+    assert leaderboard.main([str(run), "--out", str(tmp_path / "board")]) == 0
+    board = json.loads((tmp_path / "board" / "leaderboard.json").read_text())
+    assert not board["refused"]
+    lines = _attacked(run, "--places", "gradient", "--no-undefended")
+    assert len(lines) == 6
+    for line in lines:
+        assert not (line["broken"] and line["certified"])
+        if line["broken"] is not None:
+            check_places([np.asarray(line["place"])], threat, parts)

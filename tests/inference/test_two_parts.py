@@ -432,7 +432,10 @@ def test_parts_that_are_not_what_they_say_are_found_before_any_work():
     ("changed", "words"),
     [
         ({"image_shape": (16, 12, 3)}, r"images: expected \(16, 16\) pixels"),
-        ({"preprocessing": Preprocessing(resize_to=(32, 32))}, "got images that are resized"),
+        (
+            {"preprocessing": Preprocessing(resize_to=(32, 32))},
+            "resize_to: expected None, as the parts",
+        ),
         ({"masks": (16, 16)}, r"expected those of images of \(4, 4\), got \(16, 16\)"),
         ({"chunk": 0}, "chunk: expected at least 1 masked map"),
         ({"views": "mirror"}, "views: expected none for a model in two parts"),
@@ -459,3 +462,8 @@ def test_facts_tell_parts_from_others():
     }  # fmt: skip
     assert facts["stem_sizes"]
     json.dumps(facts)
+    larger = parts.for_images(24)
+    assert larger.facts == {**parts.facts, "image_size": [24, 24], "seen_size": [16, 16]}
+    assert larger.for_images(16) == parts  # nothing is resized
+    with pytest.raises(ValueError, match=r"resize_to: expected \(16, 16\), as the parts say, got"):
+        parts_forward(larger, jnp.ones(()), (24, 24, 3), preprocessing=Preprocessing())
