@@ -15,9 +15,9 @@ from jax.typing import ArrayLike
 from numpy.typing import NDArray
 
 from certmask_jax.defenses.feature_grid import cells_of
-from certmask_jax.defenses.pixels_of_cells import cell_pixels
 from certmask_jax.inference.masking import hidden_pixels
 from certmask_jax.inference.two_parts import TwoParts
+from certmask_jax.masks.pixels_of_cells import cell_pixels
 from certmask_jax.masks.threats import Threat
 
 Placement = NDArray[np.int64]

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from certmask_jax.defenses.evidence_windows import Size, size_pair
-from certmask_jax.defenses.pixels_of_cells import cell_pixels
+from certmask_jax.masks.pixels_of_cells import cell_pixels
 from certmask_jax.masks.threats import Box, Shape, Threat
 
 

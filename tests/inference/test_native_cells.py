@@ -27,12 +27,12 @@ from certmask_jax.certification.evidence_run import evaluate_evidence
 from certmask_jax.data import from_arrays
 from certmask_jax.defenses import patchguard
 from certmask_jax.defenses.local_defense import ClippedBagNet, PatchGuard, PatchGuardDetection
-from certmask_jax.defenses.pixels_of_cells import cell_pixels
 from certmask_jax.inference.distinct_fields import LocalLogits
 from certmask_jax.inference.evidence_sources import LocalSource
 from certmask_jax.inference.stem_and_head import parts_forward
 from certmask_jax.inference.two_parts import of_local_logits
 from certmask_jax.masks.distinct_unions import MaskedImages
+from certmask_jax.masks.pixels_of_cells import cell_pixels
 from certmask_jax.masks.threats import Threat
 from certmask_jax.models.parts_choice import in_two_parts
 from certmask_jax.programs import attack, certify, leaderboard, report
