@@ -119,7 +119,14 @@ class OnBands(_OnEvidence):
     def __init__(self, defense: BandDefense, model: AskedModel) -> None:
         bands = MaskedImages(defense.masks.boxes, defense.masks.image_size)
         apply_fn = model.apply_fn
-        source = BandSource(apply_fn, bands, True, _BANDS_AT_ONCE, kind_of(apply_fn).dropping)
+        source = BandSource(
+            apply_fn,
+            bands,
+            True,
+            _BANDS_AT_ONCE,
+            kind_of(apply_fn).dropping,
+            model.preprocessing.resize_to,
+        )
         super().__init__(defense, source, model)
         self.defense, self._of_bands, self.boxes = defense, defense, bands.boxes
         self._tables = self._tables_of(self.boxes)

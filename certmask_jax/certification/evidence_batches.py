@@ -75,6 +75,7 @@ def sources_of(
     *,
     dropping: TokenDropping | None = None,
     bands_at_once: int = 1,
+    seen_size: tuple[int, int] | None = None,
 ) -> tuple[Source, ...]:
     """What gives the evidence of each defense; equal where defenses share it.
 
@@ -98,7 +99,8 @@ def sources_of(
         bands = MaskedImages(masks.boxes, masks.image_size)
         first = bands if first is None else first
         whole = on_bands and bands == first
-        sources.append(BandSource(apply_fn, bands, whole, bands_at_once, dropping))
+        source = BandSource(apply_fn, bands, whole, bands_at_once, dropping, seen_size)
+        sources.append(source)
     return tuple(sources)
 
 
@@ -153,7 +155,14 @@ def planned(
         seen = preprocessing.model_shape(image_shape)
         each = default_items(platform, flops(apply_fn, held, seen, preprocessing.model_dtype))
     while True:
-        sources = sources_of(defenses, local, apply_fn, dropping=dropping, bands_at_once=each)
+        sources = sources_of(
+            defenses,
+            local,
+            apply_fn,
+            dropping=dropping,
+            bands_at_once=each,
+            seen_size=preprocessing.resize_to,
+        )
         work = _with(sources, most, image_shape, mesh, chunk)
         if platform == "cpu" or chunk is not None or known is not None or each == 1:
             return work

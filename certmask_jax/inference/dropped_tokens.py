@@ -21,7 +21,6 @@ from certmask_jax.inference import chunk_sizes
 from certmask_jax.inference.chunk_flight import ChunkFlight
 from certmask_jax.inference.engine import Indices, Told
 from certmask_jax.inference.item_stream import evaluate_items
-from certmask_jax.inference.masked_pass import check_unresized
 from certmask_jax.inference.preprocessing import Preprocessing
 from certmask_jax.inference.token_dropping import SeenTokens, TokenDropping
 from certmask_jax.inference.token_groups import TokenGroup, grouped, sizes_of_group
@@ -186,9 +185,10 @@ class DroppedTokens:
 
     def tried(self, image: NDArray[np.uint8]) -> Outputs:
         """What it says of ``uint8[1, h, w, c]`` without a mask: arrays ``[1]``; compiles."""
-        whole = self.dropping.tokens(self.image_shape[:2])
+        part = self._parts[-1]
+        whole = self.dropping.tokens(part.preprocessing.model_shape(self.image_shape)[:2])
         model = SeenTokens(self.dropping, whole, padded=False)
-        return dataclasses.replace(self._parts[-1], apply_fn=model).tried(image)
+        return dataclasses.replace(part, apply_fn=model).tried(image)
 
     def evaluate(
         self,
@@ -281,15 +281,15 @@ def dropped_forward(
 
     Args:
       dropping, params: the model.
-      image_shape: ``(height, width, channels)``, as the model sees images.
+      image_shape: ``(height, width, channels)``.
       masked_images: V masked images.
       preprocessing, memory_budget, mesh: see ``masked_forward``.
       chunk: work items at once, of masks that leave the fewest tokens; fewer of others.
         Several are all sizes, ascending. Chosen by default.
 
     Raises:
-      ValueError: as ``masked_forward``; for preprocessing that resizes masked images, or images
-        that tokens do not divide.
+      ValueError: as ``masked_forward``; for images that tokens do not divide, as the model sees
+        them.
     """
     groups = grouped(_counts(dropping, masked_images, preprocessing))
     of_groups = [
@@ -334,9 +334,8 @@ def _counts(
     dropping: TokenDropping, masked_images: MaskedImages, preprocessing: Preprocessing
 ) -> NDArray[np.int32]:
     """How many tokens each mask leaves: ``int32[V]``."""
-    check_unresized(preprocessing)
-    size = masked_images.image_size
+    size, seen = masked_images.image_size, preprocessing.resize_to
     try:
-        return kept_counts(masked_images.boxes, size, token=dropping.token)
+        return kept_counts(masked_images.boxes, size, token=dropping.token, seen_size=seen)
     except ValueError as error:
         raise ValueError(f"dropping: {error}") from error

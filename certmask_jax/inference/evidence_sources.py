@@ -71,6 +71,7 @@ class BandSource:
       whole: whether the image itself is evaluated too, in a pass more.
       at_once: passes that a device makes together, at most.
       dropping: how the model drops tokens, if it is to be given those alone that are seen.
+      seen_size: (height, width) that masked images are resized to; None: as they are.
     """
 
     apply_fn: ApplyFn
@@ -78,6 +79,7 @@ class BandSource:
     whole: bool
     at_once: int
     dropping: TokenDropping | None = None
+    seen_size: tuple[int, int] | None = None
 
     @property
     def boxes(self) -> NDArray[np.int32]:
@@ -168,8 +170,9 @@ def _groups_of_tokens(source: BandSource) -> tuple[TokenGroup, ...]:
     """Masks that leave about as many tokens; none where hidden tokens are filled."""
     if source.dropping is None:
         return ()
-    token = source.dropping.token
-    return grouped(kept_counts(source.boxes, source.bands.image_size, token=token))
+    token, seen = source.dropping.token, source.seen_size
+    counts = kept_counts(source.boxes, source.bands.image_size, token=token, seen_size=seen)
+    return grouped(counts)
 
 
 Source = LocalSource | BandSource

@@ -49,8 +49,7 @@ def masked_logits(
       ``float32[W, K]``.
 
     Raises:
-      ValueError: for arrays of other shapes; for a ViT that drops tokens on images that are
-        resized after masking, which spreads what a mask hides over other tokens.
+      ValueError: for arrays of other shapes.
     """
     pixels, corners = jnp.asarray(images), jnp.asarray(boxes)
     if pixels.ndim != 4:
@@ -63,8 +62,6 @@ def masked_logits(
         raise ValueError(f"{whose}: expected {len(corners)}, one for each mask, got {count}")
     chosen = Preprocessing() if preprocessing is None else preprocessing
     seen_tokens = kind_of(apply_fn).seen_tokens
-    if seen_tokens is not None:
-        check_unresized(chosen)
     if image_of is None:
         masked = jax.vmap(lambda image, box: model_input(image, box, chosen))(pixels, corners)
     else:
@@ -75,17 +72,9 @@ def masked_logits(
     masked = masked.astype(chosen.model_dtype)
     with chosen.products():
         if seen_tokens is not None:
-            return seen_tokens(params, masked, corners).astype(jnp.float32)
+            size = pixels.shape[1], pixels.shape[2]
+            return seen_tokens(params, masked, corners, size).astype(jnp.float32)
         return apply_fn(params, masked).astype(jnp.float32)
-
-
-def check_unresized(preprocessing: Preprocessing) -> None:
-    """``ValueError`` where masked images are resized, and so masks do not hide whole tokens."""
-    if preprocessing.resize_to is not None:
-        raise ValueError(
-            "dropping: expected masks in the pixels that the model sees, got masked images that "
-            "are resized, which spreads what a mask hides over other tokens; fill hidden pixels"
-        )
 
 
 def computed_with(params: Any, preprocessing: Preprocessing) -> Any:

@@ -19,6 +19,7 @@ from certmask_jax.masks import geometry
 from certmask_jax.masks.geometry import Size
 from certmask_jax.masks.intervals import boxes_of, wrapped
 from certmask_jax.masks.mask_set import MaskSet
+from certmask_jax.masks.pixels_of_cells import cell_pixels
 
 PADDING = -1
 """What stands in a list of tokens after the last one."""
@@ -40,6 +41,7 @@ def kept_tokens(
     *,
     token: int,
     enlarged: int = 1,
+    seen_size: Size | None = None,
 ) -> NDArray[np.int32]:
     """The tokens that are kept under each mask.
 
@@ -49,6 +51,9 @@ def kept_tokens(
       token: the side of a token, in pixels of the model's input.
       enlarged: how many times larger the model's input is than the image that is masked, where it
         is enlarged by repeating pixels (7 for CIFAR-10 at 224).
+      seen_size: (height, width) that masked images are resized to before the model sees them, in
+        whose pixels ``token`` is; None: as they are. A token is then kept if any pixel that the
+        resize makes it of can be seen, see ``pixels_of_cells``.
 
     Returns:
       ``int32[N, M]``, ascending: 0 is the class token, ``1 + i`` token i, row by row; filled up
@@ -57,17 +62,22 @@ def kept_tokens(
     Raises:
       ValueError: for boxes without an image size, or a token that does not divide the input.
     """
-    return _listed(np.concatenate(list(_seen(masks, image_size, token, enlarged))))
+    return _listed(np.concatenate(list(_seen(masks, image_size, token, enlarged, seen_size))))
 
 
 def kept_counts(
-    masks: MaskSet | NDArray[np.int32], image_size: Size | None = None, *, token: int
+    masks: MaskSet | NDArray[np.int32],
+    image_size: Size | None = None,
+    *,
+    token: int,
+    seen_size: Size | None = None,
 ) -> NDArray[np.int32]:
     """How many tokens are kept under each mask, ``int32[N]``, the class token too.
 
     Arguments and errors are those of ``kept_tokens``, without its lists in memory.
     """
-    parts = [part.sum(axis=1, dtype=np.int32) for part in _seen(masks, image_size, token, 1)]
+    seen = _seen(masks, image_size, token, 1, seen_size)
+    parts = [part.sum(axis=1, dtype=np.int32) for part in seen]
     return 1 + np.concatenate(parts)
 
 
@@ -132,6 +142,28 @@ def window_for(patch_size: Size, *, token: int) -> tuple[int, int]:
     return -(-(patch[0] - 1) // token) + 1, -(-(patch[1] - 1) // token) + 1
 
 
+def pixels_of_tokens(
+    image_size: tuple[int, int], *, token: int, seen_size: tuple[int, int]
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which pixels of an axis a resize makes a row of tokens of, and a column.
+
+    Args:
+      image_size: ``(h, w)`` of the images.
+      token: the side of a token, in pixels of ``seen_size``, which it divides.
+      seen_size: what images are resized to.
+
+    Returns:
+      ``bool[rows, h]`` and ``bool[columns, w]``.
+    """
+    axes = []
+    for size, seen in zip(image_size, seen_size, strict=True):
+        first, end = cell_pixels(size, field=token, stride=token, seen_size=seen)
+        at = np.arange(size)
+        axes.append((at >= first[:, None]) & (at < end[:, None]))
+    rows, columns = axes
+    return rows, columns
+
+
 def _grid(image: tuple[int, int], token: int) -> tuple[int, int]:
     if not isinstance(token, int | np.integer) or token < 1 or any(n % token for n in image):
         raise ValueError(
@@ -142,7 +174,11 @@ def _grid(image: tuple[int, int], token: int) -> tuple[int, int]:
 
 
 def _seen(
-    masks: MaskSet | NDArray[np.int32], image_size: Size | None, token: int, enlarged: int
+    masks: MaskSet | NDArray[np.int32],
+    image_size: Size | None,
+    token: int,
+    enlarged: int,
+    seen_size: Size | None,
 ) -> Iterator[NDArray[np.bool_]]:
     """``bool[n, tokens]`` for some masks after others: which tokens of the image are seen."""
     if isinstance(masks, MaskSet):
@@ -155,23 +191,29 @@ def _seen(
     for name, value in (("token", token), ("enlarged", enlarged)):
         if not isinstance(value, int | np.integer) or value < 1:
             raise ValueError(f"{name}: expected an int of at least 1, got {value!r}")
-    height, width = image[0] * enlarged, image[1] * enlarged
-    if height % token or width % token:
+    size = image[0] * enlarged, image[1] * enlarged
+    seen = size if seen_size is None else geometry.as_size(seen_size, "seen_size")
+    if any(side % token for side in seen):
         raise ValueError(
-            f"token: expected a side that divides the input of {height}x{width} pixels, got {token}"
+            f"token: expected a side that divides the input of {seen[0]}x{seen[1]} pixels, got "
+            f"{token}"
         )
-    for part in np.array_split(boxes, max(1, len(boxes) * height * width // _PIXELS_AT_ONCE)):
-        yield _tokens_seen(part * enlarged, (height, width), token)
+    made_of = pixels_of_tokens(size, token=token, seen_size=seen)
+    for part in np.array_split(boxes, max(1, len(boxes) * size[0] * size[1] // _PIXELS_AT_ONCE)):
+        yield _tokens_seen(part * enlarged, made_of)
 
 
-def _tokens_seen(boxes: NDArray[np.int32], size: tuple[int, int], token: int) -> NDArray[np.bool_]:
-    """``bool[n, tokens]``: whether any pixel of a token is seen."""
-    hidden = np.zeros((len(boxes), *size), dtype=np.bool_)
-    for pixels, mask in zip(hidden, boxes, strict=True):
+def _tokens_seen(
+    boxes: NDArray[np.int32], made_of: tuple[NDArray[np.bool_], NDArray[np.bool_]]
+) -> NDArray[np.bool_]:
+    """``bool[n, tokens]``: whether any pixel that a token is made of is seen."""
+    rows, columns = made_of
+    visible = np.ones((len(boxes), rows.shape[1], columns.shape[1]), dtype=np.float32)
+    for pixels, mask in zip(visible, boxes, strict=True):
         for top, left, bottom, right in mask:
-            pixels[top:bottom, left:right] = True
-    cells = hidden.reshape(len(boxes), size[0] // token, token, size[1] // token, token)
-    return ~cells.all(axis=(2, 4)).reshape(len(boxes), -1)
+            pixels[top:bottom, left:right] = 0
+    counts = rows.astype(np.float32) @ visible @ columns.T.astype(np.float32)
+    return (counts > 0).reshape(len(boxes), -1)
 
 
 def _listed(seen: NDArray[np.bool_]) -> NDArray[np.int32]:

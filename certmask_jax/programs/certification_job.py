@@ -172,7 +172,7 @@ def opened(config: Config, command: str, *, with_data: bool = True, evidence: bo
         )
     if on_evidence is not None and on_evidence.local is not None:
         on_evidence = dataclasses.replace(on_evidence, local=model.local)
-    dropping = dropping_of(config, model, resized=dataset.image_size != input_size)
+    dropping = dropping_of(config, model)
     model = viewed(model, config.views)
     if on_evidence is not None:
         on_evidence = dataclasses.replace(on_evidence, apply_fn=model.apply_fn, dropping=dropping)
@@ -267,7 +267,7 @@ def opened(config: Config, command: str, *, with_data: bool = True, evidence: bo
     )
 
 
-def dropping_of(config: Config, model: Model, *, resized: bool) -> TokenDropping | None:
+def dropping_of(config: Config, model: Model) -> TokenDropping | None:
     """How the model drops hidden tokens, if it is to; ``ValueError`` where it cannot."""
     if config.hidden_tokens == "fill":
         return None
@@ -277,12 +277,10 @@ def dropping_of(config: Config, model: Model, *, resized: bool) -> TokenDropping
             f"{asked}: expected a ViT, which sees an image as tokens, got {model.name}; leave it "
             "out, and hidden pixels are filled"
         )
-    for option, given, why in (
-        ("--views", config.views != views.NONE, "moves what a mask hides to other tokens"),
-        ("--patch-lives native", resized, "spreads what a mask hides over other tokens"),
-    ):
-        if given:
-            raise ValueError(f"{asked}: expected no {option} beside it, which {why}")
+    if config.views != views.NONE:
+        raise ValueError(
+            f"{asked}: expected no --views beside it, which moves what a mask hides to other tokens"
+        )
     return model.dropping
 
 

@@ -23,7 +23,7 @@ from certmask_jax.inference.dropped_tokens import dropped_forward
 from certmask_jax.inference.engine_choice import engine_for
 from certmask_jax.inference.evidence_sources import BandSource
 from certmask_jax.inference.numpy_function import NumpyFunction
-from certmask_jax.inference.preprocessing import Preprocessing
+from certmask_jax.inference.preprocessing import Preprocessing, model_input
 from certmask_jax.inference.token_dropping import SeenTokens, TokenDropping, seen_tokens
 from certmask_jax.inference.token_groups import TokenGroup, grouped, sizes_of_group
 from certmask_jax.masks import distinct_unions
@@ -103,6 +103,68 @@ def test_a_table_is_that_of_each_masked_image_by_itself(columns, one_by_one):
     assert fewer.facts() == {**engine.facts(), "chunk": fewer.chunk}
     alone = _engine(MaskedImages(columns.boxes[:1], (8, 8)), mesh=device_mesh(jax.devices()[:1]))
     _is_of(alone.table(IMAGES), one_by_one[:, :1])
+
+
+NATIVE = (21, 18)  # pixels that are resized to the 8x8 of the model
+LARGER = RNG.integers(0, 256, (3, *NATIVE, 1), np.uint8)
+RESIZED = dataclasses.replace(LOADED.preprocessing, resize_to=(8, 8))
+
+
+def _made_of(size, seen):
+    """Which pixels have a weight in which token of an axis: ``bool[seen / TOKEN, size]``."""
+    weights_of = jax.image.resize(jnp.eye(size), (seen, size), "bicubic")
+    return (np.asarray(weights_of) != 0).reshape(seen // TOKEN, TOKEN, size).any(axis=1)
+
+
+@pytest.fixture(scope="module")
+def native_masks():
+    bands = cm.mask_sets.column_bands(NATIVE, 1, band=6, stride=5)
+    pairs = cm.defenses.double_masking(cm.mask_sets.budgeted_grid(NATIVE, 6, masks_per_axis=2))
+    parts = [distinct_unions.unmasked(NATIVE), cm.defenses.plurality(bands).masked_images]
+    return distinct_unions.merge([*parts, pairs.masked_images])[0]
+
+
+def test_before_a_resize_a_token_is_kept_if_a_pixel_that_it_is_made_of_is_seen(native_masks):
+    kept = kept_tokens(native_masks.boxes, NATIVE, token=TOKEN, seen_size=(8, 8))
+    counts = kept_counts(native_masks.boxes, NATIVE, token=TOKEN, seen_size=(8, 8))
+    np.testing.assert_array_equal(counts, (kept >= 0).sum(axis=1))
+    rows, columns = (_made_of(size, 8) for size in NATIVE)
+    more = 0
+    for boxes, tokens in zip(native_masks.boxes, kept, strict=True):
+        visible = ~oracle.paint(boxes, NATIVE)
+        sees = (rows.astype(int) @ visible @ columns.T.astype(int) > 0).reshape(-1)
+        listed = np.zeros(len(sees), bool)
+        listed[tokens[tokens > 0] - 1] = True
+        assert not (sees & ~listed).any()
+        more += (listed & ~sees).sum()
+    assert more <= 0.1 * counts.sum()  # pixels that a rounding could have reached
+    assert len(np.unique(counts)) > 2
+    traced = seen_tokens(
+        native_masks.boxes, NATIVE, token=TOKEN, most=kept.shape[1], seen_size=(8, 8)
+    )
+    np.testing.assert_array_equal(traced, kept)
+
+
+def test_before_a_resize_a_table_is_that_of_each_masked_image_by_itself(native_masks):
+    engine = engine_for(
+        LOADED.apply_fn, LOADED.params, (*NATIVE, 1), native_masks, preprocessing=RESIZED,
+        dropping=LOADED.dropping, chunk=16,
+    )  # fmt: skip
+    assert len(engine.groups) > 1
+    kept = kept_tokens(native_masks.boxes, NATIVE, token=TOKEN, seen_size=(8, 8))
+    seen = jax.jit(jax.vmap(lambda image, boxes: model_input(image, boxes, RESIZED), (0, None)))
+    apply = jax.jit(LOADED.dropping.apply_fn)
+    logits = [
+        apply(LOADED.params, seen(LARGER, boxes), np.tile(tokens, (len(LARGER), 1)))
+        for boxes, tokens in zip(native_masks.boxes, kept, strict=True)
+    ]
+    _is_of(engine.table(LARGER), np.stack(logits, axis=1))
+    assert engine.tried(LARGER[:1]).predictions[0] == np.asarray(logits[0])[0].argmax()
+    traced = cm.masked_logits(
+        SeenTokens(LOADED.dropping), LOADED.params, LARGER[:1].repeat(len(kept), axis=0),
+        native_masks.boxes, preprocessing=RESIZED,
+    )  # fmt: skip
+    np.testing.assert_allclose(traced, np.stack(logits, axis=1)[0], rtol=1e-3, atol=1e-3)
 
 
 def test_early_exit_and_guards_answer_as_the_table(columns, one_by_one):
@@ -225,13 +287,9 @@ def test_chunks_of_a_group_are_as_much_work():
 def test_what_cannot_be_is_refused(columns):
     dropping = LOADED.dropping
     masks = columns
-    resized = dataclasses.replace(LOADED.preprocessing, resize_to=(16, 16))
-    with pytest.raises(ValueError, match="dropping: expected masks in the pixels that the model"):
-        _engine(masks, preprocessing=resized)
-    with pytest.raises(ValueError, match="dropping: expected masks in the pixels that the model"):
-        cm.masked_logits(
-            SeenTokens(dropping), (), IMAGES[:1], masks.boxes[:1], preprocessing=resized
-        )
+    odd_size = dataclasses.replace(LOADED.preprocessing, resize_to=(9, 8))
+    with pytest.raises(ValueError, match="dropping: token: expected a side that divides the input"):
+        _engine(masks, preprocessing=odd_size)
     for views in ("mirror", [("turned", lambda image: image)]):
         with pytest.raises(ValueError, match="views: expected none for a model that drops hidden"):
             _engine(masks, views=views)
@@ -282,21 +340,12 @@ def test_runs_that_fill_are_told_apart_as_they_were():
     assert filled.name != dropped.name
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--model", "cifar_resnet20"], "expected a ViT, .* got cifar_resnet20; leave it out"),
-        (["--model", "vit_b16", "--patch-lives", "native"], "expected no --patch-lives native"),
-    ],
-)
-def test_models_and_resizes_that_do_not_go_with_it(options, message):
+def test_a_model_without_tokens_does_not_go_with_it():
     parse = certification_options.parser()
-    config = certification_options.read_config(
-        parse.parse_args(["--hidden-tokens", "drop", *options])
-    )
-    model = config.model.create()
-    with pytest.raises(ValueError, match=f"--hidden-tokens drop: {message}"):
-        dropping_of(config, model, resized=True)
+    words = ["--hidden-tokens", "drop", "--model", "cifar_resnet20"]
+    config = certification_options.read_config(parse.parse_args(words))
+    with pytest.raises(ValueError, match=r"drop: expected a ViT, .* got cifar_resnet20; leave it"):
+        dropping_of(config, config.model.create())
 
 
 TIMM_NAMES = {
