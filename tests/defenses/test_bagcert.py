@@ -13,6 +13,8 @@ import pytest
 from many_cases import cases
 
 from certmask_jax.defenses import bagcert
+from certmask_jax.defenses.bagcert_defense import BagCert
+from certmask_jax.masks.threats import Threat
 
 CELLS, CLASSES = (2, 4), 3
 
@@ -185,3 +187,17 @@ def test_scores_are_the_same_wherever_they_are_counted(kind):
     at_one = bagcert.region_scores(kind(np.float32([[[[1, np.nextafter(np.float32(1), 2)]]]])),
                                    threshold=1)  # fmt: skip
     assert at_one[0, 0, 0].tolist() == [False, True]
+
+
+def test_the_papers_condition_is_about_the_cells_that_are_reached():
+    """Two of four quarters speak for the label, none for the other, which loses ties.
+
+    A patch in their half leaves 1 against 1, and in the other half 2 against 1.
+    """
+    evidence = np.zeros((1, 2, 2, 2), np.float32)
+    evidence[..., 1, 0] = 1
+    for region, strictly in (((0, 0, 4, 2), True), ((0, 2, 4, 4), False)):
+        defense = BagCert(Threat.of(4, 1, region=region), field=2, stride=2)
+        results = defense.results(jnp.asarray(evidence), jnp.zeros(1, jnp.int32))
+        assert results.worst_case.tolist() == [True]
+        assert results.conditions["every_location"].tolist() == [strictly]
