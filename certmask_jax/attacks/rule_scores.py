@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from certmask_jax.defenses.bagcert import region_scores
+from certmask_jax.defenses.bagcert_defense import BagCert
 from certmask_jax.defenses.local_defense import (
     ClippedBagNet,
     LocalDefense,
@@ -64,13 +66,19 @@ def _lag_of(defense: LocalDefense, evidence: Array, lag: Callable[[Array], Array
         else:
             kept = _leaky(evidence, 0.0, defense.clip)
         return lag(kept.mean(axis=(0, 1)))
+    if isinstance(defense, BagCert):
+        scores = region_scores(evidence[None], threshold=defense.threshold)[0]
+        soft = jax.nn.sigmoid(evidence - defense.threshold)  # its slope, as BagCert is trained
+        sloped = scores.astype(soft.dtype) + (soft - jax.lax.stop_gradient(soft))
+        later = jnp.arange(evidence.shape[-1], dtype=soft.dtype) / (2 * evidence.shape[-1])
+        return lag((sloped.sum(axis=(0, 1)) - later) / cells)  # of equals the smallest
     raise ValueError(f"defense: expected one on local logits, got {defense}")
 
 
 def strongest_evidence(evidence: Array, cells: Array, target: Array) -> Array:
     """Evidence in which some cells say nothing but the target, as loud as can be.
 
-    Where a rule has no limit, that is what an attacker can do best (soundness, 12.2 and 12.5).
+    Where a rule has no limit, that is what an attacker can do best (soundness, 12.2, 12.5, 12.10).
 
     Args:
       evidence: ``float32[H, W, K]``.

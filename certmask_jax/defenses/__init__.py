@@ -1,12 +1,20 @@
 """Defenses: frozen values, from a mask set and the hyper-parameters of a paper.
 
-Each has a class, and by its paper's name in small letters a constructor, which is the class. Four
+Each has a class, and by its paper's name in small letters a constructor, which is the class. Five
 names are modules of functions on arrays instead: ``patchguard`` (whose classes are ``PatchGuard``
-and ``PatchGuardDetection``), ``clipped_bagnet`` (``ClippedBagNet``), ``derandomized_smoothing``
-(``DerandomizedSmoothing``, ``SmoothedViT`` and ``MaskDS``) and ``crosscert`` (``CrossCert``).
+and ``PatchGuardDetection``), ``clipped_bagnet`` (``ClippedBagNet``), ``bagcert`` (``BagCert``),
+``derandomized_smoothing`` (``DerandomizedSmoothing``, ``SmoothedViT`` and ``MaskDS``) and
+``crosscert`` (``CrossCert``).
 """
 
-from certmask_jax.defenses import clipped_bagnet, crosscert, derandomized_smoothing, patchguard
+from certmask_jax.defenses import (
+    bagcert,
+    clipped_bagnet,
+    crosscert,
+    derandomized_smoothing,
+    patchguard,
+)
+from certmask_jax.defenses.bagcert_defense import BagCert
 from certmask_jax.defenses.band_defense import DerandomizedSmoothing, SmoothedViT
 from certmask_jax.defenses.certmask_votes import CertMask, CertMaskDetection
 from certmask_jax.defenses.crosscert_detection import CrossCert
@@ -50,6 +58,7 @@ patchcure = PatchCURE
 
 __all__ = [
     "ALERT",
+    "BagCert",
     "CertMask",
     "CertMaskDetection",
     "ChallengerMasking",
@@ -74,6 +83,7 @@ __all__ = [
     "Seen",
     "SmoothedViT",
     "Votes",
+    "bagcert",
     "certificate",
     "certmask",
     "certmask_detection",

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache, partial
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,8 +27,15 @@ from jax import Array
 from numpy.typing import ArrayLike, NDArray
 
 from certmask_jax._own_settings import unguarded
+from certmask_jax.defenses.bounded_sums import (
+    TiesOfSums,
+    check_ties_of_sums,
+    largest_sum,
+    sums_outside,
+    worst_leads_of_sums,
+)
 from certmask_jax.defenses.evidence_places import PlaceVerdicts, told_apart
-from certmask_jax.defenses.evidence_windows import Size, checked_window, window_sums
+from certmask_jax.defenses.evidence_windows import Size, checked_window
 from certmask_jax.defenses.plain_arrays import as_given, checked_classes
 from certmask_jax.defenses.quantised_evidence import (
     Evidence,
@@ -43,11 +50,6 @@ from certmask_jax.defenses.quantised_evidence import (
 from certmask_jax.defenses.reached_sets import checked_sets
 
 _TABLE = Grid(bits=8, low=-180 * 256, high=220 * 256)  # tanh is at its ends there
-
-
-class _Game(NamedTuple):
-    window: tuple[int, int]
-    reach: int  # |w| (hi - lo), in units
 
 
 def rule(evidence: ArrayLike | Array, *, clip: float | None = None) -> Array | NDArray[np.int32]:
@@ -66,8 +68,7 @@ def rule(evidence: ArrayLike | Array, *, clip: float | None = None) -> Array | N
     array = checked_evidence(evidence)
     with unguarded():
         units, _ = _clipped(array, clip)
-        answers = _answers(jnp.asarray(units))
-        return as_given(answers, array)
+        return as_given(largest_sum(units), array)
 
 
 def worst_case(
@@ -76,7 +77,7 @@ def worst_case(
     *,
     window: Size,
     clip: float | None = None,
-    ties: Literal["smallest"] | None = "smallest",
+    ties: TiesOfSums = "smallest",
     reached: NDArray[np.bool_] | None = None,
 ) -> Array | NDArray[np.bool_]:
     """Whether the rule answers the label whatever evidence is put into any one window. Exact.
@@ -101,18 +102,12 @@ def worst_case(
     cells = (array.shape[1], array.shape[2])
     fitting = checked_window(window, cells)
     truth = checked_classes(labels, array.shape[:1], array.shape[-1])
-    if ties not in (None, "smallest"):
-        raise ValueError(f"ties: expected None or 'smallest', got {ties!r}")
+    check_ties_of_sums(ties)
     sets = None if reached is None else checked_sets(reached, cells)
     with unguarded():
         units, spread = _clipped(array, clip)
-        game = _Game(fitting, fitting[0] * fitting[1] * spread)
-        if sets is None:
-            leads = _leads(jnp.asarray(units), jnp.asarray(truth), game, ties)
-        else:
-            leads = _leads_on_sets(
-                jnp.asarray(units), jnp.asarray(truth), jnp.asarray(sets), spread, ties
-            )
+        how: dict[str, Any] = {"window": fitting, "spread": spread, "ties": ties}
+        leads = worst_leads_of_sums(units, truth, **how, reached=sets)
         return as_given((leads > 0).all(axis=1), array) & all_finite(array)
 
 
@@ -138,14 +133,11 @@ def at_places(
     array = checked_evidence(evidence)
     rows, columns = array.shape[1], array.shape[2]
     fitting = checked_window(window, (rows, columns))
+    sets = None if reached is None else checked_sets(reached, (rows, columns))
     with unguarded():
         units, spread = _clipped(array, clip)
-        if reached is None:
-            game = _Game(fitting, fitting[0] * fitting[1] * spread)
-            leads = _leads(jnp.asarray(units), labels, game, "smallest")
-        else:
-            sets = jnp.asarray(checked_sets(reached, (rows, columns)))
-            leads = _leads_on_sets(jnp.asarray(units), labels, sets, spread, "smallest")
+        how: dict[str, Any] = {"window": fitting, "spread": spread, "ties": "smallest"}
+        leads = worst_leads_of_sums(units, labels, **how, reached=sets)
     one = spread / (2 if clip is None else clip)  # units of evidence of 1
     return told_apart(leads > 0, leads / (rows * columns * one))
 
@@ -167,8 +159,7 @@ def runner_up_as_published(
     truth = checked_classes(labels, array.shape[:1], array.shape[-1])
     with unguarded():
         units, spread = _clipped(array, clip)
-        game = _Game(fitting, fitting[0] * fitting[1] * spread)
-        holds = _runner_up(jnp.asarray(units), jnp.asarray(truth), game)
+        holds = _runner_up(jnp.asarray(units), jnp.asarray(truth), fitting, spread)
         return as_given(holds, array)
 
 
@@ -200,63 +191,17 @@ def _tanh(cells: int) -> NDArray[np.int32]:
     return np.rint(np.tanh(0.05 * at - 1) * grid.high).astype(np.int32)
 
 
-@jax.jit
-def _answers(units: Array) -> Array:
-    return units.sum(axis=(1, 2), dtype=jnp.int32).argmax(axis=-1).astype(jnp.int32)
+@partial(jax.jit, static_argnames=("window", "spread"))
+def _runner_up(units: Array, labels: Array, window: tuple[int, int], spread: int) -> Array:
+    reach = jnp.int32(window[0] * window[1] * spread)
 
-
-def _outside(image: Array, game: _Game) -> Array:
-    """``SUM((1 - w) v)``, ``int32[windows, K]``."""
-    inside = window_sums(image, game.window, wrap=False).reshape(-1, image.shape[-1])
-    return image.sum(axis=(0, 1), dtype=jnp.int32)[None, :] - inside
-
-
-@partial(jax.jit, static_argnames=("game", "ties"))
-def _leads(units: Array, labels: Array, game: _Game, ties: str | None) -> Array:
-    """``float32[T, windows]``: above 0 where no attack on the window changes the answer."""
-
-    def one(image: Array, label: Array) -> Array:
-        return _least_lead(_outside(image, game), jnp.int32(game.reach), label, ties)
-
-    return image_by_image(one, 4 * image_entries(units), units, labels)
-
-
-@partial(jax.jit, static_argnames=("spread", "ties"))
-def _leads_on_sets(
-    units: Array, labels: Array, sets: Array, spread: int, ties: str | None
-) -> Array:
-    """``float32[T, S]``: the same of sets of cells ``bool[S, H, W]``."""
-
-    def one(image: Array, label: Array) -> Array:
-        def on(reached: Array) -> Array:
-            outside = jnp.where(reached[..., None], 0, image).sum(axis=(0, 1), dtype=jnp.int32)
-            reach = reached.sum(dtype=jnp.int32) * spread
-            return _least_lead(outside[None], reach, label, ties)[0]
-
-        return jax.lax.map(on, sets)
-
-    return image_by_image(one, 4 * image_entries(units), units, labels)
-
-
-def _least_lead(outside: Array, reach: Array, label: Array, ties: str | None) -> Array:
-    """``float32[G]``: by how much the label leads all that ``int32[G, K]`` and the reach give."""
-    classes = jnp.arange(outside.shape[1], dtype=jnp.int32)
-    wins = (classes > label) & (ties == "smallest")
-    own = jnp.take(outside, label, axis=1)[:, None]
-    leads = own - (outside + reach) + wins.astype(jnp.int32)[None, :]
-    others = (classes != label)[None, :]
-    return jnp.where(others, leads.astype(jnp.float32), jnp.inf).min(axis=1)
-
-
-@partial(jax.jit, static_argnames=("game",))
-def _runner_up(units: Array, labels: Array, game: _Game) -> Array:
     def one(image: Array, label: Array) -> Array:
         number = image.shape[-1]
         # A stable sort's last and last but one, though nothing makes the program's sort stable.
         order = jnp.argsort(image.sum(axis=(0, 1), dtype=jnp.int32), stable=True)
-        outside = _outside(image, game)
+        outside = sums_outside(image, window)
         second = jnp.take(outside, order[max(number - 2, 0)], axis=1)
         own = jnp.take(outside, label, axis=1)
-        return (order[-1] == label) & (own >= second + jnp.int32(game.reach)).all()
+        return (order[-1] == label) & (own >= second + reach).all()
 
     return image_by_image(one, 4 * image_entries(units), units, labels)

@@ -3,7 +3,8 @@
 A model whose cells see a small field each gives evidence ``u[H, W, K]``. A patch reaches one window
 of cells; how large that is follows from the threat, the field and the stride. Patches of several
 shapes, or in a region, reach some parts of windows only, and proofs are about these. What is
-answered and proved are the functions of ``patchguard`` and ``clipped_bagnet``.
+answered and proved are the functions of ``patchguard`` and ``clipped_bagnet``; that on votes of
+cells is in ``bagcert_defense``.
 """
 
 from __future__ import annotations
@@ -55,6 +56,9 @@ class LocalDefense(EvidenceDefense):
     field: int
     stride: int
     seen_size: tuple[int, int] | None = dataclasses.field(default=None, repr=False)
+
+    leads_in: ClassVar[Unit] = "evidence"
+    """What leads are counted in, where there are some."""
 
     def __post_init__(self) -> None:
         if self.seen_size is not None:
@@ -361,7 +365,7 @@ class ClippedBagNet(LocalDefense):
 def _places_of(
     defense: LocalDefense,
 ) -> tuple[EvidencePlaces, NDArray[np.bool_] | None]:
-    unit: Unit | None = "evidence" if defense.has_leads else None
+    unit: Unit | None = defense.leads_in if defense.has_leads else None
     how: dict[str, Any] = {
         "field": defense.field, "stride": defense.stride, "exact": defense.exact, "unit": unit
     }  # fmt: skip

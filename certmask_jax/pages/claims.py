@@ -36,6 +36,7 @@ class Claim(NamedTuple):
 
 _BOARD = "README of github.com/inspire-group/patch-defense-leaderboard"
 _PATCHGUARD = "PatchGuard, arXiv 2005.10884, version 1, Table V"
+_BAGCERT = "BagCert, arXiv 2102.04154, abstract"
 _UNSOUND = (
     "the algorithm as printed in that version is not sound, or the program of the time was used"
 )
@@ -72,6 +73,7 @@ CLAIMS: tuple[Claim, ...] = (
             ("ScaleCert", 58.5, 55.4),
         )
     ),
+    Claim("cifar10", _CIFAR, "BagCert", "recovery", 86.0, 60.0, _BAGCERT),
     *(
         Claim(data, threat, defense, "recovery", clean, certified, _PATCHGUARD, known)
         for data, threat, defense, clean, certified, known in (

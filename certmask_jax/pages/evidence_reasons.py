@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from certmask_jax.defenses.bagcert_defense import BagCert
 from certmask_jax.defenses.band_defense import DerandomizedSmoothing, SmoothedViT
 from certmask_jax.defenses.defense import ALERT
 from certmask_jax.defenses.evidence_defense import EvidenceDefense
@@ -55,6 +56,8 @@ def _by_rule(defense: EvidenceDefense, answer: int, said: str) -> str:
             )
         case ClippedBagNet():
             return f"No class has more clipped evidence in all cells than {said}."
+        case BagCert():
+            return f"For no class do more cells say above {defense.threshold:g} than for {said}."
         case PatchGuardDetection() if answer == ALERT:
             return (
                 "An alert: without some window of cells the mean says another class than with all, "

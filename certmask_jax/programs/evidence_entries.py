@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from certmask_jax.defenses import evidence_defense
+from certmask_jax.defenses.bagcert_defense import BagCert
 from certmask_jax.defenses.band_defense import DerandomizedSmoothing, SmoothedViT
 from certmask_jax.defenses.evidence_defense import EvidenceDefense
 from certmask_jax.defenses.local_defense import (
@@ -93,6 +94,12 @@ EVIDENCE = {
             "the label of the mean of clipped local logits; recovery",
             ClippedBagNet,
             (Key("clip", _clip_or_tanh, "as of patchguard, or tanh, the paper's", "tanh"),),
+        ),
+        EvidenceEntry(
+            "bagcert",
+            "the class for which most cells of local logits score, each by a threshold; recovery",
+            BagCert,
+            (Key("threshold", float, "local logit above which a cell scores for a class", "0"),),
         ),
         EvidenceEntry(
             "derandomized_smoothing",

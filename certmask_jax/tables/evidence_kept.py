@@ -150,8 +150,8 @@ def some_of_run(
 def kept_evidence(folder: str | AnyPath, number: int = 0) -> KeptEvidence:
     """The evidence that a run kept, of all its images that count.
 
-    Local logits go as they are into the functions of ``defenses.patchguard`` and
-    ``defenses.clipped_bagnet``; logits of bands become votes by those of
+    Local logits go as they are into the functions of ``defenses.patchguard``,
+    ``defenses.clipped_bagnet`` and ``defenses.bagcert``; logits of bands become votes by those of
     ``defenses.derandomized_smoothing``.
 
     Args:

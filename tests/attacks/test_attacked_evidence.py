@@ -14,6 +14,7 @@ import certmask_jax as cm
 from certmask_jax import attacks
 from certmask_jax.attacks import asked_scores, attacked_evidence, rule_scores
 from certmask_jax.attacks.table_goals import ANY
+from certmask_jax.defenses.bagcert_defense import BagCert
 from certmask_jax.defenses.band_defense import DerandomizedSmoothing
 from certmask_jax.defenses.local_defense import ClippedBagNet, PatchGuard, PatchGuardDetection
 from certmask_jax.defenses.mask_ds_defense import MaskDS
@@ -124,6 +125,7 @@ def test_clipped_means_are_broken_exactly_where_levels_can(world):
 DEFENSES = [
     PatchGuard(ONE_PIXEL, field=1, stride=1, clip=2.0),
     PatchGuardDetection(ONE_PIXEL, field=1, stride=1, tau=0.35),
+    BagCert(ONE_PIXEL, field=1, stride=1, threshold=0.5),
     DerandomizedSmoothing(ONE_PIXEL, band=2, threshold=0.4),
     MaskDS(ONE_PIXEL, band=2),
 ]
@@ -193,7 +195,7 @@ def test_a_search_without_gradients_finds_what_the_levels_of_a_pixel_can(world, 
 def test_the_nearest_label_leads_by_what_the_next_one_lags_more(world):
     params, images = world
     evidence = _cells(params, jnp.asarray(images[:5], jnp.float32) / 255)
-    for defense in (*DEFENSES[:2], ClippedBagNet(TWO, field=1, stride=1, clip=1.0)):
+    for defense in (*DEFENSES[:3], ClippedBagNet(TWO, field=1, stride=1, clip=1.0)):
         lag = functools.partial(rule_scores.wrong_lag, defense)
         one_by_one = np.asarray([[lag(u, jnp.int32(z)) for z in range(CLASSES)] for u in evidence])
         of = asked_scores.NearestLabels(_asked(defense, params))
@@ -211,6 +213,7 @@ def test_a_score_says_who_is_answered(world):
         PatchGuard(TWO, field=1, stride=1, clip=2.0),
         PatchGuard(TWO, field=1, stride=1, threshold=0.3),
         ClippedBagNet(TWO, field=1, stride=1, clip=1.0),
+        BagCert(TWO, field=1, stride=1, threshold=0.5),
     ):
         answers = np.asarray(defense.results(evidence, jnp.zeros(COUNT, jnp.int32)).answer)
         lag = functools.partial(rule_scores.wrong_lag, defense)

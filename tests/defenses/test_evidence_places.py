@@ -7,8 +7,9 @@ import itertools
 import numpy as np
 import pytest
 
-from certmask_jax.defenses import clipped_bagnet, patchguard
+from certmask_jax.defenses import bagcert, clipped_bagnet, patchguard
 from certmask_jax.defenses import derandomized_smoothing as smoothing
+from certmask_jax.defenses.bagcert_defense import BagCert
 from certmask_jax.defenses.band_defense import DerandomizedSmoothing, SmoothedViT
 from certmask_jax.defenses.evidence_places import NoPlacesError
 from certmask_jax.defenses.local_defense import ClippedBagNet, PatchGuard, PatchGuardDetection
@@ -96,6 +97,10 @@ def _outcomes_on(defense, evidence, labels, contents, sets):
 
         def rule(u):
             return patchguard.detection_rule(u, window=window, tau=defense.tau)
+    elif isinstance(defense, BagCert):
+
+        def rule(u):
+            return bagcert.rule(u, threshold=defense.threshold)
     else:
 
         def rule(u):
@@ -173,6 +178,7 @@ def test_places_of_several_shapes_or_in_a_region_count_as_the_cells_they_reach(
         (PatchGuard, {}, 6),
         (PatchGuard, {"clip": 4, "threshold": 0.25}, 9),
         (ClippedBagNet, {"clip": 2}, 5),
+        (BagCert, {"threshold": 1}, 5),
         (PatchGuardDetection, {"tau": 0.5}, 2),
         (PatchGuardDetection, {"tau": 0.36}, 0.4),  # some windows alert without an attack
     ],
@@ -210,6 +216,7 @@ def _only(wrong, high, low):
         (PatchGuard(THREAT, **FIELD, clip=2), 9, 1),
         (ClippedBagNet(THREAT, **FIELD, clip=2), 7, 1),
         (ClippedBagNet(THREAT, **FIELD), 80, 20),
+        (BagCert(THREAT, **FIELD, threshold=1.5), 7, 1),
         (PatchGuardDetection(THREAT, **FIELD, tau=0.5), 2, 1),
     ],
     ids=lambda one: getattr(one, "name", None),

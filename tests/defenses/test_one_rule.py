@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 
+from certmask_jax.defenses.bagcert_defense import BagCert
 from certmask_jax.defenses.band_defense import DerandomizedSmoothing, SmoothedViT
 from certmask_jax.defenses.evidence_defense import is_one_rule
 from certmask_jax.defenses.local_defense import ClippedBagNet, PatchGuard, PatchGuardDetection
@@ -23,6 +24,7 @@ BUILT = [
     functools.partial(PatchGuard, field=2, stride=1),
     functools.partial(PatchGuardDetection, field=2, stride=1, tau=0.4),
     functools.partial(ClippedBagNet, field=2, stride=1, clip=2),
+    functools.partial(BagCert, field=2, stride=1, threshold=0.5),
     functools.partial(DerandomizedSmoothing, band=2, threshold=0.4),
     functools.partial(SmoothedViT, band=2),
     functools.partial(MaskDS, band=2),

@@ -135,6 +135,21 @@ def clipped_mean(evidence, clip=None):
     return values.mean(axis=(1, 2)).argmax(axis=1)
 
 
+def region_votes(evidence, threshold=0.0):
+    """BagCert's scores, counted region by region: ``int[n, K]``."""
+    n, h, w, k = evidence.shape
+    votes = np.zeros((n, k), int)
+    for row, column in itertools.product(range(h), range(w)):
+        for label in range(k):
+            votes[:, label] += np.where(evidence[:, row, column, label] > threshold, 1, 0)
+    return votes
+
+
+def most_regions(evidence, threshold=0.0):
+    """The smallest label of those with most."""
+    return region_votes(evidence, threshold).argmax(axis=1)
+
+
 def detection(evidence, window, tau):
     """PatchGuard++'s answer for each image; -2 is an alert."""
     n, h, w, k = evidence.shape

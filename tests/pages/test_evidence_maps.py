@@ -131,6 +131,23 @@ def test_why_it_was_answered_is_said_by_the_rule_and_what_was_kept(data):
     )
 
 
+def test_a_count_of_cells_leads_in_votes_of_cells():
+    """Of four quarters ant has all, three without one, against one; it would win a tie."""
+    defense = evidence_entries.build(
+        "bagcert:threshold=2", Threat.of((4, 4), 1), evidence_by_hand.LOCAL
+    )
+    at = defense.at_places(evidence_by_hand.quarters(), evidence_by_hand.LABELS)
+    one = maps_on_evidence(defense, np.asarray(at.holds), np.asarray(at.leads, np.float16))
+    names = evidence_by_hand.NAMES
+    assert why_answered(one, 0, 0, 0, names) == (
+        "For no class do more cells say above 2 than for ant. In the worst place, a patch at row "
+        "0, column 0, the lead of ant is 3 votes; it wins with more than 0."
+    )
+    # Two cells say bee, and two say 2, which is not above it: one is left against one.
+    assert np.asarray(at.leads)[1].tolist() == [0, 0, 1, 1]
+    assert np.asarray(at.holds)[1].tolist() == [False, False, True, True]
+
+
 def test_kept_votes_are_counted_and_damaged_ones_are_named(saved):
     sources = [{"shape": [4, 3]}]
     about = {**saved.about, "kept": {"sources": sources, "of": [0, 0, 0]}}

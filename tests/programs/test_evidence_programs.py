@@ -260,6 +260,7 @@ def test_bands_that_cannot_be_are_one_error_before_any_work(tmp_path, capsys, sp
         ("patchguard:clop=1", ["--patch", "1"], "did you mean"),
         ("patchguard:masks_per_axis=2", ["--patch", "1"], "which takes no masks"),
         ("clipped_bagnet:clip=none", ["--patch", "1"], "clip: cannot read 'none'"),
+        ("bagcert:threshold=inf", ["--patch", "1"], "threshold: expected a number between"),
         ("patchguard", ["--patch", "6"], "reach all of them"),
         ("patchguard", ["--patch", "1", "--patches", "2"], "expected one patch"),
         ("patchguard", ["--patch", "1", "--views", "mirror"], "no --views"),

@@ -15,12 +15,9 @@ from certmask_jax.tables.run_images import Rows
 
 NAMES = ["ant", "bee", "cow"]
 VOTES = evidence_entries.build("smoothed_vit:band=1", Threat.of(4, 1), None)
-CELLS = evidence_entries.build(
-    "clipped_bagnet:clip=4", Threat.of((4, 4), 1), LocalLogits(lambda params, images: None, 2, 2)
-)
-ALERTS = evidence_entries.build(
-    "patchguard_pp:tau=0.5", Threat.of((4, 4), 1), LocalLogits(lambda params, images: None, 2, 2)
-)
+LOCAL = LocalLogits(lambda params, images: None, 2, 2)
+CELLS = evidence_entries.build("clipped_bagnet:clip=4", Threat.of((4, 4), 1), LOCAL)
+ALERTS = evidence_entries.build("patchguard_pp:tau=0.5", Threat.of((4, 4), 1), LOCAL)
 DEFENSES = [VOTES, CELLS, ALERTS]
 LABELS = np.array([0, 1, 0], np.int32)
 # Labels that the four columns vote for; a patch of one pixel meets one column, whatever its row.
