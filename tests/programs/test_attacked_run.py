@@ -124,6 +124,9 @@ def test_what_was_proved_later_from_its_tables_is_what_is_attacked(digits_run):
     other = {**result, "threat": {**result["threat"], "patches": [[[1, 2]]]}}
     with pytest.raises(ValueError, match="but minority_reports:masks_per_axis=2 is against other"):
         AttackedRun(digits_run, {**run.results, "defenses": [other]}).check_threats(opened)
+    larger = {**result, "threat": {**result["threat"], "image_size": [20, 16]}}
+    with pytest.raises(ValueError, match="but its images are of 20x16 pixels there, 8x8 here; --d"):
+        AttackedRun(digits_run, {**run.results, "defenses": [larger]}).check_threats(opened)
 
 
 @pytest.mark.parametrize(

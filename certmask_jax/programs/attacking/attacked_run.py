@@ -140,14 +140,19 @@ class AttackedRun:
         by_spec = defenses_of(job)
         for result in self.results["defenses"]:
             threat = by_spec[_spec(result)].threat
-            known = dict(result.get("threat") or {})
-            now = fingerprint.plain(dataclasses.asdict(threat))
-            if known and any(known.get(name) != now[name] for name in now):
-                raise ValueError(
-                    f"{self.folder}: expected what was proved against {threat}, as the run was "
-                    f"whose tables it is from, but {_spec(result)} is against other patches here; "
-                    "certify with that patch, and attack that run"
+            known, now = result.get("threat"), fingerprint.plain(dataclasses.asdict(threat))
+            if known is None or all(known.get(name) == now[name] for name in now):
+                continue
+            if known.get("image_size") != now["image_size"]:
+                there, here = ("x".join(map(str, one["image_size"])) for one in (known, now))
+                raise _another(
+                    self.folder, "data-dir", f"its images are of {there} pixels there, {here} here"
                 )
+            raise ValueError(
+                f"{self.folder}: expected what was proved against {threat}, as the run was whose "
+                f"tables it is from, but {_spec(result)} is against other patches here; certify "
+                "with that patch, and attack that run"
+            )
 
     def _check_images(self, job: Job) -> None:
         listing = listing_of(job.dataset)
