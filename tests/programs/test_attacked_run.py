@@ -109,6 +109,11 @@ def test_its_config_is_opened_again_with_what_has_moved(digits_run, tmp_path):
     assert config.out is None
     typed = {"num_images": "--num-images 3"}
     assert run.config({"num_images": 3}, typed, devices).data.num_images == 3
+    assert run.config({"num_images": 12}, typed, devices).data.num_images == 12
+    with pytest.raises(
+        ValueError, match=r"^--num-images: expected at most the 12 images of .* 13$"
+    ):
+        run.config({"num_images": 13}, {"num_images": "--num-images"}, devices)
 
 
 def test_what_was_proved_later_from_its_tables_is_what_is_attacked(digits_run):

@@ -51,8 +51,17 @@ class AttackedRun:
             and weights are now.
           typed: how these were typed.
           run_with: devices.
+
+        Raises:
+          ValueError: for more images than it had; for a command that cannot be read.
         """
         known = self.provenance
+        wanted, most = given.get("num_images"), known.get("num_images")
+        if None not in (wanted, most) and wanted > most:
+            raise ValueError(
+                f"{typed['num_images']}: expected at most the {most} images of {self.folder}, got "
+                f"{wanted}"
+            )
         with _readable(self.folder / RESULTS):
             words = earlier_command.words_of(earlier_command.of_run(known))
         read = certification_options.parser().parse_args(words)
