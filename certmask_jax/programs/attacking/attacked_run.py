@@ -57,7 +57,7 @@ class AttackedRun:
         """
         known = self.provenance
         wanted, most = given.get("num_images"), known.get("num_images")
-        if None not in (wanted, most) and wanted > most:
+        if wanted is not None and most is not None and wanted > most:
             raise ValueError(
                 f"{typed['num_images']}: expected at most the {most} images of {self.folder}, got "
                 f"{wanted}"
