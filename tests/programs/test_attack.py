@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -464,6 +466,32 @@ def test_names_that_are_one_name_of_a_folder_have_pictures_of_their_own(tmp_path
     for line in folder.lines:
         pixels = np.asarray(Image.open(tmp_path / "o" / line["file"]))
         assert (pixels == levels[line["patch"]]).all()
+
+
+@pytest.mark.parametrize(("file", "at"), [("images/d/c/000001.png", 0), (LINES, 2)])
+def test_a_full_disk_is_said_with_the_file_and_costs_no_line(tmp_path, monkeypatch, file, at):
+    """A picture is on the disk, whole, before its line is; after it the folder goes on."""
+    line = {"defense": "d", "image": "i", "label": 0, "class": "c", "broken": True}
+    folder, pixels = AttackFolder(tmp_path, {}), [np.full((2, 2, 3), 7, np.uint8)]
+    folder.add([{**line, "number": 0}], pixels)
+    done, fsync = [], os.fsync
+
+    def full(handle):
+        if len(done) == at:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        done.append(handle)
+        fsync(handle)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space") as told:
+            folder.add([{**line, "number": 1}], pixels)
+    assert told.value.filename == str(tmp_path / file)
+    assert (tmp_path / "images/d/c/000001.png").exists() == (at > 0)
+    folder = AttackFolder(tmp_path, {})
+    folder.add([{**line, "number": 1}], pixels)
+    assert folder.done() == {("d", 0), ("d", 1)}
+    assert (np.asarray(Image.open(tmp_path / "images/d/c/000001.png")) == 7).all()
 
 
 def test_other_weights_are_not_those_of_the_run(run, tmp_path, capsys):
