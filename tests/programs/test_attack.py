@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,9 @@ from PIL import Image
 
 from certmask_jax import weights
 from certmask_jax.attacks import promising_goals
+from certmask_jax.attacks.attacked_evidence import OnLocalLogits
 from certmask_jax.data import digits_arrays
+from certmask_jax.defenses import ClippedBagNet
 from certmask_jax.programs import attack, audit, certify
 from certmask_jax.programs.attacking import asked_rule, attack_audit, attack_job, attack_summary
 from certmask_jax.programs.attacking.attack_folder import LINES, AttackFolder
@@ -274,6 +277,29 @@ def test_an_answer_that_rounding_decides_is_no_proof_that_failed():
     assert "with the patch in 'an audit/f'," in said
     said = attack_audit.Contradiction(line, 3, True).said(Path("audit"))
     assert "a proof of this program is wrong" in said
+
+
+def test_on_evidence_it_is_asked_about_again_in_batches_of_another_size(monkeypatch):
+    """Where there is one device already, nothing else would be another program."""
+    sizes = []
+
+    def results(asked, images, labels, *, at_once=None):
+        sizes.append(at_once)
+        return SimpleNamespace(answers=np.full((1, 1), 3), verdicts=np.ones((1, 2), np.bool_))
+
+    monkeypatch.setattr(OnLocalLogits, "results", results)
+    asked = object.__new__(OnLocalLogits)
+    monkeypatch.setattr(attack_audit, "asked_of", lambda *given, one_device: asked)
+    images = np.zeros((1, 8, 8, 1), np.uint8)
+    part = SimpleNamespace(ids=("i",), images=images, labels=np.ones(1))
+    monkeypatch.setattr(
+        attack_audit, "readable", lambda *given: SimpleNamespace(read=lambda *_: part)
+    )
+    line = {"defense": "d", "image": "i", "number": 0}
+    job, defense = SimpleNamespace(dataset=None, unreadable=None), object.__new__(ClippedBagNet)
+    assert attack_audit._answer_again(job, defense, images[0]) == 3
+    assert attack_audit._before_again(job, defense, line).certified.all()
+    assert sizes == [attack_audit._OTHER_CHUNK] * 2
 
 
 @pytest.fixture(scope="module")
