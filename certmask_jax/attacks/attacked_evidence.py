@@ -51,13 +51,25 @@ class _OnEvidence(Attacked):
         return np.asarray(self.results(images, np.zeros(len(images), np.int32)).answers[:, 0])
 
     @reproducible()
-    def results(self, images: NDArray[np.uint8], labels: NDArray[np.int32]) -> EvidenceOutputs:
-        """Answers, verdicts, and what the model says of the images, as NumPy arrays."""
+    def results(
+        self,
+        images: NDArray[np.uint8],
+        labels: NDArray[np.int32],
+        *,
+        at_once: int | None = None,
+    ) -> EvidenceOutputs:
+        """Answers, verdicts, and what the model says of the images, as NumPy arrays.
+
+        Args:
+          images, labels: ``uint8[B, h, w, c]`` and ``int32[B]``.
+          at_once: images of a program, a multiple of the devices; its own number by default.
+        """
         if not len(images):
             images, labels = np.zeros((1, *images.shape[1:]), np.uint8), np.zeros(1, np.int32)
             none: EvidenceOutputs = jax.tree.map(lambda a: a[:0], self.results(images, labels))
             return none
-        return in_batches(self._program, self.params, images, labels, self._at_once)
+        size = self._at_once if at_once is None else at_once
+        return in_batches(self._program, self.params, images, labels, size)
 
 
 class OnLocalLogits(_OnEvidence):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import jax.numpy as jnp
 from jax import Array
@@ -25,8 +26,10 @@ class Transformations:
 
     def __post_init__(self) -> None:
         low, high = self.brightness
-        if not 0 < low <= high:
-            raise ValueError(f"brightness: expected 0 < least <= most, got {self.brightness}")
+        if not 0 < low <= high < math.inf:
+            raise ValueError(
+                f"brightness: expected finite 0 < least <= most, got {self.brightness}"
+            )
         low, high = self.scale
         if not 0 < low <= high <= 1:
             raise ValueError(f"scale: expected 0 < least <= most <= 1, got {self.scale}")

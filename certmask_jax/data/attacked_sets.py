@@ -65,7 +65,8 @@ class AttackedSet(NamedTuple):
 def read_lines(folder: AnyPath) -> AttackLines | None:
     """What an attack wrote into a folder; None where there is nothing.
 
-    A last line that a killed process did not finish is left out.
+    A last line that a killed process did not finish is left out, and so are further lines of what
+    has one: two processes may have attacked the same images at the same time.
 
     Raises:
       ValueError: for a file that is no such list, or of another format; says which line.
@@ -82,7 +83,10 @@ def read_lines(folder: AnyPath) -> AttackLines | None:
             f"{path}: expected settings of an attack of format {FORMAT} in its first line, got "
             f"format {head.get('format')!r}; choose another folder"
         )
-    return AttackLines(head["settings"], dict(head.get("about") or {}), lines)
+    first: dict[tuple[str, str | None, int], Line] = {}
+    for line in lines:
+        first.setdefault((line["defense"], line.get("patch"), line["number"]), line)
+    return AttackLines(head["settings"], dict(head.get("about") or {}), list(first.values()))
 
 
 def read(folder: Path, split: str) -> AttackedSet:

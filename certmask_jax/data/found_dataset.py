@@ -133,11 +133,17 @@ def dataset_of(
         classes, outputs = restricted(classes)
     numbers, subset = subsets.chosen(name, split, contents, num_images, subset_seed)
     size, config = data_config.input_size, data_config
+    resized: tuple[str, ...] = ()
     if native or contents.as_they_are:
         own = image_size(contents.example(int(numbers[0]))[0])
         if native or own == size:
             size = own
             config = dataclasses.replace(data_config, input_size=size, resize=None)
+        else:
+            resized = (
+                f"images of {own[0]}x{own[1]} pixels are resized to the {size[0]}x{size[1]} that "
+                "the model sees, and their patches with them, which are other patches then",
+            )
 
     def prepare(image: Any, image_id: str) -> NDArray[np.uint8]:
         if native and image_size(image) != size:
@@ -164,7 +170,11 @@ def dataset_of(
         listing=_listing(contents, classes),
         whole=None,
         subset=None,
-        notes=(*contents.notes, *_mapping_notes(contents, classes, num_outputs, outputs)),
+        notes=(
+            *contents.notes,
+            *resized,
+            *_mapping_notes(contents, classes, num_outputs, outputs),
+        ),
         _numbers=np.arange(contents.num_images),
         _found=contents,
         _prepare=prepare,

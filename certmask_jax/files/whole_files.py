@@ -6,8 +6,10 @@ machine that loses power then may lose the newest names.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from certmask_jax._text import encodable
@@ -30,12 +32,24 @@ def write(path: AnyPath, content: bytes) -> None:
         path.write_bytes(content)
         return
     unfinished = path.with_name(path.name + UNFINISHED)
-    with unfinished.open("wb") as file:
-        file.write(content)
-        file.flush()
-        file_systems.sync_handle(file.fileno())
-    os.replace(unfinished, path)
-    file_systems.sync_folder(path.parent)
+    with named(path):
+        with unfinished.open("wb") as file:
+            file.write(content)
+            file.flush()
+            file_systems.sync_handle(file.fileno())
+        os.replace(unfinished, path)
+        file_systems.sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Lets an error of the system say which file it is about: that of a full disk does not."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.strerror is not None:
+            error.filename = str(path)
+        raise
 
 
 def try_folder(path: Path) -> None:

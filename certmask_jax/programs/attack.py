@@ -137,6 +137,7 @@ def _run(argv: Sequence[str] | None) -> int:
         job = opened_attacks.opened_job(config, command, needs_gradients=not by_asking)
     if run is not None:
         run.check_same(job, fewer="num_images" in arguments.typed)
+        run.check_threats(job)
     for line in job.notes:
         program.say(line)
     minutes = arguments.max_minutes

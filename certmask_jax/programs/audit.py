@@ -128,6 +128,7 @@ def _run(argv: Sequence[str] | None) -> int:
                     config, command, needs_gradients=options.black_box is None
                 )
             run.check_same(job)
+            run.check_threats(job)
             now = time.monotonic()
             until = now + (end - now) * shares[place] / sum(shares[place:])
             out = run.folder / _FOLDER if arguments.out is None else arguments.out

@@ -89,8 +89,9 @@ def test_bad_input_is_one_clear_error(world):
         _made(world, labels, cm.Threat.of(SIZE, 2), target=2)
     with pytest.raises(ValueError, match="scale: expected 0 < least <= most <= 1"):
         attacks.Transformations(scale=(0.5, 1.5))
-    with pytest.raises(ValueError, match="brightness: expected"):
-        attacks.Transformations(brightness=(0.0, 1.0))
+    for brightness in ((0.0, 1.0), (1.0, np.inf), (2.0, 1.0)):
+        with pytest.raises(ValueError, match="brightness: expected"):
+            attacks.Transformations(brightness=brightness)
 
 
 @pytest.mark.parametrize("optimizer", ["sign", "adam"])

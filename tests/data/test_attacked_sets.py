@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 
@@ -151,6 +152,28 @@ def test_damaged_lines_are_said(folder, damage, said):
     path.write_text("".join(line + "\n" for line in damage(path.read_text().splitlines())))
     with pytest.raises(ValueError, match=f"^{re.escape(str(path))}: .*{re.escape(said)}"):
         _load(folder, "undefended")
+
+
+def test_what_two_processes_wrote_at_the_same_time_counts_once(folder):
+    path = folder / attacked_sets.LINES
+    alone = attacked_sets.read_lines(folder)
+    head, *lines = path.read_text().splitlines(keepends=True)
+    given = json.dumps({**json.loads(lines[0]), "patch": "toaster"}) + "\n"
+    path.write_text("".join([head, *lines, given, *lines[::-1], given]))
+    twice = attacked_sets.read_lines(folder)
+    assert twice.lines == [*alone.lines, json.loads(given)]
+
+
+def test_images_of_another_size_than_the_model_wants_are_said_to_be_resized(folder):
+    """A patch that is resized is another one, so what was broken need not be any more."""
+    smaller = dataclasses.replace(CONFIG, input_size=(6, 6))
+    [note] = [
+        note for note in _load(folder, "undefended", data_config=smaller).notes if "6x6" in note
+    ]
+    assert "of 8x8 pixels are resized" in note
+    for same in (_load(folder, "undefended"), _load(folder, "undefended", native=True,
+                                                    data_config=smaller)):  # fmt: skip
+        assert not any("resized" in note for note in same.notes)
 
 
 def test_images_that_are_gone_and_folders_of_something_else_are_said(folder, tmp_path):

@@ -246,8 +246,9 @@ def test_a_folder_that_cannot_be_synced_is_not(tmp_path, refused, number):
 @pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.EDQUOT])
 def test_a_disk_that_fails_is_an_error(tmp_path, refused, number):
     refused(sync=number)
-    with pytest.raises(OSError, match=os.strerror(number)):
+    with pytest.raises(OSError, match=os.strerror(number)) as told:
         whole_files.write(tmp_path / "f", b"x")
+    assert told.value.filename == str(tmp_path / "f")
     assert file_systems.can_sync(tmp_path)  # TensorStore is to say so too
 
 

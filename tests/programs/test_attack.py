@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +18,9 @@ from PIL import Image
 
 from certmask_jax import weights
 from certmask_jax.attacks import promising_goals
+from certmask_jax.attacks.attacked_evidence import OnLocalLogits
 from certmask_jax.data import digits_arrays
+from certmask_jax.defenses import ClippedBagNet
 from certmask_jax.programs import attack, audit, certify
 from certmask_jax.programs.attacking import asked_rule, attack_audit, attack_job, attack_summary
 from certmask_jax.programs.attacking.attack_folder import LINES, AttackFolder
@@ -274,6 +279,29 @@ def test_an_answer_that_rounding_decides_is_no_proof_that_failed():
     assert "a proof of this program is wrong" in said
 
 
+def test_on_evidence_it_is_asked_about_again_in_batches_of_another_size(monkeypatch):
+    """Where there is one device already, nothing else would be another program."""
+    sizes = []
+
+    def results(asked, images, labels, *, at_once=None):
+        sizes.append(at_once)
+        return SimpleNamespace(answers=np.full((1, 1), 3), verdicts=np.ones((1, 2), np.bool_))
+
+    monkeypatch.setattr(OnLocalLogits, "results", results)
+    asked = object.__new__(OnLocalLogits)
+    monkeypatch.setattr(attack_audit, "asked_of", lambda *given, one_device: asked)
+    images = np.zeros((1, 8, 8, 1), np.uint8)
+    part = SimpleNamespace(ids=("i",), images=images, labels=np.ones(1))
+    monkeypatch.setattr(
+        attack_audit, "readable", lambda *given: SimpleNamespace(read=lambda *_: part)
+    )
+    line = {"defense": "d", "image": "i", "number": 0}
+    job, defense = SimpleNamespace(dataset=None, unreadable=None), object.__new__(ClippedBagNet)
+    assert attack_audit._answer_again(job, defense, images[0]) == 3
+    assert attack_audit._before_again(job, defense, line).certified.all()
+    assert sizes == [attack_audit._OTHER_CHUNK] * 2
+
+
 @pytest.fixture(scope="module")
 def bagnet(tmp_path_factory):
     """A small BagNet on random features, whose head is right about most of 40 digits."""
@@ -464,6 +492,32 @@ def test_names_that_are_one_name_of_a_folder_have_pictures_of_their_own(tmp_path
     for line in folder.lines:
         pixels = np.asarray(Image.open(tmp_path / "o" / line["file"]))
         assert (pixels == levels[line["patch"]]).all()
+
+
+@pytest.mark.parametrize(("file", "at"), [("images/d/c/000001.png", 0), (LINES, 2)])
+def test_a_full_disk_is_said_with_the_file_and_costs_no_line(tmp_path, monkeypatch, file, at):
+    """A picture is on the disk, whole, before its line is; after it the folder goes on."""
+    line = {"defense": "d", "image": "i", "label": 0, "class": "c", "broken": True}
+    folder, pixels = AttackFolder(tmp_path, {}), [np.full((2, 2, 3), 7, np.uint8)]
+    folder.add([{**line, "number": 0}], pixels)
+    done, fsync = [], os.fsync
+
+    def full(handle):
+        if len(done) == at:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        done.append(handle)
+        fsync(handle)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space") as told:
+            folder.add([{**line, "number": 1}], pixels)
+    assert told.value.filename == str(tmp_path / file)
+    assert (tmp_path / "images/d/c/000001.png").exists() == (at > 0)
+    folder = AttackFolder(tmp_path, {})
+    folder.add([{**line, "number": 1}], pixels)
+    assert folder.done() == {("d", 0), ("d", 1)}
+    assert (np.asarray(Image.open(tmp_path / "images/d/c/000001.png")) == 7).all()
 
 
 def test_other_weights_are_not_those_of_the_run(run, tmp_path, capsys):

@@ -12,7 +12,7 @@ import pytest
 from certmask_jax.data import digits_arrays
 from certmask_jax.data.listing import Listing
 from certmask_jax.defenses import ALERT
-from certmask_jax.programs import runtime
+from certmask_jax.programs import certification_job, runtime
 from certmask_jax.programs.attacking.attack_options import UNDEFENDED
 from certmask_jax.programs.attacking.attacked_run import AttackedRun, read_run
 from certmask_jax.programs.attacking.run_claims import Claim, Claims
@@ -109,6 +109,29 @@ def test_its_config_is_opened_again_with_what_has_moved(digits_run, tmp_path):
     assert config.out is None
     typed = {"num_images": "--num-images 3"}
     assert run.config({"num_images": 3}, typed, devices).data.num_images == 3
+    assert run.config({"num_images": 12}, typed, devices).data.num_images == 12
+    with pytest.raises(
+        ValueError, match=r"^--num-images: expected at most the 12 images of .* 13$"
+    ):
+        run.config({"num_images": 13}, {"num_images": "--num-images"}, devices)
+
+
+def test_what_was_proved_later_from_its_tables_is_what_is_attacked(digits_run):
+    """Not the defenses of the command that made the tables, of which the run says nothing."""
+    run = read_run(digits_run)
+    later = "minority_reports:masks_per_axis=2"
+    result = {**run.results["defenses"][0], "spec": later, "name": "minority_reports"}
+    of_tables = AttackedRun(digits_run, {**run.results, "defenses": [result]})
+    config = of_tables.config({}, {}, runtime.Runtime(None, None, None))
+    assert config.defenses == (later,)
+    opened = certification_job.opened(config, "certify", evidence=True)
+    of_tables.check_threats(opened)
+    other = {**result, "threat": {**result["threat"], "patches": [[[1, 2]]]}}
+    with pytest.raises(ValueError, match="but minority_reports:masks_per_axis=2 is against other"):
+        AttackedRun(digits_run, {**run.results, "defenses": [other]}).check_threats(opened)
+    larger = {**result, "threat": {**result["threat"], "image_size": [20, 16]}}
+    with pytest.raises(ValueError, match="but its images are of 20x16 pixels there, 8x8 here; --d"):
+        AttackedRun(digits_run, {**run.results, "defenses": [larger]}).check_threats(opened)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from certmask_jax.attacks.attacked_evidence import OnBands, OnLocalLogits
 from certmask_jax.defenses import ALERT, Guarantee
 from certmask_jax.defenses.evidence_defense import EvidenceDefense
 from certmask_jax.files import fingerprint, whole_files
@@ -130,9 +131,12 @@ def _before_again(job: Job, defense: AnyDefense, line: Line) -> Before | None:
 
 
 def _answer_again(job: Job, defense: AnyDefense, image: NDArray[np.uint8]) -> int:
-    """What is answered on one device, where it can be so in chunks of another size."""
+    """What is answered on one device in chunks of another size."""
     if isinstance(defense, EvidenceDefense):
-        return int(asked_of(job, defense, one_device=True).answers(image[None])[0])
+        asked = asked_of(job, defense, one_device=True)
+        assert isinstance(asked, OnBands | OnLocalLogits)
+        no_label = np.zeros(1, np.int32)
+        return int(asked.results(image[None], no_label, at_once=_OTHER_CHUNK).answers[0, 0])
     table = predict(
         model_of(job),
         job.params,

@@ -1,12 +1,13 @@
 """The folder of an attack: a line for each image and defense, and the patched images as PNG.
 
 ``attacks.jsonl`` begins with the settings. A line is written, down to the disk, when an image is
-settled and its PNG is there, so a killed attack goes on where it was. What the folder says in the
-end is made from these lines alone.
+settled and its PNG is there, down to the disk too, so a killed attack goes on where it was. What
+the folder says in the end is made from these lines alone.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -90,10 +91,10 @@ class AttackFolder:
                 continue
             written.add(line["file"])
             (self.folder / name).mkdir(parents=True, exist_ok=True)
-            pixels = image[..., 0] if image.shape[-1] == 1 else image
-            Image.fromarray(pixels).save(self.folder / line["file"])
+            whole_files.write(self.folder / line["file"], _png(image))
         text = "".join(json.dumps(fingerprint.plain(line), sort_keys=True) + "\n" for line in lines)
-        with (self.folder / LINES).open("a", encoding="utf-8") as file:
+        path = self.folder / LINES
+        with whole_files.named(path), path.open("a", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             file_systems.sync_handle(file.fileno())
@@ -113,6 +114,13 @@ class AttackFolder:
         """Writes ``attack.json``."""
         text = json.dumps(fingerprint.plain(dict(summary)), indent=1, sort_keys=True)
         whole_files.write_text(self.folder / SUMMARY, text + "\n")
+
+
+def _png(image: NDArray[np.uint8]) -> bytes:
+    """``uint8[h, w, c]``, c 1 or 3, as the content of a file."""
+    content = io.BytesIO()
+    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(content, "png")
+    return content.getvalue()
 
 
 def _drop_torn_line(path: Path) -> None:

@@ -14,6 +14,7 @@ from certmask_jax.certification.report.files import IMAGES, RESULTS
 from certmask_jax.files import fingerprint
 from certmask_jax.files.storage import lacking
 from certmask_jax.programs import certification_options, earlier_command, runtime
+from certmask_jax.programs.attacking.attacked_job import defenses_of
 from certmask_jax.programs.attacking.run_claims import Claims, read_claims
 from certmask_jax.programs.certification_job import BrokenImagesError, Job
 from certmask_jax.programs.certification_options import Config
@@ -50,8 +51,17 @@ class AttackedRun:
             and weights are now.
           typed: how these were typed.
           run_with: devices.
+
+        Raises:
+          ValueError: for more images than it had; for a command that cannot be read.
         """
         known = self.provenance
+        wanted, most = given.get("num_images"), known.get("num_images")
+        if wanted is not None and most is not None and wanted > most:
+            raise ValueError(
+                f"{typed['num_images']}: expected at most the {most} images of {self.folder}, got "
+                f"{wanted}"
+            )
         with _readable(self.folder / RESULTS):
             words = earlier_command.words_of(earlier_command.of_run(known))
         read = certification_options.parser().parse_args(words)
@@ -59,6 +69,10 @@ class AttackedRun:
             setattr(read, name, value)
             read.typed[name] = typed[name]
         config = certification_options.read_config(read)
+        told = tuple(dict.fromkeys(map(_spec, self.results["defenses"])))
+        if known.get("defense") and {*told} != {*known["defense"]}:
+            # Tables of that command, from which these were proved later.
+            config = dataclasses.replace(config, defenses=told)
         return dataclasses.replace(
             config,
             runtime=run_with,
@@ -125,6 +139,29 @@ class AttackedRun:
                 raise _another(self.folder, option, "; ".join(differences))
         if not fewer:
             self._check_images(job)
+
+    def check_threats(self, job: Job) -> None:
+        """Refuses what was proved against other patches than those that its tables are of.
+
+        Raises:
+          ValueError: naming both.
+        """
+        by_spec = defenses_of(job)
+        for result in self.results["defenses"]:
+            threat = by_spec[_spec(result)].threat
+            known, now = result.get("threat"), fingerprint.plain(dataclasses.asdict(threat))
+            if known is None or all(known.get(name) == now[name] for name in now):
+                continue
+            if known.get("image_size") != now["image_size"]:
+                there, here = ("x".join(map(str, one["image_size"])) for one in (known, now))
+                raise _another(
+                    self.folder, "data-dir", f"its images are of {there} pixels there, {here} here"
+                )
+            raise ValueError(
+                f"{self.folder}: expected what was proved against {threat}, as the run was whose "
+                f"tables it is from, but {_spec(result)} is against other patches here; certify "
+                "with that patch, and attack that run"
+            )
 
     def _check_images(self, job: Job) -> None:
         listing = listing_of(job.dataset)

@@ -66,14 +66,14 @@ def before_attack(
       asked: it, as a search sees it.
       images: without a patch.
       labels: ``int32[B]``, the true ones.
-      chunk, mesh: of a table, as ``predict``; None: its own.
+      chunk, mesh: of a table, as ``predict``; None: its own. On evidence so many images at once.
     """
     nothing = np.zeros(len(labels), np.bool_)
     if defense is None:
         return Before(asked.answers(images), nothing, {})
     if isinstance(asked, OnBands | OnLocalLogits):
         assert isinstance(defense, EvidenceDefense)
-        results = asked.results(images, labels)
+        results = asked.results(images, labels, at_once=chunk)
         worst_case, *holds = np.asarray(results.verdicts).T
         return Before(
             np.asarray(results.answers[:, 0]),
