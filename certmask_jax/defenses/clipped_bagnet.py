@@ -17,6 +17,7 @@ same numbers on every device. In it, as in floating point, both ends of the rang
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import Any, Literal, NamedTuple
 
@@ -29,6 +30,7 @@ from numpy.typing import ArrayLike, NDArray
 from certmask_jax._own_settings import unguarded
 from certmask_jax.defenses.evidence_places import PlaceVerdicts, told_apart
 from certmask_jax.defenses.evidence_windows import Size, checked_window, window_sums
+from certmask_jax.defenses.guarded_evidence import checked_guard, quantised_against
 from certmask_jax.defenses.plain_arrays import as_given, checked_classes
 from certmask_jax.defenses.quantised_evidence import (
     Evidence,
@@ -78,6 +80,7 @@ def worst_case(
     clip: float | None = None,
     ties: Literal["smallest"] | None = "smallest",
     reached: NDArray[np.bool_] | None = None,
+    margin_guard: float = 0.0,
 ) -> Array | NDArray[np.bool_]:
     """Whether the rule answers the label whatever evidence is put into any one window. Exact.
 
@@ -89,13 +92,15 @@ def worst_case(
         broken, so equality never certifies.
       reached: ``bool[G, H, W]``, the sets of cells of which a patch reaches one, where these are
         not the windows: fewer, smaller, or of any other shape. The verdict is exact on them too.
+      margin_guard: E, for a verdict that holds of all evidence less than E / 2 away in every cell
+        and class too, as another device may have it (soundness, section 15).
 
     Returns:
       ``bool[T]``. False for an image with evidence that is not finite.
 
     Raises:
-      ValueError: as of the rule, for a window that does not fit, labels that are no classes, or
-        sets of another map.
+      ValueError: as of the rule, for a window that does not fit, labels that are no classes, sets
+        of another map, or a guard below 0.
     """
     array = checked_evidence(evidence)
     cells = (array.shape[1], array.shape[2])
@@ -104,8 +109,11 @@ def worst_case(
     if ties not in (None, "smallest"):
         raise ValueError(f"ties: expected None or 'smallest', got {ties!r}")
     sets = None if reached is None else checked_sets(reached, cells)
+    guard = checked_guard(margin_guard)
     with unguarded():
-        units, spread = _clipped(array, clip)
+        units, spread = _clipped(
+            array, clip, partial(quantised_against, labels=truth, margin_guard=guard)
+        )
         game = _Game(fitting, fitting[0] * fitting[1] * spread)
         if sets is None:
             leads = _leads(jnp.asarray(units), jnp.asarray(truth), game, ties)
@@ -172,18 +180,22 @@ def runner_up_as_published(
         return as_given(holds, array)
 
 
-def _clipped(evidence: Evidence, clip: float | None) -> tuple[Evidence, int]:
+def _clipped(
+    evidence: Evidence,
+    clip: float | None,
+    rounded: Callable[[Evidence, Grid], Evidence] = quantised,
+) -> tuple[Evidence, int]:
     """Evidence in units of a grid, and how many units the range has."""
     cells = evidence.shape[1] * evidence.shape[2]
     if clip is None:
         table = _tanh(2 * cells)  # a bit is kept free: SUM(v_z) + |w| (hi - lo)
-        index = quantised(evidence, _TABLE) - np.int32(_TABLE.low)
+        index = rounded(evidence, _TABLE) - np.int32(_TABLE.low)
         xp: Any = jnp if isinstance(index, Array) else np
         return xp.asarray(table)[index], 2 * int(table[-1])
     if not 0 < clip < math.inf:
         raise ValueError(f"clip: expected None or a finite number above 0, got {clip}")
     grid = clipped_grid(cells, clip)
-    return quantised(evidence, grid), grid.high
+    return rounded(evidence, grid), grid.high
 
 
 def clipped_grid(cells: int, clip: float | None) -> Grid:
