@@ -122,6 +122,7 @@ def planned(
     mesh: Mesh,
     chunk: int | None,
     known: int | None,
+    margin_guard: float,
     warn: Callable[[str], None],
 ) -> Batches:
     """How much at once, as the devices have memory for.
@@ -134,6 +135,7 @@ def planned(
       preprocessing, mesh: of the run.
       chunk: as of ``evaluate_evidence``.
       known: bands at once of this run, when it began.
+      margin_guard: as of ``evaluate_evidence``.
       warn: told in a line when there was no memory for as many as are usual.
 
     Raises:
@@ -166,7 +168,14 @@ def planned(
         work = _with(sources, most, image_shape, mesh, chunk)
         if platform == "cpu" or chunk is not None or known is not None or each == 1:
             return work
-        program = results_program(work.sources, preprocessing, tuple(defenses), mesh, places=True)
+        program = results_program(
+            work.sources,
+            preprocessing,
+            tuple(defenses),
+            mesh,
+            places=True,
+            margin_guard=margin_guard,
+        )
         images = jnp.zeros((work.images, *image_shape), jnp.uint8)
         try:
             with unguarded():

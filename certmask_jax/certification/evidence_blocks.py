@@ -59,10 +59,15 @@ def block_of_part(
     batch: int,
     defenses: Sequence[EvidenceDefense],
     kept: Sequence[Sequence[int]],
+    *,
+    guarded: bool = False,
 ) -> tuple[EvidenceBlock, list[NDArray[np.float32]]]:
-    """A block, and what is kept of it; of what is left out that is 0."""
+    """A block, and what is kept of it; of what is left out that is 0.
+
+    ``guarded``: whether the program has one more verdict of each defense, within a margin guard.
+    """
     count = len(part.rows.ids)
-    width = sum(1 + len(defense.condition_names) for defense in defenses)
+    width = sum(1 + len(defense.condition_names) + guarded for defense in defenses)
 
     def rows(shape: tuple[int, ...], kind: Any, values: Any, fill: int = 0) -> NDArray[Any]:
         array = np.full((count, *shape), fill, kind)

@@ -22,7 +22,8 @@ from certmask_jax.certification.evidence_blocks import block_of_part, is_of_use,
 from certmask_jax.certification.finished_blocks import says_left_out
 from certmask_jax.certification.reading_ahead import ahead
 from certmask_jax.certification.run_facts import facts_of_images
-from certmask_jax.defenses.evidence_defense import EvidenceDefense
+from certmask_jax.defenses.evidence_defense import EvidenceDefense, check_guarded
+from certmask_jax.defenses.guarded_evidence import checked_guard
 from certmask_jax.files import fingerprint, processes, storage
 from certmask_jax.inference.cell_fields import MIXES
 from certmask_jax.inference.devices import device_mesh
@@ -80,6 +81,7 @@ def evaluate_evidence(
     skip_unreadable: bool = False,
     share: tuple[int, int] = (0, 1),
     keep: bool = False,
+    margin_guard: float = 0.0,
     chunk: int | None = None,
     mesh: Mesh | None = None,
     hooks: EvidenceHooks | None = None,
@@ -105,6 +107,9 @@ def evaluate_evidence(
         by ``evidence_merging``.
       keep: keep the evidence itself too, in float32, for ``tables.evidence_kept`` and for other
         defenses on it. For small sets: an image of 26x26 cells and 1,000 classes takes 2.7 MB.
+      margin_guard: find too which worst cases hold for all evidence that another device may give,
+        less than half of that away (soundness, section 15). Another guard is another run, but
+        none: what holds without is there as well.
       chunk: images at once over all devices, rounded up to a multiple of their number; of bands
         masked images. Chosen by default, and halved until the devices have memory for it.
       mesh: 1-D mesh; all devices of this process by default.
@@ -116,7 +121,8 @@ def evaluate_evidence(
     Raises:
       ValueError: for no defense, an empty test set, images of another size, labels that are no
         classes, more shares than blocks, another resize, a model whose cells see other pixels, or
-        one that does not take images of the channels that bands are shown in; before any long work.
+        one that does not take images of the channels that bands are shown in; for a guard below 0,
+        or beside a defense of which nothing is known within one; before any long work.
       UnreadableImage: for an image that cannot be read, unless they are skipped.
       FileExistsError: for the folder of another run; names what differs.
       OSError: for a folder that cannot be written to, or a disk without room for what is kept; in
@@ -125,6 +131,7 @@ def evaluate_evidence(
     told = EvidenceHooks() if hooks is None else hooks
     folder = storage.any_path(folder)
     _check(test_set, local, defenses, preprocessing)
+    check_guarded(defenses, checked_guard(margin_guard))
     sources_of(defenses, local, apply_fn)
     there = evidence_store.recorded(folder)
     run_images = _images(test_set, there, folder, unreadable or {}, skip_unreadable)
@@ -148,6 +155,7 @@ def evaluate_evidence(
         mesh=mesh,
         chunk=chunk,
         known=None if there is None else there["fingerprint"].get("bands_at_once"),
+        margin_guard=margin_guard,
         warn=told.warn,
     )
     batch = work.images
@@ -174,6 +182,7 @@ def evaluate_evidence(
         "defenses": [defense.facts for defense in defenses],
         **work.facts(),
         **({"keep_evidence": True} if keep else {}),
+        **({"margin_guard": float(margin_guard)} if margin_guard else {}),
         **known,
     }
     keep_bits: dict[str, bool] = {}
@@ -211,7 +220,7 @@ def evaluate_evidence(
         },
         "images": None if began is None else began._asdict(),
         "image_size": list(first.shape[1:3]),
-        "verdicts": [1 + len(defense.condition_names) for defense in defenses],
+        "verdicts": [1 + len(defense.condition_names) + bool(margin_guard) for defense in defenses],
         "places": [list(defense.kept_places) for defense in defenses],
         "passes_each": work.passes,
         **({} if of_evidence is None else {"kept": of_evidence}),
@@ -220,7 +229,13 @@ def evaluate_evidence(
         begun = evidence_store.begun(folder, facts, about)
     kept = begun["about"].get("places")  # none: begun when verdicts at places were not kept
     program = results_program(
-        work.sources, preprocessing, tuple(defenses), mesh, places=kept is not None, keep=keep
+        work.sources,
+        preprocessing,
+        tuple(defenses),
+        mesh,
+        places=kept is not None,
+        keep=keep,
+        margin_guard=float(margin_guard),
     )
     files = KeptFiles(folder, [] if of_evidence is None else of_evidence["sources"])
     missing = {
@@ -236,7 +251,9 @@ def evaluate_evidence(
         start, stop = missing[number]
         if part.rows.left_out:
             told.warn(says_left_out(part.rows))
-        block, to_keep = block_of_part(program, held, part, batch, defenses, kept or ())
+        block, to_keep = block_of_part(
+            program, held, part, batch, defenses, kept or (), guarded=margin_guard > 0
+        )
         files.write(number, to_keep or files.nothing(stop - start))
         store.write(number, block)
         done += stop - start

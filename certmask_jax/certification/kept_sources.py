@@ -9,11 +9,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from numpy.typing import NDArray
 
 from certmask_jax._own_settings import unguarded
 from certmask_jax._text import counted
-from certmask_jax.defenses.evidence_defense import EvidenceDefense
+from certmask_jax.defenses.evidence_defense import EvidenceDefense, EvidenceResults
 from certmask_jax.files import disk_room, fingerprint
 from certmask_jax.files.storage import AnyPath
 from certmask_jax.tables import evidence_kept
@@ -88,9 +89,11 @@ def check_room(
 
 
 def verdicts_of(
-    defense: EvidenceDefense, saved: SavedEvidence
+    defense: EvidenceDefense, saved: SavedEvidence, margin_guard: float = 0.0
 ) -> tuple[NDArray[np.int32], NDArray[np.bool_]] | None:
     """What a defense answers and proves on kept evidence, that the run was not evaluated for.
+
+    With a margin guard the worst case is the one within it.
 
     Returns:
       Answers ``int32[T]``, and the worst case and then its conditions, ``bool[T, 1 + C]``, of the
@@ -105,16 +108,24 @@ def verdicts_of(
     if not same:
         return None
     kept = evidence_kept.of_run(saved, same[0])
-    results = jax.jit(defense.results)
+
+    @jax.jit
+    def results(evidence: Array, labels: Array) -> tuple[EvidenceResults, Array]:
+        said = defense.results(evidence, labels)
+        if not margin_guard:
+            return said, said.worst_case
+        within = defense.guarded(evidence, labels, margin_guard=margin_guard)
+        return said, said.worst_case & within
+
     answers, verdicts = [], []
     for start in range(0, len(kept.labels), _AT_ONCE):
         some = slice(start, start + _AT_ONCE)
         evidence, labels = kept.evidence[some], kept.labels[some]
         with unguarded():
-            outcome = jax.device_get(results(jnp.asarray(evidence), jnp.asarray(labels)))
+            outcome, robust = jax.device_get(results(jnp.asarray(evidence), jnp.asarray(labels)))
         finite = np.isfinite(evidence.reshape(len(evidence), -1)).all(axis=1)
         conditions = (outcome.conditions[name] for name in defense.condition_names)
-        proved = [outcome.worst_case & finite, *conditions]
+        proved = [robust & finite, *conditions]
         answers.append(outcome.answer)
         verdicts.append(np.stack(proved, axis=1))
     return np.concatenate(answers), np.concatenate(verdicts)

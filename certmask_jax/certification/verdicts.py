@@ -11,6 +11,7 @@ from certmask_jax._settings import SettingError
 from certmask_jax.certification.defense_results import result_of
 from certmask_jax.certification.report import DefenseResult, Report, notices, wilson_interval
 from certmask_jax.defenses.defense import Defense, Seen
+from certmask_jax.defenses.guarded_evidence import checked_guard
 from certmask_jax.inference.views import passes_each
 from certmask_jax.masks import distinct_unions
 from certmask_jax.tables import saved_table
@@ -38,8 +39,7 @@ def certify(
       ValueError: when the table lacks a defense's masked images, or was not evaluated for it; for a
         guard that is not a number of at least 0; when no image counts.
     """
-    if not (np.isfinite(margin_guard) and margin_guard >= 0):
-        raise ValueError(f"margin guard: expected a number of at least 0, got {margin_guard}")
+    margin_guard = checked_guard(margin_guard)
     table, counted = saved.table, saved.counted
     labels = saved.labels[counted]
     ids = tuple(one for one, counts in zip(saved.ids, counted, strict=True) if counts)

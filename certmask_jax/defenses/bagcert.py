@@ -33,6 +33,7 @@ from certmask_jax.defenses.bounded_sums import (
 )
 from certmask_jax.defenses.evidence_places import PlaceVerdicts, told_apart
 from certmask_jax.defenses.evidence_windows import Size, checked_window
+from certmask_jax.defenses.guarded_evidence import against_label, checked_guard
 from certmask_jax.defenses.plain_arrays import as_given, checked_classes
 from certmask_jax.defenses.quantised_evidence import CEILING, Evidence, all_finite, checked_evidence
 from certmask_jax.defenses.reached_sets import checked_sets
@@ -84,6 +85,7 @@ def worst_case(
     threshold: float = 0.0,
     ties: TiesOfSums = "smallest",
     reached: NDArray[np.bool_] | None = None,
+    margin_guard: float = 0.0,
 ) -> Array | NDArray[np.bool_]:
     """Whether the rule answers the label whatever evidence is put into any one window. Exact.
 
@@ -95,17 +97,20 @@ def worst_case(
         broken, so equality never certifies.
       reached: ``bool[G, H, W]``, the sets of cells of which a patch reaches one, where these are
         not the windows: fewer, smaller, or of any other shape. The verdict is exact on them too.
+      margin_guard: E, for a verdict that holds of all evidence less than E / 2 away in every cell
+        and class too, as another device may have it (soundness, section 15).
 
     Returns:
       ``bool[T]``. False for an image with evidence that is not finite.
 
     Raises:
-      ValueError: as of the rule, for a window that does not fit, labels that are no classes, or
-        sets of another map.
+      ValueError: as of the rule, for a window that does not fit, labels that are no classes, sets
+        of another map, or a guard below 0.
     """
     array = checked_evidence(evidence)
     truth = checked_classes(labels, array.shape[:1], array.shape[-1])
-    leads = _leads(array, truth, window, threshold, ties, reached)
+    guard = checked_guard(margin_guard)
+    leads = _leads(array, truth, window, threshold, ties, reached, guard)
     with unguarded():
         return as_given((leads > 0).all(axis=1), array) & all_finite(array)
 
@@ -168,6 +173,26 @@ def _units(array: Evidence, threshold: float) -> Evidence:
     return region_scores(array, threshold=threshold).astype(np.int32)
 
 
+def _units_against(array: Evidence, truth: Evidence, threshold: float, guard: float) -> Evidence:
+    """The scores that are worst for the labels, of evidence within half the guard.
+
+    A region scores for the label if it does so for all such evidence, and for others if it does for
+    some. Rounding to float32 keeps the order of numbers, and the threshold is one of them.
+    """
+    half = np.float32(guard / 2)
+    wide = half if float(half) >= guard / 2 else np.nextafter(half, np.float32(np.inf))
+    least = np.float32(checked_threshold(threshold))
+    xp: Any = jnp if isinstance(array, Array) else np
+
+    def flushed(moved: Any) -> Any:
+        return xp.where(xp.abs(moved) < _TINY, np.float32(0), moved)
+
+    with unguarded(), np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        single = flushed(array.astype(np.float32))
+        sure, possible = flushed(single - wide) > least, flushed(single + wide) >= least
+        return against_label(sure, possible, truth).astype(np.int32)
+
+
 def _leads(
     array: Evidence,
     truth: Evidence,
@@ -175,12 +200,13 @@ def _leads(
     threshold: float,
     ties: TiesOfSums,
     reached: NDArray[np.bool_] | None,
+    guard: float = 0.0,
 ) -> Array:
     cells = (array.shape[1], array.shape[2])
     fitting = checked_window(window, cells)
     check_ties_of_sums(ties)
     sets = None if reached is None else checked_sets(reached, cells)
-    units = _units(array, threshold)
+    units = _units_against(array, truth, threshold, guard) if guard else _units(array, threshold)
     with unguarded():
         how: dict[str, Any] = {"window": fitting, "spread": 1, "ties": ties, "reached": sets}
         return worst_leads_of_sums(units, truth, **how)

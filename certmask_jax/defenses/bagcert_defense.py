@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, ClassVar
 
+import jax.numpy as jnp
 from jax import Array
 from numpy.typing import ArrayLike
 
@@ -36,17 +37,28 @@ class BagCert(LocalDefense):
         """The paper's condition, in which a tie is lost."""
         return ("every_location",)
 
+    @property
+    def _rule(self) -> dict[str, Any]:
+        """The keywords of its rule."""
+        return {"window": self.window, "threshold": self.threshold}
+
     def _of_cells(self, evidence: Array, labels: Array) -> tuple[ArrayLike, ...]:
-        how: dict[str, Any] = {
-            "window": self.window, "threshold": self.threshold, "reached": self.reached
-        }  # fmt: skip
+        how = {**self._rule, "reached": self.reached}
         return (
             bagcert.rule(evidence, threshold=self.threshold),
             bagcert.worst_case(evidence, labels, **how),
             bagcert.every_location_as_published(evidence, labels, **how),
         )
 
+    def guarded(self, evidence: Array, labels: Array, *, margin_guard: float) -> Array:
+        """See ``EvidenceDefense.guarded``."""
+        self._check(evidence)
+        return jnp.asarray(
+            bagcert.worst_case(
+                evidence, labels, **self._rule, reached=self.reached, margin_guard=margin_guard
+            )
+        )
+
     def at_places(self, evidence: Array, labels: Array) -> PlaceVerdicts:
         """See ``EvidenceDefense.at_places``."""
-        how: dict[str, Any] = {"window": self.window, "threshold": self.threshold}
-        return bagcert.at_places(evidence, labels, **how, reached=self._places()[1])
+        return bagcert.at_places(evidence, labels, **self._rule, reached=self._places()[1])

@@ -21,6 +21,7 @@ from certmask_jax.defenses import derandomized_smoothing as smoothing
 from certmask_jax.defenses import evidence_places, vote_gaps
 from certmask_jax.defenses.evidence_defense import EvidenceDefense, EvidenceResults
 from certmask_jax.defenses.evidence_places import EvidencePlaces, PlaceVerdicts
+from certmask_jax.defenses.guarded_evidence import votes_against
 from certmask_jax.defenses.voting import Ties, check_ties
 from certmask_jax.masks import bands
 from certmask_jax.masks.geometry import Size, as_size
@@ -206,6 +207,11 @@ class DerandomizedSmoothing(BandDefense):
         """See ``EvidenceDefense.results``; ``evidence float32[T, B, K]`` are logits of bands."""
         return _voted(self, self.votes(evidence), labels, self.ties, vote_gaps.levine_feizi_gap)
 
+    def guarded(self, evidence: Array, labels: Array, *, margin_guard: float) -> Array:
+        """See ``EvidenceDefense.guarded``."""
+        votes = votes_against(evidence, labels, margin_guard=margin_guard, threshold=self.threshold)
+        return jnp.asarray(smoothing.worst_case(votes, labels, self.affected, ties=self.ties))
+
     def at_places(self, evidence: Array, labels: Array) -> PlaceVerdicts:
         """See ``EvidenceDefense.at_places``."""
         met = self._places()[1]
@@ -235,6 +241,11 @@ class SmoothedViT(BandDefense):
     def votes(self, evidence: Array) -> Array:
         """What each band votes for: logits ``float32[T, B, K]`` to ``bool[T, B, K]``."""
         return jnp.asarray(smoothing.shared_top_votes(evidence))
+
+    def guarded(self, evidence: Array, labels: Array, *, margin_guard: float) -> Array:
+        """See ``EvidenceDefense.guarded``."""
+        votes = votes_against(evidence, labels, margin_guard=margin_guard, shared=True)
+        return jnp.asarray(smoothing.worst_case(votes, labels, self.affected))
 
     def at_places(self, evidence: Array, labels: Array) -> PlaceVerdicts:
         """See ``EvidenceDefense.at_places``."""

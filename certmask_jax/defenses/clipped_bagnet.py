@@ -17,6 +17,7 @@ same numbers on every device. In it, as in floating point, both ends of the rang
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import Any
 
@@ -36,6 +37,7 @@ from certmask_jax.defenses.bounded_sums import (
 )
 from certmask_jax.defenses.evidence_places import PlaceVerdicts, told_apart
 from certmask_jax.defenses.evidence_windows import Size, checked_window
+from certmask_jax.defenses.guarded_evidence import checked_guard, quantised_against
 from certmask_jax.defenses.plain_arrays import as_given, checked_classes
 from certmask_jax.defenses.quantised_evidence import (
     Evidence,
@@ -79,6 +81,7 @@ def worst_case(
     clip: float | None = None,
     ties: TiesOfSums = "smallest",
     reached: NDArray[np.bool_] | None = None,
+    margin_guard: float = 0.0,
 ) -> Array | NDArray[np.bool_]:
     """Whether the rule answers the label whatever evidence is put into any one window. Exact.
 
@@ -90,13 +93,15 @@ def worst_case(
         broken, so equality never certifies.
       reached: ``bool[G, H, W]``, the sets of cells of which a patch reaches one, where these are
         not the windows: fewer, smaller, or of any other shape. The verdict is exact on them too.
+      margin_guard: E, for a verdict that holds of all evidence less than E / 2 away in every cell
+        and class too, as another device may have it (soundness, section 15).
 
     Returns:
       ``bool[T]``. False for an image with evidence that is not finite.
 
     Raises:
-      ValueError: as of the rule, for a window that does not fit, labels that are no classes, or
-        sets of another map.
+      ValueError: as of the rule, for a window that does not fit, labels that are no classes, sets
+        of another map, or a guard below 0.
     """
     array = checked_evidence(evidence)
     cells = (array.shape[1], array.shape[2])
@@ -104,8 +109,11 @@ def worst_case(
     truth = checked_classes(labels, array.shape[:1], array.shape[-1])
     check_ties_of_sums(ties)
     sets = None if reached is None else checked_sets(reached, cells)
+    guard = checked_guard(margin_guard)
     with unguarded():
-        units, spread = _clipped(array, clip)
+        units, spread = _clipped(
+            array, clip, partial(quantised_against, labels=truth, margin_guard=guard)
+        )
         how: dict[str, Any] = {"window": fitting, "spread": spread, "ties": ties}
         leads = worst_leads_of_sums(units, truth, **how, reached=sets)
         return as_given((leads > 0).all(axis=1), array) & all_finite(array)
@@ -163,18 +171,22 @@ def runner_up_as_published(
         return as_given(holds, array)
 
 
-def _clipped(evidence: Evidence, clip: float | None) -> tuple[Evidence, int]:
+def _clipped(
+    evidence: Evidence,
+    clip: float | None,
+    rounded: Callable[[Evidence, Grid], Evidence] = quantised,
+) -> tuple[Evidence, int]:
     """Evidence in units of a grid, and how many units the range has."""
     cells = evidence.shape[1] * evidence.shape[2]
     if clip is None:
         table = _tanh(2 * cells)  # a bit is kept free: SUM(v_z) + |w| (hi - lo)
-        index = quantised(evidence, _TABLE) - np.int32(_TABLE.low)
+        index = rounded(evidence, _TABLE) - np.int32(_TABLE.low)
         xp: Any = jnp if isinstance(index, Array) else np
         return xp.asarray(table)[index], 2 * int(table[-1])
     if not 0 < clip < math.inf:
         raise ValueError(f"clip: expected None or a finite number above 0, got {clip}")
     grid = clipped_grid(cells, clip)
-    return quantised(evidence, grid), grid.high
+    return rounded(evidence, grid), grid.high
 
 
 def clipped_grid(cells: int, clip: float | None) -> Grid:

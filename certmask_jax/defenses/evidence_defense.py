@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Any, ClassVar, NamedTuple
 
@@ -148,6 +148,24 @@ class EvidenceDefense(abc.ABC):
           labels: ``int32[T]``, true classes.
         """
 
+    def guarded(self, evidence: Array, labels: Array, *, margin_guard: float) -> Array:
+        """Whether the worst case holds of all evidence within a margin guard, traceable.
+
+        That is of all logits that differ from these by less than half of it, as those of another
+        device may. Each class says it for itself, see ``check_guarded``.
+
+        Args:
+          evidence, labels: as of ``results``.
+          margin_guard: above 0.
+
+        Returns:
+          ``bool[T]``; true only where the worst case is.
+
+        Raises:
+          NotImplementedError: where nothing is known of that.
+        """
+        raise NotImplementedError(f"{self.name}: nothing is known within a margin guard")
+
     @property
     @abc.abstractmethod
     def places(self) -> EvidencePlaces:
@@ -194,3 +212,17 @@ def is_one_rule(kind: type[EvidenceDefense]) -> bool:
     Not inherited: a subclass may have a rule that looks at the threat.
     """
     return bool(vars(kind).get("one_rule", False))
+
+
+def check_guarded(defenses: Iterable[EvidenceDefense], margin_guard: float) -> None:
+    """``ValueError`` for a guard beside a defense of whose class nothing is known within one.
+
+    Not inherited either: a subclass may have another rule than the one that is proved.
+    """
+    for defense in defenses if margin_guard else ():
+        if "guarded" not in vars(type(defense)):
+            raise ValueError(
+                f"{defense.spec or defense.name}: expected no margin guard, as the class "
+                f"{type(defense).__name__} does not say what it proves of logits that another "
+                "device rounds otherwise; it would, by a method guarded() of its own"
+            )

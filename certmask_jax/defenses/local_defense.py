@@ -178,6 +178,11 @@ class LocalDefense(EvidenceDefense):
         ``ValueError`` for evidence of other cells than field and stride say: of another map a patch
         would reach other sets than are looked at.
         """
+        self._check(evidence)
+        answer, proved, published = map(jnp.asarray, self._of_cells(evidence, labels))
+        return EvidenceResults(answer, proved, {self.condition_names[0]: published})
+
+    def _check(self, evidence: Array) -> None:
         if evidence.ndim != 4 or evidence.shape[1:3] != self.cells:
             (rows, columns), (height, width) = self.cells, self._seen
             raise ValueError(
@@ -185,8 +190,6 @@ class LocalDefense(EvidenceDefense):
                 f"stride of {self.stride} give of images of {height}x{width}, got "
                 f"{list(evidence.shape)}; give the field and stride of the model"
             )
-        answer, proved, published = map(jnp.asarray, self._of_cells(evidence, labels))
-        return EvidenceResults(answer, proved, {self.condition_names[0]: published})
 
     @abc.abstractmethod
     def _of_cells(self, evidence: Array, labels: Array) -> tuple[ArrayLike, ...]:
@@ -243,21 +246,31 @@ class PatchGuard(LocalDefense):
         """The condition of the authors' program."""
         return ("provable_masking",)
 
+    @property
+    def _rule(self) -> dict[str, Any]:
+        """The keywords of its rule."""
+        return {"window": self.window, "clip": self.clip, "threshold": self.threshold}
+
     def _of_cells(self, evidence: Array, labels: Array) -> tuple[ArrayLike, ...]:
-        how: dict[str, Any] = {
-            "window": self.window, "clip": self.clip, "threshold": self.threshold
-        }  # fmt: skip
+        how = self._rule
         return (
             patchguard.robust_masking_rule(evidence, **how),
             patchguard.robust_masking_worst_case(evidence, labels, **how, reached=self.reached),
             patchguard.as_published(evidence, labels, **how),
         )
 
+    def guarded(self, evidence: Array, labels: Array, *, margin_guard: float) -> Array:
+        """See ``EvidenceDefense.guarded``."""
+        self._check(evidence)
+        return jnp.asarray(
+            patchguard.robust_masking_worst_case(
+                evidence, labels, **self._rule, reached=self.reached, margin_guard=margin_guard
+            )
+        )
+
     def at_places(self, evidence: Array, labels: Array) -> PlaceVerdicts:
         """See ``EvidenceDefense.at_places``."""
-        game = game_on(
-            self.cells, window=self.window, clip=self.clip, threshold=self.threshold, wrap=False
-        )
+        game = game_on(self.cells, **self._rule, wrap=False)
         sets = self._places()[1]
         if sets is None:
             return masked_windows(evidence, labels, game)
@@ -303,17 +316,31 @@ class PatchGuardDetection(LocalDefense):
         """The paper's condition, which asks for tau or more."""
         return ("all_agree",)
 
+    @property
+    def _rule(self) -> dict[str, Any]:
+        """The keywords of its rule."""
+        return {"window": self.window, "tau": self.tau}
+
     def _of_cells(self, evidence: Array, labels: Array) -> tuple[ArrayLike, ...]:
-        how: dict[str, Any] = {"window": self.window, "tau": self.tau}
+        how = self._rule
         return (
             patchguard.detection_rule(evidence, **how),
             patchguard.detection_worst_case(evidence, labels, **how, reached=self.reached),
             patchguard.detection_as_published(evidence, labels, **how),
         )
 
+    def guarded(self, evidence: Array, labels: Array, *, margin_guard: float) -> Array:
+        """See ``EvidenceDefense.guarded``."""
+        self._check(evidence)
+        return jnp.asarray(
+            patchguard.detection_worst_case(
+                evidence, labels, **self._rule, reached=self.reached, margin_guard=margin_guard
+            )
+        )
+
     def at_places(self, evidence: Array, labels: Array) -> PlaceVerdicts:
         """See ``EvidenceDefense.at_places``."""
-        how: dict[str, Any] = {"window": self.window, "tau": self.tau}
+        how = self._rule
         return detection_at_places(evidence, labels, **how, reached=self._places()[1])
 
 
@@ -347,17 +374,31 @@ class ClippedBagNet(LocalDefense):
         """The condition of PatchGuard's program, on the runner-up alone."""
         return ("runner_up",)
 
+    @property
+    def _rule(self) -> dict[str, Any]:
+        """The keywords of its rule."""
+        return {"window": self.window, "clip": self.clip}
+
     def _of_cells(self, evidence: Array, labels: Array) -> tuple[ArrayLike, ...]:
-        how: dict[str, Any] = {"window": self.window, "clip": self.clip}
+        how = self._rule
         return (
             clipped_bagnet.rule(evidence, clip=self.clip),
             clipped_bagnet.worst_case(evidence, labels, **how, reached=self.reached),
             clipped_bagnet.runner_up_as_published(evidence, labels, **how),
         )
 
+    def guarded(self, evidence: Array, labels: Array, *, margin_guard: float) -> Array:
+        """See ``EvidenceDefense.guarded``."""
+        self._check(evidence)
+        return jnp.asarray(
+            clipped_bagnet.worst_case(
+                evidence, labels, **self._rule, reached=self.reached, margin_guard=margin_guard
+            )
+        )
+
     def at_places(self, evidence: Array, labels: Array) -> PlaceVerdicts:
         """See ``EvidenceDefense.at_places``."""
-        how: dict[str, Any] = {"window": self.window, "clip": self.clip}
+        how = self._rule
         return clipped_bagnet.at_places(evidence, labels, **how, reached=self._places()[1])
 
 

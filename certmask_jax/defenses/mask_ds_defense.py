@@ -20,9 +20,11 @@ from certmask_jax.defenses import patchguard
 from certmask_jax.defenses.band_defense import BandDefense
 from certmask_jax.defenses.evidence_defense import EvidenceResults
 from certmask_jax.defenses.evidence_places import EvidencePlaces, PlaceVerdicts
-from certmask_jax.defenses.quantised_evidence import evidence_grid
+from certmask_jax.defenses.guarded_evidence import against_label, softmax_within
+from certmask_jax.defenses.quantised_evidence import all_finite, evidence_grid, quantised
 from certmask_jax.defenses.robust_masking_game import game_on
 from certmask_jax.defenses.robust_masking_places import masked_sets
+from certmask_jax.defenses.robust_masking_proofs import withstands
 from certmask_jax.masks import bands
 from certmask_jax.masks.geometry import as_size
 
@@ -116,25 +118,52 @@ class MaskDS(BandDefense):
         # Above T = 0 a set of bands holds by any of the windows around it, which is no one lead.
         return (places if self.exact else places._replace(exact=False, unit=None)), met
 
+    def guarded(self, evidence: Array, labels: Array, *, margin_guard: float) -> Array:
+        """See ``EvidenceDefense.guarded``."""
+        game = game_on(self.cells, **self._rule)
+        trusts = softmax_within(self._checked(evidence), margin_guard)
+        least, most = (quantised(self._said(trust), game.grid) for trust in trusts)
+        held = withstands(
+            jnp.asarray(against_label(least, most, labels)),
+            labels,
+            game,
+            "largest",
+            sets=self.affected[0].reshape(-1, *self.cells),
+            most=most,
+        )
+        return held & jnp.asarray(all_finite(evidence[:, :, None]))
+
     def at_places(self, evidence: Array, labels: Array) -> PlaceVerdicts:
         """See ``EvidenceDefense.at_places``."""
         sets = self._places()[1].reshape(-1, *self.cells)
-        game = game_on(
-            self.cells, window=self.window, clip=1.0, threshold=self.threshold, wrap=self.wrap
-        )
+        game = game_on(self.cells, **self._rule)
         return masked_sets(self._features(evidence), labels, game, sets)
 
     def _features(self, evidence: Array) -> Array:
         """What the bands say on their map: ``float32[T, *cells, K]`` in [0, 1]."""
+        trust = jax.nn.softmax(self._checked(evidence).astype(jnp.float32), axis=-1)
+        return self._said(trust)
+
+    def _said(self, trust: Array) -> Array:
+        """The features of a softmax ``float32[T, B, K]``: ``float32[T, *cells, K]``."""
+        if self.features == "votes":
+            trust = (trust > self.above).astype(jnp.float32)
+        return trust.reshape(len(trust), *self.cells, trust.shape[-1])
+
+    def _checked(self, evidence: Array) -> Array:
         if evidence.ndim != 3 or evidence.shape[1] != len(self.masks):
             raise ValueError(
                 f"evidence: expected [T, {len(self.masks)}, K], the logits of the bands of "
                 f"{self.parts_and_threat}, got {list(evidence.shape)}"
             )
-        trust = jax.nn.softmax(evidence.astype(jnp.float32), axis=-1)
-        if self.features == "votes":
-            trust = (trust > self.above).astype(jnp.float32)
-        return trust.reshape(len(evidence), *self.cells, evidence.shape[-1])
+        return evidence
+
+    @property
+    def _rule(self) -> dict[str, Any]:
+        """The keywords of its rule."""
+        return {
+            "window": self.window, "clip": 1.0, "threshold": self.threshold, "wrap": self.wrap
+        }  # fmt: skip
 
     def masked(self, features: Array, labels: Array) -> EvidenceResults:
         """As ``results``, of what the bands say on their map: ``float32[T, *cells, K]`` in [0, 1].
@@ -147,9 +176,7 @@ class MaskDS(BandDefense):
                 f"features: expected [T, {self.cells[0]}, {self.cells[1]}, K], got "
                 f"{list(features.shape)}"
             )
-        how: dict[str, Any] = {
-            "window": self.window, "clip": 1.0, "threshold": self.threshold, "wrap": self.wrap
-        }  # fmt: skip
+        how = self._rule
         sets = self.affected[0].reshape(-1, *self.cells)
         worst_case = patchguard.robust_masking_worst_case(features, labels, **how, reached=sets)
         return EvidenceResults(

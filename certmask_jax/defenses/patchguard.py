@@ -34,6 +34,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from certmask_jax._own_settings import unguarded
 from certmask_jax.defenses.evidence_windows import Size, reached_window
+from certmask_jax.defenses.guarded_evidence import against_label, checked_guard
 from certmask_jax.defenses.patchguard_detection import (
     detection_as_published,
     detection_rule,
@@ -47,17 +48,11 @@ from certmask_jax.defenses.quantised_evidence import (
     image_by_image,
     image_entries,
     quantised,
+    quantised_within,
 )
-from certmask_jax.defenses.reached_sets import checked_sets, of_sets, windows_around
-from certmask_jax.defenses.robust_masking_game import (
-    Game,
-    beats,
-    extremes_on,
-    game_on,
-    least_of_label,
-    outside_windows,
-    scores,
-)
+from certmask_jax.defenses.reached_sets import checked_sets
+from certmask_jax.defenses.robust_masking_game import Game, beats, game_on, scores
+from certmask_jax.defenses.robust_masking_proofs import sides, withstands
 from certmask_jax.defenses.unmasked_program import most_unmasked
 
 __all__ = [
@@ -113,6 +108,7 @@ def robust_masking_worst_case(
     ties: Literal["largest"] | None = "largest",
     exact: bool = False,
     reached: NDArray[np.bool_] | None = None,
+    margin_guard: float = 0.0,
 ) -> Array | NDArray[np.bool_]:
     """Whether the rule answers the label whatever evidence is put into any one window.
 
@@ -130,12 +126,15 @@ def robust_masking_worst_case(
       reached: ``bool[G, H, W]``, the sets of cells of which a patch reaches one, where these are
         not the windows: fewer, smaller, or of any other shape. At a threshold of 0 the verdict is
         exact on them too (soundness, 12.7). Above it one window around each set has to be proved.
+      margin_guard: E, for a verdict that holds of all evidence less than E / 2 away in every cell
+        and class too, as another device may have it (soundness, section 15).
 
     Returns:
       ``bool[T]``. False for an image with evidence that is not finite.
 
     Raises:
-      ValueError: as of the rule, and for labels that are no classes, or ``exact`` while traced.
+      ValueError: as of the rule, for labels that are no classes, a guard below 0, or ``exact``
+        while traced or with a guard.
     """
     array = checked_evidence(evidence)
     game = game_on(_cells(array), window=window, clip=clip, threshold=threshold, wrap=wrap)
@@ -145,22 +144,16 @@ def robust_masking_worst_case(
     if exact and reached is not None:
         raise ValueError("reached: expected none beside exact, which is about windows")
     sets = None if reached is None else checked_sets(reached, game.cells)
+    guard = checked_guard(margin_guard)
+    if exact and guard:
+        raise ValueError("margin guard: expected 0 beside exact, which is about this evidence")
     if exact and isinstance(array, jax.core.Tracer):
         raise ValueError("exact: expected evidence that is known; leave it out while JAX traces")
     with unguarded():
-        units = jnp.asarray(quantised(array, game.grid))
-        verdicts = _withstood(units, jnp.asarray(truth), game, ties)
-        if sets is None:
-            verdicts = verdicts.all(axis=1)
-        else:
-            around = windows_around(sets, game.window, wrap=game.wrap)
-            verdicts = of_sets(verdicts, around)
-            if game.threshold:
-                verdicts = verdicts.all(axis=1)
-            else:
-                verdicts = _on_sets(
-                    units, jnp.asarray(truth), verdicts, jnp.asarray(sets), game, ties
-                )
+        least, most = quantised_within(array, game.grid, guard / 2)
+        units = jnp.asarray(against_label(least, most, truth) if guard else least)
+        above = most if guard else None
+        verdicts = withstands(units, jnp.asarray(truth), game, ties, sets=sets, most=above)
         robust = as_given(verdicts, array)
         finite = all_finite(array)
         if exact and game.threshold:
@@ -187,54 +180,8 @@ def _answers(units: Array, game: Game) -> Array:
 
 
 @partial(jax.jit, static_argnames=("game", "ties"))
-def _withstood(units: Array, labels: Array, game: Game, ties: str | None) -> Array:
-    """``bool[T, windows]``: of which windows an attack is proved to change nothing."""
-
-    def one(image: Array, label: Array) -> Array:
-        least, outside = _sides(image, label, game, ties)
-        classes = jnp.arange(image.shape[-1], dtype=jnp.int32)
-        return (beats(least, outside, game) | (classes == label)[None, :]).all(axis=1)
-
-    return image_by_image(one, 4 * image_entries(units) + 3 * game.windows**2, units, labels)
-
-
-@partial(jax.jit, static_argnames=("game", "ties"))
-def _on_sets(
-    units: Array, labels: Array, proved: Array, sets: Array, game: Game, ties: str | None
-) -> Array:
-    """``bool[T]`` at T = 0, exact: of sets that are not ``proved bool[T, G]`` one after another."""
-
-    def one(image: Array, label: Array, known: Array) -> Array:
-        classes = jnp.arange(image.shape[-1], dtype=jnp.int32)
-        wins = ((classes < label) & (ties == "largest")).astype(jnp.int32)
-
-        def goes_on(state: tuple[Array, Array]) -> Array:
-            left, robust = state
-            return left.any() & robust
-
-        def next_set(state: tuple[Array, Array]) -> tuple[Array, Array]:
-            left, robust = state
-            at = left.argmax()
-            least, most = extremes_on(image, label, sets[at], game)
-            withstands = ((least + wins > most) | (classes == label)).all()
-            return left.at[at].set(False), robust & withstands
-
-        return jax.lax.while_loop(goes_on, next_set, (~known, jnp.bool_(True)))[1]
-
-    return image_by_image(one, 4 * image_entries(units), units, labels, proved)
-
-
-def _sides(image: Array, label: Array, game: Game, ties: str | None) -> tuple[Array, Array]:
-    """The label's least score, one more where equality is enough, and ``OUT_w`` of all."""
-    classes = jnp.arange(image.shape[-1], dtype=jnp.int32)
-    least = least_of_label(jnp.take(image, label, axis=-1), game)
-    wins = (classes < label) & (ties == "largest")
-    return least[:, None] + wins.astype(jnp.int32)[None, :], outside_windows(image, game)
-
-
-@partial(jax.jit, static_argnames=("game", "ties"))
 def _doubt(image: Array, label: Array, game: Game, ties: str | None) -> tuple[Array, ...]:
-    least, outside = _sides(image, label, game, ties)
+    least, outside = sides(image, label, game, ties)
     return least, outside, beats(least, outside, game)
 
 

@@ -30,6 +30,7 @@ from certmask_jax._own_settings import unguarded
 from certmask_jax.defenses.defense import ALERT
 from certmask_jax.defenses.evidence_places import PlaceVerdicts
 from certmask_jax.defenses.evidence_windows import Size, checked_window, window_sums
+from certmask_jax.defenses.guarded_evidence import against_label, checked_guard
 from certmask_jax.defenses.plain_arrays import as_given, checked_classes
 from certmask_jax.defenses.quantised_evidence import (
     Evidence,
@@ -39,6 +40,7 @@ from certmask_jax.defenses.quantised_evidence import (
     evidence_grid,
     image_by_image,
     quantised,
+    quantised_within,
 )
 from certmask_jax.defenses.reached_sets import checked_sets, of_sets, windows_around
 
@@ -104,6 +106,7 @@ def detection_worst_case(
     window: Size,
     tau: float,
     reached: NDArray[np.bool_] | None = None,
+    margin_guard: float = 0.0,
 ) -> Array | NDArray[np.bool_]:
     """Whether the rule answers the label or an alert whatever is put into any one window.
 
@@ -115,25 +118,34 @@ def detection_worst_case(
       labels: ``[T]``, the true classes.
       reached: ``bool[G, H, W]``, the sets of cells of which a patch reaches one, where these are
         not the windows. One sure window around each is enough, and the others may be unsure.
+      margin_guard: E, for a verdict that holds of all evidence less than E / 2 away in every cell
+        and class too, as another device may have it (soundness, section 15).
 
     Returns:
       ``bool[T]``. False for an image with evidence that is not finite.
 
     Raises:
-      ValueError: as of the rule, and for labels that are no classes, or sets of another map.
+      ValueError: as of the rule, and for labels that are no classes, sets of another map, or a
+        guard below 0.
     """
     array = checked_evidence(evidence)
     game = _game(array, window, tau)
     truth = checked_classes(labels, array.shape[:1], array.shape[-1])
     sets = None if reached is None else checked_sets(reached, game.cells)
+    guard, odds = checked_guard(margin_guard), game.odds_above(tau)
     with unguarded():
-        units = jnp.asarray(quantised(array, game.grid))
-        first, still, sure = _proofs(units, jnp.asarray(truth), game.odds_above(tau), game, False)
+        least, most = quantised_within(array, game.grid, guard / 2)
+        units = jnp.asarray(against_label(least, most, truth) if guard else least)
+        first, still, sure = _proofs(units, jnp.asarray(truth), odds, game, False)
         if sets is None:
             robust = first & (still & sure).all(axis=1)
         else:
             around = windows_around(sets, game.window, wrap=False)
-            no_alert = (still | ~sure).all(axis=1)
+            if guard:
+                sure_of_any = _ever_sure(jnp.asarray(least), jnp.asarray(most), odds, game)
+                no_alert = (still | ~sure_of_any).all(axis=1)
+            else:
+                no_alert = (still | ~sure).all(axis=1)
             robust = first & no_alert & of_sets(still & sure, around).all(axis=1)
         return as_given(robust, array) & all_finite(array)
 
@@ -212,6 +224,32 @@ def _exponentials(game: _Game) -> tuple[NDArray[np.int32], int]:
     return table, step
 
 
+@partial(jax.jit, static_argnames=("game",))
+def _ever_sure(least: Array, most: Array, odds: Array, game: _Game) -> Array:
+    """``bool[T, windows]``: whether some evidence between the two may be sure of any class.
+
+    A class is at most as far below the best one as its least is below the most of all, and the
+    best one, whichever it is, has no distance.
+    """
+    table, step = _exponentials(game)
+
+    def one(low: Array, high: Array) -> Array:
+        best = _without_windows(high, game).max(axis=1, keepdims=True)
+        distance = best - _without_windows(low, game)
+        steps = jnp.minimum(distance // step, len(table) - 1)
+        shares = jnp.asarray(table)[steps]
+        least = shares.sum(axis=1, dtype=jnp.int32) - shares.max(axis=1) + jnp.int32(game.one)
+        return least <= odds
+
+    return image_by_image(one, 2 * game.entries, least, most)
+
+
+def _without_windows(image: Array, game: _Game) -> Array:
+    """The sums of all classes without each window, ``int32[windows, K]``."""
+    inside = window_sums(image, game.window, wrap=False).reshape(-1, game.classes)
+    return image.sum(axis=(0, 1), dtype=jnp.int32)[None, :] - inside
+
+
 class _Said(NamedTuple):
     total: Array  # int32[K]
     masked: Array  # int32[windows, K]
@@ -220,8 +258,7 @@ class _Said(NamedTuple):
 
 def _said(image: Array, game: _Game) -> _Said:
     total = image.sum(axis=(0, 1), dtype=jnp.int32)
-    inside = window_sums(image, game.window, wrap=False).reshape(-1, game.classes)
-    masked = total[None, :] - inside
+    masked = _without_windows(image, game)
     table, step = _exponentials(game)
     distance = masked.max(axis=1, keepdims=True) - masked
     steps = jnp.minimum(distance // step, len(table) - 1)

@@ -87,6 +87,44 @@ def evidence_grid(cells: int, *, ceiling: float = CEILING, signed: bool = False)
 
 def quantised(evidence: Evidence, grid: Grid) -> Evidence:
     """Evidence as ``int32`` of the same shape, on the side where it is: NumPy stays NumPy."""
+    xp, scaled = _scaled(evidence, grid)
+    units = xp.rint(scaled).astype(np.int32)
+    return xp.clip(units, np.int32(grid.low), np.int32(grid.high))
+
+
+def quantised_within(evidence: Evidence, grid: Grid, error: float) -> tuple[Evidence, Evidence]:
+    """The least and the most that ``quantised`` makes of evidence less than ``error`` away.
+
+    Of the whole and the broken part of a number only the second is moved, so nothing is lost to
+    rounding but ``2**-20`` of a unit, which is moved further. Of a large error that is the whole
+    range.
+
+    Args:
+      evidence: any array; of numbers that are not finite nothing is meant.
+      grid: what it is rounded to.
+      error: 0 or more, in units of evidence.
+
+    Returns:
+      Two ``int32`` of the same shape, equal at an error of 0.
+    """
+    if not error:
+        units = quantised(evidence, grid)
+        return units, units
+    xp, scaled = _scaled(evidence, grid)
+    moved = error * 2.0**grid.bits
+    moved += 2.0**-20 * (1 + moved)
+    ends = np.int32(grid.low), np.int32(grid.high)
+    if moved >= 2.0**29:
+        return xp.full(evidence.shape, ends[0]), xp.full(evidence.shape, ends[1])
+    whole = xp.floor(scaled)
+    part, by = scaled - whole, np.asarray(moved, scaled.dtype)  # exact, and from 0 to below 1
+    units = whole.astype(np.int32)
+    least, most = (units + xp.rint(one).astype(np.int32) for one in (part - by, part + by))
+    return xp.clip(least, *ends), xp.clip(most, *ends)
+
+
+def _scaled(evidence: Evidence, grid: Grid) -> tuple[Any, Any]:
+    """NumPy or JAX, and evidence in units of the grid, all of it finite and within ``2**30``."""
     host = not isinstance(evidence, Array)
     xp: Any = np if host else jnp
     if evidence.dtype not in (np.float32, np.float64):
@@ -94,9 +132,7 @@ def quantised(evidence: Evidence, grid: Grid) -> Evidence:
     far = np.asarray(2.0**30, evidence.dtype)  # finite in either type, and beyond every grid
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
         scaled = evidence * np.asarray(2.0**grid.bits, evidence.dtype)  # exact: a power of two
-        scaled = xp.where(xp.isnan(evidence), -far, xp.clip(scaled, -far, far))
-    units = xp.rint(scaled).astype(np.int32)
-    return xp.clip(units, np.int32(grid.low), np.int32(grid.high))
+        return xp, xp.where(xp.isnan(evidence), -far, xp.clip(scaled, -far, far))
 
 
 def checked_evidence(evidence: ArrayLike | Array) -> Evidence:

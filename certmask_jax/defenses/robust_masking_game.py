@@ -85,18 +85,24 @@ def outside_windows(units: Array, game: Game) -> Array:
     return units.sum(axis=(0, 1), dtype=jnp.int32)[None, :] - inside
 
 
-def least_of_label(units: Array, game: Game) -> Array:
+def least_of_label(units: Array, game: Game, *, most: Array | None = None) -> Array:
     """The least score that an attack on each window leaves a class (theorem 2; at T = 0, 1).
 
     ``int32[H, W]`` of that class to ``int32[windows]``. A window that meets the attacked one can be
     made the largest, and be masked. One that does not is masked if its share exceeds T without
-    any evidence in the attacked window.
+    any evidence in the attacked window. With ``most``, where evidence may be all from ``units`` to
+    that, its share is the largest that it may be, and what it leaves is the least (soundness, 15).
     """
     kept = kept_of_windows(units, game.window, wrap=game.wrap)
     outside = units.sum(dtype=jnp.int32) - window_sums(units, game.window, wrap=game.wrap).ravel()
     meets = meeting(game.cells, game.window, wrap=game.wrap)
-    largest = kept.max(axis=1)
-    masked = jnp.where(largest > game.share(outside), largest, 0)
+    if most is None:
+        largest = kept.max(axis=1)
+        masked = jnp.where(largest > game.share(outside), largest, 0)
+    else:
+        above = kept_of_windows(most, game.window, wrap=game.wrap)
+        total = outside[:, None] - kept + above
+        masked = jnp.where(above > game.share(total), kept, 0).max(axis=1)
     return outside - jnp.maximum(masked, jnp.where(meets, kept, 0).max(axis=1))
 
 

@@ -17,7 +17,7 @@ from jax.sharding import Mesh, PartitionSpec
 from numpy.typing import NDArray
 
 from certmask_jax._own_settings import unguarded
-from certmask_jax.defenses.evidence_defense import EvidenceDefense
+from certmask_jax.defenses.evidence_defense import EvidenceDefense, check_guarded
 from certmask_jax.inference.cell_fields import cells_keep_bits, check_fields
 from certmask_jax.inference.devices import AXIS
 from certmask_jax.inference.distinct_fields import LocalLogits
@@ -30,7 +30,7 @@ class EvidenceOutputs(NamedTuple):
     """What is kept of B images."""
 
     answers: Array  # int32[B, D], labels or ALERT
-    verdicts: Array  # bool[B, Q]: of each defense the worst case, then its conditions
+    verdicts: Array  # bool[B, Q]: of each defense the worst case, its conditions, and guarded
     undefended: Array  # int32[B], the label of the image itself; NO_LABEL where not finite
     margins: Array  # float32[B], the smallest of that label and those of bands; NaN: not finite
     holds: Array  # bool[B, P]: of each defense the verdict at each place alone
@@ -47,14 +47,20 @@ def results_program(
     *,
     places: bool = False,
     keep: bool = False,
+    margin_guard: float = 0.0,
 ) -> Any:
     """The jitted ``(params, images uint8[B, h, w, c], labels int32[B]) -> EvidenceOutputs``.
 
     B is a multiple of the devices, each of which has its own share. ``sources`` has one for each
     defense; equal ones are evaluated once. Undefended is the model of the first that says it.
     Verdicts at places are asked for by ``places``, and the evidence itself by ``keep``, of each
-    source once, in their order; else there are none of them.
+    source once, in their order; else there are none of them. With ``margin_guard`` there is one
+    more verdict of each defense, its last: whether its worst case holds within that.
+
+    Raises:
+      ValueError: for a guard beside a defense of which nothing is known within one.
     """
+    check_guarded(defenses, margin_guard)
 
     def outputs(params: Any, images: Array, labels: Array) -> EvidenceOutputs:
         evidence = {
@@ -77,6 +83,15 @@ def results_program(
             for verdict in (
                 results.worst_case & finite[source],
                 *(results.conditions[name] for name in defense.condition_names),
+                *(
+                    [
+                        defense.guarded(evidence[source].parts, labels, margin_guard=margin_guard)
+                        & results.worst_case
+                        & finite[source]
+                    ]
+                    if margin_guard
+                    else []
+                ),
             )
         ]
         whole = next(one.whole for one in evidence.values() if one.whole is not None)

@@ -12,7 +12,7 @@ from certmask_jax.defenses.by_placement import FAILS, HOLDS
 from certmask_jax.defenses.defense import Guarantee
 from certmask_jax.defenses.evidence_defense import EvidenceDefense
 from certmask_jax.defenses.evidence_places import Unit
-from certmask_jax.pages.inspected import PlaceMap
+from certmask_jax.pages.inspected import GUARDED, PlaceMap
 from certmask_jax.pages.map_limits import USUAL, MapLimits
 from certmask_jax.pages.mask_words import counted, name_of
 
@@ -42,6 +42,7 @@ class EvidenceMaps(NamedTuple):
       unit: what leads are counted in; None where there are none.
       note: what has to be said beside them; else empty.
       counts: ``int64[T, K]``, votes of each class, where the evidence of votes was kept.
+      margin_guard: of the report; it takes images as a whole.
     """
 
     defense: EvidenceDefense
@@ -50,6 +51,7 @@ class EvidenceMaps(NamedTuple):
     unit: Unit | None
     note: str
     counts: NDArray[np.int64] | None = None
+    margin_guard: float = 0.0
 
 
 def maps_on_evidence(
@@ -57,6 +59,8 @@ def maps_on_evidence(
     holds: NDArray[np.bool_],
     leads: NDArray[np.float16] | None,
     *,
+    guarded_out: NDArray[np.bool_] | None = None,
+    margin_guard: float = 0.0,
     limits: MapLimits = USUAL,
 ) -> EvidenceMaps:
     """The maps of T images.
@@ -65,6 +69,8 @@ def maps_on_evidence(
       defense: whose certificate has places.
       holds: ``bool[T, S]``, the verdict at each.
       leads: ``float16[T, S]``; None where it has none.
+      guarded_out: ``bool[T]``, which images hold at every place, but not within the guard.
+      margin_guard: of the report.
       limits: what maps may take.
 
     Raises:
@@ -75,17 +81,28 @@ def maps_on_evidence(
     note = ""
     if len(shapes) < len(places.spots):
         note = f"{len(shapes)} of the {len(places.spots)} shapes of the patch have a map here."
+    if margin_guard:
+        note = f"{note} Places are without the margin guard, which takes whole images.".strip()
     maps, reached = [], []
     for spots, columns in zip(places.spots, places.columns, strict=True):
         if spots.shape not in shapes:
             continue
         states = np.where(holds[:, columns], np.int8(HOLDS), np.int8(FAILS))
+        if guarded_out is not None:
+            states[guarded_out] = GUARDED
         margins = np.full(states.shape, np.inf, np.float32)
         if leads is not None:
             margins = leads[:, columns].astype(np.float32)
         maps.append(PlaceMap(spots, states, margins, places.exact))
         reached.append(places.reached[columns])
-    return EvidenceMaps(defense, tuple(maps), tuple(reached), places.unit, note)
+    return EvidenceMaps(
+        defense,
+        tuple(maps),
+        tuple(reached),
+        places.unit,
+        note,
+        margin_guard=margin_guard,
+    )
 
 
 def look_of(one: EvidenceMaps) -> dict[str, Any]:
@@ -150,6 +167,11 @@ def why_on_evidence(
         )
     if any(np.isnan(each.margins[row]).any() for each in one.maps):
         return "The evidence is not finite, and such images are not certified."
+    if any((each.states[row] == GUARDED).any() for each in one.maps):
+        return (
+            "No patch at any place changes this here, but that is not proved of all evidence less "
+            f"than {one.margin_guard / 2:g} away, as the margin guard of {one.margin_guard:g} asks."
+        )
     for each, reached in zip(one.maps, one.reached, strict=True):
         failing = np.flatnonzero(each.states[row] == FAILS)
         if not len(failing):

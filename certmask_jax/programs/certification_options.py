@@ -172,7 +172,8 @@ def parser() -> CommandLine:
         type=number(least=0),
         default=0.0,
         metavar="E",
-        help="certify only images whose logit margins are all above E (default: %(default)s)",
+        help="certify only images whose logit margins are all above E, or on evidence that no "
+        "errors below E/2 change (default: %(default)s)",
     )
     group = parse.add_argument_group("how it runs")
     group.add_argument(

@@ -98,7 +98,9 @@ def run(config: Config, command: str) -> int:
             done, count = evidence_store.images_done(out / evidence_store.FOLDER)
             return _share_done(part, done, count, run_folder, out, words)
         if saved_evidence is not None:
-            evidence = certify_evidence(saved_evidence, job.evidence.defenses)
+            evidence = certify_evidence(
+                saved_evidence, job.evidence.defenses, margin_guard=config.margin_guard
+            )
         if saved_evidence is not None and evidence is not None and not job.defenses:
             if config.threat.sizes:
                 evidence = over_sizes(evidence, job.identity["defense"])
@@ -202,6 +204,7 @@ def _on_evidence(
         skip_unreadable=config.data.on_unreadable == "skip",
         share=config.shard,
         keep=config.keep_evidence,
+        margin_guard=config.margin_guard,
         chunk=config.chunk,
     )
 

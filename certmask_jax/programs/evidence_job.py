@@ -12,7 +12,7 @@ from certmask_jax.certification import kept_sources
 from certmask_jax.certification.evidence_batches import passes_of, sources_of
 from certmask_jax.certification.evidence_run import EvidenceHooks, evaluate_evidence
 from certmask_jax.data import Dataset
-from certmask_jax.defenses.evidence_defense import EvidenceDefense
+from certmask_jax.defenses.evidence_defense import EvidenceDefense, check_guarded
 from certmask_jax.files import processes
 from certmask_jax.files.storage import AnyPath
 from certmask_jax.inference import views
@@ -69,11 +69,6 @@ def opened_evidence(
             "small field: a BagNet (--list), or a Model of your own with "
             f"local=LocalLogits(...); got {model.name}"
         )
-    for option, is_given, why in (
-        ("--margin-guard", config.margin_guard > 0, "logit margins of their parts are not kept"),
-    ):
-        if is_given:
-            raise ValueError(f"{first}: expected no {option} beside defenses on evidence: {why}")
     if on_local and config.views != views.NONE:
         raise ValueError(
             f"--defense {on_local[0]}: expected no --views beside defenses on local logits: a mean "
@@ -86,8 +81,13 @@ def opened_evidence(
         )
     seen = model.data_config.input_size
     resized = None if dataset.image_size == seen else seen
+    defenses = build_on_evidence(named, attacks, local, resized)
+    try:
+        check_guarded(defenses, config.margin_guard)
+    except ValueError as error:  # which begins with the spec
+        raise ValueError(f"--defense {error}") from error
     return EvidenceJob(
-        build_on_evidence(named, attacks, local, resized),
+        defenses,
         local,
         model.apply_fn,
         tuple(evidence_entries.is_on_evidence(spec) for _ in attacks for spec in specs),

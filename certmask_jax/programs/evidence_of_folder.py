@@ -51,6 +51,7 @@ def from_folder(
     specs: Sequence[str],
     *,
     threat: ThreatOptions | None,
+    margin_guard: float = 0.0,
 ) -> FromFolder:
     """What the folder of a run holds of defenses on evidence.
 
@@ -58,6 +59,7 @@ def from_folder(
       folder: of a run.
       specs: defenses that are asked for; none: those of the run.
       threat: what is asked for, or None: that of the run.
+      margin_guard: as of ``certify_evidence``.
 
     Raises:
       ValueError: for defenses or threats that the run was not evaluated for.
@@ -93,7 +95,8 @@ def from_folder(
     built = build_on_evidence(on_evidence, attacks, local, recorded_seen_size(known))
     saved = evidence_store.load_evidence(folder / evidence_store.FOLDER)
     order = tuple(spec in on_evidence for _ in attacks for spec in specs)
-    return FromFolder(certify_evidence(saved, built), order, others, specs, bool(chosen.sizes))
+    proved = certify_evidence(saved, built, margin_guard=margin_guard)
+    return FromFolder(proved, order, others, specs, bool(chosen.sizes))
 
 
 def recorded_local(provenance: Mapping[str, Any]) -> LocalLogits | None:

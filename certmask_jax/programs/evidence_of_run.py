@@ -81,6 +81,9 @@ def maps_of_run(
                 defense,
                 holds[places],
                 None if leads is None else leads[places],
+                guarded_out=saved.worst_cases(known.index(facts))[places]
+                & ~result.per_image["worst_case"][rows],
+                margin_guard=report.margin_guard,
                 limits=limits,
             )
             cells += sum(one.states.size for one in evidence_maps.maps)

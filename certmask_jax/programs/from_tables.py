@@ -41,9 +41,7 @@ def certify_folder(
 
     ``specs`` and ``threat`` are those of the run by default.
     """
-    there = from_folder(folder, specs, threat=threat)
-    if there.report is not None and margin_guard:
-        raise margin_guard_error()
+    there = from_folder(folder, specs, threat=threat, margin_guard=margin_guard)
     if there.report is not None and not there.others:
         return there.joined(None)
     if saved is None:
@@ -57,13 +55,6 @@ def certify_folder(
         alone=there.report is None,
     )
     return of_table if there.report is None else there.joined(of_table)
-
-
-def margin_guard_error() -> ValueError:
-    """Of a margin guard beside evidence."""
-    return ValueError(
-        "--margin-guard: expected none beside defenses on evidence, whose sums are exact"
-    )
 
 
 def _check_has_table(folder: AnyPath, specs: Sequence[str]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from certmask_jax.certification.evidence_verdicts import check_guard_of
 from certmask_jax.files.storage import AnyPath
 from certmask_jax.programs import (
     earlier_images,
@@ -20,7 +21,7 @@ from certmask_jax.programs import (
 )
 from certmask_jax.programs.command_line import CommandLine
 from certmask_jax.programs.evidence_entries import is_on_evidence
-from certmask_jax.programs.from_tables import certify_folder, margin_guard_error
+from certmask_jax.programs.from_tables import certify_folder
 from certmask_jax.programs.number_options import number
 from certmask_jax.programs.run_folder import (
     check_out,
@@ -53,7 +54,8 @@ def parser() -> CommandLine:
         type=number(least=0),
         default=0.0,
         metavar="E",
-        help="certify only images whose logit margins are all above E (default: %(default)s)",
+        help="certify only images whose logit margins are all above E, or on evidence that no "
+        "errors below E/2 change (default: %(default)s)",
     )
     printing.add(parse)
     return parse
@@ -77,12 +79,12 @@ def run(
         shares = runs
         tables = merging.distinct([one for run in runs for one in _tables_of(run)], _say)
     evidence = evidence_of(shares)
-    if evidence and margin_guard:
-        raise margin_guard_error()
     check_out(out)
     _check_kinds(tables, evidence)
     if evidence:  # before anything is written
         evidence_merging.check(evidence)
+        record = evidence_store.recorded(evidence[0])
+        check_guard_of({} if record is None else record["fingerprint"], margin_guard)
     saved, saved_evidence = None, None
     if tables:
         merging.merge(tables, out / "tables", warn=_say)

@@ -203,6 +203,11 @@ class SavedEvidence(NamedTuple):
         counted[list(self.rows.rows.left_out)] = False
         return counted
 
+    def worst_cases(self, number: int) -> NDArray[np.bool_]:
+        """``bool[T]``: the worst cases of a defense, by its number in the run, without a guard."""
+        widths = [int(width) for width in self.about["verdicts"]]
+        return self.rows.verdicts[:, sum(widths[:number])]
+
     def at_places(self, number: int) -> tuple[NDArray[np.bool_], NDArray[np.float16] | None] | None:
         """Verdicts at the places of a defense, ``bool[T, S]``, and the leads there, if it has any.
 

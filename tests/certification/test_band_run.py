@@ -212,8 +212,9 @@ def test_a_band_that_is_not_finite_is_never_certified_and_named(whole, tmp_path)
 def test_bands_are_halved_until_there_is_memory_for_them(monkeypatch):
     asked, said = [], []
 
-    def program(sources, *others, places):
+    def program(sources, *others, places, margin_guard):
         asked.append(sources[0].at_once)
+        assert margin_guard == 0.5
 
         def run(*arrays):
             if asked[-1] > 100:
@@ -233,7 +234,8 @@ def test_bands_are_halved_until_there_is_memory_for_them(monkeypatch):
     monkeypatch.setattr(evidence_batches, "results_program", program)
     work = evidence_batches.planned(
         DEFENSES, None, _model, PARAMS, dropping=None, num_images=99, image_shape=(8, 8, 1),
-        preprocessing=HOW, mesh=Accelerator(), chunk=None, known=None, warn=said.append,
+        preprocessing=HOW, mesh=Accelerator(), chunk=None, known=None,
+        margin_guard=0.5, warn=said.append,
     )  # fmt: skip
     assert asked == [512, 256, 128, 64]
     assert work.facts() == {"bands_at_once": 64}

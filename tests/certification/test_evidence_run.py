@@ -21,6 +21,8 @@ from certmask_jax import data, models
 from certmask_jax.certification import evidence_planning
 from certmask_jax.certification.evidence_run import EvidenceHooks, evaluate_evidence
 from certmask_jax.certification.evidence_verdicts import certify_evidence
+from certmask_jax.certification.report.notes import notices_of
+from certmask_jax.certification.report.notices import MarginGuard
 from certmask_jax.defenses import clipped_bagnet, patchguard
 from certmask_jax.defenses.local_defense import ClippedBagNet, PatchGuard, PatchGuardDetection
 from certmask_jax.files.unreadable import UnreadableImage
@@ -314,6 +316,57 @@ def test_other_defenses_on_kept_evidence_are_those_of_a_run_with_them(keeping, t
     assert [round(13 * one.worst_case_accuracy) for one in from_kept.defenses] == [2, 10, 12]
     with pytest.raises(ValueError, match="evidence is of other cells or bands"):
         certify_evidence(keeping[1], [PatchGuard(THREAT, field=2, stride=2)])
+
+
+def test_a_margin_guard_is_of_its_run_or_of_evidence_that_was_kept(keeping, whole, tmp_path):
+    folder, guard = tmp_path / "evidence", 3.0
+    saved = _run(folder, margin_guard=guard)
+    kept = cm.kept_evidence(keeping[0])
+    within = [
+        np.asarray(one.guarded(jnp.asarray(kept.evidence), jnp.asarray(LABELS), margin_guard=guard))
+        for one in DEFENSES
+    ]
+    plain = certify_evidence(whole[1], DEFENSES)
+    assert sum(map(np.sum, within)) < sum(d.per_image["worst_case"].sum() for d in plain.defenses)
+    for of in (saved, keeping[1]):
+        guarded = certify_evidence(of, DEFENSES, margin_guard=guard)
+        assert guarded.margin_guard == guard
+        for one, other, held in zip(guarded.defenses, plain.defenses, within, strict=True):
+            np.testing.assert_array_equal(one.per_image["worst_case"], held)
+            np.testing.assert_array_equal(one.per_image["certificate"], held)
+            assert (one.conditions, one.clean_accuracy) == (other.conditions, other.clean_accuracy)
+        without = certify_evidence(of, DEFENSES)
+        assert without.margin_guard == 0
+        for one, other in zip(without.defenses, plain.defenses, strict=True):
+            np.testing.assert_array_equal(
+                one.per_image["worst_case"], other.per_image["worst_case"]
+            )
+    assert MarginGuard(guard, of_tables=False, of_evidence=True) in notices_of(guarded)
+    other = certify_evidence(
+        keeping[1], [dataclasses.replace(DEFENSES[0], clip=3)], margin_guard=30
+    )
+    assert not other.defenses[0].worst_case_accuracy
+    for of, words in ((saved, "0 or 3, which"), (whole[1], "expected 0, which the run")):
+        with pytest.raises(ValueError, match=f"{words}.*got 0.1; evidence is not kept"):
+            certify_evidence(of, DEFENSES, margin_guard=0.1)
+    before = _files(folder)
+    with pytest.raises(FileExistsError, match=r"margin_guard is 3\.0 there, 0\.1 here"):
+        _run(folder, margin_guard=0.1)
+    with pytest.raises(FileExistsError, match=r"margin_guard is 3\.0 there, None here"):
+        _run(folder)
+    assert _files(folder) == before
+
+
+class Another(PatchGuard):
+    """Has no ``guarded`` of its own."""
+
+
+def test_a_class_that_says_nothing_within_a_guard_is_refused_one(whole, tmp_path):
+    with pytest.raises(ValueError, match="patchguard: expected no margin guard, as the class Ano"):
+        _run(tmp_path / "evidence", defenses=[Another(THREAT, **HOW)], margin_guard=0.1)
+    assert not (tmp_path / "evidence").exists()
+    with pytest.raises(ValueError, match="margin guard: expected a number of at least 0, got -1"):
+        certify_evidence(whole[1], DEFENSES, margin_guard=-1)
 
 
 def test_a_killed_run_that_keeps_evidence_goes_on_to_the_same_bits(keeping, tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+from fractions import Fraction
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from certmask_jax.defenses.bagcert_defense import BagCert
 from certmask_jax.masks.threats import Threat
 
 CELLS, CLASSES = (2, 4), 3
+TINY = float(np.finfo(np.float32).tiny)
 
 
 @functools.cache
@@ -201,3 +203,24 @@ def test_the_papers_condition_is_about_the_cells_that_are_reached():
         results = defense.results(jnp.asarray(evidence), jnp.zeros(1, jnp.int32))
         assert results.worst_case.tolist() == [True]
         assert results.conditions["every_location"].tolist() == [strictly]
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.5, float(np.float32(0.1))])
+@pytest.mark.parametrize("guard", [1e-40, 2 * TINY, 0.1, 3.3])
+def test_within_a_guard_a_vote_is_sure_or_possible_as_fractions_say(threshold, guard):
+    """Numbers around each end, and numbers that are flushed to 0, on both sides of the guard."""
+    drawn = np.random.default_rng(0).normal(0, 2, 200)
+    numbers = [*drawn, *np.round(drawn * 8) / 8, 0, TINY, -TINY, TINY / 2, -TINY / 2, 1e8, 1.75]
+    numbers = np.asarray(numbers, np.float32)
+    evidence = np.stack([numbers, numbers], axis=-1).reshape(1, -1, 1, 2)
+    votes = bagcert._units_against(evidence, np.zeros(1, np.int32), threshold, guard)
+    half, least = Fraction(guard) / 2, Fraction(float(np.float32(threshold)))
+    inside = half * Fraction(10**12 - 1, 10**12)
+    for number, (sure, possible) in zip(numbers.tolist(), votes[0, :, 0].tolist(), strict=True):
+        low, high = Fraction(number) - half, Fraction(number) + half
+        steps = [Fraction(0), Fraction(TINY), -Fraction(TINY), least, least + half / 10**12]
+        tried = [Fraction(number), Fraction(number) - inside, Fraction(number) + inside]
+        tried += [one for one in steps if low < one < high]
+        scores = [(0 if abs(one) < Fraction(TINY) else one) > least for one in tried]
+        assert not sure or all(scores)
+        assert possible or not any(scores)

@@ -202,6 +202,25 @@ def test_other_rules_say_what_they_take_away():
     )
 
 
+def test_what_a_margin_guard_alone_takes_is_told_from_what_a_patch_does(saved):
+    made = certify_evidence(saved, DEFENSES)
+    votes = made.defenses[0]
+    lost = {**votes.per_image, "worst_case": np.zeros(3, bool)}
+    guarded = dataclasses.replace(votes, per_image=lost)
+    data = _data(saved, dataclasses.replace(made, margin_guard=0.5, defenses=(guarded,)))
+    assert _cells(data, 0) == [["gggg"] * 4, ["fffh"] * 4, ["ffff"] * 4]
+    first, second, _ = (image["d"][0] for image in data["images"])
+    assert (first["c"], first["guardShare"], second["guardShare"]) == (0, [100.0], [0.0])
+    assert first["proved"] == (
+        "No patch at any place changes this here, but that is not proved of all evidence less than "
+        "0.25 away, as the margin guard of 0.5 asks."
+    )
+    assert second["proved"].startswith("A patch at row 0, column 0 could change the answer")
+    assert data["defenses"][0]["note"] == (
+        "Places are without the margin guard, which takes whole images."
+    )
+
+
 def test_a_run_of_before_says_so_and_shows_the_rest(saved):
     about = {key: value for key, value in saved.about.items() if key != "places"}
     old = saved._replace(about=about)

@@ -264,7 +264,11 @@ def test_bands_that_cannot_be_are_one_error_before_any_work(tmp_path, capsys, sp
         ("patchguard", ["--patch", "6"], "reach all of them"),
         ("patchguard", ["--patch", "1", "--patches", "2"], "expected one patch"),
         ("patchguard", ["--patch", "1", "--views", "mirror"], "no --views"),
-        ("patchguard", ["--patch", "1", "--margin-guard", "0.1"], "no --margin-guard"),
+        (
+            "tests.support.unguarded_masking:Unguarded",
+            ["--patch", "1", "--margin-guard", "0.1"],
+            "expected no margin guard, as the class Unguarded does not say",
+        ),
         ("patchguard", ["--sizes", "1,6"], "reach all of them in one place, so nothing"),
     ],
 )

@@ -18,6 +18,8 @@ from tests.support.small_models import first_params, small_bagnet
 
 EVIDENCE = ["patchguard", "clipped_bagnet:clip=3"]
 MIXED = [EVIDENCE[0], "double_masking:masks_per_axis=2", "smoothed_vit:band=2"]
+GUARD = ["--margin-guard", "0.001"]
+GUARDS = {tuple(EVIDENCE): [], tuple(MIXED): GUARD}
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -41,7 +43,8 @@ def certified(command):
     def run(specs, out, *options):
         named = [word for spec in specs for word in ("--defense", spec)]
         to = ["--out", str(out), "--no-page"] if out else []
-        against = ["--sizes", "1,2", "--whole-images"] if specs == MIXED else ["--patch", "1"]
+        sizes = ["--sizes", "1,2", "--whole-images", *GUARD]
+        against = sizes if specs == MIXED else ["--patch", "1"]
         return certify.main([*command, *named, *against, *to, *options])
 
     return run
@@ -84,8 +87,10 @@ def test_two_shares_merged_are_one_run(made, certified, tmp_path, capsys, specs)
     capsys.readouterr()
     assert certified(specs, folder / "alone") == 0
     table = capsys.readouterr().out.split("\n\nthis run was complete")[0].strip()
-    assert merge.main([str(run)]) == 0
+    guard = GUARDS[tuple(specs)]
+    assert merge.main([str(run), *guard]) == 0
     said = capsys.readouterr()
+    assert ("margin guard: " in table) == bool(guard)
     assert said.out.strip() == f"{table}\n\nresults of 2 shares in {run}"
     _check_same(run, folder / "alone")
     provenance = json.loads((run / "results.json").read_text())["provenance"]
@@ -96,7 +101,7 @@ def test_two_shares_merged_are_one_run(made, certified, tmp_path, capsys, specs)
     # The command of the whole run finds it complete, and its folder is read as any other.
     assert certified(specs, run) == 0
     assert "this run was complete already" in capsys.readouterr().out
-    assert certify.main(["--from-tables", str(run)]) == 0
+    assert certify.main(["--from-tables", str(run), *guard]) == 0
     assert capsys.readouterr().out.strip() == table
 
 
@@ -141,15 +146,18 @@ def test_what_is_missing_is_one_error_and_nothing_is_written(made, tmp_path, cap
     assert small_runs.contents(run) == before
 
 
-def test_folders_elsewhere_are_merged_and_no_margin_guard(made, tmp_path, capsys):
+def test_folders_elsewhere_are_merged_and_no_other_margin_guard(made, tmp_path, capsys):
     folder = made(tuple(MIXED))
     shares = [str(share) for share in sorted((folder / "run").iterdir(), reverse=True)]
     to = ["--out", str(tmp_path / "merged")]
     capsys.readouterr()
     assert merge.main([*shares, *to, "--margin-guard", "0.1"]) == 2
-    assert "--margin-guard: expected none beside defenses on evidence" in _error(capsys)
+    words = (
+        "margin guard: expected 0 or 0.001, which the run on evidence was evaluated with, got 0.1"
+    )
+    assert words in _error(capsys)
     assert not (tmp_path / "merged").exists()
-    assert merge.main([*shares, *to]) == 0
+    assert merge.main([*shares, *to, *GUARD]) == 0
     _check_same(tmp_path / "merged", folder / "alone")
     tables = [f"{share}/tables" for share in shares]
     capsys.readouterr()

@@ -19,7 +19,10 @@ def notices_of(report: Report) -> list[Notice]:
     if made < whole:
         said.append(notices.FewerPasses(made, whole, report.num_images))
     if report.margin_guard:
-        said.append(notices.MarginGuard(report.margin_guard))
+        on_evidence = [not one.near_ties for one in report.defenses]
+        said.append(
+            notices.MarginGuard(report.margin_guard, not all(on_evidence), any(on_evidence))
+        )
     if report.non_finite_images:
         said.append(notices.NonFinite(report.non_finite_images))
     order = {kind: number for number, kind in enumerate(notices.IN_ORDER)}

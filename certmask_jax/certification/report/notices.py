@@ -215,13 +215,25 @@ class LabelFlips(Notice):
 
 @dataclasses.dataclass(frozen=True)
 class MarginGuard(Notice):
-    """Images with a logit margin of at most this are not certified."""
+    """Images with a logit margin of at most this are not certified.
+
+    On evidence those are not whose worst case is not proved of all evidence less than half of it
+    away (soundness, 15).
+    """
 
     place = Place.WARNING
     margin: float
+    of_tables: bool = True
+    of_evidence: bool = False
 
     def text(self) -> str:
-        return f"margin guard: no image is certified with a logit margin of {self.margin:g} or less"
+        of_tables = f"no image is certified with a logit margin of {self.margin:g} or less"
+        of_evidence = (
+            "on evidence an image is certified only where that is proved of all logits less than "
+            f"{self.margin / 2:g} away"
+        )
+        said = [of_tables] * self.of_tables + [of_evidence] * self.of_evidence
+        return f"margin guard: {'; '.join(said)}"
 
 
 @dataclasses.dataclass(frozen=True)

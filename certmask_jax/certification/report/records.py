@@ -44,7 +44,8 @@ class DefenseResult:
       certified_accuracy: the defense's own sound certificate, at most the worst case.
       conditions: the papers' conditions by name. They are *not* all certificates.
       false_alert_rate: clean images that raise an alert; None for a defense that recovers.
-      near_ties: certified images whose smallest margin is below each of ``MARGINS``.
+      near_ties: certified images whose smallest margin is below each of ``MARGINS``; none of a
+        defense on evidence, where no one margin decides.
       per_image: column name -> ``[T]``, for the rows of ``per_image.csv``.
     """
 
@@ -112,7 +113,8 @@ class Report:
         the head, and ``"stem"`` says how many its stem makes, one an image.
       provenance: facts about the run, as they are stored; nothing here depends on what they say.
       notices: what to know about the run that its numbers do not tell.
-      margin_guard: images with a logit margin of at most this are not certified.
+      margin_guard: images with a logit margin of at most this are not certified, and on evidence
+        none whose worst case is not proved of all evidence less than half of it away.
       certified_size: the curves of a run over patch sizes.
       left_out: images that could not be read, or are gone, by id, with why; they count nowhere.
       class_names: of the outputs of the model; "" or none where nobody named them.

@@ -324,7 +324,7 @@
       : ` ${lost} at ${one.wide}% of all places.`;
     const unknown = one.openShare ? ` ${one.openShare}% were not evaluated far enough to tell (certify --no-decide evaluates everything).` : "";
     const guarded = one.guardShare
-      ? ` ${one.wide || one.openShare ? `At the other ${one.guardShare}% it could not` : "At no place could a patch change the answer"}, but some logit margin of this image is at most the margin guard of ${data.guard}, so nothing is certified.` : "";
+      ? ` ${one.wide || one.openShare ? `At the other ${one.guardShare}% it could not` : "At no place could a patch change the answer"}, but ${defense.reach ? `that is not proved of all evidence within the margin guard of ${data.guard}` : `some logit margin of this image is at most the margin guard of ${data.guard}`}, so nothing is certified.` : "";
     const thing = `${map.shape.join("x")} ${data.cells ? "window of cells, as patches reach them" : "patch"}`;
     const others = map.others ? ` ${map.others === 1 ? "The other patch is" : "The other patches are"} wherever is worst.` : "";
     const start = one.s ? `Every point is the middle of a ${thing}.${others}${share}${unknown}${guarded}`
