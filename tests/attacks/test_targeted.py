@@ -87,6 +87,19 @@ def test_a_label_is_answered_exactly_where_a_patch_can_have_it_answered(linear):
     assert (made.targets[tried] == target).all()
 
 
+@pytest.mark.parametrize("detects", [True, False])
+def test_an_alert_breaks_nothing_where_a_defense_may_raise_one(detects):
+    place = np.asarray([[1, 1, 0, 0]])
+    image, goals = np.zeros((1, 2, 2, 1), np.uint8), attacks.undefended_goals(0, places=place[None])
+    run = SearchSlots(image, np.zeros(1, int), [0], 1, [goals], 1, 1, 0, allows_alert=detects)
+    assert run.fill()
+    [(number, slot)] = run.in_use()
+    run.took(slot, 10)
+    run.settle(number, slot, image[0], cm.ALERT, steps=20)
+    assert run.broken[0] == run.settled[0] == (not detects)
+    assert run.answers[0] == cm.ALERT
+
+
 def test_another_wrong_label_is_kept_and_does_not_end_the_search():
     image = np.zeros((1, 2, 2, 1), np.uint8)
     place = np.asarray([[1, 1, 0, 0]])
