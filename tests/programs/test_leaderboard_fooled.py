@@ -208,10 +208,12 @@ def test_a_defense_on_evidence_promises_what_its_spec_does(tmp_path):
         "local_logits": {"field": 3, "stride": 1},
     }  # fmt: skip
     made = hand_made_reports.result("patchguard_pp", conditions={"all_agree": 6})
-    written = hand_made_reports.report(made, provenance=facts, undefended_accuracy=0.875)
+    written = hand_made_reports.report(
+        made, provenance=facts, undefended_accuracy=0.875, margin_guard=50.0
+    )
     (tmp_path / "run").mkdir()
     report.write(written, tmp_path / "run")
-    why = _why(tmp_path, tmp_path / "run")
+    why = _why(tmp_path, tmp_path / "run")  # not that margins are below the guard, as of tables
     assert "its spec gives guarantee detection of patchguard_pp, and it prints recovery" in why
 
 
