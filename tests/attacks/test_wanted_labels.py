@@ -40,8 +40,8 @@ def test_pairs_are_chosen_as_first_round_and_as_rows():
     case = Case(0, shown, np.zeros(6), TARGET, LABEL)
 
     def others(clean):
-        found = Choices(_boxes(*masks)).of(case, np.asarray(clean))
-        return [np.flatnonzero(columns).tolist() for columns, count in found if not count]
+        made = Choices(_boxes(*masks)).of(case, np.asarray(clean))
+        return [np.flatnonzero(columns).tolist() for columns, count in made if not count]
 
     # In each row of a mask that shows the place a pair hides it, and says the label.
     assert others([LABEL] * 6) == []

@@ -91,6 +91,13 @@ def test_what_is_said_now_is_held_against_what_was_said(line, agrees, agrees_gua
     assert claims.is_tie(whole) == (whole["image"] == "a" and whole["defense"] == "d")
 
 
+def test_images_of_which_nothing_was_said_are_named():
+    claims = Claims(("a", "b"), (7, 7), {})
+    claims.check_known(["b", "a"])
+    with pytest.raises(ValueError, match="expected the images of the run, got c, of which"):
+        claims.check_known(["a", "c"])
+
+
 def test_a_guard_and_a_lower_precision_are_those_of_the_run(digits_run):
     run = read_run(digits_run)
     assert (run.claims().tie, run.claims().is_guarded) == (1e-3, False)

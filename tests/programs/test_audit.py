@@ -353,7 +353,8 @@ def test_a_contradiction_is_not_forgotten_whatever_becomes_of_other_runs(
 
     monkeypatch.setattr(audit, "_Audit", Told)
     monkeypatch.setattr(opened_attacks, "opened_job", lambda *given, **how: None)
-    monkeypatch.setattr(AttackedRun, "check_same", lambda *given: None)
+    for check in ("check_same", "check_threats"):
+        monkeypatch.setattr(AttackedRun, check, lambda *given: None)
     other = tmp_path / "other"
     shutil.copytree(run, other, ignore=shutil.ignore_patterns("audit"))
     assert audit.main([str(run), str(other), "--minutes", "9"]) == status

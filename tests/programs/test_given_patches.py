@@ -293,7 +293,7 @@ def test_the_patched_images_are_a_data_set(tested, tmp_path, capsys):
         (["{run}", "--place", "1,1", "--places", "random"], "--places: has no use with --place"),
         (
             ["{run}", "--patch-images", "{dir}/p.npz", "--num-images", "14", "--out", "{dir}/o"],
-            "error: expected the images of the run, got ",
+            "error: --num-images: expected at most the 12 images of ",
         ),
         (["{run}", "--scale-patch-images"], "--scale-patch-images: expected --patch-images"),
     ],
