@@ -45,7 +45,8 @@ class AttackedImages(NamedTuple):
     """What came of B images.
 
     Attributes:
-      patched: ``uint8[B, h, w, c]``: broken, or as the last search left it.
+      patched: ``uint8[B, h, w, c]``: broken, or what came nearest, by the loss of the search,
+        whenever the rule was asked.
       broken: ``bool[B]``: the defense answers wrongly.
       answers: ``int32[B]``, what it answers, labels or ``ALERT``.
       places: ``int64[B, K, 4]``, of the patch that is there.
@@ -172,8 +173,8 @@ def attack_images(
     while _filled(run):
         replans.begin()
         count = min(STEPS_BETWEEN, how.steps)
-        patched = searching.on(run, count)
-        replans.judge(patched, count, how.steps)
+        patched, losses = searching.on(run, count)
+        replans.judge(patched, losses, count, how.steps)
         if progress is not None:
             progress(int(run.settled.sum()), int(run.broken.sum()))
         if when_settled is not None:
@@ -217,8 +218,8 @@ class _Searching:
         )
         self._searches: Searches | None = None
 
-    def on(self, run: SearchSlots, count: int) -> NDArray[np.uint8]:
-        """Some steps on; the patched images of all slots as they are stored."""
+    def on(self, run: SearchSlots, count: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        """Some steps on; the patched images of all slots as they are stored, and their losses."""
         goals, keys, fresh, from_image = jax.device_put(run.arrays(), self._split)
         beginning = begun(goals.images, keys, self._how, from_image=from_image)
         known = self._searches
@@ -226,7 +227,8 @@ class _Searching:
         searches = jax.device_put(searches, self._split)  # else there is another program for these
         program = steps_program(self._objective, self._how, count, self._mesh)
         self._searches = program(self._params, self._boxes, goals, searches, keys)
-        return np.asarray(_rounded(goals.images, self._searches.free, goals.corners))
+        patched = _rounded(goals.images, self._searches.free, goals.corners)
+        return np.asarray(patched), np.asarray(self._searches.loss)
 
 
 def _size_of(

@@ -71,11 +71,14 @@ class Replans:
             self._has_tables = tables is not None
             self._clean |= {} if tables is None else dict(zip(new, tables, strict=True))
 
-    def judge(self, patched: NDArray[np.uint8], count: int, steps: int) -> None:
+    def judge(
+        self, patched: NDArray[np.uint8], losses: NDArray[np.float32], count: int, steps: int
+    ) -> None:
         """Settles what is broken or at its end, and plans anew for the others.
 
         Args:
           patched: ``uint8[slots, h, w, c]``, after ``count`` more steps.
+          losses: ``float32[slots]``, of the last of these.
           count: steps since the last call.
           steps: of one search.
         """
@@ -90,7 +93,7 @@ class Replans:
             self._between(slots, images, answers, seen.logits)
         for number, slot, image, answer in zip(numbers, slots, images, answers, strict=True):
             run.took(slot, count)
-            run.settle(number, slot, image, int(answer), steps=steps)
+            run.settle(number, slot, image, int(answer), loss=float(losses[number]), steps=steps)
         if seen.logits is None:
             return
         there = [slot for _, slot in run.in_use()]

@@ -97,6 +97,7 @@ class SearchSlots:
         self.targets = np.full(len(images), ANY, np.int32)
         self.objectives = [""] * len(images)
         self.steps = np.zeros(len(images), np.int64)
+        self._least = np.full(len(images), np.inf)  # loss of what is kept of each
 
     def fill(self) -> bool:
         """Puts waiting images into free slots; whether any slot is in use."""
@@ -150,7 +151,14 @@ class SearchSlots:
         return goals, jnp.stack(keys), jnp.asarray(fresh), jnp.asarray(from_image)
 
     def settle(
-        self, number: int, slot: Slot, patched: NDArray[np.uint8], answer: int, *, steps: int
+        self,
+        number: int,
+        slot: Slot,
+        patched: NDArray[np.uint8],
+        answer: int,
+        *,
+        loss: float,
+        steps: int,
     ) -> None:
         """Takes in what came of a slot: frees it, or gives it another start or goal, or nothing.
 
@@ -158,11 +166,15 @@ class SearchSlots:
           number, slot: as of ``in_use``.
           patched: ``uint8[h, w, c]``.
           answer: what is answered to it.
+          loss: of the search there. Of what breaks nothing the least is kept, of equals the last.
           steps: after which a search is at its end.
         """
         image, goal = slot.image, slot.goal
         wrong, reached = self.is_wrong(slot, answer), self.is_reached(slot, answer)
-        if reached or not self.broken[image]:
+        left = np.inf if np.isnan(loss) else loss
+        nearer = wrong or left <= self._least[image]
+        if reached or (nearer and not self.broken[image]):
+            self._least[image] = left
             self.patched[image], self.answers[image] = patched, answer
             self.places[image] = goal.place
             self.objectives[image] = goal.objective

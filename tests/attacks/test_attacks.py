@@ -573,8 +573,8 @@ def test_a_slot_that_is_free_is_filled_with_another_goal_or_image(linear):
     assert (one.image, other.image) == (0, 1)
     run.took(one, 10)
     run.took(other, 10)
-    run.settle(first, one, images[0], int(labels[0]) + 1, steps=10)  # broken
-    run.settle(second, other, images[1], int(labels[1]), steps=10)  # at its end
+    run.settle(first, one, images[0], int(labels[0]) + 1, loss=0, steps=10)  # broken
+    run.settle(second, other, images[1], int(labels[1]), loss=0, steps=10)  # at its end
     assert run.fill()
     assert [(slot.image, slot.number) for _, slot in run.in_use()] == [(2, 0), (1, 1)]
     assert run.broken.tolist() == [True] + [False] * 11

@@ -95,7 +95,7 @@ def test_an_alert_breaks_nothing_where_a_defense_may_raise_one(detects):
     assert run.fill()
     [(number, slot)] = run.in_use()
     run.took(slot, 10)
-    run.settle(number, slot, image[0], cm.ALERT, steps=20)
+    run.settle(number, slot, image[0], cm.ALERT, loss=0, steps=20)
     assert run.broken[0] == run.settled[0] == (not detects)
     assert run.answers[0] == cm.ALERT
 
@@ -118,21 +118,21 @@ def test_another_wrong_label_is_kept_and_does_not_end_the_search():
 
     plain = slots(False)
     [(number, slot)] = plain.in_use()
-    plain.settle(number, slot, patched(1), 1, steps=10)
+    plain.settle(number, slot, patched(1), 1, loss=0, steps=10)
     assert plain.settled[0]
     assert plain.broken[0]
 
     run = slots(True)
     [(number, slot)] = run.in_use()
-    run.settle(number, slot, patched(1), 1, steps=10)
+    run.settle(number, slot, patched(1), 1, loss=0, steps=10)
     assert run.broken[0]
     assert not run.settled[0]
     run.took(slot, 10)
-    run.settle(number, slot, patched(2), 0, steps=10)  # right again, and at its end
+    run.settle(number, slot, patched(2), 0, loss=0, steps=10)  # right again, and at its end
     assert (run.answers[0], run.patched[0].max(), run.broken[0]) == (1, 1, True)
     [(number, slot)] = run.in_use()
     assert slot.number == 1
-    run.settle(number, slot, patched(3), 2, steps=10)
+    run.settle(number, slot, patched(3), 2, loss=0, steps=10)
     assert (run.answers[0], run.patched[0].max()) == (2, 3)
     assert run.settled[0]
 
@@ -235,3 +235,21 @@ def test_a_stride_that_meets_no_place_is_refused():
     assert len(attacks.places_on_grid(threat, stride=1)) == 4
     with pytest.raises(ValueError, match=r"stride: expected one at which .* allows a patch, got 5"):
         attacks.places_on_grid(threat, stride=5)
+
+
+def test_of_patches_that_break_nothing_the_nearest_is_kept():
+    """Of equals the last; what is no number is furthest; and what breaks it is kept at once."""
+    image, places = np.zeros((1, 2, 2, 1), np.uint8), np.asarray([[[1, 1, 0, 0]], [[1, 1, 1, 1]]])
+    goals = attacks.undefended_goals(0, places=places)
+    run = SearchSlots(image, np.zeros(1, np.int32), [0], 1, [goals], 1, 1, 0, allows_alert=False)
+    run.fill()
+    kept = []
+    told = enumerate([(np.nan, 0), (3.0, 0), (1.0, 0), (2.0, 0), (1.0, 0), (np.nan, 0), (9.0, 1)])
+    for level, (loss, answer) in told:
+        [(number, slot)] = run.in_use()
+        run.took(slot, 5)
+        pixels = np.full((2, 2, 1), level + 1, np.uint8)
+        run.settle(number, slot, pixels, answer, loss=loss, steps=20)
+        kept.append((run.patched[0].max(), run.places[0, 0, 2]))
+    assert kept == [(1, 0), (2, 0), (3, 0), (3, 0), (5, 1), (5, 1), (7, 1)]
+    assert run.broken[0]

@@ -94,7 +94,8 @@ def test_a_patched_image_of_which_a_byte_is_another_is_not_there(whole, tmp_path
     folder = tmp_path / "run"
     shutil.copytree(whole, folder)
     lines = [json.loads(x) for x in (folder / "attack" / "attacks.jsonl").read_text().splitlines()]
-    lines = [lines[0], *({**lines[1], "file": f"{name}.png"} for name in ("good", "bad"))]
+    head, one, *_ = lines
+    lines = [head, {**one, "file": "good.png"}, {**one, "number": 499, "file": "bad.png"}]
     text = "".join(f"{json.dumps(x)}\n" for x in lines)
     (folder / "attack" / "attacks.jsonl").write_text(text)
     good, bad = folder / "attack" / "good.png", folder / "attack" / "bad.png"
