@@ -139,9 +139,9 @@ def test_before_a_resize_a_token_is_kept_if_a_pixel_that_it_is_made_of_is_seen(n
         more += (listed & ~sees).sum()
     assert more <= 0.1 * counts.sum()  # pixels that a rounding could have reached
     assert len(np.unique(counts)) > 2
-    traced = seen_tokens(
-        native_masks.boxes, NATIVE, token=TOKEN, most=kept.shape[1], seen_size=(8, 8)
-    )
+    traced = jax.jit(
+        lambda boxes: seen_tokens(boxes, NATIVE, token=TOKEN, most=kept.shape[1], seen_size=(8, 8))
+    )(native_masks.boxes)
     np.testing.assert_array_equal(traced, kept)
 
 
@@ -160,10 +160,11 @@ def test_before_a_resize_a_table_is_that_of_each_masked_image_by_itself(native_m
     ]
     _is_of(engine.table(LARGER), np.stack(logits, axis=1))
     assert engine.tried(LARGER[:1]).predictions[0] == np.asarray(logits[0])[0].argmax()
-    traced = cm.masked_logits(
-        SeenTokens(LOADED.dropping), LOADED.params, LARGER[:1].repeat(len(kept), axis=0),
-        native_masks.boxes, preprocessing=RESIZED,
-    )  # fmt: skip
+    traced = jax.jit(
+        lambda images, boxes: cm.masked_logits(
+            SeenTokens(LOADED.dropping), LOADED.params, images, boxes, preprocessing=RESIZED
+        )
+    )(LARGER[:1].repeat(len(kept), axis=0), native_masks.boxes)
     np.testing.assert_allclose(traced, np.stack(logits, axis=1)[0], rtol=1e-3, atol=1e-3)
 
 
