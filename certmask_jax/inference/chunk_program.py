@@ -14,7 +14,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from certmask_jax.inference.devices import AXIS
+from certmask_jax.inference.devices import AXIS, compiler_options
 from certmask_jax.inference.masked_pass import masked_logits, outputs_of
 from certmask_jax.inference.model_function import ApplyFn
 from certmask_jax.inference.preprocessing import Preprocessing
@@ -120,5 +120,6 @@ def chunk_step(apply_fn: ApplyFn, preprocessing: Preprocessing, mesh: Mesh) -> A
             in_specs=(PartitionSpec(), PartitionSpec(), PartitionSpec(AXIS), PartitionSpec(AXIS)),
             out_specs=PartitionSpec(AXIS),
             check_vma=False,  # any model may be given, whatever it carries in its loops
-        )
+        ),
+        compiler_options=compiler_options(mesh),
     )

@@ -24,6 +24,17 @@ def device_mesh(devices: Iterable[Any] | None = None) -> Mesh:
     return jax.make_mesh((len(chosen),), (AXIS,), axis_types=(AxisType.Auto,), devices=chosen)
 
 
+def compiler_options(mesh: Mesh) -> dict[str, Any]:
+    """What XLA is told when it compiles a masked forward pass for these devices.
+
+    On GPUs all products are cuBLAS's. Where Triton's may be had XLA tries both out before it
+    decides what becomes part of a product, and with cuBLAS's, which mostly are faster, biases,
+    activations and residual sums stay kernels of their own.
+    """
+    on_gpu = mesh.devices.flat[0].platform == "gpu"
+    return {"xla_gpu_enable_triton_gemm": False} if on_gpu else {}
+
+
 def free_memory(device: Any) -> int:
     """Bytes that one program may take on a device: most of what is free, 2 GiB if unknown."""
     if device.platform == "cpu":  # they share what there is

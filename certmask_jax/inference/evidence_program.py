@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from certmask_jax._own_settings import unguarded
 from certmask_jax.defenses.evidence_defense import EvidenceDefense, check_guarded
 from certmask_jax.inference.cell_fields import cells_keep_bits, check_fields
-from certmask_jax.inference.devices import AXIS
+from certmask_jax.inference.devices import AXIS, compiler_options
 from certmask_jax.inference.distinct_fields import LocalLogits
 from certmask_jax.inference.evidence_sources import BandSource, Evidence, LocalSource, Source
 from certmask_jax.inference.preprocessing import Preprocessing
@@ -117,7 +117,8 @@ def results_program(
             in_specs=(PartitionSpec(), split, split),
             out_specs=split,
             check_vma=False,  # any model may be given, whatever it carries in its loops
-        )
+        ),
+        compiler_options=compiler_options(mesh),
     )
 
 

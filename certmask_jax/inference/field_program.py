@@ -11,7 +11,7 @@ from jax import Array
 from jax.sharding import Mesh, PartitionSpec
 from numpy.typing import NDArray
 
-from certmask_jax.inference.devices import AXIS
+from certmask_jax.inference.devices import AXIS, compiler_options
 from certmask_jax.inference.distinct_fields import LocalFields, LocalLogits
 from certmask_jax.inference.masked_pass import masked_logits, outputs_of
 from certmask_jax.inference.preprocessing import Preprocessing
@@ -90,5 +90,6 @@ def table_program(local: LocalLogits, preprocessing: Preprocessing, mesh: Mesh) 
             in_specs=(PartitionSpec(), PartitionSpec(AXIS), PartitionSpec()),
             out_specs=PartitionSpec(AXIS),
             check_vma=False,  # any model may be given, whatever it carries in its loops
-        )
+        ),
+        compiler_options=compiler_options(mesh),
     )

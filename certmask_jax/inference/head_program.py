@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from certmask_jax.inference.devices import AXIS
+from certmask_jax.inference.devices import AXIS, compiler_options
 from certmask_jax.inference.masked_pass import outputs_of
 from certmask_jax.inference.masking import hidden_pixels
 from certmask_jax.inference.preprocessing import Preprocessing, model_input
@@ -133,5 +133,6 @@ def _over_devices(function: Any, mesh: Mesh, specs: tuple[PartitionSpec, ...]) -
             in_specs=specs,
             out_specs=PartitionSpec(AXIS),
             check_vma=False,  # any model may be given, whatever it carries in its loops
-        )
+        ),
+        compiler_options=compiler_options(mesh),
     )

@@ -1,12 +1,11 @@
 """Parts of a ViT in forms that suit GPUs: the same functions, other last bits.
 
-Of a ViT-B/16 in bfloat16 on an H100, 512 masked images took 50 ms. The convolution of the patches
-took 3.6 of these, and as a product 0.3; the exact GELU took 11, and by the error function 5.5.
-
-Two more were measured and are left out. Queries, keys and values as three products spare what it
-takes to cut one up (3.6), but their biases are then added by themselves (3.5). Norms that subtract
-the mean first become one kernel each, which takes longer (8.4) than the two that share their work
-with the sums of the residual branches (5.7).
+They are written so that XLA's compiler leaves most of what stands between products to cuBLAS
+(``inference.devices.compiler_options``): biases, a tanh GELU and the sums of the residual branches
+are then part of the products. What is left is made as little as can be: queries, keys and values
+are three products, so that none is cut up for cuDNN; norms subtract the mean first, which is one
+kernel; patches are embedded by a product, where cuDNN's convolutions of three channels take many
+times as long; and the exact GELU has half of the operations.
 """
 
 from __future__ import annotations
@@ -60,6 +59,28 @@ def patch_embedding(
         return PatchProducts(features, patch, **named)
     side = (patch, patch)
     return layers.Conv(features, side, side, padding="VALID", **named)
+
+
+class QkvProducts(layers.Module):
+    """The layer of queries, keys and values as three products: ``[B, N, D]`` -> three of these.
+
+    One product of all three has to be cut up before cuDNN reads it. Parameters are those of
+    ``nn.Dense(3 * D)``.
+    """
+
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> tuple[Array, Array, Array]:
+        width = x.shape[-1]
+        shape = (width, 3 * width)
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape, self.param_dtype)
+        bias = self.param("bias", nn.initializers.zeros, (3 * width,), self.param_dtype)
+        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        parts = zip(jnp.split(kernel, 3, axis=1), jnp.split(bias, 3), strict=True)
+        query, key, value = (x @ of_part + shift[None, None] for of_part, shift in parts)
+        return query, key, value
 
 
 def exact_gelu(x: Array) -> Array:

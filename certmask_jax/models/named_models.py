@@ -74,7 +74,7 @@ class Model:
         token_only = getattr(self.module, "computes_token_only", False)
         facts = {"last_block": "class token alone"} if token_only else {}
         if getattr(self.module, "has_gpu_forms", False):
-            facts["embedding_and_gelu"] = "in the forms for GPUs"
+            facts["parts_of_blocks"] = "in the forms for GPUs"
         return facts
 
     def init(self, key: Array) -> Params:

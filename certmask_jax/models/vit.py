@@ -45,7 +45,7 @@ class VisionTransformer(layers.Module):
         Google's own weights were trained.
       attention: ``"xla"``, on any device, or ``"cudnn"``: cuDNN's flash attention, on NVIDIA GPUs
         in 16 bits (``jax.nn.dot_product_attention``, which names what else it asks for).
-      for_gpu: whether the embedding and the GELU have the forms that suit GPUs: the same
+      for_gpu: whether embedding and blocks have the forms that suit GPUs: the same
         mathematics and parameters, other last bits (``models.gpu_forms``); None: with cuDNN.
       layer_scale: what the scales of the residual branches start from; None for none.
       registers: how many register tokens stand between the class token and the image's (Darcet et

@@ -5,6 +5,7 @@ Parameter names are timm's, with dots where Flax nests.
 
 from __future__ import annotations
 
+import functools
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -23,12 +24,13 @@ class Attention(layers.Module):
 
     With ``token_only`` the first token alone asks, all are looked at: what the whole attention
     gives for it, without what nobody reads. ``seen bool[B, N]`` are the tokens that are looked at;
-    None for all of them.
+    None for all of them. ``for_gpu`` takes the products of ``gpu_forms``.
     """
 
     num_heads: int
     attention: Implementation = "xla"
     token_only: bool = False
+    for_gpu: bool = False
     dtype: Any = None
     param_dtype: Any = jnp.float32
 
@@ -41,6 +43,9 @@ class Attention(layers.Module):
             query, others = TokenQkv(name="qkv", **types)(x)
             q = query.reshape(batch, 1, *heads)
             k, v = jnp.moveaxis(others.reshape(batch, tokens, 2, *heads), 2, 0)
+        elif self.for_gpu:
+            parts = gpu_forms.QkvProducts(name="qkv", **types)(x)
+            q, k, v = (part.reshape(batch, tokens, *heads) for part in parts)
         else:
             qkv = layers.Dense(3 * width, name="qkv", **types)(x)
             q, k, v = jnp.moveaxis(qkv.reshape(batch, tokens, 3, *heads), 2, 0)
@@ -102,7 +107,7 @@ class Block(layers.Module):
 
     ``token_only`` computes the first token alone, and ``seen`` are the tokens that others look at,
     see ``Attention``. ``layer_scale`` is what the scales of the residual branches start from; None
-    for none. ``for_gpu`` takes the GELU of ``gpu_forms``.
+    for none. ``for_gpu`` takes the forms of ``gpu_forms``.
     """
 
     num_heads: int
@@ -119,11 +124,14 @@ class Block(layers.Module):
     def __call__(self, x: Array, seen: Array | None = None) -> Array:
         width = x.shape[-1]
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        y = layer_norm(self.param_dtype, "norm1")(x).astype(x.dtype)
-        attention = Attention(self.num_heads, self.attention, self.token_only, name="attn", **types)
+        norm = functools.partial(layer_norm, self.param_dtype, mean_first=self.for_gpu)
+        y = norm("norm1")(x).astype(x.dtype)
+        attention = Attention(
+            self.num_heads, self.attention, self.token_only, self.for_gpu, name="attn", **types
+        )
         mixed = attention(y, seen)
         x = (x[:, :1] if self.token_only else x) + self._scaled(mixed, "ls1")
-        y = layer_norm(self.param_dtype, "norm2")(x).astype(x.dtype)
+        y = norm("norm2")(x).astype(x.dtype)
         y = layers.Dense(self.mlp_ratio * width, name="mlp_fc1", **types)(y)
         if self.for_gpu and self.gelu == "exact":
             y = gpu_forms.exact_gelu(y)
@@ -137,9 +145,19 @@ class Block(layers.Module):
         return LayerScale(self.layer_scale, self.param_dtype, name=name)(x)
 
 
-def layer_norm(param_dtype: Any, name: str) -> layers.LayerNorm:
-    """Layer normalisation in float32, with the published epsilon (timm's, 1e-6)."""
-    return layers.LayerNorm(epsilon=1e-6, dtype=jnp.float32, param_dtype=param_dtype, name=name)
+def layer_norm(param_dtype: Any, name: str, *, mean_first: bool = False) -> layers.LayerNorm:
+    """Layer normalisation in float32, with the published epsilon (timm's, 1e-6).
+
+    The variance is that of what is left of the mean with ``mean_first``, or else the mean square
+    without the square of the mean.
+    """
+    return layers.LayerNorm(
+        epsilon=1e-6,
+        dtype=jnp.float32,
+        param_dtype=param_dtype,
+        use_fast_variance=not mean_first,
+        name=name,
+    )
 
 
 def _check_cudnn(q: Array) -> None:

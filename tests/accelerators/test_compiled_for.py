@@ -119,6 +119,22 @@ def test_forms_for_gpus_move_less(target):
     assert traffic[True] < traffic[False]
 
 
+def test_a_tanh_gelu_is_part_of_its_product(target):
+    """In a ViT with the forms for GPUs: hidden units are written once and read once.
+
+    An exact one, which cuBLAS has not, is a kernel of its own, that reads and writes them again.
+    """
+    if target.name != "h100":
+        pytest.skip("cuBLAS is NVIDIA's")
+    traffic = {}
+    for gelu in ("exact", "tanh"):
+        module = VisionTransformer(10, 16, 192, 3, 3, for_gpu=True, gelu=gelu)
+        measured = _checked(compiled_for.measure(_subject(module, 224), target, 4 * CHUNK))
+        traffic[gelu] = measured["estimate_of_the_compiler"]["traffic_megabytes_each"]
+    again = 2 * 2 * 197 * 4 * 192 * 2 / 1e6  # of two blocks: the last has one token
+    assert traffic["exact"] - traffic["tanh"] == pytest.approx(again, rel=0.02)
+
+
 def test_dropped_tokens_are_gathered_without_a_loop(target):
     """50 of 197 tokens, which the compiler takes to be less work (a gather of pixels was more)."""
     module, size, most = CASES["vit"]

@@ -76,8 +76,8 @@ def test_cudnn_brings_them_and_a_run_says_so():
     fast = models.create("vit_tiny_patch16_224", attention="cudnn", dtype="bfloat16")
     assert not plain.module.has_gpu_forms
     assert fast.module.has_gpu_forms
-    assert "embedding_and_gelu" not in plain.facts
-    assert "embedding_and_gelu" in fast.facts
+    assert "parts_of_blocks" not in plain.facts
+    assert "parts_of_blocks" in fast.facts
     assert not VisionTransformer(5, 4, 12, 1, 3, attention="cudnn", for_gpu=False).has_gpu_forms
 
 
