@@ -57,24 +57,25 @@ MEASUREMENTS = {
     "memory": "peak, by number of masks and of images",
 }
 
+_MODEL = ("model", "precision", "gelu", "attention")  # what is measured without a job
 _USES = {
-    "speed": ("job", "model", "precision", "images", "repeat", "chunk"),
+    "speed": ("job", *_MODEL, "images", "repeat", "chunk"),
     "passes": ("job", "precision", "images", "chunk"),
-    "fields": ("job", "model", "precision", "repeat"),
-    "evidence": ("job", "model", "precision", "repeat"),
+    "fields": ("job", *_MODEL, "repeat"),
+    "evidence": ("job", *_MODEL, "repeat"),
     "analysis": ("evidence", "repeat"),
-    "attack": ("job", "model", "precision", "repeat"),
-    "packing": ("job", "model", "precision", "images", "repeat", "chunk"),
+    "attack": ("job", *_MODEL, "repeat"),
+    "packing": ("job", *_MODEL, "images", "repeat", "chunk"),
     "latency": ("job", "precision", "repeat", "chunk"),
     "serving": ("job", "precision", "repeat", "chunk"),
     "invariance": ("job", "precision"),
-    "scaling": ("job", "model", "precision", "repeat"),
+    "scaling": ("job", *_MODEL, "repeat"),
     "storage": ("repeat",),
-    "start_up": ("job", "model", "precision"),
-    "memory": ("job", "model", "precision", "most_masks", "most_images"),
+    "start_up": ("job", *_MODEL),
+    "memory": ("job", *_MODEL, "most_masks", "most_images"),
 }
 _COMPILED = "compiled"  # what is said of --compile-for
-_USED_BY_COMPILING = ("job", "model", "precision", "chunk", "compile_for")
+_USED_BY_COMPILING = ("job", *_MODEL, "chunk", "compile_for")
 _LEAST_MASKS, _LEAST_IMAGES = 36, 1000  # of the least case of memory
 _MOST_IMAGES, _MOST_ROUNDS = 1_000_000, 1000
 _ALWAYS = ("only", "out", "cpu_devices", "compilation_cache", "distributed", "child")
@@ -87,6 +88,8 @@ class Config:
     job: tuple[str, ...] | None
     model: str
     precision: str
+    gelu: str | None
+    attention: str | None
     images: int
     repeat: int
     chunk: int | None
@@ -123,6 +126,8 @@ def parser() -> CommandLine:
         help="of products, without --job: highest (float32), high, default (the backend's), "
         "bfloat16 (default: %(default)s)",
     )
+    for option in _MODEL[2:]:
+        model_options.add_of_vit(parse, option)
     parse.add_argument(
         "--images",
         type=whole(1, _MOST_IMAGES),
@@ -204,7 +209,7 @@ def read_config(arguments: argparse.Namespace) -> Config:
         check_uses(arguments, {*used, *_ALWAYS}, f"in {', '.join(names)}")
     job = arguments.job
     if job is not None:
-        others = set(arguments.typed) - {"model", "precision"}
+        others = set(arguments.typed) - set(_MODEL)
         check_uses(arguments, others, "with --job, which has its own")
         try:
             job = tuple(shlex.split(job))
@@ -215,6 +220,8 @@ def read_config(arguments: argparse.Namespace) -> Config:
         job,
         arguments.model,
         arguments.precision,
+        arguments.gelu,
+        arguments.attention,
         arguments.images,
         arguments.repeat,
         arguments.chunk,
@@ -239,6 +246,8 @@ def run(config: Config, command: str) -> dict[str, Any]:
         shared = of_verdicts = ["--job", shlex.join(config.job)]
     else:
         shared = ["--model", config.model, "--precision", config.precision]
+        for option, value in _of_vit(config).items():
+            shared += [f"--{option}", value] if value is not None else []
         of_verdicts = ["--job", shlex.join(_embedded(config))]
     wide = ["--cpu-devices", "8"]
     how: dict[str, Callable[[], Any]] = {
@@ -307,9 +316,20 @@ def _subjects(config: Config) -> tuple[Callable[[], Subject], Callable[[], Subje
         return (lambda: of_job(job)), (lambda: of_job(job))
     only_shapes = config.compile_for is not None
     return (
-        lambda: of_noise(config.model, config.precision, config.images, only_shapes=only_shapes),
+        lambda: of_noise(
+            config.model,
+            config.precision,
+            config.images,
+            only_shapes=only_shapes,
+            **_of_vit(config),
+        ),
         lambda: of_job(_embedded(config)),
     )
+
+
+def _of_vit(config: Config) -> dict[str, str | None]:
+    """What was said of a ViT; None for what was not."""
+    return {"gelu": config.gelu, "attention": config.attention}
 
 
 def _embedded(config: Config) -> tuple[str, ...]:
@@ -330,7 +350,7 @@ def _run(argv: Sequence[str] | None) -> int:
         compiles or "model" in {o for m in config.measurements for o in _USES[m]}
     ):
         with named("--model"):
-            model_options.named_model(config.model)
+            model_options.named_model(config.model, **_of_vit(config))
     if config.evidence is not None:
         with named("--evidence"):
             analysis.read(config.evidence)

@@ -243,21 +243,11 @@ def add(
         metavar="N|HxW",
         help="pixels that the model sees, height x width (default: the model's own)",
     )
-    group.add_argument(
-        "--gelu",
-        choices=GELUS,
-        help="of a ViT: tanh is what Google's own weights were trained with (default: exact, as "
-        "timm runs them)",
-    )
+    add_of_vit(group, "gelu")
     group.add_argument(
         "--pooling", choices=POOLINGS, help="of a ViT: what the head looks at (default: token)"
     )
-    group.add_argument(
-        "--attention",
-        choices=ATTENTIONS,
-        help="of a ViT: cudnn is cuDNN's flash attention, on NVIDIA GPUs with --precision bfloat16 "
-        "(default: xla, which runs anywhere)",
-    )
+    add_of_vit(group, "attention")
     group.add_argument(
         "--resize-positions",
         action="store_true",
@@ -270,6 +260,23 @@ def add(
             action="store_true",
             help="start a fresh head, whatever the weights have (default: theirs)",
         )
+
+
+def add_of_vit(group: Any, option: str) -> None:
+    """Adds an option of ViTs by its name, ``gelu`` or ``attention``, to a parser or its group."""
+    choices, about = {
+        "gelu": (
+            GELUS,
+            "of a ViT: tanh is what Google's own weights were trained with (default: exact, as "
+            "timm runs them)",
+        ),
+        "attention": (
+            ATTENTIONS,
+            "of a ViT: cudnn is cuDNN's flash attention, on NVIDIA GPUs with --precision bfloat16 "
+            "(default: xla, which runs anywhere)",
+        ),
+    }[option]
+    group.add_argument(f"--{option}", choices=choices, help=about)
 
 
 def may_say_model(address: Address | None) -> bool:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from certmask_jax import defenses, mask_sets, predict
+from certmask_jax import defenses, mask_sets, models, predict
 from certmask_jax.attacks import PatchSearch
 from certmask_jax.inference.devices import device_mesh
 from certmask_jax.inference.preprocessing import Preprocessing
@@ -51,6 +51,24 @@ def test_the_pytorch_model_is_the_same_model(shared):
     for name in pytorch_loops.BATCHES:
         theirs = np.stack(pytorch_loops.loop(arrays, name)(), axis=1)
         np.testing.assert_array_equal(theirs[:2], ours.predictions)
+
+
+def test_a_vit_is_measured_as_it_is_asked_for():
+    options = ["--only", "speed", "--model", "vit_digits", "--gelu", "tanh"]
+    config = benchmark.read_config(benchmark.parser().parse_args(options))
+    asked = benchmark._subjects(config)[0]()
+    images = np.linspace(-1, 1, 2 * 8 * 8, dtype=np.float32).reshape(2, 8, 8, 1)
+    logits = [
+        np.asarray(
+            models.create("vit_digits", gelu=gelu, num_classes=asked.num_classes).apply_fn(
+                asked.params, images
+            )
+        )
+        for gelu in ("exact", "tanh")
+    ]
+    ours = np.asarray(asked.apply_fn(asked.params, images))
+    np.testing.assert_array_equal(ours, logits[1])
+    assert (ours != logits[0]).any()
 
 
 def test_the_pytorch_loops_count_what_they_evaluate(tmp_path):

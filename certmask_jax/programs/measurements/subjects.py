@@ -78,12 +78,15 @@ class Subject:
         ).for_blocks(None)
 
 
-def of_noise(name: str, precision: str, images: int, *, only_shapes: bool = False) -> Subject:
+def of_noise(
+    name: str, precision: str, images: int, *, only_shapes: bool = False, **options: Any
+) -> Subject:
     """A model by name with random weights on random images: speed depends on neither.
 
     With ``only_shapes`` its parameters are ``jax.ShapeDtypeStruct``, to be compiled with.
+    ``options`` are keywords of ``models.create``.
     """
-    model = model_options.named_model(name)
+    model = model_options.named_model(name, **options)
     config = model.data_config
     size = config.input_size
     grid = mask_sets.budgeted_grid(size, max(1, round(0.16 * size[0])), masks_per_axis=6)
