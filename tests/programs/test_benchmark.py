@@ -17,6 +17,7 @@ from certmask_jax.attacks import PatchSearch
 from certmask_jax.inference.devices import device_mesh
 from certmask_jax.inference.preprocessing import Preprocessing
 from certmask_jax.masks import distinct_unions
+from certmask_jax.models import vit_blocks
 from certmask_jax.programs import benchmark
 from certmask_jax.programs.measurements import (
     absent_devices,
@@ -69,6 +70,23 @@ def test_a_vit_is_measured_as_it_is_asked_for():
     ours = np.asarray(asked.apply_fn(asked.params, images))
     np.testing.assert_array_equal(ours, logits[1])
     assert (ours != logits[0]).any()
+
+
+def test_attention_that_takes_16_bits_alone_is_measured(monkeypatch):
+    """cuDNN's, as on a GPU: no part of the measurement has the model in float32."""
+    attention, seen = jax.nn.dot_product_attention, set()
+
+    def of_16_bits(q, k, v, *, implementation, **how):
+        seen.add((implementation, q.dtype.name))
+        return attention(q, k, v, **how)
+
+    monkeypatch.setattr(vit_blocks, "_check_cudnn", lambda q: None)
+    monkeypatch.setattr(jax.nn, "dot_product_attention", of_16_bits)
+    subject = subjects.of_noise("vit_digits", "bfloat16", 1, attention="cudnn")
+    measured = speed.measure(subject, 1, 1, 8, side=8)
+    assert measured["flops_per_masked_image"] > 1e5
+    assert ("cudnn", "bfloat16") in seen
+    assert {kind for name, kind in seen if name == "cudnn"} == {"bfloat16"}
 
 
 def test_the_pytorch_loops_count_what_they_evaluate(tmp_path):

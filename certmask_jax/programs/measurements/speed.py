@@ -88,8 +88,12 @@ def measure(
         seconds = in_turn(runs, repeat)
     done = {"plain": items, "masked": items, "whole job, full table": items + len(pixels)}
     done |= theirs
+    how = subject.preprocessing
     each = flops(
-        subject.apply_fn, subject.params, subject.preprocessing.model_shape(subject.image_shape)
+        subject.apply_fn,
+        computed_with(subject.params, how),
+        how.model_shape(subject.image_shape),
+        how.model_dtype,
     )
     record: dict[str, Any] = {
         "subject": subject.name,
