@@ -18,8 +18,8 @@ from certmask_jax.certification.evidence_run import EvidenceHooks, evaluate_evid
 from certmask_jax.certification.evidence_verdicts import certify_evidence
 from certmask_jax.defenses import derandomized_smoothing as smoothing
 from certmask_jax.defenses.band_defense import DerandomizedSmoothing, SmoothedViT
-from certmask_jax.defenses.local_defense import PatchGuard
 from certmask_jax.defenses.mask_ds_defense import MaskDS
+from certmask_jax.defenses.patchguard_defense import PatchGuard
 from certmask_jax.inference.devices import device_mesh
 from certmask_jax.inference.distinct_fields import LocalLogits
 from certmask_jax.inference.preprocessing import Preprocessing, model_input

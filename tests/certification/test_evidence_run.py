@@ -24,7 +24,9 @@ from certmask_jax.certification.evidence_verdicts import certify_evidence
 from certmask_jax.certification.report.notes import notices_of
 from certmask_jax.certification.report.notices import MarginGuard
 from certmask_jax.defenses import clipped_bagnet, patchguard
-from certmask_jax.defenses.local_defense import ClippedBagNet, PatchGuard, PatchGuardDetection
+from certmask_jax.defenses.clipped_bagnet_defense import ClippedBagNet
+from certmask_jax.defenses.patchguard_defense import PatchGuard
+from certmask_jax.defenses.patchguard_detection_defense import PatchGuardDetection
 from certmask_jax.files.unreadable import UnreadableImage
 from certmask_jax.inference.devices import device_mesh
 from certmask_jax.inference.distinct_fields import LocalLogits

@@ -14,7 +14,8 @@ import pytest
 
 from certmask_jax import data, models
 from certmask_jax.certification.evidence_run import EvidenceHooks, evaluate_evidence
-from certmask_jax.defenses.local_defense import ClippedBagNet, PatchGuard
+from certmask_jax.defenses.clipped_bagnet_defense import ClippedBagNet
+from certmask_jax.defenses.patchguard_defense import PatchGuard
 from certmask_jax.inference.devices import device_mesh
 from certmask_jax.inference.distinct_fields import LocalLogits
 from certmask_jax.inference.preprocessing import Preprocessing
