@@ -14,8 +14,9 @@ import certmask_jax as cm
 from certmask_jax import data, models
 from certmask_jax.certification import evidence_batches
 from certmask_jax.certification.evidence_batches import sources_of
-from certmask_jax.certification.evidence_run import EvidenceHooks, evaluate_evidence
+from certmask_jax.certification.evidence_run import evaluate_evidence
 from certmask_jax.certification.evidence_verdicts import certify_evidence
+from certmask_jax.certification.run_hooks import EvidenceHooks
 from certmask_jax.defenses import derandomized_smoothing as smoothing
 from certmask_jax.defenses.band_defense import DerandomizedSmoothing, SmoothedViT
 from certmask_jax.defenses.mask_ds_defense import MaskDS

@@ -19,10 +19,11 @@ import pytest
 import certmask_jax as cm
 from certmask_jax import data, models
 from certmask_jax.certification import evidence_planning
-from certmask_jax.certification.evidence_run import EvidenceHooks, evaluate_evidence
+from certmask_jax.certification.evidence_run import evaluate_evidence
 from certmask_jax.certification.evidence_verdicts import certify_evidence
 from certmask_jax.certification.report.notes import notices_of
 from certmask_jax.certification.report.notices import MarginGuard
+from certmask_jax.certification.run_hooks import EvidenceHooks
 from certmask_jax.defenses import clipped_bagnet, patchguard
 from certmask_jax.defenses.clipped_bagnet_defense import ClippedBagNet
 from certmask_jax.defenses.patchguard_defense import PatchGuard

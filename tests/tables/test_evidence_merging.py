@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from certmask_jax import data, models
-from certmask_jax.certification.evidence_run import EvidenceHooks, evaluate_evidence
+from certmask_jax.certification.evidence_run import evaluate_evidence
+from certmask_jax.certification.run_hooks import EvidenceHooks
 from certmask_jax.defenses.clipped_bagnet_defense import ClippedBagNet
 from certmask_jax.defenses.patchguard_defense import PatchGuard
 from certmask_jax.inference.devices import device_mesh
