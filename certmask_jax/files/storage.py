@@ -76,9 +76,16 @@ def absent(folder: AnyPath, files: Sequence[AnyPath]) -> list[AnyPath]:
     return [file for file, key in zip(files, keys, strict=True) if key not in there]
 
 
-def lacking(folder: AnyPath) -> str:
-    """What an error got in place of a folder with some file: one without, or no folder at all."""
-    return "one without" if folder.is_dir() else "none: there is no such folder"
+def lacking(folder: AnyPath, remedy: str) -> str:
+    """What an error got in place of a folder with some file, and what to do.
+
+    ``remedy`` is what to do about a folder without that file. It may be no folder at all.
+    """
+    if folder.is_dir():
+        return f"one without; {remedy}"
+    if folder.exists():
+        return "a file; give the folder that it is in"
+    return "none: there is no such folder; check how its path is written"
 
 
 def check_writable(folder: AnyPath) -> None:

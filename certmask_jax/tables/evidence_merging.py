@@ -125,7 +125,8 @@ def _opened(
 def _recorded(share: AnyPath) -> dict[str, Any]:
     record = evidence_store.recorded(share)
     if record is None:
-        raise FileNotFoundError(f"{share}: expected a folder with a share of evidence, found none")
+        got = storage.lacking(share, "begin that share first")
+        raise FileNotFoundError(f"{share}: expected a folder with a share of evidence, got {got}")
     return record
 
 

@@ -125,7 +125,7 @@ def recorded(folder: AnyPath) -> dict[str, Any] | None:
     """
     try:
         content = (folder / RECORD).read_bytes()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     try:
         record = dict(json_of(content))
@@ -136,6 +136,15 @@ def recorded(folder: AnyPath) -> dict[str, Any] | None:
             f"{folder / RECORD}: expected format {_FORMAT}, got {record.get('format')!r}; choose "
             "another folder"
         )
+    return record
+
+
+def _begun_already(folder: AnyPath) -> dict[str, Any]:
+    """The record of a run; ``FileNotFoundError`` where none was begun."""
+    record = recorded(folder)
+    if record is None:
+        got = storage.lacking(folder, "begin that run first")
+        raise FileNotFoundError(f"{folder}: expected the evidence of a run, got {got}")
     return record
 
 
@@ -151,9 +160,7 @@ def images_done(folder: AnyPath) -> tuple[int, int]:
     Raises:
       FileNotFoundError: where none was begun.
     """
-    record = recorded(folder)
-    if record is None:
-        raise FileNotFoundError(f"{folder}: expected the evidence of a run, found none")
+    record = _begun_already(folder)
     store = store_of(folder, record)
     spans = store.spans()
     done = sum(stop - start for n, (start, stop) in spans.items() if store.is_there(n))
@@ -233,9 +240,7 @@ def load_evidence(folder: AnyPath) -> SavedEvidence:
       FileNotFoundError: where there is none.
       ValueError: for a run that is not finished, or has a damaged block: says what to do.
     """
-    record = recorded(folder)
-    if record is None:
-        raise FileNotFoundError(f"{folder}: expected the evidence of a run, found none")
+    record = _begun_already(folder)
     store = store_of(folder, record)
     warnings: list[str] = []
     every = [store.read(number, warnings.append) for number in store.spans()]

@@ -420,7 +420,7 @@ def test_a_model_in_two_parts_is_attacked_in_pixels(bagnet, tmp_path, how):
         (["{run}", "--step-size", "2"], "--step-size: expected at most 1, got 2"),
         (["{run}", "--optimizer", "adam", "--momentum", "0.5"], "--momentum: has no use"),
         (["{run}", "--weights", "{run}/gone.npz"], "--data-dir and --weights say where data and"),
-        (["{run}/results.json"], "expected the folder of a run of certify, got a file"),
+        (["{run}/results.json"], "folder of a run of certify, with results.json, got a file"),
         (["{run}", "--place", "8,0"], "--place 8,0: expected a place inside what the threat"),
         (
             ["--num-images", "2", "--defense", DEFENSE, "--patch", "1,2"],

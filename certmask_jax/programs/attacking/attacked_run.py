@@ -203,9 +203,10 @@ def _readable(path: Path) -> Iterator[None]:
     try:
         yield
     except (FileNotFoundError, NotADirectoryError) as error:
-        folder = path.parent
-        got = "got a file" if folder.is_file() else f"with {path.name}, got {lacking(folder)}"
-        raise ValueError(f"{folder}: expected the folder of a run of certify, {got}") from error
+        got = lacking(path.parent, "give the command of that run again, which ends with it")
+        raise ValueError(
+            f"{path.parent}: expected the folder of a run of certify, with {path.name}, got {got}"
+        ) from error
     except (ValueError, KeyError, TypeError, StopIteration) as error:
         raise ValueError(
             f"{path}: cannot be read ({error or type(error).__name__}); give the command of that "
