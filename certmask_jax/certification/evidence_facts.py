@@ -10,19 +10,13 @@ from certmask_jax.certification.run_facts import facts_of_images
 from certmask_jax.files import fingerprint
 
 
-def facts_of_evidence(
-    opened: OpenedEvidence, params: Any, identity: Mapping[str, Any]
-) -> dict[str, Any]:
+def facts_of_evidence(opened: OpenedEvidence, known: Mapping[str, Any]) -> dict[str, Any]:
     """JSON-able facts: runs of the same facts find the same.
 
     Args:
       opened: the run.
-      params: of the model; not hashed where ``identity`` has ``weights_sha256``.
-      identity: what the caller knows.
+      known: what the caller knows, and ``weights_sha256``; see ``run_facts.known_of``.
     """
-    known = dict(identity)
-    if "weights_sha256" not in known:
-        known["weights_sha256"] = fingerprint.of_arrays(params)
     guard = opened.margin_guard
     return {
         **facts_of_images(opened.run_images, opened.first),

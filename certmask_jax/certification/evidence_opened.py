@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -18,7 +19,7 @@ from certmask_jax.defenses.guarded_evidence import checked_guard
 from certmask_jax.files import processes, storage
 from certmask_jax.inference.devices import device_mesh
 from certmask_jax.inference.distinct_fields import LocalLogits
-from certmask_jax.inference.evidence_program import check_local
+from certmask_jax.inference.evidence_program import local_shape
 from certmask_jax.inference.masked_pass import computed_with
 from certmask_jax.inference.model_function import ApplyFn, num_classes
 from certmask_jax.inference.preprocessing import Preprocessing, check_images
@@ -47,8 +48,7 @@ class OpenedEvidence:
       held: the parameters, as they are on these.
       classes: K of the model.
       work: what is evaluated at once.
-      images_per_block: of its blocks, a multiple of that.
-      spans: this process's part of its share of the blocks, and the images of each.
+      share: ``(i, n)`` of this process.
       kept: the record of the evidence that is kept; None for none.
     """
 
@@ -63,9 +63,22 @@ class OpenedEvidence:
     held: Any
     classes: int
     work: Batches
-    images_per_block: int
-    spans: Mapping[int, tuple[int, int]]
+    share: tuple[int, int]
     kept: Mapping[str, Any] | None
+
+    @functools.cached_property
+    def images_per_block(self) -> int:
+        """Of its blocks, a multiple of what is evaluated at once."""
+        batch = self.work.images
+        share = -(-len(self.run_images) // _LEAST_BLOCKS)
+        size = batch * min(_BATCHES_A_BLOCK, -(-share // batch))
+        return size if self.kept is None else kept_sources.images_a_block(self.kept, size, batch)
+
+    @functools.cached_property
+    def spans(self) -> dict[int, tuple[int, int]]:
+        """The blocks of its share, and the images of each; ``ValueError`` for too few blocks."""
+        every = self.store.spans()
+        return {number: every[number] for number in share_of(len(every), self.share, "evidence")}
 
     @property
     def store(self) -> EvidenceStore:
@@ -100,11 +113,11 @@ def open_evidence(
     margin_guard: float,
     chunk: int | None,
     mesh: Mesh | None,
-    warn: Callable[[str], None],
 ) -> OpenedEvidence:
-    """Looks at the folder, the images and the model, and writes nothing.
+    """Looks at the folder, the images and the model's shapes; evaluates and writes nothing.
 
-    Arguments and errors are those of ``evaluate_evidence``; ``warn`` is told what its hooks are.
+    Arguments and errors are those of ``evaluate_evidence``. What that refuses is refused here, but
+    for another run's folder and for what has to be tried (``evidence_trials``).
     """
     folder = storage.any_path(folder)
     _check(test_set, local, defenses, preprocessing)
@@ -120,6 +133,7 @@ def open_evidence(
         computed_with(params, preprocessing), NamedSharding(mesh, PartitionSpec())
     )
     classes = _classes(local, apply_fn, params, defenses, preprocessing, first.shape[1:])
+    run_images.check_labels(classes)
     work = planned(
         defenses,
         local,
@@ -132,22 +146,18 @@ def open_evidence(
         mesh=mesh,
         chunk=chunk,
         known=None if there is None else there["fingerprint"].get("bands_at_once"),
-        margin_guard=margin_guard,
-        warn=warn,
     )
-    size = _images_per_block(len(run_images), work.images)
     kept = kept_sources.kept_of(defenses, classes) if keep else None
-    if kept is not None:
-        size = kept_sources.images_a_block(kept, size, work.images)
-    every = EvidenceStore(folder, len(run_images), size).spans()
-    of_this = processes.share_of_this(share)
-    spans = {number: every[number] for number in share_of(len(every), of_this, "evidence")}
+    run = OpenedEvidence(
+        folder, defenses, local, preprocessing, float(margin_guard), run_images, first, mesh, held,
+        classes, work, processes.share_of_this(share), kept
+    )  # fmt: skip
+    spans = run.spans  # or it is refused
     if kept is not None:
         kept_sources.check_room(folder, kept, spans)
-    return OpenedEvidence(
-        folder, defenses, local, preprocessing, float(margin_guard), run_images, first, mesh, held,
-        classes, work, size, spans, kept
-    )  # fmt: skip
+    if there is None and processes.is_first():
+        storage.check_writable(folder)
+    return run
 
 
 def _check(
@@ -191,7 +201,7 @@ def _classes(
     """K of the model; ``ValueError`` where it is not what it is said to be."""
     seen, classes = preprocessing.model_shape(image_shape), 0
     if local is not None and _is_on_local(defenses):
-        classes = check_local(local, params, seen)[2]
+        classes = local_shape(local, params, seen)[2]
     if apply_fn is not None and any(one.of_bands is not None for one in defenses):
         held = computed_with(params, preprocessing)
         classes = num_classes(apply_fn, held, seen, preprocessing.model_dtype)
@@ -218,9 +228,3 @@ def _images(
 
 def _is_on_local(defenses: Sequence[EvidenceDefense]) -> bool:
     return any(one.of_cells is not None for one in defenses)
-
-
-def _images_per_block(num_images: int, batch: int) -> int:
-    """A multiple of what is evaluated at once."""
-    share = -(-num_images // _LEAST_BLOCKS)
-    return batch * min(_BATCHES_A_BLOCK, -(-share // batch))

@@ -8,7 +8,6 @@ its part of the blocks on its own devices, and nobody waits meanwhile.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -18,14 +17,15 @@ from jax.sharding import Mesh
 from certmask_jax.certification.evidence_blocks import block_of_part, is_of_use, read_part
 from certmask_jax.certification.evidence_facts import about_evidence, facts_of_evidence
 from certmask_jax.certification.evidence_opened import OpenedEvidence, open_evidence
+from certmask_jax.certification.evidence_trials import tried
 from certmask_jax.certification.finished_blocks import says_left_out
 from certmask_jax.certification.reading_ahead import ahead
+from certmask_jax.certification.run_facts import known_of
 from certmask_jax.certification.run_hooks import EvidenceHooks
 from certmask_jax.defenses.evidence_defense import EvidenceDefense
 from certmask_jax.files import processes, storage
-from certmask_jax.inference.cell_fields import MIXES
 from certmask_jax.inference.distinct_fields import LocalLogits
-from certmask_jax.inference.evidence_program import local_cells_keep_bits, results_program
+from certmask_jax.inference.evidence_program import results_program
 from certmask_jax.inference.model_function import ApplyFn
 from certmask_jax.inference.preprocessing import Preprocessing
 from certmask_jax.inference.token_dropping import TokenDropping
@@ -114,12 +114,11 @@ def evaluate_evidence(
         margin_guard=margin_guard,
         chunk=chunk,
         mesh=mesh,
-        warn=told.warn,
     )
-    facts = facts_of_evidence(run, params, identity or {})
-    keeps_bits = _keeps_bits(run)
-    if keeps_bits is False:
-        told.warn(MIXES)
+    known = known_of(params, identity or {})
+    evidence_store.same_run(run.folder, facts_of_evidence(run, known))
+    run, keeps_bits = tried(run, params, told.warn)
+    facts = facts_of_evidence(run, known)
     about = about_evidence(run, provenance or {}, keeps_bits)
     with processes.first_alone(_begun(run.folder, facts, about)):
         begun = evidence_store.begun(run.folder, facts, about)
@@ -154,7 +153,8 @@ def _evaluated(
     }
     own, left = (sum(stop - start for start, stop in s.values()) for s in (run.spans, missing))
     done = own - left
-    read = functools.partial(read_part, run.run_images, run.classes)
+    size = (run.first.shape[1], run.first.shape[2])
+    read = functools.partial(read_part, run.run_images, size, run.classes)
     for number, part in ahead(read, missing, stop=told.stop):
         start, stop = missing[number]
         if part.rows.left_out:
@@ -174,20 +174,6 @@ def _evaluated(
         told.passes(run.work.passes * len(part.images), run.work.slots(len(part.images)))
         told.progress(done, own)
     return done == own
-
-
-def _keeps_bits(run: OpenedEvidence) -> bool | None:
-    """Whether cells keep their bits on these devices; None where no defense is on cells."""
-    if run.on_local is None:
-        return None
-    resized = run.preprocessing.resize_to  # whose weights are 0 where a cell sees nothing
-    return local_cells_keep_bits(
-        run.on_local,
-        run.held,
-        (*(resized or run.first.shape[1:3]), run.first.shape[3]),
-        preprocessing=dataclasses.replace(run.preprocessing, resize_to=None),
-        images=run.work.images // run.mesh.size,
-    )
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from certmask_jax._text import counted
 from certmask_jax.certification import evaluation, precision_check, report, verdicts
 from certmask_jax.certification.evidence_verdicts import beside, certify_evidence
+from certmask_jax.certification.run_hooks import Hooks
 from certmask_jax.files import processes
 from certmask_jax.files.storage import AnyPath
 from certmask_jax.inference import views
@@ -86,6 +87,9 @@ def run(config: Config, command: str) -> int:
     work = EvidenceWork(deadline, _say)
     evidence, saved_evidence = None, None
     if job.evidence is not None:
+        if job.defenses and processes.any_says(saved_table.recorded(out / "tables") is None):
+            # Begun before evidence is evaluated, for what is refused of it.
+            _on_masks(config, job, out, provenance, Hooks(stop=lambda: True))
         saved_evidence = _on_evidence(config, job, job.evidence, work, out, provenance)
         words = printing.words_to(config.format)
         stopped = processes.any_says(work.stopped)
@@ -112,24 +116,7 @@ def run(config: Config, command: str) -> int:
         quiet=not processes.is_first(),
         passes_each=views.passes_each(job.identity),
     ) as progress:
-        saved = evaluation.evaluate(
-            job.dataset,
-            job.model.apply_fn,
-            job.params,
-            job.defenses,
-            out / "tables",
-            preprocessing=job.preprocessing,
-            decide=config.decide,
-            local=job.local,
-            dropping=job.dropping,
-            share=config.shard,
-            identity=job.identity,
-            provenance=provenance,
-            unreadable=job.unreadable,
-            skip_unreadable=config.data.on_unreadable == "skip",
-            chunk=config.chunk,
-            hooks=progress.hooks(),
-        )
+        saved = _on_masks(config, job, out, provenance, progress.hooks())
     stopped = processes.any_says(progress.stopped)
     if not processes.is_first():
         return STOPPED if stopped else 0
@@ -178,6 +165,30 @@ def _share_done(
     print(f"share {part} is done, {done} of {counted(count, 'image')}, in {out}", file=words)
     print(f"when all are: {program.typed('merge', [str(run_folder)])}", file=words)
     return 0
+
+
+def _on_masks(
+    config: Config, job: Job, out: AnyPath, provenance: Mapping[str, Any], hooks: Hooks
+) -> saved_table.SavedTable | None:
+    """Evaluates the defenses that mask images; None for a share, or where the hooks stopped it."""
+    return evaluation.evaluate(
+        job.dataset,
+        job.model.apply_fn,
+        job.params,
+        job.defenses,
+        out / "tables",
+        preprocessing=job.preprocessing,
+        decide=config.decide,
+        local=job.local,
+        dropping=job.dropping,
+        share=config.shard,
+        identity=job.identity,
+        provenance=provenance,
+        unreadable=job.unreadable,
+        skip_unreadable=config.data.on_unreadable == "skip",
+        chunk=config.chunk,
+        hooks=hooks,
+    )
 
 
 def _on_evidence(

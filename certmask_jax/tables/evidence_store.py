@@ -178,15 +178,26 @@ def begun(folder: AnyPath, facts: Mapping[str, Any], about: Mapping[str, Any]) -
     Raises:
       FileExistsError: for the folder of another run; names what differs.
     """
-    wanted = fingerprint.plain(dict(facts))
+    there = same_run(folder, facts)
+    if there is None:
+        folder.mkdir(parents=True, exist_ok=True)
+        there = fingerprint.plain(
+            {"format": _FORMAT, "fingerprint": dict(facts), "about": dict(about)}
+        )
+        whole_files.write_text(folder / RECORD, json.dumps(there, indent=1, sort_keys=True))
+    return there
+
+
+def same_run(folder: AnyPath, facts: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The record in a folder, if it is of the run of these facts; None where there is none.
+
+    Raises:
+      FileExistsError: for the folder of another run; names what differs.
+    """
     there = recorded(folder)
     if there is None:
-        storage.check_writable(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        there = {"format": _FORMAT, "fingerprint": wanted, "about": fingerprint.plain(dict(about))}
-        whole_files.write_text(folder / RECORD, json.dumps(there, indent=1, sort_keys=True))
-        return there
-    differences = fingerprint.differences(there["fingerprint"], wanted)
+        return None
+    differences = fingerprint.differences(there["fingerprint"], fingerprint.plain(dict(facts)))
     if differences:
         raise FileExistsError(
             f"{folder}: expected the evidence of this same run, but {'; '.join(differences[:5])}; "

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from certmask_jax._settings import FolderTakenError, SettingError
 from certmask_jax._text import counted
-from certmask_jax.files import disk_room, fingerprint, processes, whole_files
+from certmask_jax.files import disk_room, fingerprint, processes, storage, whole_files
 from certmask_jax.files.storage import AnyPath
 from certmask_jax.masks.distinct_unions import MaskedImages
 from certmask_jax.tables import saved_table
@@ -268,14 +268,7 @@ def check_before(
         return
     if there is None:
         check_room(folder, num_images, num_columns, num_blocks)
-    for nearest in (folder, *folder.absolute().parents):
-        if nearest.exists():
-            break
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-        why = "it may not be written to" if nearest.is_dir() else "it is a file"
-        raise OSError(
-            errno.EACCES, f"{folder}: expected a folder for results, but of {nearest}: {why}"
-        )
+    storage.check_writable(folder)
 
 
 def _check_same(
