@@ -24,6 +24,7 @@ from certmask_jax.certification.run_facts import known_of
 from certmask_jax.certification.run_hooks import EvidenceHooks
 from certmask_jax.defenses.evidence_defense import EvidenceDefense
 from certmask_jax.files import processes, storage
+from certmask_jax.files.folder_locks import FolderLock
 from certmask_jax.inference.distinct_fields import LocalLogits
 from certmask_jax.inference.evidence_program import results_program
 from certmask_jax.inference.model_function import ApplyFn
@@ -93,7 +94,8 @@ def evaluate_evidence(
         one that does not take images of the channels that bands are shown in; for a guard below 0,
         or beside a defense of which nothing is known within one; before any long work.
       UnreadableImage: for an image that cannot be read, unless they are skipped.
-      FileExistsError: for the folder of another run; names what differs.
+      FileExistsError: for the folder of another run; names what differs; or while another process
+        is writing there.
       OSError: for a folder that cannot be written to, or a disk without room for what is kept; in
         other processes than the first, where that could not begin.
     """
@@ -122,8 +124,8 @@ def evaluate_evidence(
     about = about_evidence(run, provenance or {}, keeps_bits)
     with processes.first_alone(_begun(run.folder, facts, about)):
         begun = evidence_store.begun(run.folder, facts, about)
-    kept = begun["about"].get("places")  # none: begun when verdicts at places were not kept
-    is_left = processes.any_says(not _evaluated(run, kept, told))
+        kept = begun["about"].get("places")  # none: begun when verdicts at places were not kept
+        is_left = processes.any_says(not _evaluated(run, kept, told))  # who waits for all
     is_whole = not is_left and images_done(run.folder)[0] == len(run.run_images)
     return evidence_store.load_evidence(run.folder) if is_whole else None
 
@@ -180,6 +182,11 @@ def _evaluated(
 def _begun(
     folder: storage.AnyPath, facts: Mapping[str, Any], about: Mapping[str, Any]
 ) -> Iterator[None]:
-    """Begins the store, or refuses that of another run; the first process does so before others."""
-    evidence_store.begun(folder, facts, about)
-    yield
+    """Begins the store, or refuses that of another run; the first process does so before others.
+
+    That keeps the processes of other jobs out, until it leaves.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with FolderLock(folder, "this evidence") if processes.is_first() else contextlib.nullcontext():
+        evidence_store.begun(folder, facts, about)
+        yield

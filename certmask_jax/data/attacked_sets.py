@@ -66,7 +66,7 @@ def read_lines(folder: AnyPath) -> AttackLines | None:
     """What an attack wrote into a folder; None where there is nothing.
 
     A last line that a killed process did not finish is left out, and so are further lines of what
-    has one: two processes may have attacked the same images at the same time.
+    has one: where no lock kept them apart two processes may have attacked the same images.
 
     Raises:
       ValueError: for a file that is no such list, or of another format; says which line.

@@ -209,6 +209,20 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_bits(whole, tmp_path, after):
     }
 
 
+def test_one_process_writes_at_a_time(whole, tmp_path):
+    folder, refused = tmp_path / "evidence", []
+
+    def another(done, total):
+        with pytest.raises(FileExistsError, match="another process is writing this evidence; wait"):
+            _run(folder)
+        refused.append(done)
+
+    saved = _run(folder, hooks=EvidenceHooks(progress=another))
+    assert refused == [4, 8, 12, 13]
+    np.testing.assert_equal(saved.rows._asdict(), whole[1].rows._asdict())
+    assert _run(folder) is not None
+
+
 @pytest.mark.parametrize("how", ["flipped", "cut", "empty"])
 def test_a_damaged_block_is_computed_again_and_said_so(whole, tmp_path, how):
     folder = tmp_path / "evidence"
