@@ -113,7 +113,11 @@ def _built(entry: DefenseEntry, spec: Spec, text: str, attack: Threat) -> Defens
         if key not in own and key in mask_entries.KEYS
     }  # fmt: skip
     hides = _one_patch(hidden) if entry.counts_patches else hidden
-    masks: list[MaskSet | None] = [mask_entries.mask_set(hides, of_masks, default=entry.masks)]
+    is_other = bool(against) or any(key.startswith(SECOND) for key in given)
+    rounds = 0 if is_other else entry.rounds
+    masks: list[MaskSet | None] = [
+        mask_entries.mask_set(hides, of_masks, default=entry.masks, rounds=rounds)
+    ]
     if entry.second_round:
         masks.append(_second_set(hidden, given))
     arguments: dict[str, Any] = values(entry.keys, given)

@@ -257,13 +257,16 @@ KEYS = tuple(dict.fromkeys(key.name for entry in MASKS for key in entry.keys))
 """The names of all keys of masks."""
 
 
-def mask_set(threat: Threat, given: Mapping[str, str], *, default: str = DEFAULT) -> MaskSet:
+def mask_set(
+    threat: Threat, given: Mapping[str, str], *, default: str = DEFAULT, rounds: int = 0
+) -> MaskSet:
     """The masks that keys say, for a threat.
 
     Args:
       threat: what the masks are to hide.
       given: keys and their values, of masks alone.
       default: what stands for masks that nothing is said of: ``"key=value"``.
+      rounds: how many of them are united, see ``combined_sets.several_patches``.
 
     Raises:
       UnknownKeyError: for a key that these masks do not have.
@@ -277,7 +280,7 @@ def mask_set(threat: Threat, given: Mapping[str, str], *, default: str = DEFAULT
     more = entry.keys[1:] if entry.family == "tiling" else entry.keys
     build = functools.partial(entry.build, **values(more, own))
     try:
-        return combined_sets.for_threat(threat, build)
+        return combined_sets.for_threat(threat, build, rounds=rounds)
     except ValueError as error:  # which may call a key by the builder's word for it
         argument, _, rest = str(error).partition(":")
         typed = {key.argument: key.name for key in more if key.argument}.get(argument)
