@@ -6,8 +6,7 @@ shapes, or in a region, reach some parts of windows only, and proofs are about t
 is a module beside this one, whose name ends in ``_defense``.
 """
 
-from __future__ import annotations
-
+# Annotations are read here, not later: fields are inherited by classes of other modules.
 import abc
 import dataclasses
 import functools

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from certmask_jax._later import Later
 from certmask_jax._text import counted
 from certmask_jax.certification import evaluation, precision_check, report, verdicts
 from certmask_jax.certification.evidence_verdicts import beside, certify_evidence
@@ -51,7 +52,9 @@ from certmask_jax.tables import evidence_store, saved_table, table_writer
 from certmask_jax.tables.evidence_store import SavedEvidence
 
 if TYPE_CHECKING:
-    from certmask_jax.programs.page_of_run import Images
+    from certmask_jax.programs import page_of_run
+else:  # what draws takes a tenth of a second
+    page_of_run = Later("certmask_jax.programs.page_of_run")
 
 STOPPED = 3
 """Exit status of a run that ended as it had no more time."""
@@ -257,8 +260,6 @@ def _shown(
     words = printing.words_to(config.format)
     files = () if was_complete else write_report(result, out, _say)
     if config.page and not was_complete:
-        from certmask_jax.programs import page_of_run  # what draws takes a tenth of a second
-
         page = page_of_run.try_page(
             result,
             saved,
@@ -280,7 +281,7 @@ def _shown(
     return 0
 
 
-def _images(job: Job, result: report.Report) -> Images:
+def _images(job: Job, result: report.Report) -> page_of_run.Images:
     """The images of a job, for a page of its report."""
     return lambda rows: earlier_images.given(job.dataset, result, rows)
 
