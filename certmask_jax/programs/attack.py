@@ -22,6 +22,7 @@ from typing import Any, Protocol
 
 from certmask_jax.files import fingerprint
 from certmask_jax.programs import (
+    certification_config,
     certification_options,
     page_options,
     paths,
@@ -47,8 +48,8 @@ from certmask_jax.programs.attacking.attack_folder import AttackFolder
 from certmask_jax.programs.attacking.attacked_run import AttackedRun, read_run
 from certmask_jax.programs.attacking.given_places import check_place
 from certmask_jax.programs.attacking.universal_job import UniversalJob
+from certmask_jax.programs.certification_config import Config
 from certmask_jax.programs.certification_job import Job
-from certmask_jax.programs.certification_options import Config
 from certmask_jax.programs.command_line import CommandLine, check_not_typed
 
 STOPPED = 3
@@ -129,7 +130,7 @@ def _run(argv: Sequence[str] | None) -> int:
         run = read_run(arguments.run)
         config = _config_of(run, arguments)
     else:
-        config = certification_options.read_config(arguments)
+        config = certification_config.read_config(arguments)
     runtime.start(config.runtime)
     command = program.typed("attack", words)
     by_asking = given is not None or options.black_box is not None

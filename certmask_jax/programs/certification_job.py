@@ -27,7 +27,7 @@ from certmask_jax.programs import (
     imported,
     parts_options,
 )
-from certmask_jax.programs.certification_options import Config, read_fill
+from certmask_jax.programs.certification_config import Config, read_fill
 from certmask_jax.programs.command_line import as_options
 from certmask_jax.programs.evidence_job import EvidenceJob, opened_evidence
 from certmask_jax.programs.patched_images import PatchedImages

@@ -26,10 +26,8 @@ from certmask_jax.programs import (
     program,
     runtime,
 )
+from certmask_jax.programs.certification_config import Config
 from certmask_jax.programs.certification_job import Job, opened
-from certmask_jax.programs.certification_options import (
-    Config,
-)
 from certmask_jax.programs.command_line import refuse
 from certmask_jax.programs.evidence_job import (
     EvidenceJob,

@@ -23,7 +23,7 @@ from certmask_jax.inference.token_dropping import TokenDropping
 from certmask_jax.masks.threats import Threat
 from certmask_jax.models import Model
 from certmask_jax.programs import evidence_entries
-from certmask_jax.programs.certification_options import Config
+from certmask_jax.programs.certification_config import Config
 from certmask_jax.programs.run_defenses import build_on_evidence
 from certmask_jax.tables import evidence_store
 
