@@ -139,6 +139,7 @@ def several_patches(
             "several_patches: expected at least 1 mask set, all in one region of one image size, "
             f"got {'; '.join(map(str, threats)) or 'none'}"
         )
+    distinct_unions.check_choices(list(map(len, masks)))
     if rounds and len(masks) > 1 and all(one is masks[0] for one in masks):
         fewest_unions.check_rounds(masks[0], len(masks), rounds)
     first = threats[0]
