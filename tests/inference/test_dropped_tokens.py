@@ -31,7 +31,8 @@ from certmask_jax.masks.distinct_unions import MaskedImages
 from certmask_jax.masks.visible_tokens import kept_counts, kept_tokens
 from certmask_jax.models.vit import VisionTransformer
 from certmask_jax.programs import certification_config, certification_options, certify
-from certmask_jax.programs.certification_job import dropping_of, opened
+from certmask_jax.programs.certification_job import opened
+from certmask_jax.programs.job_inputs import dropping_of
 from certmask_jax.tables.prediction_table import UNKNOWN
 
 RNG = np.random.default_rng(5)

@@ -22,7 +22,8 @@ from certmask_jax.programs import (
 from certmask_jax.programs.attacking.attacked_job import defenses_of
 from certmask_jax.programs.attacking.run_claims import Claims, read_claims
 from certmask_jax.programs.certification_config import Config
-from certmask_jax.programs.certification_job import BrokenImagesError, Job
+from certmask_jax.programs.certification_job import Job
+from certmask_jax.programs.job_inputs import BrokenImagesError
 from certmask_jax.programs.program import message
 from certmask_jax.tables import saved_table
 from certmask_jax.tables.image_sets import listing_of
