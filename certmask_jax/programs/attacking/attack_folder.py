@@ -51,7 +51,10 @@ class AttackFolder:
         self.folder = folder
         self.lines: list[Line] = []
         self._names: dict[str, str] = {}
-        if read_lines(folder) is None and folder.exists() and any(map(_is_other, folder.iterdir())):
+        holds_other = folder.exists() and (
+            not folder.is_dir() or any(map(_is_other, folder.iterdir()))
+        )
+        if holds_other and read_lines(folder) is None:
             raise FileExistsError(
                 f"{folder}: expected a new or empty folder, or this same attack to go on with, "
                 "but it holds other files; choose another with --out"
