@@ -9,7 +9,6 @@ of one model and one set of images, such as with patches of several sizes, are c
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,8 @@ from typing import Any, NamedTuple
 from xml.sax.saxutils import escape
 
 from certmask_jax._text import counted
+from certmask_jax.certification import report
+from certmask_jax.programs import program
 
 _FAMILIES = {"double_masking": "double masking", "pair_cover": "pair covers, one round"}
 _WIDTH, _HEIGHT, _LEFT, _TOP = 250, 260, 56, 64  # of a panel, in pixels, and of what is beside it
@@ -143,20 +144,25 @@ PARTS
 """
 
 
-def main() -> None:
-    """Writes the figure."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Writes the figure; returns the exit status (2 for bad input)."""
+    return program.run(lambda: _run(argv))
+
+
+def _run(argv: Sequence[str] | None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folders of certify")
     parser.add_argument("--figure", type=Path, required=True, help="SVG to write")
-    given = parser.parse_args()
-    runs = [json.loads((run / "results.json").read_text()) for run in given.runs]
+    given = parser.parse_args(argv)
+    runs = [report.to_json(report.read(run)) for run in given.runs]
     for folder, run in zip(given.runs, runs, strict=True):
         if not points_of(run):
             parser.error(
                 f"{folder}: expected {' or '.join(_FAMILIES)} among its defenses, found neither"
             )
     given.figure.write_text(figure(runs))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -25,6 +25,7 @@ from certmask_jax.programs import (
     attack,
     audit,
     benchmark,
+    certification_config,
     certification_options,
     certify,
     choose,
@@ -112,9 +113,9 @@ def _read(name: str, arguments: list[str]) -> None:
     """Reads a command line as its program would; raises what is wrong with it."""
     if name == "certify":
         parsed = certification_options.parser().parse_args(arguments)
-        certification_options.check_modes(parsed)
+        certification_config.check_modes(parsed)
         if not parsed.list:
-            certification_options.read_config(parsed)
+            certification_config.read_config(parsed)
     elif name == "train":
         parsed = training_options.parser().parse_args(arguments)
         training_options.check_uses(parsed, training_options.read_recipe(parsed))

@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import importlib
+import inspect
 import re
 import subprocess
 import sys
+import typing
 from pathlib import Path
+from typing import Any
 
 import house_counts
 import pytest
 
 import certmask_jax
+from certmask_jax import models
+from certmask_jax._later import Later
+from certmask_jax.models import named_models
 
 PACKAGE = Path(certmask_jax.__file__).parent
 
 # From the bottom up: what is in a room may import only its own room and those before it.
 HOUSE = [
-    "_version", "_text", "_settings", "_own_settings",
+    "_version", "_later", "_text", "_settings", "_own_settings",
     "files", "masks", "mask_sets", "tables", "defenses", "rules", "inference", "attacks",
     "models", "data", "weights", "training", "certification", "pages", "programs", "__main__",
 ]  # fmt: skip
@@ -173,6 +180,41 @@ def test_every_public_name_is_there():
     for name in certmask_jax.__all__:
         assert getattr(certmask_jax, name) is not None
     assert set(certmask_jax.__all__) <= set(dir(certmask_jax))
+
+
+def _typed(one: Any) -> list[Any]:
+    """A function; a class, with its functions; a module of the package, with all that it names."""
+    if inspect.ismodule(one):
+        names = getattr(one, "__all__", None) or [n for n in vars(one) if not n.startswith("_")]
+        named = [getattr(one, name) for name in names]
+        return [thing for n in named if not inspect.ismodule(n) for thing in _typed(n)]
+    if not getattr(one, "__module__", "").startswith("certmask_jax"):
+        return []
+    if inspect.isclass(one):
+        inner = [getattr(member, "fget", None) or member for member in vars(one).values()]
+        inner = [getattr(member, "func", getattr(member, "__func__", member)) for member in inner]
+        return [one, *(member for member in inner if inspect.isfunction(member))]
+    return [inspect.unwrap(one)] if callable(one) else []
+
+
+def test_annotations_of_what_is_public_can_be_read():
+    """By ``typing.get_type_hints``, as tools do: of rooms, models and training too."""
+    rooms = [importlib.import_module(f"certmask_jax.{room}") for room in house_counts.rooms_above()]
+    public = [getattr(certmask_jax, name) for name in certmask_jax.__all__]
+    things = [thing for one in (*public, *rooms, named_models) for thing in _typed(one)]
+    assert {certmask_jax.predict, certmask_jax.defenses.PatchGuard.__init__} <= {*things}
+    assert models.Model in things
+    for thing in things:
+        if getattr(thing, "__annotations__", None):
+            assert typing.get_type_hints(thing), thing
+    built = inspect.signature(certmask_jax.defenses.PatchGuard, eval_str=True).parameters
+    assert built["threat"].annotation is certmask_jax.Threat
+
+
+def test_a_module_for_annotations_is_imported_when_it_is_asked():
+    assert Later("certmask_jax.masks.threats").Threat is certmask_jax.Threat
+    with pytest.raises(ImportError):
+        _ = Later("certmask_jax.nowhere").anything
 
 
 def test_the_house_has_as_many_rooms_floors_and_arrows_as_its_page_says():

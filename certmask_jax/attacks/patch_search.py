@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.sharding import Mesh, PartitionSpec
 
+from certmask_jax._later import Later
 from certmask_jax._own_settings import usual_promotion
 from certmask_jax.attacks.patched_pixels import with_patches
 from certmask_jax.attacks.search_objectives import Goals, LookedAt, Objective
@@ -27,6 +28,8 @@ from certmask_jax.inference.devices import AXIS
 
 if TYPE_CHECKING:
     import optax
+else:
+    optax = Later("optax")
 
 Optimizer = Literal["sign", "adam"]
 Schedule = Literal["linear", "constant"]

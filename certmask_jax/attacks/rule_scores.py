@@ -14,12 +14,10 @@ from jax import Array
 
 from certmask_jax.defenses.bagcert import region_scores
 from certmask_jax.defenses.bagcert_defense import BagCert
-from certmask_jax.defenses.local_defense import (
-    ClippedBagNet,
-    LocalDefense,
-    PatchGuard,
-    PatchGuardDetection,
-)
+from certmask_jax.defenses.clipped_bagnet_defense import ClippedBagNet
+from certmask_jax.defenses.local_defense import LocalDefense
+from certmask_jax.defenses.patchguard_defense import PatchGuard
+from certmask_jax.defenses.patchguard_detection_defense import PatchGuardDetection
 from certmask_jax.defenses.quantised_evidence import CEILING
 from certmask_jax.inference.masking import hidden_pixels
 
@@ -30,7 +28,7 @@ def wrong_lag(defense: LocalDefense, evidence: Array, target: Array) -> Array:
     """How far a rule is from answering a label: a scalar, 0 or less where it does.
 
     Args:
-      defense: one of ``local_defense``.
+      defense: PatchGuard, PatchGuard++, Clipped BagNet or BagCert.
       evidence: ``float32[H, W, K]``.
       target: scalar ``int``, a label.
 

@@ -126,6 +126,7 @@ def evaluate(
         mesh=mesh,
         asked_bit_by_bit=num_images * len(columns) if decide else 0,
     )
+    run.run_images.check_labels(engine.num_classes)
     images_per_block = run.images_per_block or sizes.images_per_block(
         num_images, engine, decide=decide
     )

@@ -41,11 +41,13 @@ class Batches:
       sources: one for each defense, equal ones once.
       images: at once over all devices, a multiple of their number.
       devices: how many there are.
+      is_guess: whether the devices may have no memory for that; see ``fitted``.
     """
 
     sources: tuple[Source, ...]
     images: int
     devices: int
+    is_guess: bool = False
 
     @property
     def passes(self) -> int:
@@ -122,10 +124,8 @@ def planned(
     mesh: Mesh,
     chunk: int | None,
     known: int | None,
-    margin_guard: float,
-    warn: Callable[[str], None],
 ) -> Batches:
-    """How much at once, as the devices have memory for.
+    """How much at once; nothing is evaluated.
 
     Args:
       defenses, local, apply_fn, dropping: as of ``evaluate_evidence``.
@@ -135,8 +135,6 @@ def planned(
       preprocessing, mesh: of the run.
       chunk: as of ``evaluate_evidence``.
       known: bands at once of this run, when it began.
-      margin_guard: as of ``evaluate_evidence``.
-      warn: told in a line when there was no memory for as many as are usual.
 
     Raises:
       ValueError: for a chunk below 1.
@@ -144,10 +142,9 @@ def planned(
     if chunk is not None and chunk < 1:
         raise ValueError(f"chunk: expected at least 1 image, got {chunk}")
     platform = mesh.devices.flat[0].platform
-    each = 1
-    most = max(1, num_images // (FEWEST_BLOCKS * mesh.size))  # on a device
     if all(one.of_bands is None for one in defenses):
-        return _with(sources_of(defenses, local, apply_fn), most, image_shape, mesh, chunk)
+        sources = sources_of(defenses, local, apply_fn)
+        return _with(sources, num_images, image_shape, mesh, chunk)
     if chunk is not None:
         each = -(-chunk // mesh.size)
     elif known is not None:
@@ -156,18 +153,40 @@ def planned(
         assert apply_fn is not None
         seen = preprocessing.model_shape(image_shape)
         each = default_items(platform, flops(apply_fn, held, seen, preprocessing.model_dtype))
-    while True:
-        sources = sources_of(
-            defenses,
-            local,
-            apply_fn,
-            dropping=dropping,
-            bands_at_once=each,
-            seen_size=preprocessing.resize_to,
-        )
-        work = _with(sources, most, image_shape, mesh, chunk)
-        if platform == "cpu" or chunk is not None or known is not None or each == 1:
-            return work
+    sources = sources_of(
+        defenses,
+        local,
+        apply_fn,
+        dropping=dropping,
+        bands_at_once=each,
+        seen_size=preprocessing.resize_to,
+    )
+    work = _with(sources, num_images, image_shape, mesh, chunk)
+    is_guess = platform != "cpu" and chunk is None and known is None and each > 1
+    return dataclasses.replace(work, is_guess=is_guess)
+
+
+def fitted(
+    work: Batches,
+    defenses: Sequence[EvidenceDefense],
+    held: Any,
+    *,
+    num_images: int,
+    image_shape: tuple[int, int, int],
+    preprocessing: Preprocessing,
+    mesh: Mesh,
+    margin_guard: float,
+    warn: Callable[[str], None],
+) -> Batches:
+    """What was planned, or as many bands fewer as the devices have memory for, by trying it.
+
+    Args:
+      work: what ``planned`` gave; tried where that was a guess.
+      defenses, held, num_images, image_shape, preprocessing, mesh: as of ``planned``.
+      margin_guard: as of ``evaluate_evidence``.
+      warn: told in a line when there was no memory for as many as are usual.
+    """
+    while work.is_guess:
         program = results_program(
             work.sources,
             preprocessing,
@@ -184,18 +203,29 @@ def planned(
         except jax.errors.JaxRuntimeError as error:
             if not is_of_memory(error):
                 raise
+        each = max(one.at_once for one in work.sources if isinstance(one, BandSource))
         warn(f"the devices ran out of memory with {each} bands at once; going on with {each // 2}")
-        each //= 2
+        sources = tuple(
+            dataclasses.replace(one, at_once=each // 2) if isinstance(one, BandSource) else one
+            for one in work.sources
+        )
+        fewer = _with(sources, num_images, image_shape, mesh, None)
+        work = dataclasses.replace(fewer, is_guess=each // 2 > 1)
+    return work
 
 
 def _with(
     sources: tuple[Source, ...],
-    most: int,
+    num_images: int,
     image_shape: tuple[int, int, int],
     mesh: Mesh,
     chunk: int | None,
 ) -> Batches:
-    """As many images at once as take what a device may take, one at least, and at most ``most``."""
+    """As many images at once as take what a device may take, one at least.
+
+    So few that ``num_images`` can be shared out, unless ``chunk`` says how many.
+    """
+    most = max(1, num_images // (FEWEST_BLOCKS * mesh.size))  # on a device
     each = _images_each(image_shape[0] * image_shape[1], mesh, chunk)
     bands = [one for one in sources if isinstance(one, BandSource)]
     if bands:

@@ -12,6 +12,7 @@ from certmask_jax._text import some
 from certmask_jax.certification.finished_blocks import says_left_out
 from certmask_jax.defenses.evidence_defense import EvidenceDefense
 from certmask_jax.inference.evidence_program import in_batches
+from certmask_jax.inference.preprocessing import check_images
 from certmask_jax.tables.evidence_store import EvidenceBlock, EvidenceStore
 from certmask_jax.tables.prediction_table import check_labels
 from certmask_jax.tables.run_images import LEFT_OUT, Part, RunImages
@@ -44,11 +45,18 @@ def is_of_use(
     return True
 
 
-def read_part(run_images: RunImages, classes: int, start: int, stop: int) -> Part:
-    """Images ``start`` to ``stop``, exclusive; ``ValueError`` for labels that are no classes."""
+def read_part(
+    run_images: RunImages, image_size: tuple[int, int], classes: int, start: int, stop: int
+) -> Part:
+    """Images ``start`` to ``stop``, exclusive.
+
+    Raises:
+      ValueError: for images of another size, or labels that are no classes.
+    """
     part = run_images.read(start, stop)
     if not len(part.images):
         return part
+    check_images(part.images, image_size)
     return part._replace(labels=check_labels(part.labels, len(part.images), classes))
 
 

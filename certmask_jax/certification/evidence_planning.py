@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from certmask_jax.certification.evidence_run import EvidenceHooks, evaluate_evidence
+from certmask_jax.certification.evidence_run import evaluate_evidence
+from certmask_jax.certification.run_hooks import EvidenceHooks
 from certmask_jax.defenses.evidence_defense import EvidenceDefense
 from certmask_jax.inference.distinct_fields import LocalLogits
 from certmask_jax.tables.image_sets import FirstImages, TestSet

@@ -34,9 +34,7 @@ def facts_of_run(
       decided: the defenses that decide what is left out; none where nothing is.
       identity: what the caller knows.
     """
-    known = dict(identity)
-    if "weights_sha256" not in known:
-        known["weights_sha256"] = fingerprint.of_arrays(params)
+    known = known_of(params, identity)
     if decided:
         asked = [(str(d), dict(d.options), fingerprint.of_arrays(d.groups)) for d in decided]
         known["defenses_sha256"] = fingerprint.of_facts(asked)
@@ -46,6 +44,13 @@ def facts_of_run(
         **fingerprint.of_environment(),
         **known,
     }
+
+
+def known_of(params: Any, identity: Mapping[str, Any]) -> dict[str, Any]:
+    """``identity`` with ``weights_sha256``, for which parameters are hashed if it is not there."""
+    if "weights_sha256" in identity:
+        return dict(identity)
+    return {**identity, "weights_sha256": fingerprint.of_arrays(params)}
 
 
 def provenance_of_run(

@@ -40,3 +40,20 @@ class Hooks:
     block: Callable[[PredictionTable, NDArray[np.int32]], None] = lambda table, labels: None
     warn: Callable[[str], None] = lambda line: None
     stop: Callable[[], bool] = lambda: False
+
+
+@dataclasses.dataclass(frozen=True)
+class EvidenceHooks:
+    """What a program wants to hear of defenses on evidence, and when it wants to stop.
+
+    Attributes:
+      progress: told of the images of its share that are done, and of all these, after each block.
+      warn: told in a line of what happened to damaged blocks or images.
+      stop: asked before each block; true ends the evaluation there.
+      passes: told of the passes of a block, and of the places for passes that these took.
+    """
+
+    progress: Callable[[int, int], None] = lambda done, total: None
+    warn: Callable[[str], None] = lambda line: None
+    stop: Callable[[], bool] = lambda: False
+    passes: Callable[[int, int], None] = lambda useful, slots: None

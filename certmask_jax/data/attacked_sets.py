@@ -16,7 +16,7 @@ from certmask_jax._settings import SettingError
 from certmask_jax._text import json_of, like, some
 from certmask_jax.data.listing import ImageFile
 from certmask_jax.files import fingerprint
-from certmask_jax.files.storage import AnyPath
+from certmask_jax.files.storage import AnyPath, lacking
 
 LINES = "attacks.jsonl"
 PREFIX = "attacked:"
@@ -66,7 +66,7 @@ def read_lines(folder: AnyPath) -> AttackLines | None:
     """What an attack wrote into a folder; None where there is nothing.
 
     A last line that a killed process did not finish is left out, and so are further lines of what
-    has one: two processes may have attacked the same images at the same time.
+    has one: where no lock kept them apart two processes may have attacked the same images.
 
     Raises:
       ValueError: for a file that is no such list, or of another format; says which line.
@@ -103,7 +103,10 @@ def read(folder: Path, split: str) -> AttackedSet:
     """
     attack = read_lines(folder)
     if attack is None:
-        raise FileNotFoundError(f"{folder}: expected the folder of an attack, with {LINES}")
+        got = lacking(folder, "make an attack into it, or give the folder of one")
+        raise FileNotFoundError(
+            f"{folder}: expected the folder of an attack, with {LINES}, got {got}"
+        )
     groups: dict[str, list[Line]] = {}
     for line in attack.lines:
         if "file" in line:

@@ -17,6 +17,7 @@ from certmask_jax.defenses import (
 from certmask_jax.defenses.bagcert_defense import BagCert
 from certmask_jax.defenses.band_defense import DerandomizedSmoothing, SmoothedViT
 from certmask_jax.defenses.certmask_votes import CertMask, CertMaskDetection
+from certmask_jax.defenses.clipped_bagnet_defense import ClippedBagNet
 from certmask_jax.defenses.crosscert_detection import CrossCert
 from certmask_jax.defenses.defense import (
     ALERT,
@@ -27,7 +28,6 @@ from certmask_jax.defenses.defense import (
     rule,
     worst_case,
 )
-from certmask_jax.defenses.local_defense import ClippedBagNet, PatchGuard, PatchGuardDetection
 from certmask_jax.defenses.mask_ds_defense import MaskDS
 from certmask_jax.defenses.minority_reports_detector import MinorityReports
 from certmask_jax.defenses.mrcert_recovery import MRCert
@@ -35,6 +35,8 @@ from certmask_jax.defenses.over_tables import Row
 from certmask_jax.defenses.pair_cover_recovery import PairCover
 from certmask_jax.defenses.patchcleanser_masking import ChallengerMasking, DoubleMasking
 from certmask_jax.defenses.patchcure_masking import PatchCURE
+from certmask_jax.defenses.patchguard_defense import PatchGuard
+from certmask_jax.defenses.patchguard_detection_defense import PatchGuardDetection
 from certmask_jax.defenses.vote_scores import (
     MinimumExplanation,
     Plurality,

@@ -6,8 +6,7 @@ A model sees one band or block of an image at a time, and everything else is hid
 does not divide the width (soundness, 13.2); what the papers certify by it is ``published_gap``.
 """
 
-from __future__ import annotations
-
+# Annotations are read here, not later: fields are inherited by classes of other modules.
 import dataclasses
 import functools
 from typing import Any, ClassVar, Literal, get_args

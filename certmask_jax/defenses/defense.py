@@ -1,14 +1,13 @@
 """What every defense is: a small frozen value, with a rule, proofs, and what is still undecided."""
 
-from __future__ import annotations
-
+# Annotations are read here, not later: fields are inherited by classes of other modules.
 import abc
 import dataclasses
 import enum
 import math
 from collections.abc import Mapping
 from html import escape
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 from jax import Array
@@ -42,7 +41,7 @@ class Seen(NamedTuple):
     known: NDArray[np.bool_]  # [V]; entries that are not known hold anything
 
     @classmethod
-    def nothing(cls, count: int) -> Seen:
+    def nothing(cls, count: int) -> Self:
         """What is known of ``count`` masked images before any is evaluated."""
         return cls(np.zeros(count, np.int16), np.zeros(count, np.float16), np.zeros(count, bool))
 

@@ -4,8 +4,7 @@ Evidence is what a model says of each small part of an image: of each cell of a 
 (``local_defense``), or of each band that is seen alone (``band_defense``).
 """
 
-from __future__ import annotations
-
+# Annotations are read here, not later: fields are inherited by classes of other modules.
 import abc
 import dataclasses
 from collections.abc import Iterable, Mapping

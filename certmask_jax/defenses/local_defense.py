@@ -1,18 +1,15 @@
-"""Defenses on local evidence as values, and the windows that a threat gives them.
+"""What defenses on local evidence share as values: the windows that a threat gives them.
 
 A model whose cells see a small field each gives evidence ``u[H, W, K]``. A patch reaches one window
 of cells; how large that is follows from the threat, the field and the stride. Patches of several
-shapes, or in a region, reach some parts of windows only, and proofs are about these. What is
-answered and proved are the functions of ``patchguard`` and ``clipped_bagnet``; that on votes of
-cells is in ``bagcert_defense``.
+shapes, or in a region, reach some parts of windows only, and proofs are about these. Each defense
+is a module beside this one, whose name ends in ``_defense``.
 """
 
-from __future__ import annotations
-
+# Annotations are read here, not later: fields are inherited by classes of other modules.
 import abc
 import dataclasses
 import functools
-import math
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
@@ -20,16 +17,11 @@ import numpy as np
 from jax import Array
 from numpy.typing import ArrayLike, NDArray
 
-from certmask_jax.defenses import clipped_bagnet, evidence_places, patchguard
-from certmask_jax.defenses.defense import Guarantee
+from certmask_jax.defenses import evidence_places, patchguard
 from certmask_jax.defenses.evidence_defense import CellMap, EvidenceDefense, EvidenceResults
-from certmask_jax.defenses.evidence_places import EvidencePlaces, PlaceVerdicts, Unit
+from certmask_jax.defenses.evidence_places import EvidencePlaces, Unit
 from certmask_jax.defenses.evidence_windows import checked_window
 from certmask_jax.defenses.feature_grid import cells_of, reached_boxes, sets_of_cells
-from certmask_jax.defenses.patchguard_detection import detection_at_places, detection_grid
-from certmask_jax.defenses.quantised_evidence import evidence_grid
-from certmask_jax.defenses.robust_masking_game import game_on
-from certmask_jax.defenses.robust_masking_places import masked_sets, masked_windows
 from certmask_jax.masks.geometry import as_size
 
 
@@ -198,208 +190,6 @@ class LocalDefense(EvidenceDefense):
     @classmethod
     def _common(cls) -> set[str]:
         return super()._common() | {"field", "stride", "seen_size"}
-
-
-@dataclasses.dataclass(frozen=True, repr=False)
-class PatchGuard(LocalDefense):
-    """Robust masking of each class's evidence (Mask-BN); see ``patchguard``.
-
-    Attributes:
-      clip: evidence is clipped to ``[0, clip]``.
-      threshold: T, in ``[0, 1)``.
-    """
-
-    clip: float = math.inf
-    threshold: float = 0.0
-
-    name: ClassVar[str] = "patchguard"
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "clip", float(self.clip))
-        object.__setattr__(self, "threshold", float(self.threshold))
-        super().__post_init__()
-        if not self.clip > 0:
-            raise ValueError(f"clip: expected a number above 0, or infinity, got {self.clip}")
-        if not 0 <= self.threshold < 1:
-            raise ValueError(
-                f"threshold: expected a number from 0 to below 1, got {self.threshold}; at 1 no "
-                "window is masked and nothing is proved"
-            )
-
-    @property
-    def exact(self) -> bool:
-        """Whether T is 0."""
-        return self.threshold == 0
-
-    @property
-    def has_leads(self) -> bool:
-        """See ``LocalDefense``; above T = 0 a set holds by any of the windows around it."""
-        return self.threshold == 0 or self.reached is None
-
-    @property
-    def quantisation(self) -> str:
-        """See ``EvidenceDefense.quantisation``."""
-        return str(evidence_grid(math.prod(self.cells), ceiling=self.clip))
-
-    @property
-    def condition_names(self) -> tuple[str, ...]:
-        """The condition of the authors' program."""
-        return ("provable_masking",)
-
-    @property
-    def _rule(self) -> dict[str, Any]:
-        """The keywords of its rule."""
-        return {"window": self.window, "clip": self.clip, "threshold": self.threshold}
-
-    def _of_cells(self, evidence: Array, labels: Array) -> tuple[ArrayLike, ...]:
-        how = self._rule
-        return (
-            patchguard.robust_masking_rule(evidence, **how),
-            patchguard.robust_masking_worst_case(evidence, labels, **how, reached=self.reached),
-            patchguard.as_published(evidence, labels, **how),
-        )
-
-    def guarded(self, evidence: Array, labels: Array, *, margin_guard: float) -> Array:
-        """See ``EvidenceDefense.guarded``."""
-        self._check(evidence)
-        return jnp.asarray(
-            patchguard.robust_masking_worst_case(
-                evidence, labels, **self._rule, reached=self.reached, margin_guard=margin_guard
-            )
-        )
-
-    def at_places(self, evidence: Array, labels: Array) -> PlaceVerdicts:
-        """See ``EvidenceDefense.at_places``."""
-        game = game_on(self.cells, **self._rule, wrap=False)
-        sets = self._places()[1]
-        if sets is None:
-            return masked_windows(evidence, labels, game)
-        return masked_sets(evidence, labels, game, sets, shared_by=self.cells[0] * self.cells[1])
-
-
-@dataclasses.dataclass(frozen=True, repr=False)
-class PatchGuardDetection(LocalDefense):
-    """PatchGuard++: an alert where a masked mean dissents with confidence.
-
-    Attributes:
-      tau: the confidence that an alert has to exceed, in ``[0, 1)``.
-    """
-
-    tau: float = 0.5
-
-    name: ClassVar[str] = "patchguard_pp"
-    guarantee: ClassVar[Guarantee] = Guarantee.DETECTION
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "tau", float(self.tau))
-        super().__post_init__()
-        if not 0 <= self.tau < 1:
-            raise ValueError(f"tau: expected a number from 0 to below 1, got {self.tau}")
-
-    @property
-    def exact(self) -> bool:
-        """False: exact but for ties and for evidence near the ends of its range."""
-        return False
-
-    @property
-    def has_leads(self) -> bool:
-        """False: a label and a confidence are proved."""
-        return False
-
-    @property
-    def quantisation(self) -> str:
-        """See ``EvidenceDefense.quantisation``."""
-        return str(detection_grid(self.cells))
-
-    @property
-    def condition_names(self) -> tuple[str, ...]:
-        """The paper's condition, which asks for tau or more."""
-        return ("all_agree",)
-
-    @property
-    def _rule(self) -> dict[str, Any]:
-        """The keywords of its rule."""
-        return {"window": self.window, "tau": self.tau}
-
-    def _of_cells(self, evidence: Array, labels: Array) -> tuple[ArrayLike, ...]:
-        how = self._rule
-        return (
-            patchguard.detection_rule(evidence, **how),
-            patchguard.detection_worst_case(evidence, labels, **how, reached=self.reached),
-            patchguard.detection_as_published(evidence, labels, **how),
-        )
-
-    def guarded(self, evidence: Array, labels: Array, *, margin_guard: float) -> Array:
-        """See ``EvidenceDefense.guarded``."""
-        self._check(evidence)
-        return jnp.asarray(
-            patchguard.detection_worst_case(
-                evidence, labels, **self._rule, reached=self.reached, margin_guard=margin_guard
-            )
-        )
-
-    def at_places(self, evidence: Array, labels: Array) -> PlaceVerdicts:
-        """See ``EvidenceDefense.at_places``."""
-        how = self._rule
-        return detection_at_places(evidence, labels, **how, reached=self._places()[1])
-
-
-@dataclasses.dataclass(frozen=True, repr=False)
-class ClippedBagNet(LocalDefense):
-    """The label of the mean of clipped evidence; see ``clipped_bagnet``.
-
-    Attributes:
-      clip: evidence is clipped to ``[0, clip]``; None: ``tanh(0.05 u - 1)``, as in the paper.
-    """
-
-    clip: float | None = None
-
-    name: ClassVar[str] = "clipped_bagnet"
-    one_rule: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        if self.clip is not None:
-            object.__setattr__(self, "clip", float(self.clip))
-        super().__post_init__()
-        if self.clip is not None and not 0 < self.clip < math.inf:
-            raise ValueError(f"clip: expected a finite number above 0, got {self.clip}")
-
-    @property
-    def quantisation(self) -> str:
-        """See ``EvidenceDefense.quantisation``."""
-        return str(clipped_bagnet.clipped_grid(math.prod(self.cells), self.clip))
-
-    @property
-    def condition_names(self) -> tuple[str, ...]:
-        """The condition of PatchGuard's program, on the runner-up alone."""
-        return ("runner_up",)
-
-    @property
-    def _rule(self) -> dict[str, Any]:
-        """The keywords of its rule."""
-        return {"window": self.window, "clip": self.clip}
-
-    def _of_cells(self, evidence: Array, labels: Array) -> tuple[ArrayLike, ...]:
-        how = self._rule
-        return (
-            clipped_bagnet.rule(evidence, clip=self.clip),
-            clipped_bagnet.worst_case(evidence, labels, **how, reached=self.reached),
-            clipped_bagnet.runner_up_as_published(evidence, labels, **how),
-        )
-
-    def guarded(self, evidence: Array, labels: Array, *, margin_guard: float) -> Array:
-        """See ``EvidenceDefense.guarded``."""
-        self._check(evidence)
-        return jnp.asarray(
-            clipped_bagnet.worst_case(
-                evidence, labels, **self._rule, reached=self.reached, margin_guard=margin_guard
-            )
-        )
-
-    def at_places(self, evidence: Array, labels: Array) -> PlaceVerdicts:
-        """See ``EvidenceDefense.at_places``."""
-        how = self._rule
-        return clipped_bagnet.at_places(evidence, labels, **how, reached=self._places()[1])
 
 
 @functools.lru_cache(maxsize=64)

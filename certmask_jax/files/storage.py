@@ -8,6 +8,8 @@ There is no lock in a bucket: nothing keeps two processes from writing the same 
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -76,21 +78,38 @@ def absent(folder: AnyPath, files: Sequence[AnyPath]) -> list[AnyPath]:
     return [file for file, key in zip(files, keys, strict=True) if key not in there]
 
 
-def lacking(folder: AnyPath) -> str:
-    """What an error got in place of a folder with some file: one without, or no folder at all."""
-    return "one without" if folder.is_dir() else "none: there is no such folder"
+def lacking(folder: AnyPath, remedy: str) -> str:
+    """What an error got in place of a folder with some file, and what to do.
+
+    ``remedy`` is what to do about a folder without that file. It may be no folder at all.
+    """
+    if folder.is_dir():
+        return f"one without; {remedy}"
+    if folder.exists():
+        return "a file; give the folder that it is in"
+    return "none: there is no such folder; check how its path is written"
 
 
 def check_writable(folder: AnyPath) -> None:
-    """``OSError`` unless a file can be written to a bucket and removed; local folders are let be.
+    """``OSError`` unless files can be written to a folder, or where it is to be; none stays.
 
-    Google's answer to what lies in a bucket that does not exist is that nothing does: only writing
-    finds that out, and a table that begins to be written does so after the model is compiled.
+    Of a local one permissions are looked at. To a bucket a file is written, and removed: Google's
+    answer to what lies in a bucket that does not exist is that nothing does, and only writing finds
+    that out. A table begins to be written after the model is compiled.
     """
     if isinstance(folder, BucketPath):
         probe = folder / "table.json.unfinished"  # counted as rubbish should it stay
         buckets.answer(buckets.store_of(folder).write(probe.path, b""), folder, folder.patience)
         buckets.answer(buckets.store_of(folder).write(probe.path, None), folder, folder.patience)
+        return
+    for nearest in (folder, *folder.absolute().parents):
+        if nearest.exists():
+            break
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        why = "it may not be written to" if nearest.is_dir() else "it is a file"
+        raise OSError(
+            errno.EACCES, f"{folder}: expected a folder for results, but of {nearest}: {why}"
+        )
 
 
 def kvstore(folder: AnyPath) -> dict[str, Any]:

@@ -139,15 +139,13 @@ def in_batches(
     return joined
 
 
-def check_local(
+def local_shape(
     local: LocalLogits, params: Any, image_shape: tuple[int, int, int]
 ) -> tuple[int, int, int]:
-    """``(H, W, K)`` of the evidence of what the model sees, whose cells see what they say.
-
-    By their gradients, see ``check_fields``.
+    """``(H, W, K)`` of the evidence of what the model sees; nothing is evaluated.
 
     Raises:
-      ValueError: for evidence of another shape, or cells that see other pixels.
+      ValueError: for evidence of another shape than field and stride make.
     """
     height, width, _ = image_shape
     rows, columns = local.grid((height, width))
@@ -158,6 +156,20 @@ def check_local(
             f"local logits: expected [1, {rows}, {columns}, K] for images {image.shape}, as fields "
             f"of {local.field} pixels every {local.stride} make, got {list(shape)}"
         )
+    return rows, columns, int(shape[3])
+
+
+def check_local(
+    local: LocalLogits, params: Any, image_shape: tuple[int, int, int]
+) -> tuple[int, int, int]:
+    """``local_shape`` of evidence whose cells see what they say.
+
+    By their gradients, see ``check_fields``.
+
+    Raises:
+      ValueError: for evidence of another shape, or cells that see other pixels.
+    """
+    shape = local_shape(local, params, image_shape)
     check_fields(
         local.apply_fn,
         params,
@@ -166,7 +178,7 @@ def check_local(
         stride=(local.stride, local.stride),
         what="local logits",
     )
-    return rows, columns, int(shape[3])
+    return shape
 
 
 def local_cells_keep_bits(

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from certmask_jax.masks import distinct_unions, edge_grids, placements
+from certmask_jax.masks import distinct_unions, edge_grids, fewest_unions, placements
 from certmask_jax.masks.geometry import Size
 from certmask_jax.masks.mask_set import MaskSet
 from certmask_jax.masks.threats import Shape, Threat
@@ -22,7 +22,12 @@ from certmask_jax.masks.threats import Shape, Threat
 _BYTES_AT_ONCE = 1 << 26
 
 
-def for_threat(threat: Threat, one_shape: Callable[[tuple[int, int], Shape], MaskSet]) -> MaskSet:
+def for_threat(
+    threat: Threat,
+    one_shape: Callable[[tuple[int, int], Shape], MaskSet],
+    *,
+    rounds: int = 0,
+) -> MaskSet:
     """The mask set for any threat, from a builder for one patch of one shape.
 
     Every shape gets a set of its own, over the region alone (its bounding box), so that masks are
@@ -33,6 +38,7 @@ def for_threat(threat: Threat, one_shape: Callable[[tuple[int, int], Shape], Mas
     Args:
       threat: what the set has to hide.
       one_shape: ``(image_size, patch_size) -> MaskSet``.
+      rounds: see ``several_patches``.
 
     Raises:
       ValueError: what the builder raises; for unions that would not fit memory.
@@ -55,7 +61,7 @@ def for_threat(threat: Threat, one_shape: Callable[[tuple[int, int], Shape], Mas
     each = {shapes: of_shapes(shapes) for shapes in threat.patches}
     if len(threat) == 1:
         return each[threat.patches[0]]
-    return several_patches([each[shapes] for shapes in threat.patches])
+    return several_patches([each[shapes] for shapes in threat.patches], rounds=rounds)
 
 
 def any_shape(mask_sets: Sequence[MaskSet], *, contained: bool = False) -> MaskSet:
@@ -99,7 +105,9 @@ def any_shape(mask_sets: Sequence[MaskSet], *, contained: bool = False) -> MaskS
     return MaskSet(boxes, first.image_size, threat, promise, _names(mask_sets))
 
 
-def several_patches(masks: MaskSet | Sequence[MaskSet], *, patches: int | None = None) -> MaskSet:
+def several_patches(
+    masks: MaskSet | Sequence[MaskSet], *, patches: int | None = None, rounds: int = 0
+) -> MaskSet:
     """One set for several patches at once: all unions of one mask for each (PatchCleanser, B).
 
     If every patch is hidden by a mask of its set, their union hides them all. Unions are told apart
@@ -111,6 +119,9 @@ def several_patches(masks: MaskSet | Sequence[MaskSet], *, patches: int | None =
       masks: a set for one patch, whose masks all patches share, or one set for each patch, in one
         region of one image size.
       patches: K, with one set.
+      rounds: how many masks of the set are then united, for proofs against all placements. What
+        cannot be of these is refused before the set is made, as far as that can be counted. 0: it
+        is not known.
 
     Raises:
       ValueError: for no set, ``patches`` beside several sets, different image sizes or regions, or
@@ -128,6 +139,9 @@ def several_patches(masks: MaskSet | Sequence[MaskSet], *, patches: int | None =
             "several_patches: expected at least 1 mask set, all in one region of one image size, "
             f"got {'; '.join(map(str, threats)) or 'none'}"
         )
+    distinct_unions.check_choices(list(map(len, masks)))
+    if rounds and len(masks) > 1 and all(one is masks[0] for one in masks):
+        fewest_unions.check_rounds(masks[0], len(masks), rounds)
     first = threats[0]
     images, _ = distinct_unions.unions_of(masks)
     threat = Threat(first.image_size, tuple(p for t in threats for p in t.patches), first.region)

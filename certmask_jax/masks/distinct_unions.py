@@ -136,12 +136,7 @@ def unions_of(mask_sets: Sequence[MaskSet]) -> tuple[MaskedImages, NDArray[np.in
             "unions: expected mask sets of one image size, got "
             f"{sorted({s.image_size for s in mask_sets})}"
         )
-    choices = math.prod(map(len, mask_sets))
-    if choices > MOST_CHOICES:
-        raise ValueError(
-            f"unions: expected at most {MOST_CHOICES:,} choices of one mask from each set, but "
-            f"{_product(list(map(len, mask_sets)))}; use fewer masks, or fewer patches at once"
-        )
+    check_choices(list(map(len, mask_sets)))
     singles = [distinct(s.boxes, image) for s in mask_sets]
     so_far, index = singles[0]
     for number, (single, of_mask) in enumerate(singles[1:], 1):
@@ -152,6 +147,24 @@ def unions_of(mask_sets: Sequence[MaskSet]) -> tuple[MaskedImages, NDArray[np.in
         so_far, table = _united(so_far.boxes, single.boxes, image, symmetric=same)
         index = table[index][..., of_mask]
     return so_far, index
+
+
+def check_choices(counts: Sequence[int], *, or_more: bool = False) -> None:
+    """Refuses more choices of one mask from each of several sets than index arrays may have.
+
+    Args:
+      counts: the masks of each set.
+      or_more: whether they are that many at least.
+
+    Raises:
+      ValueError: with the number of choices.
+    """
+    if math.prod(counts) > MOST_CHOICES:
+        more = " or more" if or_more else ""
+        raise ValueError(
+            f"unions: expected at most {MOST_CHOICES:,} choices of one mask from each set, but "
+            f"{_product(counts)}{more}; use fewer masks, or fewer patches at once"
+        )
 
 
 def distinct(

@@ -20,6 +20,7 @@ from certmask_jax.masks.threats import Shape, Threat
 # Intersections are made and compared in blocks of about this many bytes.
 _BYTES_AT_ONCE = 1 << 26
 _MOST_ENTRIES = 1 << 31
+_FIRST_MEMBERS = 1024
 
 
 class Groups(NamedTuple):
@@ -160,13 +161,7 @@ def _locally_minimal(hidden: NDArray[np.bool_], allowed: NDArray[np.bool_]) -> N
 def _together(first: Groups, second: Groups) -> Groups:
     """Groups of the patches of both."""
     count = first.hidden.shape[1]
-    entries = len(first.hidden) * len(second.hidden) * count
-    if entries > _MOST_ENTRIES:
-        raise ValueError(
-            f"threat: expected at most {_MOST_ENTRIES:.1e} pairs of location groups and masked "
-            f"images, got {len(first.hidden):,} x {len(second.hidden):,} x {count:,} = "
-            f"{entries:.1e}; use fewer masks or fewer patches"
-        )
+    check_entries(len(first.hidden), len(second.hidden), count)
     one, two = (np.packbits(g.hidden, axis=1) for g in (first, second))
     block = max(1, _BYTES_AT_ONCE // two.size)
     hidden, examples = [], []
@@ -177,6 +172,27 @@ def _together(first: Groups, second: Groups) -> Groups:
         hidden.append(packed)
         examples.append(np.concatenate([first.example[start + i], second.example[j]], axis=1))
     return _minimal(np.concatenate(hidden), np.concatenate(examples), count)
+
+
+def check_entries(first: int, second: int, masked: int, *, or_more: bool = False) -> None:
+    """Refuses groups of some patches, and of one more, that would not fit memory together.
+
+    Args:
+      first, second: how many groups there are.
+      masked: of how many masked images.
+      or_more: whether there are that many at least.
+
+    Raises:
+      ValueError: with the estimate.
+    """
+    entries = first * second * masked
+    if entries > _MOST_ENTRIES:
+        more = " or more" if or_more else ""
+        raise ValueError(
+            f"threat: expected at most {_MOST_ENTRIES:.1e} pairs of location groups and masked "
+            f"images, got {first:,} x {second:,} x {masked:,} = {entries:.1e}{more}; use fewer "
+            "masks or fewer patches"
+        )
 
 
 def _distinct(packed: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.intp]]:
@@ -197,15 +213,41 @@ def _minimal(packed: NDArray[np.uint8], example: NDArray[np.int64], count: int) 
     hidden, example, sizes = hidden[order], example[first[order]], sizes[order]
     keep = np.ones(len(hidden), dtype=np.bool_)
     block = max(1, _BYTES_AT_ONCE // (4 * len(hidden)))
-    for start in range(0, len(hidden), block):
-        part = hidden[start : start + block]
-        smaller = hidden[: np.searchsorted(sizes, sizes[start : start + block].max())]
-        # lacking[g, o] = members of o that g lacks; o is inside g when there are none.
-        lacking = np.zeros((len(part), len(smaller)), dtype=np.float32)
-        for at in range(0, count, block):
-            lacks = ~part[:, at : at + block]
-            lacking += lacks.astype(np.float32) @ smaller[:, at : at + block].T.astype(np.float32)
-        inside = lacking == 0  # exact: counts below 2**24
-        inside[np.arange(len(part))[:, None] + start == np.arange(len(smaller))] = False
-        keep[start : start + len(part)] = ~inside.any(axis=1)
+    smallest = int(np.searchsorted(sizes, sizes[:1].max(initial=0), "right"))  # contain none
+    for start in range(smallest, len(hidden), block):
+        part = slice(start, start + block)
+        smaller = slice(0, int(np.searchsorted(sizes, sizes[part].max())))
+        may = sizes[None, smaller] < sizes[part, None]  # equal ones that differ contain none
+        keep[part] = ~_containing(hidden[part], hidden[smaller], may)
     return Groups(hidden[keep], example[keep])
+
+
+def _containing(
+    sets: NDArray[np.bool_], others: NDArray[np.bool_], may: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
+    """``bool[P]``: which of ``sets [P, N]`` contain some of ``others [Q, N]``.
+
+    ``may bool[P, Q]`` are the pairs that are looked at; it is written to. A few members, drawn at
+    random, tell most pairs apart. Of those that are left one for each set is looked at whole, and
+    then more members.
+    """
+    contains = np.zeros(len(sets), dtype=np.bool_)
+    members = np.random.default_rng(0).permutation(sets.shape[1])
+    most = max(1, _BYTES_AT_ONCE // (4 * max(1, *may.shape)))
+    at, step = 0, min(_FIRST_MEMBERS, most)
+    while len(rows := np.flatnonzero(may.any(axis=1) & ~contains)):
+        columns = np.flatnonzero(may[rows].any(axis=0))
+        some = members[at : at + step]
+        # lacking[g, o] = members of o that g lacks; o is inside g when there are none.
+        lacks = ~sets[np.ix_(rows, some)]
+        asked = others[np.ix_(columns, some)]
+        lacking = lacks.astype(np.float32) @ asked.T.astype(np.float32)
+        may[np.ix_(rows, columns)] &= lacking == 0  # exact: counts below 2**24
+        at, step = at + step, min(2 * step, most)
+        left = rows[may[rows].any(axis=1)]
+        one = may[left].argmax(axis=1)
+        inside = np.array(
+            [not (others[o] & ~sets[g]).any() for g, o in zip(left, one, strict=True)]
+        )
+        contains[left] = inside
+    return contains

@@ -9,8 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from certmask_jax._later import Later
+
 if TYPE_CHECKING:
     import flax.linen as nn
+else:
+    nn = Later("flax.linen")
 
 
 def vision_transformer(**fields: Any) -> nn.Module:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from certmask_jax._later import Later
 from certmask_jax._own_settings import usual_promotion
 from certmask_jax.inference.distinct_fields import LocalLogits
 from certmask_jax.inference.model_kinds import ModelKind, kind_of
@@ -23,6 +24,8 @@ from certmask_jax.models.spellings import resolve
 
 if TYPE_CHECKING:
     import flax.linen as nn
+else:
+    nn = Later("flax.linen")
 
 Params = Any
 """A model's variables: ``{"params": ..., "batch_stats": ...}``."""

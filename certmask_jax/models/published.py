@@ -7,10 +7,13 @@ import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from certmask_jax._later import Later
 from certmask_jax.models import architectures
 
 if TYPE_CHECKING:
     import flax.linen as nn
+else:
+    nn = Later("flax.linen")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,10 +9,12 @@ from numpy.typing import NDArray
 
 from certmask_jax.defenses.bagcert_defense import BagCert
 from certmask_jax.defenses.band_defense import DerandomizedSmoothing, SmoothedViT
+from certmask_jax.defenses.clipped_bagnet_defense import ClippedBagNet
 from certmask_jax.defenses.defense import ALERT
 from certmask_jax.defenses.evidence_defense import EvidenceDefense
-from certmask_jax.defenses.local_defense import ClippedBagNet, PatchGuard, PatchGuardDetection
 from certmask_jax.defenses.mask_ds_defense import MaskDS
+from certmask_jax.defenses.patchguard_defense import PatchGuard
+from certmask_jax.defenses.patchguard_detection_defense import PatchGuardDetection
 from certmask_jax.pages.evidence_maps import EvidenceMaps
 from certmask_jax.pages.mask_words import counted, name_of
 

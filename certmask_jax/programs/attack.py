@@ -22,6 +22,7 @@ from typing import Any, Protocol
 
 from certmask_jax.files import fingerprint
 from certmask_jax.programs import (
+    certification_config,
     certification_options,
     page_options,
     paths,
@@ -47,8 +48,8 @@ from certmask_jax.programs.attacking.attack_folder import AttackFolder
 from certmask_jax.programs.attacking.attacked_run import AttackedRun, read_run
 from certmask_jax.programs.attacking.given_places import check_place
 from certmask_jax.programs.attacking.universal_job import UniversalJob
+from certmask_jax.programs.certification_config import Config
 from certmask_jax.programs.certification_job import Job
-from certmask_jax.programs.certification_options import Config
 from certmask_jax.programs.command_line import CommandLine, check_not_typed
 
 STOPPED = 3
@@ -129,7 +130,7 @@ def _run(argv: Sequence[str] | None) -> int:
         run = read_run(arguments.run)
         config = _config_of(run, arguments)
     else:
-        config = certification_options.read_config(arguments)
+        config = certification_config.read_config(arguments)
     runtime.start(config.runtime)
     command = program.typed("attack", words)
     by_asking = given is not None or options.black_box is not None
@@ -155,12 +156,12 @@ def _run(argv: Sequence[str] | None) -> int:
         for patch in fitted:
             check_place(patch.size, attacked_job.threat_of(job), options.place)
     facts = given_patch_job.facts(fitted, options, scaled=given.scale)
-    folder = opened_attacks.folder_of(job, _out(arguments, config, job, "patches"), facts)
-    test = given_patch_job.PatchTest(job, run.claims(), fitted, folder, options)
-    finished = _attacked(test, deadline)
-    results = given_patch_table.summary(folder.lines, test.specs(), fitted, run.claims())
-    text = given_patch_table.text_of(results, printing.width_of(sys.stdout))
-    return _told(job, folder, {"attack": facts, "results": results}, text, command, finished)
+    with opened_attacks.folder_of(job, _out(arguments, config, job, "patches"), facts) as folder:
+        test = given_patch_job.PatchTest(job, run.claims(), fitted, folder, options)
+        finished = _attacked(test, deadline)
+        results = given_patch_table.summary(folder.lines, test.specs(), fitted, run.claims())
+        text = given_patch_table.text_of(results, printing.width_of(sys.stdout))
+        return _told(job, folder, {"attack": facts, "results": results}, text, command, finished)
 
 
 def _searched(
@@ -176,16 +177,16 @@ def _searched(
     attacked_job.check_target(job, options.target)
     opened_attacks.check_gradients(job, options)
     facts = options.facts()
-    folder = opened_attacks.folder_of(job, out, facts)
     claims = None if run is None else run.claims()
-    attacker = opened_attacks.attacker_of(job, options, folder, claims)
-    before = len(folder.lines)
-    finished = _attacked(attacker, deadline)
-    in_vain = not finished and all(line["broken"] is None for line in folder.lines[before:])
-    detects = [attacked_job.detects(job, spec) for spec in attacker.specs()]
-    results = attack_summary.summary(folder.lines, attacker.specs(), detects)
-    text = attack_summary.text_of(results, printing.width_of(sys.stdout), finished=finished)
-    status = _told(job, folder, {"attack": facts, "results": results}, text, command, finished)
+    with opened_attacks.folder_of(job, out, facts) as folder:
+        attacker = opened_attacks.attacker_of(job, options, folder, claims)
+        before = len(folder.lines)
+        finished = _attacked(attacker, deadline)
+        in_vain = not finished and all(line["broken"] is None for line in folder.lines[before:])
+        detects = [attacked_job.detects(job, spec) for spec in attacker.specs()]
+        results = attack_summary.summary(folder.lines, attacker.specs(), detects)
+        text = attack_summary.text_of(results, printing.width_of(sys.stdout), finished=finished)
+        status = _told(job, folder, {"attack": facts, "results": results}, text, command, finished)
     if in_vain:
         program.say(
             "no image was attacked to its end in this time; give more --max-minutes, as the same "
@@ -213,31 +214,31 @@ def _universal(
     facts = universal_one.facts()
     options.chosen(list(attacked_job.defenses_of(job)))
     opened_attacks.check_gradients(job, None)
-    folder = opened_attacks.folder_of(job, out, facts)
-    about = {**fingerprint.environment(), **job.provenance, "command": command}
-    steps = options.search.steps
-    with printing.bar(steps, "step", "searching") as bar:
+    with opened_attacks.folder_of(job, out, facts) as folder:
+        about = {**fingerprint.environment(), **job.provenance, "command": command}
+        steps = options.search.steps
+        with printing.bar(steps, "step", "searching") as bar:
 
-        def progress(done: int, loss: float) -> None:
-            bar.set_postfix_str(f"loss {loss:.3g}", refresh=False)
-            bar.update(done - bar.n)
+            def progress(done: int, loss: float) -> None:
+                bar.set_postfix_str(f"loss {loss:.3g}", refresh=False)
+                bar.update(done - bar.n)
 
-        patch = universal_one.patch(
-            folder.folder,
-            about,
-            stop=lambda: deadline is not None and time.monotonic() > deadline,
-            progress=progress,
+            patch = universal_one.patch(
+                folder.folder,
+                about,
+                stop=lambda: deadline is not None and time.monotonic() > deadline,
+                progress=progress,
+            )
+        if patch is None:
+            print(f"\nstopped: the patch is not finished, in {out}; give the same command again")
+            return STOPPED
+        test = given_patch_job.PatchTest(job, claims, [patch], folder, options)
+        finished = _attacked(test, deadline)
+        results = universal_table.summary(
+            folder.lines, test.specs(), patch, claims, universal_one.halves
         )
-    if patch is None:
-        print(f"\nstopped: the patch is not finished, in {out}; give the same command again")
-        return STOPPED
-    test = given_patch_job.PatchTest(job, claims, [patch], folder, options)
-    finished = _attacked(test, deadline)
-    results = universal_table.summary(
-        folder.lines, test.specs(), patch, claims, universal_one.halves
-    )
-    text = universal_table.text_of(results, printing.width_of(sys.stdout))
-    return _told(job, folder, {"attack": facts, "results": results}, text, command, finished)
+        text = universal_table.text_of(results, printing.width_of(sys.stdout))
+        return _told(job, folder, {"attack": facts, "results": results}, text, command, finished)
 
 
 class _Attacks(Protocol):

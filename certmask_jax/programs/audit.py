@@ -160,6 +160,10 @@ class _Audit:
 
     def run(self, until: float, minutes: float, command: str) -> int:
         """Attacks until then, and says what came of it; the exit status."""
+        with self._folder:
+            return self._attacked(until, minutes, command)
+
+    def _attacked(self, until: float, minutes: float, command: str) -> int:
         between = min(STEPS_BETWEEN, self._options.search.steps)
         watch = Watch(until, between if self._options.black_box is None else QUERIES_BETWEEN)
         attacker = opened_attacks.attacker_of(self._job, self._options, self._folder, self._claims)

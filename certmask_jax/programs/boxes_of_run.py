@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from certmask_jax._later import Later
 from certmask_jax.certification.report import Report
 from certmask_jax.data import object_boxes, object_shares
 from certmask_jax.data.object_boxes import Matched
@@ -17,7 +18,9 @@ from certmask_jax.programs.program import message
 from certmask_jax.programs.threat_options import is_native
 
 if TYPE_CHECKING:
-    from certmask_jax.pages.object_sizes import ObjectSizes
+    from certmask_jax.pages import object_sizes
+else:  # what draws, which options do without
+    object_sizes = Later("certmask_jax.pages.object_sizes")
 
 OPTION = "--object-boxes"
 
@@ -88,12 +91,10 @@ def config_of(provenance: Mapping[str, Any]) -> DataConfig:
 
 def sizes_for(
     report: Report, file: Path, matched: Matched, shares: Mapping[str, float]
-) -> ObjectSizes:
+) -> object_sizes.ObjectSizes:
     """The shares of the images of a report, and what is said beside them."""
-    from certmask_jax.pages.object_sizes import ObjectSizes  # what draws, which options do without
-
     shares_of_images = np.array([shares.get(one, np.nan) for one in report.ids], np.float64)
-    return ObjectSizes(shares_of_images, file.name, unknown_names(matched))
+    return object_sizes.ObjectSizes(shares_of_images, file.name, unknown_names(matched))
 
 
 def unknown_names(matched: Matched) -> tuple[str, ...]:
@@ -105,7 +106,7 @@ def unknown_names(matched: Matched) -> tuple[str, ...]:
     return (f"{what} no image of this run, such as {matched.others[0]}.",)
 
 
-def of_report(report: Report, file: Path, sizes: Sizes) -> ObjectSizes:
+def of_report(report: Report, file: Path, sizes: Sizes) -> object_sizes.ObjectSizes:
     """Everything of a finished run at once.
 
     Raises:

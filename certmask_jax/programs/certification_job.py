@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from certmask_jax import data, models, weights
-from certmask_jax._text import encodable, some
+from certmask_jax import models, weights
 from certmask_jax.defenses import Defense
-from certmask_jax.files import fingerprint
 from certmask_jax.inference import views
 from certmask_jax.inference.distinct_fields import LocalLogits
 from certmask_jax.inference.preprocessing import Preprocessing
@@ -22,14 +16,20 @@ from certmask_jax.masks.threats import Threat
 from certmask_jax.models import Model
 from certmask_jax.models.output_choice import restricted, viewed
 from certmask_jax.programs import (
-    defense_specs,
     evidence_entries,
-    imported,
     parts_options,
 )
-from certmask_jax.programs.certification_options import Config, read_fill
+from certmask_jax.programs.certification_config import Config, read_fill
 from certmask_jax.programs.command_line import as_options
 from certmask_jax.programs.evidence_job import EvidenceJob, opened_evidence
+from certmask_jax.programs.job_facts import identity_of, name_of, provenance_of
+from certmask_jax.programs.job_inputs import (
+    dataset_and_model,
+    dropping_of,
+    is_function,
+    model_alone,
+    unreadable_images,
+)
 from certmask_jax.programs.patched_images import PatchedImages
 from certmask_jax.programs.run_defenses import (
     build_defenses,
@@ -49,11 +49,6 @@ DEFAULT_DEFENSES = (
 
 PARTS_DEFENSES = ("patchcure",)
 """Of a model in two parts."""
-
-_PATCH_LIVES = {
-    "input": "in the image that the model sees, after any resize",
-    "native": "in the data set's own pixels; masked images are resized",
-}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -77,18 +72,6 @@ class Job:
     without_effect: Mapping[str, str] = dataclasses.field(default_factory=dict)  # options, and why
 
 
-class BrokenImagesError(ValueError):
-    """Images that cannot be decoded, and what helps.
-
-    Attributes:
-      named: which, without what helps.
-    """
-
-    def __init__(self, named: str) -> None:
-        super().__init__(f"{named}; mend them, or leave them out with --on-unreadable skip")
-        self.named = named
-
-
 def opened(config: Config, command: str, *, with_data: bool = True, evidence: bool = False) -> Job:
     """Opens everything; ``ValueError`` or ``OSError`` for what is not there or does not fit.
 
@@ -98,15 +81,15 @@ def opened(config: Config, command: str, *, with_data: bool = True, evidence: bo
     """
     config = dataclasses.replace(config, model=config.model.with_card())
     where = config.model.weights or models.default_weights(config.model.model)
-    is_function = _is_function(config)
-    if where is None and not is_function:
+    holds_its_own = is_function(config)
+    if where is None and not holds_its_own:
         name = config.model.create().name
         raise ValueError(
             f"--weights: expected a file for model {name!r}; only {models.DEFAULT} ships with "
             "weights"
         )
     file = None if where is None else config.model.read(where)
-    opens = _dataset_and_model if with_data else _model_alone
+    opens = dataset_and_model if with_data else model_alone
     dataset, model = opens(config, None if file is None else weights.num_classes(file))
     input_size = model.data_config.input_size
     attacks = threats(config.threat, dataset.image_size)
@@ -176,11 +159,10 @@ def opened(config: Config, command: str, *, with_data: bool = True, evidence: bo
     model = viewed(model, config.views)
     if on_evidence is not None:
         on_evidence = dataclasses.replace(on_evidence, apply_fn=model.apply_fn, dropping=dropping)
-    unreadable = _unreadable(config, dataset)
+    unreadable = unreadable_images(config, dataset)
     resized = None if dataset.image_size == input_size else input_size
     uses_fields = model.local is not None and not config.whole_images and resized is None
     test_set: TestSet = dataset
-    patched: dict[str, Any] = {}
     if config.patched is not None:
         if len(in_pixels) != 1 or len(in_pixels[0].shapes) != 1:
             raise ValueError(
@@ -188,39 +170,17 @@ def opened(config: Config, command: str, *, with_data: bool = True, evidence: bo
                 f"have, got {'; '.join(map(str, in_pixels))}"
             )
         test_set = PatchedImages(dataset, in_pixels[0].shapes[0], config.patched)
-        patched = {"patched_with_noise_of_seed": config.patched}
-    function = model.kind.numpy_function
-    identity = {
-        "dataset": config.data.dataset,
-        "split": dataset.split,
-        **config.data.about(dataset),
-        "model": model.name,
-        "model_options": {**config.model.about(), **model.facts},
-        "weights_sha256": weights.digest(params) if function is None else function.sha256,
-        "data_config": dataclasses.asdict(model.data_config),
-        "precision": config.precision,
-        "fill": config.fill,
-        **config.threat.about(),
-        "patch_lives": _PATCH_LIVES[config.patch_lives],
-        "defense": list(specs),
-        "decide": config.decide,
-        "distinct_fields": uses_fields,
-        **patched,
-        **_registered(config, specs),
-    }
-    if entry is not None:
-        identity["weights_entry"] = entry
-    if model.encoding != "fill":
-        identity["encoding"] = model.encoding
-    if views.names_of(model.apply_fn):
-        identity["views"] = views.names_of(model.apply_fn)
-    if parts is not None:
-        identity |= model.kind.facts
-        identity["windows_of_cells"] = list(map(str, attacks))
-    if dropping is not None:
-        identity["hidden_tokens"] = "dropped"
-    if config.keep_evidence:
-        identity["keep_evidence"] = True
+    identity = identity_of(
+        config,
+        dataset,
+        model,
+        params,
+        specs=specs,
+        entry=entry,
+        windows=None if parts is None else attacks,
+        uses_fields=uses_fields,
+        dropping=dropping,
+    )
     with as_options("fill"):
         preprocessing = Preprocessing.of_encoding(
             model.encoding,
@@ -239,25 +199,10 @@ def opened(config: Config, command: str, *, with_data: bool = True, evidence: bo
         local=model.local if uses_fields else None,
         defenses=defenses,
         identity=identity,
-        provenance={
-            **identity,
-            # As data; beside the identity, of which a run of before has only the sentence.
-            "native_patches": config.patch_lives == "native",
-            "threats": list(map(str, in_pixels)),
-            "command": command,
-            "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "data_dir": _text(config.data.data_dir),
-            "labels": _text(config.data.labels),
-            "class_names": list(dataset.class_names),
-            "class_mapping": dataset.class_mapping,
-            **({"missing_images": list(dataset.missing)} if dataset.missing else {}),
-            **({} if dataset.subset is None else {"subset": dataset.subset._asdict()}),
-            # Beside the subset: without one, a run shows by it that it is of all images.
-            "images_in_set": len(dataset) if dataset.subset is None else dataset.subset.of,
-            "weights": None if file is None else encodable(file.path.name),
-            **({"weights_source": dict(file.source)} if file is not None and file.source else {}),
-        },
-        name=_name(config, dataset, identity),
+        provenance=provenance_of(
+            config, dataset, identity, file, threats=in_pixels, command=command
+        ),
+        name=name_of(config, dataset, identity),
         unreadable=unreadable,
         dropping=dropping,
         notes=(*dataset.notes, *weights_notes, *views_notes, *without_a_view(defenses)),
@@ -265,122 +210,3 @@ def opened(config: Config, command: str, *, with_data: bool = True, evidence: bo
         attacks=tuple(in_pixels),
         without_effect=without_effect,
     )
-
-
-def dropping_of(config: Config, model: Model) -> TokenDropping | None:
-    """How the model drops hidden tokens, if it is to; ``ValueError`` where it cannot."""
-    if config.hidden_tokens == "fill":
-        return None
-    asked = f"--hidden-tokens {config.hidden_tokens}"
-    if model.dropping is None:
-        raise ValueError(
-            f"{asked}: expected a ViT, which sees an image as tokens, got {model.name}; leave it "
-            "out, and hidden pixels are filled"
-        )
-    if config.views != views.NONE:
-        raise ValueError(
-            f"{asked}: expected no --views beside it, which moves what a mask hides to other tokens"
-        )
-    return model.dropping
-
-
-def _is_function(config: Config) -> bool:
-    """Whether the model is a NumPy function; ``ValueError`` for options that this cannot have."""
-    if ":" not in config.model.model and config.model.model in models.names():
-        return False
-    if imported.path_of(config.model.model, imported.MODELS) is None:
-        return False
-    if config.model.create().kind.is_traced:
-        return False
-    for option, given, why in (
-        ("two-parts", config.two_parts is not None, "it has no parts"),
-        ("weights", config.model.weights is not None, "it holds its own"),
-        ("weights-entry", config.model.weights_entry is not None, "it holds its own"),
-        ("precision", config.precision != "highest", "it computes in its own"),
-        ("views", config.views != views.NONE, "it can average over views itself"),
-        ("hidden-tokens", config.hidden_tokens != "fill", "it is given masked images"),
-    ):
-        if given:
-            raise ValueError(
-                f"--{option}: expected only for models of JAX, and {config.model.model} is a NumPy "
-                f"function: {why}; leave it out"
-            )
-    return True
-
-
-def _name(config: Config, dataset: data.Dataset, identity: dict[str, Any]) -> str:
-    facts = {**identity, **fingerprint.of_environment(), "chunk": config.chunk}
-    if dataset.listing is None:
-        facts["num_images"] = len(dataset)
-        facts["first_image_sha256"] = fingerprint.of_arrays(dataset.read(0, 1).images)
-    else:  # whatever becomes of a file between two runs
-        facts["num_images"] = config.data.num_images
-        facts["data_dir"] = _text(config.data.data_dir)
-    names = [config.data.dataset, identity["model"]]
-    plain = [name.replace(":", ".") if imported.is_path(name) else name for name in names]
-    return "-".join([*plain, fingerprint.of_facts(facts)[:8]])
-
-
-def _registered(config: Config, specs: Sequence[str]) -> dict[str, Any]:
-    """Import paths of what other packages have registered by name, for the identity of a run."""
-    import_paths = defense_specs.registered_paths(specs)
-    for name, group, own in (
-        (config.data.dataset, imported.DATASETS, data.names()),
-        (config.model.model, imported.MODELS, models.names()),
-    ):
-        if name not in own and name in (paths := imported.registered(group)):
-            import_paths[name] = paths[name]
-    return {"registered": import_paths} if import_paths else {}
-
-
-def _dataset_and_model(config: Config, head: int | None) -> tuple[data.Dataset, Model]:
-    """The data set and the model; the model's data config prepares the images.
-
-    The model has the outputs that are asked for, else those of the head in the file of weights.
-    """
-    model = config.model.create()
-    given = config.model.num_classes
-    outputs = given or head
-    if outputs is None and (
-        config.data.dataset == "image_list" or config.model.has_fixed_outputs()
-    ):
-        outputs = model.num_classes
-    try:
-        dataset = config.data.load(
-            model.data_config, num_outputs=outputs, native=config.patch_lives == "native"
-        )
-    except ValueError as error:
-        if given is not None and "outputs" in str(error):
-            raise ValueError(f"--num-classes: {error}") from error
-        raise
-    outputs = outputs or dataset.num_classes
-    if outputs != model.num_classes:
-        model = config.model.create(num_classes=outputs)
-    return dataset, model
-
-
-def _model_alone(config: Config, head: int | None) -> tuple[data.Dataset, Model]:
-    """As ``_dataset_and_model``, where no data set says anything: one blank image."""
-    model = config.model.create()
-    outputs = config.model.num_classes or head or model.num_classes
-    if outputs != model.num_classes:
-        model = config.model.create(num_classes=outputs)
-    wants = model.data_config
-    blank = np.zeros((1, *wants.input_size, wants.channels), np.uint8)
-    return data.from_arrays(blank, [0], data_config=wants, num_outputs=outputs), model
-
-
-def _unreadable(config: Config, dataset: data.Dataset) -> dict[str, str]:
-    """Images that are known not to be readable; an error unless they are skipped."""
-    broken = dataset.find_unreadable()
-    if broken and config.data.on_unreadable == "stop":
-        named = some([f"{image_id} ({why})" for image_id, why in broken.items()])
-        raise BrokenImagesError(
-            f"--data-dir {config.data.data_dir}: expected images that can be decoded, but "
-            f"{len(broken)} of {len(dataset) + len(dataset.missing)} cannot: {named}"
-        )
-    return broken
-
-
-def _text(path: Path | None) -> str | None:
-    return None if path is None else encodable(str(path))

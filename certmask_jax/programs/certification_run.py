@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any
 
 from certmask_jax._text import counted
-from certmask_jax.certification import evaluation, precision_check, report, verdicts
+from certmask_jax.certification import evaluation, verdicts
 from certmask_jax.certification.evidence_verdicts import beside, certify_evidence
+from certmask_jax.certification.run_hooks import Hooks
 from certmask_jax.files import processes
 from certmask_jax.files.storage import AnyPath
 from certmask_jax.inference import views
 from certmask_jax.programs import (
     dry_run,
-    earlier_images,
     page_options,
     printing,
-    program,
     runtime,
 )
-from certmask_jax.programs.certification_job import Job, opened
-from certmask_jax.programs.certification_options import (
-    Config,
+from certmask_jax.programs.certification_config import Config
+from certmask_jax.programs.certification_end import (
+    flips_of,
+    reported,
+    reported_on_evidence,
+    say_share,
 )
+from certmask_jax.programs.certification_job import Job, opened
 from certmask_jax.programs.command_line import refuse
 from certmask_jax.programs.evidence_job import (
     EvidenceJob,
@@ -35,7 +37,6 @@ from certmask_jax.programs.evidence_job import (
     images_of_share,
     kept_line,
 )
-from certmask_jax.programs.page_options import Shown
 from certmask_jax.programs.progress import Progress
 from certmask_jax.programs.run_defenses import over_sizes
 from certmask_jax.programs.run_folder import (
@@ -43,14 +44,9 @@ from certmask_jax.programs.run_folder import (
     is_written,
     share_folder,
     take_shares,
-    write_report,
-    written,
 )
 from certmask_jax.tables import evidence_store, saved_table, table_writer
 from certmask_jax.tables.evidence_store import SavedEvidence
-
-if TYPE_CHECKING:
-    from certmask_jax.programs.page_of_run import Images
 
 STOPPED = 3
 """Exit status of a run that ended as it had no more time."""
@@ -86,6 +82,9 @@ def run(config: Config, command: str) -> int:
     work = EvidenceWork(deadline, _say)
     evidence, saved_evidence = None, None
     if job.evidence is not None:
+        if job.defenses and processes.any_says(saved_table.recorded(out / "tables") is None):
+            # Begun before evidence is evaluated, for what is refused of it.
+            _on_masks(config, job, out, provenance, Hooks(stop=lambda: True))
         saved_evidence = _on_evidence(config, job, job.evidence, work, out, provenance)
         words = printing.words_to(config.format)
         stopped = processes.any_says(work.stopped)
@@ -96,7 +95,7 @@ def run(config: Config, command: str) -> int:
             return STOPPED
         if saved_evidence is None and not job.defenses:
             done, count = evidence_store.images_done(out / evidence_store.FOLDER)
-            return _share_done(part, done, count, run_folder, out, words)
+            return say_share(part, done, count, run_folder, out, words)
         if saved_evidence is not None:
             evidence = certify_evidence(
                 saved_evidence, job.evidence.defenses, margin_guard=config.margin_guard
@@ -104,7 +103,9 @@ def run(config: Config, command: str) -> int:
         if saved_evidence is not None and evidence is not None and not job.defenses:
             if config.threat.sizes:
                 evidence = over_sizes(evidence, job.identity["defense"])
-            return _told(config, job, evidence, saved_evidence, out, started, work, shown)
+            return reported_on_evidence(
+                config, job, evidence, saved_evidence, out, started, work, shown
+            )
     with Progress(
         job.defenses,
         margin_guard=config.margin_guard,
@@ -112,24 +113,7 @@ def run(config: Config, command: str) -> int:
         quiet=not processes.is_first(),
         passes_each=views.passes_each(job.identity),
     ) as progress:
-        saved = evaluation.evaluate(
-            job.dataset,
-            job.model.apply_fn,
-            job.params,
-            job.defenses,
-            out / "tables",
-            preprocessing=job.preprocessing,
-            decide=config.decide,
-            local=job.local,
-            dropping=job.dropping,
-            share=config.shard,
-            identity=job.identity,
-            provenance=provenance,
-            unreadable=job.unreadable,
-            skip_unreadable=config.data.on_unreadable == "skip",
-            chunk=config.chunk,
-            hooks=progress.hooks(),
-        )
+        saved = _on_masks(config, job, out, provenance, progress.hooks())
     stopped = processes.any_says(progress.stopped)
     if not processes.is_first():
         return STOPPED if stopped else 0
@@ -141,7 +125,7 @@ def run(config: Config, command: str) -> int:
         return STOPPED
     if saved is None:
         done, count = saved_table.images_done(out / "tables")
-        return _share_done(part, done, count, run_folder, out, words)
+        return say_share(part, done, count, run_folder, out, words)
     seconds = {"evaluation": round(time.monotonic() - started, 2)}
     result = verdicts.certify(saved, job.defenses, margin_guard=config.margin_guard)
     if job.evidence is not None and evidence is not None:
@@ -150,7 +134,7 @@ def run(config: Config, command: str) -> int:
         result = over_sizes(result, job.identity["defense"])
     nothing_new = not progress.settled_now and not work.is_new
     was_complete = nothing_new and is_written(result, out, config.precision)
-    flips = _flips(config, job, saved, out if was_complete else None)
+    flips = flips_of(config, job, saved, out if was_complete else None)
     seconds["all"] = round(time.monotonic() - started, 2)
     session = {
         "seconds": seconds,
@@ -166,18 +150,33 @@ def run(config: Config, command: str) -> int:
     if flips is not None:
         session["label_flips_against_float32"] = flips
     result = result.with_facts(session)
-    return _shown(
+    return reported(
         config, job, result, saved, saved_evidence, out, was_complete, seconds["all"], shown
     )
 
 
-def _share_done(
-    part: str, done: int, count: int, run_folder: AnyPath, out: AnyPath, words: TextIO
-) -> int:
-    """Says what comes after a share."""
-    print(f"share {part} is done, {done} of {counted(count, 'image')}, in {out}", file=words)
-    print(f"when all are: {program.typed('merge', [str(run_folder)])}", file=words)
-    return 0
+def _on_masks(
+    config: Config, job: Job, out: AnyPath, provenance: Mapping[str, Any], hooks: Hooks
+) -> saved_table.SavedTable | None:
+    """Evaluates the defenses that mask images; None for a share, or where the hooks stopped it."""
+    return evaluation.evaluate(
+        job.dataset,
+        job.model.apply_fn,
+        job.params,
+        job.defenses,
+        out / "tables",
+        preprocessing=job.preprocessing,
+        decide=config.decide,
+        local=job.local,
+        dropping=job.dropping,
+        share=config.shard,
+        identity=job.identity,
+        provenance=provenance,
+        unreadable=job.unreadable,
+        skip_unreadable=config.data.on_unreadable == "skip",
+        chunk=config.chunk,
+        hooks=hooks,
+    )
 
 
 def _on_evidence(
@@ -209,71 +208,6 @@ def _on_evidence(
     )
 
 
-def _told(
-    config: Config,
-    job: Job,
-    result: report.Report,
-    saved_evidence: SavedEvidence,
-    out: AnyPath,
-    started: float,
-    work: EvidenceWork,
-    shown: Shown,
-) -> int:
-    """Reports a run whose defenses are all on evidence."""
-    was_complete = not work.is_new and is_written(result, out, "highest")
-    seconds = round(time.monotonic() - started, 2)
-    useful, slots = work.passes
-    facts = {
-        "seconds": {"evaluation": seconds, "all": seconds},
-        "passes": {"useful": useful, "slots": slots},
-    }
-    facts_too = result.with_facts(facts)
-    return _shown(config, job, facts_too, None, saved_evidence, out, was_complete, seconds, shown)
-
-
-def _shown(
-    config: Config,
-    job: Job,
-    result: report.Report,
-    saved: saved_table.SavedTable | None,
-    saved_evidence: SavedEvidence | None,
-    out: AnyPath,
-    was_complete: bool,
-    seconds: float,
-    shown: Shown,
-) -> int:
-    """Writes a report unless it was complete before, and prints it."""
-    words = printing.words_to(config.format)
-    files = () if was_complete else write_report(result, out, _say)
-    if config.page and not was_complete:
-        from certmask_jax.programs import page_of_run  # what draws takes a tenth of a second
-
-        page = page_of_run.try_page(
-            result,
-            saved,
-            _images(job, result),
-            out,
-            evidence=saved_evidence,
-            beside=lambda of: page_options.after(shown, of, job.dataset),
-        )
-        files = (*files, *page)
-    if words is sys.stdout:
-        print()
-    print(printing.text_of(result, config.format))
-    if was_complete:
-        end = f"this run was complete already: printed again from {out}, nothing computed"
-    else:
-        folders = [name for name in ("tables", "evidence") if (out / name).is_dir()]
-        end = f"results in {out}: {', '.join([*files, *folders])} ({seconds:.0f} s)"
-    print(f"\n{end}", file=words)
-    return 0
-
-
-def _images(job: Job, result: report.Report) -> Images:
-    """The images of a job, for a page of its report."""
-    return lambda rows: earlier_images.given(job.dataset, result, rows)
-
-
 def _check_before(config: Config, job: Job, out: AnyPath) -> None:
     """Finds what can be found without the model before anything is compiled."""
     try:
@@ -289,29 +223,6 @@ def _check_before(config: Config, job: Job, out: AnyPath) -> None:
         num_blocks=1,
         known={**job.identity, "image_size": columns.image_size, "masked_images": len(columns)},
     )
-
-
-def _flips(
-    config: Config, job: Job, saved: saved_table.SavedTable, complete: AnyPath | None
-) -> dict[str, Any] | None:
-    """What a lower precision changed: as it was written, or computed."""
-    if config.precision == "highest":
-        return None
-    if complete is not None:
-        recorded = (
-            (written(complete) or {}).get("provenance", {}).get("label_flips_against_float32")
-        )
-        return None if recorded is None else dict(recorded)
-    compared = precision_check.label_flips(
-        saved,
-        job.dataset,
-        job.model.apply_fn,
-        job.params,
-        preprocessing=job.preprocessing,
-        dropping=job.dropping,
-        chunk=config.chunk,
-    )
-    return dataclasses.asdict(compared)
 
 
 def _say(line: str) -> None:

@@ -14,12 +14,8 @@ from collections.abc import Sequence
 
 from certmask_jax.files import processes
 from certmask_jax.programs import listings, program
-from certmask_jax.programs.certification_options import (
-    check_from_tables,
-    check_modes,
-    parser,
-    read_config,
-)
+from certmask_jax.programs.certification_config import check_from_tables, check_modes, read_config
+from certmask_jax.programs.certification_options import parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -47,6 +47,8 @@ class DefenseEntry:
       second_round: whether it takes other masks for a second round, or None.
       counts_patches: whether its masks are for one of several equal patches, and it is told how
         many there are.
+      rounds: how many of its masks it unites, with no other masks for the second round; 0 where
+        that is not known.
       path: the import path of a user's own; empty for those of this package.
     """
 
@@ -57,6 +59,7 @@ class DefenseEntry:
     masks: str = mask_entries.DEFAULT
     second_round: bool = False
     counts_patches: bool = False
+    rounds: int = 0
     path: str = ""
 
     @property
@@ -95,23 +98,27 @@ DEFENSES = {
             defenses.double_masking,
             (_TIES,),
             second_round=True,
+            rounds=2,
         ),
         DefenseEntry(
             "challenger_masking",
             "PatchCleanser, Appendix C; recovery",
             defenses.challenger_masking,
+            rounds=2,
         ),
         DefenseEntry(
             "patchcure",
             "PatchCURE, two rounds against the unmasked label, made for --two-parts; recovery",
             defenses.patchcure,
             masks="mask_stride=1",
+            rounds=2,
         ),
         DefenseEntry(
             "minority_reports",
             "one round of votes against the unmasked label; detection",
             defenses.minority_reports,
             (Key("tau", float, "confidence above which a dissenting mask alerts, in [0, 1)", "0"),),
+            rounds=1,
         ),
         DefenseEntry(
             "crosscert",
@@ -122,6 +129,7 @@ DEFENSES = {
                 Key("band_stride", size, "pixels from one band to the next", "1"),
                 Key("band_axis", str, "columns, rows, both or blocks", "columns"),
             ),
+            rounds=2,
         ),
         DefenseEntry(
             "mrcert",
@@ -143,6 +151,7 @@ DEFENSES = {
             defenses.certmask,
             (_TIES,),
             masks="tiling=replicated",
+            rounds=1,
         ),
         DefenseEntry(
             "certmask_detection",
@@ -150,24 +159,28 @@ DEFENSES = {
             defenses.certmask_detection,
             (Key("tolerance", int, "votes of masks that may dissent without an alert", "0"),),
             masks="tiling=replicated",
+            rounds=1,
         ),
         DefenseEntry(
             "plurality",
             "one round, the label of most masks; recovery",
             defenses.plurality,
             (_TIES,),
+            rounds=1,
         ),
         DefenseEntry(
             "minimum_explanation",
             "one round, the label that needs the fewest errors of the model; recovery",
             defenses.minimum_explanation,
             (_TIES,),
+            rounds=1,
         ),
         DefenseEntry(
             "robust_masking",
             "one round, PatchGuard's masking on votes; recovery",
             defenses.robust_masking,
             (_TIES,),
+            rounds=1,
         ),
     )
 }

@@ -10,9 +10,15 @@ from certmask_jax._text import like, names_of
 from certmask_jax.defenses import Defense
 from certmask_jax.masks.mask_set import MaskSet
 from certmask_jax.masks.threats import Threat, as_threat
-from certmask_jax.programs import defense_entries, evidence_entries, imported, mask_entries
+from certmask_jax.programs import (
+    defense_entries,
+    evidence_entries,
+    imported,
+    mask_entries,
+    mask_specs,
+)
 from certmask_jax.programs.defense_entries import BUILT_FOR, SECOND, DefenseEntry
-from certmask_jax.programs.mask_entries import UnknownKeyError
+from certmask_jax.programs.mask_specs import UnknownKeyError
 from certmask_jax.programs.program import LISTED
 from certmask_jax.programs.spec_keys import pairs, values
 
@@ -113,7 +119,11 @@ def _built(entry: DefenseEntry, spec: Spec, text: str, attack: Threat) -> Defens
         if key not in own and key in mask_entries.KEYS
     }  # fmt: skip
     hides = _one_patch(hidden) if entry.counts_patches else hidden
-    masks: list[MaskSet | None] = [mask_entries.mask_set(hides, of_masks, default=entry.masks)]
+    is_other = bool(against) or any(key.startswith(SECOND) for key in given)
+    rounds = 0 if is_other else entry.rounds
+    masks: list[MaskSet | None] = [
+        mask_specs.mask_set(hides, of_masks, default=entry.masks, rounds=rounds)
+    ]
     if entry.second_round:
         masks.append(_second_set(hidden, given))
     arguments: dict[str, Any] = values(entry.keys, given)
@@ -164,6 +174,6 @@ def _second_set(hidden: Threat, given: Mapping[str, str]) -> MaskSet | None:
     """The masks of the second round, from keys such as ``second_masks_per_axis``; None if none."""
     own = {key.removeprefix(SECOND): v for key, v in given.items() if key.startswith(SECOND)}
     try:
-        return mask_entries.mask_set(hidden, own) if own else None
+        return mask_specs.mask_set(hidden, own) if own else None
     except UnknownKeyError as error:
         raise UnknownKeyError(SECOND + error.key, error.entry) from error

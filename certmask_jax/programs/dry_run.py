@@ -5,8 +5,8 @@ from __future__ import annotations
 from certmask_jax._text import counted
 from certmask_jax.certification import planning
 from certmask_jax.certification.evidence_planning import seconds_an_image
+from certmask_jax.programs.certification_config import Config
 from certmask_jax.programs.certification_job import Job
-from certmask_jax.programs.certification_options import Config
 from certmask_jax.programs.evidence_job import EvidenceJob, images_of_share, plan_of
 from certmask_jax.tables.image_sets import TestSet, readable
 

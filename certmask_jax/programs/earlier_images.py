@@ -13,8 +13,8 @@ from certmask_jax import data
 from certmask_jax._text import counted, some
 from certmask_jax.certification.report import Report
 from certmask_jax.files.unreadable import UnreadableImage
-from certmask_jax.programs import certification_options, earlier_command
-from certmask_jax.programs.certification_options import Config
+from certmask_jax.programs import certification_config, certification_options, earlier_command
+from certmask_jax.programs.certification_config import Config
 from certmask_jax.programs.patched_images import PatchedImages
 from certmask_jax.programs.program import message, one_line
 from certmask_jax.tables.image_sets import TestSet, listing_of
@@ -63,7 +63,7 @@ def opened_data(report: Report, *, data_dir: Path | None = None) -> TestSet:
         raise ValueError(f"the command of the run says {error}") from error
     if data_dir is not None:
         arguments.data_dir = data_dir
-    return _test_set(certification_options.read_config(arguments), report)
+    return _test_set(certification_config.read_config(arguments), report)
 
 
 def given(

@@ -14,14 +14,12 @@ from typing import Any
 from certmask_jax.defenses import evidence_defense
 from certmask_jax.defenses.bagcert_defense import BagCert
 from certmask_jax.defenses.band_defense import DerandomizedSmoothing, SmoothedViT
+from certmask_jax.defenses.clipped_bagnet_defense import ClippedBagNet
 from certmask_jax.defenses.evidence_defense import EvidenceDefense
-from certmask_jax.defenses.local_defense import (
-    ClippedBagNet,
-    LocalDefense,
-    PatchGuard,
-    PatchGuardDetection,
-)
+from certmask_jax.defenses.local_defense import LocalDefense
 from certmask_jax.defenses.mask_ds_defense import MaskDS
+from certmask_jax.defenses.patchguard_defense import PatchGuard
+from certmask_jax.defenses.patchguard_detection_defense import PatchGuardDetection
 from certmask_jax.inference.distinct_fields import LocalLogits
 from certmask_jax.masks.threats import Threat
 from certmask_jax.programs import defense_entries, imported

@@ -10,7 +10,8 @@ from typing import Any
 from certmask_jax._text import counted
 from certmask_jax.certification import kept_sources
 from certmask_jax.certification.evidence_batches import passes_of, sources_of
-from certmask_jax.certification.evidence_run import EvidenceHooks, evaluate_evidence
+from certmask_jax.certification.evidence_run import evaluate_evidence
+from certmask_jax.certification.run_hooks import EvidenceHooks
 from certmask_jax.data import Dataset
 from certmask_jax.defenses.evidence_defense import EvidenceDefense, check_guarded
 from certmask_jax.files import processes
@@ -22,7 +23,7 @@ from certmask_jax.inference.token_dropping import TokenDropping
 from certmask_jax.masks.threats import Threat
 from certmask_jax.models import Model
 from certmask_jax.programs import evidence_entries
-from certmask_jax.programs.certification_options import Config
+from certmask_jax.programs.certification_config import Config
 from certmask_jax.programs.run_defenses import build_on_evidence
 from certmask_jax.tables import evidence_store
 

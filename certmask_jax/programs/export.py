@@ -17,7 +17,14 @@ from typing import Any
 from certmask_jax import models
 from certmask_jax.inference import exporting
 from certmask_jax.inference.exported_guard import manifest_of
-from certmask_jax.programs import certification_options, model_options, paths, program, runtime
+from certmask_jax.programs import (
+    certification_config,
+    certification_options,
+    model_options,
+    paths,
+    program,
+    runtime,
+)
 from certmask_jax.programs.certification_job import Job, opened
 from certmask_jax.programs.command_line import CommandLine, as_options, check_not_typed
 from certmask_jax.programs.number_options import whole
@@ -104,7 +111,7 @@ def _run(argv: Sequence[str] | None) -> int:
     has_data = is_digits or "dataset" in arguments.typed
     if not has_data:
         check_not_typed(arguments, _OF_DATA, "without --dataset")
-    config = certification_options.read_config(arguments)
+    config = certification_config.read_config(arguments)
     runtime.start(dataclasses.replace(config.runtime, cpu_devices=None, compilation_cache=None))
     job = opened(config, program.typed("export", words), with_data=has_data)
     if len(job.defenses) != 1:

@@ -8,7 +8,7 @@ from certmask_jax._text import some
 from certmask_jax.certification import report, verdicts
 from certmask_jax.files.storage import AnyPath
 from certmask_jax.programs import evidence_entries, parts_options, printing, program
-from certmask_jax.programs.certification_options import Config
+from certmask_jax.programs.certification_config import Config
 from certmask_jax.programs.evidence_of_folder import from_folder, specs_in
 from certmask_jax.programs.run_defenses import build_defenses, over_sizes, specs_over_sizes
 from certmask_jax.programs.run_folder import write_report

@@ -12,7 +12,7 @@ from certmask_jax.inference.two_parts import TwoParts
 from certmask_jax.masks.mask_set import MaskSet
 from certmask_jax.masks.threats import Threat
 from certmask_jax.models import Model
-from certmask_jax.programs import mask_entries
+from certmask_jax.programs import mask_specs
 from certmask_jax.programs.command_line import named
 from certmask_jax.programs.threat_options import read_patch
 from certmask_jax.training import Recipe, cutout
@@ -45,7 +45,7 @@ def read(model: Model, arguments: argparse.Namespace) -> tuple[MaskSet, ...]:
             with named(f"--cutout-patch {text}", "patch_size"):
                 threat = parts.on_cells(threat)
         usual = _OF_IMAGES if parts is None else _OF_CELLS
-        sets.append(mask_entries.read(keys or usual, threat, "--cutout-masks"))
+        sets.append(mask_specs.read(keys or usual, threat, "--cutout-masks"))
     return tuple(sets)
 
 
@@ -80,7 +80,7 @@ def _of_cells(parts: TwoParts, masks: MaskSet | None, patch: int) -> AtTheEnd:
     if masks is None:
         with named("--two-parts", "patch_size"):
             threat = parts.on_cells(Threat.of(parts.image_size, patch))
-        masks = mask_entries.read(_OF_CELLS, threat, "--two-parts")
+        masks = mask_specs.read(_OF_CELLS, threat, "--two-parts")
     windows = str(masks.threat).replace(" patches", "", 1)
     about = f"windows of {windows} cells, patchcure with {counted(len(masks), 'mask')}"
     return AtTheEnd(defenses.patchcure(masks), about)

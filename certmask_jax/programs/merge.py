@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from certmask_jax.certification.evidence_verdicts import check_guard_of
-from certmask_jax.files.storage import AnyPath
+from certmask_jax.files.storage import AnyPath, lacking
 from certmask_jax.programs import (
     earlier_images,
     earlier_page,
@@ -66,15 +66,20 @@ def run(
 ) -> None:
     """Merges, writes the run folder and prints the table."""
     runs = merging.distinct(runs, _say)
+    wanted = "a folder with shares (shard-0-of-4, ...), or --out and the folders of all shares"
+    for one in runs:
+        if not one.is_dir():
+            what = wanted if out is None else "a folder with a share"
+            raise FileNotFoundError(f"{one}: expected {what}, got {lacking(one, 'begin it first')}")
     shares = shares_in(runs[0]) if len(runs) == 1 else []
     tables = tables_of(shares)
     if shares:
         out = runs[0] if out is None else out
     elif out is None:
-        raise ValueError(
-            f"expected a folder with shares (shard-0-of-4, ...), or --out and the folders of all "
-            f"shares, got {', '.join(map(str, runs))}"
-        )
+        if len(runs) > 1:
+            raise ValueError(f"expected {wanted}, got {', '.join(map(str, runs))}")
+        got = lacking(runs[0], "run its shares first")
+        raise ValueError(f"{runs[0]}: expected {wanted}, got {got}")
     else:
         shares = runs
         tables = merging.distinct([one for run in runs for one in _tables_of(run)], _say)
@@ -117,7 +122,8 @@ def _tables_of(run: AnyPath) -> list[AnyPath]:
 def _check_kinds(tables: Sequence[AnyPath], evidence: Sequence[AnyPath]) -> None:
     """``FileNotFoundError`` for a run whose shares lack all tables, or all evidence."""
     of_evidence = evidence_store.recorded(evidence[0]) if evidence else None
-    of_table = saved_table.recorded(tables[0]) if tables and tables[0].is_dir() else None
+    has_table = bool(tables) and (tables[0] / saved_table.ABOUT).is_file()
+    of_table = saved_table.recorded(tables[0]) if has_table else None
     about = of_table if of_evidence is None else of_evidence["about"]
     specs = ({} if about is None else about).get("provenance", {}).get("defense", ())
     for is_lacking, what, wanted in (

@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from certmask_jax._later import Later
 from certmask_jax.certification.report import Report
 from certmask_jax.data import class_titles
 from certmask_jax.data.object_boxes import Matched
@@ -19,7 +20,9 @@ from certmask_jax.programs.program import message
 from certmask_jax.tables.image_sets import TestSet, listing_of
 
 if TYPE_CHECKING:
-    from certmask_jax.pages.object_sizes import ObjectSizes
+    from certmask_jax.pages import object_sizes
+else:  # what draws, which options do without
+    object_sizes = Later("certmask_jax.pages.object_sizes")
 
 NAMES = "--class-names"
 DESTINATIONS = ("object_boxes", "class_names")
@@ -117,7 +120,7 @@ def before(options: PageOptions, test_set: TestSet, provenance: Mapping[str, Any
 
 def after(
     shown: Shown, report: Report, test_set: TestSet
-) -> tuple[Report, ObjectSizes | None, tuple[str, ...]]:
+) -> tuple[Report, object_sizes.ObjectSizes | None, tuple[str, ...]]:
     """The report with names for people, how much of its images objects cover, and what is missing.
 
     Args:
@@ -132,7 +135,7 @@ def after(
     return named, sizes_of(shown, report, sizes_in(test_set)), ()
 
 
-def sizes_of(shown: Shown, report: Report, sizes: Sizes) -> ObjectSizes | None:
+def sizes_of(shown: Shown, report: Report, sizes: Sizes) -> object_sizes.ObjectSizes | None:
     """How much of the images of a report their objects cover; None where no boxes were given.
 
     Args:

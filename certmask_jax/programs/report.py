@@ -14,6 +14,7 @@ from pathlib import Path
 
 from certmask_jax.certification import report
 from certmask_jax.data.attacked_sets import LINES
+from certmask_jax.files import storage
 from certmask_jax.files.storage import AnyPath
 from certmask_jax.pages import compare_page
 from certmask_jax.pages.compare_page import Named
@@ -102,7 +103,8 @@ def run(
     if attack is None and isinstance(folder, Path) and (folder / _ATTACK).is_dir():
         attack = folder / _ATTACK
     elif attack is not None and not (attack / LINES).is_file():
-        raise FileNotFoundError(f"--attack {attack}: expected a folder with {LINES}")
+        got = storage.lacking(attack, "attack the run into it, or leave --attack out")
+        raise FileNotFoundError(f"--attack {attack}: expected a folder with {LINES}, got {got}")
     named, sizes, lacking = earlier_page.beside(result, shown, data_dir=data_dir)
     missing += lacking
     evidence = _evidence_of(folder, missing)

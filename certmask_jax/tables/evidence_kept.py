@@ -164,7 +164,7 @@ def kept_evidence(folder: str | AnyPath, number: int = 0) -> KeptEvidence:
         a damaged file.
     """
     where = any_path(folder)
-    if evidence_store.recorded(where) is None:
+    if (where / evidence_store.FOLDER).is_dir():
         where = where / evidence_store.FOLDER
     saved = evidence_store.load_evidence(where)
     kept = saved.about.get("kept")

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from certmask_jax.files import storage
+from certmask_jax.files.folder_locks import FolderLock
 from certmask_jax.files.storage import AnyPath
 from certmask_jax.tables import evidence_store, merging
 from certmask_jax.tables.evidence_kept import KeptFiles
@@ -59,15 +60,28 @@ def merge(
       FileNotFoundError: for a folder without evidence, or when images are missing: names them.
       ValueError: when a share is of another run (names what differs), when a file is damaged, or
         when two shares, or a share and ``folder``, differ in what both hold.
-      FileExistsError: when ``folder`` holds another run.
+      FileExistsError: when ``folder`` holds another run; while another process writes there.
     """
     folder = storage.any_path(folder)
     opened, holders = _opened(shares, partial=partial, most_named=most_named, warn=warn)
     about = dict(opened[0].record["about"])
     about["provenance"] = merging.provenance_of_all(about["provenance"], len(opened))
-    record = evidence_store.begun(folder, opened[0].record["fingerprint"], about)
-    whole = _share(folder, record)
     doubled: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    folder.mkdir(parents=True, exist_ok=True)
+    with FolderLock(folder, "this evidence"):
+        record = evidence_store.begun(folder, opened[0].record["fingerprint"], about)
+        _merged(_share(folder, record), opened, holders, doubled, warn)
+    merging.warn_of_doubled(doubled, [one.folder for one in opened], most_named, warn)
+
+
+def _merged(
+    whole: _Share,
+    opened: Sequence[_Share],
+    holders: Sequence[Sequence[int]],
+    doubled: dict[tuple[int, int], list[tuple[int, int]]],
+    warn: Callable[[str], None],
+) -> None:
+    """Copies each block that a share holds; adds what several hold to ``doubled``."""
     for number, (start, stop) in whole.store.spans().items():
         held = holders[number]
         if not held:
@@ -83,8 +97,7 @@ def merge(
             whole.kept.write(number, content.kept)
             whole.store.write(number, content.block)
         elif not _equal(content, there):
-            raise merging.differ_in_whole(start, stop, opened[held[0]].folder, folder)
-    merging.warn_of_doubled(doubled, [one.folder for one in opened], most_named, warn)
+            raise merging.differ_in_whole(start, stop, opened[held[0]].folder, whole.folder)
 
 
 def check(shares: Sequence[str | AnyPath], *, most_named: int = 5) -> None:
@@ -125,7 +138,8 @@ def _opened(
 def _recorded(share: AnyPath) -> dict[str, Any]:
     record = evidence_store.recorded(share)
     if record is None:
-        raise FileNotFoundError(f"{share}: expected a folder with a share of evidence, found none")
+        got = storage.lacking(share, "begin that share first")
+        raise FileNotFoundError(f"{share}: expected a folder with a share of evidence, got {got}")
     return record
 
 

@@ -125,7 +125,7 @@ def recorded(folder: AnyPath) -> dict[str, Any] | None:
     """
     try:
         content = (folder / RECORD).read_bytes()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     try:
         record = dict(json_of(content))
@@ -136,6 +136,15 @@ def recorded(folder: AnyPath) -> dict[str, Any] | None:
             f"{folder / RECORD}: expected format {_FORMAT}, got {record.get('format')!r}; choose "
             "another folder"
         )
+    return record
+
+
+def _begun_already(folder: AnyPath) -> dict[str, Any]:
+    """The record of a run; ``FileNotFoundError`` where none was begun."""
+    record = recorded(folder)
+    if record is None:
+        got = storage.lacking(folder, "begin that run first")
+        raise FileNotFoundError(f"{folder}: expected the evidence of a run, got {got}")
     return record
 
 
@@ -151,9 +160,7 @@ def images_done(folder: AnyPath) -> tuple[int, int]:
     Raises:
       FileNotFoundError: where none was begun.
     """
-    record = recorded(folder)
-    if record is None:
-        raise FileNotFoundError(f"{folder}: expected the evidence of a run, found none")
+    record = _begun_already(folder)
     store = store_of(folder, record)
     spans = store.spans()
     done = sum(stop - start for n, (start, stop) in spans.items() if store.is_there(n))
@@ -171,15 +178,26 @@ def begun(folder: AnyPath, facts: Mapping[str, Any], about: Mapping[str, Any]) -
     Raises:
       FileExistsError: for the folder of another run; names what differs.
     """
-    wanted = fingerprint.plain(dict(facts))
+    there = same_run(folder, facts)
+    if there is None:
+        folder.mkdir(parents=True, exist_ok=True)
+        there = fingerprint.plain(
+            {"format": _FORMAT, "fingerprint": dict(facts), "about": dict(about)}
+        )
+        whole_files.write_text(folder / RECORD, json.dumps(there, indent=1, sort_keys=True))
+    return there
+
+
+def same_run(folder: AnyPath, facts: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The record in a folder, if it is of the run of these facts; None where there is none.
+
+    Raises:
+      FileExistsError: for the folder of another run; names what differs.
+    """
     there = recorded(folder)
     if there is None:
-        storage.check_writable(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        there = {"format": _FORMAT, "fingerprint": wanted, "about": fingerprint.plain(dict(about))}
-        whole_files.write_text(folder / RECORD, json.dumps(there, indent=1, sort_keys=True))
-        return there
-    differences = fingerprint.differences(there["fingerprint"], wanted)
+        return None
+    differences = fingerprint.differences(there["fingerprint"], fingerprint.plain(dict(facts)))
     if differences:
         raise FileExistsError(
             f"{folder}: expected the evidence of this same run, but {'; '.join(differences[:5])}; "
@@ -233,9 +251,7 @@ def load_evidence(folder: AnyPath) -> SavedEvidence:
       FileNotFoundError: where there is none.
       ValueError: for a run that is not finished, or has a damaged block: says what to do.
     """
-    record = recorded(folder)
-    if record is None:
-        raise FileNotFoundError(f"{folder}: expected the evidence of a run, found none")
+    record = _begun_already(folder)
     store = store_of(folder, record)
     warnings: list[str] = []
     every = [store.read(number, warnings.append) for number in store.spans()]

@@ -200,9 +200,10 @@ def _place(folder: AnyPath) -> Any:
 
 
 def _about(share: AnyPath) -> dict[str, Any]:
-    about = saved_table.recorded(share) if share.is_dir() else None
+    about = saved_table.recorded(share) if (share / saved_table.ABOUT).is_file() else None
     if about is None:
-        raise FileNotFoundError(f"{share}: expected a folder with a share of a table, found none")
+        got = storage.lacking(share, "begin that share first")
+        raise FileNotFoundError(f"{share}: expected a folder with a share of a table, got {got}")
     return about
 
 

@@ -4,12 +4,11 @@ In memory, under ``jit``, in the masked forward pass and on the disk they are th
 Another column is another line here, and what computes it in ``inference``.
 """
 
-from __future__ import annotations
-
+# Annotations are read here, not later: fields are inherited by classes of other modules.
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
-from typing import Annotated, Any, NamedTuple, get_type_hints
+from typing import Annotated, Any, NamedTuple, Self, get_type_hints
 
 import jax
 import numpy as np
@@ -50,12 +49,12 @@ class Outputs:
     def __iter__(self) -> Iterator[Any]:
         return (getattr(self, name) for name in SCHEMA)
 
-    def map(self, function: Callable[[Any], Any]) -> Outputs:
+    def map(self, function: Callable[[Any], Any]) -> "Outputs":
         """Outputs whose columns are these, each through ``function``."""
         return Outputs(*map(function, self))
 
     @classmethod
-    def unknown(cls, shape: tuple[int, ...]) -> Outputs:
+    def unknown(cls, shape: tuple[int, ...]) -> Self:
         """NumPy arrays of that shape of which nothing is known yet."""
         return cls(*(np.full(shape, one.unknown, one.dtype) for one in SCHEMA.values()))
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from certmask_jax.files.unreadable import UnreadableImage
 from certmask_jax.tables.image_sets import Batch, TestSet, listing_of, places_of
+from certmask_jax.tables.prediction_table import check_labels
 
 LEFT_OUT = -1
 """The label of a row that is left out."""
@@ -105,6 +106,17 @@ class RunImages:
             if len(images):
                 return images
         raise ValueError(f"expected at least 1 image that can be read, got none of {len(self)}")
+
+    def check_labels(self, num_classes: int) -> None:
+        """Refuses labels that are no classes, where they are known before images are read.
+
+        Raises:
+          ValueError: for a label outside ``0..num_classes - 1``; names the first offenders.
+        """
+        if self.began is not None:
+            labels = np.array(self.began.labels, np.int64)
+            labels[list(self.left_out)] = 0  # whatever they are
+            check_labels(labels, len(self), num_classes)
 
     def sizes(self, start: int, stop: int) -> tuple[int, ...]:
         """Bytes of each file now, -1 for what is gone; () where there are no files."""

@@ -109,12 +109,11 @@ def load(folder: str | AnyPath) -> SavedTable:
     """
     folder = storage.any_path(folder)
     about = recorded(folder) if (folder / ABOUT).is_file() else None
-    if about is None and not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: expected a folder with a prediction table, found none")
     if about is None:
+        other = "it is another kind of folder, or of a run that did not begin"
         raise FileNotFoundError(
-            f"{folder}: expected a prediction table, but table.json is missing (it is written "
-            "first): another kind of folder, or a run that did not begin"
+            f"{folder}: expected a folder with a prediction table, which begins with {ABOUT}, got "
+            f"{storage.lacking(folder, other)}"
         )
     facts = about["fingerprint"]
     blocks = layout(folder, about)
@@ -175,7 +174,8 @@ def images_done(folder: str | AnyPath) -> tuple[int, int]:
     folder = storage.any_path(folder)
     about = recorded(folder)
     if about is None:
-        raise FileNotFoundError(f"{folder}: expected a prediction table, found none")
+        got = storage.lacking(folder, "begin its run first")
+        raise FileNotFoundError(f"{folder}: expected a prediction table, got {got}")
     blocks, count = layout(folder, about), int(about["fingerprint"]["num_images"])
     return count - sum(map(blocks.length, blocks.unfinished())), count
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import io
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -16,7 +15,8 @@ from numpy.typing import NDArray
 
 from certmask_jax._settings import FolderTakenError, SettingError
 from certmask_jax._text import counted
-from certmask_jax.files import disk_room, fingerprint, processes, whole_files
+from certmask_jax.files import disk_room, fingerprint, processes, storage, whole_files
+from certmask_jax.files.folder_locks import FolderLock
 from certmask_jax.files.storage import AnyPath
 from certmask_jax.masks.distinct_unions import MaskedImages
 from certmask_jax.tables import saved_table
@@ -91,14 +91,14 @@ class TableWriter:
         self._done = sum(map(self._blocks.length, self._numbers)) - images_left
         if isinstance(folder, Path):
             check_room(folder, images_left, len(masked_images), len(left))
-        self._lock: int | None = None
+        self._lock: FolderLock | None = None
 
     def __enter__(self) -> Self:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             # The other processes of this job are let in; in a bucket nobody can be kept out.
-            if processes.is_first() and isinstance(self._folder, Path):
-                self._lock = _locked(self._folder)
+            if processes.is_first():
+                self._lock = FolderLock(self._folder, "this table")
             there = saved_table.recorded(self._folder)  # another process may have begun meanwhile
             _check_same(self._folder, there, self._facts)
             if there is None:
@@ -189,8 +189,7 @@ class TableWriter:
 
     def _unlock(self) -> None:
         if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+            self._lock.close()
 
     def _explained(self, error: OSError) -> OSError:
         if isinstance(error, FileExistsError):  # another run or process
@@ -268,14 +267,7 @@ def check_before(
         return
     if there is None:
         check_room(folder, num_images, num_columns, num_blocks)
-    for nearest in (folder, *folder.absolute().parents):
-        if nearest.exists():
-            break
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-        why = "it may not be written to" if nearest.is_dir() else "it is a file"
-        raise OSError(
-            errno.EACCES, f"{folder}: expected a folder for results, but of {nearest}: {why}"
-        )
+    storage.check_writable(folder)
 
 
 def _check_same(
@@ -292,29 +284,6 @@ def _check_same(
                 "command of that run"
             )
         )
-
-
-def _locked(folder: Path) -> int | None:
-    """Keeps other processes out; the system lets go of it when this one ends, however it ends."""
-    try:
-        import fcntl
-    except ImportError:  # Windows has none
-        return None
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(handle)
-        raise FolderTakenError(
-            lambda say: (
-                f"{folder}: another process is writing this table; wait for it, or choose another "
-                f"{say('folder', None)}"
-            )
-        ) from None
-    except OSError:  # a file system without locks
-        os.close(handle)
-        return None
-    return handle
 
 
 def _write_boxes(file: AnyPath, boxes: NDArray[np.int32]) -> None:

@@ -6,6 +6,7 @@ and a JSON of what else it takes to go on. Arrays are saved as NumPy, so they re
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -22,6 +23,7 @@ from certmask_jax._settings import FolderTakenError, WritingError
 from certmask_jax._text import json_of
 from certmask_jax.files import file_systems, whole_files
 from certmask_jax.files.fingerprint import differences, of_facts
+from certmask_jax.files.folder_locks import FolderLock
 from certmask_jax.files.local_paths import in_utf8, local_path
 from certmask_jax.files.quiet_logs import raised_alone
 from certmask_jax.weights.orbax_folders import check_store
@@ -58,7 +60,8 @@ class Checkpoints:
       identity: a hash of ``run``, for what else is kept in the folder.
 
     Raises:
-      FileExistsError: when the folder holds a run, without ``resume``.
+      FileExistsError: when the folder holds a run, without ``resume``; while another process
+        writes there, until ``close``.
       ValueError: when it holds another run, naming what differs; or for a bad ``keep_best``.
       OSError: when nothing can be written there.
     """
@@ -91,11 +94,15 @@ class Checkpoints:
                 f"{'; '.join(differences(there, wanted))}. Choose another folder, or the options "
                 "of the run that it holds"
             )
-        _claim(self.folder, wanted)
-        self._manager = _manager(in_utf8(self.folder))
-        self._scores: dict[int, float | None] = {
-            step: self._about(step).get("score") for step in self.steps()
-        }
+        self._lock = _claim(self.folder, wanted)
+        try:
+            self._manager = _manager(in_utf8(self.folder))
+            self._scores: dict[int, float | None] = {
+                step: self._about(step).get("score") for step in self.steps()
+            }
+        except BaseException:
+            self._lock.close()
+            raise
 
     def steps(self) -> list[int]:
         """Steps of the complete checkpoints, in order."""
@@ -165,8 +172,9 @@ class Checkpoints:
         return Saved(step, dict(restored.state), dict(restored.about))
 
     def close(self) -> None:
-        """Lets go of Orbax' threads."""
+        """Lets go of Orbax' threads, and of the folder."""
         self._manager.close()
+        self._lock.close()
 
     def _run_there(self) -> dict[str, Any] | None:
         file = self.folder / _RUN
@@ -265,19 +273,28 @@ def _path(key: Any) -> str:
     return jax.tree_util.keystr(key, simple=True, separator="/")
 
 
-def _claim(folder: Path, run: Mapping[str, Any]) -> None:
-    """Writes what the run is, which also shows that the folder can be written to."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for aside in folder.glob(f"{_REMOVED}*"):
-            shutil.rmtree(aside)
-        whole_files.write(folder / _RUN, (json.dumps(run, indent=1) + "\n").encode())
-    except OSError as error:
-        raise OSError(
-            error.errno,
-            f"{folder}: cannot write checkpoints there ({error.strerror or error}); choose a "
-            "folder that you may write to",
-        ) from error
+def _claim(folder: Path, run: Mapping[str, Any]) -> FolderLock:
+    """Writes what the run is, which also shows that the folder can be written to; keeps others out.
+
+    They would clear away what is being written.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = stack.enter_context(FolderLock(folder, "this training run"))
+            for aside in folder.glob(f"{_REMOVED}*"):
+                shutil.rmtree(aside)
+            whole_files.write(folder / _RUN, (json.dumps(run, indent=1) + "\n").encode())
+        except FolderTakenError:
+            raise
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"{folder}: cannot write checkpoints there ({error.strerror or error}); choose a "
+                "folder that you may write to",
+            ) from error
+        stack.pop_all()
+    return lock
 
 
 def _manager(folder: Path) -> Any:

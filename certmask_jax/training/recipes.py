@@ -7,11 +7,14 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from certmask_jax._later import Later
 from certmask_jax.inference import views
 from certmask_jax.training.cutout import BANDS, Cutout
 
 if TYPE_CHECKING:
     import optax
+else:
+    optax = Later("optax")
 
 Optimizer = Literal["sgd", "adamw"]
 Schedule = Literal["step", "cosine"]

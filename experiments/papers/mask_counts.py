@@ -7,7 +7,8 @@ from typing import Any
 
 from certmask_jax.masks.threats import Threat
 from certmask_jax.programs import defense_specs
-from certmask_jax.programs.certification_options import parser, read_config
+from certmask_jax.programs.certification_config import read_config
+from certmask_jax.programs.certification_options import parser
 from certmask_jax.programs.threat_options import threats
 from experiments.papers.recipes import Row, Table
 from experiments.papers.sheets import Sheet

@@ -28,8 +28,8 @@ from certmask_jax.programs import (
     page_options,
     program,
 )
+from certmask_jax.programs.certification_config import check_modes, read_config
 from certmask_jax.programs.certification_job import opened
-from certmask_jax.programs.certification_options import check_modes, read_config
 from certmask_jax.programs.certification_options import parser as certify_parser
 from certmask_jax.programs.command_line import CommandLine, check_not_typed, check_uses
 from certmask_jax.programs.page_options import PageOptions

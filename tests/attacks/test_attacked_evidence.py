@@ -16,8 +16,10 @@ from certmask_jax.attacks import asked_scores, attacked_evidence, rule_scores
 from certmask_jax.attacks.table_goals import ANY
 from certmask_jax.defenses.bagcert_defense import BagCert
 from certmask_jax.defenses.band_defense import DerandomizedSmoothing
-from certmask_jax.defenses.local_defense import ClippedBagNet, PatchGuard, PatchGuardDetection
+from certmask_jax.defenses.clipped_bagnet_defense import ClippedBagNet
 from certmask_jax.defenses.mask_ds_defense import MaskDS
+from certmask_jax.defenses.patchguard_defense import PatchGuard
+from certmask_jax.defenses.patchguard_detection_defense import PatchGuardDetection
 from certmask_jax.inference.devices import device_mesh
 from certmask_jax.inference.distinct_fields import LocalLogits
 

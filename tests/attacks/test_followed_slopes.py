@@ -11,7 +11,7 @@ import certmask_jax as cm
 from certmask_jax import attacks
 from certmask_jax.attacks import attacked_images, followed_slopes
 from certmask_jax.defenses.band_defense import DerandomizedSmoothing
-from certmask_jax.defenses.local_defense import PatchGuard
+from certmask_jax.defenses.patchguard_defense import PatchGuard
 from certmask_jax.inference.distinct_fields import LocalLogits
 from certmask_jax.inference.looked_at import LookedAt
 from certmask_jax.inference.two_parts import TwoParts, mean_of_kept

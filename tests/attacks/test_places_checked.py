@@ -8,7 +8,7 @@ import pytest
 import certmask_jax as cm
 from certmask_jax import attacks
 from certmask_jax.attacks import patched_pixels
-from certmask_jax.defenses.local_defense import PatchGuard
+from certmask_jax.defenses.patchguard_defense import PatchGuard
 from certmask_jax.inference.two_parts import TwoParts, mean_of_kept
 
 SIZE = 8

@@ -14,12 +14,13 @@ import certmask_jax as cm
 from certmask_jax import data, models
 from certmask_jax.certification import evidence_batches
 from certmask_jax.certification.evidence_batches import sources_of
-from certmask_jax.certification.evidence_run import EvidenceHooks, evaluate_evidence
+from certmask_jax.certification.evidence_run import evaluate_evidence
 from certmask_jax.certification.evidence_verdicts import certify_evidence
+from certmask_jax.certification.run_hooks import EvidenceHooks
 from certmask_jax.defenses import derandomized_smoothing as smoothing
 from certmask_jax.defenses.band_defense import DerandomizedSmoothing, SmoothedViT
-from certmask_jax.defenses.local_defense import PatchGuard
 from certmask_jax.defenses.mask_ds_defense import MaskDS
+from certmask_jax.defenses.patchguard_defense import PatchGuard
 from certmask_jax.inference.devices import device_mesh
 from certmask_jax.inference.distinct_fields import LocalLogits
 from certmask_jax.inference.preprocessing import Preprocessing, model_input
@@ -232,11 +233,15 @@ def test_bands_are_halved_until_there_is_memory_for_them(monkeypatch):
             return np.array([dataclasses.make_dataclass("Device", [("platform", str)])("gpu")])
 
     monkeypatch.setattr(evidence_batches, "results_program", program)
+    how = {"num_images": 99, "image_shape": (8, 8, 1), "preprocessing": HOW, "mesh": Accelerator()}
     work = evidence_batches.planned(
-        DEFENSES, None, _model, PARAMS, dropping=None, num_images=99, image_shape=(8, 8, 1),
-        preprocessing=HOW, mesh=Accelerator(), chunk=None, known=None,
-        margin_guard=0.5, warn=said.append,
-    )  # fmt: skip
+        DEFENSES, None, _model, PARAMS, dropping=None, chunk=None, known=None, **how
+    )
+    assert not asked
+    assert (work.facts(), work.images) == ({"bands_at_once": 512}, 99 // 4)
+    work = evidence_batches.fitted(
+        work, DEFENSES, PARAMS, margin_guard=0.5, warn=said.append, **how
+    )
     assert asked == [512, 256, 128, 64]
     assert work.facts() == {"bands_at_once": 64}
     assert work.images == 64 // 9

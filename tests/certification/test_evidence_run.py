@@ -19,12 +19,16 @@ import pytest
 import certmask_jax as cm
 from certmask_jax import data, models
 from certmask_jax.certification import evidence_planning
-from certmask_jax.certification.evidence_run import EvidenceHooks, evaluate_evidence
+from certmask_jax.certification.evidence_run import evaluate_evidence
 from certmask_jax.certification.evidence_verdicts import certify_evidence
 from certmask_jax.certification.report.notes import notices_of
 from certmask_jax.certification.report.notices import MarginGuard
+from certmask_jax.certification.run_hooks import EvidenceHooks
 from certmask_jax.defenses import clipped_bagnet, patchguard
-from certmask_jax.defenses.local_defense import ClippedBagNet, PatchGuard, PatchGuardDetection
+from certmask_jax.defenses.clipped_bagnet_defense import ClippedBagNet
+from certmask_jax.defenses.patchguard_defense import PatchGuard
+from certmask_jax.defenses.patchguard_detection_defense import PatchGuardDetection
+from certmask_jax.files import disk_room
 from certmask_jax.files.unreadable import UnreadableImage
 from certmask_jax.inference.devices import device_mesh
 from certmask_jax.inference.distinct_fields import LocalLogits
@@ -66,16 +70,14 @@ LABELS = np.array(patchguard.robust_masking_rule(_evidence(), window=3))
 LABELS[5] = (LABELS[5] + 1) % CLASSES
 
 
-def _run(folder, *, params=PARAMS, defenses=DEFENSES, spoilt=None, **more):
+def _run(folder, *, params=PARAMS, defenses=DEFENSES, spoilt=None, local=LOCAL, **more):
     test_set = data.from_arrays(
         IMAGES, LABELS, data_config=models.create("vit_digits").data_config, num_outputs=CLASSES
     )
     test_set = test_set if spoilt is None else spoilt(test_set)
     mesh = device_mesh(jax.local_devices()[:2])
-    return evaluate_evidence(
-        test_set, LOCAL, params, defenses, folder, preprocessing=Preprocessing(), mesh=mesh,
-        chunk=3, **more,
-    )  # fmt: skip
+    how = {"preprocessing": Preprocessing(), "mesh": mesh, "chunk": 3, **more}
+    return evaluate_evidence(test_set, local, params, defenses, folder, **how)
 
 
 @pytest.fixture(scope="module")
@@ -207,6 +209,20 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_bits(whole, tmp_path, after):
     }
 
 
+def test_one_process_writes_at_a_time(whole, tmp_path):
+    folder, refused = tmp_path / "evidence", []
+
+    def another(done, total):
+        with pytest.raises(FileExistsError, match="another process is writing this evidence; wait"):
+            _run(folder)
+        refused.append(done)
+
+    saved = _run(folder, hooks=EvidenceHooks(progress=another))
+    assert refused == [4, 8, 12, 13]
+    np.testing.assert_equal(saved.rows._asdict(), whole[1].rows._asdict())
+    assert _run(folder) is not None
+
+
 @pytest.mark.parametrize("how", ["flipped", "cut", "empty"])
 def test_a_damaged_block_is_computed_again_and_said_so(whole, tmp_path, how):
     folder = tmp_path / "evidence"
@@ -251,23 +267,71 @@ def test_another_run_is_refused_and_says_what_differs(whole):
 
 
 def test_cells_that_see_other_pixels_than_they_say_are_found_before_any_work(tmp_path):
-    def sees_more(params, images):
-        return _local_logits(params, images) + images[:, 7:, 7:, :1]  # a pixel for all cells
-
     test_set = data.from_arrays(
         IMAGES, LABELS, data_config=models.create("vit_digits").data_config, num_outputs=CLASSES
     )
     how = {"preprocessing": Preprocessing()}
     folder = tmp_path / "evidence"
     with pytest.raises(ValueError, match=r"cell \(0, 0\) .*but it also sees \(7, 7\)"):
-        evaluate_evidence(test_set, LocalLogits(sees_more, 3, 1), PARAMS, DEFENSES, folder, **how)
+        evaluate_evidence(test_set, LocalLogits(_sees_more, 3, 1), PARAMS, DEFENSES, folder, **how)
     with pytest.raises(ValueError, match="expected the field 2 and stride 1"):
-        evaluate_evidence(test_set, LocalLogits(sees_more, 2, 1), PARAMS, DEFENSES, folder, **how)
+        evaluate_evidence(test_set, LocalLogits(_sees_more, 2, 1), PARAMS, DEFENSES, folder, **how)
     with pytest.raises(ValueError, match="expected seen_size"):
         evaluate_evidence(
             test_set, LOCAL, PARAMS, DEFENSES, folder, preprocessing=Preprocessing(resize_to=16)
         )
     assert not folder.exists()
+
+
+class _Listed:
+    """A test set whose labels are known before its images are read; the last is no class."""
+
+    def __init__(self, test_set):
+        self.test_set = test_set
+        ids = tuple(map(str, range(len(test_set))))
+        labels = np.array([*LABELS[:-1], CLASSES])
+        self.listing = types.SimpleNamespace(ids=ids, labels=labels, sizes=np.zeros(13, np.int64))
+
+    def __len__(self):
+        return len(self.test_set)
+
+    def read(self, start, stop):
+        return self.test_set.read(start, stop)
+
+
+def _sees_more(params, images):
+    return _local_logits(params, images) + images[:, 7:, 7:, :1]  # a pixel for all cells
+
+
+@pytest.mark.parametrize(
+    ("how", "says"),
+    [
+        ({"share": (0, 5)}, "at most 4 shares, as the evidence has 4 blocks of images, got 5"),
+        ({"share": (2, 2)}, r"expected \(i, n\) with 0 <= i < n"),
+        ({"chunk": 0}, "chunk: expected at least 1"),
+        ({"spoilt": _Listed}, r"labels: expected values in 0..2 .*got 3 \(image 12\)"),
+        ({"margin_guard": -1.0}, "margin guard: expected"),
+        ({"keep": True}, "expected .* free"),
+        ({"folder": "file/evidence"}, "of .*file: it is a file"),
+        ({"folder": "whole", "defenses": DEFENSES[:1]}, "this same run, but .*defenses"),
+        ({}, r"it also sees \(7, 7\)"),  # the first that is evaluated
+    ],
+)
+def test_what_can_be_known_is_refused_before_anything_is_evaluated(
+    whole, tmp_path, monkeypatch, how, says
+):
+    """Of a model that is refused by the first thing that is."""
+    if "keep" in how:
+        monkeypatch.setattr(disk_room, "SPARE_BYTES", 1 << 60)
+    (tmp_path / "file").write_text("a file")
+    how = dict(how)
+    given = how.pop("folder", "evidence")
+    folder = whole[0] if given == "whole" else tmp_path / given
+    before = _files(whole[0])
+    with pytest.raises((ValueError, OSError), match=says):
+        _run(folder, local=LocalLogits(_sees_more, 3, 1), **how)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert _files(whole[0]) == before
 
 
 OTHERS = [
@@ -455,3 +519,19 @@ def test_images_that_are_left_out_are_not_in_kept_evidence(keeping, tmp_path):
     rows = np.delete(np.arange(13), [1, 4, 5, 6, 7])
     assert kept.ids == tuple(every.ids[row] for row in rows)
     np.testing.assert_array_equal(kept.evidence, every.evidence[rows])
+
+
+def test_images_of_another_size_are_refused_where_they_come(tmp_path):
+    class Larger(_Listed):
+        def read(self, start, stop):
+            batch = self.test_set.read(start, stop)
+            return batch if start < 8 else batch._replace(images=np.ones((4, 9, 9, 1), np.uint8))
+
+    def spoilt(test_set):
+        larger = Larger(test_set)
+        larger.listing = None
+        return larger
+
+    with pytest.raises(ValueError, match=r"images: expected shape \[T, 8, 8, channels\]"):
+        _run(tmp_path / "evidence", spoilt=spoilt)
+    assert evidence_store.images_done(tmp_path / "evidence") == (8, 13)

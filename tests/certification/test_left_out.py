@@ -98,6 +98,19 @@ def test_known_before_they_are_not_even_read(tmp_path, whole):
     assert set(verdicts_of(saved)) == set(whole) - {"file 0", "file 5"}
 
 
+def test_labels_that_are_no_classes_are_refused_before_any_work(tmp_path):
+    files, no_class = Files(), Files().labels.copy()
+    no_class[9] = 4
+    files.listing = files.listing._replace(labels=no_class)
+    with pytest.raises(ValueError, match=r"labels: expected values in 0..3 .*got 4 \(image 9\)"):
+        evaluate(tmp_path / "run", files)
+    assert files.read_now == [0]
+    assert not (tmp_path / "run").exists()
+    # Of an image that does not count it does not matter.
+    saved = evaluate(tmp_path / "run", files, unreadable={"file 9": "empty"})
+    assert saved.left_out == {9: "empty"}
+
+
 def test_none_that_can_be_read_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="can be read, got none of 10"):
         evaluate(tmp_path, Files(broken=range(COUNT)), skip_unreadable=True)

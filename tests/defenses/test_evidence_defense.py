@@ -10,7 +10,9 @@ import pytest
 
 from certmask_jax.defenses import clipped_bagnet, patchguard
 from certmask_jax.defenses.band_defense import DerandomizedSmoothing
-from certmask_jax.defenses.local_defense import ClippedBagNet, PatchGuard, PatchGuardDetection
+from certmask_jax.defenses.clipped_bagnet_defense import ClippedBagNet
+from certmask_jax.defenses.patchguard_defense import PatchGuard
+from certmask_jax.defenses.patchguard_detection_defense import PatchGuardDetection
 from certmask_jax.masks.threats import Threat
 
 FIELD = {"field": 3, "stride": 1}

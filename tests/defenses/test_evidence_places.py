@@ -11,9 +11,11 @@ from certmask_jax.defenses import bagcert, clipped_bagnet, patchguard
 from certmask_jax.defenses import derandomized_smoothing as smoothing
 from certmask_jax.defenses.bagcert_defense import BagCert
 from certmask_jax.defenses.band_defense import DerandomizedSmoothing, SmoothedViT
+from certmask_jax.defenses.clipped_bagnet_defense import ClippedBagNet
 from certmask_jax.defenses.evidence_places import NoPlacesError
-from certmask_jax.defenses.local_defense import ClippedBagNet, PatchGuard, PatchGuardDetection
 from certmask_jax.defenses.mask_ds_defense import MaskDS
+from certmask_jax.defenses.patchguard_defense import PatchGuard
+from certmask_jax.defenses.patchguard_detection_defense import PatchGuardDetection
 from certmask_jax.masks.threats import Threat
 
 CLASSES = 3

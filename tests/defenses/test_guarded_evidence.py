@@ -19,10 +19,12 @@ from many_cases import cases
 from certmask_jax.defenses import clipped_bagnet, patchguard
 from certmask_jax.defenses.bagcert_defense import BagCert
 from certmask_jax.defenses.band_defense import DerandomizedSmoothing, SmoothedViT
+from certmask_jax.defenses.clipped_bagnet_defense import ClippedBagNet
 from certmask_jax.defenses.evidence_defense import EvidenceDefense, check_guarded
 from certmask_jax.defenses.guarded_evidence import checked_guard, softmax_within, votes_against
-from certmask_jax.defenses.local_defense import ClippedBagNet, PatchGuard, PatchGuardDetection
 from certmask_jax.defenses.mask_ds_defense import MaskDS
+from certmask_jax.defenses.patchguard_defense import PatchGuard
+from certmask_jax.defenses.patchguard_detection_defense import PatchGuardDetection
 from certmask_jax.defenses.quantised_evidence import Grid, quantised, quantised_within
 from certmask_jax.masks.threats import Threat
 

@@ -11,9 +11,11 @@ import pytest
 
 from certmask_jax.defenses import quantised_evidence as module
 from certmask_jax.defenses.band_defense import SmoothedViT
+from certmask_jax.defenses.clipped_bagnet_defense import ClippedBagNet
 from certmask_jax.defenses.evidence_windows import kept_of_windows, meeting, window_sums
-from certmask_jax.defenses.local_defense import ClippedBagNet, PatchGuard, PatchGuardDetection
 from certmask_jax.defenses.mask_ds_defense import MaskDS
+from certmask_jax.defenses.patchguard_defense import PatchGuard
+from certmask_jax.defenses.patchguard_detection_defense import PatchGuardDetection
 from certmask_jax.defenses.quantised_evidence import Grid, evidence_grid, image_by_image, quantised
 from certmask_jax.defenses.robust_masking_game import game_on
 from certmask_jax.masks.threats import Threat

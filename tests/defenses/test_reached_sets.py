@@ -12,8 +12,10 @@ import oracle_small_fields as oracle
 import pytest
 
 from certmask_jax.defenses import clipped_bagnet, patchguard
+from certmask_jax.defenses.clipped_bagnet_defense import ClippedBagNet
 from certmask_jax.defenses.feature_grid import sets_of_cells
-from certmask_jax.defenses.local_defense import ClippedBagNet, PatchGuard, PatchGuardDetection
+from certmask_jax.defenses.patchguard_defense import PatchGuard
+from certmask_jax.defenses.patchguard_detection_defense import PatchGuardDetection
 from certmask_jax.defenses.reached_sets import windows_around
 from certmask_jax.masks.threats import Threat
 

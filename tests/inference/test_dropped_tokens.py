@@ -30,8 +30,9 @@ from certmask_jax.masks import distinct_unions
 from certmask_jax.masks.distinct_unions import MaskedImages
 from certmask_jax.masks.visible_tokens import kept_counts, kept_tokens
 from certmask_jax.models.vit import VisionTransformer
-from certmask_jax.programs import certification_options, certify
-from certmask_jax.programs.certification_job import dropping_of, opened
+from certmask_jax.programs import certification_config, certification_options, certify
+from certmask_jax.programs.certification_job import opened
+from certmask_jax.programs.job_inputs import dropping_of
 from certmask_jax.tables.prediction_table import UNKNOWN
 
 RNG = np.random.default_rng(5)
@@ -331,7 +332,7 @@ def test_the_program_records_what_it_dropped(tmp_path, capsys):
 
 def test_runs_that_fill_are_told_apart_as_they_were():
     parse = certification_options.parser()
-    config = certification_options.read_config(parse.parse_args([]))
+    config = certification_config.read_config(parse.parse_args([]))
     filled, dropped = (
         opened(dataclasses.replace(config, hidden_tokens=how), "") for how in ("fill", "drop")
     )
@@ -344,7 +345,7 @@ def test_runs_that_fill_are_told_apart_as_they_were():
 def test_a_model_without_tokens_does_not_go_with_it():
     parse = certification_options.parser()
     words = ["--hidden-tokens", "drop", "--model", "cifar_resnet20"]
-    config = certification_options.read_config(parse.parse_args(words))
+    config = certification_config.read_config(parse.parse_args(words))
     with pytest.raises(ValueError, match=r"drop: expected a ViT, .* got cifar_resnet20; leave it"):
         dropping_of(config, config.model.create())
 

@@ -26,6 +26,7 @@ from certmask_jax.certification.run_hooks import Hooks
 from certmask_jax.inference import whole_images
 from certmask_jax.inference.preprocessing import Preprocessing
 from certmask_jax.programs import (
+    certification_config,
     certification_options,
     certification_run,
     certify,
@@ -595,7 +596,7 @@ def test_bad_options_are_one_line(tmp_path, capsys, options, message):
 
 
 def _runtime(*options):
-    return certification_options.read_config(
+    return certification_config.read_config(
         certification_options.parser().parse_args(list(options))
     ).runtime
 

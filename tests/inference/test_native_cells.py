@@ -26,7 +26,9 @@ from certmask_jax.attacks.patched_pixels import (
 from certmask_jax.certification.evidence_run import evaluate_evidence
 from certmask_jax.data import from_arrays
 from certmask_jax.defenses import patchguard
-from certmask_jax.defenses.local_defense import ClippedBagNet, PatchGuard, PatchGuardDetection
+from certmask_jax.defenses.clipped_bagnet_defense import ClippedBagNet
+from certmask_jax.defenses.patchguard_defense import PatchGuard
+from certmask_jax.defenses.patchguard_detection_defense import PatchGuardDetection
 from certmask_jax.inference.distinct_fields import LocalLogits
 from certmask_jax.inference.evidence_sources import LocalSource
 from certmask_jax.inference.stem_and_head import parts_forward

@@ -48,7 +48,9 @@ def _brute(boxes, threat):
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_groups_are_the_minimal_patterns_of_all_placements(seed):
+def test_groups_are_the_minimal_patterns_of_all_placements(monkeypatch, seed):
+    """Whether masks are compared in one look or a few at a time."""
+    monkeypatch.setattr(placements, "_FIRST_MEMBERS", 1 if seed % 2 else 1024)
     rng = np.random.default_rng(seed)
     image = (int(rng.integers(2, 6)), int(rng.integers(2, 6)))
     threat = _random_threat(rng, image)
@@ -59,7 +61,9 @@ def test_groups_are_the_minimal_patterns_of_all_placements(seed):
     assert len(groups) == len(expected)
 
 
-def test_groups_of_three_patches():
+@pytest.mark.parametrize("first", [1, 4, 1024])
+def test_groups_of_three_patches(monkeypatch, first):
+    monkeypatch.setattr(placements, "_FIRST_MEMBERS", first)
     rng = np.random.default_rng(2)
     for patches in (((1, 1),) * 3, ((1, 2), (1, 1), (2, 1))):
         threat = Threat((3, 3), tuple((shape,) for shape in patches))

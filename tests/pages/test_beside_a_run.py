@@ -17,7 +17,7 @@ from certmask_jax.certification.report import wilson_interval
 from certmask_jax.data import digits_arrays, load
 from certmask_jax.models import DataConfig
 from certmask_jax.programs import boxes_of_run, certify, page_options, report
-from certmask_jax.programs.certification_job import _PATCH_LIVES
+from certmask_jax.programs.job_facts import PATCH_LIVES
 
 OPTIONS = ["--defense", "double_masking:masks_per_axis=2", "--dataset", "image_folder"]
 OPTIONS += ["--model", "vit_digits"]
@@ -177,7 +177,7 @@ def test_boxes_go_straight_to_the_input_where_patches_live_in_the_own_pixels(liv
     config = DataConfig((8, 8), (0.5,), (0.5,), channels=1, resize=10)
     of_config = {"data_config": dataclasses.asdict(config)}
     recorded = {"native_patches": lives == "native", "patch_lives": "in other words"}
-    sentence = {"patch_lives": _PATCH_LIVES[lives]}  # of a run of before it was recorded
+    sentence = {"patch_lives": PATCH_LIVES[lives]}  # of a run of before it was recorded
     for known in (recorded, sentence):
         provenance = json.loads(json.dumps({**of_config, **known}))
         recovered = boxes_of_run.config_of(provenance)

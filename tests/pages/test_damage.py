@@ -55,7 +55,7 @@ def whole(digits_run, tmp_path_factory):
             NO_MAPS,
             "table.json: expected the facts of a prediction table",
         ),
-        ("tables/table.json", _remove, NO_MAPS, "table.json is missing"),
+        ("tables/table.json", _remove, NO_MAPS, "begins with table.json, got one without"),
         ("tables/masked_images.npy", _cut, NO_MAPS, "masked_images.npy: is damaged"),
         ("tables/predictions/c/0/0", _cut, NO_MAPS, "predictions/c/0/0: is damaged"),
         ("tables/margins/c/1/0", _remove, NO_MAPS, "margins/c/1/0 is the first file missing"),

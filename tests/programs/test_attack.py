@@ -420,7 +420,7 @@ def test_a_model_in_two_parts_is_attacked_in_pixels(bagnet, tmp_path, how):
         (["{run}", "--step-size", "2"], "--step-size: expected at most 1, got 2"),
         (["{run}", "--optimizer", "adam", "--momentum", "0.5"], "--momentum: has no use"),
         (["{run}", "--weights", "{run}/gone.npz"], "--data-dir and --weights say where data and"),
-        (["{run}/results.json"], "expected the folder of a run of certify, got a file"),
+        (["{run}/results.json"], "folder of a run of certify, with results.json, got a file"),
         (["{run}", "--place", "8,0"], "--place 8,0: expected a place inside what the threat"),
         (
             ["--num-images", "2", "--defense", DEFENSE, "--patch", "1,2"],
@@ -428,6 +428,7 @@ def test_a_model_in_two_parts_is_attacked_in_pixels(bagnet, tmp_path, how):
             "certify with --patch and one of them, and attack that run",
         ),
         (["{run}", "--out", "{run}"], "expected a new or empty folder, or this same attack"),
+        (["{run}", "--out", "{run}/results.json"], "expected a new or empty folder, or this same"),
     ],
 )
 def test_bad_input_is_one_line(run, capsys, words, said):
@@ -483,8 +484,8 @@ def test_names_that_are_one_name_of_a_folder_have_pictures_of_their_own(tmp_path
     levels = {"a b": 0, "a_b": 1, "A?b": 2}
     for name, level in levels.items():  # of which each goes on where the one before was killed
         line = {"defense": "d", "patch": name, "number": 0, "image": "i", "label": 0, "class": "c"}
-        folder = AttackFolder(tmp_path / "o", {})
-        folder.add([line], [np.full((2, 2, 1), level, np.uint8)])
+        with AttackFolder(tmp_path / "o", {}) as folder:
+            folder.add([line], [np.full((2, 2, 1), level, np.uint8)])
     folder = AttackFolder(tmp_path / "o", {})
     folder.add([{**line, "patch": "a b", "number": 1}], [np.zeros((2, 2, 1), np.uint8)])
     assert len({line["file"].casefold() for line in folder.lines}) == 4
@@ -508,7 +509,7 @@ def test_a_full_disk_is_said_with_the_file_and_costs_no_line(tmp_path, monkeypat
         done.append(handle)
         fsync(handle)
 
-    with monkeypatch.context() as patched:
+    with folder, monkeypatch.context() as patched:
         patched.setattr(os, "fsync", full)
         with pytest.raises(OSError, match="No space") as told:
             folder.add([{**line, "number": 1}], pixels)
@@ -518,6 +519,37 @@ def test_a_full_disk_is_said_with_the_file_and_costs_no_line(tmp_path, monkeypat
     folder.add([{**line, "number": 1}], pixels)
     assert folder.done() == {("d", 0), ("d", 1)}
     assert (np.asarray(Image.open(tmp_path / "images/d/c/000001.png")) == 7).all()
+
+
+@pytest.mark.parametrize(
+    ("program", "words", "name"),
+    [
+        (attack, ["--steps", "1"], "attack"),
+        (attack, ["--steps", "1", "--universal"], "universal"),
+        (audit, ["--minutes", "1"], "audit"),
+    ],
+)
+def test_two_processes_do_not_attack_in_one_folder(run, tmp_path, capsys, program, words, name):
+    out = tmp_path / name
+    with AttackFolder(out, {"of": "another process"}):
+        before = (out / LINES).read_bytes()
+        capsys.readouterr()
+        assert program.main([str(run), *words, "--out", str(out)]) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line == (
+        f"error: {out}: another process is writing this attack; wait for it, or choose another "
+        "--out"
+    )
+    assert {file.name: file.read_bytes() for file in out.iterdir()} == {LINES: before}
+
+
+def test_a_folder_whose_attack_was_killed_as_it_began_is_free(tmp_path):
+    (tmp_path / f"{LINES}.unfinished").write_text('{"form')
+    with AttackFolder(tmp_path, {"of": "this"}) as folder:
+        assert folder.lines == []
+    with pytest.raises(FileExistsError, match="expected this same attack"):
+        AttackFolder(tmp_path, {"of": "another"})
+    AttackFolder(tmp_path, {"of": "this"})  # what was refused lets go of it
 
 
 def test_other_weights_are_not_those_of_the_run(run, tmp_path, capsys):

@@ -16,7 +16,7 @@ from certmask_jax.programs import certification_job, runtime
 from certmask_jax.programs.attacking.attack_options import UNDEFENDED
 from certmask_jax.programs.attacking.attacked_run import AttackedRun, read_run
 from certmask_jax.programs.attacking.run_claims import Claim, Claims
-from certmask_jax.programs.certification_job import BrokenImagesError
+from certmask_jax.programs.job_inputs import BrokenImagesError
 from certmask_jax.tables import saved_table
 
 DEFENSE = "double_masking:masks_per_axis=2"

@@ -6,9 +6,11 @@ Every program, in this process. A bad input ends in status 2 and one line that b
 
 from __future__ import annotations
 
+import importlib
 import json
 import shlex
 import shutil
+from argparse import SUPPRESS
 from pathlib import Path
 
 import numpy as np
@@ -19,14 +21,18 @@ from PIL import Image
 from certmask_jax import models
 from certmask_jax.programs import (
     attack,
+    audit,
     benchmark,
     certify,
+    commands,
     compare,
     convert_weights,
+    leaderboard,
     merge,
     report,
     train,
 )
+from experiments import passes_front
 
 PROGRAMS = {
     "certify": certify,
@@ -34,6 +40,11 @@ PROGRAMS = {
     "convert": convert_weights,
     "merge": merge,
     "benchmark": benchmark,
+    "attack": attack,
+    "audit": audit,
+    "compare": compare,
+    "leaderboard": leaderboard,
+    "report": report,
 }
 SHIPPED = models.default_weights(models.DEFAULT)
 
@@ -59,6 +70,7 @@ def _refused(capsys, command, *words):
     for word in words:
         assert word in line, line
     assert small_runs.contents(Path()) == before
+    return line
 
 
 def _cases(text):
@@ -580,14 +592,61 @@ def test_odd_spellings_give_the_same_numbers(tmp_path, monkeypatch, odd, plain):
     assert _results(*shlex.split(odd)) == _results(*shlex.split(plain))
 
 
-@pytest.mark.parametrize("program", [attack, compare, report])
-def test_a_folder_that_is_not_there_is_no_run_that_lacks_a_file(program, tmp_path, capsys):
-    """One that is there, without the file, is told apart."""
-    gone, there = tmp_path / "gone", tmp_path / "there"
-    there.mkdir()
-    assert program.main([str(gone)]) == 2
+# Every way to give a command the folder of a run: what is typed beside it.
+TAKE_A_RUN = [
+    "attack {run}",
+    "audit {run} --minutes 1",
+    "certify --from-tables {run}",
+    "compare {run}",
+    "compare {run} {run}/two",
+    "leaderboard {run} --out board",
+    "merge {run}",
+    "merge {run} --out whole",
+    "merge {run} {run}/two --out whole",
+    "report {run}",
+    "report {run} {run}/two --out page.html",
+]
+
+
+def test_all_commands_that_take_a_run_are_here():
+    """By the name that their options give it."""
+    taking = set()
+    for name in commands.PROGRAMS:
+        module = importlib.import_module(f"certmask_jax.programs.{name.replace('-', '_')}")
+        named = [action.metavar for action in module.parser()._actions if action.help != SUPPRESS]
+        taking |= {name} if {"RUN", "RUN_FOLDER"} & {*named} else set()
+    assert taking == {command.split()[0] for command in TAKE_A_RUN}
+
+
+@pytest.mark.parametrize("command", TAKE_A_RUN)
+def test_a_folder_that_is_not_there_is_no_run_that_lacks_a_file(
+    tmp_path, monkeypatch, capsys, command
+):
+    """One that is there, without the file, is told apart; so is a file."""
+    monkeypatch.chdir(tmp_path)
+    gone, there, file = tmp_path / "gone", tmp_path / "there", tmp_path / "results.json"
+    (there / "two").mkdir(parents=True)
+    file.write_text("{}")
+    line = _refused(capsys, command.format(run=gone), f"{gone}: expected ", " folder ")
+    assert "got none: there is no such folder; check how its path is written" in line
+    line = _refused(capsys, command.format(run=file), f"{file}: expected ", " folder ")
+    assert "got a file; give the folder that it is in" in line
+    line = _refused(capsys, command.format(run=there), f"{there}: expected ", " folder ")
+    assert "got one without; " in line
+
+
+def test_a_figure_of_runs_refuses_a_folder_that_is_not_there(tmp_path, capsys):
+    gone = tmp_path / "gone"
+    assert passes_front.main([str(gone), "--figure", str(tmp_path / "figure.svg")]) == 2
     said = capsys.readouterr().err
-    assert f"{gone}: expected the folder of a" in said
+    assert said.startswith(f"error: {gone}: expected the folder of a finished run")
     assert "got none: there is no such folder" in said
-    assert program.main([str(there)]) == 2
-    assert "no such folder" not in capsys.readouterr().err
+
+
+def test_an_attack_that_is_not_there_is_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    _refused(
+        capsys,
+        "certify --dataset attacked:gone --model vit_digits",
+        "gone: expected the folder of an attack, with attacks.jsonl, got none: there is no such",
+    )

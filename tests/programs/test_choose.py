@@ -20,8 +20,8 @@ from certmask_jax.data import digits_arrays
 from certmask_jax.inference.preprocessing import Preprocessing
 from certmask_jax.masks.threats import Threat
 from certmask_jax.programs import choose
+from certmask_jax.programs.certification_config import read_config
 from certmask_jax.programs.certification_options import parser as certify_parser
-from certmask_jax.programs.certification_options import read_config
 from certmask_jax.programs.choosing import choose_candidates, choose_options, choose_runs
 from certmask_jax.programs.choosing.image_halves import halves
 from certmask_jax.tables import saved_table

@@ -16,6 +16,7 @@ from certmask_jax.programs import (
     evidence_entries,
     listings,
     mask_entries,
+    mask_specs,
     spec_keys,
 )
 from certmask_jax.programs.defense_specs import Spec
@@ -49,8 +50,8 @@ def test_the_default_of_a_key_of_masks_is_its_builders(example, key, default):
     chooser, _, value = example.partition("=")
     if example == "mask_stride=4" and key == "split":
         default = "stride"  # an even split needs a number of masks
-    usual = mask_entries.mask_set(THREAT, {chooser: value})
-    typed = mask_entries.mask_set(THREAT, {chooser: value, key: default})
+    usual = mask_specs.mask_set(THREAT, {chooser: value})
+    typed = mask_specs.mask_set(THREAT, {chooser: value, key: default})
     np.testing.assert_array_equal(typed.boxes, usual.boxes)
     assert typed.promise == usual.promise
 
@@ -109,7 +110,7 @@ def test_a_spec_has_a_name_and_keys_and_says_itself_again(text, spec):
     ],
 )
 def test_one_key_chooses_the_kind_of_masks(given, default, example):
-    assert mask_entries.chosen(given, default)[0].example == example
+    assert mask_specs.chosen(given, default)[0].example == example
 
 
 def test_a_key_of_other_masks_is_named_with_those_that_these_have():

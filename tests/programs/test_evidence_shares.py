@@ -201,6 +201,23 @@ def test_a_share_that_is_stopped_goes_on(made, certified, tmp_path, capsys):
     assert all(mine[name] == theirs[name] for name in mine if "block" in name)
 
 
+def test_more_shares_than_the_table_has_blocks_are_refused_before_evidence(
+    command, tmp_path, monkeypatch, capsys
+):
+    """Evidence has six blocks here, and the table two."""
+    small_runs.blocks_of(monkeypatch, BlockSizes(fewest_blocks=2, least_blocks=2))
+    words = [*command, "--chunk", "2", "--defense", EVIDENCE[0], "--patch", "1"]
+    words.remove("8")
+    words.remove("--chunk")
+    alone, both = tmp_path / "alone", tmp_path / "both"
+    assert certify.main([*words, "--out", str(alone), "--shard", "0/6", "--no-page"]) == 0
+    mixed = [*words, "--defense", MIXED[1], "--out", str(both), "--shard", "0/6"]
+    capsys.readouterr()
+    assert certify.main(mixed) == 2
+    assert "as the table has 2 blocks of images, got 6" in _error(capsys)
+    assert not both.exists()
+
+
 def test_more_shares_than_blocks_and_a_plan(certified, tmp_path, capsys):
     assert certified(EVIDENCE, tmp_path / "run", "--shard", "0/99") == 2
     assert "as the evidence has" in _error(capsys)

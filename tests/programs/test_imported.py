@@ -41,7 +41,7 @@ import jax
 
 from certmask_jax import data, defenses, weights
 from certmask_jax.defenses.band_defense import SmoothedViT
-from certmask_jax.defenses.local_defense import PatchGuard
+from certmask_jax.defenses.patchguard_defense import PatchGuard
 from certmask_jax.models import DataConfig, Model
 
 

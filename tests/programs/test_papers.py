@@ -22,8 +22,8 @@ from certmask_jax.inference.preprocessing import Preprocessing
 from certmask_jax.inference.views import with_views
 from certmask_jax.masks.threats import Threat
 from certmask_jax.programs import certification_options, evidence_entries
+from certmask_jax.programs.certification_config import read_config
 from certmask_jax.programs.certification_options import parser as certify_parser
-from certmask_jax.programs.certification_options import read_config
 from certmask_jax.programs.defense_specs import build, check
 from certmask_jax.programs.measurements import answer_times, subjects
 from certmask_jax.programs.threat_options import threats

@@ -7,6 +7,7 @@ import json
 
 import pytest
 
+from certmask_jax.masks import distinct_unions
 from certmask_jax.masks.threats import Threat
 from certmask_jax.programs import certify, defense_specs, merge, run_defenses, threat_options
 from certmask_jax.programs.certification_options import parser
@@ -82,11 +83,21 @@ def test_a_run_remembers_its_threat(options):
     assert threat_options.recorded({}) is None
 
 
-def test_a_search_that_would_not_finish_is_refused_before_any_work(capsys):
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("double_masking", "choices of one mask from each set, but 43744 x 43744 are 1.9e+09"),
+        ("challenger_masking", "choices of one mask from each set, but 43744 x 43744"),
+        ("crosscert", "choices of one mask from each set, but 43744 x 43744"),
+        ("plurality", "masked images, got 2,016 x 64 x 43,744 = 5.6e+09"),
+        ("minority_reports", "masked images, got 2,016 x 64 x 43,744"),
+    ],
+)
+def test_what_would_not_finish_is_refused_before_unions_are_made(monkeypatch, capsys, name, said):
+    monkeypatch.setattr(distinct_unions, "_united", lambda *_, **__: pytest.fail("made"))
     words = ["--dataset", "digits", "--patch", "1", "--patches", "3"]
-    words += ["--defense", "double_masking:masks_per_axis=8"]
-    assert certify.main(words) == 2
-    assert "choices of one mask from each set, but 43744 x 43744" in capsys.readouterr().err
+    assert certify.main([*words, "--defense", f"{name}:masks_per_axis=8"]) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_runs_of_stronger_threats(tmp_path, capsys):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from certmask_jax.defenses.local_defense import PatchGuard
+from certmask_jax.defenses.patchguard_defense import PatchGuard
 
 
 @dataclasses.dataclass(frozen=True, repr=False)

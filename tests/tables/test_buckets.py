@@ -155,9 +155,11 @@ def test_folders_that_are_another_runs_or_no_table_are_refused_and_untouched(buc
         evaluate(f"{bucket.root}/a run")
     with pytest.raises(FileExistsError, match="it holds other files"):
         evaluate(f"{bucket.root}/a run/tea/notes.txt")
-    with pytest.raises(FileNotFoundError, match=r"none/t: expected a folder .*, found none"):
+    with pytest.raises(
+        FileNotFoundError, match=r"none/t: expected a folder .*, got none: there is no such folder"
+    ):
         saved_table.load(f"{bucket.root}/none/t")
-    with pytest.raises(FileNotFoundError, match=r"tea: .*but table\.json is missing"):
+    with pytest.raises(FileNotFoundError, match=r"tea: .*begins with table\.json, got one without"):
         saved_table.load(f"{bucket.root}/a run/tea")
     assert bucket.objects == before
     bucket.objects["a run/t/table.json"] = b"{"

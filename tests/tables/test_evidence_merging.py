@@ -13,8 +13,11 @@ import numpy as np
 import pytest
 
 from certmask_jax import data, models
-from certmask_jax.certification.evidence_run import EvidenceHooks, evaluate_evidence
-from certmask_jax.defenses.local_defense import ClippedBagNet, PatchGuard
+from certmask_jax.certification.evidence_run import evaluate_evidence
+from certmask_jax.certification.run_hooks import EvidenceHooks
+from certmask_jax.defenses.clipped_bagnet_defense import ClippedBagNet
+from certmask_jax.defenses.patchguard_defense import PatchGuard
+from certmask_jax.files.folder_locks import FolderLock
 from certmask_jax.inference.devices import device_mesh
 from certmask_jax.inference.distinct_fields import LocalLogits
 from certmask_jax.inference.preprocessing import Preprocessing
@@ -178,6 +181,17 @@ def test_a_share_of_another_run_is_refused_by_what_differs(made, tmp_path, chang
     assert not (tmp_path / "merged").exists()
     with pytest.raises(FileExistsError, match="expected the evidence of this same run"):
         evidence_merging.merge(made[1], other)
+
+
+def test_a_run_that_another_process_writes_is_let_be(made, tmp_path):
+    with (
+        FolderLock(tmp_path, "this evidence"),
+        pytest.raises(FileExistsError, match="another process is writing this evidence"),
+    ):
+        evidence_merging.merge(made[1], tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    evidence_merging.merge(made[1], tmp_path)
+    assert _content(tmp_path) == _content(made[0])
 
 
 def test_what_is_no_share_is_refused(made, tmp_path):

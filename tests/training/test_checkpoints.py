@@ -82,6 +82,31 @@ def test_another_run_is_refused_by_what_differs(tmp_path):
     Checkpoints(tmp_path, run=run, resume=True).close()
 
 
+def test_one_process_trains_in_a_folder_at_a_time(tmp_path):
+    """Another would clear away what the first is writing."""
+    first = Checkpoints(tmp_path, run={})
+    (tmp_path / "5.orbax-checkpoint-tmp-12").mkdir()
+    with pytest.raises(FileExistsError, match="another process is writing this training run"):
+        Checkpoints(tmp_path, run={}, resume=True)
+    assert (tmp_path / "5.orbax-checkpoint-tmp-12").is_dir()
+    first.close()
+    Checkpoints(tmp_path, run={}, resume=True).close()
+
+
+def test_a_folder_that_could_not_be_opened_is_let_go(tmp_path):
+    saved = Checkpoints(tmp_path, run={})
+    saved.save(3, STATE, {})
+    saved.close()
+    (about,) = (tmp_path / "3" / "about").glob("metadata")
+    content = about.read_bytes()
+    about.write_bytes(b"{")
+    with pytest.raises(ValueError, match="3: this checkpoint is damaged") as told:
+        Checkpoints(tmp_path, run={}, resume=True)
+    about.write_bytes(content)
+    Checkpoints(tmp_path, run={}, resume=True).close()
+    assert told.value  # which still knows where it was raised
+
+
 def test_rubbish_of_a_killed_process_is_not_a_checkpoint(tmp_path):
     saved = Checkpoints(tmp_path, run={})
     saved.save(3, STATE, {})

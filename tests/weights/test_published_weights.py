@@ -22,6 +22,7 @@ from certmask_jax.models import spellings
 from certmask_jax.models.published import MODELS
 from certmask_jax.models.spellings import resolve
 from certmask_jax.programs import (
+    certification_config,
     certification_job,
     certification_options,
     certify,
@@ -280,7 +281,7 @@ def test_certify_takes_model_and_preprocessing_and_records_where_from(hub, tmp_p
     data = ["--dataset", "image_folder", "--data-dir", str(folder), "--num-images", "2"]
     parser = certification_options.parser()
     options = [*data, "--weights", "hf:me/vit", "--patch", "32"]
-    config = certification_options.read_config(parser.parse_args(options))
+    config = certification_config.read_config(parser.parse_args(options))
     job = certification_job.opened(config, "certify")
     assert job.model.data_config == WANTED
     assert job.preprocessing.std == WANTED.std

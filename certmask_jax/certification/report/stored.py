@@ -56,7 +56,7 @@ def read(folder: AnyPath, *, warn: Callable[[str], None] | None = None) -> Repor
     except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(
             f"{folder}: expected the folder of a finished run, with {RESULTS}, got "
-            f"{lacking(folder)}"
+            f"{lacking(folder, 'give the command of that run again, which ends with it')}"
         ) from None
     except ValueError as error:
         raise ValueError(f"{file}: is damaged ({error})") from error

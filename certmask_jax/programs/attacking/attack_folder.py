@@ -13,7 +13,8 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,7 @@ from PIL import Image
 
 from certmask_jax.data.attacked_sets import FORMAT, LINES, Line, read_lines
 from certmask_jax.files import file_systems, fingerprint, whole_files
+from certmask_jax.files.folder_locks import FolderLock
 
 __all__ = ["LINES", "AttackFolder", "Line"]
 
@@ -28,7 +30,9 @@ SUMMARY = "attack.json"
 
 
 class AttackFolder:
-    """What has been attacked, and the place for more.
+    """What has been attacked, and the place for more; use as a context manager.
+
+    No other process writes there until it is left, or dropped.
 
     Args:
       folder: new, empty, or of this same attack.
@@ -36,7 +40,8 @@ class AttackFolder:
       about: JSON-able, what else there is to know, such as the names of the classes.
 
     Raises:
-      FileExistsError: for a folder that holds something else; names what differs.
+      FileExistsError: for a folder that holds something else; names what differs; while another
+        process attacks there.
       OSError: for a folder that cannot be written to.
     """
 
@@ -44,18 +49,41 @@ class AttackFolder:
         self, folder: Path, settings: Mapping[str, Any], about: Mapping[str, Any] | None = None
     ) -> None:
         self.folder = folder
-        wanted = fingerprint.plain(dict(settings))
-        there = read_lines(folder)
+        self.lines: list[Line] = []
+        self._names: dict[str, str] = {}
+        holds_other = folder.exists() and (
+            not folder.is_dir() or any(map(_is_other, folder.iterdir()))
+        )
+        if holds_other and read_lines(folder) is None:
+            raise FileExistsError(
+                f"{folder}: expected a new or empty folder, or this same attack to go on with, "
+                "but it holds other files; choose another with --out"
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        self._lock = FolderLock(folder, "this attack")
+        try:
+            self._open(fingerprint.plain(dict(settings)), dict(about or {}))
+        except BaseException:
+            self._lock.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._lock.close()
+
+    def _open(self, wanted: Mapping[str, Any], about: Mapping[str, Any]) -> None:
+        """Begins the list of lines, or reads what there is of this same attack."""
+        folder = self.folder
+        there = read_lines(folder)  # another process may have begun meanwhile
         if there is None:
-            if folder.exists() and any(folder.iterdir()):
-                raise FileExistsError(
-                    f"{folder}: expected a new or empty folder, or this same attack to go on with, "
-                    "but it holds other files; choose another with --out"
-                )
-            folder.mkdir(parents=True, exist_ok=True)
-            self.lines: list[Line] = []
-            self._names: dict[str, str] = {}
-            known = {"format": FORMAT, "settings": wanted, "about": dict(about or {})}
+            known = {"format": FORMAT, "settings": wanted, "about": about}
             head = json.dumps(fingerprint.plain(known), sort_keys=True)
             whole_files.write_text(folder / LINES, head + "\n")
             return
@@ -121,6 +149,11 @@ def _png(image: NDArray[np.uint8]) -> bytes:
     content = io.BytesIO()
     Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(content, "png")
     return content.getvalue()
+
+
+def _is_other(file: Path) -> bool:
+    """Whether a file is more than what a killed process was writing."""
+    return not file.name.endswith(whole_files.UNFINISHED)
 
 
 def _drop_torn_line(path: Path) -> None:

@@ -13,11 +13,17 @@ from certmask_jax.certification.report import MARGINS
 from certmask_jax.certification.report.files import IMAGES, RESULTS
 from certmask_jax.files import fingerprint
 from certmask_jax.files.storage import lacking
-from certmask_jax.programs import certification_options, earlier_command, runtime
+from certmask_jax.programs import (
+    certification_config,
+    certification_options,
+    earlier_command,
+    runtime,
+)
 from certmask_jax.programs.attacking.attacked_job import defenses_of
 from certmask_jax.programs.attacking.run_claims import Claims, read_claims
-from certmask_jax.programs.certification_job import BrokenImagesError, Job
-from certmask_jax.programs.certification_options import Config
+from certmask_jax.programs.certification_config import Config
+from certmask_jax.programs.certification_job import Job
+from certmask_jax.programs.job_inputs import BrokenImagesError
 from certmask_jax.programs.program import message
 from certmask_jax.tables import saved_table
 from certmask_jax.tables.image_sets import listing_of
@@ -68,7 +74,7 @@ class AttackedRun:
         for name, value in given.items():
             setattr(read, name, value)
             read.typed[name] = typed[name]
-        config = certification_options.read_config(read)
+        config = certification_config.read_config(read)
         told = tuple(dict.fromkeys(map(_spec, self.results["defenses"])))
         if known.get("defense") and {*told} != {*known["defense"]}:
             # Tables of that command, from which these were proved later.
@@ -203,9 +209,10 @@ def _readable(path: Path) -> Iterator[None]:
     try:
         yield
     except (FileNotFoundError, NotADirectoryError) as error:
-        folder = path.parent
-        got = "got a file" if folder.is_file() else f"with {path.name}, got {lacking(folder)}"
-        raise ValueError(f"{folder}: expected the folder of a run of certify, {got}") from error
+        got = lacking(path.parent, "give the command of that run again, which ends with it")
+        raise ValueError(
+            f"{path.parent}: expected the folder of a run of certify, with {path.name}, got {got}"
+        ) from error
     except (ValueError, KeyError, TypeError, StopIteration) as error:
         raise ValueError(
             f"{path}: cannot be read ({error or type(error).__name__}); give the command of that "

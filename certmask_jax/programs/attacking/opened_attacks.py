@@ -17,8 +17,8 @@ from certmask_jax.programs.attacking.attack_options import UNDEFENDED, AttackOpt
 from certmask_jax.programs.attacking.attacked_job import defenses_of, model_of, threat_of
 from certmask_jax.programs.attacking.black_box_job import BlackBoxAttacker
 from certmask_jax.programs.attacking.run_claims import Claims
+from certmask_jax.programs.certification_config import Config
 from certmask_jax.programs.certification_job import Job, opened
-from certmask_jax.programs.certification_options import Config
 from certmask_jax.tables.image_sets import readable
 
 

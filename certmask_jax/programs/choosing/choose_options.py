@@ -9,7 +9,7 @@ import shlex
 from collections.abc import Sequence
 
 from certmask_jax.programs import certification_options, page_options, program
-from certmask_jax.programs.certification_options import Config, read_config
+from certmask_jax.programs.certification_config import Config, read_config
 from certmask_jax.programs.command_line import CommandLine, check_not_typed
 from certmask_jax.programs.number_options import number, seed, whole
 

@@ -16,7 +16,12 @@ from certmask_jax.inference.distinct_fields import LocalLogits
 from certmask_jax.inference.preprocessing import Preprocessing
 from certmask_jax.inference.whole_images import WholeImages, masked_forward
 from certmask_jax.models import ApplyFn
-from certmask_jax.programs import certification_options, model_options, page_options
+from certmask_jax.programs import (
+    certification_config,
+    certification_options,
+    model_options,
+    page_options,
+)
 from certmask_jax.programs.certification_job import opened
 from certmask_jax.programs.command_line import check_not_typed
 
@@ -104,12 +109,12 @@ def of_noise(
     )
 
 
-def check_job(options: Sequence[str]) -> certification_options.Config:
+def check_job(options: Sequence[str]) -> certification_config.Config:
     """The config of a job; ``ValueError`` for what is none of a run with a model."""
     arguments = certification_options.parser().parse_args(options)
     check_not_typed(arguments, _OTHERWISE, "in a job that is measured")
-    certification_options.check_modes(arguments)
-    return certification_options.read_config(arguments)
+    certification_config.check_modes(arguments)
+    return certification_config.read_config(arguments)
 
 
 def of_job(options: Sequence[str]) -> Subject:
