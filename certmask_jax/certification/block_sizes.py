@@ -47,8 +47,26 @@ class BlockSizes:
         if in_seconds is not None:
             most.append(max(self.least_images, in_seconds))
             fewest = min(self.fewest_blocks, self.least_blocks)
-            cut = max(cut, min(int(self.moment * in_seconds), -(-num_images // fewest)))
+            moment = self.images_in_a_moment(engine, decide=decide)
+            cut = max(cut, min(moment, -(-num_images // fewest)))
         return max(1, min(cut, *most))
+
+    def images_in_a_moment(self, engine: Engine, *, decide: bool) -> int:
+        """How many images take the devices but a moment, at most; 0 where nobody knows."""
+        num_columns = len(engine.masked_images)
+        if decide:
+            num_columns = min(num_columns, self.columns_decided)
+        in_seconds = self.images_in_seconds(num_columns, engine)
+        return 0 if in_seconds is None else int(self.moment * in_seconds)
+
+    def images_together(self, images_per_block: int, engine: Engine, *, decide: bool) -> int:
+        """Images of the blocks that are evaluated together: as many as take but a moment.
+
+        One block at least. It does not depend on how blocks are shared out, and so neither do the
+        chunks that an image is packed into.
+        """
+        most = min(self.images_in_a_moment(engine, decide=decide), engine.images_at_once())
+        return images_per_block * max(1, most // images_per_block)
 
     def images_in_seconds(self, num_columns: int, engine: Engine) -> int | None:
         """How many images take the devices some seconds, about; None where nobody knows."""

@@ -56,3 +56,19 @@ def test_other_sizes():
     assert sizes.images_per_block(100, _engine(), decide=True) == 34
     assert sizes.images_per_block(100, _engine(flops=1e9), decide=False) == 6
     assert sizes.images_per_block(100, _engine(flops=1e10), decide=False) == 5
+
+
+@pytest.mark.parametrize(
+    ("images_per_block", "given", "expected"),
+    [
+        (3, {"flops": 1e9}, 9),  # 10 images of 1e10 operations take a moment: three blocks
+        (10, {"flops": 1e9}, 10),
+        (25, {"flops": 1e9}, 25),  # one takes longer
+        (3, {"flops": 1e9, "devices": 2}, 18),
+        (3, {"flops": 1e9, "at_once": 7}, 6),
+        (3, {}, 3),  # nobody knows
+    ],
+)
+def test_blocks_that_take_a_moment_together(images_per_block, given, expected):
+    together = BlockSizes().images_together(images_per_block, _engine(**given), decide=False)
+    assert together == expected
