@@ -20,7 +20,8 @@ class BlockSizes:
       chunks: a block has at most so many.
       cpu_flops, accelerator_flops: operations that keep one device busy for some seconds.
       least_images: a block has so many whatever they take, where there are.
-      least_blocks: a test set is cut into so many at least, where each then takes a moment.
+      least_blocks: a test set is cut into so many at least, where each then takes a moment, or
+        some seconds if that is but ``least_images``.
       fewest_blocks: and into so many whatever they take, so that it can be shared out.
       moment: as a share of the operations above.
       columns_decided: with early exit an image counts as this many masked images at most: of large
@@ -48,7 +49,8 @@ class BlockSizes:
             most.append(max(self.least_images, in_seconds))
             fewest = min(self.fewest_blocks, self.least_blocks)
             moment = self.images_in_a_moment(engine, decide=decide)
-            cut = max(cut, min(moment, -(-num_images // fewest)))
+            some = max(moment, min(self.least_images, in_seconds))
+            cut = max(cut, min(some, -(-num_images // fewest)))
         return max(1, min(cut, *most))
 
     def images_in_a_moment(self, engine: Engine, *, decide: bool) -> int:

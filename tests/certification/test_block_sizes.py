@@ -32,6 +32,10 @@ def _engine(*, columns=10, chunk=80, flops=None, platform="cpu", devices=1, at_o
         ({}, 1, 1),
         ({"flops": 1e7}, 100, 25),  # 1,000 of 1e8 operations would take but a moment: four blocks
         ({"flops": 1e9}, 100, 10),  # and of these 10
+        ({"flops": 1e10}, 40, 4),  # one takes a moment, and 20 some seconds
+        ({"flops": 1e10}, 12, 3),  # four blocks
+        ({"flops": 1e11}, 12, 2),  # of two images, which take some seconds
+        ({"flops": 1e12}, 12, 1),
         ({"flops": 1e9}, 10**6, 200),  # 2e12 operations of 1e10 an image
         ({"flops": 1e9, "devices": 2}, 10**6, 400),
         ({"flops": 1e12}, 10**6, 4),  # but not so few
