@@ -20,7 +20,8 @@ class BlockSizes:
       chunks: a block has at most so many.
       cpu_flops, accelerator_flops: operations that keep one device busy for some seconds.
       least_images: a block has so many whatever they take, where there are.
-      least_blocks: a test set is cut into so many at least, where each then takes a moment.
+      least_blocks: a test set is cut into so many at least, where each then takes a moment, or
+        some seconds if that is but ``least_images``.
       fewest_blocks: and into so many whatever they take, so that it can be shared out.
       moment: as a share of the operations above.
       columns_decided: with early exit an image counts as this many masked images at most: of large
@@ -47,8 +48,27 @@ class BlockSizes:
         if in_seconds is not None:
             most.append(max(self.least_images, in_seconds))
             fewest = min(self.fewest_blocks, self.least_blocks)
-            cut = max(cut, min(int(self.moment * in_seconds), -(-num_images // fewest)))
+            moment = self.images_in_a_moment(engine, decide=decide)
+            some = max(moment, min(self.least_images, in_seconds))
+            cut = max(cut, min(some, -(-num_images // fewest)))
         return max(1, min(cut, *most))
+
+    def images_in_a_moment(self, engine: Engine, *, decide: bool) -> int:
+        """How many images take the devices but a moment, at most; 0 where nobody knows."""
+        num_columns = len(engine.masked_images)
+        if decide:
+            num_columns = min(num_columns, self.columns_decided)
+        in_seconds = self.images_in_seconds(num_columns, engine)
+        return 0 if in_seconds is None else int(self.moment * in_seconds)
+
+    def images_together(self, images_per_block: int, engine: Engine, *, decide: bool) -> int:
+        """Images of the blocks that are evaluated together: as many as take but a moment.
+
+        One block at least. It does not depend on how blocks are shared out, and so neither do the
+        chunks that an image is packed into.
+        """
+        most = min(self.images_in_a_moment(engine, decide=decide), engine.images_at_once())
+        return images_per_block * max(1, most // images_per_block)
 
     def images_in_seconds(self, num_columns: int, engine: Engine) -> int | None:
         """How many images take the devices some seconds, about; None where nobody knows."""

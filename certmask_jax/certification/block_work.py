@@ -1,15 +1,25 @@
-"""One block of a run: its images are read and uploaded, evaluated, and become rows of a table."""
+"""Blocks of a run: their images are read and uploaded, evaluated, and become rows of a table.
+
+Blocks that take but a moment are evaluated together, a *stretch* of them: the chunks of a block of
+few images would be half empty. How images are packed depends on the stretch alone. So whoever
+lacks one of its blocks, as another process does them or a run was killed, evaluates all of it.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from certmask_jax.certification.finished_blocks import block_of, says_left_out, still_of_use
+from certmask_jax.certification.finished_blocks import (
+    block_of,
+    rows_of,
+    says_left_out,
+    still_of_use,
+)
 from certmask_jax.certification.run_hooks import Hooks, Step
 from certmask_jax.inference import early_exit
 from certmask_jax.inference.early_exit import Question
@@ -24,7 +34,7 @@ from certmask_jax.tables.table_writer import TableWriter
 
 
 class Batch(NamedTuple):
-    """The images of a block, before they are evaluated."""
+    """The images of a stretch, before they are evaluated."""
 
     uploaded: Any  # as the engine has them; nothing of use where no image is there
     part: Part
@@ -32,7 +42,7 @@ class Batch(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class BlockWork:
-    """What is done for each block, and what the hooks hear of it.
+    """What is done for each stretch of blocks, and what the hooks hear of it.
 
     Attributes:
       run_images: the images of the run.
@@ -41,6 +51,7 @@ class BlockWork:
       questions: what early exit decides; None to evaluate all masked images.
       writer: knows which blocks there are; it is given none here.
       hooks: are told.
+      images_together: of a stretch, those of some whole blocks.
     """
 
     run_images: RunImages
@@ -49,19 +60,27 @@ class BlockWork:
     questions: Sequence[Question] | None
     writer: TableWriter
     hooks: Hooks
+    images_together: int
 
-    def missing(self) -> dict[int, tuple[int, int]]:
-        """The blocks that are not there yet, with their images; tells of those that are."""
+    def missing(self) -> dict[tuple[int, ...], tuple[int, int]]:
+        """The blocks that are not there yet, by stretch -> its images; tells of whole stretches."""
         missing = {}
-        for number, span in self.writer.spans().items():
-            block = still_of_use(self.writer, number, self.run_images, self.hooks.warn)
-            if block is None:
-                missing[number] = span
+        width = len(self.engine.masked_images)
+        for first, numbers in self._stretches.items():
+            blocks = {
+                number: still_of_use(self.writer, number, self.run_images, self.hooks.warn)
+                for number in numbers
+            }
+            there = [block for block in blocks.values() if block is not None]
+            for block in there:
+                self.tell_of(block)
+            start, stop = self._of_stretch(first)
+            if len(there) < len(numbers):
+                lacking = tuple(number for number in numbers if blocks[number] is None)
+                missing[lacking] = start, stop
                 continue
-            predictions = np.asarray(block.outputs.predictions)
-            evaluated = int((predictions != UNKNOWN).sum())
-            self._tell(predictions.size, evaluated, 0, is_new=False)
-            self.tell_of(block)
+            evaluated = sum(int((b.outputs.predictions != UNKNOWN).sum()) for b in there)
+            self._tell((stop - start) * width, evaluated, 0, is_new=False)
         return missing
 
     def read(self, start: int, stop: int) -> Batch:
@@ -78,7 +97,7 @@ class BlockWork:
         return Batch(self.engine.upload(part.images), part._replace(labels=labels))
 
     def computed(self, batch: Batch) -> Block:
-        """The block of what ``read`` gave; tells of its passes as they are made."""
+        """All rows of what ``read`` gave; tells of their passes as they are made."""
         images, part = batch
         if slots := self.engine.stem_slots(len(part.images)):
             self._tell(0, 0, 0, stems=len(part.images), stem_slots=slots)
@@ -97,6 +116,13 @@ class BlockWork:
             self.hooks.warn(says_left_out(part.rows))
         return block_of(outputs_there, part, width)
 
+    def cut(self, rows: Block, numbers: Sequence[int]) -> Iterator[tuple[int, Block]]:
+        """Some blocks of a stretch, with their numbers, from all rows of it."""
+        for number in numbers:
+            start, stop = self._spans[number]
+            first = start % self.images_together
+            yield number, rows_of(rows, first, first + stop - start)
+
     def tell_of(self, block: Block) -> None:
         """Gives the hooks the table and the labels of the images of a block that are there."""
         here = [row for row in range(len(block.labels)) if row not in block.rows.left_out]
@@ -106,9 +132,24 @@ class BlockWork:
             self.hooks.block(PredictionTable.of(present, masks, num_classes), block.labels[here])
 
     @functools.cached_property
+    def _spans(self) -> dict[int, tuple[int, int]]:
+        return self.writer.spans()
+
+    @functools.cached_property
+    def _stretches(self) -> dict[int, list[int]]:
+        """The first image of each stretch -> those of its blocks that are the writer's."""
+        stretches: dict[int, list[int]] = {}
+        for number, (start, _) in self._spans.items():
+            stretches.setdefault(start - start % self.images_together, []).append(number)
+        return stretches
+
+    def _of_stretch(self, start: int) -> tuple[int, int]:
+        return start, min(start + self.images_together, len(self.run_images))
+
+    @functools.cached_property
     def _total(self) -> int:
-        """Masked images of all blocks of the writer."""
-        images = sum(stop - start for start, stop in self.writer.spans().values())
+        """Masked images of all stretches with blocks of the writer."""
+        images = sum(stop - start for start, stop in map(self._of_stretch, self._stretches))
         return len(self.engine.masked_images) * images
 
     def _tell(

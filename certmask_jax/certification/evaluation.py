@@ -8,15 +8,17 @@ on what it found.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
+from numpy.typing import ArrayLike
 
 from certmask_jax.certification.block_sizes import BlockSizes
 from certmask_jax.certification.block_work import BlockWork
-from certmask_jax.certification.opened_run import OpenedRun, open_run
+from certmask_jax.certification.opened_run import open_run
 from certmask_jax.certification.reading_ahead import ahead
 from certmask_jax.certification.run_facts import writer_of_run
 from certmask_jax.certification.run_hooks import Hooks
@@ -35,6 +37,7 @@ from certmask_jax.inference.token_dropping import TokenDropping
 from certmask_jax.masks import distinct_unions
 from certmask_jax.masks.distinct_unions import MaskedImages
 from certmask_jax.tables import saved_table
+from certmask_jax.tables.blocks import Block
 from certmask_jax.tables.image_sets import TestSet
 
 
@@ -130,9 +133,14 @@ def evaluate(
     images_per_block = run.images_per_block or sizes.images_per_block(
         num_images, engine, decide=decide
     )
-    engine = engine.for_blocks(images_per_block)
+    together = sizes.images_together(images_per_block, engine, decide=decide)
+    is_moment = together <= sizes.images_in_a_moment(engine, decide=decide)
+    engine = engine.for_blocks(min(together, num_images))
     guarded = Guarded(engine, hooks.warn)
-    tried = _tried(run, engine, guarded, params, hooks.warn) if run.is_new else {}
+    found_out = _looked_at(engine, params, hooks.warn) if run.is_new else {}
+    if run.is_new and not is_moment:
+        outputs = guarded.run(lambda itself: itself.tried(run.first))
+        _check_finite(outputs.predictions)
     writer = writer_of_run(
         run,
         engine,
@@ -140,16 +148,25 @@ def evaluate(
         images_per_block=images_per_block,
         decided=defenses if decide else (),
         identity=identity or {},
-        provenance={**(provenance or {}), **tried},
+        provenance={**(provenance or {}), **found_out},
         share=share,
         damaged=hooks.warn,
     )
-    work = BlockWork(run.run_images, engine, guarded, questions if decide else None, writer, hooks)
+    work = BlockWork(
+        run.run_images, engine, guarded, questions if decide else None, writer, hooks, together
+    )
+    computed = _computed(work, hooks)
+    # Of a new run the first stretch is its own trial, if it takes but a moment.
+    first = next(computed, None) if run.is_new and is_moment else None
+    if first is not None:
+        rows = first[1]
+        there = [row for row in range(len(rows.labels)) if row not in rows.rows.left_out]
+        _check_finite(rows.outputs.predictions[there[:1], 0])
     with processes.first_alone(writer):
-        for number, batch in ahead(work.read, work.missing(), stop=hooks.stop):
-            block = work.computed(batch)
-            writer.write(number, block)
-            work.tell_of(block)
+        for numbers, rows in itertools.chain(() if first is None else (first,), computed):
+            for number, block in work.cut(rows, numbers):
+                writer.write(number, block)
+                work.tell_of(block)
         processes.wait_for_all("table")
     return saved_table.load(run.folder) if saved_table.is_complete(run.folder) else None
 
@@ -169,21 +186,25 @@ def merged(defenses: Sequence[Defense]) -> tuple[MaskedImages, list[early_exit.Q
     return columns, questions
 
 
-def _tried(
-    run: OpenedRun, engine: Engine, guarded: Guarded, params: Any, warn: Callable[[str], None]
-) -> dict[str, bool]:
-    """What is found out of the model before any long work, and kept with the table.
+def _computed(work: BlockWork, hooks: Hooks) -> Iterator[tuple[tuple[int, ...], Block]]:
+    """The blocks that are missing, stretch by stretch, and all rows of the stretch."""
+    for numbers, batch in ahead(work.read, work.missing(), stop=hooks.stop):
+        yield numbers, work.computed(batch)
 
-    Raises:
-      ValueError: for a first image whose logits are all NaN or infinite.
-    """
+
+def _looked_at(engine: Engine, params: Any, warn: Callable[[str], None]) -> dict[str, bool]:
+    """What is found out of the model before any work, and kept with the table."""
     keep_bits = engine.checked_cells(params)
-    outputs = guarded.run(lambda itself: itself.tried(run.first))
-    if (np.asarray(outputs.predictions) < 0).all():
+    if keep_bits is False:
+        warn(MIXES)
+    return {} if keep_bits is None else {"cells_keep_bits": keep_bits}
+
+
+def _check_finite(predictions: ArrayLike) -> None:
+    """``ValueError`` where an image without any mask, of which this is said, has no label."""
+    labels = np.asarray(predictions)
+    if labels.size and (labels < 0).all():
         raise ValueError(
             "expected finite logits, but the model gives NaN or infinite ones for the first image "
             "without any mask; check the weights and the preprocessing"
         )
-    if keep_bits is False:
-        warn(MIXES)
-    return {} if keep_bits is None else {"cells_keep_bits": keep_bits}

@@ -65,6 +65,17 @@ def block_of(outputs: Outputs | None, part: Part, num_columns: int) -> Block:
     return Block(rows, labels, part.rows)
 
 
+def rows_of(block: Block, start: int, stop: int) -> Block:
+    """Rows ``start`` to ``stop``, exclusive, of a block of more."""
+    ids, left_out, sizes = block.rows
+    within = {row - start: why for row, why in left_out.items() if start <= row < stop}
+    return Block(
+        block.outputs.map(lambda column: column[start:stop]),
+        block.labels[start:stop],
+        Rows(ids[start:stop], within, sizes[start:stop]),
+    )
+
+
 def says_left_out(rows: Rows) -> str:
     """The line of a warning."""
     named = [f"{rows.ids[row]} ({why})" for row, why in sorted(rows.left_out.items())]

@@ -115,13 +115,14 @@ def plan(
     )
     sizes = BlockSizes() if block_sizes is None else block_sizes
     images_per_block = sizes.images_per_block(len(test_set), engine, decide=decide)
-    engine = engine.for_blocks(images_per_block)
+    together = min(len(test_set), sizes.images_together(images_per_block, engine, decide=decide))
+    engine = engine.for_blocks(together)
     blocks = Blocks(Path(), (len(test_set), len(columns)), images_per_block)
     num_images = sum(map(blocks.length, share_of(len(blocks), share)))
     engine.warm_up()
     quick = sizes.images_in_seconds(len(columns), engine)
-    some = images_per_block if quick is None else quick // 8  # an eighth of "some seconds"
-    turn = max(1, min(images_per_block, some, images_a_turn or images_per_block))
+    some = together if quick is None else quick // 8  # an eighth of "some seconds"
+    turn = max(1, min(together, some, images_a_turn or together))
     order = np.random.default_rng(0).permutation(len(test_set))
     each = passes_each(engine.facts())
     finished, passes, slots, spent = 0, 0, 0, 0.0

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 _RATIO = 4  # of a size to the next smaller one
-_SHARE_LEFT_EMPTY = 0.25  # of a chunk, at most, where a smaller one would be full
+_WORTH_ONE_CHUNK = 9 / 8  # of the slots of several smaller ones, which are full: each takes a call
 
 # Operations of one device. A processor's core makes some 5e10 a second, so the largest chunk takes
 # about half a second there; below the least, a smaller program saves less than it takes to compile.
@@ -98,13 +98,22 @@ def finer(sizes: Sequence[int], *, devices: int) -> tuple[int, ...]:
 def next_items(waiting: int, sizes: Sequence[int]) -> int:
     """How many of the items that wait go into the next chunk, if nothing more will come.
 
-    All of them where one chunk holds them and has little room left; otherwise as many as fill the
-    largest chunk that they fill.
+    All of them where one chunk holds them in hardly more slots than smaller ones would; otherwise
+    as many as fill the largest chunk that they fill.
     """
     fits = slots(waiting, sizes)
-    if waiting <= fits and fits - waiting <= _SHARE_LEFT_EMPTY * fits:
+    if waiting <= fits <= _WORTH_ONE_CHUNK * _slots_apart(waiting, sizes):
         return waiting
     return max([size for size in sizes if size <= waiting], default=waiting)
+
+
+def _slots_apart(items: int, sizes: Sequence[int]) -> int:
+    """The slots of as many full chunks as there can be, the largest first, and of one more."""
+    taken = 0
+    for size in reversed(sizes):
+        taken += items // size * size
+        items %= size
+    return taken + (slots(items, sizes) if items else 0)
 
 
 def slots(items: int, sizes: Sequence[int]) -> int:

@@ -6,7 +6,10 @@ from collections.abc import Iterable
 from typing import Any
 
 import jax
-from jax.sharding import AxisType, Mesh
+import jax.numpy as jnp
+import numpy as np
+from jax import dtypes
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 AXIS = "devices"
 """Name of the mesh's only axis."""
@@ -33,6 +36,24 @@ def compiler_options(mesh: Mesh) -> dict[str, Any]:
     """
     on_gpu = mesh.devices.flat[0].platform == "gpu"
     return {"xla_gpu_enable_triton_gemm": False} if on_gpu else {}
+
+
+def put_everywhere(arrays: Any, mesh: Mesh) -> Any:
+    """A pytree of arrays, whole on every device of the mesh.
+
+    On CPUs they are all in one memory, so JAX is given what NumPy sees of them, without a copy.
+    Handing a hundred arrays from one of its devices to another takes it more than twice as long.
+    """
+    return jax.device_put(jax.tree.map(_seen, arrays), NamedSharding(mesh, PartitionSpec()))
+
+
+def _seen(leaf: Any) -> Any:
+    if not isinstance(leaf, jax.Array) or isinstance(leaf, jax.core.Tracer):
+        return leaf
+    if jnp.issubdtype(leaf.dtype, dtypes.extended) or leaf.weak_type or len(leaf.devices()) != 1:
+        return leaf
+    (device,) = leaf.devices()
+    return np.asarray(leaf) if device.platform == "cpu" else leaf
 
 
 def free_memory(device: Any) -> int:

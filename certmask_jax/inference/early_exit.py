@@ -3,8 +3,8 @@
 Every image advances in waves of its own: it names what matters most to it, waits for that, and
 names more. The work of all images is packed into full chunks of one fixed shape, and the next chunk
 is sent while one runs. What is evaluated for an image depends on that image alone (not on its
-neighbours, the block or the devices), and how it is packed on the block alone, so a run that is
-stopped and resumed does the same work.
+neighbours, the others or the devices), and how it is packed on the images that are given together
+alone, so a run that is stopped and resumed does the same work.
 """
 
 from __future__ import annotations

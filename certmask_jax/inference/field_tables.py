@@ -16,7 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from numpy.typing import NDArray
 
 from certmask_jax._own_settings import unguarded
-from certmask_jax.inference.devices import AXIS, device_mesh
+from certmask_jax.inference.devices import AXIS, device_mesh, put_everywhere
 from certmask_jax.inference.distinct_fields import LocalFields, LocalLogits, local_fields
 from certmask_jax.inference.engine import Flight, Indices, Told
 from certmask_jax.inference.field_program import in_chunks, table_program
@@ -250,5 +250,5 @@ def local_forward(
         fields,
         each * devices,
         shape[3],
-        jax.device_put(computed_with(params, preprocessing), NamedSharding(mesh, PartitionSpec())),
+        put_everywhere(computed_with(params, preprocessing), mesh),
     )

@@ -25,18 +25,29 @@ def num_classes(
     The numbers of ``params`` and images, which are of ``dtype``, are those that it is run with:
     some implementations take 16 bits alone.
     """
+    try:
+        structure, types = _shapes(params)
+    except TypeError as error:  # no arrays
+        raise _refused(image_shape, dtype, error) from error
+    return _num_classes(apply_fn, structure, types, image_shape, jnp.dtype(dtype))
+
+
+@functools.lru_cache(maxsize=64)
+def _num_classes(
+    apply_fn: ApplyFn,
+    structure: Any,
+    types: tuple[Any, ...],
+    image_shape: tuple[int, int, int],
+    dtype: Any,
+) -> int:
+    params = _of_shapes(structure, types)
     images = jax.ShapeDtypeStruct((2, *image_shape), dtype)
     try:
         logits = jax.eval_shape(apply_fn, params, images)
     except SettingError:  # says itself which setting it is about
         raise
     except Exception as error:  # the model's own, of any kind
-        why = " ".join(str(error).split())[:300] or type(error).__name__
-        raise ValueError(
-            f"apply_fn: expected it to take (params, images {images.dtype}{list(images.shape)}), "
-            f"but it raised {type(error).__name__}: {why}; do the images have the channels and the "
-            "size that the model is for?"
-        ) from error
+        raise _refused(image_shape, dtype, error) from error
     shape = getattr(logits, "shape", None)
     if shape is None or len(shape) != 2 or shape[0] != 2 or not 2 <= shape[1] <= 32767:
         raise ValueError(
@@ -44,6 +55,15 @@ def num_classes(
             f"2 <= K <= 32767, got {shape} for images {images.shape}"
         )
     return int(shape[1])
+
+
+def _refused(image_shape: tuple[int, int, int], dtype: Any, error: Exception) -> ValueError:
+    why = " ".join(str(error).split())[:300] or type(error).__name__
+    return ValueError(
+        f"apply_fn: expected it to take (params, images {jnp.dtype(dtype)}{[2, *image_shape]}), "
+        f"but it raised {type(error).__name__}: {why}; do the images have the channels and the "
+        "size that the model is for?"
+    )
 
 
 def flops(
@@ -54,9 +74,7 @@ def flops(
     ``image_shape`` is that of what the model sees, ``(h, w, c)``, of numbers of ``dtype``. None
     where the compiler does not say.
     """
-    leaves, structure = jax.tree.flatten(params)
-    types = tuple(map(jax.typeof, leaves))
-    return _flops(apply_fn, structure, types, image_shape, jnp.dtype(dtype))
+    return _flops(apply_fn, *_shapes(params), image_shape, jnp.dtype(dtype))
 
 
 @functools.lru_cache(maxsize=64)
@@ -67,10 +85,8 @@ def _flops(
     image_shape: tuple[int, int, int],
     dtype: Any,
 ) -> float | None:
-    array: Any = jax.ShapeDtypeStruct
-    leaves = [array(t.shape, t.dtype, weak_type=t.weak_type) for t in types]
-    image = array((1, *image_shape), dtype)
-    params = jax.tree.unflatten(structure, leaves)
+    image = jax.ShapeDtypeStruct((1, *image_shape), dtype)
+    params = _of_shapes(structure, types)
     counted = _counted(apply_fn, params, image)
     if counted is None:  # compilers for GPUs do not count, and the one for CPUs is mostly there too
         try:
@@ -85,3 +101,15 @@ def _counted(apply_fn: ApplyFn, params: Any, image: Any) -> float | None:
     """What the compiler of the default device says of one image."""
     analysis = jax.jit(apply_fn).lower(params, image).cost_analysis()
     return None if not analysis or "flops" not in analysis else float(analysis["flops"])
+
+
+def _shapes(params: Any) -> tuple[Any, tuple[Any, ...]]:
+    """What tells parameters apart that are traced alike: their structure, shapes and dtypes."""
+    leaves, structure = jax.tree.flatten(params)
+    return structure, tuple(map(jax.typeof, leaves))
+
+
+def _of_shapes(structure: Any, types: tuple[Any, ...]) -> Any:
+    array: Any = jax.ShapeDtypeStruct
+    leaves = [array(t.shape, t.dtype, weak_type=t.weak_type) for t in types]
+    return jax.tree.unflatten(structure, leaves)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from certmask_jax._own_settings import unguarded
 from certmask_jax.inference import cell_fields, chunk_sizes
-from certmask_jax.inference.devices import AXIS, device_mesh, free_memory
+from certmask_jax.inference.devices import AXIS, device_mesh, free_memory, put_everywhere
 from certmask_jax.inference.head_program import compiled_head, stem_program
 from certmask_jax.inference.masked_pass import computed_with
 from certmask_jax.inference.model_function import ApplyFn, flops
@@ -230,7 +230,7 @@ def parts_forward(
         masks.boxes.shape[1],
         known,
         classes,
-        jax.device_put(held, NamedSharding(mesh, PartitionSpec())),
+        put_everywhere(held, mesh),
         _budget=None if chunk is not None or device.platform == "cpu" else free_memory(device),
         stem_sizes=sizes(None, of_stem),
         features=features,

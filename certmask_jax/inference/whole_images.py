@@ -21,7 +21,7 @@ from certmask_jax._own_settings import unguarded
 from certmask_jax.inference import chunk_sizes
 from certmask_jax.inference.chunk_flight import ChunkFlight
 from certmask_jax.inference.chunk_program import compiled_chunk
-from certmask_jax.inference.devices import device_mesh, free_memory
+from certmask_jax.inference.devices import device_mesh, free_memory, put_everywhere
 from certmask_jax.inference.engine import Indices, Told
 from certmask_jax.inference.item_stream import evaluate_items, table_by_items
 from certmask_jax.inference.masked_pass import computed_with
@@ -333,6 +333,6 @@ def masked_forward(
         width,
         known,
         classes,
-        jax.device_put(held, NamedSharding(mesh, PartitionSpec())),
+        put_everywhere(held, mesh),
         _budget=budget if chunk is None else None,
     ).for_masks(masks)

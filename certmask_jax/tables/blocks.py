@@ -69,8 +69,8 @@ class Blocks:
 
     def files(self, number: int) -> list[AnyPath]:
         """All files of a block, in the order in which they are written."""
-        chunks = [self._folder / name / "c" / str(number) / "0" for name in SCHEMA]
-        return [*chunks, self._folder / "labels" / "c" / str(number), self._ids(number)]
+        names = [*(f"{name}/c/{number}/0" for name in SCHEMA), f"labels/c/{number}"]
+        return [*(self._folder / name for name in names), self._ids(number)]
 
     def missing(self, number: int) -> list[AnyPath]:
         """The files that a block lacks; none when it is done."""
@@ -93,12 +93,12 @@ class Blocks:
         (self._folder / _IDS).mkdir(parents=True, exist_ok=True)
         for name in (*SCHEMA, "labels"):
             try:
-                self._open(name, create=True)
+                self._stores[name] = self._open(name, create=True)
             except ValueError as error:
                 _raise_os_error(error, self._folder)
                 # Damaged. It holds nothing that the table does not know; chunks stay.
                 (self._folder / name / "zarr.json").unlink()
-                self._open(name, create=True)
+                self._stores[name] = self._open(name, create=True)
 
     def read(self, number: int) -> Block:
         """A block, its checksums verified.
@@ -197,7 +197,7 @@ class Blocks:
         return said
 
     def _ids(self, number: int) -> AnyPath:
-        return self._folder / _IDS / f"{number:06d}.json"
+        return self._folder / f"{_IDS}/{number:06d}.json"
 
     def _store(self, name: str) -> Any:
         if name not in self._stores:

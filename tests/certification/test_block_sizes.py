@@ -32,6 +32,10 @@ def _engine(*, columns=10, chunk=80, flops=None, platform="cpu", devices=1, at_o
         ({}, 1, 1),
         ({"flops": 1e7}, 100, 25),  # 1,000 of 1e8 operations would take but a moment: four blocks
         ({"flops": 1e9}, 100, 10),  # and of these 10
+        ({"flops": 1e10}, 40, 4),  # one takes a moment, and 20 some seconds
+        ({"flops": 1e10}, 12, 3),  # four blocks
+        ({"flops": 1e11}, 12, 2),  # of two images, which take some seconds
+        ({"flops": 1e12}, 12, 1),
         ({"flops": 1e9}, 10**6, 200),  # 2e12 operations of 1e10 an image
         ({"flops": 1e9, "devices": 2}, 10**6, 400),
         ({"flops": 1e12}, 10**6, 4),  # but not so few
@@ -56,3 +60,19 @@ def test_other_sizes():
     assert sizes.images_per_block(100, _engine(), decide=True) == 34
     assert sizes.images_per_block(100, _engine(flops=1e9), decide=False) == 6
     assert sizes.images_per_block(100, _engine(flops=1e10), decide=False) == 5
+
+
+@pytest.mark.parametrize(
+    ("images_per_block", "given", "expected"),
+    [
+        (3, {"flops": 1e9}, 9),  # 10 images of 1e10 operations take a moment: three blocks
+        (10, {"flops": 1e9}, 10),
+        (25, {"flops": 1e9}, 25),  # one takes longer
+        (3, {"flops": 1e9, "devices": 2}, 18),
+        (3, {"flops": 1e9, "at_once": 7}, 6),
+        (3, {}, 3),  # nobody knows
+    ],
+)
+def test_blocks_that_take_a_moment_together(images_per_block, given, expected):
+    together = BlockSizes().images_together(images_per_block, _engine(**given), decide=False)
+    assert together == expected

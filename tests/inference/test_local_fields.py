@@ -310,6 +310,7 @@ def test_devices_without_memory_get_half_the_fields(tmp_path, monkeypatch):
         preprocessing=PREPROCESSING,
         local=local,
         chunk=40,
+        block_sizes=BlockSizes(least_blocks=4, moment=0),  # each block by itself
         hooks=Hooks(warn=warned.append),
     )
     assert tried[:3] == [20, 10, 5]

@@ -36,6 +36,16 @@ from certmask_jax.programs.measurements import (
 )
 
 
+def test_random_images_do_not_depend_on_how_they_are_cut_up():
+    """Else runs in other blocks would need other passes."""
+    noise = subjects.Noise(5, (4, 4, 3), 7)
+    whole, parts = noise.read(0, 5), [noise.read(0, 2), noise.read(2, 5)]
+    for name, values in whole._asdict().items():
+        pieces = [getattr(part, name) for part in parts]
+        np.testing.assert_array_equal(values, np.concatenate(pieces))
+    assert len(np.unique(whole.images[:, 0, 0, 0])) > 1
+
+
 def test_the_pytorch_model_is_the_same_model(shared):
     pytest.importorskip("torch")
     job = ["--dataset", "cifar10", "--data-dir", str(shared / "data" / "tfds")]

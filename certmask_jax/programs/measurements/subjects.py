@@ -35,7 +35,7 @@ _OTHERWISE = (
 
 @dataclasses.dataclass(frozen=True)
 class Noise:
-    """A test set of seeded random images, made when they are read."""
+    """A test set of seeded random images, made when they are read: each by its number alone."""
 
     count: int
     shape: tuple[int, int, int]
@@ -45,10 +45,11 @@ class Noise:
         return self.count
 
     def read(self, start: int, stop: int) -> data.Batch:
-        rng = np.random.default_rng(start)
-        images = rng.integers(0, 256, (stop - start, *self.shape), dtype=np.uint8)
-        labels = rng.integers(0, self.classes, stop - start, dtype=np.int32)
-        return data.Batch(images, labels, tuple(map(str, range(start, stop))))
+        numbers = range(start, stop)
+        of_each = [np.random.default_rng(number) for number in numbers]
+        images = [rng.integers(0, 256, self.shape, dtype=np.uint8) for rng in of_each]
+        labels = [rng.integers(0, self.classes, dtype=np.int32) for rng in of_each]
+        return data.Batch(np.stack(images), np.array(labels), tuple(map(str, numbers)))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
