@@ -76,8 +76,7 @@ class ChunkFlight:
         executable = self._executable(size)
         with unguarded():
             outputs = executable(self._params, self._images, *on_devices)
-        if self._is_apart:
-            for output in outputs:
+            for output in outputs if self._is_apart else ():
                 output.copy_to_host_async()
         self._sent.append((count, outputs))
         return size

@@ -5,8 +5,8 @@ their shape with that of what it was given. That is nearly half of the time that
 takes, and of the start of a program that makes several. These layers compare the shapes alone.
 
 Convolutions of single pixels are products here. On a CPU XLA makes products of them anyway, with
-the same bits. On an NVIDIA GPU in float32 cuDNN's convolutions were half of the time of an
-EfficientNet-Lite0.
+the same bits (up to jax 0.11). On an NVIDIA GPU in float32 cuDNN's convolutions were half of the
+time of an EfficientNet-Lite0.
 """
 
 from __future__ import annotations

@@ -33,7 +33,12 @@ def test_linens_initial_values_and_outputs(name):
     assert jax.tree.all(
         jax.tree.map(np.array_equal, variables, linens.init(jax.random.key(1), IMAGES))
     )
-    np.testing.assert_array_equal(ours.apply(variables, IMAGES), linens.apply(variables, IMAGES))
+    outputs = ours.apply(variables, IMAGES), linens.apply(variables, IMAGES)
+    if "single pixels" in name or "without a bias" in name:
+        # A product and a convolution, which XLA of jax 0.12 makes no product of: last bits differ.
+        np.testing.assert_allclose(*outputs, rtol=1e-5, atol=1e-6)
+    else:
+        np.testing.assert_array_equal(*outputs)
 
 
 class Scaled(layers.Module):
