@@ -72,15 +72,17 @@ class BlockWork:
                 for number in numbers
             }
             there = [block for block in blocks.values() if block is not None]
+            start, stop = self._of_stretch(first)
+            lacking = tuple(number for number in numbers if blocks[number] is None)
+            if lacking:  # all of it is evaluated
+                missing[lacking] = start, stop
+                if there:  # how much there is to do is told before images are
+                    self._tell(0, 0, 0, is_new=False)
+            else:
+                evaluated = sum(int((b.outputs.predictions != UNKNOWN).sum()) for b in there)
+                self._tell((stop - start) * width, evaluated, 0, is_new=False)
             for block in there:
                 self.tell_of(block)
-            start, stop = self._of_stretch(first)
-            if len(there) < len(numbers):
-                lacking = tuple(number for number in numbers if blocks[number] is None)
-                missing[lacking] = start, stop
-                continue
-            evaluated = sum(int((b.outputs.predictions != UNKNOWN).sum()) for b in there)
-            self._tell((stop - start) * width, evaluated, 0, is_new=False)
         return missing
 
     def read(self, start: int, stop: int) -> Batch:

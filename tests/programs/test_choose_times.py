@@ -29,7 +29,7 @@ TIMES = WaveTimes((1, 4, 16), (2.0, 5.0, 14.0), (1, 4, 16))
     [
         ([], 4, 0),
         ([1, 1], 4, 4),
-        ([3], 4, 5),  # one place of four is left empty
+        ([3], 4, 6),  # one place of four would be left empty, so three chunks of one
         ([2], 4, 4),  # two would be, so two chunks of one
         ([20], 16, 19),  # a full one, and four more
         ([9, 1], 9, 5 + 9 * 5 / 12 + 2),  # a program of its own, between 4 and 16
