@@ -27,7 +27,7 @@ from certmask_jax.attacks.search_objectives import (
     padded_boxes,
 )
 from certmask_jax.attacks.wanted_labels import ANY
-from certmask_jax.inference.devices import AXIS
+from certmask_jax.inference.devices import AXIS, put_everywhere
 from certmask_jax.inference.model_kinds import kind_of
 
 _MOST_TRIED = 1024
@@ -107,7 +107,7 @@ def _of_each(
         of its patch.
     """
     mesh = pairs.asked.mesh
-    params = jax.device_put(pairs.asked.params, NamedSharding(mesh, PartitionSpec()))
+    params = put_everywhere(pairs.asked.params, mesh)
     split = NamedSharding(mesh, PartitionSpec(AXIS))
     program = _each_program(objective, mesh)
     boxes = padded_boxes(pairs.asked.boxes)

@@ -146,6 +146,7 @@ def evaluate(
         engine,
         params,
         images_per_block=images_per_block,
+        images_together=together,
         decided=defenses if decide else (),
         identity=identity or {},
         provenance={**(provenance or {}), **found_out},

@@ -8,6 +8,7 @@ from typing import Any
 from certmask_jax.certification.evidence_opened import OpenedEvidence
 from certmask_jax.certification.run_facts import facts_of_images
 from certmask_jax.files import fingerprint
+from certmask_jax.inference.devices import compiler_facts
 
 
 def facts_of_evidence(opened: OpenedEvidence, known: Mapping[str, Any]) -> dict[str, Any]:
@@ -27,6 +28,7 @@ def facts_of_evidence(opened: OpenedEvidence, known: Mapping[str, Any]) -> dict[
         "images_per_block": opened.images_per_block,
         "defenses": [defense.facts for defense in opened.defenses],
         **opened.work.facts(),
+        **compiler_facts(opened.mesh),
         **({} if opened.kept is None else {"keep_evidence": True}),
         **({"margin_guard": guard} if guard else {}),
         **known,

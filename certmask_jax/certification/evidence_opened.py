@@ -7,9 +7,8 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 from numpy.typing import NDArray
 
 from certmask_jax.certification import kept_sources
@@ -17,7 +16,7 @@ from certmask_jax.certification.evidence_batches import Batches, planned, source
 from certmask_jax.defenses.evidence_defense import EvidenceDefense, check_guarded
 from certmask_jax.defenses.guarded_evidence import checked_guard
 from certmask_jax.files import processes, storage
-from certmask_jax.inference.devices import device_mesh
+from certmask_jax.inference.devices import device_mesh, put_everywhere
 from certmask_jax.inference.distinct_fields import LocalLogits
 from certmask_jax.inference.evidence_program import local_shape
 from certmask_jax.inference.masked_pass import computed_with
@@ -129,10 +128,8 @@ def open_evidence(
     check_images(first, defenses[0].threat.image_size)
     preprocessing.check_channels(first.shape[3])
     mesh = device_mesh() if mesh is None else mesh
-    held = jax.device_put(
-        computed_with(params, preprocessing), NamedSharding(mesh, PartitionSpec())
-    )
-    classes = _classes(local, apply_fn, params, defenses, preprocessing, first.shape[1:])
+    held = put_everywhere(computed_with(params, preprocessing), mesh)
+    classes = _classes(local, apply_fn, params, held, defenses, preprocessing, first.shape[1:])
     run_images.check_labels(classes)
     work = planned(
         defenses,
@@ -194,6 +191,7 @@ def _classes(
     local: LocalLogits | None,
     apply_fn: ApplyFn | None,
     params: Any,
+    held: Any,
     defenses: Sequence[EvidenceDefense],
     preprocessing: Preprocessing,
     image_shape: tuple[int, int, int],
@@ -203,7 +201,6 @@ def _classes(
     if local is not None and _is_on_local(defenses):
         classes = local_shape(local, params, seen)[2]
     if apply_fn is not None and any(one.of_bands is not None for one in defenses):
-        held = computed_with(params, preprocessing)
         classes = num_classes(apply_fn, held, seen, preprocessing.model_dtype)
     return classes
 

@@ -72,6 +72,7 @@ def writer_of_run(
     params: Any,
     *,
     images_per_block: int,
+    images_together: int,
     decided: Sequence[Defense],
     identity: Mapping[str, Any],
     provenance: Mapping[str, Any],
@@ -81,7 +82,8 @@ def writer_of_run(
     """What writes the table of a run, with these facts: begun, or gone on with.
 
     Args:
-      run, engine: its images and what evaluates them, with ``images_per_block`` in a block.
+      run, engine: its images and what evaluates them.
+      images_per_block, images_together: of a block, and of the blocks whose images share chunks.
       params, decided, identity: see ``facts_of_run``.
       provenance: JSON-able facts that decide no number.
       share: ``(i, n)`` of its blocks, as of ``evaluate``; this process has a part of these.
@@ -98,9 +100,12 @@ def writer_of_run(
         num_classes=engine.num_classes,
         images_per_block=images_per_block,
         share=processes.share_of_this(share),
-        run=facts_of_run(
-            run.run_images, run.first, engine, params, decided=decided, identity=identity
-        ),
+        run={
+            **facts_of_run(
+                run.run_images, run.first, engine, params, decided=decided, identity=identity
+            ),
+            **({"images_together": images_together} if images_together > images_per_block else {}),
+        },
         about={"provenance": provenance_of_run(num_images, engine, provenance)},
         began=run.run_images.began,
         damaged=damaged,

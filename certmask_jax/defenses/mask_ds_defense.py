@@ -22,7 +22,7 @@ from certmask_jax.defenses.evidence_defense import EvidenceResults
 from certmask_jax.defenses.evidence_places import EvidencePlaces, PlaceVerdicts
 from certmask_jax.defenses.guarded_evidence import against_label, softmax_within
 from certmask_jax.defenses.quantised_evidence import all_finite, evidence_grid, quantised
-from certmask_jax.defenses.robust_masking_game import game_on
+from certmask_jax.defenses.robust_masking_game import check_threshold, game_on
 from certmask_jax.defenses.robust_masking_places import masked_sets
 from certmask_jax.defenses.robust_masking_proofs import withstands
 from certmask_jax.masks import bands
@@ -67,11 +67,7 @@ class MaskDS(BandDefense):
             raise ValueError(f"features: expected confidence or votes, got {self.features!r}")
         if not 0 <= self.above < 1:
             raise ValueError(f"above: expected a share from 0 to below 1, got {self.above}")
-        if not 0 <= self.threshold < 1:
-            raise ValueError(
-                f"threshold: expected a number from 0 to below 1, got {self.threshold}; at 1 no "
-                "window is masked and nothing is proved"
-            )
+        check_threshold(self.threshold)
 
     @property
     def cells(self) -> tuple[int, int]:

@@ -14,7 +14,7 @@ from certmask_jax.defenses import patchguard
 from certmask_jax.defenses.evidence_places import PlaceVerdicts
 from certmask_jax.defenses.local_defense import LocalDefense
 from certmask_jax.defenses.quantised_evidence import evidence_grid
-from certmask_jax.defenses.robust_masking_game import game_on
+from certmask_jax.defenses.robust_masking_game import check_threshold, game_on
 from certmask_jax.defenses.robust_masking_places import masked_sets, masked_windows
 
 
@@ -38,11 +38,7 @@ class PatchGuard(LocalDefense):
         super().__post_init__()
         if not self.clip > 0:
             raise ValueError(f"clip: expected a number above 0, or infinity, got {self.clip}")
-        if not 0 <= self.threshold < 1:
-            raise ValueError(
-                f"threshold: expected a number from 0 to below 1, got {self.threshold}; at 1 no "
-                "window is masked and nothing is proved"
-            )
+        check_threshold(self.threshold)
 
     @property
     def exact(self) -> bool:

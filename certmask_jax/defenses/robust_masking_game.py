@@ -60,16 +60,21 @@ def game_on(
 ) -> Game:
     """The game; ``ValueError`` for a window that does not fit, or a parameter out of range."""
     fitting = checked_window(window, cells)
-    if not 0 <= threshold < 1:
-        raise ValueError(
-            f"threshold: expected 0 or more and less than 1, got {threshold}; at 1 nothing would "
-            f"ever be masked and nothing certified"
-        )
+    check_threshold(threshold)
     if math.isnan(clip):
         raise ValueError("clip: expected a number above 0, or infinity, got nan")
     units = min(round(threshold * 2**THRESHOLD_BITS), 2**THRESHOLD_BITS - 1)
     grid = evidence_grid(cells[0] * cells[1], ceiling=clip)
     return Game(cells=cells, window=fitting, wrap=bool(wrap), grid=grid, threshold=units)
+
+
+def check_threshold(threshold: float) -> None:
+    """``ValueError`` unless T is a share below 1."""
+    if not 0 <= threshold < 1:
+        raise ValueError(
+            f"threshold: expected 0 or more and less than 1, got {threshold}; at 1 no window is "
+            "masked and nothing is proved"
+        )
 
 
 def scores(units: Array, game: Game) -> Array:

@@ -38,6 +38,12 @@ def compiler_options(mesh: Mesh) -> dict[str, Any]:
     return {"xla_gpu_enable_triton_gemm": False} if on_gpu else {}
 
 
+def compiler_facts(mesh: Mesh) -> dict[str, Any]:
+    """The options, for the fingerprint of a run: other products have other last bits."""
+    options = compiler_options(mesh)
+    return {"compiler_options": options} if options else {}
+
+
 def put_everywhere(arrays: Any, mesh: Mesh) -> Any:
     """A pytree of arrays, whole on every device of the mesh.
 

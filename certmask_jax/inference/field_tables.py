@@ -16,7 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from numpy.typing import NDArray
 
 from certmask_jax._own_settings import unguarded
-from certmask_jax.inference.devices import AXIS, device_mesh, put_everywhere
+from certmask_jax.inference.devices import AXIS, compiler_facts, device_mesh, put_everywhere
 from certmask_jax.inference.distinct_fields import LocalFields, LocalLogits, local_fields
 from certmask_jax.inference.engine import Flight, Indices, Told
 from certmask_jax.inference.field_program import in_chunks, table_program
@@ -89,13 +89,14 @@ class FieldTables:
         return None
 
     def facts(self) -> dict[str, Any]:
-        """Chunk, preprocessing, and how many fields there are of which kind."""
+        """Chunk, preprocessing, how many fields there are of which kind, the compiler's options."""
         return {
             "chunk": self.chunk,
             "preprocessing": self.preprocessing.facts(),
             "local_logits": {"field": self.local.field, "stride": self.local.stride},
             "fields": len(self.fields),
             "fields_as_whole_images": round(self.fields.whole_images, 2),
+            **compiler_facts(self.mesh),
         }
 
     @property

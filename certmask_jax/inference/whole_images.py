@@ -21,7 +21,12 @@ from certmask_jax._own_settings import unguarded
 from certmask_jax.inference import chunk_sizes
 from certmask_jax.inference.chunk_flight import ChunkFlight
 from certmask_jax.inference.chunk_program import compiled_chunk
-from certmask_jax.inference.devices import device_mesh, free_memory, put_everywhere
+from certmask_jax.inference.devices import (
+    compiler_facts,
+    device_mesh,
+    free_memory,
+    put_everywhere,
+)
 from certmask_jax.inference.engine import Indices, Told
 from certmask_jax.inference.item_stream import evaluate_items, table_by_items
 from certmask_jax.inference.masked_pass import computed_with
@@ -115,7 +120,7 @@ class WholeImages:
         return None
 
     def facts(self) -> dict[str, Any]:
-        """Chunks and preprocessing: batches of another shape may be rounded otherwise; views."""
+        """What may change last bits: chunks, preprocessing, views, and the compiler's options."""
         sizes = {"chunk_sizes": list(self.chunk_sizes)} if len(self.chunk_sizes) > 1 else {}
         views = names_of(self.apply_fn)
         return {
@@ -123,6 +128,7 @@ class WholeImages:
             **sizes,
             "preprocessing": self.preprocessing.facts(),
             **({"views": views} if views else {}),
+            **compiler_facts(self.mesh),
         }
 
     def for_few(self, items: int) -> WholeImages:

@@ -61,23 +61,15 @@ def patch_embedding(
     return layers.Conv(features, side, side, padding="VALID", **named)
 
 
-class QkvProducts(layers.Module):
+class QkvProducts(layers.QkvParameters):
     """The layer of queries, keys and values as three products: ``[B, N, D]`` -> three of these.
 
-    One product of all three has to be cut up before cuDNN reads it. Parameters are those of
-    ``nn.Dense(3 * D)``.
+    One product of all three has to be cut up before cuDNN reads it.
     """
-
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array) -> tuple[Array, Array, Array]:
-        width = x.shape[-1]
-        shape = (width, 3 * width)
-        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape, self.param_dtype)
-        bias = self.param("bias", nn.initializers.zeros, (3 * width,), self.param_dtype)
-        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        x, kernel, bias = self.with_parameters(x)
         parts = zip(jnp.split(kernel, 3, axis=1), jnp.split(bias, 3), strict=True)
         query, key, value = (x @ of_part + shift[None, None] for of_part, shift in parts)
         return query, key, value

@@ -92,6 +92,22 @@ def pixel_products(x: Array, kernel: Array) -> Array:
     return jax.lax.dot_general(x, kernel[0, 0], (((3,), (0,)), ((), ())))
 
 
+class QkvParameters(Module):
+    """What has the parameters of ``nn.Dense(3 * D)``: of queries, keys and values, side by side."""
+
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    def with_parameters(self, x: Array) -> tuple[Array, Array, Array]:
+        """``x [..., D]``, the kernel ``[D, 3 D]`` and the bias ``[3 D]``, of one dtype."""
+        width = x.shape[-1]
+        shape = (width, 3 * width)
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape, self.param_dtype)
+        bias = self.param("bias", nn.initializers.zeros, shape[1:], self.param_dtype)
+        promoted: Any = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        return promoted[0], promoted[1], promoted[2]
+
+
 class BatchNorm(Module, nn.BatchNorm):
     """``nn.BatchNorm``."""
 

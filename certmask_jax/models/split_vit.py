@@ -90,8 +90,9 @@ class ViTStem(layers.Module):
         prefix = self._prefix()
         own = int(of.class_position)
         positions = self._param("pos_embed", own + rows * columns)
-        if own:  # and not by .at[], which jaxlib 0.11.2 crashes on with several CPU devices
-            prefix = jnp.concatenate([prefix[:, :1] + positions[:, :1], prefix[:, 1:]], axis=1)
+        # Not by .at[], which jaxlib 0.11.2 crashes on with several CPU devices.
+        with_positions = prefix[:, :own] + positions[:, :own]
+        prefix = jnp.concatenate([with_positions, prefix[:, own:]], axis=1)
         x = x + positions[:, own:].reshape(1, rows, columns, of.width)
         x = x.reshape(-1, grid[0], down, grid[1], across, of.width).swapaxes(2, 3)
         x = x.reshape(-1, down * across, of.width)

@@ -65,24 +65,16 @@ class Attention(layers.Module):
         return layers.Dense(width, name="proj", **types)(mixed.reshape(batch, -1, width))
 
 
-class TokenQkv(layers.Module):
+class TokenQkv(layers.QkvParameters):
     """The layer of queries, keys and values, with the query of the first token alone.
 
-    Tokens ``[B, N, D]`` -> queries ``[B, 1, D]``, keys and values ``[B, N, 2 D]``. Parameters are
-    those of ``nn.Dense(3 * D)``.
+    Tokens ``[B, N, D]`` -> queries ``[B, 1, D]``, keys and values ``[B, N, 2 D]``.
     """
-
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array) -> tuple[Array, Array]:
         width = x.shape[-1]
-        kernel = self.param(
-            "kernel", nn.initializers.lecun_normal(), (width, 3 * width), self.param_dtype
-        )
-        bias = self.param("bias", nn.initializers.zeros, (3 * width,), self.param_dtype)
-        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        x, kernel, bias = self.with_parameters(x)
         shift = bias[None, None]
         query = x[:, :1] @ kernel[:, :width] + shift[..., :width]
         return query, x @ kernel[:, width:] + shift[..., width:]

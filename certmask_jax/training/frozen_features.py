@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from certmask_jax._own_settings import reproducible, usual_promotion
 from certmask_jax.files import whole_files
+from certmask_jax.inference.devices import put_everywhere
 from certmask_jax.masks.mask_set import MaskSet
 from certmask_jax.models import Model, Params
 from certmask_jax.training.head_model import head_alone, head_variables, seen_by_head
@@ -102,7 +103,7 @@ def compute_features(
     size = _IMAGES_A_DEVICE * mesh.size
     program = _program(model, recipe, cutout_masks)
     split = NamedSharding(mesh, PartitionSpec(*mesh.axis_names))
-    everywhere = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
+    everywhere = put_everywhere(params, mesh)
     parts, labels = [], []
     starts = range(0, len(source), _IMAGES_A_BLOCK)
     for start in starts:

@@ -41,6 +41,10 @@ def run(folder, test_set=None, *, sizes=TwoBlocks, model=swayed, **options):
     )  # fmt: skip
 
 
+def single_blocks(**how):
+    return BlockSizes(moment=0, **how)
+
+
 def bits(folder):
     files = contents(folder)
     return files, json.loads(files.pop(saved_table.ABOUT))["fingerprint"]
@@ -59,12 +63,22 @@ def test_the_model_sways_with_its_chunk(alone, tmp_path):
     """Else these tests would show nothing: each block by itself has other numbers."""
     decide, folder = alone
     apart = SmallTestSet()
-    run(tmp_path / "t", apart, sizes=lambda **how: BlockSizes(moment=0, **how), decide=decide)
+    run(tmp_path / "t", apart, sizes=single_blocks, decide=decide)
     assert apart.blocks == BLOCKS
     (there, facts), (other, same_facts) = bits(folder), bits(tmp_path / "t")
     assert there.keys() == other.keys()
     assert there != other
-    assert facts == same_facts
+    assert facts == {**same_facts, "images_together": 6}
+
+
+def test_a_run_goes_on_with_the_chunks_that_it_was_begun_with(tmp_path):
+    """Or its table would be of two runs."""
+    run(tmp_path / "t", share=(0, 2))
+    with pytest.raises(FileExistsError, match="images_together"):
+        run(tmp_path / "t", sizes=single_blocks)
+    run(tmp_path / "single", sizes=single_blocks, share=(0, 2))
+    with pytest.raises(FileExistsError, match="images_together"):
+        run(tmp_path / "single")
 
 
 @pytest.mark.parametrize("parts", [2, 3, 4])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from certmask_jax.inference.devices import device_mesh, put_everywhere
+from certmask_jax.inference.devices import compiler_facts, device_mesh, put_everywhere
 
 
 def test_everything_is_whole_on_every_device():
@@ -44,3 +46,10 @@ def test_arrays_may_be_given_away_afterwards():
     doubled = jax.jit(lambda x: 2 * x, donate_argnums=0)(given)
     np.testing.assert_array_equal(put, np.arange(1000))
     np.testing.assert_array_equal(doubled, 2 * np.arange(1000))
+
+
+def test_a_run_says_how_its_programs_are_compiled_where_that_is_not_the_default():
+    """Other products have other last bits, so that it is another run."""
+    assert compiler_facts(device_mesh()) == {}
+    gpus = types.SimpleNamespace(devices=np.array([types.SimpleNamespace(platform="gpu")]))
+    assert compiler_facts(gpus) == {"compiler_options": {"xla_gpu_enable_triton_gemm": False}}
