@@ -77,9 +77,10 @@ import gc
 from certmask_jax.programs import program
 
 kept = [[] for _ in range(10)]
+before = gc.get_freeze_count()  # 375 in Python 3.12, where what is built in begins so
 with program.without_collections():
     assert not gc.isenabled()
-assert gc.isenabled() and gc.get_freeze_count() == 0  # nothing was imported
+assert gc.isenabled() and gc.get_freeze_count() == before  # nothing was imported
 
 with program.without_collections():
     import numpy
