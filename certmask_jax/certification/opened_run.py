@@ -27,6 +27,8 @@ class OpenedRun:
       chunk_sizes: masked images at once when it was begun (today others may be chosen); None for a
         new one.
       images_per_block: of its blocks; None for a new one.
+      images_together: of the blocks whose images share chunks when it was begun: of one block, in
+        older versions; None for a new one.
       run_images: its images, those that are left out among them.
       first: the first that can be read, ``uint8[1, h, w, c]``.
     """
@@ -35,6 +37,7 @@ class OpenedRun:
     is_new: bool
     chunk_sizes: tuple[int, ...] | None
     images_per_block: int | None
+    images_together: int | None
     run_images: RunImages
     first: NDArray[np.uint8]
 
@@ -92,6 +95,7 @@ def open_run(
         there is None,
         None if sizes is None else tuple(sizes),
         facts.get("images_per_block"),
+        facts.get("images_together", facts.get("images_per_block")),
         run_images,
         first,
     )

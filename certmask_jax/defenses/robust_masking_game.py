@@ -72,7 +72,7 @@ def check_threshold(threshold: float) -> None:
     """``ValueError`` unless T is a share below 1."""
     if not 0 <= threshold < 1:
         raise ValueError(
-            f"threshold: expected 0 or more and less than 1, got {threshold}; at 1 no window is "
+            f"threshold: expected a number from 0 to below 1, got {threshold}; at 1 no window is "
             "masked and nothing is proved"
         )
 

@@ -71,14 +71,15 @@ def test_the_model_sways_with_its_chunk(alone, tmp_path):
     assert facts == {**same_facts, "images_together": 6}
 
 
-def test_a_run_goes_on_with_the_chunks_that_it_was_begun_with(tmp_path):
-    """Or its table would be of two runs."""
-    run(tmp_path / "t", share=(0, 2))
-    with pytest.raises(FileExistsError, match="images_together"):
-        run(tmp_path / "t", sizes=single_blocks)
-    run(tmp_path / "single", sizes=single_blocks, share=(0, 2))
-    with pytest.raises(FileExistsError, match="images_together"):
-        run(tmp_path / "single")
+@pytest.mark.parametrize(
+    ("first", "then"), [(TwoBlocks, single_blocks), (single_blocks, TwoBlocks)]
+)
+def test_a_run_goes_on_with_the_stretches_that_it_was_begun_with(tmp_path, first, then):
+    """Today others may be chosen, as of a run of an older version, which had none."""
+    run(tmp_path / "alone", sizes=first)
+    run(tmp_path / "t", sizes=first, share=(0, 2))
+    run(tmp_path / "t", sizes=then)
+    assert bits(tmp_path / "t") == bits(tmp_path / "alone")
 
 
 @pytest.mark.parametrize("parts", [2, 3, 4])
