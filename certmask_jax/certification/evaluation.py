@@ -133,9 +133,7 @@ def evaluate(
     images_per_block = run.images_per_block or sizes.images_per_block(
         num_images, engine, decide=decide
     )
-    together = run.images_together or sizes.images_together(
-        images_per_block, engine, decide=decide
-    )
+    together = run.images_together or sizes.images_together(images_per_block, engine, decide=decide)
     is_moment = together <= sizes.images_in_a_moment(engine, decide=decide)
     engine = engine.for_blocks(min(together, num_images))
     guarded = Guarded(engine, hooks.warn)
