@@ -37,6 +37,7 @@ from certmask_jax.defenses.patchcleanser_masking import ChallengerMasking, Doubl
 from certmask_jax.defenses.patchcure_masking import PatchCURE
 from certmask_jax.defenses.patchguard_defense import PatchGuard
 from certmask_jax.defenses.patchguard_detection_defense import PatchGuardDetection
+from certmask_jax.defenses.vot_recovery import VOT
 from certmask_jax.defenses.vote_scores import (
     MinimumExplanation,
     Plurality,
@@ -57,9 +58,11 @@ plurality = Plurality
 minimum_explanation = MinimumExplanation
 robust_masking = RobustMasking
 patchcure = PatchCURE
+vot = VOT
 
 __all__ = [
     "ALERT",
+    "VOT",
     "BagCert",
     "CertMask",
     "CertMaskDetection",
@@ -103,6 +106,7 @@ __all__ = [
     "plurality",
     "robust_masking",
     "rule",
+    "vot",
     "votes",
     "worst_case",
 ]

@@ -41,6 +41,11 @@ _SMALL = 64
 """Pixels; on smaller images papers have the bands of CIFAR-10."""
 
 
+def usual_band(image_size: tuple[int, int], large: int) -> int:
+    """Pixels of a band that papers take: 4 on images of up to 64 pixels, ``large`` on others."""
+    return 4 if min(image_size) <= _SMALL else large
+
+
 @dataclasses.dataclass(frozen=True, repr=False)
 class BandDefense(EvidenceDefense):
     """A rule on what a model says of each band of an image.
@@ -71,8 +76,8 @@ class BandDefense(EvidenceDefense):
         if self.axis not in get_args(Axis):
             raise ValueError(f"axis: expected {', '.join(get_args(Axis))}, got {self.axis!r}")
         if self.band is None:
-            side = min(self.threat.image_size)
-            object.__setattr__(self, "band", 4 if side <= _SMALL else self.paper_band)
+            usual = usual_band(self.threat.image_size, self.paper_band)
+            object.__setattr__(self, "band", usual)
         for name in ("band", "stride"):
             height, width = sides = as_size(getattr(self, name), name)
             if self.axis in ("columns", "rows") and height != width:

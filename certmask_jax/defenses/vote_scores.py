@@ -30,8 +30,7 @@ true, ``certificate`` holds for them if and only if every two locations have a m
 pair cover; soundness, section 2.5).
 """
 
-from __future__ import annotations
-
+# Annotations are read here, not later: fields are inherited by classes of other modules.
 import abc
 import dataclasses
 from collections.abc import Mapping
@@ -162,13 +161,22 @@ class Plurality(Scored):
     def row_conditions(self) -> Mapping[str, RowProof]:
         return {"vote_gap": self._vote_gap}
 
+    @property
+    def most_reached(self) -> int:
+        """D: the most votes that a patch reaches, wherever it is."""
+        kept = self.groups.astype(np.int64) @ self.weights
+        return int((self.weights.sum() - kept).max())
+
     def _vote_gap(self, row: Row, label: Array, num_classes: int) -> Array:
-        votes = count_votes(row.predictions, jnp.asarray(self.weights), num_classes)
-        reached = int((self.weights.sum() - self.groups.astype(np.int64) @ self.weights).max())
-        gap = votes[label] - votes - 2 * reached
+        gap = self._leads(row, label, num_classes) - 2 * self.most_reached
         rank = preference(num_classes, self.ties)
         wins = (gap > 0) | ((gap == 0) & (rank[label] > rank))
         return (wins | (jnp.arange(num_classes) == label)).all()
+
+    def _leads(self, row: Row, label: Array, num_classes: int) -> Array:
+        """``int32[K]``: by how many votes the label leads each class."""
+        votes = count_votes(row.predictions, jnp.asarray(self.weights), num_classes)
+        return votes[label] - votes
 
     def score(self, says: Array) -> Array:
         return self._votes(says)

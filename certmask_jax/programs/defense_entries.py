@@ -132,6 +132,14 @@ DEFENSES = {
             rounds=2,
         ),
         DefenseEntry(
+            "vot",
+            "VOT, the votes of bands in CrossCert by themselves; recovery",
+            defenses.vot,
+            (_TIES,),
+            masks="bands=usual",
+            rounds=1,
+        ),
+        DefenseEntry(
             "mrcert",
             "MRCert, all unions of four masks (four times --patches); recovery that may be asked "
             "of a patched image",

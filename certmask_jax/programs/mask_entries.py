@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable
 
 from certmask_jax import mask_sets
+from certmask_jax.defenses.band_defense import usual_band
 from certmask_jax.masks import bands, pair_covers, visible_tokens
 from certmask_jax.masks.mask_set import MaskSet
 from certmask_jax.programs.spec_keys import Key, counts, flag, is_number, size
@@ -129,6 +130,21 @@ def _token_windows(
     return visible_tokens.token_windows(image, patch, token=token, window=window)
 
 
+def _band(text: str) -> int:
+    """Columns of a band; 0 for what papers take, which depends on the image."""
+    if text.lower() == "usual":
+        return 0
+    if not is_number(text) or int(text) == 0:
+        raise ValueError(f"expected columns such as 4, or usual, got {text!r}")
+    return int(text)
+
+
+def _column_bands(
+    image: tuple[int, int], patch: tuple[int, int], *, band: int, stride: int = 1
+) -> MaskSet:
+    return bands.column_bands(image, patch, band=band or usual_band(image, 19), stride=stride)
+
+
 def _product(coverage: Coverage) -> int:
     return coverage if isinstance(coverage, int) else coverage[0] * coverage[1]
 
@@ -232,9 +248,9 @@ MASKS = (
         "bands=4",
         "bands",
         "all but so many columns in a row, for votes (De-Randomized Smoothing's bands)",
-        bands.column_bands,
+        _column_bands,
         (
-            Key("bands", int, "columns that are seen", argument="band"),
+            Key("bands", _band, "columns that are seen, or usual", argument="band"),
             Key("stride", int, "pixels from one band to the next", "1"),
         ),
     ),

@@ -434,7 +434,7 @@ def test_bad_inputs_are_named():
     worst = partial(patchguard.robust_masking_worst_case, evidence, window=2)
     for call, words in (
         (lambda: worst(labels, threshold=1), "threshold: expected a number from 0 to below 1"),
-        (lambda: worst(labels, threshold=-0.1), "threshold: expected 0 or more"),
+        (lambda: worst(labels, threshold=-0.1), "threshold: expected a number from 0 to below 1"),
         (lambda: worst(labels, clip=0), "clip: expected a number above 0"),
         (lambda: worst(labels, clip=math.nan), "clip: expected a number above 0"),
         (lambda: worst([0, 5]), "labels: expected classes from 0 to 4"),

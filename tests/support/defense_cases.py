@@ -110,6 +110,7 @@ CASES = {
     "certmask_detection": Case(defenses.certmask_detection, _tolerant),
     "certmask_detection tolerant": Case(_most_tolerant, _tolerant),
     "plurality": Case(defenses.plurality, _votes(oracle_votes.plurality)),
+    "vot": Case(defenses.vot, _votes(oracle_votes.plurality)),
     "minimum_explanation": Case(
         defenses.minimum_explanation, _votes(oracle_votes.minimum_explanation)
     ),
