@@ -129,9 +129,12 @@ def exact_k_fold(
     axes = []
     for n, q, count, e, m in zip(image, mask, counts, hidden, factors, strict=True):
         if m > e:
+            room = q + m - e <= n
+            larger = "a larger mask_size (each pixel allows one more)"
+            smaller = f"a smaller patch or coverage, as no mask of {n} pixels is large enough"
             raise ValueError(
                 f"coverage: expected at most {e}-fold on an axis where a mask hides {e} "
-                f"location(s), got {m}-fold; use a larger mask_size (each pixel allows one more)"
+                f"location(s), got {m}-fold; use {larger if room else smaller}"
             )
         even = {j * e // m for j in range(m)}
         residues = _fewest(even, count, e) if spread == "fewest" else even

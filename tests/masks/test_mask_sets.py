@@ -182,6 +182,11 @@ def test_k_without_factors_is_refused(k):
         (lambda: mask_sets.tight_grid(8, 4, mask_size=9), "at most the image"),
         (lambda: mask_sets.offset(8, 4, mask_size=4, coverage=1), "larger than the 4x4 patch"),
         (lambda: mask_sets.exact_k_fold(8, 2, mask_size=3, coverage=(3, 1)), "at most 2-fold"),
+        (lambda: mask_sets.exact_k_fold(8, 7, mask_size=7, coverage=(2, 1)), "larger mask_size"),
+        (
+            lambda: mask_sets.exact_k_fold(8, 7, mask_size=7, coverage=(3, 1)),
+            "smaller patch or coverage, as no mask of 8 pixels is large enough",
+        ),
         (lambda: mask_sets.exact_k_fold(8, 2, mask_size=3, coverage=0), "k >= 1"),
         (lambda: mask_sets.exact_k_fold(8, 2, mask_size=3, coverage=1, spread="x"), "spread"),
         (lambda: mask_sets.replicated(8, 2, mask_size=3, coverage=0), "at least 1"),
