@@ -22,6 +22,7 @@ from certmask_jax.programs import (
     defense_specs,
     evidence_entries,
     imported,
+    keys_of_signatures,
     listings,
     model_options,
 )
@@ -180,7 +181,7 @@ def test_keys_come_from_the_signature(mine):
     assert (entry.about, entry.second_round) == ("Votes of my own", False)
     _build("mine_of_theirs:votes:times=1")  # without a type: as Python writes it, else as it stands
     _build("mine_of_theirs:votes:times=word")
-    assert defense_entries._literal("(2, 3)") == (2, 3)
+    assert keys_of_signatures._literal("(2, 3)") == (2, 3)
     of_class = {key.name: key.read for key in defense_entries.entry("mine_of_theirs:Most").keys}
     assert set(of_class) == {"tolerance", "share", "sizes"}
     assert of_class["sizes"]("(2, 3)") == (2, 3)
@@ -197,9 +198,9 @@ def test_keys_come_from_the_signature(mine):
     }  # fmt: skip
     with pytest.raises(ValueError, match="abc"):  # a field's type, though Defense's are elsewhere
         of_class["tolerance"]("abc")
-    assert defense_entries._reader(int | None)("3") == 3
-    assert defense_entries._reader(bool)("no") is False
-    assert defense_entries._reader(str)("3") == "3"
+    assert keys_of_signatures._reader(int | None)("3") == 3
+    assert keys_of_signatures._reader(bool)("no") is False
+    assert keys_of_signatures._reader(str)("3") == "3"
 
 
 @pytest.mark.parametrize(
