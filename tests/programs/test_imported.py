@@ -312,7 +312,8 @@ def test_what_a_package_registers_has_a_name(mine):
     assert defense_specs.registered_paths([spec, "plurality"]) == {
         "their_votes": "mine_of_theirs:votes"
     }
-    with pytest.raises(ValueError, match=r"of the 20 defenses .*mean their_votes\?"):
+    known = len(defense_entries.DEFENSES) + len(evidence_entries.EVIDENCE) + 1
+    with pytest.raises(ValueError, match=rf"of the {known} defenses .*mean their_votes\?"):
         _build("their_vote")
     text = listings.everything()
     for name, what in (("votes", "votes"), ("net", "create"), ("digits", "load")):
