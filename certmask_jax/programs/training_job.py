@@ -27,11 +27,12 @@ from certmask_jax.programs import (
     measure_input,
     model_options,
     parts_options,
+    recipe_options,
 )
 from certmask_jax.programs.command_line import as_options
 from certmask_jax.programs.masks_of_training import AtTheEnd
 from certmask_jax.programs.model_options import ModelOptions
-from certmask_jax.programs.training_options import check_uses, read_recipe
+from certmask_jax.programs.training_options import check_uses
 from certmask_jax.training import cutout, input_pipeline, training_run
 from certmask_jax.training.checkpoints import Checkpoints
 from certmask_jax.training.input_pipeline import Source, Streamed
@@ -60,7 +61,7 @@ class _Job:
 
 def run(arguments: argparse.Namespace) -> int:
     """Trains, writes, evaluates on the test split; returns the exit status."""
-    check_uses(arguments, read_recipe(arguments))
+    check_uses(arguments, recipe_options.read(arguments))
     folder = arguments.run_folder
     options = _model_options(arguments)
     name = options.model.rpartition(":")[2]  # of a model by import path, its function's
@@ -113,7 +114,7 @@ def _job(arguments: argparse.Namespace, options: ModelOptions) -> _Job:
     _check_same_classes(train_set, test_set)
     if train_set.num_classes != model.num_classes:
         model = options.create(num_classes=train_set.num_classes)
-    recipe = read_recipe(arguments)
+    recipe = recipe_options.read(arguments)
     parts = parts_options.read(arguments.two_parts)
     if parts is not None:
         model = parts_options.cut(model, parts)
