@@ -29,9 +29,9 @@ from certmask_jax.programs import (
     parts_options,
     recipe_options,
 )
+from certmask_jax.programs.chosen_model import ModelOptions
 from certmask_jax.programs.command_line import as_options
 from certmask_jax.programs.masks_of_training import AtTheEnd
-from certmask_jax.programs.model_options import ModelOptions
 from certmask_jax.programs.training_options import check_uses
 from certmask_jax.training import cutout, input_pipeline, training_run
 from certmask_jax.training.checkpoints import Checkpoints

@@ -18,13 +18,13 @@ from certmask_jax.defenses.defense import json_able
 from certmask_jax.masks.threats import Threat
 from certmask_jax.programs import (
     certify,
+    chosen_model,
     defense_entries,
     defense_specs,
     evidence_entries,
     imported,
     keys_of_signatures,
     listings,
-    model_options,
 )
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -327,4 +327,4 @@ def test_what_a_package_registers_has_a_name(mine):
         "their_digits": "mine_of_theirs:load",
         "their_votes": "mine_of_theirs:votes",
     }
-    assert model_options.named_model("their_net", num_classes=7).num_classes == 7
+    assert chosen_model.named_model("their_net", num_classes=7).num_classes == 7
