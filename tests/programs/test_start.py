@@ -25,7 +25,7 @@ _OF_OTHERS = (
 _OF_WORK = (  # for all but attack, whose room has its options' defaults
     *("certmask_jax.pages", "certmask_jax.attacks", "certmask_jax.training.step"),
     *("certmask_jax.training.loop", "certmask_jax.models.layers"),
-    "certmask_jax.programs.training_job",
+    *("certmask_jax.programs.training_job", "certmask_jax.programs.opened_training"),
 )
 _CODE = """
 import contextlib, gc, io, json, sys
