@@ -286,20 +286,3 @@ def certificate(defense: Defense, table: PredictionTable, labels: ArrayLike) -> 
 def worst_case(defense: Defense, table: PredictionTable, labels: ArrayLike) -> Array:
     """``defense.worst_case``, ``bool[T]``, as a pure function of JAX; see ``rule``."""
     return over_tables.traced(defense, WORST_CASE, table, labels)
-
-
-def groups_of(
-    images: MaskedImages, masks: MaskSet, against: Threat | None = None
-) -> NDArray[np.bool_]:
-    """``bool[G, V]``: which masked images hide the patches, for every group of placements.
-
-    Of the threat that the masks were built for, or of another one that they hide as well, such as
-    smaller patches or patches inside a region: fewer groups, hence sharper proofs.
-
-    Raises:
-      CoverageError: where fewer masks than promised hide a placement of ``against``.
-      ValueError: for a threat on another image size.
-    """
-    if against is not None:
-        masks.check(against)
-    return images.location_groups(masks.threat if against is None else against)
