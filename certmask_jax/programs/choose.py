@@ -60,14 +60,27 @@ def run(options: ChooseOptions, words: Sequence[str]) -> int:
     with as_options("calibrate", "num_images"):
         chosen_on, others = halves(job.dataset, options.calibrate, options.seed)
     folder = config.out or Path("runs") / choice_folder.name_of(job, options, all_candidates)
-    asked = choice_folder.asked_of(options)
-    choice_folder.check(folder, asked)
-    times = budget_times.of_variants(options, jobs, all_candidates, folder)
+    deadline = None if config.max_minutes is None else started + 60 * config.max_minutes
+    with choice_folder.alone(folder, choice_folder.asked_of(options)):
+        runs = Runs(options, jobs, folder, deadline)
+        return _chosen(runs, all_candidates, chosen_on, others, words)
+
+
+def _chosen(
+    runs: Runs,
+    all_candidates: Sequence[Candidate],
+    chosen_on: SomeImages,
+    others: SomeImages,
+    words: Sequence[str],
+) -> int:
+    """Chooses in a folder that is its own; returns the exit status."""
+    options, jobs, folder = runs.options, runs.jobs, runs.folder
+    job = next(iter(jobs.values()))
+    attacks = job.attacks
+    times = runs.times = budget_times.of_variants(options, jobs, all_candidates, folder)
     least = [one.least(options.budget_of, times.get(one.variant.name)) for one in all_candidates]
     affordable = [number for number, cost in enumerate(least) if cost <= options.budget]
-    sizes = tuple(config.threat.sizes) or ("",)
-    deadline = None if config.max_minutes is None else started + 60 * config.max_minutes
-    runs = Runs(options, jobs, folder, deadline, times)
+    sizes = tuple(options.variants[0].config.threat.sizes) or ("",)
     choice = Choice(
         options=options,
         sizes=sizes,
@@ -87,7 +100,7 @@ def run(options: ChooseOptions, words: Sequence[str]) -> int:
     )
     if not affordable:
         raise ValueError(nothing_left(choice))
-    folder.mkdir(parents=True, exist_ok=True)
+    asked = choice_folder.asked_of(options)
     whole_files.write_text(folder / ASKED, json.dumps(asked, indent=1))
     program.say(
         f"{len(affordable)} of {counted(len(all_candidates), 'candidate')} on up to "
@@ -116,6 +129,7 @@ def run(options: ChooseOptions, words: Sequence[str]) -> int:
     }
     timed = budget_times.of_guards(jobs, choice, others) if times else {}
     choice = dataclasses.replace(choice, commands=commands, timed=timed)
+    command = program.typed("choose", words)
     content = {**to_json(choice), "provenance": {**job.provenance, "command": command}}
     whole_files.write_text(folder / RESULT, json.dumps(content, indent=1))
     print(as_text(choice, width_of(sys.stdout)))

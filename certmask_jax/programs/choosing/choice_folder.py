@@ -1,12 +1,15 @@
-"""The folder of a choice: its files, its name where none is given, and whose it is already."""
+"""The folder of a choice: its files, its name where none is given, and who writes in it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from certmask_jax._text import json_of
 from certmask_jax.files import fingerprint, whole_files
+from certmask_jax.files.folder_locks import FolderLock
 from certmask_jax.files.storage import AnyPath
 from certmask_jax.programs.certification_job import Job
 from certmask_jax.programs.choosing import wave_times
@@ -15,6 +18,26 @@ from certmask_jax.programs.choosing.choose_options import ChooseOptions
 
 RESULT, ASKED = "choice.json", "asked.json"
 """What a choice came to, and what was asked of it."""
+
+
+@contextlib.contextmanager
+def alone(folder: AnyPath, asked: Mapping[str, Any]) -> Iterator[None]:
+    """The folder for one choice at a time; it is made, and gone again if nothing was written.
+
+    Raises:
+      FileExistsError: while another process chooses there, or where something else is there.
+    """
+    check(folder, asked)
+    is_new = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    with FolderLock(folder, "this choice"):
+        check(folder, asked)  # another process may have begun another one meanwhile
+        try:
+            yield
+        finally:
+            if is_new and isinstance(folder, Path):  # buckets have no folders
+                with contextlib.suppress(OSError):  # not empty
+                    folder.rmdir()
 
 
 def check(folder: AnyPath, asked: Mapping[str, Any]) -> None:
