@@ -4,6 +4,6 @@ import sys
 
 # While Python looks for the module that it is to run, this is what it has in place of its name.
 if sys.argv[:1] == ["-m"]:
-    from certmask_jax.programs import program
+    from certmask_jax.programs import own_process
 
-    program.begin()
+    own_process.begin()

@@ -1,9 +1,9 @@
 """``python -m experiments.benchmark``: the program is ``certmask_jax.programs.benchmark``."""
 
-from certmask_jax.programs import program
+from certmask_jax.programs import own_process
 
-with program.without_collections():
+with own_process.without_collections():
     from certmask_jax.programs.benchmark import main
 
 if __name__ == "__main__":
-    program.leave(main)
+    own_process.leave(main)

@@ -34,6 +34,7 @@ from certmask_jax.programs import (
     export,
     leaderboard,
     merge,
+    recipe_options,
     report,
     train,
     training_options,
@@ -118,7 +119,7 @@ def _read(name: str, arguments: list[str]) -> None:
             certification_config.read_config(parsed)
     elif name == "train":
         parsed = training_options.parser().parse_args(arguments)
-        training_options.check_uses(parsed, training_options.read_recipe(parsed))
+        training_options.check_uses(parsed, recipe_options.read(parsed))
     elif name == "choose":
         choose_options.read(choose.parser().parse_args(arguments))
     elif name.startswith("papers."):

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from certmask_jax.defenses.defense import Defense, Seen
+from certmask_jax.defenses.defense import Defense
+from certmask_jax.defenses.known_so_far import Seen
 from certmask_jax.inference.early_exit import Question, next_wave
 from certmask_jax.tables.outputs import Outputs
 from certmask_jax.tables.prediction_table import UNKNOWN, PredictionTable

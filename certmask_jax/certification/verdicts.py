@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from certmask_jax._settings import SettingError
 from certmask_jax.certification.defense_results import result_of
 from certmask_jax.certification.report import DefenseResult, Report, notices, wilson_interval
-from certmask_jax.defenses.defense import Defense, Seen
+from certmask_jax.defenses.defense import Defense
 from certmask_jax.defenses.guarded_evidence import checked_guard
+from certmask_jax.defenses.known_so_far import Seen
 from certmask_jax.inference.views import passes_each
 from certmask_jax.masks import distinct_unions
 from certmask_jax.tables import saved_table

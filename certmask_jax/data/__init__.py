@@ -5,11 +5,11 @@ the device, after masking's place has been decided.
 """
 
 from certmask_jax.data.dataset import Batch, Dataset
-from certmask_jax.data.found_dataset import from_arrays
+from certmask_jax.data.embedded_digits import digits_arrays
 from certmask_jax.data.images import preprocess
+from certmask_jax.data.images_in_memory import from_arrays
 from certmask_jax.data.listing import Listing
 from certmask_jax.data.named_datasets import check_name, load, named_folder, names
-from certmask_jax.data.sources import digits_arrays
 from certmask_jax.data.subsets import Subset
 
 __all__ = [

@@ -13,12 +13,12 @@ import math
 import re
 import xml.etree.ElementTree as xml
 from collections.abc import Iterable, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from certmask_jax._text import encodable, json_of, some, text_in
-from certmask_jax.data.folders import suffixes
+from certmask_jax._text import encodable, json_of, text_in
 from certmask_jax.data.label_tables import FILE_COLUMNS
+from certmask_jax.data.names_of_images import matched
 
 Box = tuple[float, float, float, float]
 """``(left, top, right, bottom)`` in pixels of the file: edges, from 0 to its width and height."""
@@ -74,7 +74,7 @@ def read(path: Path, ids: Sequence[str]) -> Matched:
         files = {file.relative_to(path).as_posix(): file for file in sorted(path.rglob("*.xml"))}
         if not files:
             raise ValueError(f"{path}: expected a folder of XML files with boxes, found none")
-        names, others = _matched(path, [name.removesuffix(".xml") for name in files], ids)
+        names, others = matched(path, [name.removesuffix(".xml") for name in files], ids)
         read_files = {image: _of_xml(files[f"{name}.xml"]) for name, image in names.items()}
         with_boxes = {image: own for image, own in read_files.items() if own.boxes}
         if not with_boxes:
@@ -87,67 +87,8 @@ def read(path: Path, ids: Sequence[str]) -> Matched:
     objects = _of_coco(path, text) if is_json else _of_csv(path, text)
     if not objects:
         raise ValueError(f"{path}: expected at least 1 box, got none")
-    names, others = _matched(path, list(objects), ids)
+    names, others = matched(path, list(objects), ids)
     return Matched({image: objects[name] for name, image in names.items()}, others)
-
-
-def _matched(
-    path: Path, names: Sequence[str], ids: Sequence[str]
-) -> tuple[dict[str, str], tuple[str, ...]]:
-    """Name in the file -> id of an image, and the names that are no image."""
-    exact = set(ids)
-    whole: dict[str, list[str]] = {}
-    ends: dict[str, list[str]] = {}
-    for one in ids:
-        plain = _plain(one)
-        whole.setdefault(plain, []).append(one)
-        for end in _ends(plain):
-            ends.setdefault(end, []).append(one)
-    made: dict[str, str] = {}
-    others: list[str] = []
-    unclear: list[str] = []
-    for name in names:
-        if name in exact:
-            made[name] = name
-            continue
-        plain = _plain(name)
-        candidates = whole.get(plain) or ends.get(plain)
-        if candidates is None:  # the file may name folders above those of the run
-            candidates = next((whole[end] for end in _ends(plain) if end in whole), [])
-        if len(candidates) == 1:
-            made[name] = candidates[0]
-        else:
-            (unclear if candidates else others).append(name)
-    if unclear:
-        raise ValueError(
-            f"{path}: several images of the run may be meant by {some(unclear)}; give each its "
-            "path as the run has it (the column id of per_image.csv)"
-        )
-    names_of: dict[str, list[str]] = {}
-    for name, image in made.items():
-        names_of.setdefault(image, []).append(name)
-    twice = next((alike for alike in names_of.values() if len(alike) > 1), None)
-    if twice is not None:
-        raise ValueError(
-            f"{path}: expected one name for each image, but {some(twice)} all mean {made[twice[0]]}"
-        )
-    if not made:
-        raise ValueError(
-            f"{path}: expected boxes of images of the run, such as {ids[0] if ids else 'none'}, "
-            f"but none of its {len(others):,} names is one, such as {others[0]}"
-        )
-    return made, tuple(others)
-
-
-def _plain(name: str) -> str:
-    """A path without the suffix of an image."""
-    path = PurePosixPath(name.replace("\\", "/"))
-    return str(path.with_suffix("")) if path.suffix.lower() in suffixes() else str(path)
-
-
-def _ends(plain: str) -> list[str]:
-    parts = plain.split("/")
-    return ["/".join(parts[start:]) for start in range(len(parts))]
 
 
 def _of_csv(path: Path, text: str) -> dict[str, Objects]:

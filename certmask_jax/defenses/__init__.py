@@ -19,15 +19,8 @@ from certmask_jax.defenses.band_defense import DerandomizedSmoothing, SmoothedVi
 from certmask_jax.defenses.certmask_votes import CertMask, CertMaskDetection
 from certmask_jax.defenses.clipped_bagnet_defense import ClippedBagNet
 from certmask_jax.defenses.crosscert_detection import CrossCert
-from certmask_jax.defenses.defense import (
-    ALERT,
-    Defense,
-    Guarantee,
-    Seen,
-    certificate,
-    rule,
-    worst_case,
-)
+from certmask_jax.defenses.defense import ALERT, Defense, Guarantee, certificate, rule, worst_case
+from certmask_jax.defenses.known_so_far import Seen
 from certmask_jax.defenses.mask_ds_defense import MaskDS
 from certmask_jax.defenses.minority_reports_detector import MinorityReports
 from certmask_jax.defenses.mrcert_recovery import MRCert

@@ -24,7 +24,8 @@ import jax
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from certmask_jax.defenses.defense import Defense, Seen
+from certmask_jax.defenses.defense import Defense
+from certmask_jax.defenses.known_so_far import Seen
 from certmask_jax.defenses.patch_spots import Spots, spots_under
 from certmask_jax.defenses.patchcleanser_masking import ChallengerMasking
 from certmask_jax.defenses.places_at_once import all_places, by_good_rows, rows_of

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from certmask_jax.defenses.defense import Seen
+from certmask_jax.defenses.known_so_far import Seen
 
 _FIRST = 8  # masks that an image begins with
 _GOLDEN = 0.6180339887498949  # its multiples are spread evenly, however many

@@ -24,7 +24,8 @@ from jax import Array
 from numpy.typing import NDArray
 
 from certmask_jax.defenses import certmask_early_exit
-from certmask_jax.defenses.defense import ALERT, Defense, Guarantee, Seen
+from certmask_jax.defenses.defense import ALERT, Defense, Guarantee
+from certmask_jax.defenses.known_so_far import Seen
 from certmask_jax.defenses.over_tables import Row, RowProof
 from certmask_jax.defenses.rounds import OneRound, one_round
 from certmask_jax.defenses.voting import Ties, check_ties, count_votes, majority, preference

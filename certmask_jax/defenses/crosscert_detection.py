@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from certmask_jax.defenses import crosscert
 from certmask_jax.defenses import derandomized_smoothing as smoothing
 from certmask_jax.defenses.crosscert import JointGroups
-from certmask_jax.defenses.defense import Defense, Guarantee, groups_of
+from certmask_jax.defenses.defense import Defense, Guarantee
 from certmask_jax.defenses.over_tables import Row, RowProof
+from certmask_jax.defenses.rounds import groups_of
 from certmask_jax.masks import distinct_unions
 from certmask_jax.masks.distinct_unions import MaskedImages
 from certmask_jax.masks.mask_set import MaskSet

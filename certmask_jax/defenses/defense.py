@@ -7,13 +7,14 @@ import enum
 import math
 from collections.abc import Mapping
 from html import escape
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar
 
 import numpy as np
 from jax import Array
 from numpy.typing import ArrayLike, NDArray
 
 from certmask_jax.defenses import over_tables
+from certmask_jax.defenses.known_so_far import Seen
 from certmask_jax.defenses.over_tables import CERTIFICATE, RULE, WORST_CASE, Row, RowProof
 from certmask_jax.masks.distinct_unions import MaskedImages
 from certmask_jax.masks.mask_drawing import svg_of
@@ -31,30 +32,6 @@ class Guarantee(enum.StrEnum):
 
     RECOVERY = "recovery"  # the true label
     DETECTION = "detection"  # the true label or an alert, never a wrong label
-
-
-class Seen(NamedTuple):
-    """What is known of one image while its masked images are being evaluated."""
-
-    predictions: NDArray[np.integer[Any]]  # [V]; NO_LABEL where logits were not finite
-    margins: NDArray[np.float16]  # [V]
-    known: NDArray[np.bool_]  # [V]; entries that are not known hold anything
-
-    @classmethod
-    def nothing(cls, count: int) -> Self:
-        """What is known of ``count`` masked images before any is evaluated."""
-        return cls(np.zeros(count, np.int16), np.zeros(count, np.float16), np.zeros(count, bool))
-
-    @property
-    def sure(self) -> NDArray[np.bool_]:
-        """``bool[V]``: neither a tie nor without finite logits, where known."""
-        return (self.margins > 0) & (self.predictions != NO_LABEL)
-
-
-def each_once(columns: NDArray[np.integer[Any]]) -> NDArray[np.integer[Any]]:
-    """Drops repetitions, in order of first appearance."""
-    _, first = np.unique(columns, return_index=True)
-    return columns[np.sort(first)]
 
 
 def json_able(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -309,20 +286,3 @@ def certificate(defense: Defense, table: PredictionTable, labels: ArrayLike) -> 
 def worst_case(defense: Defense, table: PredictionTable, labels: ArrayLike) -> Array:
     """``defense.worst_case``, ``bool[T]``, as a pure function of JAX; see ``rule``."""
     return over_tables.traced(defense, WORST_CASE, table, labels)
-
-
-def groups_of(
-    images: MaskedImages, masks: MaskSet, against: Threat | None = None
-) -> NDArray[np.bool_]:
-    """``bool[G, V]``: which masked images hide the patches, for every group of placements.
-
-    Of the threat that the masks were built for, or of another one that they hide as well, such as
-    smaller patches or patches inside a region: fewer groups, hence sharper proofs.
-
-    Raises:
-      CoverageError: where fewer masks than promised hide a placement of ``against``.
-      ValueError: for a threat on another image size.
-    """
-    if against is not None:
-        masks.check(against)
-    return images.location_groups(masks.threat if against is None else against)

@@ -20,8 +20,9 @@ import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
-from certmask_jax.defenses.defense import ALERT, Defense, Guarantee, groups_of
+from certmask_jax.defenses.defense import ALERT, Defense, Guarantee
 from certmask_jax.defenses.over_tables import Row, RowProof
+from certmask_jax.defenses.rounds import groups_of
 from certmask_jax.masks import distinct_unions
 from certmask_jax.masks.distinct_unions import MaskedImages
 from certmask_jax.masks.mask_set import MaskSet

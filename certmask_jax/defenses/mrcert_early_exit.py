@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from certmask_jax.defenses.defense import Seen, each_once
+from certmask_jax.defenses.known_so_far import Seen, each_once
 from certmask_jax.masks.union_lattice import Unions
 
 Columns = NDArray[np.intp]

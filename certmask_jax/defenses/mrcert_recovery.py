@@ -44,7 +44,8 @@ from jax import Array
 from numpy.typing import NDArray
 
 from certmask_jax.defenses import mrcert_early_exit, traced_early_exit
-from certmask_jax.defenses.defense import Defense, Seen
+from certmask_jax.defenses.defense import Defense
+from certmask_jax.defenses.known_so_far import Seen
 from certmask_jax.defenses.mrcert_early_exit import UnionPlan
 from certmask_jax.defenses.over_tables import Row, RowProof
 from certmask_jax.masks.distinct_unions import MaskedImages

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from certmask_jax.defenses.defense import Seen, each_once
+from certmask_jax.defenses.known_so_far import Seen, each_once
 from certmask_jax.defenses.patchcleanser_proofs import TwoRounds
 from certmask_jax.defenses.voting import Ties
 

@@ -31,7 +31,8 @@ from certmask_jax.defenses import (
     patchcleanser_proofs,
     traced_early_exit,
 )
-from certmask_jax.defenses.defense import Defense, Seen
+from certmask_jax.defenses.defense import Defense
+from certmask_jax.defenses.known_so_far import Seen
 from certmask_jax.defenses.over_tables import Row, RowProof
 from certmask_jax.defenses.patchcleanser_early_exit import Question
 from certmask_jax.defenses.patchcleanser_proofs import TwoRounds, good_rows, two_rounds

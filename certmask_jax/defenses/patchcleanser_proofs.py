@@ -17,7 +17,7 @@ import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
-from certmask_jax.defenses.defense import groups_of
+from certmask_jax.defenses.rounds import groups_of
 from certmask_jax.defenses.voting import count_votes, preference
 from certmask_jax.masks import distinct_unions
 from certmask_jax.masks.distinct_unions import MaskedImages

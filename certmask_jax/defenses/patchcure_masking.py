@@ -29,10 +29,12 @@ from jax import Array
 from numpy.typing import NDArray
 
 from certmask_jax.defenses import patchcleanser_early_exit, traced_early_exit
-from certmask_jax.defenses.defense import Defense, Seen, groups_of
+from certmask_jax.defenses.defense import Defense
+from certmask_jax.defenses.known_so_far import Seen
 from certmask_jax.defenses.over_tables import Row, RowProof
 from certmask_jax.defenses.patchcleanser_early_exit import Question
 from certmask_jax.defenses.patchcleanser_proofs import TwoRounds, good_rows
+from certmask_jax.defenses.rounds import groups_of
 from certmask_jax.masks import distinct_unions
 from certmask_jax.masks.distinct_unions import MaskedImages
 from certmask_jax.masks.mask_set import MaskSet

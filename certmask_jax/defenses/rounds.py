@@ -1,4 +1,7 @@
-"""The single round of masks that many defenses have: built once for equal masks and threats."""
+"""Which masked images hide the patches; and the single round of masks that many defenses have.
+
+The latter is built once for equal masks and threats.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,27 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from certmask_jax.defenses.defense import groups_of
 from certmask_jax.masks import distinct_unions
 from certmask_jax.masks.distinct_unions import MaskedImages
 from certmask_jax.masks.mask_set import MaskSet
 from certmask_jax.masks.threats import Threat
+
+
+def groups_of(
+    images: MaskedImages, masks: MaskSet, against: Threat | None = None
+) -> NDArray[np.bool_]:
+    """``bool[G, V]``: which masked images hide the patches, for every group of placements.
+
+    Of the threat that the masks were built for, or of another one that they hide as well, such as
+    smaller patches or patches inside a region: fewer groups, hence sharper proofs.
+
+    Raises:
+      CoverageError: where fewer masks than promised hide a placement of ``against``.
+      ValueError: for a threat on another image size.
+    """
+    if against is not None:
+        masks.check(against)
+    return images.location_groups(masks.threat if against is None else against)
 
 
 class OneRound(NamedTuple):

@@ -9,7 +9,8 @@ import numpy as np
 from jax.sharding import Mesh
 from numpy.typing import ArrayLike, NDArray
 
-from certmask_jax.defenses.defense import ALERT, Defense, Seen
+from certmask_jax.defenses.defense import ALERT, Defense
+from certmask_jax.defenses.known_so_far import Seen
 from certmask_jax.inference import early_exit
 from certmask_jax.inference.claimed_fields import check_claims
 from certmask_jax.inference.distinct_fields import LocalLogits

@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from certmask_jax.defenses.defense import Defense, Seen, each_once
+from certmask_jax.defenses.defense import Defense
+from certmask_jax.defenses.known_so_far import Seen, each_once
 from certmask_jax.inference import chunk_sizes
 from certmask_jax.inference.engine import Engine
 from certmask_jax.tables.outputs import Outputs

@@ -12,7 +12,6 @@ the exit status is then 4.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import sys
 import time
@@ -21,17 +20,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from certmask_jax.files import fingerprint
-from certmask_jax.programs import (
-    certification_config,
-    certification_options,
-    page_options,
-    paths,
-    printing,
-    program,
-    runtime,
-)
+from certmask_jax.programs import certification_config, printing, program, runtime
 from certmask_jax.programs.attacking import (
     attack_audit,
+    attack_command_line,
     attack_options,
     attack_summary,
     attacked_job,
@@ -48,7 +40,6 @@ from certmask_jax.programs.attacking.attack_folder import AttackFolder
 from certmask_jax.programs.attacking.attacked_run import AttackedRun, read_run
 from certmask_jax.programs.attacking.given_places import check_place
 from certmask_jax.programs.attacking.universal_job import UniversalJob
-from certmask_jax.programs.certification_config import Config
 from certmask_jax.programs.certification_job import Job
 from certmask_jax.programs.command_line import CommandLine, check_not_typed
 
@@ -57,51 +48,10 @@ STOPPED = 3
 
 CONTRADICTED = attack_audit.CONTRADICTED
 
-_OTHERWISE = (
-    *("list", "from_tables", "dry_run", "margin_guard", "shard", "chunk"),
-    *("decide", "whole_images", "format", "patched", "distributed", "sizes", "page"),
-    "keep_evidence",
-    *page_options.DESTINATIONS,
-)
-"""Options of certify that say nothing about an attack."""
-_OF_THE_RUN = ("data_dir", "weights", "num_images")
-_WITH_A_RUN = (*_OF_THE_RUN, "out", "max_minutes", "cpu_devices", "compilation_cache")
-"""Options of certify that go beside the folder of a run."""
-
 
 def parser() -> CommandLine:
-    """The command line: that of certify, and how it attacks."""
-    parse = certification_options.parser()
-    parse.prog = program.command("attack")
-    parse.description, parse.epilog = __doc__, None
-    for action in parse._actions:
-        if action.dest in _OTHERWISE:
-            action.help = argparse.SUPPRESS
-        elif action.dest == "out":
-            action.help = (
-                "folder for the patched images and what came of them, new or of this same attack, "
-                "which then goes on (default: RUN_FOLDER/attack, or runs/DATASET-MODEL-HASH-attack)"
-            )
-    parse.add_argument(
-        "run",
-        nargs="?",
-        type=paths.local_path,
-        metavar="RUN_FOLDER",
-        help="the folder of a run of certify: its data, model, patch and defenses are attacked; "
-        "--data-dir and --weights say where they are now, --num-images takes fewer (default: what "
-        "the options say)",
-    )
-    _add_own(parse)
-    return parse
-
-
-def _add_own(parse: argparse.ArgumentParser) -> None:
-    """Adds the options that certify does not have."""
-    group = parse.add_argument_group("how it attacks")
-    attack_options.add(group)
-    attack_options.add_place(group)
-    given_patch_options.add(parse.add_argument_group("patches that are given"))
-    universal_options.add(parse.add_argument_group("one patch for many images"))
+    """The command line."""
+    return attack_command_line.parser(description=__doc__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -120,7 +70,7 @@ def _run(argv: Sequence[str] | None) -> int:
     started = time.monotonic()
     words = sys.argv[1:] if argv is None else list(argv)
     arguments = parser().parse_args(words)
-    check_not_typed(arguments, _OTHERWISE, "in an attack")
+    check_not_typed(arguments, attack_command_line.OTHERWISE, "in an attack")
     options = attack_options.read(arguments)
     given = given_patch_options.read(arguments)
     universal = universal_options.read(arguments)
@@ -128,7 +78,7 @@ def _run(argv: Sequence[str] | None) -> int:
     run: AttackedRun | None = None
     if arguments.run is not None:
         run = read_run(arguments.run)
-        config = _config_of(run, arguments)
+        config = attack_command_line.config_of(run, arguments)
     else:
         config = certification_config.read_config(arguments)
     runtime.start(config.runtime)
@@ -144,10 +94,10 @@ def _run(argv: Sequence[str] | None) -> int:
     minutes = arguments.max_minutes
     deadline = None if minutes is None else started + 60 * minutes
     if universal is not None and run is not None:
-        out = _out(arguments, config, job, "universal")
+        out = attack_command_line.out_of(arguments, job, "universal")
         return _universal(job, run, options, universal, out, deadline, command)
     if given is None or run is None:
-        out = _out(arguments, config, job, "attack")
+        out = attack_command_line.out_of(arguments, job, "attack")
         return _searched(job, run, options, out, deadline, command)
     fitted = given_patches.fitted(
         patches, attacked_job.threat_of(job), job.model.data_config.channels, scale=given.scale
@@ -156,7 +106,8 @@ def _run(argv: Sequence[str] | None) -> int:
         for patch in fitted:
             check_place(patch.size, attacked_job.threat_of(job), options.place)
     facts = given_patch_job.facts(fitted, options, scaled=given.scale)
-    with opened_attacks.folder_of(job, _out(arguments, config, job, "patches"), facts) as folder:
+    out = attack_command_line.out_of(arguments, job, "patches")
+    with opened_attacks.folder_of(job, out, facts) as folder:
         test = given_patch_job.PatchTest(job, run.claims(), fitted, folder, options)
         finished = _attacked(test, deadline)
         results = given_patch_table.summary(folder.lines, test.specs(), fitted, run.claims())
@@ -280,36 +231,3 @@ def _told(
     where = f"patched images and attacks.jsonl in {folder.folder}"
     print(f"\n{where}" if finished else f"\nstopped: {where}; give the same command again")
     return attack_audit.status_of(contradicted) or (0 if finished else STOPPED)
-
-
-def _config_of(run: AttackedRun, arguments: argparse.Namespace) -> Config:
-    """The config of a run; ``ValueError`` for options that another run would have."""
-    useless = [
-        option
-        for dest, option in arguments.typed.items()
-        if dest not in (*_WITH_A_RUN, *_own_destinations())
-    ]
-    if useless:
-        raise ValueError(
-            f"{', '.join(useless)}: expected nothing that makes another run beside RUN_FOLDER; "
-            "leave it out, or give all options and no folder"
-        )
-    names = [name for name in _OF_THE_RUN if name in arguments.typed]
-    given = {name: getattr(arguments, name) for name in names}
-    return run.config(given, arguments.typed, runtime.read(arguments))
-
-
-def _own_destinations() -> set[str]:
-    parse = argparse.ArgumentParser()
-    _add_own(parse)
-    return {action.dest for action in parse._actions}
-
-
-def _out(arguments: argparse.Namespace, config: Config, job: Job, name: str) -> Path:
-    if arguments.out is not None:
-        if not isinstance(arguments.out, Path):
-            raise ValueError(f"--out {arguments.out}: expected a local folder")
-        return arguments.out
-    if arguments.run is not None:
-        return Path(arguments.run) / name
-    return Path("runs") / f"{job.name}-{name}"

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from certmask_jax.files import fingerprint, whole_files
-from certmask_jax.programs import model_options, program, runtime
+from certmask_jax.programs import chosen_model, program, runtime
 from certmask_jax.programs.command_line import CommandLine, named
 from certmask_jax.programs.measurements import (
     absent_devices,
@@ -167,7 +167,7 @@ def _run(argv: Sequence[str] | None) -> int:
         compiles or "model" in {o for m in config.measurements for o in USES[m]}
     ):
         with named("--model"):
-            model_options.named_model(config.model, **_of_vit(config))
+            chosen_model.named_model(config.model, **_of_vit(config))
     if config.evidence is not None:
         with named("--evidence"):
             analysis.read(config.evidence)

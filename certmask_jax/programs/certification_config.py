@@ -20,9 +20,9 @@ from certmask_jax.programs import (
     threat_options,
 )
 from certmask_jax.programs.certification_options import PRECISIONS
+from certmask_jax.programs.chosen_model import ModelOptions
 from certmask_jax.programs.command_line import as_options, check_not_typed, check_uses, hint
 from certmask_jax.programs.data_options import DataOptions
-from certmask_jax.programs.model_options import ModelOptions
 from certmask_jax.programs.page_options import PageOptions
 from certmask_jax.programs.parts_options import PartsOptions
 from certmask_jax.programs.runtime import Runtime

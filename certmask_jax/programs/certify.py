@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 
 from certmask_jax.files import processes
-from certmask_jax.programs import listings, program
+from certmask_jax.programs import listings, own_process, program
 from certmask_jax.programs.certification_config import check_from_tables, check_modes, read_config
 from certmask_jax.programs.certification_options import parser
 
@@ -36,7 +36,7 @@ def _run(argv: Sequence[str] | None) -> int:
         print(listings.everything())
         return 0
     config = read_config(arguments)
-    with program.without_collections():  # what runs, which help, lists and mistakes do without
+    with own_process.without_collections():  # what runs, which help, lists and mistakes do without
         from certmask_jax.programs import certification_run, evidence_of_folder, from_tables
     if config.from_tables is not None:
         folder = config.from_tables

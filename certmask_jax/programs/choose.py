@@ -11,22 +11,21 @@ import dataclasses
 import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from certmask_jax._text import counted, json_of
+from certmask_jax._text import counted
 from certmask_jax.certification import certified_size, evaluation
 from certmask_jax.certification.report.labels import against
 from certmask_jax.certification.successive_halving import Dropped, Measured, Search, rungs, search
 from certmask_jax.data import Dataset
-from certmask_jax.files import fingerprint, whole_files
-from certmask_jax.files.storage import AnyPath
+from certmask_jax.files import whole_files
 from certmask_jax.inference import views
 from certmask_jax.masks.threats import Threat
 from certmask_jax.programs import program, runtime
 from certmask_jax.programs.certification_job import Job, opened
-from certmask_jax.programs.choosing import budget_times, choose_options, wave_times
+from certmask_jax.programs.choosing import budget_times, choice_folder, choose_options
+from certmask_jax.programs.choosing.choice_folder import ASKED, RESULT
 from certmask_jax.programs.choosing.choose_candidates import Candidate, candidates
 from certmask_jax.programs.choosing.choose_options import ChooseOptions, Variant
 from certmask_jax.programs.choosing.choose_report import Choice, as_text, nothing_left, to_json
@@ -35,9 +34,6 @@ from certmask_jax.programs.choosing.image_halves import SomeImages, halves
 from certmask_jax.programs.command_line import CommandLine, as_options
 from certmask_jax.programs.printing import width_of
 from certmask_jax.programs.run_folder import write_report
-
-RESULT, ASKED = "choice.json", "asked.json"
-"""What a choice came to, and what was asked of it."""
 
 STOPPED = 3
 """Exit status of a choice that ended as it had no more time."""
@@ -63,14 +59,28 @@ def run(options: ChooseOptions, words: Sequence[str]) -> int:
     all_candidates = candidates(options, attacks, each)
     with as_options("calibrate", "num_images"):
         chosen_on, others = halves(job.dataset, options.calibrate, options.seed)
-    folder = config.out or Path("runs") / _name(job, options, all_candidates)
-    _check_folder(folder, _asked(options))
-    times = budget_times.of_variants(options, jobs, all_candidates, folder)
+    folder = config.out or Path("runs") / choice_folder.name_of(job, options, all_candidates)
+    deadline = None if config.max_minutes is None else started + 60 * config.max_minutes
+    with choice_folder.alone(folder, choice_folder.asked_of(options)):
+        runs = Runs(options, jobs, folder, deadline)
+        return _chosen(runs, all_candidates, chosen_on, others, words)
+
+
+def _chosen(
+    runs: Runs,
+    all_candidates: Sequence[Candidate],
+    chosen_on: SomeImages,
+    others: SomeImages,
+    words: Sequence[str],
+) -> int:
+    """Chooses in a folder that is its own; returns the exit status."""
+    options, jobs, folder = runs.options, runs.jobs, runs.folder
+    job = next(iter(jobs.values()))
+    attacks = job.attacks
+    times = runs.times = budget_times.of_variants(options, jobs, all_candidates, folder)
     least = [one.least(options.budget_of, times.get(one.variant.name)) for one in all_candidates]
     affordable = [number for number, cost in enumerate(least) if cost <= options.budget]
-    sizes = tuple(config.threat.sizes) or ("",)
-    deadline = None if config.max_minutes is None else started + 60 * config.max_minutes
-    runs = Runs(options, jobs, folder, deadline, times)
+    sizes = tuple(options.variants[0].config.threat.sizes) or ("",)
     choice = Choice(
         options=options,
         sizes=sizes,
@@ -90,8 +100,8 @@ def run(options: ChooseOptions, words: Sequence[str]) -> int:
     )
     if not affordable:
         raise ValueError(nothing_left(choice))
-    folder.mkdir(parents=True, exist_ok=True)
-    whole_files.write_text(folder / ASKED, json.dumps(_asked(options), indent=1))
+    asked = choice_folder.asked_of(options)
+    whole_files.write_text(folder / ASKED, json.dumps(asked, indent=1))
     program.say(
         f"{len(affordable)} of {counted(len(all_candidates), 'candidate')} on up to "
         f"{counted(len(chosen_on), 'image')}, then the "
@@ -119,6 +129,7 @@ def run(options: ChooseOptions, words: Sequence[str]) -> int:
     }
     timed = budget_times.of_guards(jobs, choice, others) if times else {}
     choice = dataclasses.replace(choice, commands=commands, timed=timed)
+    command = program.typed("choose", words)
     content = {**to_json(choice), "provenance": {**job.provenance, "command": command}}
     whole_files.write_text(folder / RESULT, json.dumps(content, indent=1))
     print(as_text(choice, width_of(sys.stdout)))
@@ -208,51 +219,6 @@ def _check(attacks: Sequence[Threat], sizes: Sequence[str]) -> None:
             f"--patch: expected one threat to choose for, got {len(attacks)}; where the size is "
             "not known give --sizes"
         )
-
-
-def _check_folder(folder: AnyPath, asked: Mapping[str, Any]) -> None:
-    """Refuses a folder that holds something else; whose runs these are, each run checks.
-
-    What is asked of a choice decides its front only at the end, after all rounds: that it is the
-    same is looked at before them.
-    """
-    if not folder.exists():
-        return
-    files = {RESULT, ASKED, wave_times.FILE}
-    known = {*files, *(f"{name}{whole_files.UNFINISHED}" for name in files), "rounds", "reported"}
-    if not folder.is_dir() or not {file.name for file in folder.iterdir()} <= known:
-        raise FileExistsError(
-            f"--out {folder}: expected a new or empty folder, or this same choice to go on with, "
-            "but it holds other files; choose another name"
-        )
-    try:
-        there = json_of((folder / ASKED).read_bytes())
-    except FileNotFoundError:
-        return
-    except ValueError as error:
-        raise ValueError(f"{folder / ASKED}: is damaged ({error}); choose another --out") from error
-    differences = fingerprint.differences(there, dict(asked))
-    if differences:
-        raise FileExistsError(
-            f"--out {folder}: expected this same choice to go on with, but "
-            f"{'; '.join(differences[:5])}; choose another name, or give the command of that choice"
-        )
-
-
-def _asked(options: ChooseOptions) -> dict[str, Any]:
-    """What decides a choice beside its candidates and images, as JSON has it."""
-    names = ("budget", "unit", "budget_of", "seed", "calibrate", "least_clean", "floors")
-    facts = {name: getattr(options, name) for name in (*names, "size_weights")}
-    return dict(fingerprint.plain({**facts, "halving": options.halving and options.may_lose}))
-
-
-def _name(job: Job, options: ChooseOptions, all_candidates: Sequence[Candidate]) -> str:
-    facts = {
-        "job": job.name,
-        "candidates": [f"{one.spec} {one.variant.name}" for one in all_candidates],
-        **_asked(options),
-    }
-    return f"choose-{job.name.rpartition('-')[0]}-{fingerprint.of_facts(facts)[:8]}"
 
 
 def _over(attacks: Sequence[Threat]) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from certmask_jax._version import __version__
-from certmask_jax.programs import program
+from certmask_jax.programs import own_process, program
 from certmask_jax.programs.command_line import hint
 
 PROGRAMS = {
@@ -39,12 +39,12 @@ def main() -> NoReturn:
     words = sys.argv[1:]
     name = words[0].replace("_", "-") if words else ""
     if name not in PROGRAMS:
-        program.leave(lambda: program.run(lambda: _without_program(words)))
-    program.begin()
-    with program.without_collections():
+        own_process.leave(lambda: program.run(lambda: _without_program(words)))
+    own_process.begin()
+    with own_process.without_collections():
         module = importlib.import_module(f"certmask_jax.programs.{name.replace('-', '_')}")
     run: Callable[[Sequence[str]], int] = module.main
-    program.leave(lambda: run(words[1:]))
+    own_process.leave(lambda: run(words[1:]))
 
 
 def help_text() -> str:

@@ -24,6 +24,7 @@ from certmask_jax.inference.distinct_fields import LocalLogits
 from certmask_jax.masks.threats import Threat
 from certmask_jax.programs import defense_entries, imported
 from certmask_jax.programs.command_line import hint
+from certmask_jax.programs.keys_of_signatures import own_keys, own_words
 from certmask_jax.programs.spec_keys import Key, flag, pairs, size, values
 
 
@@ -164,9 +165,9 @@ def entry_of(text: str) -> EvidenceEntry | None:
     given = {"spec", "field", "stride", "seen_size"} if is_local else {"spec"}
     return EvidenceEntry(
         name,
-        defense_entries.own_words(path),
+        own_words(path),
         functools.partial(imported.called, path, wanted=EvidenceDefense),
-        defense_entries.own_keys(path, given=given),
+        own_keys(path, given=given),
         is_local=is_local,
         kind=built,
     )

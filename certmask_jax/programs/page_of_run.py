@@ -9,37 +9,22 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from certmask_jax._text import counted
 from certmask_jax.certification.report import Report
-from certmask_jax.data import decoding
-from certmask_jax.data.attacked_sets import LINES, Line, read_lines
-from certmask_jax.defenses import ALERT, Defense
 from certmask_jax.files import whole_files
 from certmask_jax.files.storage import AnyPath
-from certmask_jax.files.unreadable import UnreadableImage
-from certmask_jax.masks.distinct_unions import MaskedImages
 from certmask_jax.pages import pictures
 from certmask_jax.pages.evidence_maps import EvidenceMaps
 from certmask_jax.pages.image_data import Attacked
-from certmask_jax.pages.inspected import Inspected, inspect
+from certmask_jax.pages.inspected import Inspected
 from certmask_jax.pages.map_limits import USUAL, MapLimits
 from certmask_jax.pages.object_sizes import ObjectSizes
 from certmask_jax.pages.run_page import FILE, MOST_IMAGES, page_of, sample
-from certmask_jax.programs import defense_specs, evidence_entries, evidence_of_run, program
-from certmask_jax.programs.attacking.attack_options import UNDEFENDED
+from certmask_jax.programs import evidence_of_run, program, shown_attacks, table_of_run
 from certmask_jax.programs.earlier_images import Picture
 from certmask_jax.tables.evidence_store import SavedEvidence
-from certmask_jax.tables.outputs import NO_LABEL, Outputs
-from certmask_jax.tables.prediction_table import PredictionTable
 from certmask_jax.tables.saved_table import SavedTable
 
-MOST_DEFENSES = 8
-"""Results of which images are looked at one by one; of more the page has the numbers alone."""
-
-_ENTRIES_AT_ONCE = 1 << 22
-_WORDS = {"alert": ALERT, "none": NO_LABEL}
 _PICTURES = 5_500_000  # characters of a page; with all else it stays below 10 MB
-_ATTACKED = 1_500_000
 
 
 class MadePage(NamedTuple):
@@ -127,7 +112,7 @@ def made_page(
         said.append(f"Defenses on evidence have no maps: {program.one_line(str(error))}.")
     if saved is not None:
         try:
-            inspected, notes = _inspected(report, saved, rows, unseen, limits)
+            inspected, notes = table_of_run.inspected_rows(report, saved, rows, unseen, limits)
         except (ValueError, OSError) as error:
             notes = [f"There are no maps: {program.one_line(program.message(error))}."]
         said += notes
@@ -137,7 +122,7 @@ def made_page(
     attacked: Mapping[int, Sequence[Attacked]] = {}
     if attack is not None:
         try:
-            attacked, notes = _attacked(report, rows, attack)
+            attacked, notes = shown_attacks.attacked_rows(report, rows, attack)
         except (ValueError, OSError, KeyError, TypeError) as error:
             text = program.one_line(program.message(error))
             notes = [f"No patched images are shown: {text}."]
@@ -154,131 +139,6 @@ def made_page(
         missing=said,
     )
     return MadePage(page, tuple(said))
-
-
-def _inspected(
-    report: Report,
-    saved: SavedTable,
-    rows: NDArray[np.intp],
-    unseen: dict[int, str],
-    limits: MapLimits,
-) -> tuple[dict[int, Inspected], list[str]]:
-    """What the table tells of the rows that are shown, for each defense that it is of.
-
-    Of the others ``unseen`` is told why there is no map.
-    """
-    place_of = {one: place for place, one in enumerate(saved.ids)}
-    try:
-        places = np.array([place_of[report.ids[row]] for row in rows.tolist()], np.intp)
-    except KeyError as error:
-        return {}, [f"The table is of other images than the results ({error} is not in it)."]
-    labels = report.per_image["label"][rows]
-    if (saved.labels[places] != labels).any():
-        return {}, ["The table has other labels than the results, so no labels are shown."]
-    made: dict[int, Inspected] = {}
-    said = []
-    left_out = 0
-    for number, result in enumerate(report.defenses):
-        if evidence_entries.is_on_evidence(result.spec) or not result.masked_images:
-            continue
-        if len(made) == MOST_DEFENSES:
-            left_out += 1
-            unseen[number] = f"maps are of the first {MOST_DEFENSES} results that have tables"
-            continue
-        try:
-            defense: Defense = defense_specs.build(
-                result.spec, result.threat.image_size, result.threat
-            )
-            columns = saved.table.columns(defense.masked_images)
-        except (ValueError, ImportError) as error:
-            said.append(f"{result.spec}: its labels cannot be shown ({error}).")
-            unseen[number] = f"its masked images are not in the table ({error})"
-            continue
-        part = _taken(saved.table, places, columns, defense.masked_images)
-        certified = result.per_image["worst_case"][rows]
-        made[number] = inspect(
-            defense, part, labels, certified, margin_guard=report.margin_guard, limits=limits
-        )
-    if left_out:
-        said.append(
-            f"Maps are shown of the first {MOST_DEFENSES} results that have tables; {left_out} "
-            "more have their verdicts alone."
-        )
-    return made, said
-
-
-def _taken(
-    table: PredictionTable,
-    places: NDArray[np.intp],
-    columns: NDArray[np.intp],
-    images: MaskedImages,
-) -> PredictionTable:
-    """Some rows and columns of a table on the disk, of which only a part is held at a time."""
-    at_once = max(1, _ENTRIES_AT_ONCE // max(1, len(columns)))
-    parts = []
-    for start in range(0, len(table), at_once):
-        own = places[(places >= start) & (places < start + at_once)] - start
-        if len(own):
-            block = table.take(slice(start, start + at_once), columns, images)
-            parts.append(block.map(lambda column, own=own: column[own]))  # type: ignore[misc]
-    joined = Outputs(*map(np.concatenate, zip(*parts, strict=True)))
-    return PredictionTable.of(joined, images, table.num_classes)
-
-
-def _attacked(
-    report: Report, rows: NDArray[np.intp], folder: Path
-) -> tuple[dict[int, list[Attacked]], list[str]]:
-    """What an attack of the run made of its images; patched ones as far as a page holds them."""
-    there = read_lines(folder)
-    if there is None:
-        return {}, [f"No patched images are shown: {folder / LINES} is not there."]
-    shown = {report.ids[row]: row for row in rows.tolist()}
-    specs = {d.spec: number for number, d in reversed(list(enumerate(report.defenses)))}
-    lines = [
-        line
-        for line in there.lines
-        if line["image"] in shown and line["broken"] is not None
-        and (line["defense"] == UNDEFENDED or line["defense"] in specs)
-    ]  # fmt: skip
-    addresses, said = _patched_pictures(folder, lines)
-    made: dict[int, list[Attacked]] = {}
-    for place, line in enumerate(lines):
-        number = None if line["defense"] == UNDEFENDED else specs[line["defense"]]
-        after = _WORDS[line["after"]] if line["after"] in _WORDS else line["after"]
-        one = Attacked(number, int(after), bool(line["broken"]), addresses.get(place))
-        made.setdefault(shown[line["image"]], []).append(one)
-    return made, said
-
-
-def _patched_pictures(folder: Path, lines: Sequence[Line]) -> tuple[dict[int, str], list[str]]:
-    """Addresses of the patched images that broke a defense, first of all; by number of line."""
-    there = [place for place, line in enumerate(lines) if _is_there(folder, line)]
-    order = sorted(there, key=lambda place: not lines[place]["broken"])
-
-    def read(number: int) -> NDArray[np.uint8] | None:
-        file = lines[order[number]]["file"]
-        try:
-            image = np.asarray(decoding.decode(folder / file, file), np.uint8)
-        except UnreadableImage:
-            return None
-        return image.reshape(*image.shape[:2], -1)
-
-    shown, unreadable = pictures.first_data_uris(read, len(order), budget=_ATTACKED)
-    gone = len(lines) - len(there) + unreadable
-    are = "is" if gone == 1 else "are"
-    what = counted(gone, "patched image")
-    said = [f"{what} of the attack {are} not there."] if gone else []
-    if len(shown) + gone < len(lines):
-        said.append(
-            f"Of {counted(len(lines) - gone, 'patched image')} {len(shown)} are shown, those "
-            "that broke a "
-            "defense first; all are in the folder of the attack."
-        )
-    return {order[number]: address for number, address in shown.items()}, said
-
-
-def _is_there(folder: Path, line: Line) -> bool:
-    return "file" in line and (folder / line["file"]).is_file()
 
 
 def try_page(

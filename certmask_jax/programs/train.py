@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from certmask_jax.programs import program
+from certmask_jax.programs import own_process, program
 from certmask_jax.programs.training_options import parser
 
 
@@ -32,6 +32,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str] | None) -> int:
     arguments = parser().parse_args(argv)
-    with program.without_collections():  # what trains, which help and mistakes do without
+    with own_process.without_collections():  # what trains, which help and mistakes do without
         from certmask_jax.programs import training_job
     return training_job.run(arguments)

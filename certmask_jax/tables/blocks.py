@@ -8,22 +8,20 @@ never the fill value.
 from __future__ import annotations
 
 import json
-import math
-import operator
-import re
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 from certmask_jax._text import json_of
 from certmask_jax.files import file_systems, storage, whole_files
 from certmask_jax.files.storage import AnyPath
 from certmask_jax.tables.outputs import SCHEMA, Column, Outputs
 from certmask_jax.tables.run_images import Rows
+from certmask_jax.tables.stored_columns import StoredColumn, raise_os_error
 
 _LABELS = Column(np.int32, unknown=-1, missing=-2147483648)
 _IDS = "ids"
@@ -95,7 +93,7 @@ class Blocks:
             try:
                 self._stores[name] = self._open(name, create=True)
             except ValueError as error:
-                _raise_os_error(error, self._folder)
+                raise_os_error(error, self._folder)
                 # Damaged. It holds nothing that the table does not know; chunks stay.
                 (self._folder / name / "zarr.json").unlink()
                 self._stores[name] = self._open(name, create=True)
@@ -151,7 +149,7 @@ class Blocks:
             for future in started:
                 future.result()
         except ValueError as error:
-            _raise_os_error(error, self._folder)
+            raise_os_error(error, self._folder)
             raise
         if isinstance(self._folder, Path) and not file_systems.can_sync(self._folder):
             for file in self.files(number)[:-1]:  # TensorStore was told not to
@@ -235,71 +233,6 @@ class Blocks:
             "fill_missing_data_reads": False,
             "store_data_equal_to_fill_value": True,
         }
-
-
-class StoredColumn(np.lib.mixins.NDArrayOperatorsMixin):
-    """A column on disk that stands in for an array: rows are read when they are asked for.
-
-    Reading raises ``ValueError`` when a chunk is missing or damaged: its file, then ``remedy``.
-    """
-
-    def __init__(self, store: Any, folder: AnyPath, remedy: str) -> None:
-        self._store = store
-        self._folder = folder
-        self._remedy = remedy
-        self.shape: tuple[int, ...] = tuple(store.shape)
-        self.ndim = len(self.shape)
-        self.size = math.prod(self.shape)
-        self.dtype: np.dtype[Any] = store.dtype.numpy_dtype
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, key: Any) -> NDArray[Any]:
-        rows, *rest = key if isinstance(key, tuple) else (key,)
-        if isinstance(rows, slice):
-            start, stop, step = rows.indices(len(self))
-            if step == 1:
-                return self._read(slice(start, max(start, stop)))[(slice(None), *rest)]
-        elif isinstance(rows, int | np.integer):
-            number = range(len(self))[operator.index(rows)]
-            return self._read(slice(number, number + 1))[(0, *rest)]
-        return self._read(slice(0, len(self)))[key]
-
-    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
-        if copy is False:
-            raise ValueError("a column on disk: expected that a copy may be made, got copy=False")
-        return self._read(slice(0, len(self))).astype(dtype or self.dtype, copy=False)
-
-    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
-        loaded = [np.asarray(i) if isinstance(i, StoredColumn) else i for i in inputs]
-        return getattr(ufunc, method)(*loaded, **options)
-
-    def start(self, rows: slice) -> Any:
-        """Begins to read rows; ``finish`` gives them."""
-        return self._store[rows].read()
-
-    def finish(self, started: Any) -> NDArray[Any]:
-        """The rows that ``start`` began to read; raises as reading does."""
-        try:
-            return np.asarray(started.result())
-        except ValueError as error:
-            _raise_os_error(error, self._folder)
-            text = str(error).split("\n")[0]
-            match = re.match(r'.*/(c/[\d/]+)"?(?:: | is missing)', text)
-            file = self._folder / match[1] if match else self._folder
-            reason = text[match.end() if match else 0 :][:120]
-            what = "is missing" if text.endswith("is missing") else f"is damaged ({reason})"
-            raise ValueError(f"{file}: {what}{self._remedy}") from error
-
-    def _read(self, rows: slice) -> NDArray[Any]:
-        return self.finish(self.start(rows))
-
-
-def _raise_os_error(error: Exception, folder: AnyPath) -> None:
-    own = storage.os_error(error, folder)
-    if own is not None:
-        raise own from error
 
 
 def _read_rows(content: bytes) -> Rows:

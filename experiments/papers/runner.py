@@ -25,6 +25,7 @@ from certmask_jax.programs import (
     boxes_of_run,
     certification_run,
     evidence_entries,
+    own_process,
     page_options,
     program,
 )
@@ -181,7 +182,7 @@ def _as_rows_say(table: Table) -> Iterator[None]:
 
 def main(paper: Paper) -> NoReturn:
     """Runs the command and ends the process."""
-    program.leave(
+    own_process.leave(
         lambda: program.run(
             lambda: run(paper, sys.argv[1:]),
             interrupted="interrupted; give the same command again to go on",

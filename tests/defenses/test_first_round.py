@@ -9,7 +9,7 @@ from early_exit_cases import CLASSES, evaluated, facts, filled_in, random_table
 
 from certmask_jax import defenses, mask_sets
 from certmask_jax.defenses.certmask_early_exit import most_telling, undecided
-from certmask_jax.defenses.defense import Seen
+from certmask_jax.defenses.known_so_far import Seen
 from certmask_jax.tables.prediction_table import NO_LABEL, UNKNOWN
 
 

@@ -14,7 +14,7 @@ from covers import random_cover
 
 from certmask_jax import data, defenses, mask_sets, models, predict, weights
 from certmask_jax.defenses import Defense, adversary
-from certmask_jax.defenses.defense import Seen
+from certmask_jax.defenses.known_so_far import Seen
 from certmask_jax.inference.preprocessing import Preprocessing
 from certmask_jax.masks.mask_set import MaskSet
 from certmask_jax.programs import certify

@@ -15,7 +15,7 @@ from covers import random_cover
 
 from certmask_jax import CoverageError, data, defenses, mask_sets, models, predict, weights
 from certmask_jax.defenses import adversary
-from certmask_jax.defenses.defense import Seen
+from certmask_jax.defenses.known_so_far import Seen
 from certmask_jax.defenses.pair_cover_recovery import pair_cover_worst_case
 from certmask_jax.inference import defended_model
 from certmask_jax.inference.preprocessing import Preprocessing

@@ -16,7 +16,7 @@ from early_exit_cases import CLASSES, evaluated, facts, filled_in, random_table
 
 from certmask_jax import defenses, mask_sets
 from certmask_jax.defenses import Row, adversary
-from certmask_jax.defenses.defense import Seen
+from certmask_jax.defenses.known_so_far import Seen
 from certmask_jax.defenses.patchcleanser_proofs import (
     TwoRounds,
     double_masking_worst_case,

@@ -10,7 +10,7 @@ import pytest
 from defense_cases import CASES, hidden_of, random_table, robust_of
 
 from certmask_jax import defenses, mask_sets
-from certmask_jax.defenses.defense import Seen
+from certmask_jax.defenses.known_so_far import Seen
 from certmask_jax.masks import distinct_unions
 from certmask_jax.masks.combined_sets import any_shape, several_patches
 from certmask_jax.masks.distinct_unions import unions

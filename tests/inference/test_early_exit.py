@@ -10,7 +10,7 @@ from early_exit_cases import CLASSES, evaluated, facts, filled_in, random_table
 
 from certmask_jax import data, defenses, mask_sets, models, predict, weights
 from certmask_jax.certification import evaluation
-from certmask_jax.defenses.defense import Seen
+from certmask_jax.defenses.known_so_far import Seen
 from certmask_jax.inference import early_exit
 from certmask_jax.inference.preprocessing import Preprocessing
 from certmask_jax.inference.whole_images import masked_forward

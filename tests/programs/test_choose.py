@@ -136,6 +136,40 @@ def test_the_same_command_goes_on_and_another_choice_is_refused(chosen, capsys, 
     assert small_runs.contents(chosen) == after
 
 
+def test_a_second_choice_in_a_folder_is_refused_while_the_first_is_at_work(
+    chosen, tmp_path, capsys, monkeypatch
+):
+    """The second is begun after the first round of the first, which then ends as one alone does."""
+    out = tmp_path / "run"
+    words = [*SMALL, *THREE, "--out", str(out)]
+    real, second = choose_runs.Runs.certified, []
+
+    def certified(*given):
+        done = real(*given)
+        if not second:
+            second.append(small_runs.contents(out))
+            capsys.readouterr()
+            second.append(choose.main(words))
+            second.extend([capsys.readouterr(), small_runs.contents(out)])
+        return done
+
+    monkeypatch.setattr(choose_runs.Runs, "certified", certified)
+    assert choose.main(words) == 0
+    before, status, (printed, said), after = second
+    assert (status, printed) == (2, "")
+    (line,) = [line for line in said.splitlines() if line.startswith("error: ")]
+    assert line == (
+        f"error: {out}: another process is writing this choice; wait for it, or choose another "
+        "--out"
+    )
+    assert before
+    assert after == before
+    ours, alone = (json.loads((one / "choice.json").read_text()) for one in (out, chosen))
+    del ours["provenance"], alone["provenance"]  # folder and time
+    assert ours == alone
+    assert choose.main(words) == 0
+
+
 def test_the_command_of_a_choice_is_read_by_certify(chosen):
     for one in json.loads((chosen / "choice.json").read_text())["front"]:
         words = shlex.split(one["command"])

@@ -208,6 +208,26 @@ def test_times_of_another_choice_in_the_same_folder_are_not_taken(tmp_path, caps
     assert slow == [4, 4]
 
 
+def test_a_second_choice_times_nothing_in_the_folder_of_the_first(tmp_path, capsys, monkeypatch):
+    """Else each would count by times of its own, of which one alone is kept."""
+    words = ["--model", "nearest_mean:create", "--num-images", "8", "--budget", "9ms"]
+    words += ["--defense", "double_masking:masks_per_axis=2", "--patch", "1"]
+    words += ["--out", str(tmp_path / "run")]
+    begun = []
+
+    def measured(engine, image, least):
+        begun.append(least)
+        if len(begun) == 1:
+            assert choose.main(words) == 2
+            assert "another process is writing this choice" in capsys.readouterr().err
+        return WaveTimes((1,), (100.0,), (1,))
+
+    monkeypatch.setattr(wave_times, "measured", measured)
+    assert choose.main(words) == 2
+    assert "expected at least 400 ms an image" in capsys.readouterr().err
+    assert begun == [4]
+
+
 def test_a_model_that_evaluates_all_of_an_image_together_has_no_such_budget(monkeypatch, tmp_path):
     class Engine:
         by_items = False

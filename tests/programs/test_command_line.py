@@ -14,6 +14,7 @@ from certmask_jax.programs import (
     choose,
     convert_weights,
     merge,
+    recipe_options,
     training_options,
 )
 from certmask_jax.programs.command_line import CommandLine, as_options, check_uses, hint, named
@@ -170,7 +171,7 @@ def test_help_fits_80_columns_and_says_every_default(name, monkeypatch):
 
 def test_train_help_has_the_meaning_and_the_values_of_every_field():
     text = training_options.parser().format_help()
-    about = training_options.about_fields()
+    about = recipe_options.about_fields()
     assert list(about) == [field.name for field in dataclasses.fields(Recipe)]
     assert "see Recipe" not in about.values()
     table = text[text.index("  option ") :].splitlines()

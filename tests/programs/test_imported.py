@@ -18,12 +18,13 @@ from certmask_jax.defenses.defense import json_able
 from certmask_jax.masks.threats import Threat
 from certmask_jax.programs import (
     certify,
+    chosen_model,
     defense_entries,
     defense_specs,
     evidence_entries,
     imported,
+    keys_of_signatures,
     listings,
-    model_options,
 )
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -180,7 +181,7 @@ def test_keys_come_from_the_signature(mine):
     assert (entry.about, entry.second_round) == ("Votes of my own", False)
     _build("mine_of_theirs:votes:times=1")  # without a type: as Python writes it, else as it stands
     _build("mine_of_theirs:votes:times=word")
-    assert defense_entries._literal("(2, 3)") == (2, 3)
+    assert keys_of_signatures._literal("(2, 3)") == (2, 3)
     of_class = {key.name: key.read for key in defense_entries.entry("mine_of_theirs:Most").keys}
     assert set(of_class) == {"tolerance", "share", "sizes"}
     assert of_class["sizes"]("(2, 3)") == (2, 3)
@@ -197,9 +198,9 @@ def test_keys_come_from_the_signature(mine):
     }  # fmt: skip
     with pytest.raises(ValueError, match="abc"):  # a field's type, though Defense's are elsewhere
         of_class["tolerance"]("abc")
-    assert defense_entries._reader(int | None)("3") == 3
-    assert defense_entries._reader(bool)("no") is False
-    assert defense_entries._reader(str)("3") == "3"
+    assert keys_of_signatures._reader(int | None)("3") == 3
+    assert keys_of_signatures._reader(bool)("no") is False
+    assert keys_of_signatures._reader(str)("3") == "3"
 
 
 @pytest.mark.parametrize(
@@ -311,7 +312,8 @@ def test_what_a_package_registers_has_a_name(mine):
     assert defense_specs.registered_paths([spec, "plurality"]) == {
         "their_votes": "mine_of_theirs:votes"
     }
-    with pytest.raises(ValueError, match=r"of the 20 defenses .*mean their_votes\?"):
+    known = len(defense_entries.DEFENSES) + len(evidence_entries.EVIDENCE) + 1
+    with pytest.raises(ValueError, match=rf"of the {known} defenses .*mean their_votes\?"):
         _build("their_vote")
     text = listings.everything()
     for name, what in (("votes", "votes"), ("net", "create"), ("digits", "load")):
@@ -325,4 +327,4 @@ def test_what_a_package_registers_has_a_name(mine):
         "their_digits": "mine_of_theirs:load",
         "their_votes": "mine_of_theirs:votes",
     }
-    assert model_options.named_model("their_net", num_classes=7).num_classes == 7
+    assert chosen_model.named_model("their_net", num_classes=7).num_classes == 7

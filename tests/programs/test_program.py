@@ -22,7 +22,7 @@ from certmask_jax._settings import (
     SettingError,
     WritingError,
 )
-from certmask_jax.programs import certify, jax_settings, program, runtime
+from certmask_jax.programs import certify, jax_settings, own_process, program, runtime
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -165,9 +165,9 @@ def test_ctrl_c_while_modules_are_imported():
 
 def test_ctrl_c_while_threads_end_leaves_the_status():
     code = (
-        "import threading, time; from certmask_jax.programs import program; "
+        "import threading, time; from certmask_jax.programs import own_process, program; "
         "threading.Thread(target=time.sleep, args=(60,)).start(); "
-        "program.leave(lambda: program.run(lambda: print('results', flush=True) or 0))"
+        "own_process.leave(lambda: program.run(lambda: print('results', flush=True) or 0))"
     )
     process = started(code)
     assert process.stdout.readline() == "results\n"
@@ -179,13 +179,13 @@ def test_ctrl_c_while_threads_end_leaves_the_status():
 
 def test_ctrl_c_in_a_callback_is_not_lost():
     code = (
-        "import signal, time, weakref; from certmask_jax.programs import program\n"
+        "import signal, time, weakref; from certmask_jax.programs import own_process, program\n"
         "class A: pass\n"
         "def work():\n"
         "    a = A(); kept = weakref.ref(a, lambda _: signal.raise_signal(signal.SIGINT)); del a\n"
         "    for _ in range(3000): time.sleep(0.01)\n"
         "    return 0\n"
-        "program.leave(lambda: program.run(work))"
+        "own_process.leave(lambda: program.run(work))"
     )
     process = started("pass\n" + code)
     _, said = process.communicate(timeout=30)
@@ -194,8 +194,9 @@ def test_ctrl_c_in_a_callback_is_not_lost():
 
 def test_nobody_reads_on_and_no_screen():
     code = (
-        "import sys; from certmask_jax.programs import program; program._open_the_first_three(); "
-        "program.leave(lambda: program.run(lambda: print('x' * 200_000) or 0))"
+        "import sys; from certmask_jax.programs import own_process, program; "
+        "own_process._open_the_first_three(); "
+        "own_process.leave(lambda: program.run(lambda: print('x' * 200_000) or 0))"
     )
     for how in ("| head -c 1; exit ${PIPESTATUS[0]}", ">&-", ">&- 2>&- <&-"):
         process = subprocess.run(
@@ -242,7 +243,7 @@ def test_a_cache_that_cannot_be_written_is_left_alone(tmp_path):
 def test_settings_that_jax_refuses_are_named(monkeypatch, setting, text):
     monkeypatch.setenv(*setting.split("="))
     monkeypatch.setenv("JAX_LOG_COMPILES", "0")
-    assert program._settings_in(text) == setting
+    assert own_process._settings_in(text) == setting
 
 
 def test_a_setting_that_jax_refuses_is_one_line():
@@ -298,7 +299,7 @@ def test_a_backend_that_does_not_start(monkeypatch, environment, error, said):
 def test_what_is_told_to_a_closed_loop_is_no_news_and_all_else_is(monkeypatch, capsys):
     """As TensorStore tells a loop that Orbax has closed, from a thread where no Python runs."""
     told = []
-    monkeypatch.setattr(program.sys, "__unraisablehook__", told.append)
+    monkeypatch.setattr(own_process.sys, "__unraisablehook__", told.append)
     loop = asyncio.new_event_loop()
     loop.close()
 
@@ -316,9 +317,9 @@ def test_what_is_told_to_a_closed_loop_is_no_news_and_all_else_is(monkeypatch, c
                 err_msg=None,
             )
 
-    program._unraisable(lost(lambda: loop.call_soon_threadsafe(print)))
+    own_process._unraisable(lost(lambda: loop.call_soon_threadsafe(print)))
     assert told == []
     others = [lost(lambda: loop.run_until_complete(None)), lost(lambda: int("x"))]
     for other in others:
-        program._unraisable(other)
+        own_process._unraisable(other)
     assert told == others

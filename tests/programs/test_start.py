@@ -25,7 +25,7 @@ _OF_OTHERS = (
 _OF_WORK = (  # for all but attack, whose room has its options' defaults
     *("certmask_jax.pages", "certmask_jax.attacks", "certmask_jax.training.step"),
     *("certmask_jax.training.loop", "certmask_jax.models.layers"),
-    "certmask_jax.programs.training_job",
+    *("certmask_jax.programs.training_job", "certmask_jax.programs.opened_training"),
 )
 _CODE = """
 import contextlib, gc, io, json, sys
@@ -74,26 +74,26 @@ def test_help_lists_and_mistakes_import_nothing_that_works():
 def test_what_was_imported_is_looked_through_by_no_collection():
     code = """
 import gc
-from certmask_jax.programs import program
+from certmask_jax.programs import own_process
 
 kept = [[] for _ in range(10)]
 before = gc.get_freeze_count()  # 375 in Python 3.12, where what is built in begins so
-with program.without_collections():
+with own_process.without_collections():
     assert not gc.isenabled()
 assert gc.isenabled() and gc.get_freeze_count() == before  # nothing was imported
 
-with program.without_collections():
+with own_process.without_collections():
     import numpy
 frozen = gc.get_freeze_count()
 assert gc.isenabled() and frozen > 10_000, frozen
 assert len(gc.get_objects()) < 1_000, len(gc.get_objects())
 
-with program.without_collections():
+with own_process.without_collections():
     import numpy
 assert gc.get_freeze_count() <= frozen
 
 gc.disable()
-with program.without_collections():
+with own_process.without_collections():
     import colorsys
 assert not gc.isenabled()
 """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from certmask_jax.defenses.defense import Seen
+from certmask_jax.defenses.known_so_far import Seen
 from certmask_jax.tables.prediction_table import NO_LABEL, from_labels
 
 CLASSES = 3

@@ -13,8 +13,8 @@ from small_models import first_params, small_local, small_resnet, small_vit
 from certmask_jax import data, mask_sets, training
 from certmask_jax.inference.devices import device_mesh
 from certmask_jax.inference.two_parts import mean_of_kept
+from certmask_jax.programs import opened_training
 from certmask_jax.programs import train as program
-from certmask_jax.programs import training_job
 from certmask_jax.training import cutout, masked_features, step
 from certmask_jax.training.checkpoints import Checkpoints
 from certmask_jax.training.input_pipeline import InMemory
@@ -234,6 +234,6 @@ def test_bad_options_are_one_line(tmp_path, capsys, options, message):
 
 
 def test_runs_of_before_are_told_apart_as_they_were():
-    assert {"cutout_band", "feature_window"}.isdisjoint(training_job._facts(Recipe()))
-    more = training_job._facts(Recipe(cutout="blocks", cutout_band=2, feature_window=3))
+    assert {"cutout_band", "feature_window"}.isdisjoint(opened_training._facts(Recipe()))
+    more = opened_training._facts(Recipe(cutout="blocks", cutout_band=2, feature_window=3))
     assert (more["cutout_band"], more["feature_window"]) == (2, 3)

@@ -285,7 +285,7 @@ def test_killed_at_random_moments_and_resumed_is_undisturbed(tmp_path):
 FULL = """
 import resource, signal, sys
 import numpy as np
-from certmask_jax.programs import program
+from certmask_jax.programs import own_process, program
 from certmask_jax.training.checkpoints import Checkpoints
 
 def main():
@@ -297,7 +297,7 @@ def main():
     finally:
         saved.close()
 
-program.leave(main)
+own_process.leave(main)
 """
 
 

@@ -14,8 +14,8 @@ from small_models import first_params, small_resnet, small_vit
 
 from certmask_jax import data, mask_sets, training
 from certmask_jax.inference.devices import device_mesh
+from certmask_jax.programs import opened_training, training_options
 from certmask_jax.programs import train as program
-from certmask_jax.programs import training_job, training_options
 from certmask_jax.training import augmentation, cutout, input_pipeline, recipes, step
 from certmask_jax.training.checkpoints import Checkpoints
 from certmask_jax.training.input_pipeline import InMemory, Streamed
@@ -510,7 +510,7 @@ def test_training_takes_the_masks_of_any_defense(tmp_path, capsys):
     def job(*options):
         wanted = ["--cutout", "mask_set", "--cutout-patch", "1", "--out", str(tmp_path / "w.npz")]
         parsed = training_options.parser().parse_args([*wanted, *options])
-        return training_job._job(parsed, training_job._model_options(parsed))
+        return opened_training.opened(parsed, opened_training.options_of_model(parsed))
 
     pairs = job("--cutout-masks", "partition=2/3")
     assert len(pairs.masks[0]) == 10

@@ -19,7 +19,7 @@ from certmask_jax.models import ApplyFn
 from certmask_jax.programs import (
     certification_config,
     certification_options,
-    model_options,
+    chosen_model,
     page_options,
 )
 from certmask_jax.programs.certification_job import opened
@@ -92,7 +92,7 @@ def of_noise(
     With ``only_shapes`` its parameters are ``jax.ShapeDtypeStruct``, to be compiled with.
     ``options`` are keywords of ``models.create``.
     """
-    model = model_options.named_model(name, **options)
+    model = chosen_model.named_model(name, **options)
     config = model.data_config
     size = config.input_size
     grid = mask_sets.budgeted_grid(size, max(1, round(0.16 * size[0])), masks_per_axis=6)

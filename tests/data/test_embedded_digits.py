@@ -9,19 +9,19 @@ import sys
 import numpy as np
 from sklearn.datasets import load_digits
 
-from certmask_jax.data import digits_arrays, sources
+from certmask_jax.data import digits_arrays, embedded_digits
 
 
 def test_they_are_scikit_learns():
     bunch = load_digits()
-    rows = sources._digits_as_shipped()
+    rows = embedded_digits._digits_as_shipped()
     np.testing.assert_array_equal(rows, np.column_stack([bunch.data, bunch.target]))
 
 
 def test_they_are_the_same_where_its_file_lies_elsewhere(monkeypatch):
-    file = sources._digits_as_shipped()
+    file = embedded_digits._digits_as_shipped()
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    np.testing.assert_array_equal(sources._digits_as_shipped(), file)
+    np.testing.assert_array_equal(embedded_digits._digits_as_shipped(), file)
 
 
 def test_both_splits_are_all_of_them_once():

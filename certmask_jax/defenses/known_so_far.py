@@ -1,0 +1,34 @@
+"""What is known of one image while its masked images are still being evaluated."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from certmask_jax.tables.outputs import NO_LABEL
+
+
+class Seen(NamedTuple):
+    """What is known of one image while its masked images are being evaluated."""
+
+    predictions: NDArray[np.integer[Any]]  # [V]; NO_LABEL where logits were not finite
+    margins: NDArray[np.float16]  # [V]
+    known: NDArray[np.bool_]  # [V]; entries that are not known hold anything
+
+    @classmethod
+    def nothing(cls, count: int) -> Self:
+        """What is known of ``count`` masked images before any is evaluated."""
+        return cls(np.zeros(count, np.int16), np.zeros(count, np.float16), np.zeros(count, bool))
+
+    @property
+    def sure(self) -> NDArray[np.bool_]:
+        """``bool[V]``: neither a tie nor without finite logits, where known."""
+        return (self.margins > 0) & (self.predictions != NO_LABEL)
+
+
+def each_once(columns: NDArray[np.integer[Any]]) -> NDArray[np.integer[Any]]:
+    """Drops repetitions, in order of first appearance."""
+    _, first = np.unique(columns, return_index=True)
+    return columns[np.sort(first)]
