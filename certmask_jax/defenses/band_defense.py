@@ -273,9 +273,9 @@ def _voted(
 
 @functools.lru_cache(maxsize=64)
 def _masks(threat: Threat, axis: str, band: Any, stride: Any, wrap: bool) -> MaskSet:
-    """The masks of bands, verified for a threat; builders verify them for a patch of one pixel."""
-    of_pixel: MaskSet = _BUILDERS[axis](threat.image_size, 1, band=band, stride=stride, wrap=wrap)
-    return MaskSet(of_pixel.boxes, threat.image_size, threat, name=of_pixel.name)
+    """The masks of bands, verified for a threat, one for equal ones."""
+    masks: MaskSet = _BUILDERS[axis](threat.image_size, threat, band=band, stride=stride, wrap=wrap)
+    return masks
 
 
 @functools.lru_cache(maxsize=64)
