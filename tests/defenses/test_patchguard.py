@@ -350,6 +350,14 @@ def test_rule_and_proof_compare_the_same_number_with_tau():
         assert answer == (ALERT if above else 1)
 
 
+@pytest.mark.parametrize("kind", [np.float32, np.float64, np.array])
+def test_tau_may_be_a_number_of_numpy(kind):
+    evidence, labels = np.full((1, 2, 2, 2), [3.0, 0.0]), [0]
+    assert patchguard.detection_rule(evidence, window=1, tau=kind(0.5)) == 0
+    assert patchguard.detection_worst_case(evidence, labels, window=1, tau=kind(0.5))
+    assert patchguard.detection_as_published(evidence, labels, window=1, tau=kind(0.5))
+
+
 def test_what_a_patch_puts_there_may_be_any_number():
     """Certified images are attacked with numbers that floating-point sums do not survive."""
     random = np.random.default_rng(5)
