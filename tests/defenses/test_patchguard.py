@@ -223,6 +223,22 @@ def test_the_linear_program_against_all_contents_of_a_window(denominator, thresh
     assert denominator == 1 or (impossible > 5 and below > 2)
 
 
+def test_by_hand_a_full_window_below_the_threshold_ties():
+    """Of 5 and 3 cells of 1 one is attacked: 4 are left, and 3 and a full window are 4 too.
+
+    A window of the other class then has a quarter of its sum, so none is masked at T = 1/2.
+    """
+    cells = np.array([[1, 1], [1, 1], [1, 1], [1, 0], [1, 0]], float)
+    for label, wins in ((0, False), (1, True)):  # a tie is the largest label's
+        evidence = cells[None, :, None, :: 1 - 2 * label]
+        how = {"window": (1, 1), "clip": 1.0, "threshold": 0.5}
+        assert patchguard.robust_masking_worst_case(evidence, [label], **how) == wins
+        assert not patchguard.robust_masking_worst_case(evidence, [label], **how, ties=None)
+        attacked = evidence.copy()
+        attacked[0, 3, 0] = [label, 1 - label]  # nothing for the label, and 1 for the other
+        assert (patchguard.robust_masking_rule(attacked, **how) == label) == wins
+
+
 def test_counterexamples_to_what_was_published(shared):
     cases = _counterexamples(shared)
     label = np.zeros(1, np.int32)
