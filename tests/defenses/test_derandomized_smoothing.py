@@ -302,6 +302,10 @@ def test_votes():
     np.testing.assert_array_equal(smoothing.threshold_votes(logits, 0.4), np.array(some, bool))
     huge = np.array([[[1e8, -1e8, 5e-324]]])
     np.testing.assert_array_equal(smoothing.threshold_votes(huge, 0.2), [[[True, False, False]]])
+    half = smoothing.threshold_votes(np.array([[[3.0, 3.0], [3.0, -np.inf]]]), 0.5)
+    np.testing.assert_array_equal(half, [[[True, True], [True, False]]])  # a share of just theta
+    all_of_it = smoothing.threshold_votes(np.array([[[3.0, -np.inf]]]), 1.0)
+    np.testing.assert_array_equal(all_of_it, [[[True, False]]])
     none = np.zeros((1, 4, 3), bool)
     assert smoothing.rule(none).tolist() == [0]
     assert smoothing.rule(none, ties="largest") == [2]

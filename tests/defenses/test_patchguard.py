@@ -366,6 +366,19 @@ def test_rule_and_proof_compare_the_same_number_with_tau():
         assert answer == (ALERT if above else 1)
 
 
+def test_by_hand_a_mean_that_ties_is_never_certified():
+    """Without either window of two cells, 1 of the first class is left, and nothing of the other.
+
+    All of it is 2 and 2, which the largest label wins; then both windows dissent.
+    """
+    cells = np.array([[1, 0], [0, 2], [1, 0]], float)
+    for label, answer in ((0, ALERT), (1, 1)):
+        evidence = cells[None, :, None, :: 1 - 2 * label]
+        how = {"window": (2, 1), "tau": 0.0}
+        assert patchguard.detection_rule(evidence, **how) == answer
+        assert not patchguard.detection_worst_case(evidence, [label], **how)
+
+
 @pytest.mark.parametrize("kind", [np.float32, np.float64, np.array])
 def test_tau_may_be_a_number_of_numpy(kind):
     evidence, labels = np.full((1, 2, 2, 2), [3.0, 0.0]), [0]
