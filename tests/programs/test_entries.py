@@ -82,7 +82,7 @@ def test_what_papers_call_a_defense_is_one_that_there_is():
     [
         ("VOT", "vot"),
         ("CrossCert", "crosscert"),
-        ("PATCHGUARD", "patchguard"),
+        ("PATCHGUARD", "patchguard or patchguard_pp"),
         ("Mask-DS", "mask_ds"),
     ],
 )
