@@ -107,9 +107,9 @@ class MaskDS(BandDefense):
 
         ``ValueError`` for another number of bands than the threat is looked at for.
         """
-        found = self.masked(self._features(evidence), labels)
-        robust = found.worst_case & jnp.asarray(all_finite(evidence))
-        return found._replace(worst_case=robust)
+        masked = self.masked(self._features(evidence), labels)
+        robust = masked.worst_case & jnp.asarray(all_finite(evidence))
+        return masked._replace(worst_case=robust)
 
     def _places(self) -> tuple[EvidencePlaces, NDArray[np.bool_]]:
         places, met = super()._places()
