@@ -125,7 +125,7 @@ def verdicts_of(
             outcome, robust = jax.device_get(results(jnp.asarray(evidence), jnp.asarray(labels)))
         finite = np.isfinite(evidence.reshape(len(evidence), -1)).all(axis=1)
         conditions = (outcome.conditions[name] for name in defense.condition_names)
-        proved = [robust & finite, *conditions]
+        proved = [one & finite for one in (robust, *conditions)]
         answers.append(outcome.answer)
         verdicts.append(np.stack(proved, axis=1))
     return np.concatenate(answers), np.concatenate(verdicts)

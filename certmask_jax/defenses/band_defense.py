@@ -21,6 +21,7 @@ from certmask_jax.defenses import evidence_places, vote_gaps
 from certmask_jax.defenses.evidence_defense import EvidenceDefense, EvidenceResults
 from certmask_jax.defenses.evidence_places import EvidencePlaces, PlaceVerdicts
 from certmask_jax.defenses.guarded_evidence import votes_against
+from certmask_jax.defenses.quantised_evidence import all_finite
 from certmask_jax.defenses.voting import Ties, check_ties
 from certmask_jax.masks import bands
 from certmask_jax.masks.geometry import Size, as_size
@@ -209,12 +210,13 @@ class DerandomizedSmoothing(BandDefense):
 
     def results(self, evidence: Array, labels: Array) -> EvidenceResults:
         """See ``EvidenceDefense.results``; ``evidence float32[T, B, K]`` are logits of bands."""
-        return _voted(self, self.votes(evidence), labels, self.ties, vote_gaps.levine_feizi_gap)
+        return _voted(self, evidence, labels, self.ties, vote_gaps.levine_feizi_gap)
 
     def guarded(self, evidence: Array, labels: Array, *, margin_guard: float) -> Array:
         """See ``EvidenceDefense.guarded``."""
         votes = votes_against(evidence, labels, margin_guard=margin_guard, threshold=self.threshold)
-        return jnp.asarray(smoothing.worst_case(votes, labels, self.affected, ties=self.ties))
+        held = smoothing.worst_case(votes, labels, self.affected, ties=self.ties)
+        return jnp.asarray(held) & jnp.asarray(all_finite(evidence))
 
     def at_places(self, evidence: Array, labels: Array) -> PlaceVerdicts:
         """See ``EvidenceDefense.at_places``."""
@@ -240,7 +242,7 @@ class SmoothedViT(BandDefense):
 
     def results(self, evidence: Array, labels: Array) -> EvidenceResults:
         """See ``EvidenceDefense.results``; ``evidence float32[T, B, K]`` are logits of bands."""
-        return _voted(self, self.votes(evidence), labels, "smallest", vote_gaps.smoothed_vit_gap)
+        return _voted(self, evidence, labels, "smallest", vote_gaps.smoothed_vit_gap)
 
     def votes(self, evidence: Array) -> Array:
         """What each band votes for: logits ``float32[T, B, K]`` to ``bool[T, B, K]``."""
@@ -249,7 +251,8 @@ class SmoothedViT(BandDefense):
     def guarded(self, evidence: Array, labels: Array, *, margin_guard: float) -> Array:
         """See ``EvidenceDefense.guarded``."""
         votes = votes_against(evidence, labels, margin_guard=margin_guard, shared=True)
-        return jnp.asarray(smoothing.worst_case(votes, labels, self.affected))
+        held = smoothing.worst_case(votes, labels, self.affected)
+        return jnp.asarray(held) & jnp.asarray(all_finite(evidence))
 
     def at_places(self, evidence: Array, labels: Array) -> PlaceVerdicts:
         """See ``EvidenceDefense.at_places``."""
@@ -257,25 +260,30 @@ class SmoothedViT(BandDefense):
 
 
 def _voted(
-    defense: BandDefense, votes: Array, labels: Array, ties: Ties, gap: Any
+    defense: DerandomizedSmoothing | SmoothedViT,
+    evidence: Array,
+    labels: Array,
+    ties: Ties,
+    gap: Any,
 ) -> EvidenceResults:
-    """What votes ``bool[T, B, K]`` answer and withstand, and what the paper's gap certifies."""
-    conditions = {}
+    """What votes of logits of bands answer and withstand, and what the paper's gap certifies."""
+    votes, conditions = defense.votes(evidence), {}
     if defense.condition_names:
         counts = smoothing.vote_counts(votes)
         conditions["published_gap"] = gap(counts, labels, reach=defense.published_reach())
     return EvidenceResults(
         jnp.asarray(smoothing.rule(votes, ties=ties)),
-        jnp.asarray(smoothing.worst_case(votes, labels, defense.affected, ties=ties)),
+        jnp.asarray(smoothing.worst_case(votes, labels, defense.affected, ties=ties))
+        & jnp.asarray(all_finite(evidence)),
         conditions,
     )
 
 
 @functools.lru_cache(maxsize=64)
 def _masks(threat: Threat, axis: str, band: Any, stride: Any, wrap: bool) -> MaskSet:
-    """The masks of bands, verified for a threat; builders verify them for a patch of one pixel."""
-    of_pixel: MaskSet = _BUILDERS[axis](threat.image_size, 1, band=band, stride=stride, wrap=wrap)
-    return MaskSet(of_pixel.boxes, threat.image_size, threat, name=of_pixel.name)
+    """The masks of bands, verified for a threat, one for equal ones."""
+    masks: MaskSet = _BUILDERS[axis](threat.image_size, threat, band=band, stride=stride, wrap=wrap)
+    return masks
 
 
 @functools.lru_cache(maxsize=64)

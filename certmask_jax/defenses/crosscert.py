@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from certmask_jax.defenses import derandomized_smoothing as smoothing
 from certmask_jax.defenses.defense import ALERT
-from certmask_jax.defenses.plain_arrays import AnyArray, as_given, checked_classes
+from certmask_jax.defenses.plain_arrays import AnyArray, as_given, check_tables, checked_classes
 from certmask_jax.defenses.voting import majority_label
 from certmask_jax.masks import placements
 from certmask_jax.masks.mask_set import MaskSet
@@ -89,6 +89,7 @@ def rule(
     Returns:
       ``int32[T]``.
     """
+    check_tables(tables, votes)
     label, case = masking(tables, revised=revised)
     alert = (label != smoothing.rule(votes, ties="largest")) | (label < 0)
     alert = alert | (case_3_alerts & (case == 3))
@@ -142,8 +143,7 @@ def unwavering_certified(
       tables, votes, labels: as of ``worst_case``.
       affected: ``bool[G, B]``, of the bands alone.
     """
-    masks = jnp.asarray(_two_mask_correct(tables, labels))
-    bands = jnp.asarray(smoothing.certificate(votes, labels, affected))
+    masks, bands = _certified_alone(tables, votes, labels, affected)
     return as_given(masks & bands, tables, votes, labels)
 
 
@@ -158,8 +158,7 @@ def static_certified(
     Args:
       tables, votes, labels, affected: as of ``unwavering_certified``.
     """
-    masks = jnp.asarray(_two_mask_correct(tables, labels))
-    bands = jnp.asarray(smoothing.certificate(votes, labels, affected))
+    masks, bands = _certified_alone(tables, votes, labels, affected)
     answered = jnp.asarray(rule(tables, votes)) == jnp.asarray(labels, jnp.int32)
     return as_given(answered & (masks | bands), tables, votes, labels)
 
@@ -182,6 +181,14 @@ def location_certified(
       masks: those of the table, for one patch of one shape.
       affected: ``bool[w - pw + 1, B]``, the bands that the patch meets at each column.
     """
+    check_tables(tables, votes)
+    checked_classes(labels, np.shape(tables)[:1], np.shape(votes)[-1])
+    places = masks.image_size[1] - masks.patch_size[1] + 1
+    if np.shape(affected) != (places, np.shape(votes)[1]):
+        raise ValueError(
+            f"affected: expected bool[{places}, {np.shape(votes)[1]}], the bands met at each "
+            f"column, got the shape {list(np.shape(affected))}"
+        )
     lefts = np.arange(len(affected))
     used = (masks.boxes[..., 1] < masks.boxes[..., 3])[..., None]
     meets = (lefts < masks.boxes[..., 3, None]) & (
@@ -211,12 +218,21 @@ def _masking(table: Array, revised: bool) -> tuple[Array, Array]:
     return jnp.where(unanimous, single[0], label), case.astype(jnp.int32)
 
 
-def _two_mask_correct(tables: AnyArray, labels: AnyArray) -> AnyArray:
-    return (tables == labels[:, None, None]).all(axis=(1, 2))
+def _certified_alone(
+    tables: AnyArray, votes: AnyArray, labels: AnyArray, affected: AnyArray
+) -> tuple[Array, Array]:
+    """``bool[T]`` twice: all two-mask labels are true, and the bands withstand every patch."""
+    check_tables(tables, votes)
+    bands = jnp.asarray(smoothing.certificate(votes, labels, affected))
+    true = jnp.asarray(labels, jnp.int32)[:, None, None]
+    return (jnp.asarray(tables, jnp.int32) == true).all(axis=(1, 2)), bands
 
 
 def _silently_wrong(table: Array, votes: Array, label: Array, groups: JointGroups) -> Array:
-    """Whether, in some group, all entries out of hand of a row or of the masks alone are a z."""
+    """Whether, in some group, all entries out of hand of a row or of the masks alone are a z.
+
+    Or there is no such entry, which is where no two of the masks hide the patch.
+    """
     hidden = jnp.asarray(groups.hidden)
     alone = jnp.diagonal(hidden, axis1=1, axis2=2)[:, None]  # one more row: the one-mask labels
     fixed = jnp.concatenate([hidden, alone], axis=1)
@@ -226,7 +242,9 @@ def _silently_wrong(table: Array, votes: Array, label: Array, groups: JointGroup
     wrong = (least == most) & (least >= 0) & (least != label)  # [G, N + 1]
     can = _can_win(votes, jnp.asarray(groups.affected))
     says = jnp.take_along_axis(can, jnp.clip(least, 0, votes.shape[1] - 1), axis=1)
-    return (wrong & says & (least < votes.shape[1])).any()
+    others = can & (jnp.arange(votes.shape[1]) != label)[None, :]
+    free = ~fixed.any(axis=2) & others.any(axis=1, keepdims=True)
+    return (wrong & says & (least < votes.shape[1]) | free).any()
 
 
 def _can_win(votes: Array, affected: Array) -> Array:

@@ -72,8 +72,17 @@ def shared_top_votes(logits: AnyArray) -> AnyArray:
 
 
 def label_votes(labels: AnyArray, num_classes: int) -> AnyArray:
-    """A vote for the label of each band: ``int[..., B]`` -> ``bool[..., B, K]``; -1 for none."""
-    given = jnp.asarray(labels)
+    """A vote for the label of each band: ``int[..., B]`` -> ``bool[..., B, K]``; -1 for none.
+
+    ``ValueError`` for labels that are no integers, or K or more, where the numbers are known.
+    """
+    array = labels if isinstance(labels, Array) else np.asarray(labels)
+    if array.dtype.kind not in "iu":
+        raise ValueError(f"labels: expected integers, got {array.dtype}")
+    known = not isinstance(array, jax.core.Tracer)
+    if known and array.size and int(array.max()) >= num_classes:
+        raise ValueError(f"labels: expected classes below {num_classes}, got {int(array.max())}")
+    given = jnp.asarray(array)
     classes = jnp.arange(num_classes, dtype=jnp.int32).reshape((1,) * given.ndim + (-1,))
     return as_given(given.astype(jnp.int32)[..., None] == classes, labels)
 
@@ -254,7 +263,8 @@ def _usable(logits: Array) -> Array:
     return (logits < jnp.inf).all(axis=-1, keepdims=True)  # neither NaN nor +inf
 
 
-def _checked(votes: AnyArray) -> Array:
+def _checked(given: AnyArray) -> Array:
+    votes = given if isinstance(given, Array) else np.asarray(given)
     if np.ndim(votes) < 2 or votes.dtype != np.bool_ or 0 in votes.shape[-2:]:
         raise ValueError(
             "votes: expected bool[..., bands, classes] with at least 1 band and class, got "

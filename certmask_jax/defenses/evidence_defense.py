@@ -178,6 +178,8 @@ class EvidenceDefense(abc.ABC):
     def at_places(self, evidence: Array, labels: Array) -> PlaceVerdicts:
         """The verdict at each of ``places`` alone, traceable; all hold iff the worst case does.
 
+        Of evidence that is not finite nothing is meant: a run takes no place of it for safe.
+
         Args:
           evidence, labels: as of ``results``.
 

@@ -107,7 +107,9 @@ class MaskDS(BandDefense):
 
         ``ValueError`` for another number of bands than the threat is looked at for.
         """
-        return self.masked(self._features(evidence), labels)
+        masked = self.masked(self._features(evidence), labels)
+        robust = masked.worst_case & jnp.asarray(all_finite(evidence))
+        return masked._replace(worst_case=robust)
 
     def _places(self) -> tuple[EvidencePlaces, NDArray[np.bool_]]:
         places, met = super()._places()
@@ -127,7 +129,7 @@ class MaskDS(BandDefense):
             sets=self.affected[0].reshape(-1, *self.cells),
             most=most,
         )
-        return held & jnp.asarray(all_finite(evidence[:, :, None]))
+        return held & jnp.asarray(all_finite(evidence))
 
     def at_places(self, evidence: Array, labels: Array) -> PlaceVerdicts:
         """See ``EvidenceDefense.at_places``."""

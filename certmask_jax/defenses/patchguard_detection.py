@@ -66,11 +66,11 @@ class _Game(NamedTuple):
 
     def odds_above(self, tau: float) -> np.int32:
         """The largest sum of the table's numbers whose confidence is above tau."""
-        return np.int32(min(math.ceil(self.one / Fraction(tau)) - 1 if tau else _ALL, _ALL))
+        return np.int32(min(math.ceil(self.one / Fraction(float(tau))) - 1 if tau else _ALL, _ALL))
 
     def odds_from(self, tau: float) -> np.int32:
         """The same for a confidence of tau or more."""
-        return np.int32(min(math.floor(self.one / Fraction(tau)) if tau else _ALL, _ALL))
+        return np.int32(min(math.floor(self.one / Fraction(float(tau))) if tau else _ALL, _ALL))
 
 
 def detection_rule(

@@ -73,7 +73,8 @@ def evidence_grid(cells: int, *, ceiling: float = CEILING, signed: bool = False)
     if not ceiling > 0:
         raise ValueError(f"clip: expected a number above 0, or infinity, got {ceiling}")
     ceiling = min(ceiling, CEILING)
-    bits = min(math.floor(math.log2((2**31 - 1) / (cells * ceiling))), _MOST_BITS)
+    room = min((2**31 - 1) / (cells * ceiling), 2.0**_MOST_BITS)  # infinite for a tiny ceiling
+    bits = math.floor(math.log2(room))
     while cells * max(1, round(ceiling * 2.0**bits)) >= 2**31:
         bits -= 1
         if bits < -10:
@@ -149,10 +150,14 @@ def checked_evidence(evidence: ArrayLike | Array) -> Evidence:
 
 
 def all_finite(evidence: Evidence) -> Evidence:
-    """``bool[T]``: whether all evidence of an image is finite; what is not is never certified."""
+    """``bool[T]``: whether all evidence of an image is finite; what is not is never certified.
+
+    ``evidence [T, ..., K]``, of cells or of bands.
+    """
+    within = tuple(range(1, evidence.ndim))
     if isinstance(evidence, Array):
-        return jnp.isfinite(evidence).all(axis=(1, 2, 3))
-    return np.asarray(np.isfinite(evidence).all(axis=(1, 2, 3)))
+        return jnp.isfinite(evidence).all(axis=within)
+    return np.asarray(np.isfinite(evidence).all(axis=within))
 
 
 def image_entries(units: Array) -> int:

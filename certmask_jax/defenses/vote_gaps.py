@@ -21,7 +21,7 @@ import numpy as np
 from jax import Array
 from numpy.typing import ArrayLike
 
-from certmask_jax.defenses.plain_arrays import AnyArray, as_given
+from certmask_jax.defenses.plain_arrays import AnyArray, as_given, checked_classes
 
 Mode = Literal["column", "row", "both", "block"]
 
@@ -58,7 +58,7 @@ def levine_feizi_gap(
 
     The second class is the smallest one of those with as many votes.
     """
-    votes, best, lead, runners = _leads(counts)
+    votes, best, lead, runners = _leads(counts, labels)
     classes = votes.shape[1]
     second = jnp.where(runners, _row(classes), classes).min(axis=1)
     certified = (lead > 2 * reach) | ((lead == 2 * reach) & (best < second))
@@ -72,7 +72,7 @@ def smoothed_vit_gap(
 
     A proof with the true ``reach``, and not with ``published_reach`` where that is one short.
     """
-    _, best, lead, _ = _leads(counts)
+    _, best, lead, _ = _leads(counts, labels)
     certified = (lead >= 2 * reach + 1) & (best == jnp.asarray(labels, jnp.int32))
     return as_given(certified, counts, labels)
 
@@ -97,7 +97,7 @@ def toolbox_gap(
     """
     if algorithm not in ("levine2020", "salman2021"):
         raise ValueError(f"algorithm: expected levine2020 or salman2021, got {algorithm!r}")
-    votes, best, lead, runners = _leads(counts)
+    votes, best, lead, runners = _leads(counts, labels)
     certified = lead > 2 * reach
     if algorithm == "levine2020":
         largest = jnp.where(runners, _row(votes.shape[1]), -1).max(axis=1)
@@ -110,14 +110,20 @@ def _row(classes: int) -> Array:
     return jnp.arange(classes, dtype=jnp.int32)[None]
 
 
-def _leads(counts: ArrayLike | Array) -> tuple[Array, Array, Array, Array]:
-    """The counts, the best class (of equals the smallest), its lead, and who comes second."""
+def _leads(
+    counts: ArrayLike | Array, labels: ArrayLike | Array
+) -> tuple[Array, Array, Array, Array]:
+    """The counts, the best class (of equals the smallest), its lead, and who comes second.
+
+    ``ValueError`` for counts or labels that are none.
+    """
     given = counts if isinstance(counts, Array) else np.asarray(counts)
     if given.ndim != 2 or given.shape[1] < 2 or given.dtype.kind not in "iu":
         raise ValueError(
             f"counts: expected int[images, classes] of at least 2 classes, got {given.dtype}"
             f"{list(given.shape)}"
         )
+    checked_classes(labels, given.shape[:1], given.shape[1])
     return _leads_of(jnp.asarray(given))
 
 

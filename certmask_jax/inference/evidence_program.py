@@ -82,7 +82,7 @@ def results_program(
             for source, defense, results in zip(sources, defenses, each, strict=True)
             for verdict in (
                 results.worst_case & finite[source],
-                *(results.conditions[name] for name in defense.condition_names),
+                *(results.conditions[name] & finite[source] for name in defense.condition_names),
                 *(
                     [
                         defense.guarded(evidence[source].parts, labels, margin_guard=margin_guard)

@@ -21,15 +21,17 @@ from certmask_jax.masks import geometry, placements
 from certmask_jax.masks.geometry import Size
 from certmask_jax.masks.intervals import Interval, boxes_of, wrapped
 from certmask_jax.masks.mask_set import MaskSet
+from certmask_jax.masks.threats import Threat, as_threat
 
 
 def column_bands(
-    image_size: Size, patch_size: Size, *, band: int, stride: int = 1, wrap: bool = True
+    image_size: Size, patch_size: Size | Threat, *, band: int, stride: int = 1, wrap: bool = True
 ) -> MaskSet:
     """Masks that each leave ``band`` columns in a row to be seen, from left to right.
 
     Args:
-      image_size, patch_size: in pixels.
+      image_size, patch_size: in pixels; or a threat in the place of a patch. Bands are the same
+        against every one.
       band: b, columns that are seen.
       stride: s, columns from one band to the next; the last step may be shorter.
       wrap: bands go round the border.
@@ -41,42 +43,42 @@ def column_bands(
       CoverageError: where a patch meets every band.
       ValueError: unless 1 <= b < w and 1 <= s <= w.
     """
-    image, patch, _ = geometry.checked_sizes(image_size, patch_size)
-    return MaskSet(_columns(image, band, stride, wrap), image, patch, name="column_bands")
+    image, threat = _attacked(image_size, patch_size)
+    return MaskSet(_columns(image, band, stride, wrap), image, threat, name="column_bands")
 
 
 def row_bands(
-    image_size: Size, patch_size: Size, *, band: int, stride: int = 1, wrap: bool = True
+    image_size: Size, patch_size: Size | Threat, *, band: int, stride: int = 1, wrap: bool = True
 ) -> MaskSet:
     """Masks that each leave ``band`` rows in a row to be seen, from the top down.
 
     As ``column_bands``, of rows.
     """
-    image, patch, _ = geometry.checked_sizes(image_size, patch_size)
-    return MaskSet(_rows(image, band, stride, wrap), image, patch, name="row_bands")
+    image, threat = _attacked(image_size, patch_size)
+    return MaskSet(_rows(image, band, stride, wrap), image, threat, name="row_bands")
 
 
 def row_and_column_bands(
-    image_size: Size, patch_size: Size, *, band: Size, stride: Size = 1, wrap: bool = True
+    image_size: Size, patch_size: Size | Threat, *, band: Size, stride: Size = 1, wrap: bool = True
 ) -> MaskSet:
     """The masks of ``row_bands`` and then those of ``column_bands``: smoothed ViTs' mode "both".
 
     Args:
       band, stride: of both, or ``(of rows, of columns)``.
     """
-    image, patch, _ = geometry.checked_sizes(image_size, patch_size)
+    image, threat = _attacked(image_size, patch_size)
     rows, columns = _rows_and_columns(image, band, stride, wrap)
     boxes = np.concatenate([rows, columns])
-    return MaskSet(boxes, image, patch, name="row_and_column_bands")
+    return MaskSet(boxes, image, threat, name="row_and_column_bands")
 
 
 def blocks(
-    image_size: Size, patch_size: Size, *, band: Size, stride: Size = 1, wrap: bool = True
+    image_size: Size, patch_size: Size | Threat, *, band: Size, stride: Size = 1, wrap: bool = True
 ) -> MaskSet:
     """Masks that each leave a block to be seen, row by row: those of row and column bands at once.
 
     Args:
-      image_size, patch_size: in pixels.
+      image_size, patch_size: as of ``column_bands``.
       band: the height and width of a block; an int is a square.
       stride: pixels from one block to the next, or ``(down, across)``.
       wrap: blocks go round the border.
@@ -85,11 +87,11 @@ def blocks(
       CoverageError: where a patch meets every block.
       ValueError: as for ``column_bands``, on each axis.
     """
-    image, patch, _ = geometry.checked_sizes(image_size, patch_size)
+    image, threat = _attacked(image_size, patch_size)
     rows, columns = _rows_and_columns(image, band, stride, wrap)
     outer = np.repeat(rows, len(columns), axis=0)
     boxes = np.concatenate([outer, np.tile(columns, (len(rows), 1, 1))], axis=1)
-    return MaskSet(boxes, image, patch, name="blocks")
+    return MaskSet(boxes, image, threat, name="blocks")
 
 
 def band_starts(length: int, band: int, stride: int, *, wrap: bool) -> list[int]:
@@ -123,6 +125,11 @@ def affected_parts(masks: MaskSet) -> tuple[NDArray[np.bool_], ...]:
         ~placements.groups(boxes, masks.threat).hidden
         for boxes in (masks.boxes[:first], masks.boxes[first:])
     )
+
+
+def _attacked(image_size: Size, patch: Size | Threat) -> tuple[tuple[int, int], Threat]:
+    image = geometry.as_size(image_size, "image_size")
+    return image, as_threat(patch, image)
 
 
 def _rows(image: tuple[int, int], band: int, stride: int, wrap: bool) -> NDArray[np.int32]:

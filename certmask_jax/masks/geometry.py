@@ -12,6 +12,7 @@ distinct edges (``edge_grids``): 3,750 masks on 40,000 locations are a matter of
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -30,7 +31,8 @@ _PRINTED_SHARE_TOLERANCE = 0.025
 
 def as_size(size: Size, what: str = "size") -> tuple[int, int]:
     """Returns ``(height, width)`` for an int or a pair; ``ValueError`` unless both are >= 1."""
-    pair = (size, size) if isinstance(size, int | np.integer) else tuple(size)
+    given: object = (size, size) if isinstance(size, int | np.integer) else size
+    pair = tuple(given) if isinstance(given, Iterable) else ()
     if len(pair) != 2 or not all(isinstance(n, int | np.integer) and n >= 1 for n in pair):
         raise ValueError(
             f"{what}: expected a positive int or (height, width) in pixels, got {size!r}"

@@ -222,7 +222,8 @@ def entry(name: str, *, others: Iterable[str] = ()) -> DefenseEntry:
     if path is None:
         word = re.split("[,= ]", name)[0]
         meant = CALLED_ELSEWHERE.get(re.sub("[^a-z+]", "", word.lower()))
-        close = f" (did you mean {meant}?)" if meant in known else like(word, known)
+        close = like(word, known) or like(word.lower(), known)
+        close = f" (did you mean {meant}?)" if meant in known else close
         named = names_of(known, "defenses", LISTED)
         raise ValueError(f"expected one of {named}, got {name!r}{close}")
     try:

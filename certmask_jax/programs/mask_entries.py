@@ -15,6 +15,7 @@ from certmask_jax import mask_sets
 from certmask_jax.defenses.band_defense import usual_band
 from certmask_jax.masks import bands, pair_covers, visible_tokens
 from certmask_jax.masks.mask_set import MaskSet
+from certmask_jax.masks.threats import Threat
 from certmask_jax.programs.spec_keys import Key, counts, flag, is_number, size
 
 Coverage = int | tuple[int, int]
@@ -33,6 +34,8 @@ class MaskEntry:
       about: one line.
       build: ``(image_size, patch_size, **arguments) -> MaskSet``.
       keys: those that it takes, the one that chooses it first.
+      of_image: whether they are the same masks against every threat, which ``build`` is then given
+        in the place of a patch.
     """
 
     example: str
@@ -40,6 +43,7 @@ class MaskEntry:
     about: str
     build: Callable[..., MaskSet]
     keys: tuple[Key, ...]
+    of_image: bool = False
 
     @property
     def chosen_by(self) -> str:
@@ -139,10 +143,8 @@ def _band(text: str) -> int:
     return int(text)
 
 
-def _column_bands(
-    image: tuple[int, int], patch: tuple[int, int], *, band: int, stride: int = 1
-) -> MaskSet:
-    return bands.column_bands(image, patch, band=band or usual_band(image, 19), stride=stride)
+def _column_bands(image: tuple[int, int], threat: Threat, *, band: int, stride: int = 1) -> MaskSet:
+    return bands.column_bands(image, threat, band=band or usual_band(image, 19), stride=stride)
 
 
 def _product(coverage: Coverage) -> int:
@@ -253,6 +255,7 @@ MASKS = (
             Key("bands", _band, "columns that are seen, or usual", argument="band"),
             Key("stride", int, "pixels from one band to the next", "1"),
         ),
+        of_image=True,
     ),
     MaskEntry(
         "token_windows=2",

@@ -38,6 +38,8 @@ def mask_set(
     more = entry.keys[1:] if entry.family == "tiling" else entry.keys
     build = functools.partial(entry.build, **values(more, own))
     try:
+        if entry.of_image:
+            return build(threat.image_size, threat)
         return combined_sets.for_threat(threat, build, rounds=rounds)
     except ValueError as error:  # which may call a key by the builder's word for it
         argument, _, rest = str(error).partition(":")

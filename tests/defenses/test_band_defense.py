@@ -97,6 +97,21 @@ def test_bands_are_the_papers_unless_said():
     assert bands == [25, 19, 25]
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("kind", [DerandomizedSmoothing, SmoothedViT, MaskDS])
+def test_bands_that_are_not_finite_are_never_certified(kind, bad):
+    """One band of eight says no number, and the seven others are of one mind."""
+    defense = kind(Threat.of((4, 8), 1), band=1)
+    evidence = np.tile(np.float32([0, 5, 0]), (2, 8, 1))
+    evidence[1, 3, 0] = bad
+    labels = jnp.ones(2, jnp.int32)
+    results = defense.results(jnp.asarray(evidence), labels)
+    assert results.answer.tolist() == [1, 1]
+    assert results.worst_case.tolist() == [True, False]
+    within = defense.guarded(jnp.asarray(evidence), labels, margin_guard=0.01)
+    assert within.tolist() == [True, False]
+
+
 @pytest.mark.parametrize(
     ("name", "logits", "axis", "size"),
     [

@@ -169,6 +169,58 @@ def test_traced_the_same_and_bad_input_is_named():
         crosscert.worst_case(tables, votes, labels + 2, joint)
     with pytest.raises(ValueError, match="bands: expected bands for"):
         crosscert.joint_groups(masks, column_bands((1, 4), (1, 2), band=1))
+    met = bands.affected()
+    for certified in (
+        lambda t, v, y: crosscert.static_certified(t, v, y, met),
+        lambda t, v, y: crosscert.unwavering_certified(t, v, y, met),
+        lambda t, v, y: crosscert.location_certified(t, v, y, masks, met),
+    ):
+        certified(tables, votes, labels)
+        for wrong, why in (
+            ((tables, votes, [0]), r"labels: expected one integer for each image, int\[2\]"),
+            ((tables, votes, labels + 0.5), "labels: expected one integer for each image"),
+            ((tables, votes, labels - 1), "labels: expected classes"),
+            ((tables[:, :1], votes, labels), r"tables: expected int\[T, N, N\]"),
+            ((tables + 0.5, votes, labels), r"tables: expected int\[T, N, N\]"),
+            ((tables, votes[:1], labels), "votes: expected those of 2 images"),
+        ):
+            with pytest.raises(ValueError, match=why):
+                certified(*wrong)
+    with pytest.raises(ValueError, match="affected: expected bool"):
+        crosscert.location_certified(tables, votes, labels, masks, met[:, :1])
+
+
+def test_a_place_that_nothing_hides_is_lost():
+    """Of groups by hand: mask sets hide every place, so theirs have none of these."""
+    tables, labels = np.zeros((1, 2, 2), int), np.zeros(1, int)
+    votes = smoothing.label_votes(np.zeros((1, 4), int), 2)
+    hidden, met = np.zeros((1, 2, 2), bool), np.array([[True, True, False, False]])
+    nowhere = crosscert.JointGroups(hidden, met)
+    assert crosscert.worst_case(tables, votes, labels, nowhere).tolist() == [False]
+    few = crosscert.JointGroups(hidden, np.array([[True, False, False, False]]))
+    assert crosscert.worst_case(tables, votes, labels, few).tolist() == [True]  # bands alert
+    by_second = crosscert.JointGroups(~hidden & [[[False, True], [True, True]]], met)
+    assert crosscert.worst_case(tables, votes, labels, by_second).tolist() == [True]
+    masked = np.zeros((1, 3), int)
+    for hides, expected in (([True, True, True], False), ([True, True, False], True)):
+        met = np.array([hides])
+        assert vip_detection.never_silently_wrong(masked, labels, met).tolist() == [expected]
+
+
+def test_vip_detection_refuses_what_would_prove_nothing():
+    masked, whole, labels = np.zeros((2, 3), int), np.zeros(2, int), np.zeros(2, int)
+    met = np.ones((1, 3), bool)
+    for wrong in (labels[:1], labels + 0.5, labels - 1, [[0, 0]]):
+        with pytest.raises(ValueError, match="labels: expected"):
+            vip_detection.detection_worst_case(masked, whole, wrong)
+        with pytest.raises(ValueError, match="labels: expected"):
+            vip_detection.never_silently_wrong(masked, wrong, met)
+    for affected in (met[:0], met[0], met[:, :2], met.astype(int)):
+        with pytest.raises(ValueError, match="affected: expected bool"):
+            vip_detection.never_silently_wrong(masked, labels, affected)
+    for given in ((masked, whole[:1]), (masked + 0.5, whole), (masked, whole + 0.5)):
+        with pytest.raises(ValueError, match="masked, unmasked: expected"):
+            vip_detection.detection_rule(*given)
 
 
 def test_vip_detection_by_exhaustion():

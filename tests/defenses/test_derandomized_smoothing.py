@@ -302,6 +302,10 @@ def test_votes():
     np.testing.assert_array_equal(smoothing.threshold_votes(logits, 0.4), np.array(some, bool))
     huge = np.array([[[1e8, -1e8, 5e-324]]])
     np.testing.assert_array_equal(smoothing.threshold_votes(huge, 0.2), [[[True, False, False]]])
+    half = smoothing.threshold_votes(np.array([[[3.0, 3.0], [3.0, -np.inf]]]), 0.5)
+    np.testing.assert_array_equal(half, [[[True, True], [True, False]]])  # a share of just theta
+    all_of_it = smoothing.threshold_votes(np.array([[[3.0, -np.inf]]]), 1.0)
+    np.testing.assert_array_equal(all_of_it, [[[True, False]]])
     none = np.zeros((1, 4, 3), bool)
     assert smoothing.rule(none).tolist() == [0]
     assert smoothing.rule(none, ties="largest") == [2]
@@ -336,6 +340,22 @@ def test_bad_input_is_named():
         (lambda: smoothing.threshold_votes(np.zeros((1, 1, 2)), 0), "threshold: expected a share"),
         (lambda: vote_gaps.published_reach(5, 4, mode="diagonal"), "mode: expected one of"),
         (lambda: vote_gaps.levine_feizi_gap(np.zeros(3, int), labels, reach=1), "counts: expected"),
+        (lambda: smoothing.label_votes(np.array([0.5, 0.0]), 3), "labels: expected integers"),
+        (lambda: smoothing.label_votes(np.array([3, 0]), 3), "labels: expected classes below 3"),
     ):
         with pytest.raises(ValueError, match=why):
             wrong()
+
+
+@pytest.mark.parametrize(
+    "gap", [vote_gaps.levine_feizi_gap, vote_gaps.smoothed_vit_gap, vote_gaps.toolbox_gap]
+)
+def test_gaps_are_asked_for_the_class_of_each_image(gap):
+    counts, labels = np.zeros((2, 3), int), np.zeros(2, int)
+    for wrong, why in (
+        (labels[:1], "labels: expected one integer for each"),
+        (labels + 0.5, "labels: expected one integer for each"),
+        (labels + 3, "labels: expected classes from 0 to 2"),
+    ):
+        with pytest.raises(ValueError, match=why):
+            gap(counts, wrong, reach=1)

@@ -223,6 +223,22 @@ def test_the_linear_program_against_all_contents_of_a_window(denominator, thresh
     assert denominator == 1 or (impossible > 5 and below > 2)
 
 
+def test_by_hand_a_full_window_below_the_threshold_ties():
+    """Of 5 and 3 cells of 1 one is attacked: 4 are left, and 3 and a full window are 4 too.
+
+    A window of the other class then has a quarter of its sum, so none is masked at T = 1/2.
+    """
+    cells = np.array([[1, 1], [1, 1], [1, 1], [1, 0], [1, 0]], float)
+    for label, wins in ((0, False), (1, True)):  # a tie is the largest label's
+        evidence = cells[None, :, None, :: 1 - 2 * label]
+        how = {"window": (1, 1), "clip": 1.0, "threshold": 0.5}
+        assert patchguard.robust_masking_worst_case(evidence, [label], **how) == wins
+        assert not patchguard.robust_masking_worst_case(evidence, [label], **how, ties=None)
+        attacked = evidence.copy()
+        attacked[0, 3, 0] = [label, 1 - label]  # nothing for the label, and 1 for the other
+        assert (patchguard.robust_masking_rule(attacked, **how) == label) == wins
+
+
 def test_counterexamples_to_what_was_published(shared):
     cases = _counterexamples(shared)
     label = np.zeros(1, np.int32)
@@ -348,6 +364,27 @@ def test_rule_and_proof_compare_the_same_number_with_tau():
         assert patchguard.detection_worst_case(clean, [0], **options) == above
         answer = patchguard.detection_rule(attacked, **options)
         assert answer == (ALERT if above else 1)
+
+
+def test_by_hand_a_mean_that_ties_is_never_certified():
+    """Without either window of two cells, 1 of the first class is left, and nothing of the other.
+
+    All of it is 2 and 2, which the largest label wins; then both windows dissent.
+    """
+    cells = np.array([[1, 0], [0, 2], [1, 0]], float)
+    for label, answer in ((0, ALERT), (1, 1)):
+        evidence = cells[None, :, None, :: 1 - 2 * label]
+        how = {"window": (2, 1), "tau": 0.0}
+        assert patchguard.detection_rule(evidence, **how) == answer
+        assert not patchguard.detection_worst_case(evidence, [label], **how)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64, np.array])
+def test_tau_may_be_a_number_of_numpy(kind):
+    evidence, labels = np.full((1, 2, 2, 2), [3.0, 0.0]), [0]
+    assert patchguard.detection_rule(evidence, window=1, tau=kind(0.5)) == 0
+    assert patchguard.detection_worst_case(evidence, labels, window=1, tau=kind(0.5))
+    assert patchguard.detection_as_published(evidence, labels, window=1, tau=kind(0.5))
 
 
 def test_what_a_patch_puts_there_may_be_any_number():

@@ -31,6 +31,12 @@ def test_no_sum_leaves_32_bits_and_no_finer_grid_would_do(cells, ceiling):
     assert evidence_grid(cells, ceiling=ceiling, signed=True).low == -grid.high
 
 
+@pytest.mark.parametrize("ceiling", [1e-12, 1e-300, 1e-310, 5e-324])
+def test_a_ceiling_that_is_next_to_nothing_is_one_unit(ceiling):
+    grid = evidence_grid(36, ceiling=ceiling)
+    assert (grid.bits, grid.low, grid.high) == (20, 0, 1)
+
+
 def test_too_many_cells_are_named():
     with pytest.raises(ValueError, match="evidence: 4294967296 cells are too many"):
         evidence_grid(2**32)

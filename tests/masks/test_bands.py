@@ -10,6 +10,7 @@ import pytest
 
 from certmask_jax import defenses, mask_sets
 from certmask_jax import masks as masks_room
+from certmask_jax.defenses.band_defense import DerandomizedSmoothing
 from certmask_jax.masks.bands import (
     affected_parts,
     blocks,
@@ -82,6 +83,41 @@ def test_by_name():
     defense = defense_specs.build("plurality:bands=4,stride=2", (32, 32), (5, 5))
     assert (len(defense.mask_set), defense.mask_set.name) == (16, "column_bands")
     assert "column_bands" not in defense.options
+
+
+@pytest.mark.parametrize(
+    "threat",
+    [
+        Threat.of((8, 12), 1, patches=2),
+        Threat.of((8, 12), 2, region=(0, 0, 8, 5)),
+        Threat.of((8, 12), (1, 3), (2, 1)),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("name", ["vot", "plurality"])
+def test_by_name_bands_are_the_same_against_every_threat(name, threat):
+    """A model sees one band of the image, and never two, nor what no patch reaches beside one."""
+    masks = defense_specs.build(f"{name}:bands=2,stride=2", (8, 12), threat).mask_set
+    np.testing.assert_array_equal(masks.boxes, column_bands((8, 12), 1, band=2, stride=2).boxes)
+    assert masks.threat == threat
+    paints = [np.zeros((8, 12), bool) for _ in range(6)]
+    for start, seen in enumerate(paints):
+        seen[:, 2 * start : 2 * start + 2] = True
+    np.testing.assert_array_equal(_seen(masks), paints)
+
+
+def test_bands_that_meet_beside_the_region_hide_what_is_in_it():
+    """Of four columns both bands show the first, where no patch may be."""
+    threat = Threat.of((7, 4), 2, region=(4, 1, 6, 4))
+    masks = column_bands((7, 4), threat, band=2, stride=3)
+    assert masks.threat == threat
+    assert sorted(masks.affected().tolist()) == [[False, True], [True, False]]
+    defense = DerandomizedSmoothing(threat, band=2, stride=3)
+    assert defense.masks == masks
+    with pytest.raises(CoverageError):
+        column_bands((7, 4), 1, band=2, stride=3)
+    with pytest.raises(ValueError, match="on the image of 8x4 pixels"):
+        column_bands((8, 4), threat, band=2, stride=3)
 
 
 def _seen(masks):

@@ -77,10 +77,10 @@ def test_malformed_boxes_are_named(boxes, message):
         geometry.hides(boxes, 4, 1)
 
 
-@pytest.mark.parametrize("size", [0, -3, (1, 2, 3), (4, 0), 2.5])
+@pytest.mark.parametrize("size", [0, -3, (1, 2, 3), (4, 0), 2.5, (2.5, 2), None, "2"])
 def test_sizes_are_positive_ints_or_pairs(size):
-    with pytest.raises((ValueError, TypeError)):
-        geometry.as_size(size)
+    with pytest.raises(ValueError, match=r"patch_size: expected a positive int or \(height, width"):
+        geometry.as_size(size, "patch_size")
 
 
 def test_patch_larger_than_image():

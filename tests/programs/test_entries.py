@@ -78,6 +78,20 @@ def test_what_papers_call_a_defense_is_one_that_there_is():
 
 
 @pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("VOT", "vot"),
+        ("CrossCert", "crosscert"),
+        ("PATCHGUARD", "patchguard or patchguard_pp"),
+        ("Mask-DS", "mask_ds"),
+    ],
+)
+def test_capitals_of_papers_are_answered_with_a_name(typed, meant):
+    with pytest.raises(ValueError, match=rf"got '{typed}' \(did you mean {meant}\?\)"):
+        defense_specs.check(typed)
+
+
+@pytest.mark.parametrize(
     ("text", "spec"),
     [
         ("plurality", Spec("plurality")),
