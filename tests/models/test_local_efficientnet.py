@@ -13,6 +13,7 @@ from certmask_jax.models.depthwise import DepthwiseConv
 from certmask_jax.models.efficientnet_lite import EfficientNetLite
 from certmask_jax.models.local_efficientnet import LocalEfficientNetLite
 from certmask_jax.models.published import MODELS
+from certmask_jax.training.head_model import head_alone
 from certmask_jax.weights.names import to_arrays
 
 FIELDS = {1: (7, 2), 2: (11, 4), 3: (19, 4), 4: (35, 8), 5: (67, 8), 6: (83, 16)}  # by hand
@@ -186,3 +187,8 @@ def test_depthwise_without_padding_and_its_slopes_by_hand(size, stride):
         np.testing.assert_array_equal(got, expected)
         np.testing.assert_array_equal(slopes(factors)[0], of_pixels)
         np.testing.assert_array_equal(slopes(factors)[1], of_kernel)
+
+
+def test_the_head_that_is_trained_alone_sees_the_mean_of_the_opened_block():
+    alone = head_alone(models.create("efficientnet_lite0_field19", num_classes=7))
+    assert alone.module.shape == (6 * 24,)
