@@ -52,6 +52,13 @@ def efficient_net_lite(**fields: Any) -> nn.Module:
     return EfficientNetLite(**fields)
 
 
+def local_efficient_net_lite(**fields: Any) -> nn.Module:
+    """``LocalEfficientNetLite`` with these fields."""
+    from certmask_jax.models.local_efficientnet import LocalEfficientNetLite
+
+    return LocalEfficientNetLite(**fields)
+
+
 def bag_net(**fields: Any) -> nn.Module:
     """``BagNet`` with these fields."""
     from certmask_jax.models.bagnet import BagNet

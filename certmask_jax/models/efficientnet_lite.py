@@ -18,30 +18,36 @@ from certmask_jax.models import layers
 from certmask_jax.models.depthwise import DepthwiseConv
 
 
-class _Stage(NamedTuple):
-    """Blocks of one width, before it is scaled."""
+class StageSize(NamedTuple):
+    """Blocks of one width."""
 
     blocks: int
+    features: int
     kernel: int
     stride: int
     expansion: int
-    features: int
 
 
-_STAGES = (
-    _Stage(1, 3, 1, 1, 16),
-    _Stage(2, 3, 2, 6, 24),
-    _Stage(2, 5, 2, 6, 40),
-    _Stage(3, 3, 2, 6, 80),
-    _Stage(3, 5, 1, 6, 112),
-    _Stage(4, 5, 2, 6, 192),
-    _Stage(1, 3, 1, 6, 320),
+_STAGES = (  # before they are scaled
+    StageSize(1, 16, 3, 1, 1),
+    StageSize(2, 24, 3, 2, 6),
+    StageSize(2, 40, 5, 2, 6),
+    StageSize(3, 80, 3, 2, 6),
+    StageSize(3, 112, 5, 1, 6),
+    StageSize(4, 192, 5, 2, 6),
+    StageSize(1, 320, 3, 1, 6),
 )
+STEM_KERNEL, STEM_STRIDE = 3, 2
 _STEM, _HEAD = 32, 1280
 
 
 class Block(layers.Module):
-    """Inverted bottleneck (Sandler et al., 2018); without expansion a separable convolution."""
+    """Inverted bottleneck (Sandler et al., 2018); without expansion a separable convolution.
+
+    Attributes:
+      padding: ``"SAME"``, or ``"VALID"`` for none; the shortcut is then cropped on all sides alike.
+      opens: only the expansion, with its norm and ReLU6, which looks at each place by itself.
+    """
 
     features: int
     kernel: int
@@ -51,6 +57,8 @@ class Block(layers.Module):
     dtype: Any = None
     param_dtype: Any = jnp.float32
     depthwise: str = "shifts"
+    padding: str = "SAME"
+    opens: bool = False
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -58,12 +66,16 @@ class Block(layers.Module):
         shortcut, norms = x, iter(("bn1", "bn2", "bn3"))
         if self.expansion > 1:
             x = self._normed(self._pointwise(inner, "conv_pw")(x), next(norms), active=True)
-        x = DepthwiseConv(
-            self.kernel, self.stride, self.depthwise, self.dtype, self.param_dtype, name="conv_dw"
-        )(x)
+        if self.opens:
+            return x
+        types = (self.dtype, self.param_dtype, self.padding)
+        x = DepthwiseConv(self.kernel, self.stride, self.depthwise, *types, name="conv_dw")(x)
         x = self._normed(x, next(norms), active=True)
         last = "conv_pwl" if self.expansion > 1 else "conv_pw"
         x = self._normed(self._pointwise(self.features, last)(x), next(norms), active=False)
+        if self.padding == "VALID" and self.stride == 1:
+            edge = self.kernel // 2
+            shortcut = shortcut[:, edge : edge + x.shape[1], edge : edge + x.shape[2]]
         return x + shortcut if x.shape == shortcut.shape else x
 
     def _pointwise(self, features: int, name: str) -> layers.Conv:
@@ -74,7 +86,12 @@ class Block(layers.Module):
 
 
 class Stage(layers.Module):
-    """Blocks of one width; the first one has the stride."""
+    """Blocks of one width; the first one has the stride.
+
+    Attributes:
+      padding: as ``Block.padding``.
+      opens: after the blocks comes the expansion of one more.
+    """
 
     blocks: int
     features: int
@@ -85,10 +102,12 @@ class Stage(layers.Module):
     dtype: Any = None
     param_dtype: Any = jnp.float32
     depthwise: str = "shifts"
+    padding: str = "SAME"
+    opens: bool = False
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        for block in range(self.blocks):
+        for block in range(self.blocks + self.opens):
             x = Block(
                 self.features,
                 self.kernel,
@@ -98,6 +117,8 @@ class Stage(layers.Module):
                 self.dtype,
                 self.param_dtype,
                 self.depthwise,
+                self.padding,
+                block == self.blocks,
                 name=str(block),
             )(x)
         return x
@@ -127,21 +148,10 @@ class EfficientNetLite(layers.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         types = (self.dtype, self.param_dtype)
-        x = _conv(_STEM, 3, 2, *types, "conv_stem")(x)
-        x = _normed(x, self.is_training, self.param_dtype, "bn1", active=True)
-        for number, stage in enumerate(_STAGES):
-            is_end = number in (0, len(_STAGES) - 1)
-            x = Stage(
-                stage.blocks if is_end else math.ceil(self.depth * stage.blocks),
-                _rounded(self.width * stage.features),
-                stage.kernel,
-                stage.stride,
-                stage.expansion,
-                self.is_training,
-                *types,
-                self.depthwise,
-                name=f"blocks_{number}",
-            )(x)
+        x = stem(x, self.is_training, *types)
+        for number, stage in enumerate(stages(self.width, self.depth)):
+            how = (self.is_training, *types, self.depthwise)
+            x = Stage(*stage, *how, name=f"blocks_{number}")(x)
         x = _conv(_HEAD, 1, 1, *types, "conv_head")(x)
         x = _normed(x, self.is_training, self.param_dtype, "bn2", active=True)
         x = x.astype(jnp.float32).mean(axis=(1, 2))
@@ -151,6 +161,24 @@ class EfficientNetLite(layers.Module):
         return head(x)
 
 
+def stages(width: float = 1.0, depth: float = 1.0) -> tuple[StageSize, ...]:
+    """The stages of a net of this width and depth; the first and the last keep their one block."""
+    middle = range(1, len(_STAGES) - 1)
+    return tuple(
+        stage._replace(
+            blocks=math.ceil(depth * stage.blocks) if number in middle else stage.blocks,
+            features=_rounded(width * stage.features),
+        )
+        for number, stage in enumerate(_STAGES)
+    )
+
+
+def stem(x: Array, is_training: bool, dtype: Any, param_dtype: Any, padding: str = "SAME") -> Array:
+    """The first convolution, as a part of the module that calls: half as many pixels a side."""
+    x = _conv(_STEM, STEM_KERNEL, STEM_STRIDE, dtype, param_dtype, "conv_stem", padding)(x)
+    return _normed(x, is_training, param_dtype, "bn1", active=True)
+
+
 def _rounded(features: float) -> int:
     """The multiple of 8 nearest to so many channels, but not less than 90% of them."""
     rounded = max(8, int(features + 4) // 8 * 8)
@@ -158,13 +186,19 @@ def _rounded(features: float) -> int:
 
 
 def _conv(
-    features: int, kernel: int, stride: int, dtype: Any, param_dtype: Any, name: str
+    features: int,
+    kernel: int,
+    stride: int,
+    dtype: Any,
+    param_dtype: Any,
+    name: str,
+    padding: str = "SAME",
 ) -> layers.Conv:
     return layers.Conv(
         features,
         (kernel, kernel),
         (stride, stride),
-        padding="SAME",
+        padding=padding,
         use_bias=False,
         dtype=dtype,
         param_dtype=param_dtype,

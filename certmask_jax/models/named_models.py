@@ -215,6 +215,7 @@ def _build(model: str, num_classes: int, options: tuple[tuple[str, Any], ...]) -
     # Here, as they import Flax, which names of models do without.
     from certmask_jax.models.bagnet import BagNet
     from certmask_jax.models.cifar_bagnet import CifarBagNet
+    from certmask_jax.models.local_efficientnet import LocalEfficientNetLite
     from certmask_jax.models.vit import VisionTransformer
 
     build = MODELS[model].build
@@ -238,7 +239,7 @@ def _build(model: str, num_classes: int, options: tuple[tuple[str, Any], ...]) -
             return module.apply(params, images, kept, padded=padded)  # type: ignore[return-value]
 
     local, dropping = None, None
-    if isinstance(module, BagNet | CifarBagNet):
+    if isinstance(module, BagNet | CifarBagNet | LocalEfficientNetLite):
         local = LocalLogits(local_logits, module.receptive_field, module.stride)
     if isinstance(module, VisionTransformer):
         dropping = TokenDropping(kept_logits, module.patch)

@@ -275,6 +275,22 @@ def _efficientnet_lite(number: int) -> Entry:
     )
 
 
+_LITE0_CUTS = {  # field -> blocks, parameters with 1,000 classes
+    11: (2, 155_704), 19: (3, 164_536), 35: (4, 280_344), 67: (5, 306_584),
+}  # fmt: skip
+
+
+def _local_lite(field: int) -> Entry:
+    blocks, parameters = _LITE0_CUTS[field]
+    return dataclasses.replace(
+        _efficientnet_lite(0),
+        about=f"the first {blocks} blocks of EfficientNet-Lite0 for 224x224, logits of "
+        f"{field}x{field} pixels averaged; its weights have no head",
+        build=functools.partial(architectures.local_efficient_net_lite, blocks=blocks),
+        parameters=parameters,
+    )
+
+
 _CIFAR_PARAMETERS = {8: 75_290, 20: 269_722, 32: 464_154, 44: 658_586, 56: 853_018}
 
 MODELS: dict[str, Entry] = {
@@ -331,6 +347,7 @@ MODELS: dict[str, Entry] = {
     "resmlp_s24": _resmlp(24, 1e-5, 30_020_680),
     "resmlp_s36": _resmlp(36, 1e-6, 44_690_488),
     **{f"efficientnet_lite{number}": _efficientnet_lite(number) for number in _LITE},
+    **{f"efficientnet_lite0_field{field}": _local_lite(field) for field in _LITE0_CUTS},
     "bagnet9": _bagnet(9, (3, 3, 1, 1), 15_688_744),
     "bagnet17": _bagnet(17, (3, 3, 3, 1), 16_213_032),
     "bagnet33": _bagnet(33, (3, 3, 3, 3), 18_310_184),

@@ -1,7 +1,7 @@
-"""Weights made to fit another task: a fresh head, positions for another input size.
+"""Weights made to fit another task: a fresh head, positions for another size, a net cut short.
 
-Both are what fine-tuning does (Dosovitskiy et al., 2021, section 3.2; Kolesnikov et al., 2020,
-section 3.3), and only on request.
+The first two are what fine-tuning does (Dosovitskiy et al., 2021, section 3.2; Kolesnikov et al.,
+2020, section 3.3), and only on request.
 """
 
 from __future__ import annotations
@@ -43,6 +43,12 @@ def with_new_head(entries: Mapping[str, Entry], model: Model, *, seed: int) -> d
     }
     kept = {n: e for n, e in entries.items() if not (is_head(n) or is_before_head(n))}
     return {**kept, **fresh}
+
+
+def without_cut_off(entries: Mapping[str, Entry], model: Model) -> dict[str, Entry]:
+    """Entries without those of layers behind the cut of a model that is the beginning of a net."""
+    is_cut_off = getattr(model.module, "is_cut_off", lambda name: False)
+    return {name: entry for name, entry in entries.items() if not is_cut_off(name)}
 
 
 def can_resize_positions(old: int, prefix_tokens: int) -> bool:

@@ -64,6 +64,10 @@ def num_classes(shapes: Shapes) -> int | None:
     return next((shape[0] for name, shape in shapes.items() if is_head(name) and shape), None)
 
 
+def _seen_by_head(shapes: Shapes) -> tuple[int, ...]:
+    return next((shape[1:] for name, shape in shapes.items() if is_head(name) and shape[1:]), ())
+
+
 def prefixes(names: Set[str]) -> list[str]:
     """What stands in front of the names by which a family is known; ``""`` where nothing does."""
     ends = [mark for _, mark in _FAMILIES if mark != "conv2.weight"]  # blocks have that one too
@@ -127,6 +131,8 @@ def likely_causes(file: Shapes, model: Shapes, resizable: bool, say: Naming) -> 
         )
     elif heads and got is None:
         causes.append(f"no head in the file; {fresh} starts one, which has to be trained")
+    elif heads and _seen_by_head(file) != _seen_by_head(model):
+        causes.append(f"a head of other features: {fresh} starts one, which has to be trained")
     elif heads and got != wanted:
         causes.append(
             f"another number of classes: {say('num_classes', got)} takes the file's head, {fresh} "

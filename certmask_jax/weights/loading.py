@@ -16,7 +16,12 @@ from certmask_jax._settings import Naming, SettingError
 from certmask_jax.files.local_paths import local_path
 from certmask_jax.models import Model, Params
 from certmask_jax.weights import dinov2, gate, google, places, reading, torch_files, writing
-from certmask_jax.weights.adaptation import can_resize_positions, resized_positions, with_new_head
+from certmask_jax.weights.adaptation import (
+    can_resize_positions,
+    resized_positions,
+    with_new_head,
+    without_cut_off,
+)
 from certmask_jax.weights.addresses import Address, address
 from certmask_jax.weights.families import Shapes, likely_causes
 from certmask_jax.weights.gate import listed
@@ -86,7 +91,8 @@ def load(
 
     What wrappers put in front of all names (``module.``, ``_orig_mod.``, Lightning's ``model.``) is
     taken off where the model's own names come out; the counters ``num_batches_tracked`` and
-    ``n_averaged`` are ignored; Google's and DINOv2's own names are translated.
+    ``n_averaged`` are ignored; Google's and DINOv2's own names are translated. Of a net that a
+    model is the beginning of (``LocalEfficientNetLite``) the rest is left.
 
     Args:
       file: ``.npz``, ``.safetensors``, an Orbax folder, ``.pth``, ``.pt``, ``.th``, ``.tar``,
@@ -125,7 +131,7 @@ def load(
             )
         )
     place, _ = places.choose(opened, shapes, entry or opened.asked)
-    entries = _entries(path, place)
+    entries = without_cut_off(_entries(path, place), model)
     if new_head:
         entries = with_new_head(entries, model, seed=seed)
     gate.check_kinds(path, {name: entries[name] for name in shapes if name in entries})
