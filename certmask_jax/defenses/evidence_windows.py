@@ -16,6 +16,7 @@ from jax import Array, lax
 from numpy.typing import NDArray
 
 Size = int | tuple[int, int]
+_NONE = np.iinfo(np.int32).min
 
 
 def size_pair(size: Size, name: str) -> tuple[int, int]:
@@ -135,6 +136,47 @@ def kept_of_windows(units: Array, window: tuple[int, int], *, wrap: bool) -> Arr
     return (sums[None, None] - overlap).reshape(rows * columns, rows * columns)
 
 
+@functools.partial(jax.jit, static_argnames=("window",))
+def most_kept(units: Array, window: tuple[int, int]) -> tuple[Array, Array]:
+    """The most of ``kept_of_windows`` among windows that meet each one, and among the others.
+
+    ``int32[H, W]``, at least 0 and no cycle, to ``int32[windows]`` twice. No pair of windows is
+    kept: those that meet are looked at offset by offset, and of those apart it is enough to know
+    the largest sum above, below, left and right. Where none is apart the second is below 0.
+    """
+    (height, width), sums = window, window_sums(units, window, wrap=False)
+    rows, columns = sums.shape
+    around = ((height - 1, height - 1), (width - 1, width - 1))
+    others = jnp.pad(sums, around, constant_values=_NONE)
+    down = jnp.pad(_prefix(units, 0), ((0, height), (0, 0)))
+
+    def at_row(most: Array, offset: Array) -> tuple[Array, None]:
+        first = jnp.maximum(offset, 0)
+        last = first + height - jnp.abs(offset)
+        strips = lax.dynamic_slice_in_dim(down, last, rows) - lax.dynamic_slice_in_dim(
+            down, first, rows
+        )
+        across = jnp.pad(_prefix(strips, 1), ((0, 0), (0, width)))
+        level = lax.dynamic_slice_in_dim(others, offset + height - 1, rows)
+
+        def at_column(most: Array, offset: Array) -> tuple[Array, None]:
+            first = jnp.maximum(offset, 0)
+            last = first + width - jnp.abs(offset)
+            shared = lax.dynamic_slice_in_dim(across, last, columns, axis=1)
+            shared -= lax.dynamic_slice_in_dim(across, first, columns, axis=1)
+            other = lax.dynamic_slice_in_dim(level, offset + width - 1, columns, axis=1)
+            kept = jnp.where(other == _NONE, _NONE, other - shared)
+            return jnp.maximum(most, kept), None
+
+        return lax.scan(at_column, most, jnp.arange(1 - width, width), unroll=8)
+
+    meeting_most = lax.scan(at_row, jnp.zeros_like(sums), jnp.arange(1 - height, height))[0]
+    apart = jnp.maximum(
+        _beyond(sums.max(axis=1), height)[:, None], _beyond(sums.max(axis=0), width)[None, :]
+    )
+    return meeting_most.ravel(), apart.ravel()
+
+
 def meeting(
     cells: tuple[int, int], window: tuple[int, int], *, wrap: bool, seam: bool = True
 ) -> NDArray[np.bool_]:
@@ -152,6 +194,14 @@ def meeting(
     rows, columns = axes
     both = rows[:, None, :, None] & columns[None, :, None, :]
     return both.reshape(both.shape[0] * both.shape[1], -1)
+
+
+def _beyond(line: Array, reach: int) -> Array:
+    """The largest entry at least ``reach`` before or behind each one; ``_NONE`` without any."""
+    none = jnp.full(reach, _NONE, line.dtype)
+    before = jnp.concatenate([none, lax.cummax(line)])[: len(line)]
+    behind = jnp.concatenate([lax.cummax(line, reverse=True), none])[reach:]
+    return jnp.maximum(before, behind)
 
 
 def _prefix(units: Array, axis: int) -> Array:

@@ -19,7 +19,13 @@ from jax import Array
 from numpy.typing import ArrayLike, NDArray
 
 from certmask_jax._own_settings import unguarded
-from certmask_jax.defenses.evidence_windows import Size, kept_of_windows, meeting, window_sums
+from certmask_jax.defenses.evidence_windows import (
+    Size,
+    kept_of_windows,
+    meeting,
+    most_kept,
+    window_sums,
+)
 from certmask_jax.defenses.plain_arrays import as_given, checked_classes
 from certmask_jax.defenses.quantised_evidence import (
     checked_evidence,
@@ -110,11 +116,15 @@ def _conditions(units: Array, labels: Array, game: Game, program: Program) -> Ar
         own = jnp.take(image, label, axis=-1)
         clean = window_sums(own, game.window, wrap=game.wrap).ravel()
         left = own.sum(dtype=jnp.int32) - clean
-        kept = jnp.where(near, kept_of_windows(own, game.window, wrap=game.wrap), clean[None, :])
-        largest = kept.max(axis=1)
+        if game.wrap:
+            kept = kept_of_windows(own, game.window, wrap=True)
+            met = jnp.where(near, kept, 0).max(axis=1)
+            apart = jnp.where(near, 0, clean[None, :]).max(axis=1)
+        else:
+            met, apart = most_kept(own, game.window)
+        largest = jnp.maximum(met, apart)
         masked = largest > game.share(left)
-        met = jnp.where(near, kept, 0).max(axis=1) if program == "head" else jnp.zeros_like(largest)
-        least = left - jnp.where(masked, largest, met)
+        least = left - jnp.where(masked, largest, met if program == "head" else 0)
 
         classes = jnp.arange(image.shape[-1], dtype=jnp.int32)
         total = image.sum(axis=(0, 1), dtype=jnp.int32)
@@ -123,4 +133,5 @@ def _conditions(units: Array, labels: Array, game: Game, program: Program) -> Ar
         safe = beats(raised, outside_windows(image, game), game, capped=False)
         return first.all() & (safe | (classes == label)[None, :]).all()
 
-    return image_by_image(one, 4 * image_entries(units) + 3 * game.windows**2, units, labels)
+    pairs = 3 * game.windows**2 if program == "first" else game.entries()
+    return image_by_image(one, 4 * image_entries(units) + pairs, units, labels)

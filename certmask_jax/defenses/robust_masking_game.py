@@ -16,6 +16,7 @@ from certmask_jax.defenses.evidence_windows import (
     checked_window,
     kept_of_windows,
     meeting,
+    most_kept,
     window_sums,
 )
 from certmask_jax.defenses.quantised_evidence import Grid, evidence_grid
@@ -48,6 +49,13 @@ class Game:
         if self.wrap:
             return rows * columns
         return (rows - self.window[0] + 1) * (columns - self.window[1] + 1)
+
+    def entries(self, *, guarded: bool = False) -> int:
+        """How many numbers the proofs of an image hold at a time beside its evidence.
+
+        On a cycle, and within a guard, they look at all pairs of windows.
+        """
+        return (5 if guarded else 3 if self.wrap else 0) * self.windows**2
 
     def share(self, total: Array) -> Array:
         """``floor(T * total)``, exact, of totals from 0 on: what is above it is above T's share."""
@@ -98,17 +106,28 @@ def least_of_label(units: Array, game: Game, *, most: Array | None = None) -> Ar
     any evidence in the attacked window. With ``most``, where evidence may be all from ``units`` to
     that, its share is the largest that it may be, and what it leaves is the least (soundness, 15).
     """
-    kept = kept_of_windows(units, game.window, wrap=game.wrap)
     outside = units.sum(dtype=jnp.int32) - window_sums(units, game.window, wrap=game.wrap).ravel()
-    meets = meeting(game.cells, game.window, wrap=game.wrap)
     if most is None:
-        largest = kept.max(axis=1)
+        near, apart = _most_kept(units, game)
+        largest = jnp.maximum(near, apart)
         masked = jnp.where(largest > game.share(outside), largest, 0)
     else:
+        kept = kept_of_windows(units, game.window, wrap=game.wrap)
         above = kept_of_windows(most, game.window, wrap=game.wrap)
         total = outside[:, None] - kept + above
         masked = jnp.where(above > game.share(total), kept, 0).max(axis=1)
-    return outside - jnp.maximum(masked, jnp.where(meets, kept, 0).max(axis=1))
+        meets = meeting(game.cells, game.window, wrap=game.wrap)
+        near = jnp.where(meets, kept, 0).max(axis=1)
+    return outside - jnp.maximum(masked, near)
+
+
+def _most_kept(units: Array, game: Game) -> tuple[Array, Array]:
+    """The most that an attack on each window leaves in one that meets it, and in one apart."""
+    if not game.wrap:
+        return most_kept(units, game.window)
+    kept = kept_of_windows(units, game.window, wrap=True)
+    meets = meeting(game.cells, game.window, wrap=True)
+    return jnp.where(meets, kept, 0).max(axis=1), jnp.where(meets, 0, kept).max(axis=1)
 
 
 def extremes_on(units: Array, label: Array, reached: Array, game: Game) -> tuple[Array, Array]:

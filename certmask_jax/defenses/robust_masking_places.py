@@ -88,7 +88,7 @@ def _of_windows(units: Array, labels: Array, game: Game) -> tuple[Array, Array]:
             leads = jnp.where(itself, jnp.inf, (least - outside).astype(jnp.float32))
         return holds, leads.min(axis=1)
 
-    entries = 4 * image_entries(units) + 3 * game.windows**2
+    entries = 4 * image_entries(units) + game.entries()
     return image_by_image(one, entries, units, labels)
 
 

@@ -87,8 +87,7 @@ def _on_windows(
         classes = jnp.arange(image.shape[-1], dtype=jnp.int32)
         return (beats(least, outside, game) | (classes == label)[None, :]).all(axis=1)
 
-    pairs = 3 if own is None else 5
-    entries = 4 * image_entries(units) + pairs * game.windows**2
+    entries = 4 * image_entries(units) + game.entries(guarded=own is not None)
     given = (units, labels) if own is None else (units, labels, own)
     return image_by_image(one, entries, *given)
 

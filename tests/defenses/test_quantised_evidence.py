@@ -12,7 +12,12 @@ import pytest
 from certmask_jax.defenses import quantised_evidence as module
 from certmask_jax.defenses.band_defense import SmoothedViT
 from certmask_jax.defenses.clipped_bagnet_defense import ClippedBagNet
-from certmask_jax.defenses.evidence_windows import kept_of_windows, meeting, window_sums
+from certmask_jax.defenses.evidence_windows import (
+    kept_of_windows,
+    meeting,
+    most_kept,
+    window_sums,
+)
 from certmask_jax.defenses.mask_ds_defense import MaskDS
 from certmask_jax.defenses.patchguard_defense import PatchGuard
 from certmask_jax.defenses.patchguard_detection_defense import PatchGuardDetection
@@ -75,6 +80,24 @@ def test_window_sums_one_by_one(cells, window, wrap):
     np.testing.assert_array_equal(kept, expected)
     common = [[bool(set(v) & set(w)) for v in boxes] for w in boxes]
     np.testing.assert_array_equal(meeting(cells, window, wrap=wrap), common)
+
+
+@pytest.mark.parametrize(
+    ("cells", "window"),
+    [((4, 5), (2, 3)), ((6, 7), (4, 2)), ((5, 4), (1, 1)), ((3, 4), (3, 4)), ((1, 20), (1, 12)),
+     ((9, 6), (5, 6))],
+)  # fmt: skip
+@pytest.mark.parametrize("high", [2, 2**26])
+def test_the_most_that_is_left_pair_by_pair(cells, window, high):
+    units = np.random.default_rng(0).integers(0, high, cells).astype(np.int32)
+    boxes, flat = oracle.windows(cells, window, False), units.ravel().astype(np.int64)
+    near, apart = most_kept(jnp.asarray(units), window)
+    for w, meeting_most, apart_most in zip(boxes, near.tolist(), apart.tolist(), strict=True):
+        kept = {bool(set(v) & set(w)): [] for v in boxes}
+        for v in boxes:
+            kept[bool(set(v) & set(w))].append(flat[sorted(set(v) - set(w))].sum())
+        assert meeting_most == max(kept[True])
+        assert apart_most == max(kept.get(False, [np.iinfo(np.int32).min]))
 
 
 def test_images_that_do_not_fit_at_once_come_in_turn():
