@@ -43,6 +43,8 @@ class DefenseEntry:
       second_round: whether it takes other masks for a second round, or None.
       counts_patches: whether its masks are for one of several equal patches, and it is told how
         many there are.
+      counts_labels: whether its rule is of the labels of its masks alone, and asks nothing of what
+        they hide.
       rounds: how many of its masks it unites, with no other masks for the second round; 0 where
         that is not known.
       path: the import path of a user's own; empty for those of this package.
@@ -55,6 +57,7 @@ class DefenseEntry:
     masks: str = mask_entries.DEFAULT
     second_round: bool = False
     counts_patches: bool = False
+    counts_labels: bool = False
     rounds: int = 0
     path: str = ""
 
@@ -133,6 +136,7 @@ DEFENSES = {
             defenses.vot,
             (_TIES,),
             masks="bands=usual",
+            counts_labels=True,
             rounds=1,
         ),
         DefenseEntry(
@@ -170,6 +174,7 @@ DEFENSES = {
             "one round, the label of most masks; recovery",
             defenses.plurality,
             (_TIES,),
+            counts_labels=True,
             rounds=1,
         ),
         DefenseEntry(

@@ -132,6 +132,16 @@ def _built(entry: DefenseEntry, spec: Spec, text: str, attack: Threat) -> Defens
     return dataclasses.replace(entry.build(*masks, **arguments, **against), spec=text)
 
 
+def is_one_rule(text: str) -> bool:
+    """Whether a spec names one that is the same classifier against every patch.
+
+    Its masks are those of the image, and its rule is of their labels alone.
+    """
+    spec, entry = _checked(text)
+    of_masks = {key: value for key, value in spec.keys if key in mask_entries.KEYS}
+    return entry.counts_labels and mask_specs.chosen(of_masks, entry.masks)[0].of_image
+
+
 def without_built_for(text: str) -> tuple[str, str | None]:
     """``"NAME:key=value,built_for=12"`` -> (``"NAME:key=value"``, ``"12"``)."""
     spec = parsed(text)

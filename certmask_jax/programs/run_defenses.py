@@ -84,7 +84,9 @@ def specs_over_sizes(specs: Sequence[str], attacks: Sequence[Threat]) -> tuple[s
     all_specs = []
     for spec in specs:
         all_specs.append(spec)
-        if spec in given and given[spec][1] is None and given[spec][0] not in asked:
+        if spec not in given or defense_specs.is_one_rule(spec):
+            continue
+        if given[spec][1] is None and given[spec][0] not in asked:
             all_specs.append(defense_specs.with_built_for(spec, patches[-1]))
     return tuple(dict.fromkeys(all_specs))
 
@@ -100,5 +102,8 @@ def over_sizes(result: Report, specs: Sequence[str]) -> Report:
             continue
         base, built_for = defense_specs.without_built_for(spec)
         largest = None if built_for is None else as_size(spec_keys.size(built_for))
-        families.append(certified_size.Family(base, largest, numbers))
+        is_one = largest is None and defense_specs.is_one_rule(spec)
+        families.append(
+            certified_size.Family(base, largest, numbers, "one rule" if is_one else None)
+        )
     return certified_size.with_curves(result, families)

@@ -11,7 +11,8 @@ import certmask_jax as cm
 from certmask_jax import defenses
 from certmask_jax.defenses import vote_gaps
 from certmask_jax.masks.bands import column_bands
-from certmask_jax.programs import defense_specs
+from certmask_jax.masks.threats import Threat
+from certmask_jax.programs import defense_specs, run_defenses
 from certmask_jax.tables.prediction_table import from_labels
 
 
@@ -110,3 +111,15 @@ def test_by_name_with_the_bands_that_papers_take():
             defense_specs.build(f"vot:bands={typed}", (32, 32), (5, 5))
     with pytest.raises(ValueError, match="did you mean bands"):
         defense_specs.build("vot:band=4", (32, 32), (5, 5))
+
+
+def test_over_sizes_it_is_one_classifier():
+    """No masks for the largest patch beside it: they would be the same."""
+    one = ("vot", "vot:bands=3,ties=smallest", "plurality:bands=2")
+    other = ("plurality", "robust_masking:bands=2", "vot:bands=2,built_for=2")
+    sizes = [Threat.of(8, side) for side in (1, 2, 3)]
+    with_largest = run_defenses.specs_over_sizes([*one, *other], sizes)
+    added = ("plurality:built_for=3", "robust_masking:bands=2,built_for=3")
+    assert set(with_largest) == {*one, *other, *added}
+    assert [defense_specs.is_one_rule(spec) for spec in one] == [True] * 3
+    assert [defense_specs.is_one_rule(spec) for spec in other[:2]] == [False] * 2
