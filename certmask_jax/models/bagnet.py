@@ -7,25 +7,17 @@ kin build on. Parameter names are those of bag-of-local-features-models (``conv1
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from certmask_jax.models import layers
+from certmask_jax.models import layers, local_net
+from certmask_jax.models.local_net import LocalNet
 
 _EXPANSION = 4
 _STEM_KERNEL = 3
-
-
-def field_and_stride(layers: Sequence[tuple[int, int]]) -> tuple[int, int]:
-    """What a place sees, and the distance of two, in pixels: after ``(kernel, stride)`` layers."""
-    field, step = 1, 1
-    for kernel, stride in layers:
-        field, step = field + (kernel - 1) * step, step * stride
-    return field, step
 
 
 class Bottleneck(nn.Module):
@@ -59,7 +51,7 @@ class Bottleneck(nn.Module):
         return norm(x).astype(x.dtype)
 
 
-class BagNet(nn.Module):
+class BagNet(LocalNet):
     """BagNet: images ``float32[B, h, w, c]`` -> logits ``float32[B, K]``, the mean local logits.
 
     Attributes:
@@ -81,31 +73,10 @@ class BagNet(nn.Module):
     dtype: Any = None
     param_dtype: Any = jnp.float32
 
-    def __call__(self, x: Array) -> Array:
-        return self._logits(x, is_local=False)
-
-    def local_logits(self, x: Array) -> Array:
-        """Logits of every place: ``float32[B, h, w, c]`` -> ``float32[B, Fh, Fw, K]``.
-
-        The one at ``(i, j)`` sees the pixels from ``(i, j) * stride`` to
-        ``(i, j) * stride + receptive_field``, exclusive, and no other. For ``module.apply(params,
-        images, method="local_logits")``. Their mean is the model's logits up to rounding.
-        """
-        return self._logits(x, is_local=True)
-
     @property
-    def receptive_field(self) -> int:
-        """Side in pixels of what a local logit sees."""
-        return field_and_stride([(_STEM_KERNEL, 1), *self._stages])[0]
-
-    @property
-    def stride(self) -> int:
-        """Pixels between the fields of neighbouring local logits."""
-        return field_and_stride(self._stages)[1]
-
-    @property
-    def _stages(self) -> list[tuple[int, int]]:
-        return list(zip(self.kernels, self.strides, strict=True))
+    def convolutions(self) -> list[tuple[int, int]]:
+        """See ``LocalNet``: the stem's, and the first one of each stage."""
+        return [(_STEM_KERNEL, 1), *zip(self.kernels, self.strides, strict=True)]
 
     def feature_map_size(self, input_size: tuple[int, int]) -> tuple[int, int]:
         """``(Fh, Fw)`` for images of ``(height, width)``.
@@ -113,11 +84,7 @@ class BagNet(nn.Module):
         Raises:
           ValueError: for an image smaller than the receptive field.
         """
-        if min(input_size) < self.receptive_field:
-            raise ValueError(
-                f"input_size: expected at least {self.receptive_field}x{self.receptive_field}, the "
-                f"BagNet's receptive field, got {input_size[0]}x{input_size[1]}"
-            )
+        self.check_size(input_size)
         height, width = (_side(n, self.kernels, self.strides) for n in input_size)
         return height, width
 
@@ -139,13 +106,8 @@ class BagNet(nn.Module):
                     *types,
                     name=f"layer{stage + 1}_{block}",
                 )(x)
-        x = x.astype(jnp.float32)
-        if not is_local:
-            x = x.mean(axis=(1, 2))  # before the linear layer, which it commutes with: cheaper
-        head = layers.Dense(
-            self.num_classes, dtype=jnp.float32, param_dtype=self.param_dtype, name="fc"
-        )
-        return head(x)
+        how: Any = {"param_dtype": self.param_dtype, "name": "fc", "is_local": is_local}
+        return local_net.head(x, self.num_classes, **how)
 
 
 def _side(pixels: int, kernels: tuple[int, ...], strides: tuple[int, ...]) -> int:

@@ -13,8 +13,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from certmask_jax.models import layers
-from certmask_jax.models.bagnet import field_and_stride
+from certmask_jax.models import layers, local_net
+from certmask_jax.models.local_net import LocalNet
 
 
 class Layer(NamedTuple):
@@ -25,7 +25,7 @@ class Layer(NamedTuple):
     stride: int = 1
 
 
-class CifarBagNet(nn.Module):
+class CifarBagNet(LocalNet):
     """Images ``float32[B, h, w, c]`` -> logits ``float32[B, K]``, the mean local logits.
 
     Attributes:
@@ -42,30 +42,14 @@ class CifarBagNet(nn.Module):
     dtype: Any = None
     param_dtype: Any = jnp.float32
 
-    def __call__(self, x: Array) -> Array:
-        return self._logits(x, is_local=False)
-
-    def local_logits(self, x: Array) -> Array:
-        """Logits of every place, as ``BagNet.local_logits``: ``float32[B, Fh, Fw, K]``."""
-        return self._logits(x, is_local=True)
-
     @property
-    def receptive_field(self) -> int:
-        """Side in pixels of what a local logit sees."""
-        return field_and_stride([(layer.kernel, layer.stride) for layer in self.layers])[0]
-
-    @property
-    def stride(self) -> int:
-        """Pixels between the fields of neighbouring local logits."""
-        return field_and_stride([(layer.kernel, layer.stride) for layer in self.layers])[1]
+    def convolutions(self) -> list[tuple[int, int]]:
+        """See ``LocalNet``."""
+        return [(layer.kernel, layer.stride) for layer in self.layers]
 
     @nn.compact
     def _logits(self, x: Array, *, is_local: bool) -> Array:
-        if min(x.shape[1:3]) < self.receptive_field:
-            raise ValueError(
-                f"input_size: expected at least {self.receptive_field}x{self.receptive_field}, "
-                f"what a local logit sees, got {x.shape[1]}x{x.shape[2]}"
-            )
+        self.check_size((x.shape[1], x.shape[2]))
         for number, layer in enumerate(self.layers, start=1):
             x = layers.Conv(
                 layer.features,
@@ -86,10 +70,5 @@ class CifarBagNet(nn.Module):
                 name=f"bn{number}",
             )
             x = nn.relu(norm(x).astype(x.dtype))
-        x = x.astype(jnp.float32)
-        if not is_local:
-            x = x.mean(axis=(1, 2))  # before the linear layer, which it commutes with: cheaper
-        head = layers.Dense(
-            self.num_classes, dtype=jnp.float32, param_dtype=self.param_dtype, name="fc"
-        )
-        return head(x)
+        how: Any = {"param_dtype": self.param_dtype, "name": "fc", "is_local": is_local}
+        return local_net.head(x, self.num_classes, **how)

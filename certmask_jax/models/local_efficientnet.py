@@ -19,8 +19,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from certmask_jax.models import layers
-from certmask_jax.models.bagnet import field_and_stride
+from certmask_jax.models import local_net
 from certmask_jax.models.efficientnet_lite import (
     STEM_KERNEL,
     STEM_STRIDE,
@@ -29,9 +28,10 @@ from certmask_jax.models.efficientnet_lite import (
     stages,
     stem,
 )
+from certmask_jax.models.local_net import LocalNet
 
 
-class LocalEfficientNetLite(layers.Module):
+class LocalEfficientNetLite(LocalNet):
     """Images ``float32[B, h, w, c]`` -> logits ``float32[B, K]``, the mean local logits.
 
     Attributes:
@@ -48,23 +48,6 @@ class LocalEfficientNetLite(layers.Module):
     dtype: Any = None
     param_dtype: Any = jnp.float32
     depthwise: str = "shifts"
-
-    def __call__(self, x: Array) -> Array:
-        return self._logits(x, is_local=False)
-
-    def local_logits(self, x: Array) -> Array:
-        """Logits of every place, as ``BagNet.local_logits``: ``float32[B, Fh, Fw, K]``."""
-        return self._logits(x, is_local=True)
-
-    @property
-    def receptive_field(self) -> int:
-        """Side in pixels of what a local logit sees."""
-        return field_and_stride(self._convolutions)[0]
-
-    @property
-    def stride(self) -> int:
-        """Pixels between the fields of neighbouring local logits."""
-        return field_and_stride(self._convolutions)[1]
 
     def is_cut_off(self, name: str) -> bool:
         """Whether an entry of the whole net's weights, by timm's name, lies behind the cut."""
@@ -101,8 +84,8 @@ class LocalEfficientNetLite(layers.Module):
         return [*whole, (sizes[number]._replace(blocks=left), True)]
 
     @property
-    def _convolutions(self) -> list[tuple[int, int]]:
-        """``(kernel, stride)`` of what is not 1 x 1."""
+    def convolutions(self) -> list[tuple[int, int]]:
+        """See ``LocalNet``: the stem's, and the depthwise one of each block."""
         layers_seen = [(STEM_KERNEL, STEM_STRIDE)]
         for stage, _ in self._kept:
             strides = [stage.stride, *[1] * stage.blocks][: stage.blocks]
@@ -112,20 +95,11 @@ class LocalEfficientNetLite(layers.Module):
     @nn.compact
     def _logits(self, x: Array, *, is_local: bool) -> Array:
         kept = self._kept
-        if min(x.shape[1:3]) < self.receptive_field:
-            raise ValueError(
-                f"input_size: expected at least {self.receptive_field}x{self.receptive_field}, "
-                f"what a local logit sees, got {x.shape[1]}x{x.shape[2]}"
-            )
+        self.check_size((x.shape[1], x.shape[2]))
         how = (self.is_training, self.dtype, self.param_dtype)
         x = stem(x, *how, "VALID")
         for number, (stage, opens) in enumerate(kept):
             named = Stage(*stage, *how, self.depthwise, "VALID", opens, name=f"blocks_{number}")
             x = named(x)
-        x = x.astype(jnp.float32)
-        if not is_local:
-            x = x.mean(axis=(1, 2))  # before the linear layer, which it commutes with: cheaper
-        head = layers.Dense(
-            self.num_classes, dtype=jnp.float32, param_dtype=self.param_dtype, name="classifier"
-        )
-        return head(x)
+        last: Any = {"param_dtype": self.param_dtype, "name": "classifier", "is_local": is_local}
+        return local_net.head(x, self.num_classes, **last)

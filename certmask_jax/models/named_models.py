@@ -213,9 +213,7 @@ class _Built(NamedTuple):
 def _build(model: str, num_classes: int, options: tuple[tuple[str, Any], ...]) -> _Built:
     """The modules in eval and training mode, and what applies them, one for equal arguments."""
     # Here, as they import Flax, which names of models do without.
-    from certmask_jax.models.bagnet import BagNet
-    from certmask_jax.models.cifar_bagnet import CifarBagNet
-    from certmask_jax.models.local_efficientnet import LocalEfficientNetLite
+    from certmask_jax.models.local_net import LocalNet
     from certmask_jax.models.vit import VisionTransformer
 
     build = MODELS[model].build
@@ -239,7 +237,7 @@ def _build(model: str, num_classes: int, options: tuple[tuple[str, Any], ...]) -
             return module.apply(params, images, kept, padded=padded)  # type: ignore[return-value]
 
     local, dropping = None, None
-    if isinstance(module, BagNet | CifarBagNet | LocalEfficientNetLite):
+    if isinstance(module, LocalNet):
         local = LocalLogits(local_logits, module.receptive_field, module.stride)
     if isinstance(module, VisionTransformer):
         dropping = TokenDropping(kept_logits, module.patch)

@@ -153,7 +153,7 @@ def test_bad_options(options, message):
     [
         ("vit_ti16", 100, "multiples of the ViT's patch of 16 pixels, got 100x100"),
         ("resmlp_s12", 100, "multiples of the ResMLP's patch of 16 pixels, got 100x100"),
-        ("bagnet33", 32, "at least 33x33, the BagNet's receptive field, got 32x32"),
+        ("bagnet33", 32, "at least 33x33, what a local logit sees, got 32x32"),
     ],
 )
 def test_input_sizes_that_do_not_fit(name, side, message):
