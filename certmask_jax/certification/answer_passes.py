@@ -49,16 +49,15 @@ def answer_waves(table: PredictionTable, defense: Defense, evaluate: Evaluate) -
       evaluate: the model on items that the table lacks.
     """
     columns = table.columns(defense.masked_images)
-    predictions = np.array(np.asarray(table.predictions)[:, columns])
-    margins = np.array(np.asarray(table.margins)[:, columns])
-    there = predictions != UNKNOWN
+    said = Outputs(*(np.array(np.asarray(column)[:, columns]) for column in table))
+    there = said.predictions != UNKNOWN
     known = np.zeros(there.shape, np.bool_)
     question = Question(defense, np.arange(len(columns)))
     waves: list[list[int]] = [[] for _ in known]
     waiting = list(range(len(known)))
     while waiting:
         wanted = {
-            row: next_wave(Seen(predictions[row], margins[row], known[row]), [question], None, ())
+            row: next_wave(Seen.in_row(said, row, known[row]), [question], None, ())
             for row in waiting
         }
         waiting = [row for row in waiting if len(wanted[row])]
@@ -71,8 +70,7 @@ def answer_waves(table: PredictionTable, defense: Defense, evaluate: Evaluate) -
         lacking = ~there[rows, asked]
         if lacking.any():
             at = rows[lacking], asked[lacking]
-            outputs = evaluate(at[0], columns[at[1]])
-            predictions[at] = np.asarray(outputs.predictions)
-            margins[at] = np.asarray(outputs.margins)
+            for column, new in zip(said, evaluate(at[0], columns[at[1]]), strict=True):
+                column[at] = np.asarray(new)
         known[rows, asked] = True
     return waves

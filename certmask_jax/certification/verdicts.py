@@ -123,7 +123,7 @@ def _check_decided(defense: Defense, table: PredictionTable, labels: NDArray[np.
     """``ValueError`` if the defense depends on masked images that were not evaluated."""
     known = table.known
     for i in np.flatnonzero(~known.all(axis=1)):
-        seen = Seen(table.predictions[i], table.margins[i], known[i])
+        seen = Seen.in_row(table, i, known[i])
         if defense.undecided(seen, int(labels[i])).any():
             raise SettingError(
                 lambda naming: (

@@ -154,7 +154,7 @@ def _one_by_one(
         if at_once is None or (tells and not settled.all()):
             at = dataclasses.replace(defense, against=spots.threat_at(spot))
             for row in rows[~settled & tells]:
-                seen = Seen(own.predictions[row], own.margins[row], known[row])
+                seen = Seen.in_row(own, row, known[row])
                 decided[row] = not at.undecided(seen, int(true[row])).any()
         if at_once is not None:
             proved = at_once[:, place]

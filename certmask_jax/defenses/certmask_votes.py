@@ -23,7 +23,7 @@ import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
-from certmask_jax.defenses import certmask_early_exit
+from certmask_jax.defenses import detector_early_exit
 from certmask_jax.defenses.defense import ALERT, Defense, Guarantee
 from certmask_jax.defenses.known_so_far import Seen
 from certmask_jax.defenses.over_tables import Row, RowProof
@@ -211,12 +211,12 @@ class CertMaskDetection(_Cover):
         return every & (self.row_rule(row, num_classes) == label)
 
     def undecided(self, seen: Seen, label: int | None) -> NDArray[np.bool_]:
-        return certmask_early_exit.undecided(self._round.weights, self.tolerance, seen)
+        return detector_early_exit.undecided_agreement(self._round.weights, self.tolerance, seen)
 
     def most_telling(self, seen: Seen, label: int | None) -> NDArray[np.intp]:
         if not self.undecided(seen, label).any():
             return np.zeros(0, np.intp)
-        return certmask_early_exit.most_telling(seen, label)
+        return detector_early_exit.most_telling(seen, label)
 
     def _own_options(self) -> dict[str, Any]:
         about = {"tiling": self.masks.name, "coverage": self.masks.promise}

@@ -248,7 +248,7 @@ class Defense(abc.ABC):
         answers = self.rule(own)
         asked = np.maximum(answers, 0)
         for i in np.flatnonzero(~own.known.all(axis=1)):
-            seen = Seen(own.predictions[i], own.margins[i], own.known[i])
+            seen = Seen.in_row(own, i, own.known[i])
             if self.undecided(seen, int(asked[i])).any():
                 raise ValueError(
                     f"{self.name}: expected a table that decides the certificate of its own "

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from certmask_jax.tables.outputs import NO_LABEL
+from certmask_jax.tables.outputs import NO_LABEL, Outputs
 
 
 class Seen(NamedTuple):
@@ -16,6 +16,23 @@ class Seen(NamedTuple):
     predictions: NDArray[np.integer[Any]]  # [V]; NO_LABEL where logits were not finite
     margins: NDArray[np.float16]  # [V]
     known: NDArray[np.bool_]  # [V]; entries that are not known hold anything
+    confidences: NDArray[np.float16] | None = None  # [V]; None where nobody kept them
+
+    @classmethod
+    def in_row(cls, outputs: Outputs, row: int | np.integer[Any], known: NDArray[np.bool_]) -> Self:
+        """What is known of image ``row`` of ``outputs [B, V]``, where ``known bool[V]`` says so."""
+        said = outputs.map(lambda column: column[row])
+        return cls(said.predictions, said.margins, known, said.confidences)
+
+    def of(self, columns: NDArray[np.integer[Any]]) -> Self:
+        """What is known of some of the masked images, in the order of ``columns int[V']``."""
+        trust = None if self.confidences is None else self.confidences[columns]
+        return self._replace(
+            predictions=self.predictions[columns],
+            margins=self.margins[columns],
+            known=self.known[columns],
+            confidences=trust,
+        )
 
     @classmethod
     def nothing(cls, count: int) -> Self:

@@ -20,7 +20,9 @@ import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
+from certmask_jax.defenses import detector_early_exit
 from certmask_jax.defenses.defense import ALERT, Defense, Guarantee
+from certmask_jax.defenses.known_so_far import Seen
 from certmask_jax.defenses.over_tables import Row, RowProof
 from certmask_jax.defenses.rounds import groups_of
 from certmask_jax.masks import distinct_unions
@@ -130,6 +132,18 @@ class MinorityReports(Defense):
         least = jnp.where(heard, votes[None, :], num_classes).min(axis=1)
         dissenting = heard.any(axis=1) & ((most != least) | (most == label))
         return dissenting.all() & (self.row_rule(row, num_classes) == label)
+
+    def undecided(self, seen: Seen, label: int | None) -> NDArray[np.bool_]:
+        of_mask, unmasked = self._votes.of_mask, self._votes.unmasked
+        return detector_early_exit.undecided_dissent(of_mask, unmasked, self.tau, seen)
+
+    def most_telling(self, seen: Seen, label: int | None) -> NDArray[np.intp]:
+        if not self.undecided(seen, label).any():
+            return np.zeros(0, np.intp)
+        told = detector_early_exit.most_telling(seen, label)
+        unmasked = self._votes.unmasked  # first: what every mask is held against
+        is_known = seen.known[unmasked]
+        return told if is_known else np.append(unmasked, told[told != unmasked])
 
     def _provable_detection(self, row: Row, label: Array, num_classes: int) -> Array:
         of_mask, unmasked = self._votes.of_mask, self._votes.unmasked

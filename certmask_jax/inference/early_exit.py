@@ -73,7 +73,7 @@ def evaluate(
 
     def asks_more(image: int) -> bool:
         label = None if labels is None else int(labels[image])
-        seen = Seen(outputs_so_far.predictions[image], outputs_so_far.margins[image], known[image])
+        seen = Seen.in_row(outputs_so_far, image, known[image])
         wanted = next_wave(seen, questions, label, always)
         queue.add(image, wanted)
         awaited[image] = len(wanted)
@@ -157,7 +157,7 @@ def next_wave(
     begun = bool(seen.known.any())
     wanted: list[NDArray[np.integer[Any]]] = [np.array(() if begun else always, np.intp)]
     for defense, columns in questions:
-        own = Seen(seen.predictions[columns], seen.margins[columns], seen.known[columns])
+        own = seen.of(columns)
         open_columns = columns[defense.open_columns(own, label)]
         # All of a first round matters; later ones tell which of the rest do.
         most = max(_LEAST_A_WAVE, int(own.known.sum()) // _SHARE_A_WAVE)

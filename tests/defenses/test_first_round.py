@@ -8,7 +8,11 @@ from covers import random_cover
 from early_exit_cases import CLASSES, evaluated, facts, filled_in, random_table
 
 from certmask_jax import defenses, mask_sets
-from certmask_jax.defenses.certmask_early_exit import most_telling, undecided
+from certmask_jax.defenses.detector_early_exit import (
+    most_telling,
+    undecided_agreement,
+    undecided_dissent,
+)
 from certmask_jax.defenses.known_so_far import Seen
 from certmask_jax.tables.prediction_table import NO_LABEL, UNKNOWN
 
@@ -26,7 +30,7 @@ def _detectors(rng, count):
 
 def _steer(weights, tolerance):
     def ask(seen, label):
-        is_open = undecided(weights, tolerance, seen).any()
+        is_open = undecided_agreement(weights, tolerance, seen).any()
         return most_telling(seen, label) if is_open else np.zeros(0, np.intp)
 
     return ask
@@ -86,3 +90,74 @@ def test_by_hand():
     steer = _steer(np.array([1, 2, 1, 1], np.int32), 1)
     assert ask([0, None, 2, None]) == [3, 1]
     assert ask([0, None, 2, NO_LABEL]) == []  # two dissent from any label
+
+
+def _minority_reports(rng, count):
+    for _ in range(count):
+        masks = random_cover(rng, int(rng.integers(2, 12)), 6, 2)
+        yield defenses.MinorityReports(masks, tau=float(rng.choice([0, 0.25, 0.5, 0.9])))
+
+
+def test_verdicts_of_minority_reports_are_those_of_the_whole_table():
+    rng = np.random.default_rng(2)
+    outcomes = [_differs(rng, each, each.open_columns) for each in _minority_reports(rng, 12)]
+    assert not any(differs for differs, _ in outcomes)
+    assert sum(left_out for _, left_out in outcomes) > 50
+
+
+@pytest.mark.parametrize("mutant", ["whoever dissents", "a lower tau", "whoever is alone"])
+def test_mutant_of_minority_reports_that_stops_too_early_is_caught(mutant):
+    rng = np.random.default_rng(3)
+    caught = 0
+    for defense in _minority_reports(rng, 12):
+        images, tau = defense.masked_images, defense.tau
+        unmasked = int(
+            np.flatnonzero((images.boxes[..., 2] == images.boxes[..., 0]).all(axis=1))[0]
+        )
+        others = np.setdiff1d(np.arange(len(images)), unmasked)
+
+        def ask(seen, label, of=others, base=unmasked, tau=tau):
+            if mutant == "whoever dissents":
+                seen = seen._replace(confidences=np.ones(len(seen.known)))
+            elif mutant == "a lower tau":
+                tau = tau / 2
+            elif len(np.unique(seen.predictions[seen.known])) > 1:
+                return np.zeros(0, np.intp)
+            is_open = undecided_dissent(of, base, tau, seen).any()
+            return most_telling(seen, label) if is_open else np.zeros(0, np.intp)
+
+        caught += _differs(rng, defense, ask)[0]
+    assert caught > 0
+
+
+def test_minority_reports_by_hand():
+    """Masks 0 to 2, and the image itself at 3; 0.5 is no more than tau."""
+
+    def is_open(labels, trust, tau=0.5):
+        known = np.array([said is not None for said in labels])
+        predictions = np.array([7 if said is None else said for said in labels])
+        seen = Seen(predictions, np.ones(4, np.float16), known, np.array(trust, np.float16))
+        return undecided_dissent(np.arange(3), 3, tau, seen).tolist()
+
+    sure = [0.9] * 4
+    assert is_open([None, None, None, None], sure) == [True] * 4
+    assert is_open([None, 0, None, 0], sure) == [True, False, True, False]
+    assert is_open([None, 1, None, 0], sure) == [False] * 4  # an alert
+    assert is_open([None, 1, None, 0], [0.9, 0.5, 0.9, 0.1]) == [True, False, True, False]
+    assert is_open([None, 1, None, 0], [0.9, 0.501, 0.9, 0.1]) == [False] * 4
+    assert is_open([0, 1, None, None], sure) == [False] * 4  # one of them dissents
+    assert is_open([0, 1, None, None], [0.9, 0.2, 0.9, 0.9]) == [False, False, True, True]
+    blind = Seen(
+        np.array([1, 1, 1, 0]), np.ones(4, np.float16), np.array([True, False, True, True])
+    )
+    assert undecided_dissent(np.arange(3), 3, 0.0, blind).tolist() == [False, True, False, False]
+
+
+def test_minority_reports_asks_for_the_image_itself_first():
+    defense = defenses.MinorityReports(mask_sets.budgeted_grid(12, 2, masks_per_axis=4))
+    nothing = Seen.nothing(len(defense.masked_images))
+    first = defense.open_columns(nothing, 0)
+    boxes = defense.masked_images.boxes[first[0]]
+    assert (boxes[..., 2] == boxes[..., 0]).all()
+    assert len(first) in (8, 9)
+    assert len(defense.open_columns(nothing, None)) == len(defense.masked_images)

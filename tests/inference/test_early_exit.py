@@ -295,7 +295,7 @@ def test_a_wave_is_a_quarter_of_what_is_known_for_each_defense():
         early_exit.Question(one, np.arange(count)),
         early_exit.Question(two, count + np.arange(count)),
     ]
-    twice = Seen(*(np.concatenate([column, column]) for column in seen(known)))
+    twice = seen(known).of(np.tile(np.arange(count), 2))
     twice.known[count:] = False
     twice.known[count + singles] = True
     wave = early_exit.next_wave(twice, apart, 0, [0])

@@ -35,7 +35,9 @@ def evaluated(rng, defense, table, labels, ask=None):
         while True:
             hidden = np.where(known[i], table.predictions[i], 77).astype(np.int32)
             margins = np.where(known[i], table.margins[i], np.float16(7))
-            columns = (ask or defense.open_columns)(Seen(hidden, margins, known[i]), label)
+            trust = np.where(known[i], table.confidences[i], np.float16(7))
+            seen = Seen(hidden, margins, known[i], trust)
+            columns = (ask or defense.open_columns)(seen, label)
             assert not known[i][columns].any()
             assert len(set(columns.tolist())) == len(columns)
             if not len(columns):

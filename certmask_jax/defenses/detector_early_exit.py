@@ -6,6 +6,8 @@ dissent, and no verdict can then hold.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,8 +17,10 @@ _FIRST = 8  # masks that an image begins with
 _GOLDEN = 0.6180339887498949  # its multiples are spread evenly, however many
 
 
-def undecided(weights: NDArray[np.int32], tolerance: int, seen: Seen) -> NDArray[np.bool_]:
-    """``bool[V]``: all that is not known, or nothing once more than ``tolerance`` votes dissent.
+def undecided_agreement(
+    weights: NDArray[np.int32], tolerance: int, seen: Seen
+) -> NDArray[np.bool_]:
+    """CertMask's detector: ``bool[V]``, nothing once more than ``tolerance`` votes dissent.
 
     Args:
       weights: ``int32[V]``, the votes of each of V one-mask images.
@@ -26,6 +30,30 @@ def undecided(weights: NDArray[np.int32], tolerance: int, seen: Seen) -> NDArray
     labels, votes = seen.predictions[seen.known], weights[seen.known]
     for_label = np.bincount(labels[labels >= 0], votes[labels >= 0], minlength=1)
     if votes.sum() - for_label.max() > tolerance:  # whatever the others say
+        return np.zeros(len(seen.known), np.bool_)
+    return ~seen.known
+
+
+def undecided_dissent(
+    of_mask: NDArray[np.integer[Any]], unmasked: int, tau: float, seen: Seen
+) -> NDArray[np.bool_]:
+    """Minority Reports: ``bool[V]``, nothing once a confident mask dissents from the image itself.
+
+    Two confident masks that say different labels are enough, as one of them does, whatever the
+    image itself is said to be.
+
+    Args:
+      of_mask: ``int[N]``, where each mask stands among V masked images.
+      unmasked: where the image itself does.
+      tau: what the confidence of a mask exceeds that is heard.
+      seen: what is known. Without its confidences nobody knows which masks are heard.
+    """
+    if seen.confidences is None:
+        return ~seen.known
+    trust = seen.confidences[of_mask].astype(np.float32)  # as the rule compares them
+    heard = of_mask[seen.known[of_mask] & (trust > np.float32(tau))]
+    against = np.append(heard, unmasked) if seen.known[unmasked] else heard
+    if len(np.unique(seen.predictions[against])) > 1:
         return np.zeros(len(seen.known), np.bool_)
     return ~seen.known
 
