@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         rule,
         worst_case,
     )
+    from certmask_jax.inference.bounded_model import BoundedModel
     from certmask_jax.inference.defended_model import defended
     from certmask_jax.inference.exported_guard import read_guard
     from certmask_jax.inference.exporting import export_guard
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ALERT",
     "NO_LABEL",
+    "BoundedModel",
     "CoverageError",
     "Defense",
     "Guarantee",
@@ -97,6 +99,7 @@ _MODULES = {
 }
 _NAMES = {
     "ALERT": "defenses",
+    "BoundedModel": "inference.bounded_model",
     "CoverageError": "masks.mask_set",
     "Defense": "defenses",
     "Guarantee": "defenses",

@@ -20,6 +20,7 @@ from certmask_jax.defenses.certmask_votes import CertMask, CertMaskDetection
 from certmask_jax.defenses.clipped_bagnet_defense import ClippedBagNet
 from certmask_jax.defenses.crosscert_detection import CrossCert
 from certmask_jax.defenses.defense import ALERT, Defense, Guarantee, certificate, rule, worst_case
+from certmask_jax.defenses.interval_bounds_recovery import IntervalBounds
 from certmask_jax.defenses.known_so_far import Seen
 from certmask_jax.defenses.mask_ds_defense import MaskDS
 from certmask_jax.defenses.minority_reports_detector import MinorityReports
@@ -51,6 +52,7 @@ plurality = Plurality
 minimum_explanation = MinimumExplanation
 robust_masking = RobustMasking
 patchcure = PatchCURE
+interval_bounds = IntervalBounds
 vot = VOT
 
 __all__ = [
@@ -66,6 +68,7 @@ __all__ = [
     "DerandomizedSmoothing",
     "DoubleMasking",
     "Guarantee",
+    "IntervalBounds",
     "MRCert",
     "MaskDS",
     "MinimumExplanation",
@@ -90,6 +93,7 @@ __all__ = [
     "crosscert",
     "derandomized_smoothing",
     "double_masking",
+    "interval_bounds",
     "minimum_explanation",
     "minority_reports",
     "mrcert",

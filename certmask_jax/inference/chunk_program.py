@@ -15,7 +15,7 @@ from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from certmask_jax.inference.devices import AXIS, compiler_options
-from certmask_jax.inference.masked_pass import masked_logits, outputs_of
+from certmask_jax.inference.masked_pass import masked_outputs
 from certmask_jax.inference.model_function import ApplyFn
 from certmask_jax.inference.preprocessing import Preprocessing
 from certmask_jax.tables.outputs import Outputs
@@ -106,10 +106,9 @@ def chunk_step(apply_fn: ApplyFn, preprocessing: Preprocessing, mesh: Mesh) -> A
     """The jitted function that ``compiled_chunk`` compiles for its shapes."""
 
     def chunk(params: Any, images: Array, boxes: Array, image_of: Array) -> Outputs:
-        logits = masked_logits(
+        return masked_outputs(
             apply_fn, params, images, boxes, preprocessing=preprocessing, image_of=image_of
         )
-        return outputs_of(logits)
 
     # Each device runs its own share of the work items, so there is nothing to communicate. (Left
     # to the partitioner, top_k alone gathers all logits on every device.)

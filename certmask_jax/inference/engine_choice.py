@@ -7,6 +7,7 @@ from typing import Any
 
 from jax.sharding import Mesh
 
+from certmask_jax.inference.bounded_model import check_bounded
 from certmask_jax.inference.distinct_fields import LocalLogits
 from certmask_jax.inference.dropped_tokens import dropped_forward
 from certmask_jax.inference.engine import Engine
@@ -62,6 +63,8 @@ def engine_for(
         apply_fn = with_views(apply_fn, views)
         kind = kind_of(apply_fn)
     _check_together(kind, local, dropping)
+    if kind.bounded is not None:
+        check_bounded(preprocessing)
     how: dict[str, Any] = {"preprocessing": preprocessing, "mesh": mesh}
     largest = chunk if chunk is None or isinstance(chunk, int) else chunk[-1]
     given = params, image_shape, masked_images

@@ -77,6 +77,28 @@ def masked_logits(
         return apply_fn(params, masked).astype(jnp.float32)
 
 
+def masked_outputs(
+    apply_fn: ApplyFn,
+    params: Any,
+    images: Array,
+    boxes: Array,
+    *,
+    preprocessing: Preprocessing,
+    image_of: Array,
+) -> Outputs:
+    """What a model says of W masked images, as tables hold it: ``[W]`` each.
+
+    Arguments are those of ``masked_logits``; of a ``BoundedModel`` they are bounds that speak.
+    """
+    bounded = kind_of(apply_fn).bounded
+    if bounded is not None:
+        return bounded.outputs(params, images, boxes, image_of, preprocessing)
+    logits = masked_logits(
+        apply_fn, params, images, boxes, preprocessing=preprocessing, image_of=image_of
+    )
+    return outputs_of(logits)
+
+
 def computed_with(params: Any, preprocessing: Preprocessing) -> Any:
     """Parameters as products take them: bfloat16 where the precision is, else as they are.
 

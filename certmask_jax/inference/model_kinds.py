@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from certmask_jax.inference.bounded_model import BoundedModel
 from certmask_jax.inference.numpy_function import NumpyFunction
 from certmask_jax.inference.token_dropping import SeenTokens, TokenDropping
 from certmask_jax.inference.two_parts import TwoParts
@@ -27,6 +28,7 @@ class ModelKind:
       parts: a model in two parts, whose masks are those of its map of features.
       numpy_function: a function that JAX cannot trace.
       seen_tokens: a ViT that is given its masks, and looks at the tokens that these leave.
+      bounded: a model whose masked images are boxes of all that may be hidden.
       views: what it averages its logits over; none for one that sees each image once, as it is.
     """
 
@@ -34,6 +36,7 @@ class ModelKind:
     parts: TwoParts | None = None
     numpy_function: NumpyFunction | None = None
     seen_tokens: SeenTokens | None = None
+    bounded: BoundedModel | None = None
     views: tuple[View, ...] = ()
 
     @property
@@ -62,7 +65,8 @@ class ModelKind:
     @property
     def facts(self) -> dict[str, Any]:
         """JSON-able: how it is cut, for the fingerprint of what is done with it."""
-        return {} if self.parts is None else {"two_parts": self.parts.facts}
+        bounded = {} if self.bounded is None else {"hidden_pixels": "bounded"}
+        return bounded if self.parts is None else {"two_parts": self.parts.facts}
 
 
 _PLAIN = ModelKind()
@@ -77,6 +81,8 @@ def kind_of(apply_fn: Any) -> ModelKind:
             return ModelKind("a NumPy function", numpy_function=apply_fn)
         case SeenTokens():
             return ModelKind("a model that drops hidden tokens", seen_tokens=apply_fn)
+        case BoundedModel():
+            return ModelKind("a model of bounds", bounded=apply_fn)
         case ViewedModel():
             return ModelKind("a model with views", views=apply_fn.views)
         case _:

@@ -71,3 +71,10 @@ def cifar_bag_net(*, layers: Sequence[tuple[int, ...]], **fields: Any) -> nn.Mod
     from certmask_jax.models.cifar_bagnet import CifarBagNet, Layer
 
     return CifarBagNet(layers=tuple(Layer(*layer) for layer in layers), **fields)
+
+
+def plain(*, convolutions: Sequence[tuple[int, ...]], **fields: Any) -> nn.Module:
+    """``PlainNet`` with these fields; ``convolutions`` as ``Convolution`` takes each."""
+    from certmask_jax.models.plain_net import Convolution, PlainNet
+
+    return PlainNet(convolutions=tuple(Convolution(*one) for one in convolutions), **fields)

@@ -252,6 +252,24 @@ def _cifar_bagnet(field: int) -> Entry:
     )
 
 
+_PLAIN_NETS: dict[str, tuple[DataConfig, tuple[tuple[int, ...], ...], tuple[int, ...], int]] = {
+    "plain_digits": (_DIGITS, ((16, 3), (32, 3, 2)), (64,), 38_282),
+    "cifar_plain": (_CIFAR, ((16, 4, 2), (32, 4)), (100,), 829_318),
+}
+
+
+def _plain_net(name: str) -> Entry:
+    config, convolutions, hidden, parameters = _PLAIN_NETS[name]
+    return Entry(
+        f"{len(convolutions)} convolutions and {len(hidden)} dense layer without norms, to be "
+        "trained for interval bounds",
+        functools.partial(architectures.plain, convolutions=convolutions, hidden=hidden),
+        config,
+        parameters,
+        "this package, after Gowal et al. (2018)",
+    )
+
+
 _LITE = {  # number -> (width, depth, input side, parameters)
     0: (1.0, 1.0, 224, 4_652_008),
     1: (1.0, 1.1, 240, 5_416_680),
@@ -320,6 +338,7 @@ MODELS: dict[str, Entry] = {
         for depth, parameters in _CIFAR_PARAMETERS.items()
     },
     **{f"cifar_bagnet{field}": _cifar_bagnet(field) for field in _CIFAR_BAGNETS},
+    **{name: _plain_net(name) for name in _PLAIN_NETS},
     **{
         f"vit_{_VITS[size][0]}_patch{patch}_{side}": _small_vit(size, patch, side)
         for size, patch, side in _SMALL_VIT_PARAMETERS

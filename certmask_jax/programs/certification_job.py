@@ -16,6 +16,7 @@ from certmask_jax.masks.threats import Threat
 from certmask_jax.models import Model
 from certmask_jax.models.output_choice import restricted, viewed
 from certmask_jax.programs import (
+    bounds_options,
     evidence_entries,
     parts_options,
 )
@@ -157,6 +158,7 @@ def opened(config: Config, command: str, *, with_data: bool = True, evidence: bo
         on_evidence = dataclasses.replace(on_evidence, local=model.local)
     dropping = dropping_of(config, model)
     model = viewed(model, config.views)
+    model = bounds_options.bounded(config, model, defenses, others=on_evidence is not None)
     if on_evidence is not None:
         on_evidence = dataclasses.replace(on_evidence, apply_fn=model.apply_fn, dropping=dropping)
     unreadable = unreadable_images(config, dataset)
@@ -191,6 +193,7 @@ def opened(config: Config, command: str, *, with_data: bool = True, evidence: bo
             resize_to=resized,
         )
         preprocessing.check_channels(model.data_config.channels)
+    bounds_options.check_images(model, preprocessing)
     return Job(
         dataset=test_set,
         model=model,

@@ -45,6 +45,7 @@ class DefenseEntry:
         many there are.
       counts_labels: whether its rule is of the labels of its masks alone, and asks nothing of what
         they hide.
+      asks_the_image: whether its rule is of the image alone, and its masks are for its proof.
       rounds: how many of its masks it unites, with no other masks for the second round; 0 where
         that is not known.
       path: the import path of a user's own; empty for those of this package.
@@ -58,6 +59,7 @@ class DefenseEntry:
     second_round: bool = False
     counts_patches: bool = False
     counts_labels: bool = False
+    asks_the_image: bool = False
     rounds: int = 0
     path: str = ""
 
@@ -191,6 +193,15 @@ DEFENSES = {
             (_TIES,),
             rounds=1,
         ),
+        DefenseEntry(
+            "interval_bounds",
+            "the classifier itself, by interval bounds that it has to be trained for (IBP); "
+            "recovery",
+            defenses.interval_bounds,
+            masks="mask_stride=1",
+            asks_the_image=True,
+            rounds=1,
+        ),
     )
 }
 """Name -> entry, of the defenses of this package."""
@@ -209,6 +220,7 @@ CALLED_ELSEWHERE = {
     "ecvit": "smoothed_vit",
     "mr": "minority_reports",
     "vip": "minority_reports",
+    "ibp": "interval_bounds",
 }
 """What papers call defenses, in small letters and ``+`` alone, and our names for these."""
 

@@ -135,9 +135,11 @@ def _built(entry: DefenseEntry, spec: Spec, text: str, attack: Threat) -> Defens
 def is_one_rule(text: str) -> bool:
     """Whether a spec names one that is the same classifier against every patch.
 
-    Its masks are those of the image, and its rule is of their labels alone.
+    It asks no mask, or its masks are those of the image and its rule is of their labels alone.
     """
     spec, entry = _checked(text)
+    if entry.asks_the_image:
+        return True
     of_masks = {key: value for key, value in spec.keys if key in mask_entries.KEYS}
     return entry.counts_labels and mask_specs.chosen(of_masks, entry.masks)[0].of_image
 

@@ -22,6 +22,8 @@ _TYPES: dict[str, Any] = {
     "copies": whole(1, 1000),
     "cutout_band": whole(1),
     "feature_window": whole(0),
+    "bounds_patch": whole(0),
+    "bounds_places": whole(1, 1000),
     "learning_rate": number(above=0),
     "seed": seed,
 }

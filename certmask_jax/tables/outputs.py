@@ -20,6 +20,9 @@ NO_LABEL = -1
 UNKNOWN = -3
 """Stands in ``predictions`` where a masked image was not evaluated, as nothing depends on it."""
 
+CERTAIN = 2.0
+"""Stands in ``confidences`` where a label holds whatever the hidden pixels are (BoundedModel)."""
+
 
 class Column(NamedTuple):
     """What a column of a table is made of."""
@@ -39,7 +42,7 @@ class Outputs:
     Attributes:
       predictions: top-1 label; ``NO_LABEL`` where a logit is NaN or infinite.
       margins: top-1 minus top-2 logit; 0 is a tie, NaN where a logit is not finite.
-      confidences: softmax of the top-1 label, in [0, 1].
+      confidences: softmax of the top-1 label, in [0, 1]; of bounds ``CERTAIN``, or 0.
     """
 
     predictions: Annotated[Any, Column(np.int16, unknown=UNKNOWN, missing=-32768)]

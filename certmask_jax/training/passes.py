@@ -20,13 +20,18 @@ from certmask_jax.inference.two_parts import TwoParts, mean_of_kept
 from certmask_jax.inference.views import NONE
 from certmask_jax.masks.mask_set import MaskSet
 from certmask_jax.models import Model, Params
+from certmask_jax.training.bounded_patches import check_bounds, worst_logits
 from certmask_jax.training.cutout import BANDS, OF_MASKS
 from certmask_jax.training.masked_features import check_window, random_windows
 from certmask_jax.training.recipes import Recipe
 from certmask_jax.training.training_images import computing, hiding
 
-Pass = Callable[[Params, Array, Array, Array], tuple[Array, Any]]
-"""(variables, images, labels, key) -> logits, and what the batch changed beside ``params``."""
+Pass = Callable[[Params, Array, Array, Array, Array], tuple[Array, Any]]
+"""(variables, images, labels, key, progress) -> logits, and what changed beside ``params``.
+
+``progress`` is the share of all steps that is done. Logits are ``float32[n B, K]``: those of the
+images, and then others of theirs that count as much.
+"""
 
 
 def training_pass(model: Model, recipe: Recipe, masks: Sequence[MaskSet]) -> Pass:
@@ -39,20 +44,44 @@ def training_pass(model: Model, recipe: Recipe, masks: Sequence[MaskSet]) -> Pas
     Raises:
       ValueError: for a window of features that the model does not have, and as ``check_parts``.
     """
+    if recipe.bounds_patch:
+        return _of_bounds(model, recipe)
     module = computing(model.train_module if recipe.train == "all" else model.module, recipe)
     if model.kind.parts is not None:
         return _of_parts(model.kind.parts, module, recipe, masks)
     window = recipe.feature_window
     grid = check_window(model, window) if window else (0, 0)
 
-    def logits_of(variables: Params, images: Array, labels: Array, key: Array) -> Any:
-        del labels
+    def logits_of(
+        variables: Params, images: Array, labels: Array, key: Array, progress: Array
+    ) -> Any:
+        del labels, progress
         changing = _changing(variables)
         if not window:
             return module.apply(variables, images, mutable=changing)
         local, changed = module.apply(variables, images, method="local_logits", mutable=changing)
         kept = random_windows(key, images.shape[0], grid=grid, window=window)
         return mean_of_kept((), local, ~kept), changed
+
+    return logits_of
+
+
+def _of_bounds(model: Model, recipe: Recipe) -> Pass:
+    """What the model says, and the worst by its bounds, half each as of Gowal et al. (2018).
+
+    Nothing beside the parameters changes, as norms are in eval mode.
+    """
+    check_bounds(model, recipe)
+    drawn = {"patch": recipe.bounds_patch, "places": recipe.bounds_places}
+
+    def logits_of(
+        variables: Params, images: Array, labels: Array, key: Array, progress: Array
+    ) -> Any:
+        width = jnp.clip(progress / max(recipe.bounds_ramp, 1e-6), 0, 1)
+        worst = worst_logits(model, variables, images, labels, key, width=width, **drawn)
+        logits: Any = model.module.apply(variables, images)
+        both = jnp.concatenate([logits, worst])
+        return both, {name: variables[name] for name in _changing(variables)}
 
     return logits_of
 
@@ -92,7 +121,10 @@ def _of_parts(parts: TwoParts, module: Any, recipe: Recipe, masks: Sequence[Mask
             return module.apply(variables, images, method="local_logits", mutable=changing)
         return parts.stem(variables, images), {name: variables[name] for name in changing}
 
-    def logits_of(variables: Params, images: Array, labels: Array, key: Array) -> Any:
+    def logits_of(
+        variables: Params, images: Array, labels: Array, key: Array, progress: Array
+    ) -> Any:
+        del progress
         features, changed = features_of(variables, images)
         # A map of ones loses masks as an image does: what is 0 then is hidden.
         seen = jnp.ones((images.shape[0], *parts.grid, 1), jnp.float32)

@@ -47,6 +47,11 @@ class Recipe:
         at 32, scaled to the input.
       feature_window: side in cells of a random window of local logits that is left out of the mean
         of each image (PatchGuard's masked features), or 0. For models with local logits.
+      bounds_patch: side in pixels of the patches whose interval bounds are trained on
+        (Chiang et al., 2020), in place of the logits; or 0.
+      bounds_ramp: fraction of all steps in which what such patches may do grows, from nothing to
+        everything between black and white. Bounds that are wide from the start teach one answer.
+      bounds_places: how many such patches an image has in a step, each at a place drawn anew.
       flip: mirror every other image.
       crop: random crops after padding by so many pixels.
       shift: random moves, up to so many pixels.
@@ -86,6 +91,9 @@ class Recipe:
     cutout_squares: int = 2
     cutout_band: int | None = None
     feature_window: int = 0
+    bounds_patch: int = 0
+    bounds_places: int = 4
+    bounds_ramp: float = 0.5
     flip: bool = False
     crop: int = 0
     shift: float = 0.0
@@ -118,8 +126,9 @@ class Recipe:
                 f"views: expected none where the head alone is trained, on features of images, got "
                 f"{self.views!r}"
             )
-        ones = ("epochs", "batch_size", "cutout_squares", "copies")
-        for name, least in (*((one, 1) for one in ones), ("seed", 0), ("feature_window", 0)):
+        ones = ("epochs", "batch_size", "cutout_squares", "copies", "bounds_places")
+        zeros = ("seed", "feature_window", "bounds_patch")
+        for name, least in (*((one, 1) for one in ones), *((zero, 0) for zero in zeros)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name}: expected at least {least}, got {getattr(self, name)}")
         if self.train == "head" and self.cutout == "greedy":
@@ -140,7 +149,7 @@ class Recipe:
                 "feature_window: expected 0 where the head alone is trained, on features of whole "
                 f"images, got {self.feature_window}"
             )
-        for name in ("momentum", "warmup", "label_smoothing", "ema", "zoom"):
+        for name in ("momentum", "warmup", "bounds_ramp", "label_smoothing", "ema", "zoom"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected 0 <= {name} < 1, got {getattr(self, name)}")
         for name in ("weight_decay", "crop", "shift", "rotate"):

@@ -169,7 +169,15 @@ def _compiled(
     rate = recipes.schedule(recipe, peak, steps_per_epoch=steps_per_epoch)
     optimizer = recipes.optimizer(recipe, rate)
     step = jax.jit(
-        _step(model, recipe, optimizer, part, seen_in, training_pass(model, recipe, masks)),
+        _step(
+            model,
+            recipe,
+            optimizer,
+            part,
+            seen_in,
+            training_pass(model, recipe, masks),
+            steps_per_epoch,
+        ),
         donate_argnums=0,
         out_shardings=NamedSharding(mesh, PartitionSpec()),
     )
@@ -211,11 +219,18 @@ def _step(
     part: TrainedPart,
     seen_in: _SeenIn,
     logits_of: Pass,
+    steps_per_epoch: int,
 ) -> Callable[[TrainState, DeviceBatch], tuple[TrainState, Measures]]:
     views = read(recipe.views)
 
     def loss_of(
-        trained: Any, frozen: Any, rest: Any, images: Array, labels: Array, key: Array
+        trained: Any,
+        frozen: Any,
+        rest: Any,
+        images: Array,
+        labels: Array,
+        key: Array,
+        progress: Array,
     ) -> tuple[Array, Any]:
         truth = labels
         if len(views) > 1:  # those of an image beside each other, so that they are on its device
@@ -223,11 +238,13 @@ def _step(
             images = copies.reshape(-1, *images.shape[1:])
             truth = jnp.repeat(labels, len(views))
         variables = {"params": part.merged(trained, frozen), **rest}
-        logits, changed = logits_of(variables, images, truth, key)
+        logits, changed = logits_of(variables, images, truth, key, progress)
         target = optax.smooth_labels(
             jax.nn.one_hot(truth, model.num_classes), recipe.label_smoothing
         )
+        target = jnp.tile(target, (len(logits) // len(target), 1))
         loss = optax.softmax_cross_entropy(logits, target).mean()
+        logits = logits[: len(truth)]
         if len(views) > 1:
             logits = logits.reshape(len(labels), len(views), model.num_classes).mean(axis=1)
         return loss, (changed, (logits.argmax(axis=1) == labels).sum(dtype=jnp.int32))
@@ -239,7 +256,13 @@ def _step(
         rest = {name: value for name, value in variables.items() if name != "params"}
         trained, frozen = part.split(variables["params"])
         (loss, (changed, correct)), grads = jax.value_and_grad(loss_of, has_aux=True)(
-            trained, frozen, rest, images, labels, jax.random.fold_in(key, 4)
+            trained,
+            frozen,
+            rest,
+            images,
+            labels,
+            jax.random.fold_in(key, 4),
+            state.step / (recipe.epochs * steps_per_epoch),
         )
         updates, moments = optimizer.update(grads, state.optimizer, trained)
         params = part.merged(optax.apply_updates(trained, updates), frozen)

@@ -59,7 +59,7 @@ def test_the_default_of_a_key_of_masks_is_its_builders(example, key, default):
 def test_every_defense_of_the_library_and_every_usual_set_of_masks_is_there():
     library = {"double_masking", "challenger_masking", "minority_reports", "mrcert", "pair_cover",
                "certmask", "certmask_detection", "vot", "plurality", "minimum_explanation",
-               "robust_masking", "patchcure", "crosscert"}  # fmt: skip
+               "robust_masking", "patchcure", "crosscert", "interval_bounds"}  # fmt: skip
     assert set(defense_entries.DEFENSES) == library
     for name, entry in defense_entries.DEFENSES.items():
         if name != "crosscert":  # the module of that name is its mathematics

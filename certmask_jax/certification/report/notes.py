@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from certmask_jax._text import counted
 from certmask_jax.certification.report import notices, numbers
 from certmask_jax.certification.report.notices import Notice, Place
-from certmask_jax.certification.report.records import MARGINS, Report
+from certmask_jax.certification.report.records import BY_BOUNDS, MARGINS, Report
 
 
 def notices_of(report: Report) -> list[Notice]:
@@ -69,6 +69,8 @@ def of_columns(report: Report, *, short: bool) -> list[str]:
 def chosen(report: Report) -> str:
     """What an attacker chooses, up to what it sees."""
     on_cells = [not d.masked_images for d in report.defenses]
+    if all(d.name == BY_BOUNDS for d in report.defenses):  # which are never with others
+        return "the colour of"
     if all(on_cells):
         return "all local logits that see"
     if any(on_cells):
@@ -107,7 +109,7 @@ def of_near_ties(report: Report, names: Sequence[str]) -> list[str]:
     near = [
         f"{name} {', '.join(map(str, d.near_ties.values()))}"
         for name, d in zip(names, report.defenses, strict=True)
-        if any(d.near_ties.values())
+        if any(d.near_ties.values()) and d.name != BY_BOUNDS  # which devices round within
     ]
     if not near:
         return []

@@ -26,6 +26,9 @@ as much away as the patch reaches, so each size is a classifier of its own. ``on
 knows no patch, so all are one.
 """
 
+BY_BOUNDS = "interval_bounds"
+"""The defense whose attacker chooses pixels, and not what a model says of them."""
+
 MARGINS = (1e-3, 1e-2, 1e-1)
 """Certified images whose smallest margin lies below these are counted (soundness, section 7)."""
 

@@ -1,0 +1,260 @@
+"""Interval bounds of a model: what its logits can be at most and at least, of images in a box.
+
+Interval bound propagation (Gowal et al., 2018), for any function that JAX can trace: its operations
+are walked one by one, each with the least and the greatest that its numbers can be. A patch is a
+box of images: what it covers may be anything, and the rest is what it is (Chiang et al., 2020).
+
+Bounds hold for what a device computes and not only for real numbers: each is rounded outward by
+what float32 may lose there, in whichever order sums are taken (soundness, section 16).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.extend import core
+
+from certmask_jax.inference.interval_rules import (
+    AFFINE_AFTER,
+    AFFINE_BEFORE,
+    RULES,
+    Interval,
+    outward,
+    sum_loss,
+)
+
+_CALLS = {
+    "jit": "jaxpr",
+    "pjit": "jaxpr",
+    "closed_call": "call_jaxpr",
+    "custom_jvp_call": "call_jaxpr",
+    "custom_vjp_call": "call_jaxpr",
+    "checkpoint": "jaxpr",
+    "remat2": "jaxpr",
+}
+"""Operations that stand for others, and the parameter that has these."""
+
+_MOST_OF_TAIL = 1 << 26  # numbers of a matrix of differences
+
+
+class LogitBounds(NamedTuple):
+    """What a model says of B boxes of images."""
+
+    middle: Array  # float32[B, K], between the bounds; of one image its logits, about
+    leads: Array  # float32[B, K]: by how much each class is before all others at the least; -inf
+    # for all where numbers are not finite
+
+
+def interval_bounds(
+    function: Callable[..., Any], params: Any, lower: Array, upper: Array
+) -> Interval:
+    """Bounds of ``function(params, x)`` for all x between ``lower`` and ``upper``, traceable.
+
+    Args:
+      function: ``(params, float32[B, ...]) -> float32[...]``, of convolutions, dense layers, norms
+        with stored statistics, pooling and monotone functions.
+      params: its parameters, any pytree; as they are.
+      lower, upper: ``float32[B, ...]``, at most and at least.
+
+    Returns:
+      Lower and upper bounds of the shape of what it gives.
+
+    Raises:
+      ValueError: for a function with an operation of which no bounds are known, such as a product
+        of two things that both depend on the image (attention); names it.
+    """
+    walk = _Walk.of(function, params, lower, upper)
+    return walk.interval(walk.output)
+
+
+def logit_bounds(
+    function: Callable[..., Any], params: Any, lower: Array, upper: Array
+) -> LogitBounds:
+    """By how much each class is before all others at the least, over boxes of images; traceable.
+
+    Where a dense layer is the last, two logits are bounded together: what raises both by as much
+    brings neither before the other, so the bounds of their difference are closer than the
+    difference of their bounds (Gowal et al., 2018, section 3).
+
+    Args:
+      function: a classifier, ``(params, float32[B, h, w, c]) -> float32[B, K]``, as of
+        ``interval_bounds``.
+      params, lower, upper: as there.
+
+    Raises:
+      ValueError: as of ``interval_bounds``.
+    """
+    walk = _Walk.of(function, params, lower, upper)
+    differences = _differences(walk)
+    own = jnp.eye(differences.shape[1], dtype=bool)[None]
+    leads = jnp.where(own, jnp.inf, differences).min(axis=2)
+    middle = walk.interval(walk.output).middle
+    usable = jnp.isfinite(middle).all(axis=1) & ~jnp.isnan(differences).any(axis=(1, 2))
+    return LogitBounds(middle, jnp.where(usable[:, None], leads, -jnp.inf))
+
+
+def least_differences(
+    function: Callable[..., Any], params: Any, lower: Array, upper: Array
+) -> Array:
+    """Lower bounds of all differences of two logits, ``float32[B, K, K]``: first less second.
+
+    0 for a class and itself. Arguments and errors are those of ``logit_bounds``.
+    """
+    differences = _differences(_Walk.of(function, params, lower, upper))
+    return jnp.where(jnp.eye(differences.shape[1], dtype=bool)[None], 0, differences)
+
+
+class _Walk:
+    """The operations of a function, and what is known of each of its numbers."""
+
+    def __init__(self, jaxpr: Any, known: dict[Any, Any]) -> None:
+        self._known = known
+        self.operations = list(jaxpr.eqns)
+        self.output = jaxpr.outvars[0]
+        for operation in self.operations:
+            values = [self.value(number) for number in operation.invars]
+            for number, value in zip(operation.outvars, _done(operation, values), strict=True):
+                known[number] = value
+
+    @classmethod
+    def of(cls, function: Callable[..., Any], params: Any, lower: Array, upper: Array) -> _Walk:
+        leaves, structure = jax.tree.flatten(params)
+
+        def flat(*inputs: Any) -> Any:
+            return function(jax.tree.unflatten(structure, inputs[:-1]), inputs[-1])
+
+        closed = jax.make_jaxpr(flat)(*leaves, lower)
+        values = [*map(jnp.asarray, leaves), Interval(lower, upper)]
+        jaxpr, consts = closed.jaxpr, closed.consts
+        while len(jaxpr.eqns) == 1 and (inner := _inner(jaxpr.eqns[0])) is not None:
+            known = _begun(jaxpr, consts, values)
+            values = [
+                _literal(n) if isinstance(n, core.Literal) else known[n]
+                for n in jaxpr.eqns[0].invars
+            ]
+            jaxpr, consts = inner
+        return cls(jaxpr, _begun(jaxpr, consts, values))
+
+    def value(self, number: Any) -> Any:
+        """An array that does not depend on the image, or an interval."""
+        return _literal(number) if isinstance(number, core.Literal) else self._known[number]
+
+    def interval(self, number: Any) -> Interval:
+        """The same as an interval."""
+        value = self.value(number)
+        return value if isinstance(value, Interval) else Interval(value, value)
+
+    def depends(self, number: Any) -> bool:
+        """Whether it depends on the image."""
+        return isinstance(self.value(number), Interval)
+
+
+def _begun(jaxpr: Any, consts: Sequence[Any], values: Sequence[Any]) -> dict[Any, Any]:
+    """What is known before the first operation."""
+    numbers = [*jaxpr.constvars, *jaxpr.invars]
+    return dict(zip(numbers, [*consts, *values], strict=True))
+
+
+def _literal(number: Any) -> Array:
+    return jnp.asarray(number.val, number.aval.dtype)
+
+
+def _inner(operation: Any) -> tuple[Any, Sequence[Any]] | None:
+    """The operations that one stands for, with their constants; None for one of its own."""
+    name = _CALLS.get(operation.primitive.name)
+    if name is None:
+        return None
+    inner = operation.params[name]
+    return (inner.jaxpr, inner.consts) if hasattr(inner, "jaxpr") else (inner, ())
+
+
+def _done(operation: Any, values: list[Any]) -> list[Any]:
+    """What one operation gives."""
+    inner = _inner(operation)
+    if inner is not None:
+        jaxpr, consts = inner
+        walk = _Walk(jaxpr, _begun(jaxpr, consts, values))
+        return [walk.value(number) for number in jaxpr.outvars]
+    if not any(isinstance(value, Interval) for value in values):
+        given = operation.primitive.bind(*values, **operation.params)
+        return list(given) if operation.primitive.multiple_results else [given]
+    name = operation.primitive.name
+    rule = RULES.get(name)
+    bounds = None if rule is None else rule(operation, values)
+    if bounds is None:
+        raise ValueError(
+            "interval bounds: expected a model of convolutions, dense layers, norms with stored "
+            "statistics, pooling and monotone functions, without products of two things that both "
+            f"depend on the image; got one with {name}, of which no bounds are known"
+        )
+    return [bounds]
+
+
+def _differences(walk: _Walk) -> Array:
+    """Lower bounds of all differences of two logits, by the last layer if that is a dense one."""
+    logits = walk.interval(walk.output)
+    gaps = logits.lower[:, :, None] - logits.upper[:, None, :]
+    apart = outward(Interval(gaps, gaps)).lower
+    tail, start = _tail(walk)
+    if not tail:
+        return apart
+    box = walk.interval(start)
+    batch, classes = walk.output.aval.shape
+    width = box.lower[0].size
+    if box.lower.shape[0] != batch or classes * classes * width > _MOST_OF_TAIL:
+        return apart
+
+    def logits_of(features: Array) -> Array:
+        known = {start: features}
+        for operation in tail:
+            values = [
+                walk.value(n) if isinstance(n, core.Literal) or n not in known else known[n]
+                for n in operation.invars
+            ]
+            (known[operation.outvars[0]],) = _done(operation, values)
+        return known[walk.output]
+
+    biases, pulled = jax.vjp(logits_of, jnp.zeros_like(box.lower))
+    each = jnp.broadcast_to(jnp.eye(classes)[:, None], (classes, batch, classes))
+    (slopes,) = jax.vmap(pulled)(each)
+    weights, bias = slopes[:, 0].reshape(classes, width), biases[0]
+    middle, radius, most = (one.reshape(batch, width) for one in (box.middle, box.radius, box.most))
+    between = weights[:, None] - weights[None]  # [K, K, width]
+    exact = jnp.einsum("bn,yjn->byj", middle, between) + (bias[:, None] - bias[None])[None]
+    spread = jnp.einsum("bn,yjn->byj", radius, jnp.abs(between))
+    size = most @ jnp.abs(weights).T + jnp.abs(bias)[None]
+    lost = sum_loss(width + 32) * (size[:, :, None] + size[:, None, :])
+    return exact - spread - lost
+
+
+def _tail(walk: _Walk) -> tuple[list[Any], Any]:
+    """The last operations, one dense layer among them, and the number that they are made of."""
+    made_by = {operation.outvars[0]: operation for operation in walk.operations}
+    tail: list[Any] = []
+    number, has_dense = walk.output, False
+    while number in made_by:
+        operation = made_by[number]
+        name = operation.primitive.name
+        depending = [
+            n for n in operation.invars if not isinstance(n, core.Literal) and walk.depends(n)
+        ]
+        if len(depending) != 1:
+            break
+        if name == "dot_general" and not has_dense:
+            has_dense = True
+        elif name not in (AFFINE_BEFORE if has_dense else AFFINE_AFTER) or _divides(
+            operation, depending[0]
+        ):
+            break
+        tail.append(operation)
+        number = depending[0]
+    return (tail[::-1], number) if has_dense else ([], number)
+
+
+def _divides(operation: Any, number: Any) -> bool:
+    """Whether something is divided by that number."""
+    return operation.primitive.name == "div" and operation.invars[1] is number

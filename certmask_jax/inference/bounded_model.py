@@ -1,0 +1,111 @@
+"""A model that is told nothing of hidden pixels: what it says whatever stands there.
+
+A plain model sees a fill where a mask hides. This one sees every image at once that agrees with the
+pixels that are seen: by interval bounds, the label of a masked image is the one that all of these
+get, if they can be shown to get one. So what it says of a mask that hides a patch was never in the
+attacker's hands (Chiang et al., ICLR 2020).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from certmask_jax.inference.bound_propagation import LogitBounds, logit_bounds
+from certmask_jax.inference.interval_rules import Interval, outward
+from certmask_jax.inference.masking import hidden_pixels
+from certmask_jax.inference.model_function import ApplyFn
+from certmask_jax.inference.preprocessing import Preprocessing, model_input
+from certmask_jax.tables.outputs import CERTAIN, NO_LABEL, Outputs
+
+_LARGEST_MARGIN = 65504.0  # of float16
+
+
+@dataclasses.dataclass(frozen=True)
+class BoundedModel:
+    """A model function whose masked images are boxes, for ``predict`` and the programs.
+
+    Called as a function it is the model itself. Equal ones hash alike.
+
+    Attributes:
+      apply_fn: the model, ``(params, float32[B, h, w, c]) -> logits [B, K]``, of operations that
+        have bounds, see ``interval_bounds``.
+    """
+
+    apply_fn: ApplyFn
+
+    def __call__(self, params: Any, images: Array) -> Array:
+        """Logits ``float32[B, K]`` of images as the model sees them."""
+        return self.apply_fn(params, images)
+
+    def outputs(
+        self,
+        params: Any,
+        images: Array,
+        boxes: Array,
+        image_of: Array,
+        preprocessing: Preprocessing,
+    ) -> Outputs:
+        """What it says of W masked images: ``[W]`` each.
+
+        The label that all images get which agree in what is seen, with confidence ``CERTAIN`` and
+        for a margin by how much at the least. Where that cannot be shown: the label half way
+        between the bounds, margin 0 and confidence 0.
+
+        Args:
+          params: of the model.
+          images: ``uint8[B, h, w, c]``.
+          boxes: ``int32[W, R, 4]``, what each masked image hides.
+          image_of: ``int32[W]``, of which image.
+          preprocessing: see ``check_bounded``.
+
+        Raises:
+          ValueError: for what has no bounds.
+        """
+        check_bounded(preprocessing)
+        size = (images.shape[1], images.shape[2])
+
+        def box_of(number: Array, mask: Array) -> Interval:
+            black, white = (
+                model_input(images[number], mask, dataclasses.replace(preprocessing, fill=fill))
+                for fill in ((0.0,), (255.0,))
+            )
+            return outward(Interval(black, white))
+
+        lower, upper = jax.vmap(box_of)(image_of, boxes)
+        with preprocessing.products():
+            bounds = logit_bounds(self.apply_fn, params, lower, upper)
+        hides = jax.vmap(lambda mask: hidden_pixels(mask, size).any())(boxes)
+        return _said(bounds, hides)
+
+
+def check_bounded(preprocessing: Preprocessing) -> None:
+    """``ValueError`` for images that are not boxes once they are preprocessed, or rounded more."""
+    for name, is_there, expected in (
+        ("precision", preprocessing.precision != "highest", "highest, which float32 bounds are of"),
+        ("resize_to", preprocessing.resize_to is not None, "images of the size that the model sees,"
+         " as what a resize makes of a box is none"),
+        ("encoding", preprocessing.encoding != "fill", "fill, as a model of bounds sees no masks"),
+    ):  # fmt: skip
+        if is_there:
+            raise ValueError(
+                f"{name}: for interval bounds expected {expected}; got "
+                f"{getattr(preprocessing, name)}"
+            )
+
+
+def _said(bounds: LogitBounds, hides: Array) -> Outputs:
+    lead, label = bounds.leads.max(axis=1), bounds.leads.argmax(axis=1)
+    middle = bounds.middle.argmax(axis=1)
+    certain = lead > 0  # not of NaN
+    broken = ~hides & ~jnp.isfinite(bounds.middle).all(axis=1)
+    margin = jnp.where(certain, jnp.minimum(lead, _LARGEST_MARGIN), 0)
+    return Outputs(
+        jnp.where(broken, NO_LABEL, jnp.where(certain, label, middle)).astype(jnp.int16),
+        jnp.where(broken, jnp.nan, margin).astype(jnp.float16),
+        jnp.where(certain & ~broken, CERTAIN, 0).astype(jnp.float16),
+    )
