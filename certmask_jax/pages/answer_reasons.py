@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from certmask_jax.defenses.certmask_votes import CertMask, CertMaskDetection
 from certmask_jax.defenses.crosscert_detection import CrossCert
 from certmask_jax.defenses.defense import ALERT
+from certmask_jax.defenses.interval_bounds_recovery import IntervalBounds
 from certmask_jax.defenses.minority_reports_detector import MinorityReports
 from certmask_jax.defenses.pair_cover_recovery import PairCover
 from certmask_jax.defenses.patchcleanser_masking import ChallengerMasking
@@ -45,6 +46,8 @@ def why_answered(one: Inspected, row: int, answer: int, class_names: Sequence[st
         )
         summary = f"{all_of_them} {said(int(values[0]))}"
     match one.defense:
+        case IntervalBounds():
+            return f"The image itself says {said(answer)}; nothing is masked to answer."
         case CrossCert():
             return _of_crosscert(one, row, answer, said)
         case MinorityReports():

@@ -13,6 +13,7 @@ import numpy as np
 from certmask_jax.defenses.by_placement import FAILS, HOLDS
 from certmask_jax.defenses.crosscert_detection import CrossCert
 from certmask_jax.defenses.defense import Defense, Guarantee
+from certmask_jax.defenses.interval_bounds_recovery import IntervalBounds
 from certmask_jax.defenses.minority_reports_detector import MinorityReports
 from certmask_jax.pages.inspected import Inspected
 from certmask_jax.pages.mask_words import Sayer, name_of, named, upper
@@ -44,6 +45,12 @@ def why_proved(
     def said(number: int) -> str:
         return name_of(number, class_names)
 
+    by_bounds = isinstance(one.defense, IntervalBounds)
+    if certified and by_bounds:
+        return (
+            f"Whatever a patch shows at any one place, {said(label)} stays before all others: "
+            "bounds of the logits show it."
+        )
     detects = one.defense.guarantee == Guarantee.DETECTION
     if certified:
         if one.pair.size and detects:
@@ -94,6 +101,11 @@ def why_proved(
         if failing_map.exact:
             return upper(f"{both} could change the answer.")
         return f"Nothing is proved against {both}."
+    if by_bounds:
+        return (
+            f"Bounds of the logits do not show that {said(label)} stays before all others, "
+            f"whatever {where} shows."
+        )
     if not len(one.single):
         return f"Nothing is proved against {where}."
     hiding = np.flatnonzero(spots.hidden[spot][one.single])
@@ -126,7 +138,7 @@ def one_mask_to_blame(one: Inspected, row: int, label: int) -> int | None:
     """
     labels = one.labels(row, np.arange(len(one.defense.masked_images)))
     wrong = (labels != label) & (labels != UNKNOWN)
-    if not len(one.single) or not wrong.any():
+    if isinstance(one.defense, IntervalBounds) or not len(one.single) or not wrong.any():
         return None
     own = np.zeros((len(one.single), len(labels)), np.bool_)  # what a mask is part of
     for mask, single in enumerate(one.single.tolist()):

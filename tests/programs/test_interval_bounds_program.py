@@ -12,7 +12,7 @@ import pytest
 import certmask_jax as cm
 from certmask_jax import models, weights
 from certmask_jax.data import digits_arrays
-from certmask_jax.programs import attack, certify, export
+from certmask_jax.programs import attack, certify, export, report
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 
@@ -70,6 +70,13 @@ def test_a_run_is_that_of_the_library_and_is_printed_again(file, tmp_path, capsy
     np.testing.assert_array_equal(worst == "1", proved)
     guard = cm.defended(bounded, model.params, defense, channels=1, **how)
     np.testing.assert_array_equal(guard(images).labels, answers)
+
+    assert report.main([str(out)]) == 0
+    capsys.readouterr()
+    page = (out / "report.html").read_text()
+    assert "stays before all others: bounds of the logits show it." in page
+    assert "The image itself says" in page
+    assert "can outvote" not in page
 
     assert certify.main(["--from-tables", str(out)]) == 0
     again = capsys.readouterr().out
