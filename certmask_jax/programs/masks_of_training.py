@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 from certmask_jax import defenses, mask_sets
 from certmask_jax._text import counted
+from certmask_jax.inference.bounded_model import BoundedModel
+from certmask_jax.inference.model_function import ApplyFn
 from certmask_jax.inference.two_parts import TwoParts
 from certmask_jax.masks.mask_set import MaskSet
 from certmask_jax.masks.threats import Threat
@@ -22,10 +24,11 @@ _OF_CELLS = "mask_stride=1"  # PatchCURE's own: as large as the window, one cell
 
 
 class AtTheEnd(NamedTuple):
-    """A defense, and what is said of it."""
+    """A defense, what is said of it, and the model function that it is of."""
 
     defense: defenses.Defense
     about: str
+    apply_fn: ApplyFn
 
 
 def read(model: Model, arguments: argparse.Namespace) -> tuple[MaskSet, ...]:
@@ -50,7 +53,7 @@ def read(model: Model, arguments: argparse.Namespace) -> tuple[MaskSet, ...]:
 
 
 def at_the_end(recipe: Recipe, model: Model, masks: Sequence[MaskSet]) -> AtTheEnd:
-    """Double masking, votes of the bands that were trained on, or PatchCURE's masking of a map.
+    """Double masking, votes of the bands or the bounds that were trained, or PatchCURE's masking.
 
     Blocks stand beside each other, as all of them would be as many as pixels. A model in two parts
     has the masks that it was trained on, if there are any.
@@ -63,9 +66,13 @@ def at_the_end(recipe: Recipe, model: Model, masks: Sequence[MaskSet]) -> AtTheE
     patch = max(1, round(size[0] / 10))
     if parts is not None:
         return _of_cells(parts, masks[0] if masks else None, patch)
+    if recipe.bounds_patch:
+        side = recipe.bounds_patch
+        places = defenses.interval_bounds(mask_sets.budgeted_grid(size, side, mask_stride=1))
+        return AtTheEnd(places, f"{side} px patch, interval bounds", BoundedModel(model.apply_fn))
     if recipe.cutout not in cutout.BANDS:
         masking = defenses.double_masking(mask_sets.budgeted_grid(size, patch, masks_per_axis=4))
-        return AtTheEnd(masking, f"{patch} px patch, double masking 4x4")
+        return AtTheEnd(masking, f"{patch} px patch, double masking 4x4", model.apply_fn)
     band = recipe.cutout_band or cutout.default_band(size)
     stride = band if recipe.cutout == "blocks" else 1
     try:
@@ -73,7 +80,7 @@ def at_the_end(recipe: Recipe, model: Model, masks: Sequence[MaskSet]) -> AtTheE
     except ValueError as error:
         raise ValueError(f"--cutout-band {band}: {error}") from error
     about = f"votes of {len(bands)} {recipe.cutout.replace('_', ' ')}"
-    return AtTheEnd(defenses.plurality(bands), f"{patch} px patch, {about}")
+    return AtTheEnd(defenses.plurality(bands), f"{patch} px patch, {about}", model.apply_fn)
 
 
 def _of_cells(parts: TwoParts, masks: MaskSet | None, patch: int) -> AtTheEnd:
@@ -83,4 +90,4 @@ def _of_cells(parts: TwoParts, masks: MaskSet | None, patch: int) -> AtTheEnd:
         masks = mask_specs.read(_OF_CELLS, threat, "--two-parts")
     windows = str(masks.threat).replace(" patches", "", 1)
     about = f"windows of {windows} cells, patchcure with {counted(len(masks), 'mask')}"
-    return AtTheEnd(defenses.patchcure(masks), about)
+    return AtTheEnd(defenses.patchcure(masks), about, parts)

@@ -127,6 +127,9 @@ def _facts(recipe: training.Recipe) -> dict[str, Any]:
         del facts["cutout_band"]
     if not recipe.feature_window:
         del facts["feature_window"]
+    if not recipe.bounds_patch:
+        for name in ("bounds_patch", "bounds_places", "bounds_ramp"):
+            del facts[name]
     return facts
 
 

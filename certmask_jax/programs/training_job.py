@@ -142,9 +142,9 @@ def _evaluated(job: TrainingJob, params: Params, count: int) -> str:
     chosen = np.linspace(0, len(job.test_set) - 1, min(count, len(job.test_set))).round()
     held_out = [job.test_set.read(int(i), int(i) + 1) for i in chosen]
     labels = np.concatenate([one.labels for one in held_out])
-    defense, about = job.at_the_end
+    defense, about, apply_fn = job.at_the_end
     table = predict(
-        job.model.apply_fn,
+        apply_fn,
         params,
         np.concatenate([one.images for one in held_out]),
         defense.masked_images,

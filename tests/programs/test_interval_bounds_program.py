@@ -12,7 +12,8 @@ import pytest
 import certmask_jax as cm
 from certmask_jax import models, weights
 from certmask_jax.data import digits_arrays
-from certmask_jax.programs import attack, certify, export, report
+from certmask_jax.programs import attack, certify, export, opened_training, report, train
+from certmask_jax.training.recipes import Recipe
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 
@@ -125,6 +126,21 @@ def test_what_does_not_go_with_it_is_said(file, capsys):
     assert "interval bounds: expected a model of convolutions" in said
     assert _certify(file, specs=("ibp",)) == 2
     assert "did you mean interval_bounds?" in capsys.readouterr().err
+
+
+def test_a_training_ends_with_the_bounds_of_its_patch(tmp_path, capsys):
+    out = tmp_path / "net.npz"
+    options = ["--model", "plain_digits", "--recipe", "from_scratch", "--cutout", "none", "--crop"]
+    options += ["0", "--bounds-patch", "2", "--bounds-places", "1", "--max-steps", "2"]
+    assert train.main([*options, "--test-images", "3", "--out", str(out)]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "on 3 test images, 2 px patch, interval bounds: clean" in said
+    bfloat16 = ["--compute", "bfloat16", "--out", str(tmp_path / "other.npz")]
+    assert train.main([*options, *bfloat16]) == 2
+    assert "compute: expected float32, where bounds are trained" in capsys.readouterr().err
+    plain = opened_training._facts(Recipe())  # those of older runs
+    assert {"bounds_patch", "bounds_places", "bounds_ramp"}.isdisjoint(plain)
+    assert opened_training._facts(Recipe(bounds_patch=2))["bounds_places"] == 4
 
 
 def test_a_guard_of_it_is_the_model(file, tmp_path, capsys):
