@@ -5,7 +5,8 @@ are walked one by one, each with the least and the greatest that its numbers can
 box of images: what it covers may be anything, and the rest is what it is (Chiang et al., 2020).
 
 Bounds hold for what a device computes and not only for real numbers: each is rounded outward by
-what float32 may lose there, in whichever order sums are taken (soundness, section 16).
+what float32 may lose there, in whichever order sums are taken (soundness, section 16). Products are
+those of the highest precision, whatever JAX is set to.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from jax.extend import core
 from certmask_jax.inference.interval_rules import (
     AFFINE_AFTER,
     AFFINE_BEFORE,
+    LEAST,
     RULES,
     Interval,
     outward,
@@ -38,7 +40,7 @@ _CALLS = {
 }
 """Operations that stand for others, and the parameter that has these."""
 
-_MOST_OF_TAIL = 1 << 26  # numbers of a matrix of differences
+_MOST_OF_TAIL = 1 << 24  # numbers of a matrix of differences
 
 
 class LogitBounds(NamedTuple):
@@ -54,9 +56,11 @@ def interval_bounds(
 ) -> Interval:
     """Bounds of ``function(params, x)`` for all x between ``lower`` and ``upper``, traceable.
 
+    Each image is bounded by itself, as what a model says of one depends on no other.
+
     Args:
-      function: ``(params, float32[B, ...]) -> float32[...]``, of convolutions, dense layers, norms
-        with stored statistics, pooling and monotone functions.
+      function: ``(params, float32[B, ...]) -> float32[B, ...]``, of convolutions, dense layers,
+        norms with stored statistics, pooling, ReLU, tanh and the like; see ``interval_rules``.
       params: its parameters, any pytree; as they are.
       lower, upper: ``float32[B, ...]``, at most and at least.
 
@@ -64,11 +68,17 @@ def interval_bounds(
       Lower and upper bounds of the shape of what it gives.
 
     Raises:
-      ValueError: for a function with an operation of which no bounds are known, such as a product
-        of two things that both depend on the image (attention); names it.
+      ValueError: for a function with an operation of which no bounds are known, such as a matrix
+        product of two things that both depend on the image (attention); names it. For one that
+        gives anything but one array.
     """
-    walk = _Walk.of(function, params, lower, upper)
-    return walk.interval(walk.output)
+
+    def one(walk: _Walk) -> Interval:
+        bounds = walk.interval(walk.output)
+        return Interval(bounds.lower[0], bounds.upper[0])
+
+    bounds: Interval = _each(one, function, params, lower, upper)
+    return bounds
 
 
 def logit_bounds(
@@ -86,15 +96,19 @@ def logit_bounds(
       params, lower, upper: as there.
 
     Raises:
-      ValueError: as of ``interval_bounds``.
+      ValueError: as of ``interval_bounds``; for a function that gives no ``[B, K]``.
     """
-    walk = _Walk.of(function, params, lower, upper)
-    differences = _differences(walk)
-    own = jnp.eye(differences.shape[1], dtype=bool)[None]
-    leads = jnp.where(own, jnp.inf, differences).min(axis=2)
-    middle = walk.interval(walk.output).middle
-    usable = jnp.isfinite(middle).all(axis=1) & ~jnp.isnan(differences).any(axis=(1, 2))
-    return LogitBounds(middle, jnp.where(usable[:, None], leads, -jnp.inf))
+
+    def one(walk: _Walk) -> LogitBounds:
+        differences = _differences(walk)
+        own = jnp.eye(differences.shape[0], dtype=bool)
+        leads = jnp.where(own, jnp.inf, differences).min(axis=1)
+        middle = walk.interval(walk.output).middle[0]
+        usable = jnp.isfinite(middle).all() & ~jnp.isnan(differences).any()
+        return LogitBounds(middle, jnp.where(usable, leads, -jnp.inf))
+
+    bounds: LogitBounds = _each(one, function, params, lower, upper)
+    return bounds
 
 
 def least_differences(
@@ -104,40 +118,54 @@ def least_differences(
 
     0 for a class and itself. Arguments and errors are those of ``logit_bounds``.
     """
-    differences = _differences(_Walk.of(function, params, lower, upper))
-    return jnp.where(jnp.eye(differences.shape[1], dtype=bool)[None], 0, differences)
+
+    def one(walk: _Walk) -> Array:
+        differences = _differences(walk)
+        return jnp.where(jnp.eye(differences.shape[0], dtype=bool), 0, differences)
+
+    least: Array = _each(one, function, params, lower, upper)
+    return least
+
+
+def check_model(
+    function: Callable[..., Any], params: Any, image_shape: tuple[int, int, int]
+) -> None:
+    """Raises the ``ValueError`` of ``logit_bounds`` where it would; nothing is evaluated.
+
+    Args:
+      function: a classifier.
+      params: its parameters, or their shapes.
+      image_shape: ``(h, w, c)`` as it sees them.
+    """
+    image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    jax.eval_shape(lambda held, x: logit_bounds(function, held, x, x), params, image)
+
+
+def _each(
+    asked: Callable[[_Walk], Any],
+    function: Callable[..., Any],
+    params: Any,
+    lower: Array,
+    upper: Array,
+) -> Any:
+    """What is asked of the bounds of each image; what depends on none is computed once."""
+    with jax.default_matmul_precision("highest"):
+        return jax.vmap(lambda low, high: asked(_walk(function, params, low[None], high[None])))(
+            lower, upper
+        )
 
 
 class _Walk:
     """The operations of a function, and what is known of each of its numbers."""
 
-    def __init__(self, jaxpr: Any, known: dict[Any, Any]) -> None:
+    def __init__(self, jaxpr: Any, known: dict[Any, Any], output: int = 0) -> None:
         self._known = known
         self.operations = list(jaxpr.eqns)
-        self.output = jaxpr.outvars[0]
+        self.output = jaxpr.outvars[output]
         for operation in self.operations:
             values = [self.value(number) for number in operation.invars]
             for number, value in zip(operation.outvars, _done(operation, values), strict=True):
                 known[number] = value
-
-    @classmethod
-    def of(cls, function: Callable[..., Any], params: Any, lower: Array, upper: Array) -> _Walk:
-        leaves, structure = jax.tree.flatten(params)
-
-        def flat(*inputs: Any) -> Any:
-            return function(jax.tree.unflatten(structure, inputs[:-1]), inputs[-1])
-
-        closed = jax.make_jaxpr(flat)(*leaves, lower)
-        values = [*map(jnp.asarray, leaves), Interval(lower, upper)]
-        jaxpr, consts = closed.jaxpr, closed.consts
-        while len(jaxpr.eqns) == 1 and (inner := _inner(jaxpr.eqns[0])) is not None:
-            known = _begun(jaxpr, consts, values)
-            values = [
-                _literal(n) if isinstance(n, core.Literal) else known[n]
-                for n in jaxpr.eqns[0].invars
-            ]
-            jaxpr, consts = inner
-        return cls(jaxpr, _begun(jaxpr, consts, values))
 
     def value(self, number: Any) -> Any:
         """An array that does not depend on the image, or an interval."""
@@ -151,6 +179,33 @@ class _Walk:
     def depends(self, number: Any) -> bool:
         """Whether it depends on the image."""
         return isinstance(self.value(number), Interval)
+
+
+def _walk(function: Callable[..., Any], params: Any, lower: Array, upper: Array) -> _Walk:
+    leaves, structure = jax.tree.flatten(params)
+
+    def flat(*inputs: Any) -> Any:
+        return function(jax.tree.unflatten(structure, inputs[:-1]), inputs[-1])
+
+    closed = jax.make_jaxpr(flat)(*leaves, lower)
+    jaxpr, consts, output = closed.jaxpr, closed.consts, 0
+    if len(jaxpr.outvars) != 1:
+        raise ValueError(
+            f"interval bounds: expected a model that gives one array, got {len(jaxpr.outvars)}"
+        )
+    values = [*map(jnp.asarray, leaves), Interval(lower, upper)]
+    # A model that is jitted as a whole is one operation. Its last layer is found inside.
+    while len(jaxpr.eqns) == 1 and (inner := _inner(jaxpr.eqns[0])) is not None:
+        (operation,) = jaxpr.eqns
+        if jaxpr.outvars[output] not in operation.outvars:
+            break
+        known = _begun(jaxpr, consts, values)
+        values = [
+            _literal(n) if isinstance(n, core.Literal) else known[n] for n in operation.invars
+        ]
+        output = operation.outvars.index(jaxpr.outvars[output])
+        jaxpr, consts = inner
+    return _Walk(jaxpr, _begun(jaxpr, consts, values), output)
 
 
 def _begun(jaxpr: Any, consts: Sequence[Any], values: Sequence[Any]) -> dict[Any, Any]:
@@ -188,24 +243,30 @@ def _done(operation: Any, values: list[Any]) -> list[Any]:
     if bounds is None:
         raise ValueError(
             "interval bounds: expected a model of convolutions, dense layers, norms with stored "
-            "statistics, pooling and monotone functions, without products of two things that both "
-            f"depend on the image; got one with {name}, of which no bounds are known"
+            "statistics, pooling, ReLU, tanh and the like, without matrix products of two things "
+            f"that both depend on the image (attention); got one with {name}, of which no bounds "
+            "are known; plain_digits and cifar_plain have bounds"
         )
     return [bounds]
 
 
 def _differences(walk: _Walk) -> Array:
-    """Lower bounds of all differences of two logits, by the last layer if that is a dense one."""
+    """Lower bounds of all differences of two logits, ``float32[K, K]``, of one image.
+
+    By the last layer, if that is a dense one.
+    """
     logits = walk.interval(walk.output)
-    gaps = logits.lower[:, :, None] - logits.upper[:, None, :]
+    if logits.lower.ndim != 2 or len(logits.lower) != 1:
+        raise ValueError(
+            "interval bounds: expected a model that gives logits [B, K], got "
+            f"{list(logits.lower.shape)} of one image"
+        )
+    gaps = logits.lower.T - logits.upper
     apart = outward(Interval(gaps, gaps)).lower
     tail, start = _tail(walk)
-    if not tail:
-        return apart
     box = walk.interval(start)
-    batch, classes = walk.output.aval.shape
-    width = box.lower[0].size
-    if box.lower.shape[0] != batch or classes * classes * width > _MOST_OF_TAIL:
+    classes, width = logits.lower.size, box.lower.size
+    if not tail or classes * classes * width > _MOST_OF_TAIL:
         return apart
 
     def logits_of(features: Array) -> Array:
@@ -216,35 +277,38 @@ def _differences(walk: _Walk) -> Array:
                 for n in operation.invars
             ]
             (known[operation.outvars[0]],) = _done(operation, values)
-        return known[walk.output]
+        return known[walk.output][0]
 
-    biases, pulled = jax.vjp(logits_of, jnp.zeros_like(box.lower))
-    each = jnp.broadcast_to(jnp.eye(classes)[:, None], (classes, batch, classes))
-    (slopes,) = jax.vmap(pulled)(each)
-    weights, bias = slopes[:, 0].reshape(classes, width), biases[0]
-    middle, radius, most = (one.reshape(batch, width) for one in (box.middle, box.radius, box.most))
+    # What follows the box is affine, so its derivative is its weights, wherever it is taken.
+    bias, pulled = jax.vjp(logits_of, jnp.zeros(box.lower.shape))
+    weights = jax.vmap(lambda one: pulled(one)[0])(jnp.eye(classes)).reshape(classes, width)
+    middle, radius, most = (one.reshape(width) for one in (box.middle, box.radius, box.most))
     between = weights[:, None] - weights[None]  # [K, K, width]
-    exact = jnp.einsum("bn,yjn->byj", middle, between) + (bias[:, None] - bias[None])[None]
-    spread = jnp.einsum("bn,yjn->byj", radius, jnp.abs(between))
-    size = most @ jnp.abs(weights).T + jnp.abs(bias)[None]
-    lost = sum_loss(width + 32) * (size[:, :, None] + size[:, None, :])
-    return exact - spread - lost
+    exact = between @ middle + (bias[:, None] - bias[None])
+    size = jnp.abs(weights) @ most + jnp.abs(bias)
+    lost = sum_loss(width + 32) * (size[:, None] + size[None]) + width * LEAST
+    return exact - jnp.abs(between) @ radius - lost
 
 
 def _tail(walk: _Walk) -> tuple[list[Any], Any]:
-    """The last operations, one dense layer among them, and the number that they are made of."""
-    made_by = {operation.outvars[0]: operation for operation in walk.operations}
+    """The last operations, one dense layer among them, and the number that they are made of.
+
+    One constant may be added at most: of two that cancel the rounding would be lost.
+    """
+    made_by = {number: operation for operation in walk.operations for number in operation.outvars}
     tail: list[Any] = []
-    number, has_dense = walk.output, False
-    while number in made_by:
+    number, has_dense, has_sum = walk.output, False, False
+    while not isinstance(number, core.Literal) and number in made_by:
         operation = made_by[number]
         name = operation.primitive.name
-        depending = [
-            n for n in operation.invars if not isinstance(n, core.Literal) and walk.depends(n)
-        ]
+        depending = [n for n in operation.invars if walk.depends(n)]
         if len(depending) != 1:
             break
-        if name == "dot_general" and not has_dense:
+        if name in ("add", "sub"):
+            if has_sum or has_dense:
+                break
+            has_sum = True
+        elif name == "dot_general" and not has_dense:
             has_dense = True
         elif name not in (AFFINE_BEFORE if has_dense else AFFINE_AFTER) or _divides(
             operation, depending[0]

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from certmask_jax.inference.bound_propagation import LogitBounds, logit_bounds
@@ -68,15 +69,7 @@ class BoundedModel:
         """
         check_bounded(preprocessing)
         size = (images.shape[1], images.shape[2])
-
-        def box_of(number: Array, mask: Array) -> Interval:
-            black, white = (
-                model_input(images[number], mask, dataclasses.replace(preprocessing, fill=fill))
-                for fill in ((0.0,), (255.0,))
-            )
-            return outward(Interval(black, white))
-
-        lower, upper = jax.vmap(box_of)(image_of, boxes)
+        lower, upper = boxes_of(images, image_of, boxes, preprocessing)
         with preprocessing.products():
             bounds = logit_bounds(self.apply_fn, params, lower, upper)
         hides = jax.vmap(lambda mask: hidden_pixels(mask, size).any())(boxes)
@@ -96,6 +89,33 @@ def check_bounded(preprocessing: Preprocessing) -> None:
                 f"{name}: for interval bounds expected {expected}; got "
                 f"{getattr(preprocessing, name)}"
             )
+
+
+def boxes_of(
+    images: Array, image_of: Array, boxes: Array, preprocessing: Preprocessing
+) -> Interval:
+    """The boxes of W masked images as a model sees them, ``float32[W, h, w, c]`` at each end.
+
+    What is hidden is anything between black and white. Arguments are those of
+    ``BoundedModel.outputs``.
+    """
+
+    def box_of(number: Array, mask: Array) -> Interval:
+        black, white = (
+            model_input(images[number], mask, dataclasses.replace(preprocessing, fill=fill))
+            for fill in ((0.0,), (255.0,))
+        )
+        return _widened(outward(Interval(black, white)), preprocessing)
+
+    boxes_seen: Interval = jax.vmap(box_of)(image_of, boxes)
+    return boxes_seen
+
+
+def _widened(box: Interval, preprocessing: Preprocessing) -> Interval:
+    """By what a device may lose where it takes a mean from a pixel that is nearly as large."""
+    mean, std = (np.asarray(v, np.float32) for v in (preprocessing.mean, preprocessing.std))
+    lost = (2.0**-21 * (1 + np.abs(mean)) / std).reshape(1, 1, -1)
+    return Interval(box.lower - lost, box.upper + lost)
 
 
 def _said(bounds: LogitBounds, hides: Array) -> Outputs:

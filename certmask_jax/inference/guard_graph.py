@@ -13,12 +13,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from certmask_jax.defenses.defense import ALERT, Defense, Guarantee, certificate, rule
 from certmask_jax.defenses.over_tables import Row
-from certmask_jax.inference.masked_pass import masked_logits, outputs_of
+from certmask_jax.inference.masked_pass import masked_outputs
 from certmask_jax.inference.model_function import ApplyFn
 from certmask_jax.inference.preprocessing import Preprocessing
 from certmask_jax.tables.outputs import NO_LABEL, Outputs
@@ -78,15 +77,14 @@ def guard_program(
 
     def answer(image: Array) -> tuple[Array, ...]:
         def evaluate(columns: Array) -> Outputs:
-            logits = masked_logits(
+            return masked_outputs(
                 apply_fn,
                 params,
                 image[None],
                 jnp.asarray(masks.boxes)[columns],
                 preprocessing=preprocessing,
-                image_of=np.zeros(at_once, np.int32),
+                image_of=jnp.zeros(at_once, jnp.int32),
             )
-            return outputs_of(logits)
 
         outputs, _ = evaluated(evaluate, needs, len(masks), at_once)
         return _answers(defense, outputs, num_classes, certified=certified)

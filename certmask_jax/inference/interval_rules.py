@@ -12,13 +12,15 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
 _UNIT = 2.0**-24
 _ONE_STEP = 2.0**-21  # of a product or a sum of two, however it is fused or rewritten
 _FUNCTION = 2.0**-17  # of tanh and its like, as libraries compute them
-_LEAST = 2.0**-120  # what is lost where numbers are too small for float32
+LEAST = 2.0**-120
+"""What is lost, for each term of a sum, where numbers are too small for float32."""
 
 
 class Interval(NamedTuple):
@@ -56,9 +58,15 @@ def sum_loss(terms: int) -> float:
 def outward(bounds: Interval, share: float = _ONE_STEP) -> Interval:
     """Bounds that are wider by a share of their sizes, and by the least."""
     lower, upper = bounds
-    return Interval(
-        lower - share * jnp.abs(lower) - _LEAST, upper + share * jnp.abs(upper) + _LEAST
+    return _finite(
+        Interval(lower - share * jnp.abs(lower) - LEAST, upper + share * jnp.abs(upper) + LEAST)
     )
+
+
+def _finite(bounds: Interval) -> Interval:
+    """NaN where an end is infinite: what follows may be NaN, which no interval holds."""
+    usable = jnp.isfinite(bounds.lower) & jnp.isfinite(bounds.upper)
+    return Interval(*(jnp.where(usable, end, jnp.nan) for end in bounds))
 
 
 _Rule = Callable[[Any, list[Any]], Interval | None]
@@ -147,8 +155,8 @@ def _summed(terms: Callable[[Any], int]) -> _Rule:
     def rule(operation: Any, values: list[Any]) -> Interval:
         ends = _alike(operation, values)
         size = operation.primitive.bind(values[0].most, **operation.params)
-        lost = sum_loss(terms(operation)) * size + _LEAST
-        return Interval(ends.lower - lost, ends.upper + lost)
+        lost = sum_loss(terms(operation)) * size + terms(operation) * LEAST
+        return _finite(Interval(ends.lower - lost, ends.upper + lost))
 
     return rule
 
@@ -168,9 +176,14 @@ def _product(operation: Any, values: list[Any]) -> Interval | None:
         return None
     if operation.outvars[0].aval.dtype != jnp.float32:
         return None
+    if not _is_highest(operation.params["precision"]):
+        raise ValueError(
+            "interval bounds: expected products of the highest precision, got one whose model asks "
+            f"for {operation.params['precision']}; leave it out"
+        )
     which = 0 if isinstance(values[0], Interval) else 1
     box, weights = values[which], values[1 - which]
-    lost = sum_loss(_terms_of_product(operation))
+    terms = _terms_of_product(operation)
 
     def with_weights(numbers: Array, own: Array) -> Array:
         operands = (numbers, own) if which == 0 else (own, numbers)
@@ -178,8 +191,14 @@ def _product(operation: Any, values: list[Any]) -> Interval | None:
         return product
 
     middle = with_weights(box.middle, weights)
-    spread = with_weights(box.radius + lost * box.most, jnp.abs(weights)) + _LEAST
-    return Interval(middle - spread, middle + spread)
+    radius = box.radius + sum_loss(terms) * box.most
+    spread = with_weights(radius, jnp.abs(weights)) + terms * LEAST
+    return _finite(Interval(middle - spread, middle + spread))
+
+
+def _is_highest(precision: Any) -> bool:
+    both = precision if isinstance(precision, tuple) else (precision,)
+    return all(one == jax.lax.Precision.HIGHEST for one in both)
 
 
 def _terms_of_product(operation: Any) -> int:
@@ -218,10 +237,10 @@ RULES: dict[str, _Rule] = {
 }  # fmt: skip
 """What is known of operations, by the names that JAX gives them: None for a use that is not."""
 
-_MOVES = {"reshape", "transpose", "broadcast_in_dim", "squeeze", "copy", "stop_gradient"}
+_MOVES = {"reshape", "transpose", "broadcast_in_dim", "squeeze", "copy"}  # with derivatives
 
-AFFINE_AFTER = _MOVES | {"add", "sub", "mul", "div"}
-"""What may follow the last dense layer, of one thing that depends on the image."""
+AFFINE_AFTER = _MOVES | {"mul", "div", "gather", "slice"}
+"""What may follow the last dense layer, of one thing that depends on the image; and one sum."""
 
 AFFINE_BEFORE = _MOVES - {"broadcast_in_dim"} | {"mul", "div", "reduce_sum"}
 """What may stand right before it: nothing by which weights of both signs would meet."""

@@ -60,6 +60,7 @@ def with_views(apply_fn: ApplyFn, views: Views | None) -> ApplyFn:
     for is_it, why in (
         (kind.numpy_function is not None, "which can average over views itself"),
         (kind.parts is not None, "as a view of an image has its patch in other cells"),
+        (kind.bounded is not None, "as bounds of a mean over views are not known"),
         (kind.dropping is not None, "as a view moves what a mask hides to other tokens"),
     ):
         if is_it:

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 from certmask_jax.defenses import Defense
 from certmask_jax.defenses.interval_bounds_recovery import IntervalBounds
 from certmask_jax.inference import views
+from certmask_jax.inference.bound_propagation import check_model
 from certmask_jax.inference.bounded_model import BoundedModel, check_bounded
 from certmask_jax.inference.preprocessing import Preprocessing
 from certmask_jax.models import Model
 from certmask_jax.programs.certification_config import Config
+from certmask_jax.programs.command_line import named
 
 
-def bounded(config: Config, model: Model, defenses: Sequence[Defense], *, others: bool) -> Model:
+def bounded(
+    config: Config, model: Model, params: Any, defenses: Sequence[Defense], *, others: bool
+) -> Model:
     """The model of bounds where the defenses are proved by these; else itself.
 
     Args:
       config: of the run.
-      model: as it was opened.
+      model, params: as they were opened.
       defenses: that mask images.
       others: whether there are defenses on evidence too.
 
@@ -39,6 +44,7 @@ def bounded(config: Config, model: Model, defenses: Sequence[Defense], *, others
         ("--hidden-tokens", config.hidden_tokens != "fill"),
         ("--two-parts", config.two_parts is not None),
         ("--patched", config.patched is not None),
+        ("--encoding", model.encoding != "fill"),
     ):
         if is_given:
             raise ValueError(f"{option}: expected none beside interval_bounds; leave it out")
@@ -47,6 +53,9 @@ def bounded(config: Config, model: Model, defenses: Sequence[Defense], *, others
             "--defense interval_bounds: expected a model of JAX, whose operations have bounds, got "
             f"{model.name}"
         )
+    with named("--defense interval_bounds", "interval bounds"):
+        shape = (*model.data_config.input_size, model.data_config.channels)
+        check_model(model.apply_fn, params, shape)
     return dataclasses.replace(
         model, apply_fn=BoundedModel(model.apply_fn), local=None, dropping=None
     )

@@ -158,7 +158,7 @@ def opened(config: Config, command: str, *, with_data: bool = True, evidence: bo
         on_evidence = dataclasses.replace(on_evidence, local=model.local)
     dropping = dropping_of(config, model)
     model = viewed(model, config.views)
-    model = bounds_options.bounded(config, model, defenses, others=on_evidence is not None)
+    model = bounds_options.bounded(config, model, params, defenses, others=on_evidence is not None)
     if on_evidence is not None:
         on_evidence = dataclasses.replace(on_evidence, apply_fn=model.apply_fn, dropping=dropping)
     unreadable = unreadable_images(config, dataset)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from certmask_jax.inference.bound_propagation import least_differences
+from certmask_jax.inference.bound_propagation import check_model, least_differences
 from certmask_jax.inference.views import NONE
 from certmask_jax.models import Model
 from certmask_jax.training.recipes import Recipe
@@ -41,6 +41,13 @@ def check_bounds(model: Model, recipe: Recipe) -> None:
             "bounds_patch: expected a model of whole images that is shown the fill, got "
             f"{model.name} {'in two parts' if model.kind.parts is not None else model.encoding}"
         )
+    apply_fn: Any = model.module.apply
+    shape = (*model.data_config.input_size, model.data_config.channels)
+    try:
+        check_model(apply_fn, model.param_shapes(), shape)
+    except ValueError as error:
+        text = str(error).removeprefix("interval bounds: ")
+        raise ValueError(f"bounds_patch: {text}") from error
 
 
 def worst_logits(
@@ -67,8 +74,8 @@ def worst_logits(
       width: of what they may do: 0 nothing, 1 anything between black and white.
 
     Returns:
-      ``float32[B, K]``, 0 for the true class: as logits, their loss bounds that of every patch
-      there.
+      ``float32[B, K]``, 0 for the true class: as logits, their cross-entropy is at least that of
+      every patch there.
 
     Raises:
       ValueError: as of ``interval_bounds``.

@@ -48,7 +48,7 @@ class Recipe:
       feature_window: side in cells of a random window of local logits that is left out of the mean
         of each image (PatchGuard's masked features), or 0. For models with local logits.
       bounds_patch: side in pixels of the patches whose interval bounds are trained on
-        (Chiang et al., 2020), in place of the logits; or 0.
+        (Chiang et al., 2020), beside the logits, half each; or 0.
       bounds_ramp: fraction of all steps in which what such patches may do grows, from nothing to
         everything between black and white. Bounds that are wide from the start teach one answer.
       bounds_places: how many such patches an image has in a step, each at a place drawn anew.

@@ -205,3 +205,133 @@ def test_it_has_gradients_and_may_be_compiled():
     slope = jax.jit(jax.grad(worst))(params)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(slope))
     assert any(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(slope))
+
+
+def _flat(x):
+    return x.reshape(x.shape[0], -1)
+
+
+def _agrees_with_its_images(function, params, lower, upper, seed=0):
+    """Leads are never above those of images in the box; the ends of each number among them."""
+    leads = np.asarray(logit_bounds(function, params, lower, upper).leads)
+    rng = np.random.default_rng(seed)
+    for _ in range(60):
+        share = rng.choice([0.0, 1.0], size=lower.shape).astype(np.float32)
+        logits = np.asarray(function(params, lower + share * (upper - lower)))
+        assert (leads <= _leads(logits)).all()
+
+
+def _box(seed=0, batch=4, size=(3, 2, 1)):
+    rng = np.random.default_rng(seed)
+    lower = jnp.asarray(rng.normal(size=(batch, *size)), jnp.float32)
+    upper = lower + jnp.asarray(rng.random((batch, *size)), jnp.float32)
+    weights = jnp.asarray(rng.normal(size=(6, 3)), jnp.float32)
+    return (weights, jnp.asarray(rng.normal(size=3), jnp.float32)), lower, upper
+
+
+def test_what_stops_gradients_stops_no_bounds():
+    params, lower, upper = _box()
+
+    def after(params, x):
+        return jax.lax.stop_gradient(_flat(x) @ params[0] + params[1][None])
+
+    def before(params, x):
+        return jax.lax.stop_gradient(_flat(x)) @ params[0] + params[1][None]
+
+    for function in (after, before):
+        _agrees_with_its_images(function, params, lower, upper)
+
+
+def test_the_output_that_is_returned_is_bounded():
+    """A model that is jitted as a whole, and gives more than its logits inside."""
+    params, lower, upper = _box()
+
+    @jax.jit
+    def inner(params, x):
+        other = _flat(x) @ params[0] + params[1][None]
+        return {"aux": other, "logits": _flat(x) @ params[0] - 5 * params[1][None]}
+
+    _agrees_with_its_images(lambda p, x: inner(p, x)["logits"], params, lower, upper)
+    one = interval_bounds(lambda p, x: (inner(p, x), _flat(x))[1], params, lower, upper)
+    assert (one.lower <= _flat(lower)).all()
+    assert one.lower.shape == _flat(lower).shape
+    with pytest.raises(ValueError, match="expected a model that gives one array, got 2"):
+        logit_bounds(inner, params, lower, upper)
+
+
+def test_constants_that_cancel_leave_their_rounding():
+    weights = jnp.asarray([[1.0, 0.0, 0.0], [0.0, 1.01, 0.0]], jnp.float32)
+    large = jnp.asarray([[1e6, 0.0, 0.0]], jnp.float32)
+
+    def cancelling(params, x):
+        return (x @ params + large) - large
+
+    x = jnp.asarray([[1.0, 0.995]], jnp.float32)
+    exact = logit_bounds(lambda params, x: x @ params, weights, x, x)
+    assert exact.leads[0, 1] > 0  # 1.00495 beside 1
+    bounds = logit_bounds(cancelling, weights, x, x)
+    assert (bounds.leads <= 0).all()  # a device may lose 0.03 of the first
+
+
+def test_each_image_is_bounded_by_itself():
+    """A model that has its images on another axis, as many as it has features."""
+    rng = np.random.default_rng(0)
+    first, second = (jnp.asarray(rng.normal(size=size), jnp.float32) for size in ((6, 4), (4, 3)))
+
+    def turned(params, x):
+        return (second.T @ jax.nn.relu(first.T @ _flat(x).T)).T
+
+    _, lower, upper = _box(batch=4)
+    _agrees_with_its_images(turned, (), lower, upper)
+
+
+def test_numbers_that_overflow_certify_nothing():
+    def clipped(params, x):
+        lost = jnp.clip(jnp.exp(x[:, :1]) - jnp.exp(x[:, 1:]), -1, 1) + 5
+        return jnp.concatenate([lost, jnp.zeros_like(lost)], axis=1)
+
+    low, high = jnp.zeros((1, 2)), jnp.full((1, 2), 100.0)
+    assert (logit_bounds(clipped, (), low, high).leads == -np.inf).all()
+    assert logit_bounds(clipped, (), low, high / 100).leads[0, 0] > 0
+
+    def summed(params, x):
+        return jnp.clip(x @ jnp.full((2, 2), 3e38), -1, 1) + jnp.asarray([[5.0, 0.0]])
+
+    assert (logit_bounds(summed, (), low, high).leads == -np.inf).all()
+
+
+def test_small_products_may_all_be_lost():
+    """4,096 of them, which one device flushes to 0 and another adds up."""
+    count = 4096
+    x = jnp.full((1, count), 1e-20, jnp.float32)
+    weights = jnp.full((count, 2), 1.1e-18, jnp.float32)
+    bounds = interval_bounds(lambda params, x: x @ params, weights, x, x)
+    assert bounds.lower[0, 0] <= 0
+    assert bounds.upper[0, 0] >= count * 1.1e-38
+
+
+def test_a_product_of_less_precision_is_refused():
+    def quick(params, x):
+        return jnp.dot(_flat(x), params[0], precision="default")
+
+    params, lower, upper = _box()
+    with pytest.raises(ValueError, match="products of the highest precision"):
+        logit_bounds(quick, params, lower, upper)
+    with jax.default_matmul_precision("bfloat16"):  # of what is around it nothing is taken
+        logit_bounds(lambda p, x: _flat(x) @ p[0], params, lower, upper)
+
+
+def test_logits_of_some_outputs_are_bounded_together():
+    """What ``--only-classes`` makes of a model."""
+    params, lower, upper = _box()
+    chosen = np.array([2, 0])
+    whole = least_differences(lambda p, x: _flat(x) @ p[0], params, lower, upper)
+    some = least_differences(lambda p, x: (_flat(x) @ p[0])[..., chosen], params, lower, upper)
+    np.testing.assert_allclose(some[:, 0, 1], whole[:, 2, 0], atol=1e-4)
+
+
+def test_logits_of_another_shape_are_refused():
+    params, lower, upper = _box()
+    for function in (lambda p, x: x, lambda p, x: _flat(x).sum(axis=1)):
+        with pytest.raises(ValueError, match="expected a model that gives logits"):
+            logit_bounds(function, params, lower, upper)

@@ -13,6 +13,7 @@ import pytest
 import certmask_jax as cm
 from certmask_jax import defenses, mask_sets
 from certmask_jax.data import digits_arrays
+from certmask_jax.inference import bounded_model
 from certmask_jax.inference.bounded_model import BoundedModel
 from certmask_jax.inference.model_kinds import kind_of
 from certmask_jax.inference.preprocessing import Preprocessing
@@ -145,6 +146,32 @@ def test_what_is_no_box_is_refused(images, params):
     ):
         with pytest.raises(ValueError, match=message):
             cm.predict(model, params, images, masks, preprocessing=preprocessing)
+
+
+def test_pixels_are_widened_by_what_a_mean_may_cancel():
+    """Exact division, a product with 1/255, and what is compiled: all grey levels lie inside."""
+    how = Preprocessing(mean=(0.485,), std=(0.229,))
+    grey = np.arange(256, dtype=np.uint8).reshape(256, 1, 1, 1)
+    lower, upper = bounded_model.boxes_of(
+        jnp.asarray(grey), jnp.arange(256), jnp.zeros((256, 1, 4), jnp.int32), how
+    )
+    mean, std = np.float32(0.485), np.float32(0.229)
+    levels = grey.astype(np.float32)
+    exact = ((levels.astype(np.float64) / 255 - np.float64(mean)) / np.float64(std)).astype(float)
+    ways = (exact, (levels / np.float32(255) - mean) / std,
+            (levels * np.float32(1 / 255) - mean) * np.float32(1 / std))  # fmt: skip
+    for one in ways:
+        assert (np.asarray(lower, np.float64) <= one).all()
+        assert (one <= np.asarray(upper, np.float64)).all()
+    assert (np.asarray(upper) - np.asarray(lower)).max() < 2e-5
+
+
+def test_views_of_bounds_are_refused(images, params):
+    masks = defenses.IntervalBounds(PLACES).masked_images
+    with pytest.raises(ValueError, match="views: expected none for a model of bounds"):
+        cm.predict(
+            BoundedModel(NET.apply), params, images, masks, preprocessing=HOW, views="mirror"
+        )
 
 
 def test_it_is_a_kind_of_its_own():

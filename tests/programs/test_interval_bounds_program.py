@@ -123,7 +123,12 @@ def test_what_does_not_go_with_it_is_said(file, capsys):
         assert message in " ".join(capsys.readouterr().err.split())
     assert _certify(None, model="vit_digits") == 2
     said = " ".join(capsys.readouterr().err.split())
-    assert "interval bounds: expected a model of convolutions" in said
+    assert "--defense interval_bounds: expected a model of convolutions" in said
+    assert "plain_digits and cifar_plain have bounds" in said
+    assert (
+        train.main(["--bounds-patch", "1", "--cutout", "none", "--out", f"{file}_other.npz"]) == 2
+    )
+    assert "--bounds-patch: expected a model of convolutions" in capsys.readouterr().err
     assert _certify(file, specs=("ibp",)) == 2
     assert "did you mean interval_bounds?" in capsys.readouterr().err
 
@@ -155,3 +160,18 @@ def test_a_guard_of_it_is_the_model(file, tmp_path, capsys):
     labels, alerts = cm.read_guard(path)(images)
     np.testing.assert_array_equal(labels, model.apply_fn(model.params, pixels).argmax(axis=1))
     assert not np.asarray(alerts).any()
+
+
+def test_a_guard_says_what_it_can_certify(file, tmp_path):
+    model = cm.load_model("plain_digits", file)
+    images = digits_arrays("test")[0][:COUNT]
+    defense = cm.defenses.interval_bounds(cm.mask_sets.budgeted_grid(8, 1, mask_stride=1))
+    bounded, how = cm.BoundedModel(model.apply_fn), {"preprocessing": model.preprocessing}
+    path = tmp_path / "certified.stablehlo"
+    options = {"channels": 1, "certified": True, "platforms": ("cpu",)}
+    cm.export_guard(path, bounded, model.params, defense, **options, **how)
+    labels, _, certified = cm.read_guard(path)(images)
+    table = cm.predict(bounded, model.params, images, defense.masked_images, **how)
+    np.testing.assert_array_equal(certified, defense.certified_labels(table))
+    assert (np.asarray(certified) >= 0).any()
+    np.testing.assert_array_equal(labels, defense.rule(table))
