@@ -11,7 +11,7 @@ those of the highest precision, whatever JAX is set to.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -23,22 +23,11 @@ from certmask_jax.inference.interval_rules import (
     AFFINE_AFTER,
     AFFINE_BEFORE,
     LEAST,
-    RULES,
     Interval,
     outward,
     sum_loss,
 )
-
-_CALLS = {
-    "jit": "jaxpr",
-    "pjit": "jaxpr",
-    "closed_call": "call_jaxpr",
-    "custom_jvp_call": "call_jaxpr",
-    "custom_vjp_call": "call_jaxpr",
-    "checkpoint": "jaxpr",
-    "remat2": "jaxpr",
-}
-"""Operations that stand for others, and the parameter that has these."""
+from certmask_jax.inference.interval_walk import Walk, done, walked
 
 _MOST_OF_TAIL = 1 << 24  # numbers of a matrix of differences
 
@@ -73,7 +62,7 @@ def interval_bounds(
         gives anything but one array.
     """
 
-    def one(walk: _Walk) -> Interval:
+    def one(walk: Walk) -> Interval:
         bounds = walk.interval(walk.output)
         return Interval(bounds.lower[0], bounds.upper[0])
 
@@ -99,7 +88,7 @@ def logit_bounds(
       ValueError: as of ``interval_bounds``; for a function that gives no ``[B, K]``.
     """
 
-    def one(walk: _Walk) -> LogitBounds:
+    def one(walk: Walk) -> LogitBounds:
         differences = _differences(walk)
         own = jnp.eye(differences.shape[0], dtype=bool)
         leads = jnp.where(own, jnp.inf, differences).min(axis=1)
@@ -119,7 +108,7 @@ def least_differences(
     0 for a class and itself. Arguments and errors are those of ``logit_bounds``.
     """
 
-    def one(walk: _Walk) -> Array:
+    def one(walk: Walk) -> Array:
         differences = _differences(walk)
         return jnp.where(jnp.eye(differences.shape[0], dtype=bool), 0, differences)
 
@@ -142,7 +131,7 @@ def check_model(
 
 
 def _each(
-    asked: Callable[[_Walk], Any],
+    asked: Callable[[Walk], Any],
     function: Callable[..., Any],
     params: Any,
     lower: Array,
@@ -150,107 +139,12 @@ def _each(
 ) -> Any:
     """What is asked of the bounds of each image; what depends on none is computed once."""
     with jax.default_matmul_precision("highest"):
-        return jax.vmap(lambda low, high: asked(_walk(function, params, low[None], high[None])))(
+        return jax.vmap(lambda low, high: asked(walked(function, params, low[None], high[None])))(
             lower, upper
         )
 
 
-class _Walk:
-    """The operations of a function, and what is known of each of its numbers."""
-
-    def __init__(self, jaxpr: Any, known: dict[Any, Any], output: int = 0) -> None:
-        self._known = known
-        self.operations = list(jaxpr.eqns)
-        self.output = jaxpr.outvars[output]
-        for operation in self.operations:
-            values = [self.value(number) for number in operation.invars]
-            for number, value in zip(operation.outvars, _done(operation, values), strict=True):
-                known[number] = value
-
-    def value(self, number: Any) -> Any:
-        """An array that does not depend on the image, or an interval."""
-        return _literal(number) if isinstance(number, core.Literal) else self._known[number]
-
-    def interval(self, number: Any) -> Interval:
-        """The same as an interval."""
-        value = self.value(number)
-        return value if isinstance(value, Interval) else Interval(value, value)
-
-    def depends(self, number: Any) -> bool:
-        """Whether it depends on the image."""
-        return isinstance(self.value(number), Interval)
-
-
-def _walk(function: Callable[..., Any], params: Any, lower: Array, upper: Array) -> _Walk:
-    leaves, structure = jax.tree.flatten(params)
-
-    def flat(*inputs: Any) -> Any:
-        return function(jax.tree.unflatten(structure, inputs[:-1]), inputs[-1])
-
-    closed = jax.make_jaxpr(flat)(*leaves, lower)
-    jaxpr, consts, output = closed.jaxpr, closed.consts, 0
-    if len(jaxpr.outvars) != 1:
-        raise ValueError(
-            f"interval bounds: expected a model that gives one array, got {len(jaxpr.outvars)}"
-        )
-    values = [*map(jnp.asarray, leaves), Interval(lower, upper)]
-    # A model that is jitted as a whole is one operation. Its last layer is found inside.
-    while len(jaxpr.eqns) == 1 and (inner := _inner(jaxpr.eqns[0])) is not None:
-        (operation,) = jaxpr.eqns
-        if jaxpr.outvars[output] not in operation.outvars:
-            break
-        known = _begun(jaxpr, consts, values)
-        values = [
-            _literal(n) if isinstance(n, core.Literal) else known[n] for n in operation.invars
-        ]
-        output = operation.outvars.index(jaxpr.outvars[output])
-        jaxpr, consts = inner
-    return _Walk(jaxpr, _begun(jaxpr, consts, values), output)
-
-
-def _begun(jaxpr: Any, consts: Sequence[Any], values: Sequence[Any]) -> dict[Any, Any]:
-    """What is known before the first operation."""
-    numbers = [*jaxpr.constvars, *jaxpr.invars]
-    return dict(zip(numbers, [*consts, *values], strict=True))
-
-
-def _literal(number: Any) -> Array:
-    return jnp.asarray(number.val, number.aval.dtype)
-
-
-def _inner(operation: Any) -> tuple[Any, Sequence[Any]] | None:
-    """The operations that one stands for, with their constants; None for one of its own."""
-    name = _CALLS.get(operation.primitive.name)
-    if name is None:
-        return None
-    inner = operation.params[name]
-    return (inner.jaxpr, inner.consts) if hasattr(inner, "jaxpr") else (inner, ())
-
-
-def _done(operation: Any, values: list[Any]) -> list[Any]:
-    """What one operation gives."""
-    inner = _inner(operation)
-    if inner is not None:
-        jaxpr, consts = inner
-        walk = _Walk(jaxpr, _begun(jaxpr, consts, values))
-        return [walk.value(number) for number in jaxpr.outvars]
-    if not any(isinstance(value, Interval) for value in values):
-        given = operation.primitive.bind(*values, **operation.params)
-        return list(given) if operation.primitive.multiple_results else [given]
-    name = operation.primitive.name
-    rule = RULES.get(name)
-    bounds = None if rule is None else rule(operation, values)
-    if bounds is None:
-        raise ValueError(
-            "interval bounds: expected a model of convolutions, dense layers, norms with stored "
-            "statistics, pooling, ReLU, tanh and the like, without matrix products of two things "
-            f"that both depend on the image (attention); got one with {name}, of which no bounds "
-            "are known; plain_digits and cifar_plain have bounds"
-        )
-    return [bounds]
-
-
-def _differences(walk: _Walk) -> Array:
+def _differences(walk: Walk) -> Array:
     """Lower bounds of all differences of two logits, ``float32[K, K]``, of one image.
 
     By the last layer, if that is a dense one.
@@ -276,7 +170,7 @@ def _differences(walk: _Walk) -> Array:
                 walk.value(n) if isinstance(n, core.Literal) or n not in known else known[n]
                 for n in operation.invars
             ]
-            (known[operation.outvars[0]],) = _done(operation, values)
+            (known[operation.outvars[0]],) = done(operation, values)
         return known[walk.output][0]
 
     # What follows the box is affine, so its derivative is its weights, wherever it is taken.
@@ -290,7 +184,7 @@ def _differences(walk: _Walk) -> Array:
     return exact - jnp.abs(between) @ radius - lost
 
 
-def _tail(walk: _Walk) -> tuple[list[Any], Any]:
+def _tail(walk: Walk) -> tuple[list[Any], Any]:
     """The last operations, one dense layer among them, and the number that they are made of.
 
     One constant may be added at most: of two that cancel the rounding would be lost.
