@@ -26,7 +26,7 @@ class PredictionTable(Outputs):
     Attributes:
       predictions: ``int16[T, V]``, the top-1 label, ``NO_LABEL``, or ``UNKNOWN``.
       margins: ``float16[T, V]``, top-1 minus top-2 logit; 0 is a tie. Infinite where unknown.
-      confidences: ``float16[T, V]``, softmax of the top-1 label, in [0, 1].
+      confidences: ``float16[T, V]``, softmax of the top-1 label, in [0, 1]; see ``Outputs``.
       masked_images: the V masked images, in the order of the columns.
       num_classes: K; labels lie in ``[0, K)``.
     """
