@@ -126,7 +126,8 @@ def test_greedy_hides_the_worst_mask_and_then_the_worst_beside_it():
     params, masks, batch = _drawn(model), _masks(model), _digits(8)
     pixels = _pixels(model, batch.images)
     run = training_pass(model, dataclasses.replace(RECIPE, cutout="greedy"), [masks])
-    greedy_logits, _ = jax.jit(run)(params, pixels, batch.labels, jax.random.key(0))
+    begun = np.float32(0)  # the share of steps that is done
+    greedy_logits, _ = jax.jit(run)(params, pixels, batch.labels, jax.random.key(0), begun)
 
     def losses(numbers):
         return _losses(params["params"], pixels, batch.labels, _hidden(masks, numbers))[0]
@@ -156,9 +157,8 @@ def test_the_stem_is_run_once_whatever_masks_are_looked_at():
         dataclasses.replace(RECIPE, cutout="greedy"),
         [_masks(model)],
     )
-    logits, _ = jax.jit(run)(
-        _drawn(model), _pixels(model, batch.images), batch.labels, jax.random.key(0)
-    )
+    pixels, key = _pixels(model, batch.images), jax.random.key(0)
+    logits, _ = jax.jit(run)(_drawn(model), pixels, batch.labels, key, np.float32(0))
     jax.block_until_ready(logits)
     jax.effects_barrier()
     assert len(runs) == 2
