@@ -9,8 +9,7 @@ have useful ones.
 
 # Annotations are read here, not later: fields are inherited by classes of other modules.
 import dataclasses
-import functools
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -21,27 +20,9 @@ from certmask_jax.defenses import detector_early_exit
 from certmask_jax.defenses.defense import Defense
 from certmask_jax.defenses.known_so_far import Seen
 from certmask_jax.defenses.over_tables import Row
-from certmask_jax.defenses.rounds import groups_of
-from certmask_jax.masks import distinct_unions
+from certmask_jax.defenses.rounds import RoundAndImage, round_and_image
 from certmask_jax.masks.distinct_unions import MaskedImages
-from certmask_jax.masks.mask_set import MaskSet
-from certmask_jax.masks.threats import Threat
 from certmask_jax.tables.outputs import CERTAIN
-
-
-class _Places(NamedTuple):
-    images: MaskedImages
-    unmasked: int
-    groups: NDArray[np.bool_]  # [G, V]
-
-
-@functools.lru_cache(maxsize=32)
-def _places(masks: MaskSet, against: Threat | None) -> _Places:
-    singles, _ = distinct_unions.unions(masks, 1)
-    images, (_, (unmasked,)) = distinct_unions.merge(
-        [singles, distinct_unions.unmasked(masks.image_size)]
-    )
-    return _Places(images, int(unmasked), groups_of(images, masks, against))
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -63,7 +44,7 @@ class IntervalBounds(Defense):
     needs_all_sure: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        _places(self.masks, self.against)
+        round_and_image(self.masks, self.against)
 
     @property
     def masked_images(self) -> MaskedImages:
@@ -106,15 +87,13 @@ class IntervalBounds(Defense):
         return ~known & (jnp.arange(known.shape[0]) == self._places.unmasked)
 
     def undecided(self, seen: Seen, label: int | None) -> NDArray[np.bool_]:
-        unmasked = self._places.unmasked
-        own = np.arange(len(seen.known)) == unmasked
-        if label is None or not seen.known[unmasked]:
-            return ~seen.known & (own if label is None else True)
-        nothing = np.zeros(len(seen.known), np.bool_)
+        unmasked, nothing = self._places.unmasked, np.zeros(len(seen.known), np.bool_)
+        if label is None:  # the answer is that of the image itself
+            return ~seen.known & (np.arange(len(seen.known)) == unmasked)
+        if seen.confidences is None or not seen.known[unmasked]:
+            return ~seen.known
         if not (seen.sure[unmasked] and seen.predictions[unmasked] == label):
             return nothing
-        if seen.confidences is None:
-            return ~seen.known
         certain = seen.known & seen.sure & (seen.predictions == label)
         certain &= seen.confidences >= CERTAIN
         left = self.groups[~(self.groups & certain).any(axis=1)]
@@ -131,8 +110,5 @@ class IntervalBounds(Defense):
         return told if not is_open[unmasked] else np.append(unmasked, told[told != unmasked])
 
     @property
-    def _places(self) -> _Places:
-        return _places(self.masks, self.against)
-
-    def _own_options(self) -> dict[str, Any]:
-        return {}
+    def _places(self) -> RoundAndImage:
+        return round_and_image(self.masks, self.against)

@@ -11,9 +11,8 @@ least* tau. At equality no alert would be raised, so the certificate here asks f
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Mapping
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -24,11 +23,8 @@ from certmask_jax.defenses import detector_early_exit
 from certmask_jax.defenses.defense import ALERT, Defense, Guarantee
 from certmask_jax.defenses.known_so_far import Seen
 from certmask_jax.defenses.over_tables import Row, RowProof
-from certmask_jax.defenses.rounds import groups_of
-from certmask_jax.masks import distinct_unions
+from certmask_jax.defenses.rounds import RoundAndImage, round_and_image
 from certmask_jax.masks.distinct_unions import MaskedImages
-from certmask_jax.masks.mask_set import MaskSet
-from certmask_jax.masks.threats import Threat
 
 
 def minority_reports_rule(
@@ -44,22 +40,6 @@ def minority_reports_rule(
     """
     dissent = (labels_of_masks != unmasked) & (confidences > tau)
     return jnp.where(dissent.any(), ALERT, unmasked)
-
-
-class _Votes(NamedTuple):
-    images: MaskedImages
-    of_mask: NDArray[np.int32]  # [N] -> masked image
-    unmasked: int
-    groups: NDArray[np.bool_]  # [G, V]
-
-
-@functools.lru_cache(maxsize=32)
-def _votes(masks: MaskSet, against: Threat | None) -> _Votes:
-    singles, _ = distinct_unions.unions(masks, 1)
-    images, (of_mask, (unmasked,)) = distinct_unions.merge(
-        [singles, distinct_unions.unmasked(masks.image_size)]
-    )
-    return _Votes(images, of_mask, int(unmasked), groups_of(images, masks, against))
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -85,7 +65,7 @@ class MinorityReports(Defense):
     def __post_init__(self) -> None:
         if not 0 <= self.tau < 1:
             raise ValueError(f"tau: expected a confidence in [0, 1), got {self.tau!r}")
-        _votes(self.masks, self.against)
+        round_and_image(self.masks, self.against)
 
     @property
     def masked_images(self) -> MaskedImages:
@@ -151,8 +131,8 @@ class MinorityReports(Defense):
         return (row.predictions[unmasked] == label) & agree.all()
 
     @property
-    def _votes(self) -> _Votes:
-        return _votes(self.masks, self.against)
+    def _votes(self) -> RoundAndImage:
+        return round_and_image(self.masks, self.against)
 
     def _own_options(self) -> dict[str, Any]:
         return {"tau": self.tau}

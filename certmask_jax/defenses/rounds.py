@@ -1,6 +1,6 @@
 """Which masked images hide the patches; and the single round of masks that many defenses have.
 
-The latter is built once for equal masks and threats.
+The latter is built once for equal masks and threats, with the image itself beside it or without.
 """
 
 from __future__ import annotations
@@ -52,3 +52,22 @@ def one_round(masks: MaskSet, against: Threat | None) -> OneRound:
     """
     images, weights = distinct_unions.one_round(masks)
     return OneRound(images, weights, groups_of(images, masks, against))
+
+
+class RoundAndImage(NamedTuple):
+    """The distinct masks of a round and the image itself, and what hides the patches."""
+
+    images: MaskedImages  # V
+    of_mask: NDArray[np.int32]  # [N], where each distinct mask stands among them
+    unmasked: int  # where the image itself does
+    groups: NDArray[np.bool_]  # [G, V], which hide the patches at each group of placements
+
+
+@functools.lru_cache(maxsize=64)
+def round_and_image(masks: MaskSet, against: Threat | None) -> RoundAndImage:
+    """The round of ``masks`` beside the image; arguments and errors are those of ``one_round``."""
+    singles, _ = distinct_unions.unions(masks, 1)
+    images, (of_mask, (unmasked,)) = distinct_unions.merge(
+        [singles, distinct_unions.unmasked(masks.image_size)]
+    )
+    return RoundAndImage(images, of_mask, int(unmasked), groups_of(images, masks, against))

@@ -21,9 +21,7 @@ from certmask_jax.inference.interval_rules import Interval, outward
 from certmask_jax.inference.masking import hidden_pixels
 from certmask_jax.inference.model_function import ApplyFn
 from certmask_jax.inference.preprocessing import Preprocessing, model_input
-from certmask_jax.tables.outputs import CERTAIN, NO_LABEL, Outputs
-
-_LARGEST_MARGIN = 65504.0  # of float16
+from certmask_jax.tables.outputs import CERTAIN, LARGEST_MARGIN, NO_LABEL, Outputs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,7 +121,7 @@ def _said(bounds: LogitBounds, hides: Array) -> Outputs:
     middle = bounds.middle.argmax(axis=1)
     certain = lead > 0  # not of NaN
     broken = ~hides & ~jnp.isfinite(bounds.middle).all(axis=1)
-    margin = jnp.where(certain, jnp.minimum(lead, _LARGEST_MARGIN), 0)
+    margin = jnp.where(certain, jnp.minimum(lead, LARGEST_MARGIN), 0)
     return Outputs(
         jnp.where(broken, NO_LABEL, jnp.where(certain, label, middle)).astype(jnp.int16),
         jnp.where(broken, jnp.nan, margin).astype(jnp.float16),

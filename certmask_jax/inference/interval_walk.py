@@ -103,10 +103,9 @@ def _literal(number: Any) -> Array:
 
 def _inner(operation: Any) -> tuple[Any, Sequence[Any]] | None:
     """The operations that one stands for, with their constants; None for one of its own."""
-    name = _CALLS.get(operation.primitive.name)
-    if name is None:
+    inner = operation.params.get(_CALLS.get(operation.primitive.name, ""))
+    if inner is None:
         return None
-    inner = operation.params[name]
     return (inner.jaxpr, inner.consts) if hasattr(inner, "jaxpr") else (inner, ())
 
 

@@ -15,10 +15,8 @@ from jax.typing import ArrayLike
 from certmask_jax.inference.model_function import ApplyFn
 from certmask_jax.inference.model_kinds import kind_of
 from certmask_jax.inference.preprocessing import Preprocessing, model_input
-from certmask_jax.tables.outputs import Outputs
+from certmask_jax.tables.outputs import LARGEST_MARGIN, Outputs
 from certmask_jax.tables.prediction_table import NO_LABEL
-
-_LARGEST_MARGIN = 65504.0  # of float16
 
 
 def masked_logits(
@@ -114,7 +112,7 @@ def outputs_of(logits: Array) -> Outputs:
     """
     finite = jnp.isfinite(logits).all(axis=1)
     top, second = jax.lax.top_k(logits, 2)[0].T
-    margin = jnp.where(finite, jnp.minimum(top - second, _LARGEST_MARGIN), jnp.nan)
+    margin = jnp.where(finite, jnp.minimum(top - second, LARGEST_MARGIN), jnp.nan)
     confidence = jnp.exp(top - jax.nn.logsumexp(logits, axis=1))
     return Outputs(
         jnp.where(finite, logits.argmax(axis=1), NO_LABEL).astype(jnp.int16),

@@ -260,9 +260,10 @@ _PLAIN_NETS: dict[str, tuple[DataConfig, tuple[tuple[int, ...], ...], tuple[int,
 
 def _plain_net(name: str) -> Entry:
     config, convolutions, hidden, parameters = _PLAIN_NETS[name]
+    height, width = config.input_size
     return Entry(
-        f"{len(convolutions)} convolutions and {len(hidden)} dense layer without norms, to be "
-        "trained for interval bounds",
+        f"plain net for {height}x{width}, {len(convolutions)} convolutions and "
+        f"{len(hidden) + 1} dense layers, to be trained for interval bounds",
         functools.partial(architectures.plain, convolutions=convolutions, hidden=hidden),
         config,
         parameters,

@@ -14,7 +14,7 @@ from certmask_jax.inference.bounded_model import BoundedModel, check_bounded
 from certmask_jax.inference.preprocessing import Preprocessing
 from certmask_jax.models import Model
 from certmask_jax.programs.certification_config import Config
-from certmask_jax.programs.command_line import named
+from certmask_jax.programs.command_line import as_options, named
 
 
 def bounded(
@@ -63,5 +63,12 @@ def bounded(
 
 def check_images(model: Model, preprocessing: Preprocessing) -> None:
     """``ValueError`` for images that are no boxes of what a model of bounds sees."""
-    if model.kind.bounded is not None:
+    if model.kind.bounded is None:
+        return
+    if preprocessing.resize_to is not None:
+        raise ValueError(
+            "--patch-lives native: expected none beside interval_bounds, as what a resize makes of "
+            "the images with a patch is no box; leave it out"
+        )
+    with as_options("precision"):
         check_bounded(preprocessing)

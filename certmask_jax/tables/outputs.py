@@ -20,6 +20,9 @@ NO_LABEL = -1
 UNKNOWN = -3
 """Stands in ``predictions`` where a masked image was not evaluated, as nothing depends on it."""
 
+LARGEST_MARGIN = 65504.0
+"""Of those that tables hold, in float16; larger ones are this."""
+
 CERTAIN = 2.0
 """Stands in ``confidences`` where a label holds whatever the hidden pixels are (BoundedModel)."""
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -17,6 +16,7 @@ from jax import Array
 from certmask_jax.inference.bound_propagation import check_model, least_differences
 from certmask_jax.inference.views import NONE
 from certmask_jax.models import Model
+from certmask_jax.training.masked_features import random_windows
 from certmask_jax.training.recipes import Recipe
 
 
@@ -86,7 +86,8 @@ def worst_logits(
         ((level - np.asarray(config.mean)) / np.asarray(config.std)).astype(np.float32)
         for level in (0.0, 1.0)
     )
-    covered = _covered(key, (places, len(images)), size, patch)[..., None]
+    left = random_windows(key, places * len(images), grid=size, window=patch)
+    covered = ~left.reshape(places, len(images), *size, 1)
     reach = jnp.where(covered, width, 0.0)
     lower, upper = (
         (images[None] + reach * (end.reshape(1, 1, 1, 1, -1) - images[None])).reshape(
@@ -99,16 +100,3 @@ def worst_logits(
     least = least.reshape(places, len(images), *least.shape[1:])
     own = jnp.take_along_axis(least, labels[None, :, None, None], axis=2)[:, :, 0]
     return (-own).max(axis=0)
-
-
-def _covered(key: Array, count: tuple[int, int], size: tuple[int, int], patch: int) -> Array:
-    """``bool[*count, h, w]``: the pixels of a patch in each image, all places equally likely."""
-
-    def inside(key: Array, side: int) -> Array:
-        first = jax.random.randint(key, (*count, 1), 0, side - patch + 1)
-        pixels = jnp.arange(side, dtype=jnp.int32)[None, None]
-        return (pixels >= first) & (pixels < first + patch)
-
-    of_rows, of_columns = jax.random.split(key)
-    rows, columns = inside(of_rows, size[0]), inside(of_columns, size[1])
-    return rows[..., :, None] & columns[..., None, :]

@@ -117,7 +117,7 @@ def test_what_does_not_go_with_it_is_said(file, capsys):
         ((), ("interval_bounds", "smoothed_vit"), "expected a run of interval_bounds alone"),
         (("--views", "mirror"), ("interval_bounds",), "--views: expected none beside interval_b"),
         (("--patched", "1"), ("interval_bounds",), "--patched: expected none beside interval_b"),
-        (("--precision", "bfloat16"), ("interval_bounds",), "precision: for interval bounds"),
+        (("--precision", "bfloat16"), ("interval_bounds",), "--precision: for interval bounds"),
     ):
         assert _certify(file, *options, specs=specs) == 2
         assert message in " ".join(capsys.readouterr().err.split())
