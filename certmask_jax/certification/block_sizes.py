@@ -24,6 +24,8 @@ class BlockSizes:
         some seconds if that is but ``least_images``.
       fewest_blocks: and into so many whatever they take, so that it can be shared out.
       moment: as a share of the operations above.
+      stretch: blocks are evaluated together up to this share of them. They share chunks, of which
+        the last, which nothing more fills, are then fewer; whoever stops loses that much.
       columns_decided: with early exit an image counts as this many masked images at most: of large
         tables most is left out, and the work of one image alone does not fill a chunk.
     """
@@ -35,6 +37,7 @@ class BlockSizes:
     least_blocks: int = 16
     fewest_blocks: int = 4
     moment: float = 1 / 20
+    stretch: float = 1 / 4
     columns_decided: int = 2048
 
     def images_per_block(self, num_images: int, engine: Engine, *, decide: bool) -> int:
@@ -55,20 +58,27 @@ class BlockSizes:
 
     def images_in_a_moment(self, engine: Engine, *, decide: bool) -> int:
         """How many images take the devices but a moment, at most; 0 where nobody knows."""
-        num_columns = len(engine.masked_images)
-        if decide:
-            num_columns = min(num_columns, self.columns_decided)
-        in_seconds = self.images_in_seconds(num_columns, engine)
-        return 0 if in_seconds is None else int(self.moment * in_seconds)
+        return self._images_in(self.moment, engine, decide)
+
+    def images_in_a_stretch(self, engine: Engine, *, decide: bool) -> int:
+        """How many images of small blocks are evaluated together, at most; 0 where nobody knows."""
+        return self._images_in(self.stretch, engine, decide)
 
     def images_together(self, images_per_block: int, engine: Engine, *, decide: bool) -> int:
-        """Images of the blocks that are evaluated together: as many as take but a moment.
+        """Images of the blocks that are evaluated together: as many as a stretch may have.
 
         One block at least. It does not depend on how blocks are shared out, and so neither do the
         chunks that an image is packed into.
         """
-        most = min(self.images_in_a_moment(engine, decide=decide), engine.images_at_once())
+        most = min(self.images_in_a_stretch(engine, decide=decide), engine.images_at_once())
         return images_per_block * max(1, most // images_per_block)
+
+    def _images_in(self, share: float, engine: Engine, decide: bool) -> int:
+        num_columns = len(engine.masked_images)
+        if decide:
+            num_columns = min(num_columns, self.columns_decided)
+        in_seconds = self.images_in_seconds(num_columns, engine)
+        return 0 if in_seconds is None else int(share * in_seconds)
 
     def images_in_seconds(self, num_columns: int, engine: Engine) -> int | None:
         """How many images take the devices some seconds, about; None where nobody knows."""

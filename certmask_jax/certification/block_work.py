@@ -1,8 +1,8 @@
 """Blocks of a run: their images are read and uploaded, evaluated, and become rows of a table.
 
-Blocks that take but a moment are evaluated together, a *stretch* of them: the chunks of a block of
-few images would be half empty. How images are packed depends on the stretch alone. So whoever
-lacks one of its blocks, as another process does them or a run was killed, evaluates all of it.
+Small blocks are evaluated together, a *stretch* of them that takes some seconds at most: the chunks
+of a block of few images would be half empty. How images are packed depends on the stretch alone. So
+whoever lacks one of its blocks, as another process does them or a run was killed, evaluates it all.
 """
 
 from __future__ import annotations

@@ -134,11 +134,11 @@ def evaluate(
         num_images, engine, decide=decide
     )
     together = run.images_together or sizes.images_together(images_per_block, engine, decide=decide)
-    is_moment = together <= sizes.images_in_a_moment(engine, decide=decide)
+    is_short = together <= sizes.images_in_a_stretch(engine, decide=decide)
     engine = engine.for_blocks(min(together, num_images))
     guarded = Guarded(engine, hooks.warn)
     found_out = _looked_at(engine, params, hooks.warn) if run.is_new else {}
-    if run.is_new and not is_moment:
+    if run.is_new and not is_short:
         outputs = guarded.run(lambda itself: itself.tried(run.first))
         _check_finite(outputs.predictions)
     writer = writer_of_run(
@@ -157,8 +157,8 @@ def evaluate(
         run.run_images, engine, guarded, questions if decide else None, writer, hooks, together
     )
     computed = _computed(work, hooks)
-    # Of a new run the first stretch is its own trial, if it takes but a moment.
-    first = next(computed, None) if run.is_new and is_moment else None
+    # Of a new run the first stretch is its own trial, if it takes but seconds.
+    first = next(computed, None) if run.is_new and is_short else None
     if first is not None:
         rows = first[1]
         there = [row for row in range(len(rows.labels)) if row not in rows.rows.left_out]

@@ -65,14 +65,14 @@ def test_other_sizes():
 @pytest.mark.parametrize(
     ("images_per_block", "given", "expected"),
     [
-        (3, {"flops": 1e9}, 9),  # 10 images of 1e10 operations take a moment: three blocks
-        (10, {"flops": 1e9}, 10),
-        (25, {"flops": 1e9}, 25),  # one takes longer
-        (3, {"flops": 1e9, "devices": 2}, 18),
+        (3, {"flops": 1e9}, 48),  # 50 images of 1e10 operations make a stretch: sixteen blocks
+        (30, {"flops": 1e9}, 30),
+        (60, {"flops": 1e9}, 60),  # one takes longer
+        (3, {"flops": 1e9, "devices": 2}, 99),
         (3, {"flops": 1e9, "at_once": 7}, 6),
         (3, {}, 3),  # nobody knows
     ],
 )
-def test_blocks_that_take_a_moment_together(images_per_block, given, expected):
+def test_blocks_that_are_evaluated_together(images_per_block, given, expected):
     together = BlockSizes().images_together(images_per_block, _engine(**given), decide=False)
     assert together == expected

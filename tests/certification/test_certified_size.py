@@ -339,7 +339,7 @@ def _bytes(out):
 
 def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(tmp_path, capsys, monkeypatch):
     compile_once(monkeypatch)
-    blocks_of(monkeypatch, BlockSizes(chunks=30, least_blocks=1, moment=0))
+    blocks_of(monkeypatch, BlockSizes(chunks=30, least_blocks=1, moment=0, stretch=0))
     command = [*SMALL, "--sizes", "1,3", "--chunk", "8"]
     alone, stopped = tmp_path / "alone", tmp_path / "stopped"
     assert certify.main([*command, "--out", str(alone)]) == 0

@@ -335,7 +335,7 @@ both = pytest.mark.parametrize("made", DECIDE, indirect=True)
 def _blocks_of_two():
     with pytest.MonkeyPatch.context() as patched:
         # Of 8, for 27 masked images.
-        small_runs.blocks_of(patched, BlockSizes(chunks=7, least_blocks=1, moment=0))
+        small_runs.blocks_of(patched, BlockSizes(chunks=7, least_blocks=1, moment=0, stretch=0))
         small_runs.compile_once(patched)
         yield
 

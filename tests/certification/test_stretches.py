@@ -1,4 +1,4 @@
-"""Blocks that take but a moment are evaluated together: the same bits, however they are cut up."""
+"""Small blocks are evaluated together: the same bits, however they are cut up."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ WIDTH = 11
 
 
 class TwoBlocks(BlockSizes):
-    """Three images in a block, of which two together take a moment."""
+    """Three images in a block, of which two are evaluated together."""
 
-    def images_in_a_moment(self, engine, *, decide):
+    def images_in_a_stretch(self, engine, *, decide):
         return 8  # not quite three blocks
 
 
@@ -42,7 +42,7 @@ def run(folder, test_set=None, *, sizes=TwoBlocks, model=swayed, **options):
 
 
 def single_blocks(**how):
-    return BlockSizes(moment=0, **how)
+    return BlockSizes(stretch=0, **how)
 
 
 def bits(folder):

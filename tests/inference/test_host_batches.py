@@ -146,7 +146,8 @@ def test_a_run_that_failed_goes_on_and_other_weights_are_another_run(tmp_path):
     def run(function):
         return evaluation.evaluate(
             test_set, function, (), [DEFENSE], tmp_path / "tables",
-            preprocessing=Preprocessing(), block_sizes=BlockSizes(least_blocks=12, moment=0),
+            preprocessing=Preprocessing(),
+            block_sizes=BlockSizes(least_blocks=12, moment=0, stretch=0),
         )  # fmt: skip
 
     with pytest.raises(ValueError, match="pulled the plug"):

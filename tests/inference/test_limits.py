@@ -56,7 +56,7 @@ def _compiled_once():
 @pytest.fixture
 def blocks_of_two(monkeypatch):
     # Of 8, for 11 masked images.
-    small_runs.blocks_of(monkeypatch, BlockSizes(chunks=3, least_blocks=1, moment=0))
+    small_runs.blocks_of(monkeypatch, BlockSizes(chunks=3, least_blocks=1, moment=0, stretch=0))
 
 
 def _error(capsys):

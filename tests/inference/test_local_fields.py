@@ -236,7 +236,7 @@ def test_a_run_has_the_verdicts_of_whole_images_and_may_be_stopped(tmp_path, dec
             tmp_path / name,
             preprocessing=PREPROCESSING,
             decide=decide,
-            block_sizes=BlockSizes(least_blocks=4, moment=0),
+            block_sizes=BlockSizes(least_blocks=4, moment=0, stretch=0),
             **options,
         )
 
@@ -310,7 +310,7 @@ def test_devices_without_memory_get_half_the_fields(tmp_path, monkeypatch):
         preprocessing=PREPROCESSING,
         local=local,
         chunk=40,
-        block_sizes=BlockSizes(least_blocks=4, moment=0),  # each block by itself
+        block_sizes=BlockSizes(least_blocks=4, moment=0, stretch=0),  # each block by itself
         hooks=Hooks(warn=warned.append),
     )
     assert tried[:3] == [20, 10, 5]

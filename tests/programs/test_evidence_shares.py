@@ -25,7 +25,7 @@ GUARDS = {tuple(EVIDENCE): [], tuple(MIXED): GUARD}
 @pytest.fixture(autouse=True, scope="module")
 def _blocks_of_few():
     with pytest.MonkeyPatch.context() as patched:
-        small_runs.blocks_of(patched, BlockSizes(chunks=7, least_blocks=1, moment=0))
+        small_runs.blocks_of(patched, BlockSizes(chunks=7, least_blocks=1, moment=0, stretch=0))
         small_runs.compile_once(patched)
         yield
 

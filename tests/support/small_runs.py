@@ -26,7 +26,7 @@ COUNT = 10
 
 
 BLOCKS = [(0, 3), (3, 6), (6, 9), (9, 10)]  # 5 chunks of 8: 3 images of 11 columns
-BLOCK_SIZES = BlockSizes(chunks=5, least_blocks=1, moment=0)
+BLOCK_SIZES = BlockSizes(chunks=5, least_blocks=1, moment=0, stretch=0)
 
 
 PARTS = (*SCHEMA, "labels", "ids")

@@ -193,7 +193,8 @@ def _timeless(out):
 
 def test_the_same_command_goes_on_and_then_prints_again(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    blocks_of(monkeypatch, BlockSizes(chunks=11, least_blocks=1, moment=0))  # 3 images of 27
+    three_images = BlockSizes(chunks=11, least_blocks=1, moment=0, stretch=0)  # of 27 masked ones
+    blocks_of(monkeypatch, three_images)
     command = [*OPTIONS, "--chunk", "8"]
     alone = tmp_path / "alone"
     assert certify.main([*command, "--out", str(alone)]) == 0
