@@ -239,8 +239,10 @@ def test_a_model_that_evaluates_all_of_an_image_together_has_no_such_budget(monk
     words = ["--model", "nearest_mean:create", "--num-images", "4", "--patch", "1"]
     words += ["--defense", "double_masking:masks_per_axis=2", "--budget", "9ms"]
     options = choose.choose_options.read(choose.parser().parse_args(words))
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=r"--budget 9ms: expected a model that evaluates masked"):
-        choose.run(options, [*words, "--out", str(tmp_path / "run")])
+        choose.run(options, words)
+    assert not any(tmp_path.iterdir())
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -22,22 +22,23 @@ RESULT, ASKED = "choice.json", "asked.json"
 
 @contextlib.contextmanager
 def alone(folder: AnyPath, asked: Mapping[str, Any]) -> Iterator[None]:
-    """The folder for one choice at a time; it is made, and gone again if nothing was written.
+    """The folder for one choice at a time; what is made for it goes if nothing was written.
 
     Raises:
       FileExistsError: while another process chooses there, or where something else is there.
     """
     check(folder, asked)
-    is_new = not folder.exists()
+    local = (folder, *folder.parents) if isinstance(folder, Path) else ()  # buckets have no folders
+    new = [one for one in local if not one.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     with FolderLock(folder, "this choice"):
         check(folder, asked)  # another process may have begun another one meanwhile
         try:
             yield
         finally:
-            if is_new and isinstance(folder, Path):  # buckets have no folders
-                with contextlib.suppress(OSError):  # not empty
-                    folder.rmdir()
+            with contextlib.suppress(OSError):  # not empty
+                for one in new:
+                    one.rmdir()
 
 
 def check(folder: AnyPath, asked: Mapping[str, Any]) -> None:
