@@ -2,7 +2,7 @@
 
 A model has as many outputs as it was trained with, a data set as many classes as are there. Which
 output is which class is never guessed: it follows from ImageNet's ids, from numbers, from an index
-that is given, or from there being as many of both.
+that is given, from what the weights say their outputs are, or from there being as many of both.
 """
 
 from __future__ import annotations
@@ -58,6 +58,7 @@ def mapped(
     index: ClassIndex | None = None,
     *,
     in_order: bool = False,
+    said: Sequence[str] = (),
 ) -> Classes:
     """The outputs that the classes of a data set are.
 
@@ -67,11 +68,14 @@ def mapped(
       index: what is given beside the data set; it wins over all that the names say.
       in_order: whether the data set itself numbers its classes, in this order (TFDS does; a folder
         does not). That is taken for the order of the outputs, unless the names say another.
+      said: ``[K]``, the outputs by name, where the weights say them; of any other number it says
+        nothing of this model.
 
     Returns:
-      The mapping. With an index it is that. Else, where K is n, the order, except that names
-      that are all numbers from 0 to K - 1 are taken as the numbers that they are. Where K is more:
-      such numbers, or ImageNet's ids for K = 1,000.
+      The mapping. With an index it is that. Else, where all names are among those of the outputs,
+      it is theirs. Else, where K is n, the order, except that names that are all numbers from 0 to
+      K - 1 are taken as the numbers that they are. Where K is more: such numbers, or ImageNet's ids
+      for K = 1,000.
 
     Raises:
       ValueError: for what can be read in two ways or not at all, with the ways out.
@@ -85,6 +89,17 @@ def mapped(
             f"classes ({some(names)}), got {outputs}; give weights with a head for them, or a "
             "class index that joins classes"
         )
+    if index is None and len(said) == outputs and len(set(said)) == outputs:
+        there = [name in said for name in names]
+        if all(there):
+            return _classes(names, [said.index(name) for name in names], outputs, "weights' card")
+        if any(there):
+            others = [name for name, is_there in zip(names, there, strict=True) if not is_there]
+            raise ValueError(
+                f"expected classes that are outputs of the model, which its weights name "
+                f"({some(said)}), but {len(others)} of {len(names)} are not ({some(others)}); give "
+                "a class index, a file that says which output each is"
+            )
     if index == "sorted":
         if len(names) != outputs:
             raise ValueError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ def dataset_of(
     subset_seed: int | None = None,
     num_outputs: int | None = None,
     class_index: ClassIndex | None = None,
+    output_names: Sequence[str] = (),
     only_classes: bool = False,
     native: bool = False,
 ) -> Dataset:
@@ -37,8 +39,8 @@ def dataset_of(
     Args:
       contents: its images and classes.
       name, split: what a user calls it.
-      data_config, num_images, subset_seed, num_outputs, class_index, only_classes, native: as of
-        ``data.load``.
+      data_config, num_images, subset_seed, num_outputs, class_index, output_names, only_classes,
+        native: as of ``data.load``.
 
     Raises:
       ValueError: for an empty data set, fewer images than asked for, or classes whose outputs are
@@ -50,7 +52,7 @@ def dataset_of(
             + "".join(f"; {note}" for note in contents.notes)
         )
     index = contents.class_outputs if class_index is None else class_index
-    classes = _classes(name, contents, num_outputs, index)
+    classes = _classes(name, contents, num_outputs, index, output_names)
     outputs = None
     if only_classes:
         classes, outputs = restricted(classes)
@@ -115,7 +117,11 @@ def dataset_of(
 
 
 def _classes(
-    name: str, contents: Found, num_outputs: int | None, index: ClassIndex | None
+    name: str,
+    contents: Found,
+    num_outputs: int | None,
+    index: ClassIndex | None,
+    said: Sequence[str],
 ) -> Classes:
     """The outputs that the classes are; numbers in a list of labels are outputs, or an error."""
     numbered = name == "image_list" and image_lists.is_numbered(contents.class_names)
@@ -131,7 +137,7 @@ def _classes(
                 + ("; they seem to begin at 1: subtract 1 in the list" if from_one else "")
                 + ", or give a class index that says which output each is"
             )
-    return mapped(contents.class_names, num_outputs, index, in_order=contents.in_order)
+    return mapped(contents.class_names, num_outputs, index, in_order=contents.in_order, said=said)
 
 
 def _listing(contents: Found, classes: Classes) -> Listing | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from certmask_jax._settings import SettingError
@@ -75,6 +76,7 @@ def load(
     subset_seed: int | None = None,
     num_outputs: int | None = None,
     class_index: ClassIndex | None = None,
+    output_names: Sequence[str] = (),
     only_classes: bool = False,
     native: bool = False,
 ) -> Dataset:
@@ -92,6 +94,7 @@ def load(
       subset_seed: draw them at random instead.
       num_outputs: K of the model; by default as many as the data set has classes.
       class_index: which output each class is (``data.class_mapping``).
+      output_names: what the weights say their K outputs are, where they do (``weights.Card``).
       only_classes: the model is to have the classes of the data set only; ``outputs`` says which.
       native: leave images at their own size, which has to be the same for all, for a forward pass
         that resizes after masking.
@@ -124,6 +127,7 @@ def load(
         subset_seed=subset_seed,
         num_outputs=num_outputs,
         class_index=class_index,
+        output_names=output_names,
         only_classes=only_classes,
         native=native,
     )

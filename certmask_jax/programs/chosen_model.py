@@ -48,7 +48,8 @@ class ModelOptions:
         card = weights.card_of(self.weights) if self.weights is not None and may_be else None
         if card is None and not self.model:
             raise ValueError(
-                f"--model: expected one, as nothing says what the weights of {self.weights} are of"
+                f"--model: expected one, as nothing says what the weights of {self.weights} are of "
+                "(there is no card as timm writes it)"
             )
         if card is None:
             return self
@@ -57,6 +58,15 @@ class ModelOptions:
             card.check_is(name)
             pooling = self.pooling or card.options().get("pooling")
         return dataclasses.replace(self, model=name, card=card, pooling=pooling)
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """What the weights say their outputs are; empty where they do not, or get a new head."""
+        return () if self.card is None or self.new_head else self.card.label_names
+
+    def card_for(self, model: Model) -> Card | None:
+        """The card of weights that were made for a model from those of these options."""
+        return None if self.card is None else self.card.of_trained(model)
 
     def create(self, *, num_classes: int | None = None) -> Model:
         """The model, with ``num_classes`` unless ``--num-classes`` says otherwise; made once.

@@ -71,12 +71,13 @@ def run(arguments: argparse.Namespace) -> None:
     weights.check_writable(out)
     options = model_options.read(arguments, model=arguments.model, address=arguments.source)
     options = options.with_card()
-    model = options.create()
+    said = None if options.card is None or options.new_head else options.card.num_classes
+    model = options.create(num_classes=said)
     file = options.read(arguments.source)
     for note in options.taken(file, model)[1]:
         print(note, file=sys.stderr)
     params = options.load(file, model, seed=arguments.seed)
-    weights.save(out, params)
+    weights.save(out, params, card=options.card_for(model))
     entries = len(jax.tree.leaves(params))
     parameters = sum(leaf.size for leaf in jax.tree.leaves(params["params"]))
     print(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,16 @@ class DataOptions:
     on_unreadable: str
 
     def load(
-        self, data_config: DataConfig, *, num_outputs: int | None, native: bool = False
+        self,
+        data_config: DataConfig,
+        *,
+        num_outputs: int | None,
+        output_names: Sequence[str] = (),
+        native: bool = False,
     ) -> data.Dataset:
         """The data set for a model of so many outputs (None: as many as there are classes).
+
+        ``output_names`` is what its weights say these are, as of ``data.load``.
 
         Raises:
           ValueError, FileNotFoundError: for what is not there or cannot be read, with the options
@@ -50,6 +58,7 @@ class DataOptions:
                     subset_seed=self.subset_seed,
                     num_outputs=num_outputs,
                     class_index=index_of(self.class_index),
+                    output_names=output_names,
                     only_classes=self.only_classes,
                     native=native,
                 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -148,7 +149,8 @@ def _said(lacking: Sequence[str], damaged: Collection[str], wanted: Collection[s
 
 
 def _test_set(config: Config, report: Report) -> TestSet:
-    model = config.model.with_card().create()
+    config = dataclasses.replace(config, model=config.model.with_card())
+    model = config.model.create()
     dataset = _loaded(config, model.data_config, [len(report.class_names), model.num_classes])
     if config.patched is None:
         return dataset
@@ -158,13 +160,15 @@ def _test_set(config: Config, report: Report) -> TestSet:
 
 def _loaded(config: Config, data_config: Any, outputs: Sequence[int]) -> data.Dataset:
     """The data set; its labels are held against those of the run later, whatever outputs fit."""
-    native = config.patch_lives == "native"
+    native, names = config.patch_lives == "native", config.model.output_names
     for number in [count for count in dict.fromkeys(outputs) if count][:-1]:
         try:
-            return config.data.load(data_config, num_outputs=number, native=native)
+            return config.data.load(
+                data_config, num_outputs=number, output_names=names, native=native
+            )
         except ValueError:
             continue
-    return config.data.load(data_config, num_outputs=outputs[-1], native=native)
+    return config.data.load(data_config, num_outputs=outputs[-1], output_names=names, native=native)
 
 
 def _stretches(places: Sequence[int]) -> list[tuple[int, int]]:

@@ -63,7 +63,10 @@ def dataset_and_model(config: Config, head: int | None) -> tuple[data.Dataset, M
         outputs = model.num_classes
     try:
         dataset = config.data.load(
-            model.data_config, num_outputs=outputs, native=config.patch_lives == "native"
+            model.data_config,
+            num_outputs=outputs,
+            output_names=config.model.output_names,
+            native=config.patch_lives == "native",
         )
     except ValueError as error:
         if given is not None and "outputs" in str(error):

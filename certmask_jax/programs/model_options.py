@@ -11,7 +11,7 @@ from certmask_jax.models.vit_choices import ATTENTIONS, GELUS, POOLINGS
 from certmask_jax.programs import paths, spec_keys
 from certmask_jax.programs.chosen_model import ModelOptions
 from certmask_jax.programs.number_options import whole
-from certmask_jax.weights import Address
+from certmask_jax.weights import Address, card_of
 from certmask_jax.weights.installed_packages import InstalledPackage
 
 _MOST_CLASSES = 32767  # labels are int16 in tables
@@ -104,8 +104,10 @@ def add_of_vit(group: Any, option: str) -> None:
 
 
 def may_say_model(address: Address | None) -> bool:
-    """Whether weights are where a card may say what they are of."""
-    return address is not None and not isinstance(address, Path | InstalledPackage)
+    """Whether a card may say what weights are of: where they are published, or in a file itself."""
+    if isinstance(address, Path):
+        return card_of(address) is not None
+    return address is not None and not isinstance(address, InstalledPackage)
 
 
 def read(

@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import hashlib
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -57,8 +58,9 @@ def opened(arguments: argparse.Namespace, options: ModelOptions) -> TrainingJob:
     """Opens everything, so that whatever is wrong is said before the long work."""
     data_options.check_name(arguments.dataset)
     model = options.create()
-    train_set = _data_set(arguments, model, "split")
-    test_set = _data_set(arguments, model, "test_split")
+    names = options.output_names
+    train_set = _data_set(arguments, model, "split", names)
+    test_set = _data_set(arguments, model, "test_split", names)
     _check_same_classes(train_set, test_set)
     if train_set.num_classes != model.num_classes:
         model = options.create(num_classes=train_set.num_classes)
@@ -133,7 +135,9 @@ def _facts(recipe: training.Recipe) -> dict[str, Any]:
     return facts
 
 
-def _data_set(arguments: argparse.Namespace, model: Model, option: str) -> data.Dataset:
+def _data_set(
+    arguments: argparse.Namespace, model: Model, option: str, output_names: Sequence[str]
+) -> data.Dataset:
     """The images of a split; errors about the split name the option that chose it."""
     try:
         return data_options.named_data(
@@ -143,6 +147,7 @@ def _data_set(arguments: argparse.Namespace, model: Model, option: str) -> data.
             data_dir=arguments.data_dir,
             num_outputs=arguments.num_classes,
             class_index=data_options.index_of(arguments.class_index),
+            output_names=output_names,
         )
     except ValueError as error:
         name, colon, text = str(error).partition(": ")

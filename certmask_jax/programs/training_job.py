@@ -62,7 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"stopped after step {trained.step}{tail}{on}", file=sys.stderr)
         if not tried:
             return _STOPPED
-    weights.save(out, trained.params)
+    weights.save(out, trained.params, card=options.card_for(job.model))
     print(f"{out}: {_evaluated(job, trained.params, arguments.test_images)}")
     return 0
 

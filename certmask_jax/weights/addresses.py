@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from certmask_jax.files.local_paths import local_path
+from certmask_jax.weights import kept_cards
 from certmask_jax.weights.cards import Card
 from certmask_jax.weights.hub_repositories import SCHEME as _HUB
 from certmask_jax.weights.hub_repositories import HubRepository
@@ -44,10 +45,12 @@ def address(where: str | os.PathLike[str] | Address) -> Address:
 
 
 def card_of(where: str | os.PathLike[str] | Address) -> Card | None:
-    """What is said of weights where they are published; None for files here, and if nothing is.
+    """What is said of weights where they are published, or in a file that was made from such here.
+
+    None where nothing is said.
 
     Raises:
       ValueError, OSError: for what is not there, or cannot be fetched; or as ``address``.
     """
     place = address(where)
-    return None if isinstance(place, Path) else place.card()
+    return kept_cards.of_file(place) if isinstance(place, Path) else place.card()

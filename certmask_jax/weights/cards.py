@@ -19,6 +19,12 @@ from certmask_jax.models.spellings import resolve
 _INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")  # Pillow's
 _UNDERSTOOD = ("img_size", "num_classes", "in_chans", "global_pool")
 """Arguments of timm's models that are taken from a card or checked against it here."""
+_TIMMS_OWN = {
+    f"efficientnet_lite{number}": "timm's own padding and norms (the model that is here is its "
+    f"tf_efficientnet_lite{number}, whose weights have the same names)"
+    for number in range(5)
+}
+"""Models of timm's that have the name of another one here."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +38,7 @@ class Card:
       data_config: how the weights want images.
       pooling: timm's word for what the head looks at; None where it says nothing.
       others: arguments of the model that are not understood here.
+      label_names: what the K outputs are, where it says that; else empty.
     """
 
     where: str
@@ -41,6 +48,7 @@ class Card:
     data_config: DataConfig
     pooling: str | None = None
     others: tuple[str, ...] = ()
+    label_names: tuple[str, ...] = ()
 
     def model_name(self) -> str:
         """The model, by a name that ``models.create`` takes: timm's, with the tag if that is known.
@@ -95,6 +103,23 @@ class Card:
             config = dataclasses.replace(config, input_size=own.input_size, resize=own.resize)
         return dataclasses.replace(model, data_config=config)
 
+    def of_trained(self, model: Model) -> Card:
+        """The card of weights that were made from these for ``model``, which ``prepared`` gave.
+
+        Args:
+          model: with the size of images and the outputs that the weights have now. Of other outputs
+            nobody has said what they are.
+        """
+        is_same = model.num_classes == self.num_classes
+        return dataclasses.replace(
+            self,
+            architecture=model.name,
+            tag="",
+            num_classes=model.num_classes,
+            data_config=model.data_config,
+            label_names=self.label_names if is_same else (),
+        )
+
     def _check_others(self) -> None:
         if self.others:
             raise ValueError(
@@ -119,6 +144,9 @@ def of_timm(facts: Mapping[str, Any], where: str) -> Card | None:
         return None
     cfg = facts.get("pretrained_cfg", facts)
     arguments = facts.get("model_args") or {}
+    others = [f"{k}={v}" for k, v in arguments.items() if k not in _UNDERSTOOD]
+    if facts["architecture"] in _TIMMS_OWN:
+        others.append(_TIMMS_OWN[facts["architecture"]])
     try:
         classes = facts.get("num_classes", cfg.get("num_classes"))
         return Card(
@@ -128,12 +156,19 @@ def of_timm(facts: Mapping[str, Any], where: str) -> Card | None:
             int(classes) if classes else None,
             _data_config(cfg, arguments),
             facts.get("global_pool", arguments.get("global_pool")),
-            tuple(f"{k}={v}" for k, v in arguments.items() if k not in _UNDERSTOOD),
+            tuple(others),
+            _label_names(facts.get("label_names", cfg.get("label_names"))),
         )
     except (TypeError, ValueError, AttributeError) as error:
         raise ValueError(
             f"{where}: expected a preprocessing as timm writes it on the card ({error})"
         ) from error
+
+
+def _label_names(said: Any) -> tuple[str, ...]:
+    """The outputs by name; none where it is no list of names."""
+    is_names = isinstance(said, list | tuple) and all(isinstance(one, str) for one in said)
+    return tuple(said) if is_names else ()
 
 
 def _data_config(cfg: Mapping[str, Any], arguments: Mapping[str, Any]) -> DataConfig:

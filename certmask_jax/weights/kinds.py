@@ -16,6 +16,8 @@ from pathlib import Path
 TORCH_SUFFIXES = (".pth", ".pt", ".th", ".tar", ".bin", ".ckpt")
 ORBAX_MARK = "_METADATA"
 """The file that makes a folder an Orbax checkpoint."""
+CARD = "certmask_jax_card.json"
+"""What the card of weights that were written here is called in their file."""
 READ = f"expected weights in .npz or .safetensors, an Orbax folder, or {', '.join(TORCH_SUFFIXES)}"
 
 # What the suffix alone says, and what to do.
@@ -213,7 +215,7 @@ def _zip(path: Path) -> tuple[str, str] | None:
         return None
     if any(name.endswith("/data.pkl") or name == "data.pkl" for name in names):
         return "torch", "a PyTorch file"
-    if names and all(name.endswith(".npy") for name in names):
+    if any(n != CARD for n in names) and all(n.endswith(".npy") or n == CARD for n in names):
         return "npz", "NumPy's .npz"
     if "config.json" in names and any(name.endswith(".weights.h5") for name in names):
         return "other", "a Keras model; export its arrays to .npz"

@@ -15,7 +15,16 @@ import numpy as np
 from certmask_jax._settings import Naming, SettingError
 from certmask_jax.files.local_paths import local_path
 from certmask_jax.models import Model, Params
-from certmask_jax.weights import dinov2, gate, google, places, reading, torch_files, writing
+from certmask_jax.weights import (
+    dinov2,
+    gate,
+    google,
+    kept_cards,
+    places,
+    reading,
+    torch_files,
+    writing,
+)
 from certmask_jax.weights.adaptation import (
     can_resize_positions,
     resized_positions,
@@ -23,6 +32,7 @@ from certmask_jax.weights.adaptation import (
     without_cut_off,
 )
 from certmask_jax.weights.addresses import Address, address
+from certmask_jax.weights.cards import Card
 from certmask_jax.weights.families import Shapes, likely_causes
 from certmask_jax.weights.gate import listed
 from certmask_jax.weights.names import from_torch, torch_name, torch_shape
@@ -48,7 +58,10 @@ def read(path: AnyFile, *, entry: str | None = None) -> WeightsFile:
       ValueError: when it is of another kind, damaged, or holds more than weights.
     """
     where = address(path)
-    file = reading.read(where) if isinstance(where, Path) else where.read()
+    if isinstance(where, Path):
+        file = dataclasses.replace(reading.read(where), card=kept_cards.of_file(where))
+    else:
+        file = where.read()
     return dataclasses.replace(file, asked=entry)
 
 
@@ -143,19 +156,25 @@ def load(
     return jax.tree_util.tree_unflatten(tree, loaded)
 
 
-def save(path: str | os.PathLike[str], params: Params) -> None:
+def save(path: str | os.PathLike[str], params: Params, *, card: Card | None = None) -> None:
     """Writes variables, whole or not at all; the suffix of ``path`` chooses the format.
 
     ``.npz`` and ``.safetensors`` get PyTorch's names and layouts (timm reads the latter),
     ``.orbax`` or no suffix gives an Orbax folder with the tree. An existing one is replaced;
     missing parent folders are made.
 
+    Args:
+      path: the file or folder.
+      params: the variables.
+      card: of the weights, see ``Card.of_trained``: kept in the file, and ``card_of`` gives it
+        back. None where they want their images as the model's name says.
+
     Raises:
       ValueError: for another suffix.
       FileExistsError: when ``path`` is a folder but not Orbax's, or a file where a folder is meant.
       OSError: when it cannot be written.
     """
-    writing.write(local_path(path), params)
+    writing.write(local_path(path), params, card)
 
 
 def digest(params: Params) -> str:

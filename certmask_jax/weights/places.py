@@ -124,6 +124,7 @@ def _named(
         seps = {n[len(at)] for n in names if at and len(n) > len(at) and _under(n, at)}
         if not seps:
             got = ", ".join(labels.values()) or "no weights of this model"
+            got = "one without a name" if got == TOP else got
             raise SettingError(
                 lambda say: (
                     f"{file.path}: expected a set of weights called {entry!r}, found {got}"

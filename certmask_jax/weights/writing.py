@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ import numpy as np
 from certmask_jax._text import encodable
 from certmask_jax.files import file_systems, whole_files
 from certmask_jax.files.local_paths import in_utf8
-from certmask_jax.weights.kinds import ORBAX_MARK
+from certmask_jax.weights import kept_cards
+from certmask_jax.weights.cards import Card
+from certmask_jax.weights.kinds import CARD, ORBAX_MARK
 from certmask_jax.weights.names import to_arrays
 
 
@@ -45,10 +48,11 @@ def check_writable(path: Path) -> None:
         raise _unwritable(path, error) from error
 
 
-def write(path: Path, variables: Any) -> None:
+def write(path: Path, variables: Any, card: Card | None = None) -> None:
     """Writes Flax's variables; the suffix chooses the format, as ``check_writable`` says.
 
-    Files get PyTorch's names and layouts, Orbax folders the tree. Missing parents are made.
+    Files get PyTorch's names and layouts, Orbax folders the tree. Missing parents are made. A card
+    is kept with them (``kept_cards``).
 
     Raises:
       ValueError, FileExistsError, OSError: as ``check_writable``, or when the disk fills up;
@@ -58,9 +62,9 @@ def write(path: Path, variables: Any) -> None:
     unfinished = path.with_name(encodable(f"{path.name}.unfinished"))  # Orbax takes only UTF-8
     try:
         if path.suffix in ("", ".orbax"):
-            _write_orbax(path, unfinished, variables)
+            _write_orbax(path, unfinished, variables, card)
         else:
-            _write_file(path, unfinished, variables)
+            _write_file(path, unfinished, variables, card)
     except OSError as error:
         raise _unwritable(path, error) from error
 
@@ -70,16 +74,20 @@ def _unwritable(path: Path, error: OSError) -> OSError:
     return OSError(f"{path}: expected a place that can be written ({why}); give another")
 
 
-def _write_file(path: Path, unfinished: Path, variables: Any) -> None:
+def _write_file(path: Path, unfinished: Path, variables: Any, card: Card | None) -> None:
     arrays = to_arrays(variables)
+    kept = {} if card is None else {CARD: kept_cards.as_text(card)}
     try:
-        with open(unfinished, "wb") as file:
+        with open(unfinished, "w+b") as file:
             if path.suffix == ".npz":
                 np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+                for name, text in kept.items():
+                    with zipfile.ZipFile(file, "a") as members:
+                        members.writestr(name, text)
             else:
                 from safetensors.numpy import save
 
-                file.write(save(arrays, metadata={"format": "pt"}))
+                file.write(save(arrays, metadata={"format": "pt", **kept}))
             file.flush()
             file_systems.sync_handle(
                 file.fileno()
@@ -89,7 +97,7 @@ def _write_file(path: Path, unfinished: Path, variables: Any) -> None:
         unfinished.unlink(missing_ok=True)
 
 
-def _write_orbax(path: Path, unfinished: Path, variables: Any) -> None:
+def _write_orbax(path: Path, unfinished: Path, variables: Any, card: Card | None) -> None:
     import orbax.checkpoint as ocp
 
     replaced = path.with_name(f"{path.name}.replaced")
@@ -98,6 +106,8 @@ def _write_orbax(path: Path, unfinished: Path, variables: Any) -> None:
         with file_systems.orbax_in(path.parent), ocp.StandardCheckpointer() as checkpointer:
             # NumPy leaves restore on any devices.
             checkpointer.save(in_utf8(unfinished.absolute()), jax.tree.map(np.asarray, variables))
+        if card is not None:
+            whole_files.write_text(unfinished / CARD, kept_cards.as_text(card))
         if path.exists():
             path.rename(replaced)
         unfinished.rename(path)

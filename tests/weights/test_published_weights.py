@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ from small_hub import TOKEN, Repository, commit_of, serving
 from timm_oracle import load_timm
 
 import certmask_jax as cm
-from certmask_jax import models, weights
+from certmask_jax import models, training, weights
 from certmask_jax.models import spellings
 from certmask_jax.models.published import MODELS
 from certmask_jax.models.spellings import resolve
@@ -26,10 +27,12 @@ from certmask_jax.programs import (
     certification_job,
     certification_options,
     certify,
+    convert_weights,
     measure_input,
     train,
+    training_job,
 )
-from certmask_jax.weights import cards, timm_models
+from certmask_jax.weights import cards, kinds, timm_models
 from certmask_jax.weights.hub_repositories import HubRepository
 from certmask_jax.weights.timm_models import TimmModel
 
@@ -324,6 +327,107 @@ def test_training_starts_from_what_the_card_says(hub, made, capsys, monkeypatch)
     assert (model.name, model.data_config) == ("vit_tiny_patch16_224.augreg_in21k_ft_in1k", WANTED)
     assert images.shape == (1, 224, 224, 3)
     assert digest == made[1]
+
+
+@pytest.mark.parametrize("name", ["w.npz", "w.safetensors", "w.orbax"])
+def test_converted_weights_want_their_images_as_the_card_says(hub, made, tmp_path, name):
+    out = tmp_path / name
+    assert convert_weights.main(["hf:me/vit", str(out)]) == 0
+    for model in (None, "vit_ti16"):
+        loaded = cm.load_model(model, out)
+        assert (loaded.data_config, loaded.num_classes) == (WANTED, 10)
+        assert loaded.preprocessing.std == WANTED.std
+        assert cm.load_model(model, weights.read(out)).data_config == WANTED
+    assert weights.digest(loaded.params) == made[1]
+    parser = certification_options.parser()
+    data = ["--dataset", "image_folder", "--data-dir", str(_photographs(tmp_path / "photographs"))]
+    for options in ([], ["--model", "vit_ti16"]):
+        words = [*data, "--patch", "32", "--weights", str(out), *options]
+        config = certification_config.read_config(parser.parse_args(words))
+        assert certification_job.opened(config, "certify").model.data_config == WANTED
+    again = tmp_path / "again.npz"  # from a file that has the card already
+    assert convert_weights.main([str(out), str(again)]) == 0
+    assert weights.card_of(again).data_config == WANTED
+    with pytest.raises(ValueError, match=r"model: expected vit_.*, got vit_s16"):
+        cm.load_model("vit_s16", out)
+    assert weights.load(out, models.create("vit_ti16", num_classes=10)) is not None
+
+
+def test_trained_weights_want_their_images_as_the_card_said(hub, tmp_path, monkeypatch):
+    folder = _photographs(tmp_path / "photographs")
+    monkeypatch.setattr(
+        training_job, "_train", lambda job, *_: training.Trained(job.params, (), 0, True)
+    )
+    monkeypatch.setattr(training_job, "_evaluated", lambda *_: "")
+    out = tmp_path / "t.npz"
+    for split in ("train", "val"):
+        shutil.copytree(folder, tmp_path / "data" / split)
+    words = ["--dataset", "image_folder", "--data-dir", str(tmp_path / "data"), "--out", str(out)]
+    words += ["--test-split", "val", "--weights", "hf:me/vit", "--new-head", "--batch-size", "4"]
+    words += ["--input-size", "112", "--resize-positions"]
+    assert train.main(words) == 0
+    card = weights.card_of(out)
+    assert card.data_config.input_size == (112, 112)
+    assert (card.data_config.mean, card.num_classes) == (WANTED.mean, 10)
+    loaded = cm.load_model(file=out)
+    assert loaded.data_config == card.data_config
+    assert loaded.image_size == (112, 112)
+
+
+def test_a_card_in_a_file_that_cannot_be_read(hub, tmp_path, capsys):
+    out = tmp_path / "w.orbax"
+    assert convert_weights.main(["hf:me/vit", str(out)]) == 0
+    (out / kinds.CARD).write_text('{"architecture": "vit_ti16"')
+    with pytest.raises(ValueError, match="expected the card of its weights"):
+        cm.load_model("vit_ti16", out)
+    assert certify.main(["--weights", str(out)]) == 2
+    assert "expected the card of its weights" in capsys.readouterr().err
+    for damaged in ("n.npz", "n.safetensors"):
+        (tmp_path / damaged).write_bytes(b"nothing")
+        assert weights.card_of(tmp_path / damaged) is None
+
+
+def test_outputs_are_the_classes_that_the_card_names(hub, repositories, tmp_path):
+    """Folders are sorted by letters; the card has them the other way round."""
+    names = [f"class{number}" for number in reversed(range(10))]
+    facts = {**CONFIG, "label_names": names}
+    content = {
+        **repositories["me/vit"].revisions["main"],
+        "config.json": json.dumps(facts).encode(),
+    }
+    repositories["me/named"] = Repository({"main": content})
+    parser = certification_options.parser()
+    folder = _photographs(tmp_path / "photographs")
+    words = ["--dataset", "image_folder", "--data-dir", str(folder), "--patch", "32"]
+
+    def classes(*options):
+        config = certification_config.read_config(parser.parse_args([*words, *options]))
+        return certification_job.opened(config, "certify").dataset
+
+    named = classes("--weights", "hf:me/named")
+    assert named.class_names == tuple(names)
+    assert named.classes["class9"] == 0
+    assert named.class_mapping == "weights' card"
+    (tmp_path / "order.txt").write_text("\n".join(sorted(names)))
+    index = ["--class-index", str(tmp_path / "order.txt")]
+    assert classes("--weights", "hf:me/named", *index).classes["class9"] == 9
+    assert classes("--weights", "hf:me/vit").classes["class9"] == 9
+    (folder / "class3").rename(folder / "else")
+    with pytest.raises(ValueError, match=r"outputs of the model.*but 1 of 10 are not \(else\)"):
+        classes("--weights", "hf:me/named")
+
+
+def test_timms_efficientnet_lite_is_not_tensorflows(hub, repositories):
+    """Same names and shapes, another padding: with its weights other logits come out."""
+    facts = {"architecture": "efficientnet_lite0", "num_classes": 1000,
+             "pretrained_cfg": {"tag": "ra_in1k", "input_size": [3, 224, 224]}}  # fmt: skip
+    card = cards.of_timm(facts, "here")
+    with pytest.raises(ValueError, match="with timm's own padding"):
+        card.model_name()
+    with pytest.raises(ValueError, match="with timm's own padding"):
+        card.check_is("efficientnet_lite0")
+    tensorflows = cards.of_timm({**facts, "architecture": "tf_efficientnet_lite0"}, "here")
+    assert tensorflows.model_name() == "tf_efficientnet_lite0"
 
 
 def test_a_process_of_its_own_with_the_hubs_settings(repositories, made, tmp_path):
