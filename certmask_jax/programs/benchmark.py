@@ -15,6 +15,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
+
 from certmask_jax.files import fingerprint, whole_files
 from certmask_jax.programs import chosen_model, program, runtime
 from certmask_jax.programs.command_line import CommandLine, named
@@ -40,7 +42,7 @@ from certmask_jax.programs.measurements.benchmark_options import (
     Config,
     read_config,
 )
-from certmask_jax.programs.measurements.subjects import Subject, of_job, of_noise
+from certmask_jax.programs.measurements.subjects import Subject, check_job, of_job, of_noise
 
 _COMPILED = "compiled"  # what is said of --compile-for
 
@@ -149,6 +151,17 @@ def _of_vit(config: Config) -> dict[str, str | None]:
     return {"gelu": config.gelu, "attention": config.attention}
 
 
+def _check_backend(config: Config) -> None:
+    """``ValueError`` before any work for cuDNN's attention on a machine without a GPU."""
+    job = None if config.job is None else check_job(config.job)
+    attention = config.attention if job is None else job.model.attention
+    backend = jax.default_backend()
+    if attention == "cudnn" and backend != "gpu":
+        raise ValueError(
+            f"--attention: expected xla on {backend}, got cudnn, which runs on NVIDIA GPUs alone"
+        )
+
+
 def _embedded(config: Config) -> tuple[str, ...]:
     """The job of the measurements that need verdicts, if no other is given."""
     return ("--precision", config.precision)
@@ -176,6 +189,7 @@ def _run(argv: Sequence[str] | None) -> int:
     if compiles:
         absent_devices.begin()
     runtime.start(config.runtime)
+    _check_backend(config)
     if arguments.child:
         name, *numbers = arguments.child
         subject = _subjects(config)[0]

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from certmask_jax import defenses, mask_sets, models, predict
+from certmask_jax import defenses, mask_sets, models, predict, weights
 from certmask_jax.attacks import PatchSearch
 from certmask_jax.inference.devices import device_mesh
 from certmask_jax.inference.preprocessing import Preprocessing
@@ -285,6 +285,47 @@ def test_an_estimate_for_a_device_that_is_not_here(monkeypatch, capsys, tmp_path
     assert "collectives: none\n" in printed
     assert benchmark.main([*options, "--only", "speed"]) == 2
     assert "--only: has no use with --compile-for" in capsys.readouterr().err
+    plain = tmp_path / "plain.npz"
+    weights.save(plain, models.create("plain_digits").init(jax.random.key(0)))
+    job = f"--model plain_digits --weights {plain} --defense interval_bounds"
+    bounds = ["--compile-for", "tpu-v5e", "--job", job, "--out", str(out)]
+    assert benchmark.main(bounds) == 0  # more operations than a plain pass, which nobody counted
+    estimate = json.loads(out.read_text())["compiled"]["estimate_of_the_compiler"]
+    assert "operations_each" not in estimate
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (
+            ["--only", "speed", "--attention", "cudnn", "--precision", "bfloat16"],
+            "--attention: expected xla on cpu, got cudnn",
+        ),
+        (["--only", "speed", "--attention", "cudnn"], "with --precision bfloat16 alone"),
+        (
+            ["--compile-for", "h100", "--attention", "cudnn", "--precision", "bfloat16"],
+            "--attention: expected xla with --compile-for h100, got cudnn",
+        ),
+        (
+            ["--compile-for", "h100", "--job", "--model vit_digits --attention cudnn"],
+            "--job: --attention: expected xla with --compile-for h100",
+        ),
+        (
+            ["--compile-for", "h100", "--job", "--two-parts windows=2x2,depth=2"],
+            "--job: --two-parts: expected a model that is run whole for --compile-for h100",
+        ),
+        (
+            ["--only", "packing", "--job", "--two-parts windows=2x2,depth=2"],
+            "--job: --two-parts: expected a model that is run whole for --only packing",
+        ),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_before_any_work(options, said, capsys, monkeypatch):
+    monkeypatch.setattr(benchmark, "run", lambda *_: pytest.fail("it began"))
+    monkeypatch.setattr(absent_devices, "begin", lambda: None)
+    model = [] if "--job" in options else ["--model", "vit_digits"]
+    assert benchmark.main([*options, *model]) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_a_device_that_is_not_here_may_lack_memory(monkeypatch):

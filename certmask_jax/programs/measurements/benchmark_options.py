@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 from certmask_jax.programs import model_options, paths, runtime
@@ -53,6 +54,7 @@ USES = {
 _USED_BY_COMPILING = ("job", *_MODEL, "chunk", "compile_for")
 _LEAST_MASKS, _LEAST_IMAGES = 36, 1000  # of the least case of memory
 _MOST_IMAGES, _MOST_ROUNDS = 1_000_000, 1000
+_WHOLE_ONLY = ("speed", "passes", "fields", "evidence", "packing", "serving")
 _ALWAYS = ("only", "out", "cpu_devices", "compilation_cache", "distributed", "child")
 
 
@@ -186,9 +188,14 @@ def read_config(arguments: argparse.Namespace) -> Config:
         check_uses(arguments, others, "with --job, which has its own")
         try:
             job = tuple(shlex.split(job))
-            check_job(job)
+            asked = check_job(job)
+            if asked.two_parts is not None:
+                _check_whole(names, arguments.compile_for)
+            _check_attention(asked.model.attention, asked.precision, arguments.compile_for)
         except ValueError as error:
             raise ValueError(f"--job: {error}") from error
+    else:
+        _check_attention(arguments.attention, arguments.precision, arguments.compile_for)
     return Config(
         job,
         arguments.model,
@@ -206,3 +213,30 @@ def read_config(arguments: argparse.Namespace) -> Config:
         runtime.read(arguments),
         arguments.out,
     )
+
+
+def _check_whole(names: Sequence[str], compile_for: str | None) -> None:
+    """``ValueError`` where a model in two parts would be measured as if it were run whole."""
+    whole_ones = [name for name in names if name in _WHOLE_ONLY]
+    if compile_for or whole_ones:
+        what = f"--compile-for {compile_for}" if compile_for else f"--only {whole_ones[0]}"
+        raise ValueError(
+            f"--two-parts: expected a model that is run whole for {what}; leave it out, or measure "
+            "latency, invariance or attack (--only), which run a model in two parts as it is"
+        )
+
+
+def _check_attention(attention: str | None, precision: str, compile_for: str | None) -> None:
+    """``ValueError`` for cuDNN's attention where it cannot be, as far as options say."""
+    if attention != "cudnn":
+        return
+    if compile_for:
+        raise ValueError(
+            f"--attention: expected xla with --compile-for {compile_for}, got cudnn, which JAX "
+            "compiles only where cuDNN is, on a machine with such a GPU; measure it there (--only "
+            "speed)"
+        )
+    if precision != "bfloat16":
+        raise ValueError(
+            f"--attention: expected cudnn with --precision bfloat16 alone, got {precision}"
+        )

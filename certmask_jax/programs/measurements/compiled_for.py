@@ -21,6 +21,7 @@ from certmask_jax.inference.field_program import in_chunks, table_program
 from certmask_jax.inference.field_tables import fields_at_once
 from certmask_jax.inference.masked_pass import computed_with
 from certmask_jax.inference.model_function import flops
+from certmask_jax.inference.model_kinds import kind_of
 from certmask_jax.inference.out_of_memory import is_of_memory
 from certmask_jax.programs.measurements import compiled_text
 from certmask_jax.programs.measurements.absent_devices import Target, devices
@@ -87,7 +88,9 @@ def measure(subject: Subject, target: Target, chunk: int | None = None) -> dict[
 def _of_whole_images(subject: Subject, params: Any, mesh: Mesh, target: Target) -> _Work:
     how = subject.preprocessing
     shape = how.model_shape(subject.image_shape)
-    operations = flops(subject.apply_fn, params, shape, how.model_dtype)
+    # Of bounds nobody has counted them: they are more than those of a plain pass.
+    counts = kind_of(subject.apply_fn).bounded is None
+    operations = flops(subject.apply_fn, params, shape, how.model_dtype) if counts else None
     boxes = max(d.masked_images.boxes.shape[1] for d in subject.defenses)
     images = (_UPLOADED, *subject.image_shape)
 
