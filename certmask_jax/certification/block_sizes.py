@@ -37,7 +37,7 @@ class BlockSizes:
     least_blocks: int = 16
     fewest_blocks: int = 4
     moment: float = 1 / 20
-    stretch: float = 1 / 10
+    stretch: float = 3 / 20
     columns_decided: int = 2048
 
     def images_per_block(self, num_images: int, engine: Engine, *, decide: bool) -> int:

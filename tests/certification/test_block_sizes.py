@@ -65,10 +65,10 @@ def test_other_sizes():
 @pytest.mark.parametrize(
     ("images_per_block", "given", "expected"),
     [
-        (3, {"flops": 1e9}, 18),  # 20 images of 1e10 operations make a stretch: six blocks
-        (20, {"flops": 1e9}, 20),
-        (25, {"flops": 1e9}, 25),  # one takes longer
-        (3, {"flops": 1e9, "devices": 2}, 39),
+        (4, {"flops": 1e9}, 28),  # 30 images of 1e10 operations make a stretch: seven blocks
+        (30, {"flops": 1e9}, 30),
+        (35, {"flops": 1e9}, 35),  # one takes longer
+        (4, {"flops": 1e9, "devices": 2}, 60),
         (3, {"flops": 1e9, "at_once": 7}, 6),
         (3, {}, 3),  # nobody knows
     ],
