@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import re
+from pathlib import Path
 
-from certmask_jax import models
+from certmask_jax import models, weights
 from certmask_jax.files import storage
 from certmask_jax.inference import views
 from certmask_jax.programs import (
@@ -119,6 +120,8 @@ def read_config(arguments: argparse.Namespace) -> Config:
     model = arguments.model
     if model is None and not model_options.may_say_model(arguments.weights):
         if arguments.dataset != "digits" and arguments.from_tables is None:
+            if isinstance(arguments.weights, Path):
+                weights.check_there(arguments.weights)
             raise ValueError(
                 f"--model: expected a model for data set {arguments.dataset!r} (--list names "
                 "them); only digits has a default"

@@ -31,14 +31,17 @@ def is_function(config: Config) -> bool:
         return False
     if imported.path_of(config.model.model, imported.MODELS) is None:
         return False
-    if config.model.create().kind.is_traced:
+    function = config.model.create().kind.numpy_function
+    if function is None:
         return False
+    resizes = config.patch_lives == "native" and function.dtype == "uint8"
     for option, given, why in (
         ("two-parts", config.two_parts is not None, "it has no parts"),
         ("weights", config.model.weights is not None, "it holds its own"),
         ("weights-entry", config.model.weights_entry is not None, "it holds its own"),
         ("precision", config.precision != "highest", "it computes in its own"),
         ("views", config.views != views.NONE, "it can average over views itself"),
+        ("patch-lives", resizes, "it takes uint8 images, and masked ones are resized in float32"),
         ("hidden-tokens", config.hidden_tokens != "fill", "it is given masked images"),
     ):
         if given:

@@ -58,6 +58,8 @@ def opened(arguments: argparse.Namespace, options: ModelOptions) -> TrainingJob:
     """Opens everything, so that whatever is wrong is said before the long work."""
     data_options.check_name(arguments.dataset)
     model = options.create()
+    if not model.kind.is_traced:
+        model.param_shapes()  # for its error, before all images are read
     names = options.output_names
     train_set = _data_set(arguments, model, "split", names)
     test_set = _data_set(arguments, model, "test_split", names)

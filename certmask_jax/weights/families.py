@@ -104,6 +104,7 @@ def describe(shapes: Shapes) -> str:
     return f"{'an' if kind[0] in 'AEIOU' else 'a'} {kind} ({', '.join(facts)})"
 
 
+_POOLED = "fc_norm.weight"  # of ViTs whose head looks at a mean of tokens; of others: norm.weight
 _OF_CHANNELS = (
     {3: "fill", 6: "complement", 4: "mask_channel"},  # of images in colour
     {1: "fill", 2: "complement"},  # of grey ones; a mask channel makes two as well
@@ -143,6 +144,13 @@ def likely_causes(file: Shapes, model: Shapes, resizable: bool, say: Naming) -> 
             f"another input size ({file['pos_embed'][1]} positions instead of "
             f"{model['pos_embed'][1]}): {say('resize_positions', True)} resizes them"
         )
+    norms = {n for n in wrong if n.partition(".")[0] in ("norm", "fc_norm")}
+    pooled = [_POOLED in shapes for shapes in (file, model)]
+    if pooled[0] != pooled[1] and "norm.weight" in {*file, *model}:
+        how = "mean" if pooled[0] else "token"
+        causes.append(f"another pooling: {say('pooling', how)} is what the file's head sees")
+    else:
+        norms = set()
     inputs = {name for name in wrong if _differs_in_input(file.get(name, ()), model.get(name, ()))}
     if len(inputs) == 1:
         (first,) = inputs
@@ -153,7 +161,7 @@ def likely_causes(file: Shapes, model: Shapes, resizable: bool, say: Naming) -> 
                 f"another encoding of what is hidden ({file[first][1]} input channels instead of "
                 f"{model[first][1]}): {say('encoding', encoding)} is for as many"
             )
-    if not wrong - heads - before - positions - inputs and causes:
+    if not wrong - heads - before - positions - inputs - norms and causes:
         return f"Likely {', and '.join(causes)}"
     if describe(file) != describe(model):
         return (

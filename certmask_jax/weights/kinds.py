@@ -6,6 +6,7 @@ a broken disk, a name that is too long) is said as it is, and never called damag
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
@@ -177,7 +178,17 @@ def _missing(path: Path) -> Exception:
             f"{path}: expected a weights file, found a TensorFlow checkpoint of that name "
             f"({path.name}.index, ...); export its variables to .npz"
         )
-    return FileNotFoundError(f"{path}: expected a weights file, found none")
+    return FileNotFoundError(f"{path}: expected a weights file, found none{_address_like(path)}")
+
+
+def _address_like(path: Path) -> str:
+    """What to write for a name of somewhere else, which is taken for a path without its scheme."""
+    with contextlib.suppress(ValueError, OSError):  # of another drive, or no folder to be in
+        name = path.relative_to(Path.cwd()).as_posix() if path.is_absolute() else path.as_posix()
+        match = re.fullmatch(r"(?:(?i:hf|timm|pip):)?([\w.-]+/[\w.-]+)", name)
+        if match and not path.parent.is_dir():
+            return f"; what the Hugging Face Hub has is hf:{match[1]}"
+    return ""
 
 
 def _content(path: Path) -> tuple[str, str] | None:

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from certmask_jax.data import attacked_sets, digits_arrays
-from certmask_jax.programs import attack, certify, imported
+from certmask_jax.programs import attack, certify, imported, opened_training, train
 from certmask_jax.tables import saved_table
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,6 +26,12 @@ made = []
 def create():
     made.append(1)
     return models.from_function(logits, num_classes=10, input_size=(8, 8), channels=1, sha256="1")
+
+def of_levels():
+    made = models.from_function(
+        logits, num_classes=10, input_size=(8, 8), channels=1, sha256="1", dtype="uint8"
+    )
+    return made
 
 def nameless():
     return models.from_function(logits, num_classes=10, input_size=(8, 8), channels=1)
@@ -233,3 +239,16 @@ def test_a_function_is_attacked_by_asking_it_and_by_patches_that_are_given(here,
         image[row, column] = 255
         assert line["after"] == image.reshape(-1)[:10].argmax()
         assert line["label"] == labels[line["number"]]
+
+
+def test_levels_are_not_resized_after_masking(here, capsys):
+    assert _certify("function_of_theirs:of_levels", "--patch-lives", "native") == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said.startswith("error: --patch-lives: expected only for models of JAX")
+    assert "masked ones are resized in float32; leave it out" in said
+
+
+def test_training_refuses_a_function_before_it_reads_images(here, capsys, monkeypatch):
+    monkeypatch.setattr(opened_training, "_data_set", lambda *_: pytest.fail("images are read"))
+    assert train.main(["--model", "function_of_theirs:create", "--dataset", "digits"]) == 2
+    assert "it can be certified and guarded, not trained" in capsys.readouterr().err

@@ -6,6 +6,7 @@ import argparse
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -16,7 +17,7 @@ from timm_oracle import load_timm
 
 from certmask_jax import models, weights
 from certmask_jax.programs import convert_weights
-from certmask_jax.weights import adaptation, families, google
+from certmask_jax.weights import adaptation, families, google, kinds
 
 FORMATS = [".npz", ".safetensors", ".orbax", ""]
 
@@ -579,6 +580,28 @@ def test_bad_weights(tmp_path):
 
 
 # Another task
+
+
+@pytest.mark.parametrize("name", ["t/vit", "hf/vit", "HF:t/vit", "timm:t/vit"])
+def test_an_address_without_its_scheme_is_no_file(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match="found none; what the Hugging Face Hub has is hf:"):
+        kinds.check_there(Path(name).absolute())
+    (tmp_path / "t").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"found none$"):
+        kinds.check_there(Path("t/vit").absolute())
+
+
+def test_a_head_on_a_mean_of_tokens_says_which_pooling(tmp_path):
+    token, mean = (
+        models.create("vit_small_patch8_32", pooling=pooling) for pooling in ("token", "mean")
+    )
+    for model, other, said in ((token, mean, "mean"), (mean, token, "token")):
+        weights.save(tmp_path / "w.npz", other.init(jax.random.key(0)))
+        with pytest.raises(weights.SettingError) as error:
+            weights.load(tmp_path / "w.npz", model)
+        text = error.value.said_with(lambda keyword, value: f"{keyword}={value}")
+        assert text.endswith(f"Likely another pooling: pooling={said} is what the file's head sees")
 
 
 def test_a_new_head_on_request_only(tmp_path):
