@@ -90,8 +90,9 @@ def named_data(name: str, **options: Any) -> data.Dataset:
 
     Args:
       name: as there; or ``package.module:load``, or what a package registers. That is called with
-        ``data_config``, with ``num_outputs`` (of the model, where they are known) if it takes it,
-        and with the other options that are given, and returns a ``data.Dataset``.
+        ``data_config``, with ``num_outputs`` and ``output_names`` (of the model, where they are
+        known) if it takes them, and with the other options that are given, and returns a
+        ``data.Dataset``.
       options: keywords of ``data.load``; None or False where they are not given.
 
     Raises:
@@ -102,8 +103,9 @@ def named_data(name: str, **options: Any) -> data.Dataset:
     if path is None:
         return data.load(name, **options)
     given = {key: value for key, value in options.items() if value not in (None, False)}
-    if not imported.accepts(path, "num_outputs"):
-        given.pop("num_outputs", None)
+    for of_model in ("num_outputs", "output_names"):
+        if not imported.accepts(path, of_model):
+            given.pop(of_model, None)
     if not imported.accepts(path, "data_config"):
         raise ValueError(f"--dataset: expected {path} to take data_config, what the model wants")
     with as_options(*given):
