@@ -72,7 +72,7 @@ class NumpyFunction:
         """
         try:
             given = np.asarray(self.logits(images))
-        except Exception as error:  # the function's own, of any kind
+        except (Exception, SystemExit) as error:  # the function's own, of any kind
             why = " ".join(str(error).split())[:300]
             raise ValueError(
                 f"logits: the function failed on images {images.dtype}{list(images.shape)} "
