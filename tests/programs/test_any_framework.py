@@ -40,6 +40,14 @@ def in_training():
         num_classes=10, input_size=(8, 8), channels=1, sha256="3",
     )
 
+def sized(*, input_size=(8, 8)):
+    def some(images):
+        assert images.shape[1:] == (*input_size, 1) and input_size != (9, 9)
+        return logits(images)
+    return models.from_function(
+        some, num_classes=10, input_size=input_size, channels=1, sha256="4"
+    )
+
 def nameless():
     return models.from_function(logits, num_classes=10, input_size=(8, 8), channels=1)
 """
@@ -119,6 +127,16 @@ def test_a_function_that_says_this_and_that_is_warned_of_in_one_line(here, capsy
     lines = [line for line in capsys.readouterr().err.splitlines() if "arning" in line]
     assert len(lines) == 1
     assert lines[0].startswith("warning: logits: the function gave two answers for one batch; is")
+
+
+def test_a_function_of_another_input_size(here, capsys):
+    assert _certify("function_of_theirs:sized", "--out", "run", "--input-size", "12") == 0
+    assert saved_table.load(here / "run" / "tables").table.masked_images.image_size == (12, 12)
+    capsys.readouterr()
+    assert _certify("function_of_theirs:sized", "--out", "other", "--input-size", "9") == 2
+    assert "error: logits: the function failed on images" in capsys.readouterr().err
+    assert _certify("function_of_theirs:create", "--input-size", "12") == 2
+    assert "error: --input-size: expected only where it is taken" in capsys.readouterr().err
 
 
 def test_the_example_of_pytorch(here, capsys):
