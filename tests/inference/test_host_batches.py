@@ -211,7 +211,7 @@ def test_a_run_that_failed_goes_on_and_other_weights_are_another_run(tmp_path):
         return evaluation.evaluate(
             test_set, function, (), [DEFENSE], tmp_path / "tables",
             preprocessing=Preprocessing(),
-            block_sizes=BlockSizes(least_blocks=12, moment=0, stretch=0),
+            block_sizes=BlockSizes(least_blocks=12, chunks_together=0),
         )  # fmt: skip
 
     with pytest.raises(ValueError, match="pulled the plug"):
@@ -221,3 +221,40 @@ def test_a_run_that_failed_goes_on_and_other_weights_are_another_run(tmp_path):
     _same(whole.table, wanted)
     with pytest.raises(FileExistsError, match=r"numpy_function\.sha256 is 'its weights' there"):
         run(NumpyFunction(_floats, 4, "others"))
+
+
+def test_blocks_of_one_image_share_batches(tmp_path):
+    """Each by itself would fill most of a batch with what nobody asks for."""
+    calls = []
+
+    def noted(images):
+        calls.append(len(images))
+        return _floats(images)
+
+    labels = np.zeros(len(IMAGES), np.int32)
+    test_set = from_arrays(IMAGES, labels, data_config=DataConfig(SIZE, (0.0,), (1.0,), channels=1))
+    whole = evaluation.evaluate(
+        test_set, _function(noted), (), [DEFENSE], tmp_path / "t", preprocessing=Preprocessing()
+    )
+    items = len(IMAGES) * len(whole.table.masked_images)
+    assert calls == [32] * (4 + -(-items // 32))  # four tries
+
+
+def test_a_function_of_unknown_speed_is_tried_before_long_work(tmp_path):
+    calls = []
+
+    def silent(images):
+        calls.append(len(images))
+        return _floats(images) * np.nan
+
+    test_set = from_arrays(
+        IMAGES, np.zeros(len(IMAGES), np.int32),
+        data_config=DataConfig(SIZE, (0.0,), (1.0,), channels=1),
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="expected finite logits"):
+        evaluation.evaluate(
+            test_set, _function(silent), (), [DEFENSE], tmp_path / "t",
+            preprocessing=Preprocessing(),
+        )  # fmt: skip
+    assert calls == [32] * 4
+    assert not (tmp_path / "t").exists()
