@@ -26,6 +26,9 @@ class BlockSizes:
       moment: as a share of the operations above.
       stretch: blocks are evaluated together up to this share of them. They share chunks, of which
         the last, which nothing more fills, are then fewer; whoever stops loses that much.
+      chunks_together: and where nobody knows what operations they take, up to so many chunks of
+        masked images; blocks of so few images would be evaluated one by one otherwise, and leave
+        most of their last chunks empty.
       columns_decided: with early exit an image counts as this many masked images at most: of large
         tables most is left out, and the work of one image alone does not fill a chunk.
     """
@@ -38,13 +41,12 @@ class BlockSizes:
     fewest_blocks: int = 4
     moment: float = 1 / 20
     stretch: float = 3 / 20
+    chunks_together: int = 32
     columns_decided: int = 2048
 
     def images_per_block(self, num_images: int, engine: Engine, *, decide: bool) -> int:
         """Images of one block of ``num_images``; ``decide``: with early exit."""
-        num_columns = len(engine.masked_images)
-        if decide:
-            num_columns = min(num_columns, self.columns_decided)
+        num_columns = self._columns(engine, decide)
         most = [engine.images_at_once(), self.chunks * engine.masked_at_once() // num_columns]
         cut = -(-num_images // self.least_blocks)
         in_seconds = self.images_in_seconds(num_columns, engine)
@@ -61,8 +63,15 @@ class BlockSizes:
         return self._images_in(self.moment, engine, decide)
 
     def images_in_a_stretch(self, engine: Engine, *, decide: bool) -> int:
-        """How many images of small blocks are evaluated together, at most; 0 where nobody knows."""
+        """How many images of small blocks are evaluated together, at most."""
+        num_columns = self._columns(engine, decide)
+        if self.images_in_seconds(num_columns, engine) is None:
+            return self.chunks_together * engine.masked_at_once() // num_columns
         return self._images_in(self.stretch, engine, decide)
+
+    def is_short(self, images: int, engine: Engine, *, decide: bool) -> bool:
+        """Whether so many images are known to take no longer than a stretch, which is seconds."""
+        return images <= self._images_in(self.stretch, engine, decide)
 
     def images_together(self, images_per_block: int, engine: Engine, *, decide: bool) -> int:
         """Images of the blocks that are evaluated together: as many as a stretch may have.
@@ -74,11 +83,13 @@ class BlockSizes:
         return images_per_block * max(1, most // images_per_block)
 
     def _images_in(self, share: float, engine: Engine, decide: bool) -> int:
-        num_columns = len(engine.masked_images)
-        if decide:
-            num_columns = min(num_columns, self.columns_decided)
-        in_seconds = self.images_in_seconds(num_columns, engine)
+        in_seconds = self.images_in_seconds(self._columns(engine, decide), engine)
         return 0 if in_seconds is None else int(share * in_seconds)
+
+    def _columns(self, engine: Engine, decide: bool) -> int:
+        """As how many masked images an image counts."""
+        num_columns = len(engine.masked_images)
+        return min(num_columns, self.columns_decided) if decide else num_columns
 
     def images_in_seconds(self, num_columns: int, engine: Engine) -> int | None:
         """How many images take the devices some seconds, about; None where nobody knows."""

@@ -134,7 +134,7 @@ def evaluate(
         num_images, engine, decide=decide
     )
     together = run.images_together or sizes.images_together(images_per_block, engine, decide=decide)
-    is_short = together <= sizes.images_in_a_stretch(engine, decide=decide)
+    is_short = sizes.is_short(together, engine, decide=decide)
     engine = engine.for_blocks(min(together, num_images))
     guarded = Guarded(engine, hooks.warn)
     found_out = _looked_at(engine, params, hooks.warn) if run.is_new else {}

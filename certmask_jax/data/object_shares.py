@@ -24,7 +24,7 @@ def resized(size: tuple[float, float], config: DataConfig) -> tuple[float, float
 
     Returns:
       ``(height, width, top, left)``: its size after the resize, and where the crop of
-      ``config.input_size`` begins in it (below 0 where it is larger than the image).
+      ``config.input_size`` begins in it.
     """
     height, width = config.input_size
     if config.resize is None:

@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 from numpy.typing import NDArray
 
 from certmask_jax._own_settings import unguarded
+from certmask_jax.inference import function_trial
 from certmask_jax.inference.devices import device_mesh
 from certmask_jax.inference.engine import Indices, Told
 from certmask_jax.inference.item_stream import evaluate_items, table_by_items
@@ -142,10 +143,14 @@ class HostBatches:
     def outputs(self, images: NDArray[np.uint8], boxes: NDArray[np.int32]) -> Outputs:
         """``[chunk]`` outputs of a batch ``uint8[chunk, h, w, c]`` under ``int32[chunk, R, 4]``."""
         with unguarded():
-            masked = _program(self.preprocessing, self.function.dtype)(images, boxes)
-            logits = self.function.checked(np.array(masked))  # its own, which it may write to
-            on_host: Outputs = jax.device_get(_outputs_of(logits))
+            on_host: Outputs = jax.device_get(_outputs_of(self.logits(images, boxes)))
         return on_host
+
+    def logits(self, images: NDArray[np.uint8], boxes: NDArray[np.int32]) -> NDArray[np.float32]:
+        """``[chunk, K]`` of such a batch."""
+        with unguarded():
+            masked = _program(self.preprocessing, self.function.dtype)(images, boxes)
+            return self.function.checked(np.array(masked))  # its own, which it may write to
 
 
 class _Flight:
@@ -183,7 +188,7 @@ def host_forward(
     chunk: int | None = None,
     mesh: Mesh | None = None,
 ) -> HostBatches:
-    """The engine of a NumPy function; it is tried twice on one batch of noise.
+    """The engine of a NumPy function, which is tried on noise first, see ``function_trial``.
 
     Args:
       function: the model.
@@ -195,8 +200,8 @@ def host_forward(
 
     Raises:
       ValueError: for a precision, several devices, or another batch than the function takes; for
-        images of ``uint8`` that are resized or encoded; when the function fails, or gives no
-        ``[B, K]``.
+        images of ``uint8`` that are resized or encoded; when the function fails, gives no
+        ``[B, K]``, or says something else of an image beside other images.
 
     Warns:
       RuntimeWarning: when the function says of one batch once this and once that.
@@ -231,10 +236,11 @@ def host_forward(
         )
     mesh = device_mesh(jax.local_devices()[:1]) if mesh is None else mesh
     engine = HostBatches(function, preprocessing, mesh, image_shape, masked_images, size)
-    noise = np.random.default_rng(0).integers(0, 256, (size, *image_shape), dtype=np.uint8)
-    nothing = np.zeros((size, *masked_images.boxes.shape[1:]), np.int32)
-    once, twice = engine.outputs(noise, nothing), engine.outputs(noise, nothing)
-    if not all(np.array_equal(a, b, equal_nan=True) for a, b in zip(once, twice, strict=True)):
+    unhidden = np.zeros((size, *masked_images.boxes.shape[1:]), np.int32)
+    says_the_same = function_trial.says_the_same_again(
+        lambda images: engine.logits(images, unhidden), (size, *image_shape)
+    )
+    if not says_the_same:
         warnings.warn(
             "logits: the function gave two answers for one batch; is it in its evaluation mode? "
             "What is certified holds for a function that always says the same",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -47,7 +48,7 @@ def _num_classes(
     except SettingError:  # says itself which setting it is about
         raise
     except Exception as error:  # the model's own, of any kind
-        raise _refused(image_shape, dtype, error) from error
+        raise _refused(image_shape, dtype, error, _likely(apply_fn, error)) from error
     shape = getattr(logits, "shape", None)
     if shape is None or len(shape) != 2 or shape[0] != 2 or not 2 <= shape[1] <= 32767:
         raise ValueError(
@@ -57,12 +58,36 @@ def _num_classes(
     return int(shape[1])
 
 
-def _refused(image_shape: tuple[int, int, int], dtype: Any, error: Exception) -> ValueError:
+_OTHER_IMAGES = "do the images have the channels and the size that the model is for?"
+_NOT_OF_JAX = (
+    "a function of images in NumPy, of whatever framework, is given as "
+    "models.from_function(...).apply_fn, with () as parameters"
+)
+
+
+def _likely(apply_fn: ApplyFn, error: Exception) -> str:
+    """What is likely amiss with a model that cannot be traced."""
+    errors = jax.errors
+    try:
+        inspect.signature(apply_fn).bind((), ())
+    except TypeError:  # it takes no parameters
+        return _NOT_OF_JAX
+    except ValueError:  # Python does not know
+        pass
+    asks_for_numbers = isinstance(error, errors.TracerArrayConversionError)
+    # What other frameworks say of what JAX traces with, and not what JAX does of its own.
+    of_others = isinstance(error, TypeError) and not isinstance(error, errors.JAXTypeError)
+    is_traced = asks_for_numbers or (of_others and "Tracer" in str(error))
+    return _NOT_OF_JAX if is_traced else _OTHER_IMAGES
+
+
+def _refused(
+    image_shape: tuple[int, int, int], dtype: Any, error: Exception, likely: str = _OTHER_IMAGES
+) -> ValueError:
     why = " ".join(str(error).split())[:300] or type(error).__name__
     return ValueError(
         f"apply_fn: expected it to take (params, images {jnp.dtype(dtype)}{[2, *image_shape]}), "
-        f"but it raised {type(error).__name__}: {why}; do the images have the channels and the "
-        "size that the model is for?"
+        f"but it raised {type(error).__name__}: {why}; {likely}"
     )
 
 

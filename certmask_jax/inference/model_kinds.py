@@ -73,7 +73,11 @@ _PLAIN = ModelKind()
 
 
 def kind_of(apply_fn: Any) -> ModelKind:
-    """The kind of a model function, by its type. It takes no time, so nobody needs to keep it."""
+    """The kind of a model function, by its type. It takes no time, so nobody needs to keep it.
+
+    Raises:
+      ValueError: for what is no function, such as a ``Model``, which has one.
+    """
     match apply_fn:
         case TwoParts():
             return ModelKind("a model in two parts", parts=apply_fn)
@@ -85,5 +89,11 @@ def kind_of(apply_fn: Any) -> ModelKind:
             return ModelKind("a model of bounds", bounded=apply_fn)
         case ViewedModel():
             return ModelKind("a model with views", views=apply_fn.views)
-        case _:
+        case _ if callable(apply_fn):
             return _PLAIN
+        case _:
+            has_one = callable(getattr(apply_fn, "apply_fn", None))
+            raise ValueError(
+                f"apply_fn: expected a function, got a {type(apply_fn).__name__}"
+                f"{'; give its apply_fn' if has_one else ''}"
+            )

@@ -11,6 +11,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from certmask_jax.inference.whole_numbers import checked_whole
+
 Logits = Callable[[NDArray[Any]], Any]
 """Images ``[B, h, w, c]`` -> logits ``[B, K]``, floating, of what NumPy takes for an array."""
 
@@ -44,13 +46,15 @@ class NumpyFunction:
     def __post_init__(self) -> None:
         if not callable(self.logits):
             raise ValueError(f"logits: expected a function, got a {type(self.logits).__name__}")
-        if not 2 <= self.num_classes <= 32767:
-            raise ValueError(f"num_classes: expected 2 to 32767, got {self.num_classes}")
         if self.dtype not in ("float32", "uint8"):
             raise ValueError(f"dtype: expected 'float32' or 'uint8', got {self.dtype!r}")
-        if self.batch is not None and self.batch < 1:
-            raise ValueError(f"batch: expected at least 1 image, got {self.batch}")
-        if not self.sha256:
+        classes = checked_whole(self.num_classes, "num_classes", 2, 32767)
+        object.__setattr__(self, "num_classes", classes)
+        if self.batch is not None:
+            object.__setattr__(self, "batch", checked_whole(self.batch, "batch", 1))
+        if not isinstance(self.sha256, str):
+            raise ValueError(f"sha256: expected text, got {self.sha256!r}")
+        if not self.sha256.strip():
             raise ValueError(_NO_IDENTITY)
 
     def __call__(self, params: Any, images: Any) -> Any:
@@ -72,7 +76,7 @@ class NumpyFunction:
         """
         try:
             given = np.asarray(self.logits(images))
-        except Exception as error:  # the function's own, of any kind
+        except (Exception, SystemExit) as error:  # the function's own, of any kind
             why = " ".join(str(error).split())[:300]
             raise ValueError(
                 f"logits: the function failed on images {images.dtype}{list(images.shape)} "
@@ -99,10 +103,15 @@ def sha256_of(sha256: str | None, files: Iterable[str | os.PathLike[str]]) -> st
     """What is given, or the digest of the contents of files, in their order.
 
     Raises:
-      ValueError: for neither or both.
+      ValueError: for neither or both, or one file that is in no list.
       OSError: for a file that cannot be read.
     """
+    if isinstance(files, str | bytes | os.PathLike) or not isinstance(files, Iterable):
+        raise ValueError(f"files: expected a list of files, got {files!r}; put it in brackets")
     paths = list(files)
+    for path in paths:
+        if not isinstance(path, str | os.PathLike):  # a number would be an open file's
+            raise ValueError(f"files: expected paths of files, got {path!r}")
     if sha256 is not None and paths:
         raise ValueError("files: expected none beside sha256, which says the same")
     if sha256 is not None:

@@ -5,6 +5,7 @@ A model here is an example of ``apply_fn(params, images) -> logits``; any other 
 
 from certmask_jax.models.any_framework import from_function
 from certmask_jax.models.claimed_field import check_field
+from certmask_jax.models.data_config import DataConfig
 from certmask_jax.models.named_models import (
     DEFAULT,
     ApplyFn,
@@ -15,7 +16,6 @@ from certmask_jax.models.named_models import (
     names,
 )
 from certmask_jax.models.parts_choice import in_two_parts
-from certmask_jax.models.published import DataConfig
 
 __all__ = [
     "DEFAULT",

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from certmask_jax.inference.numpy_function import Logits, NumpyFunction, sha256_of
+from certmask_jax.models.data_config import DataConfig
 from certmask_jax.models.named_models import Model
-from certmask_jax.models.published import DataConfig
 
 
 def from_function(
@@ -48,6 +48,7 @@ def from_function(
     from certmask_jax.models.no_module import NoModule  # which imports Flax
 
     function = NumpyFunction(logits, num_classes, sha256_of(sha256, files), dtype, batch)
-    config = DataConfig(input_size, tuple(mean), tuple(std), channels=channels, resize=resize)
+    images: dict[str, Any] = {"mean": mean, "std": std, "channels": channels, "resize": resize}
+    config = DataConfig(input_size, **images)  # which makes tuples of any sequences
     module = NoModule()
-    return Model("numpy_function", num_classes, module, module, config, function)
+    return Model("numpy_function", function.num_classes, module, module, config, function)

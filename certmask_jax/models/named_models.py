@@ -19,7 +19,8 @@ from certmask_jax.inference.distinct_fields import LocalLogits
 from certmask_jax.inference.model_kinds import ModelKind, kind_of
 from certmask_jax.inference.preprocessing import ENCODINGS, Encoding, encoded_channels
 from certmask_jax.inference.token_dropping import TokenDropping
-from certmask_jax.models.published import MODELS, DataConfig
+from certmask_jax.models.data_config import DataConfig
+from certmask_jax.models.published import MODELS
 from certmask_jax.models.spellings import resolve
 
 if TYPE_CHECKING:

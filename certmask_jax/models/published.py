@@ -9,32 +9,12 @@ from typing import TYPE_CHECKING
 
 from certmask_jax._later import Later
 from certmask_jax.models import architectures
+from certmask_jax.models.data_config import DataConfig
 
 if TYPE_CHECKING:
     import flax.linen as nn
 else:
     nn = Later("flax.linen")
-
-
-@dataclasses.dataclass(frozen=True)
-class DataConfig:
-    """How a model wants its images.
-
-    Attributes:
-      input_size: ``(height, width)`` that the model sees.
-      mean, std: per channel, of pixels scaled to [0, 1].
-      channels: 3 (RGB) or 1 (grey).
-      resize: shorter side in pixels before the centre crop to ``input_size``; None resizes straight
-        to ``input_size``.
-      interpolation: Pillow's name of it, on uint8.
-    """
-
-    input_size: tuple[int, int]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    channels: int = 3
-    resize: int | None = None
-    interpolation: str = "bicubic"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -70,7 +70,7 @@ def attribute(path: str) -> Any:
             f"expected a module that can be imported, got {module_name!r} (no module named "
             f"{error.name!r}, here in {folder} or where Python looks for packages)"
         ) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ValueError(f"{module_name}: importing it failed ({_why(error)})") from error
     for part in name.split("."):
         try:
@@ -103,7 +103,7 @@ def called(path: str, *positional: Any, wanted: type, **options: Any) -> Any:
         result = function(*positional, **options)
     except (ValueError, OSError):
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ValueError(f"{path} failed ({_why(error)})") from error
     if not isinstance(result, wanted):
         room = ".".join(wanted.__module__.split(".")[:2])

@@ -11,8 +11,9 @@ import os
 import shlex
 import sys
 import unicodedata
+import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TextIO
 
 from certmask_jax._settings import said_with
 from certmask_jax._text import encodable
@@ -62,14 +63,15 @@ def run(work: Callable[[], int], *, interrupted: str = "interrupted") -> int:
     """Does a program's work and returns its exit status.
 
     What may go wrong with what people give ends in one line on stderr and status 2, Ctrl-C in
-    status 130. What cannot be printed is escaped, and a screen that takes no more is left alone:
-    printing never decides the status.
+    status 130. A warning of Python is one line too. What cannot be printed is escaped,
+    and a screen that takes no more is left alone: printing never decides the status.
 
     Args:
       work: returns the status.
       interrupted: what is said after Ctrl-C.
     """
-    streams = sys.stdout, sys.stderr
+    streams, shown = (sys.stdout, sys.stderr), warnings.showwarning
+    warnings.showwarning = _show_warning
     sys.stdout, sys.stderr = _Screen.over(sys.stdout), _Screen.over(sys.stderr)
     try:
         return work()
@@ -83,11 +85,25 @@ def run(work: Callable[[], int], *, interrupted: str = "interrupted") -> int:
         for screen in (sys.stdout, sys.stderr):
             screen.flush()
         sys.stdout, sys.stderr = streams
+        warnings.showwarning = shown
 
 
 def say(line: str) -> None:
     """Prints a line that is no result, to stderr."""
     print(line, file=sys.stderr)
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Prints what a warning says, and not at which line of code, which is not a user's."""
+    del category, filename, lineno, file, line
+    say(f"warning: {one_line(str(message))}")
 
 
 def message(error: BaseException) -> str:

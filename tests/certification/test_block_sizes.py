@@ -70,9 +70,27 @@ def test_other_sizes():
         (35, {"flops": 1e9}, 35),  # one takes longer
         (4, {"flops": 1e9, "devices": 2}, 60),
         (3, {"flops": 1e9, "at_once": 7}, 6),
-        (3, {}, 3),  # nobody knows
+        (3, {}, 255),  # nobody knows: 32 chunks of 80 have 256 images of ten
+        (3, {"columns": 300}, 6),
+        (3, {"columns": 3000}, 3),
+        (3, {"at_once": 7}, 6),
     ],
 )
 def test_blocks_that_are_evaluated_together(images_per_block, given, expected):
     together = BlockSizes().images_together(images_per_block, _engine(**given), decide=False)
     assert together == expected
+
+
+def test_early_exit_leaves_out_most_of_what_is_evaluated_together_too():
+    engine = _engine(columns=20_480, chunk=4096)
+    assert BlockSizes().images_in_a_stretch(engine, decide=False) == 6
+    assert BlockSizes().images_in_a_stretch(engine, decide=True) == 64
+    assert BlockSizes(chunks_together=0).images_in_a_stretch(engine, decide=True) == 0
+
+
+@pytest.mark.parametrize(
+    ("images", "given", "expected"),
+    [(50, {"flops": 1e9}, True), (51, {"flops": 1e9}, False), (1, {}, False)],  # nobody knows
+)
+def test_what_surely_takes_but_seconds(images, given, expected):
+    assert BlockSizes().is_short(images, _engine(**given), decide=False) is expected

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 import certmask_jax as cm
+from certmask_jax import models
 from certmask_jax.inference.distinct_fields import LocalLogits
 from certmask_jax.inference.engine_choice import engine_for
 from certmask_jax.inference.model_kinds import ModelKind, kind_of
@@ -94,3 +96,44 @@ def test_what_does_not_go_together_is_refused(apply_fn, given, said):
             preprocessing=cm.Preprocessing(),
             **options,
         )
+
+
+def _of_images(images):
+    return images.reshape(len(images), -1)
+
+
+def _of_numbers(params, images):
+    return np.asarray(images).reshape(len(images), -1)
+
+
+def _of_another_framework(params, images):
+    raise TypeError(f"expected np.ndarray (got {type(images).__name__})")
+
+
+def _wrong_of_itself(params, images):
+    return images if images.mean() > 0 else params  # which JAX refuses, and says why
+
+
+MODEL = models.from_function(_of_images, num_classes=64, input_size=(8, 8), channels=1, sha256="1")
+NUMPY = r"a function of images in NumPy, .* is given as models\.from_function\(\.\.\.\)\.apply_fn, "
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (_of_images, NUMPY),
+        (_of_numbers, NUMPY),
+        (_of_another_framework, NUMPY),
+        (_wrong_of_itself, "do the images have the channels and the size that the model is for"),
+        (MODEL, "^apply_fn: expected a function, got a Model; give its apply_fn$"),
+        (models.create("vit_digits"), "^apply_fn: expected .* got a Model; give its apply_fn$"),
+        (None, "^apply_fn: expected a function, got a NoneType$"),
+    ],
+)
+def test_what_is_no_model_function_is_answered_with_what_is(given, said):
+    defense = cm.defenses.double_masking(cm.mask_sets.budgeted_grid(8, 1, masks_per_axis=2))
+    images = np.zeros((1, 8, 8, 1), np.uint8)
+    with pytest.raises(ValueError, match=said):
+        cm.predict(given, (), images, defense.masked_images)
+    with pytest.raises(ValueError, match=said):
+        cm.defended(given, (), defense, channels=1)(images)

@@ -33,6 +33,27 @@ def of_levels():
     )
     return made
 
+def unsteady():
+    random = np.random.default_rng(0)
+    return models.from_function(
+        lambda images: logits(images) + 1e-6 * random.normal(size=(len(images), 10)),
+        num_classes=10, input_size=(8, 8), channels=1, sha256="2",
+    )
+
+def in_training():
+    return models.from_function(
+        lambda images: logits(images) - logits(images).mean(axis=0),
+        num_classes=10, input_size=(8, 8), channels=1, sha256="3",
+    )
+
+def sized(*, input_size=(8, 8)):
+    def some(images):
+        assert images.shape[1:] == (*input_size, 1) and input_size != (9, 9)
+        return logits(images)
+    return models.from_function(
+        some, num_classes=10, input_size=input_size, channels=1, sha256="4"
+    )
+
 def nameless():
     return models.from_function(logits, num_classes=10, input_size=(8, 8), channels=1)
 """
@@ -97,6 +118,7 @@ def test_a_dry_run(here, capsys):
         ),
         (["function_of_theirs:create", "--views", "mirror"], "--views: expected only for models"),
         (["function_of_theirs:create", "--attention", "cudnn"], "--attention: expected only where"),
+        (["function_of_theirs:in_training"], "error: logits: expected that what the function says"),
         (["function_of_theirs:nameless"], "sha256: expected what tells the weights"),
     ],
 )
@@ -104,6 +126,23 @@ def test_what_a_function_cannot_is_one_line(here, capsys, options, said):
     assert _certify(*options) == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert said in lines[-1]
+
+
+def test_a_function_that_says_this_and_that_is_warned_of_in_one_line(here, capsys):
+    assert _certify("function_of_theirs:unsteady") == 0
+    lines = [line for line in capsys.readouterr().err.splitlines() if "arning" in line]
+    assert len(lines) == 1
+    assert lines[0].startswith("warning: logits: the function gave two answers for one batch; is")
+
+
+def test_a_function_of_another_input_size(here, capsys):
+    assert _certify("function_of_theirs:sized", "--out", "run", "--input-size", "12") == 0
+    assert saved_table.load(here / "run" / "tables").table.masked_images.image_size == (12, 12)
+    capsys.readouterr()
+    assert _certify("function_of_theirs:sized", "--out", "other", "--input-size", "9") == 2
+    assert "error: logits: the function failed on images" in capsys.readouterr().err
+    assert _certify("function_of_theirs:create", "--input-size", "12") == 2
+    assert "error: --input-size: expected only where it is taken" in capsys.readouterr().err
 
 
 def test_the_example_of_pytorch(here, capsys):

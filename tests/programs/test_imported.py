@@ -107,6 +107,10 @@ def fails(masks):
     return 1 / 0
 
 
+def leaves(masks):
+    raise SystemExit(3)
+
+
 def no_masks(*, ties="largest"):
     return None
 
@@ -120,6 +124,7 @@ def mine(tmp_path, monkeypatch):
     """A folder, which is current, with a module of a user's own; gone from Python after it."""
     (tmp_path / "mine_of_theirs.py").write_text(MINE)
     (tmp_path / "broken_of_theirs.py").write_text("import no_such_module_at_all\n")
+    (tmp_path / "leaving_of_theirs.py").write_text("raise SystemExit(3)\n")
     (tmp_path / "wrong_of_theirs.py").write_text("x = (\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -219,6 +224,8 @@ def test_keys_come_from_the_signature(mine):
         ("mine_of_theirs:nothing", "to return a certmask_jax.defenses.Defense, got None$"),
         ("mine_of_theirs:fails", r"failed \(ZeroDivisionError: division by zero, .* line \d+"),
         ("mine_of_theirs:Two:built_for=5", "built_for: expected a defense that takes against"),
+        ("mine_of_theirs:leaves", r"leaves failed \(SystemExit: 3, .* line \d+"),
+        ("leaving_of_theirs:x", "leaving_of_theirs: importing it failed .SystemExit: 3"),
         ("broken_of_theirs:x", "broken_of_theirs: importing it failed .ModuleNotFoundError: "),
         ("wrong_of_theirs:x", "wrong_of_theirs: importing it failed .SyntaxError: "),
         ("none_of_theirs:x", "a module that can be imported, got 'none_of_theirs'"),

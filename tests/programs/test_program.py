@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -120,6 +121,17 @@ def test_an_error_is_one_line(capsys, error, line):
 
     assert program.run(work) == 2
     assert capsys.readouterr().err == f"error: {line}\n"
+
+
+def test_a_warning_is_one_line(capsys):
+    def work():
+        warnings.warn("a\nb", RuntimeWarning, stacklevel=1)
+        return 0
+
+    shown = warnings.showwarning
+    assert program.run(work) == 0
+    assert capsys.readouterr().err == "warning: a\\nb\n"
+    assert warnings.showwarning is shown
 
 
 def test_an_error_of_the_program_itself_is_not_hidden():
