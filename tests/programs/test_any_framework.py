@@ -159,29 +159,79 @@ def _assert_certified_as_the_linear_model(here):
     np.testing.assert_array_equal(table.predictions[:, 0], logits.argmax(axis=1))
 
 
-def test_the_example_of_onnx_runtime(here, monkeypatch):
-    pytest.importorskip("onnxruntime", reason="needs ONNX Runtime")
+def _write_linear_onnx(file, *, shape=("B", 1, 8, 8), outputs=("logits",), beside=()):
+    """``WEIGHTS`` as one product; ``beside``: names of inputs that it has no use for."""
     onnx = pytest.importorskip("onnx", reason="needs onnx, which writes the model")
     make, kind = onnx.helper, onnx.TensorProto.FLOAT
+    sizes = {"logits": ["B", 10], "flat": ["B", 64], "images": shape}
     graph = make.make_graph(
         [
             make.make_node("Flatten", ["images"], ["flat"]),
             make.make_node("MatMul", ["flat", "weights"], ["logits"]),
         ],
         "linear",
-        [make.make_tensor_value_info("images", kind, ["B", 1, 8, 8])],
-        [make.make_tensor_value_info("logits", kind, ["B", 10])],
+        [
+            make.make_tensor_value_info(name, kind, sizes.get(name, [1]))
+            for name in ("images", *beside)
+        ],
+        [make.make_tensor_value_info(name, kind, sizes[name]) for name in outputs],
         [onnx.numpy_helper.from_array(WEIGHTS, "weights")],
     )
     model = make.make_model(graph, opset_imports=[make.make_opsetid("", 17)], ir_version=8)
-    onnx.save(model, "linear.onnx")
+    onnx.save(model, file)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "chosen"),
+    [(["logits"], None), (["flat", "logits"], "logits"), (["logits", "flat"], "logits")],
+)
+def test_the_example_of_onnx_runtime(here, monkeypatch, outputs, chosen):
+    pytest.importorskip("onnxruntime", reason="needs ONNX Runtime")
+    _write_linear_onnx("linear.onnx", outputs=outputs)
     monkeypatch.setenv("ONNX_MODEL", "linear.onnx")
+    if chosen is not None:
+        monkeypatch.setenv("ONNX_OUTPUT", chosen)
     assert _certify("examples.onnx_model:create", "--out", "run") == 0
     _assert_certified_as_the_linear_model(here)
 
 
-def _write_linear_tflite(file, *, batch, pixels):
-    """``WEIGHTS`` as one product; of -1 images, any number."""
+@pytest.mark.parametrize(
+    ("graph", "output", "said"),
+    [
+        (None, None, "ONNX_MODEL: expected an ONNX file, got none; give ONNX_MODEL=FILE"),
+        ({"outputs": ["flat", "logits"]}, None,
+         "ONNX_MODEL: expected one output, got flat, logits; give ONNX_OUTPUT=NAME"),
+        ({}, "probabilities", "ONNX_OUTPUT: expected one of logits, got probabilities"),
+        ({"beside": ["scale"]}, None,
+         "ONNX_MODEL: expected one input, the images, got images, scale"),
+        ({"shape": ["B", 8, 8, 1]}, None,
+         "images: expected images [B, c, h, w] with 1 or 3 channels, got ['B', 8, 8, 1]; one of"),
+        ({"shape": ["B", 1, "h", "w"]}, None,
+         "images: expected images [B, c, h, w] with c, h and w as numbers, got ['B', 1, 'h', 'w']"),
+        ({"shape": ["B", 64]}, None, "images: expected images [B, c, h, w] with c, h and w as"),
+        ({"outputs": ["images"]}, None, "images: expected logits [B, K] with a number of classes"),
+    ],
+)  # fmt: skip
+def test_an_onnx_file_that_is_no_classifier_is_one_line(
+    here, monkeypatch, capsys, graph, output, said
+):
+    pytest.importorskip("onnxruntime", reason="needs ONNX Runtime")
+    monkeypatch.delenv("ONNX_MODEL", raising=False)
+    if graph is not None:
+        _write_linear_onnx("linear.onnx", **graph)
+        monkeypatch.setenv("ONNX_MODEL", "linear.onnx")
+    if output is not None:
+        monkeypatch.setenv("ONNX_OUTPUT", output)
+    assert _certify("examples.onnx_model:create") == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith(f"error: --model: {said}")
+
+
+def _write_linear_tflite(file, *, batch=-1, pixels="FLOAT32", ends=((), ()), channels=1):
+    """``WEIGHTS`` as one product; of -1 images, any number.
+
+    ``pixels``: the type of the images, quantised in integers unless it is ``"plain ..."``.
+    ``ends``: tensors that are inputs and outputs beside the first, 0 the images and 2 the logits.
+    """
     flatbuffers = pytest.importorskip("flatbuffers", reason="needs flatbuffers, which write it")
     from ai_edge_litert import schema_py_generated as schema
 
@@ -214,26 +264,32 @@ def _write_linear_tflite(file, *, batch, pixels):
         "builtinOptionsType": schema.BuiltinOptions.FullyConnectedOptions,
         "builtinOptions": schema.FullyConnectedOptionsT(),
     }
-    shape = (batch, 8, 8, 1)
+    shape = (batch, 8, 8 // channels, channels)
     tensors = [
         tensor("images", shape),
         tensor("weights", (10, 64), 1),
         tensor("logits", (batch, 10)),
     ]
     operators, first = [operator(0, [0, 1, -1], [2], product)], 0
-    if pixels != "FLOAT32":
+    kind = pixels.removeprefix("plain ")
+    if pixels != kind:
+        tensors.append(tensor("levels", shape, kind=kind))
+        operators.insert(0, operator(2, [3], [0]))
+        first = 3
+    elif pixels != "FLOAT32":
         zero = {"UINT8": 0, "INT8": -128}[pixels]
         kept = made(schema.QuantizationParametersT(), scale=[1 / 255], zeroPoint=[zero])
         tensors.append(tensor("bytes", shape, kind=pixels, quantization=kept))
         operators.insert(0, operator(1, [3], [0]))
         first = 3
     graph = made(
-        schema.SubGraphT(), tensors=tensors, inputs=[first], outputs=[2], operators=operators
-    )
+        schema.SubGraphT(), tensors=tensors, inputs=[first, *ends[0]], outputs=[2, *ends[1]],
+        operators=operators,
+    )  # fmt: skip
     data = np.frombuffer(np.ascontiguousarray(WEIGHTS.T).tobytes(), np.uint8)
     model = made(
         schema.ModelT(), version=3, subgraphs=[graph],
-        operatorCodes=[code("FULLY_CONNECTED"), code("DEQUANTIZE")],
+        operatorCodes=[code("FULLY_CONNECTED"), code("DEQUANTIZE"), code("CAST")],
         buffers=[schema.BufferT(), made(schema.BufferT(), data=data)],
     )  # fmt: skip
     builder = flatbuffers.Builder(1024)
@@ -243,14 +299,49 @@ def _write_linear_tflite(file, *, batch, pixels):
 
 @pytest.mark.parametrize(
     ("batch", "pixels"),
-    [(-1, "FLOAT32"), (1, "FLOAT32"), (3, "FLOAT32"), (-1, "UINT8"), (3, "INT8")],
-)
+    [(-1, "FLOAT32"), (1, "FLOAT32"), (3, "FLOAT32"), (-1, "UINT8"), (3, "INT8"),
+     (-1, "plain UINT8"), (3, "plain INT32")],
+)  # fmt: skip
 def test_the_example_of_tflite(here, monkeypatch, batch, pixels):
     pytest.importorskip("ai_edge_litert", reason="needs LiteRT")
     _write_linear_tflite("linear.tflite", batch=batch, pixels=pixels)
     monkeypatch.setenv("TFLITE_MODEL", "linear.tflite")
     assert _certify("examples.tflite_model:create", "--out", "run") == 0
     _assert_certified_as_the_linear_model(here)
+
+
+@pytest.mark.parametrize(
+    ("graph", "said"),
+    [
+        (None, "TFLITE_MODEL: expected a TFLite file, got none; give TFLITE_MODEL=FILE"),
+        ({"ends": ((1,), ())}, "TFLITE_MODEL: expected one input, the images, got images, weights"),
+        ({"ends": ((), (0,))}, "TFLITE_MODEL: expected one output, the logits, got logits, images"),
+        (
+            {"pixels": "plain INT8"},
+            "levels: expected floating, quantised or uint8 images, got",
+        ),
+        ({"channels": 2}, "images: expected images [B, h, w, c] of one size with 1 or 3 channels"),
+    ],
+)
+def test_a_tflite_file_that_is_no_classifier_is_one_line(here, monkeypatch, capsys, graph, said):
+    pytest.importorskip("ai_edge_litert", reason="needs LiteRT")
+    monkeypatch.delenv("TFLITE_MODEL", raising=False)
+    if graph is not None:
+        _write_linear_tflite("linear.tflite", **graph)
+        monkeypatch.setenv("TFLITE_MODEL", "linear.tflite")
+    assert _certify("examples.tflite_model:create") == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith(f"error: --model: {said}")
+
+
+@pytest.mark.parametrize(("quantization", "expected"), [((0.0, 0), [3, -4]), ((0.5, 1), [1, -2.5])])
+def test_integers_of_logits_that_are_not_quantised_are_as_they_are(here, quantization, expected):
+    pytest.importorskip("ai_edge_litert", reason="needs LiteRT")
+    from examples import tflite_model
+
+    for kind in (np.int8, np.int32):
+        stored = tflite_model._real(np.array([3, -4], kind), {"quantization": quantization})
+        assert stored.dtype == np.float32
+        assert stored.tolist() == expected
 
 
 def test_a_function_is_attacked_by_asking_it_and_by_patches_that_are_given(here, capsys):
