@@ -53,7 +53,8 @@ def wait_for_all(name: str) -> None:
     if jax.process_count() > 1:
         from jax.experimental import multihost_utils
 
-        multihost_utils.sync_global_devices(name)
+        with _told_who_is_gone():
+            multihost_utils.sync_global_devices(name)
 
 
 def any_says(yes: bool) -> bool:
@@ -64,4 +65,17 @@ def any_says(yes: bool) -> bool:
 def _gathered(ok: bool) -> bool:
     from jax.experimental import multihost_utils
 
-    return bool(np.asarray(multihost_utils.process_allgather(np.array(ok))).all())
+    with _told_who_is_gone():
+        return bool(np.asarray(multihost_utils.process_allgather(np.array(ok))).all())
+
+
+@contextlib.contextmanager
+def _told_who_is_gone() -> Iterator[None]:
+    """``ConnectionError`` in place of JAX's for a process that ended while others wait for it."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        raise ConnectionError(
+            f"another process of this run is gone ({str(error).splitlines()[0][:120]}); its own "
+            "last lines say why. What was finished stays: start all of them again, and they go on"
+        ) from error

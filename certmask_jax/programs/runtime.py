@@ -10,7 +10,9 @@ import dataclasses
 import inspect
 import os
 import re
+import socket
 import tempfile
+import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,8 @@ from certmask_jax.programs.number_options import whole
 _USUAL = object()  # stands for the folder of this user, which is looked for when it is needed
 
 _MOST_CPU_DEVICES = 8  # each has its own copy of the model
+_SECONDS_TO_MEET = 300  # as JAX's own
+_SECONDS_BETWEEN = 1
 _SECONDS_TO_END = 30  # all processes end together; if one ends before, it has failed
 
 
@@ -168,6 +172,23 @@ def _all_cores() -> int:
     return len(may(0)) if may else os.cpu_count() or 1
 
 
+def _check_answers(text: str, address: str, seconds: float) -> None:
+    """``ValueError`` unless the first process listens at ``HOST:PORT`` before so many seconds."""
+    host, _, port = address.rpartition(":")
+    until = time.monotonic() + seconds
+    while True:
+        try:
+            with socket.create_connection((host.strip("[]"), int(port)), timeout=2):
+                return
+        except OSError as error:
+            if time.monotonic() > until:
+                raise ValueError(
+                    f"--distributed {text}: expected the first process of this run to listen at "
+                    f"{address}, but: {error.strerror or error}; start it there, as 0 of as many"
+                ) from error
+        time.sleep(_SECONDS_BETWEEN)
+
+
 def _meet(jax: Any, text: str) -> None:
     from certmask_jax.files import processes
 
@@ -175,6 +196,13 @@ def _meet(jax: Any, text: str) -> None:
     if text:
         address, which = text.rsplit(",", 1)
         number, count = which.split("/")
+        if int(count) > 1:  # JAX itself says nothing meanwhile, and ends the process after it
+            minutes = _SECONDS_TO_MEET // 60
+            program.say(
+                f"waiting for the {count} processes of this run at {address}, {minutes} minutes"
+            )
+        if int(number) > 0:
+            _check_answers(text, address, _SECONDS_TO_MEET)
         place = {
             "coordinator_address": address,
             "num_processes": int(count),

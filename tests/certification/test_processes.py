@@ -10,11 +10,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
+from jax.experimental import multihost_utils
 from small_runs import contents
 
 from certmask_jax.certification import report
-from certmask_jax.programs import certify
+from certmask_jax.files import processes
+from certmask_jax.programs import certify, runtime
 from certmask_jax.tables import evidence_store, saved_table
 
 OPTIONS = ["--num-images", "12", "--defense", "double_masking:masks_per_axis=2"]
@@ -201,3 +204,25 @@ def test_what_only_the_first_process_finds_ends_both(tmp_path, cache):
     assert "error: the first process of this run could not begin; its error says why" in second[2]
     assert "Traceback" not in first[2] + second[2]
     assert contents(tmp_path) == {}
+
+
+def test_a_first_process_that_nobody_started_is_one_line():
+    with socket.socket() as listening:
+        listening.bind(("localhost", 0))
+        address = f"localhost:{listening.getsockname()[1]}"
+        with pytest.raises(ValueError, match=rf"--distributed x: expected .* listen at {address}"):
+            runtime._check_answers("x", address, 0)  # bound, and nobody listens
+        listening.listen()
+        runtime._check_answers("x", address, 0)
+
+
+def test_a_process_that_ended_meanwhile_is_named_in_one_line(monkeypatch):
+    def gone(_):
+        raise jax.errors.JaxRuntimeError("UNKNOWN: Gloo AllGather failed: closed\nmore")
+
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(multihost_utils, "process_allgather", gone)
+    monkeypatch.setattr(multihost_utils, "sync_global_devices", gone)
+    for waits in (lambda: processes.any_says(True), lambda: processes.wait_for_all("table")):
+        with pytest.raises(ConnectionError, match=r"Gloo AllGather failed: closed.*; its own last"):
+            waits()
