@@ -16,6 +16,9 @@ import pytest
 
 import certmask_jax as cm
 from certmask_jax import data, defenses, mask_sets, models, weights
+from certmask_jax.certification.evaluation import merged
+from certmask_jax.defenses.band_defense import DerandomizedSmoothing, SmoothedViT
+from certmask_jax.defenses.patchguard_defense import PatchGuard
 from certmask_jax.inference.exported_guard import manifest_of
 from certmask_jax.inference.guard_graph import first_round_filled, guard_program
 from certmask_jax.inference.preprocessing import Preprocessing
@@ -175,6 +178,39 @@ def test_files_that_are_no_guard_for_this_machine(tmp_path):
         cm.read_guard(file)
 
 
+@pytest.mark.parametrize(
+    ("given", "got"),
+    [
+        (SmoothedViT(MASKS.threat), r"SmoothedViT, .*\.evaluate_evidence, or"),
+        (DerandomizedSmoothing(MASKS.threat), "DerandomizedSmoothing, which answers from evidence"),
+        (PatchGuard(MASKS.threat, field=3, stride=1), "PatchGuard, which answers from evidence"),
+        (MASKS, r"the masks alone; build one of masks: cm\.defenses\.DoubleMasking\(masks\)"),
+        (defenses.DoubleMasking, "the class DoubleMasking; build one of masks"),
+        ("double_masking", "the text 'double_masking'; build one of masks"),
+        (None, "NoneType; build one of masks"),
+    ],
+)
+def test_what_is_no_masking_defense_guards_nothing(tmp_path, given, got):
+    for name, asked in {
+        "defense": lambda: cm.defended(exact, WEIGHTS, given, channels=1),
+        "defenses": lambda: merged([CASES["certmask"], given]),
+        "defense:": lambda: _tiny(tmp_path / "g.stablehlo", defense=given),
+    }.items():
+        with pytest.raises(ValueError, match=rf"^{name}:? expected .* images .*, got {got}"):
+            asked()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_manifest_has_what_its_caller_adds(tmp_path):
+    about = {"by": "me", "weights_sha256": "of the run"}
+    manifest = _tiny(tmp_path / "g.stablehlo", platforms=["cpu"], about=about)
+    assert manifest.items() >= about.items()
+    without = _tiny(tmp_path / "h.stablehlo", platforms=["cpu"])
+    assert {*manifest} - {*without} == {"by"}
+    with pytest.raises(ValueError, match="about: expected names that the manifest does not have"):
+        _tiny(tmp_path / "i.stablehlo", about=without)
+
+
 @dataclasses.dataclass(frozen=True, repr=False)
 class OnTheHost(defenses.CertMask):
     """A rule for whole tables, which no program can hold."""
@@ -208,8 +244,16 @@ def test_what_cannot_be_exported_is_one_line(tmp_path):
         "a rule of its own for whole tables": {"defense": OnTheHost(MASKS)},
         "expected a rule that JAX traces, .* Concretization": {"defense": NotTraced(MASKS)},
         "certified: .* recovers": {"defense": CASES["detection"], "certified": True},
-        "masks_at_once: expected at least 1, got 0": {"masks_at_once": 0},
+        "masks_at_once: expected a whole number, at least 1, got 0": {"masks_at_once": 0},
+        "masks_at_once: expected a whole number, at least 1, got 2.5": {"masks_at_once": 2.5},
+        "masks_at_once: expected a whole number, at least 1, got '3'": {"masks_at_once": "3"},
+        r"platforms: expected a list of names, .* 'cpu'; give \['cpu'\]": {"platforms": "cpu"},
         "class_names: expected 3, .* got 2": {"class_names": ["a", "b"]},
+        "class_names: expected a list of names, got the text 'abc'": {"class_names": "abc"},
+        "about: .* got sha256, threat; choose others": {"about": {"sha256": "x", "threat": "y"}},
+        "about: expected facts that JSON can hold, but .* set": {"about": {"by": {1}}},
+        "defense: expected a defense that masks images .*, got SmoothedViT, which answers from "
+        "evidence": {"defense": SmoothedViT(MASKS.threat)},
     }.items():
         with pytest.raises(ValueError, match=message) as raised:
             _tiny(file, **given)
