@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import os
 import subprocess
@@ -174,8 +175,54 @@ def test_files_that_are_no_guard_for_this_machine(tmp_path):
         with pytest.raises(ValueError, match="is damaged, or no manifest of a guard"):
             cm.read_guard(file)
     manifest.unlink()
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match=r"g\.json: expected the manifest of g\.stablehlo"):
         cm.read_guard(file)
+    file.unlink()
+    with pytest.raises(FileNotFoundError, match=r"g\.stablehlo: expected a guard that"):
+        cm.read_guard(file)
+    with pytest.raises(ValueError, match=r"g\.json: expected a guard, .*, got its manifest"):
+        cm.read_guard(manifest)
+
+
+@pytest.fixture(scope="module")
+def small_guard(tmp_path_factory):
+    """Its program, and what its manifest says."""
+    file = tmp_path_factory.mktemp("guard") / "g.stablehlo"
+    return _tiny(file, platforms=["cpu"]), file.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("edited", "message"),
+    [
+        ({"format": "1"}, "expected format 1, got '1'; read it with"),
+        ({"image_shape": [9, 9]}, r"expected image_shape to be \[height, .*, got \[9, 9\]"),
+        ({"image_shape": [8, 8, "1"]}, "expected image_shape to be"),
+        (
+            {"image_shape": [9, 9, 1]},
+            r"expected image_shape \[8, 8, 1\], .*, got \[9, 9, 1\]; copy",
+        ),
+        ({"platforms": None}, "expected platforms to be a list of names, got None"),
+        ({"platforms": "cpu"}, "expected platforms to be a list of names, got 'cpu'"),
+        ({"sha256": 3}, "expected sha256 to be text, got 3"),
+    ],
+)
+def test_a_manifest_that_was_edited_is_named_with_its_field(tmp_path, small_guard, edited, message):
+    facts, content = small_guard
+    (tmp_path / "g.stablehlo").write_bytes(content)
+    (tmp_path / "g.json").write_text(json.dumps(facts | edited))
+    with pytest.raises(ValueError, match=rf"g\.json: .*{message}"):
+        cm.read_guard(tmp_path / "g.stablehlo")
+
+
+@pytest.mark.parametrize("content", [b"", b"junk", b"no program" * 50, bytes(2000)])
+def test_what_is_no_program_is_one_line(tmp_path, small_guard, content):
+    facts, _ = small_guard
+    digest = hashlib.sha256(content).hexdigest()
+    (tmp_path / "g.stablehlo").write_bytes(content)
+    (tmp_path / "g.json").write_text(json.dumps({**facts, "sha256": digest}))
+    with pytest.raises(ValueError, match=r"g\.stablehlo: expected a program that jax") as raised:
+        cm.read_guard(tmp_path / "g.stablehlo")
+    assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize(
