@@ -76,7 +76,8 @@ class DefendedPredictor:
           ValueError: for images of the wrong shape, channels or dtype, or pixels out of range.
         """
         array = from_unit(images) if self.pixels == "unit" else np.asarray(images)
-        check_images(array, self.engine.image_shape[:2], self.engine.image_shape[2])
+        height, width, channels = self.engine.image_shape
+        check_images(array, (height, width), channels, may_be_unit=True)
         step = self.engine.images_at_once()
         starts = range(0, len(array), step)
         parts = [self._answer(array[start : start + step]) for start in starts]
