@@ -157,7 +157,7 @@ def export_guard(
 
 def check_path(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
     """Where a guard may be written; raises as ``export_guard``, before any work."""
-    file = local_path(path)
+    file = local_path(path, is_written=True)
     if file.suffix != _SUFFIX:
         raise ValueError(f"{file}: expected a file that ends in {_SUFFIX}")
     for there in (file, manifest_of(file)):

@@ -37,7 +37,7 @@ def parser() -> CommandLine:
     )
     parse.add_argument(
         "--out",
-        type=paths.local_path,
+        type=paths.local_output,
         required=True,
         metavar="FOLDER",
         help=f"where {leaderboard.PAGE} and {leaderboard.ENTRIES} go; those that are there are "

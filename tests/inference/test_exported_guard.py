@@ -351,6 +351,11 @@ def test_without_a_data_set_the_manifest_names_none(tmp_path, monkeypatch, capsy
             ["there.stablehlo", "--defense", "certmask"],
             "there.stablehlo: expected a file to write, got a folder",
         ),
+        (
+            ["g.stablehlo", "--defense", "certmask", "--sizes", "1-3"],
+            "--sizes: has no use in a guard; leave it out",
+        ),
+        (["gs://bucket/a.stablehlo", "--defense", "certmask"], "write it here, and copy it there"),
         (["/proc/g.stablehlo", "--defense", "certmask"], "expected to be able to write it, but"),
     ],
 )

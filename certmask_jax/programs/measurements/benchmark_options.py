@@ -161,7 +161,7 @@ def add(parse: CommandLine) -> None:
     )
     parse.add_argument(
         "--out",
-        type=paths.local_path,
+        type=paths.local_output,
         default="runs/benchmark.json",
         metavar="FILE",
         help="JSON file to write (default: %(default)s)",
