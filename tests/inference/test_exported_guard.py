@@ -355,6 +355,11 @@ def test_without_a_data_set_the_manifest_names_none(tmp_path, monkeypatch, capsy
             ["g.stablehlo", "--defense", "certmask", "--sizes", "1-3"],
             "--sizes: has no use in a guard; leave it out",
         ),
+        (
+            ["g.stablehlo", "--defense", "smoothed_vit:band=4"],
+            "--defense: expected defenses that mask images, got smoothed_vit:band=4 on evidence, "
+            "which certify and attack alone take; choose others",
+        ),
         (["gs://bucket/a.stablehlo", "--defense", "certmask"], "write it here, and copy it there"),
         (["/proc/g.stablehlo", "--defense", "certmask"], "expected to be able to write it, but"),
     ],
