@@ -23,6 +23,7 @@ from certmask_jax.certification.reading_ahead import ahead
 from certmask_jax.certification.run_facts import writer_of_run
 from certmask_jax.certification.run_hooks import Hooks
 from certmask_jax.defenses.defense import Defense
+from certmask_jax.defenses.masking_only import check_masking
 from certmask_jax.files import processes, storage
 from certmask_jax.inference import early_exit
 from certmask_jax.inference.cell_fields import MIXES
@@ -176,10 +177,13 @@ def merged(defenses: Sequence[Defense]) -> tuple[MaskedImages, list[early_exit.Q
     """What is evaluated: the image itself first, then all masked images of all defenses, once.
 
     Raises:
-      ValueError: for no defense, or for defenses of several image sizes.
+      ValueError: for no defense, for defenses of several image sizes, or for what is no masking
+        defense.
     """
     if not defenses:
         raise ValueError("expected at least 1 defense, got none")
+    for defense in defenses:
+        check_masking(defense, "defenses")
     parts = [distinct_unions.unmasked(defenses[0].mask_set.image_size)]
     parts += [defense.masked_images for defense in defenses]
     columns, places = distinct_unions.merge(parts)

@@ -77,7 +77,8 @@ class OpenedEvidence:
     def spans(self) -> dict[int, tuple[int, int]]:
         """The blocks of its share, and the images of each; ``ValueError`` for too few blocks."""
         every = self.store.spans()
-        return {number: every[number] for number in share_of(len(every), self.share, "evidence")}
+        own = share_of(len(every), self.share, len(self.run_images), "evidence")
+        return {number: every[number] for number in own}
 
     @property
     def store(self) -> EvidenceStore:

@@ -118,7 +118,7 @@ def plan(
     together = min(len(test_set), sizes.images_together(images_per_block, engine, decide=decide))
     engine = engine.for_blocks(together)
     blocks = Blocks(Path(), (len(test_set), len(columns)), images_per_block)
-    num_images = sum(map(blocks.length, share_of(len(blocks), share)))
+    num_images = sum(map(blocks.length, share_of(len(blocks), share, len(test_set))))
     engine.warm_up()
     quick = sizes.images_in_seconds(len(columns), engine)
     some = together if quick is None else quick // 8  # an eighth of "some seconds"

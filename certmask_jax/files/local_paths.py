@@ -16,12 +16,13 @@ _ADDRESS = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]*://")
 _SHORTENED = re.compile(r"\s*(gs|s3|file|hf|https?|ftp|az|abfss?|hdfs):(/|$)", re.IGNORECASE)
 
 
-def local_path(where: str | os.PathLike[str]) -> Path:
+def local_path(where: str | os.PathLike[str], *, is_written: bool = False) -> Path:
     """A local path, absolute and without ``..``, as the system and the shell understand it.
 
     Where ``..`` follows a link the system goes up from what the link leads to, so such paths are
     resolved; others keep their links. (TensorStore takes no ``..``.) ``~`` and ``~user`` in front
     are home folders; ``./~`` is a name. ``$VAR`` is left as it is.
+    With ``is_written`` something is to be written there, and the remedy for an address is another.
 
     Raises:
       ValueError: for no path at all, one with a zero byte, the address of something elsewhere, or
@@ -33,10 +34,11 @@ def local_path(where: str | os.PathLike[str]) -> Path:
     if not text or "\0" in text:
         raise ValueError(f"expected a local path, got {text!r}")
     if _ADDRESS.match(text) or _SHORTENED.match(text):
-        raise ValueError(
-            f"{text}: expected a local path, as only local files are read here; copy or download "
-            "it first"
-        )
+        if is_written:
+            why = "files are written on this machine alone; write it here, and copy it there then"
+        else:
+            why = "only local files are read here; copy or download it first"
+        raise ValueError(f"{text}: expected a local path, as {why}")
     text = _with_home(text)
     path = Path(os.path.realpath(text) if ".." in Path(text).parts else os.path.abspath(text))
     _look(path)

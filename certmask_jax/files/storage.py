@@ -90,6 +90,15 @@ def lacking(folder: AnyPath, remedy: str) -> str:
     return "none: there is no such folder; check how its path is written"
 
 
+def check_no_file(folder: AnyPath, name: str) -> None:
+    """``NotADirectoryError`` where a file is in the way of a folder to be; ``name`` begins it."""
+    above = folder.parents if isinstance(folder, Path) else ()
+    there = next((one for one in (folder, *above) if one.exists()), folder)
+    if there.exists() and not there.is_dir():
+        which = "a file" if there == folder else f"one below the file {there}"
+        raise NotADirectoryError(f"{name}: expected a folder, got {which}; choose another name")
+
+
 def check_writable(folder: AnyPath) -> None:
     """``OSError`` unless files can be written to a folder, or where it is to be; none stays.
 

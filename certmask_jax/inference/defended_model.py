@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from certmask_jax.defenses.defense import ALERT, Defense
 from certmask_jax.defenses.known_so_far import Seen
+from certmask_jax.defenses.masking_only import check_masking
 from certmask_jax.inference import early_exit
 from certmask_jax.inference.claimed_fields import check_claims
 from certmask_jax.inference.distinct_fields import LocalLogits
@@ -75,7 +76,8 @@ class DefendedPredictor:
           ValueError: for images of the wrong shape, channels or dtype, or pixels out of range.
         """
         array = from_unit(images) if self.pixels == "unit" else np.asarray(images)
-        check_images(array, self.engine.image_shape[:2], self.engine.image_shape[2])
+        height, width, channels = self.engine.image_shape
+        check_images(array, (height, width), channels, may_be_unit=True)
         step = self.engine.images_at_once()
         starts = range(0, len(array), step)
         parts = [self._answer(array[start : start + step]) for start in starts]
@@ -127,8 +129,9 @@ def defended(
       chunk, mesh: see ``masked_forward``.
 
     Raises:
-      ValueError: as of ``predict``.
+      ValueError: as of ``predict``; for what is no masking defense, such as one on evidence.
     """
+    check_masking(defense)
     if pixels not in ("uint8", "unit"):
         raise ValueError(f"pixels: expected 'uint8' or 'unit', got {pixels!r}")
     preprocessing = Preprocessing() if preprocessing is None else preprocessing

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from jax import export as jax_export
 from certmask_jax._own_settings import reproducible
 from certmask_jax._settings import FolderTakenError
 from certmask_jax.defenses.defense import ALERT, Defense
+from certmask_jax.defenses.masking_only import check_masking
 from certmask_jax.files import fingerprint, whole_files
 from certmask_jax.files.local_paths import local_path
 from certmask_jax.inference.dropped_tokens import seen_under
@@ -31,6 +32,9 @@ from certmask_jax.tables.outputs import NO_LABEL
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 _SUFFIX = ".stablehlo"
+_OF_FILE = ("platforms", "calling_convention", "bytes", "sha256")
+"""Facts of a manifest that are known once the program is lowered."""
+_HASHED = "weights_sha256"
 
 
 def export_guard(
@@ -60,7 +64,8 @@ def export_guard(
       class_names: of the K outputs, for the manifest.
       certified, masks_at_once: as of ``guard_program``.
       platforms: what it is lowered for, of ``cpu``, ``cuda``, ``tpu``.
-      about: further JSON-able facts for the manifest.
+      about: further JSON-able facts for the manifest, under none of its own names. It may have
+        ``weights_sha256``, which is not computed then.
       overwrite: whether files that are there are replaced.
 
     Returns:
@@ -68,12 +73,14 @@ def export_guard(
 
     Raises:
       ValueError: for another suffix or platform, class names that are not K, a model that cannot be
-        exported, or a defense whose rule cannot: says why.
+        exported, a defense whose rule cannot, or one on evidence, or for ``about`` with a name that
+        the manifest has itself: says why.
       FileExistsError: when a file is there, or a folder.
       OSError: when it cannot be written.
     """
     file = check_path(path, overwrite=overwrite)
     check_platforms(platforms)
+    check_masking(defense)
     kind = kind_of(apply_fn)
     if not kind.is_traced:
         raise ValueError(
@@ -94,6 +101,8 @@ def export_guard(
     shape = (*defense.mask_set.image_size, channels)
     held = computed_with(params, chosen)  # once, and not in every pass of the program
     classes = num_classes(model, held, chosen.model_shape(shape), chosen.model_dtype)
+    if isinstance(class_names, str):
+        raise ValueError(f"class_names: expected a list of names, got the text {class_names!r}")
     if class_names is not None and len(class_names) != classes:
         raise ValueError(
             f"class_names: expected {classes}, one for each output of the model, got "
@@ -108,9 +117,8 @@ def export_guard(
         masks_at_once=masks_at_once,
         certified=certified,
     )
-    content, convention = _lowered(guard, shape, platforms)
     answers = {"labels": "int32", "alerts": "bool"} | ({"certified": "int32"} if certified else {})
-    manifest: dict[str, Any] = {
+    own: dict[str, Any] = {
         "format": FORMAT,
         "defense": str(defense),
         "guarantee": defense.guarantee.value,
@@ -128,14 +136,18 @@ def export_guard(
         "precision": chosen.precision,
         "views": list(names_of(model)),
         **({} if dropping is None else {"hidden_tokens": "dropped"}),
-        "masks_at_once": masks_at_once,
-        "weights_sha256": fingerprint.of_arrays(params),
-        **(about or {}),
-        "platforms": list(platforms),
-        "calling_convention": convention,
-        "bytes": len(content),
-        "sha256": hashlib.sha256(content).hexdigest(),
-        **fingerprint.environment(),
+        "masks_at_once": int(masks_at_once),
+    }
+    more, here = dict(about or {}), fingerprint.environment()
+    _check_about(more, {*own, "hidden_tokens", *_OF_FILE, *here})
+    content, convention = _lowered(guard, shape, platforms)
+    of_file = (list(platforms), convention, len(content), hashlib.sha256(content).hexdigest())
+    manifest: dict[str, Any] = {
+        **own,
+        **({} if _HASHED in more else {_HASHED: fingerprint.of_arrays(params)}),
+        **more,
+        **dict(zip(_OF_FILE, of_file, strict=True)),
+        **here,
     }
     text = json.dumps(fingerprint.plain(manifest), indent=1) + "\n"
     whole_files.write(file, content)
@@ -145,7 +157,7 @@ def export_guard(
 
 def check_path(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
     """Where a guard may be written; raises as ``export_guard``, before any work."""
-    file = local_path(path)
+    file = local_path(path, is_written=True)
     if file.suffix != _SUFFIX:
         raise ValueError(f"{file}: expected a file that ends in {_SUFFIX}")
     for there in (file, manifest_of(file)):
@@ -168,10 +180,28 @@ def _taken(there: Path) -> FileExistsError:
 
 def check_platforms(platforms: Sequence[str]) -> None:
     """``ValueError`` for what is none of ``PLATFORMS``, for none, or for one twice."""
+    if isinstance(platforms, str):
+        raise ValueError(
+            f"platforms: expected a list of names, got the text {platforms!r}; give [{platforms!r}]"
+        )
     unknown = [name for name in platforms if name not in PLATFORMS]
     if unknown or not platforms or len(set(platforms)) < len(platforms):
         got = ", ".join(platforms) or "none"
         raise ValueError(f"platforms: expected some of {', '.join(PLATFORMS)}, got {got}")
+
+
+def _check_about(about: Mapping[str, Any], own: Collection[str]) -> None:
+    """``ValueError`` for names of the manifest's own, and for what JSON cannot hold."""
+    taken = [name for name in about if name in own]
+    if taken:
+        raise ValueError(
+            "about: expected names that the manifest does not have itself, got "
+            f"{', '.join(taken)}; choose others"
+        )
+    try:
+        json.dumps(about)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"about: expected facts that JSON can hold, but {error}") from error
 
 
 def _lowered(

@@ -13,9 +13,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from certmask_jax.defenses.defense import ALERT, Defense, Guarantee, certificate, rule
+from certmask_jax.defenses.masking_only import check_masking
 from certmask_jax.defenses.over_tables import Row
 from certmask_jax.inference.masked_pass import masked_outputs
 from certmask_jax.inference.model_function import ApplyFn
@@ -54,11 +56,14 @@ def guard_program(
         certified, else -1. The whole table of every image is evaluated for it.
 
     Raises:
-      ValueError: for ``masks_at_once`` below 1, certified labels of a defense that detects, or a
-        defense whose rule JAX cannot trace.
+      ValueError: for ``masks_at_once`` that is no whole number of at least 1, certified labels of a
+        defense that detects, a defense whose rule JAX cannot trace, or what is no masking defense.
     """
-    if masks_at_once < 1:
-        raise ValueError(f"masks_at_once: expected at least 1, got {masks_at_once}")
+    check_masking(defense)
+    if not isinstance(masks_at_once, int | np.integer) or masks_at_once < 1:
+        raise ValueError(
+            f"masks_at_once: expected a whole number, at least 1, got {masks_at_once!r}"
+        )
     if certified and defense.guarantee is not Guarantee.RECOVERY:
         raise ValueError(
             f"certified: expected a defense that recovers the label, got {defense.name}, which "

@@ -197,11 +197,16 @@ def model_input(image: Array, boxes: Array, preprocessing: Preprocessing) -> Arr
 
 
 def check_images(
-    images: NDArray[np.uint8], image_size: tuple[int, int], channels: int | None = None
+    images: NDArray[np.uint8],
+    image_size: tuple[int, int],
+    channels: int | None = None,
+    *,
+    may_be_unit: bool = False,
 ) -> None:
     """``ValueError`` unless images are ``uint8[T, h, w, c]`` of ``image_size``, T >= 1.
 
-    ``channels`` is c where it is known.
+    ``channels`` is c where it is known. With ``may_be_unit`` the caller has ``pixels='unit'``, and
+    the error says so.
     """
     array = np.asarray(images)
     height, width = image_size
@@ -209,7 +214,7 @@ def check_images(
         raise ValueError(
             f"images: expected shape [T, {height}, {width}, {channels or 'channels'}] with T >= 1 "
             f"(the size that the masks were built for), got {list(array.shape)}"
-            f"{_hint(array.shape, (height, width))}"
+            f"{_hint(array.shape, (height, width), channels)}"
         )
     if channels is not None and array.shape[3] != channels:
         hint = "; repeat a grey channel three times" if array.shape[3] == 1 else ""
@@ -220,9 +225,13 @@ def check_images(
     if array.dtype != np.uint8:
         is_number = np.issubdtype(array.dtype, np.number) and array.size
         span = f" in [{array.min():g}, {array.max():g}]" if is_number else ""
+        if may_be_unit:
+            unit = "pixels='unit' takes floats in [0, 1]"
+        else:
+            unit = "floats in [0, 1] become levels by np.rint(images * 255).astype(np.uint8)"
         raise ValueError(
             f"images: expected uint8 pixels in 0..255, got {array.dtype}{span}; do not normalise "
-            "them before, that is what preprocessing is for (pixels='unit' takes floats in [0, 1])"
+            f"them before, that is what preprocessing is for ({unit})"
         )
 
 
@@ -250,18 +259,20 @@ def from_unit(images: ArrayLike) -> NDArray[np.uint8]:
     return np.rint(array * 255).astype(np.uint8)
 
 
-def _hint(shape: tuple[int, ...], image_size: tuple[int, int]) -> str:
-    """What may have been meant by images of another shape."""
+def _hint(shape: tuple[int, ...], image_size: tuple[int, int], channels: int | None) -> str:
+    """What may have been meant by images of another shape, of ``channels`` where that is known."""
+    grey = "grey images have one channel: images[..., None]"
     if len(shape) == 4 and shape[2:] == image_size:
         return "; channels come last: np.moveaxis(images, 1, -1)"
-    if len(shape) == 3 and shape[0] in (1, 3) and shape[1:] == image_size:
-        return "; one image is a batch of one, channels last: np.moveaxis(images, 0, -1)[None]"
+    if len(shape) == 3 and shape[0] in (1, 3) and shape[1:] == image_size and channels != 1:
+        one = "one image is a batch of one, channels last: np.moveaxis(images, 0, -1)[None]"
+        return f"; {one}" if channels else f"; {one}; {grey}"
     if len(shape) == 3 and shape[:2] == image_size and shape[2] in (1, 3):
         return "; one image is a batch of one: images[None]"
     if shape == image_size:
         return "; one grey image is a batch of one with one channel: images[None, :, :, None]"
     if len(shape) == 3 and shape[1:] == image_size:
-        return "; grey images have one channel: images[..., None]"
+        return f"; {grey}"
     return ""
 
 

@@ -80,7 +80,7 @@ def parser() -> CommandLine:
     )
     group.add_argument(
         "--out",
-        type=paths.local_path,
+        type=paths.local_output,
         metavar="DIR",
         help="folder of the audit of one RUN, new or of this same audit (default: RUN/audit)",
     )

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from certmask_jax import models, weights
+from certmask_jax._text import some
 from certmask_jax.defenses import Defense
 from certmask_jax.inference import views
 from certmask_jax.inference.distinct_fields import LocalLogits
@@ -32,6 +33,7 @@ from certmask_jax.programs.job_inputs import (
     unreadable_images,
 )
 from certmask_jax.programs.patched_images import PatchedImages
+from certmask_jax.programs.program import LISTED
 from certmask_jax.programs.run_defenses import (
     build_defenses,
     specs_over_sizes,
@@ -112,9 +114,10 @@ def opened(config: Config, command: str, *, with_data: bool = True, evidence: bo
         specs = specs_over_sizes(specs, attacks)
     on_evidence = opened_evidence(config, model, dataset, specs, attacks)
     if on_evidence is not None and not evidence:
+        given = some([spec for spec in specs if evidence_entries.is_on_evidence(spec)])
         raise ValueError(
-            "--defense: expected defenses that mask images; those on evidence are for certify and "
-            "attack"
+            f"--defense: expected defenses that mask images, got {given} on evidence, which "
+            f"certify and attack alone take; choose others ({LISTED} names them)"
         )
     if config.keep_evidence and on_evidence is None:
         raise ValueError(

@@ -36,7 +36,7 @@ def parser() -> CommandLine:
     )
     parse.add_argument(
         "out",
-        type=paths.local_path,
+        type=paths.local_output,
         metavar="OUT",
         help=".safetensors, .npz, or an Orbax folder to write",
     )

@@ -33,7 +33,7 @@ _OTHERWISE = (
     *("list", "from_tables", "dry_run", "out", "max_minutes", "margin_guard", "shard", "chunk"),
     *("decide", "whole_images", "two_parts", "format", "patched", "distributed", "cpu_devices"),
     *("compilation_cache", "num_images", "subset_seed", "on_unreadable", "page", "object_boxes"),
-    "keep_evidence",
+    *("keep_evidence", "sizes"),
 )
 """Options of certify that say nothing about what is exported."""
 _OF_DATA = ("data_dir", "labels", "split", "class_index", "only_classes", "patch_lives")
@@ -58,7 +58,7 @@ def parser() -> CommandLine:
                 "of the digits for their model, else none)"
             )
     parse.add_argument(
-        "file", type=paths.local_path, metavar="FILE", help="what is written, .stablehlo"
+        "file", type=paths.local_output, metavar="FILE", help="what is written, .stablehlo"
     )
     group = parse.add_argument_group("what is written")
     group.add_argument(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from certmask_jax._text import some
 from certmask_jax.certification import report, verdicts
+from certmask_jax.files import storage
 from certmask_jax.files.storage import AnyPath
 from certmask_jax.programs import evidence_entries, parts_options, printing, program
 from certmask_jax.programs.certification_config import Config
@@ -23,8 +24,12 @@ def run_from_tables(config: Config, folder: AnyPath, saved: saved_table.SavedTab
     )
     print(printing.text_of(result, config.format))
     if config.out is not None:
+        storage.check_no_file(config.out, f"--out {config.out}")
         if config.out.exists() and any(config.out.iterdir()):
-            raise FileExistsError(f"--out {config.out}: expected a new or empty folder")
+            raise FileExistsError(
+                f"--out {config.out}: expected a new or empty folder, but it holds files; choose "
+                "another name"
+            )
         config.out.mkdir(parents=True, exist_ok=True)
         write_report(result, config.out, program.say)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from certmask_jax._text import counted
 from certmask_jax.certification import report
-from certmask_jax.files import fingerprint, whole_files
+from certmask_jax.files import fingerprint, storage, whole_files
 from certmask_jax.files.storage import AnyPath
 from certmask_jax.pages import leaderboard
 from certmask_jax.pages.leaderboard import Candidate
@@ -37,7 +37,7 @@ def parser() -> CommandLine:
     )
     parse.add_argument(
         "--out",
-        type=paths.local_path,
+        type=paths.local_output,
         required=True,
         metavar="FOLDER",
         help=f"where {leaderboard.PAGE} and {leaderboard.ENTRIES} go; those that are there are "
@@ -52,8 +52,7 @@ def run(folders: Sequence[AnyPath], out: Path) -> dict[str, int]:
     Raises:
       ValueError, OSError: where no folder at all can be read; nothing is replaced then.
     """
-    if out.exists() and not out.is_dir():
-        raise NotADirectoryError(f"--out {out}: expected a folder, got a file")
+    storage.check_no_file(out, f"--out {out}")
     candidates, left_out = [], dict[str, str]()
     failed: list[Exception] = []
     for folder in folders:

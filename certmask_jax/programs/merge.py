@@ -84,6 +84,13 @@ def run(
         shares = runs
         tables = merging.distinct([one for run in runs for one in _tables_of(run)], _say)
     evidence = evidence_of(shares)
+    parts = merging.distinct([*shares, *tables, *evidence])
+    written = (out, out / "tables", out / evidence_store.FOLDER)
+    if any(merging.distinct([*parts, folder]) == parts for folder in written):
+        raise FileExistsError(
+            f"--out {out}: expected a folder of its own for the whole run, got one of its parts; "
+            "choose another name"
+        )
     check_out(out)
     _check_kinds(tables, evidence)
     if evidence:  # before anything is written

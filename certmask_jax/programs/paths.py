@@ -22,6 +22,14 @@ def local_path(text: str) -> Path:
         raise argparse.ArgumentTypeError(message(error)) from error
 
 
+def local_output(text: str) -> Path:
+    """argparse's type of an option whose file or folder is written; raises as ``local_path``."""
+    try:
+        return storage.local_path(text, is_written=True)
+    except (ValueError, OSError) as error:
+        raise argparse.ArgumentTypeError(message(error)) from error
+
+
 def weights_address(text: str) -> weights.Address:
     """argparse's type of an option that takes weights: a path, ``pip:``, ``hf:`` or ``timm:``."""
     try:

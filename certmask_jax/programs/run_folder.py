@@ -8,7 +8,7 @@ from typing import Any
 
 from certmask_jax._text import json_of
 from certmask_jax.certification import certified_size, report
-from certmask_jax.files import processes
+from certmask_jax.files import processes, storage
 from certmask_jax.files.storage import AnyPath
 from certmask_jax.tables import evidence_merging, evidence_store, merging, saved_table
 
@@ -44,9 +44,10 @@ def _is_share(folder: AnyPath) -> bool:
 
 def check_out(out: AnyPath) -> None:
     """Refuses a folder with files and without a table; whose table it is, ``evaluate`` checks."""
+    storage.check_no_file(out, f"--out {out}")
     if not out.exists() or any((out / name).is_dir() for name in ("tables", "evidence")):
         return
-    if not out.is_dir() or not all(map(_is_share, out.iterdir())):
+    if not all(map(_is_share, out.iterdir())):
         raise FileExistsError(
             f"--out {out}: expected a new or empty folder, or this same run to go on with, but it "
             "holds files, perhaps of another run; choose another name"

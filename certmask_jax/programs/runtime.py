@@ -50,7 +50,7 @@ def add(group: Any) -> None:
     )
     group.add_argument(
         "--compilation-cache",
-        type=paths.local_path,
+        type=paths.local_output,
         metavar="DIR",
         default=_USUAL,
         help="where compiled programs are kept for the next time (default: certmask_jax/compiled "

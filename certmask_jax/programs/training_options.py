@@ -81,7 +81,7 @@ def parser() -> CommandLine:
     group = parse.add_argument_group("what is written")
     group.add_argument(
         "--out",
-        type=paths.local_path,
+        type=paths.local_output,
         metavar="FILE",
         help="weights file (default: RUN_FOLDER or runs, /MODEL.npz)",
     )
@@ -90,7 +90,7 @@ def parser() -> CommandLine:
     )
     group.add_argument(
         "--run-folder",
-        type=paths.local_path,
+        type=paths.local_output,
         metavar="DIR",
         help="for checkpoints, metrics.csv, curves.png (default: none of these are kept)",
     )

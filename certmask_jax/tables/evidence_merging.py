@@ -155,11 +155,11 @@ def _read(share: _Share, number: int, images: int) -> _Content:
     block = share.store.read(number, said.append)
     if block is None:
         why = said[0].partition(";")[0] if said else f"{share.store.file(number)}: is missing"
-        raise ValueError(f"{why}; give the command of this share again to mend it")
+        raise merging.to_be_mended(why)
     try:
         return _Content(block, share.kept.read_all(number, images))
     except ValueError as error:
-        raise ValueError(f"{error}; give the command of this share again to mend it") from error
+        raise merging.to_be_mended(str(error)) from error
 
 
 def _of_whole(

@@ -12,7 +12,7 @@ import numpy as np
 from certmask_jax.files import fingerprint, storage
 from certmask_jax.files.storage import AnyPath
 from certmask_jax.tables import saved_table
-from certmask_jax.tables.blocks import Block
+from certmask_jax.tables.blocks import Block, Blocks
 from certmask_jax.tables.table_writer import TableWriter
 
 _GIVEN_BY_NAME = {
@@ -63,11 +63,15 @@ def merge(
         spans = {number: blocks[0].span(number) for number in range(len(blocks[0]))}
         check_all_there(holders, spans, said, most_named)
     facts = about[0]["fingerprint"]
+    try:
+        masked_images = saved_table.read_masks(folders[0], about[0])
+    except ValueError as error:
+        raise to_be_mended(str(error)) from error
     doubled: dict[tuple[int, int], list[tuple[int, int]]] = {}
     with TableWriter(
         storage.any_path(folder),
         num_images=facts["num_images"],
-        masked_images=saved_table.read_masks(folders[0], about[0]),
+        masked_images=masked_images,
         num_classes=facts["num_classes"],
         images_per_block=facts["images_per_block"],
         run={name: value for name, value in facts.items() if name not in _GIVEN_BY_NAME},
@@ -79,9 +83,9 @@ def merge(
             held = holders[number]
             if not held:
                 continue
-            first = blocks[held[0]].read(number)
+            first = _read(blocks[held[0]], number)
             for other in held[1:]:
-                if not _equal(first, blocks[other].read(number)):
+                if not _equal(first, _read(blocks[other], number)):
                     raise differ_in_shares(start, stop, shares[held[0]], shares[other])
                 doubled.setdefault((held[0], other), []).append((start, stop))
             there = writer.read(number)
@@ -205,6 +209,18 @@ def _about(share: AnyPath) -> dict[str, Any]:
         got = storage.lacking(share, "begin that share first")
         raise FileNotFoundError(f"{share}: expected a folder with a share of a table, got {got}")
     return about
+
+
+def _read(blocks: Blocks, number: int) -> Block:
+    try:
+        return blocks.read(number)
+    except ValueError as error:
+        raise to_be_mended(str(error)) from error
+
+
+def to_be_mended(why: str) -> ValueError:
+    """Of a share in which a file is missing or damaged."""
+    return ValueError(f"{why}; give the command of this share again to mend it")
 
 
 def _equal(one: Block, other: Block) -> bool:

@@ -83,7 +83,7 @@ class TableWriter:
         there = saved_table.recorded(folder)
         _check_same(folder, there, self._facts)
         self._blocks = saved_table.layout(folder, self._facts)
-        self._numbers = share_of(len(self._blocks), share)
+        self._numbers = share_of(len(self._blocks), share, num_images)
         own = {*self._numbers}
         left = [number for number in self._blocks.unfinished() if number in own]
         images_left = sum(map(self._blocks.length, left))
@@ -204,22 +204,22 @@ class TableWriter:
         )
 
 
-def share_of(count: int, share: tuple[int, int], what: str = "table") -> range:
+def share_of(count: int, share: tuple[int, int], images: int, what: str = "table") -> range:
     """The blocks of share ``(i, n)``, of ``count`` blocks; ``ValueError`` when it cannot be.
 
-    ``what`` has those blocks, in a word for the error.
+    ``images`` are in those blocks, which ``what`` has, in a word for the error.
     """
     part, parts = share
     if not 0 <= part < parts:
         raise ValueError(f"share: expected (i, n) with 0 <= i < n, got {share}")
     if parts > count:
-        raise SettingError(
-            lambda say: (
-                f"expected at most {counted(count, 'share')}, as the {what} has "
-                f"{counted(count, 'block')} of images, got {parts}; a smaller "
-                f"{say('chunk', None)} makes more blocks"
+        why = f"as the {what} has {counted(count, 'block')} of images, got {parts}"
+        most = f"expected at most {counted(count, 'share')}, {why}"
+        if parts > images:  # there are no more blocks than images
+            raise ValueError(
+                f"{most}; {counted(images, 'image')} make no more than {images} shares"
             )
-        )
+        raise SettingError(lambda say: f"{most}; a smaller {say('chunk', None)} makes more blocks")
     return range(part, count, parts)
 
 

@@ -76,7 +76,7 @@ class Checkpoints:
     ) -> None:
         if keep_best < 1:
             raise ValueError(f"keep_best: expected at least 1 checkpoint, got {keep_best}")
-        self.folder = local_path(folder)
+        self.folder = local_path(folder, is_written=True)
         self._keep_best = keep_best
         wanted = json.loads(json.dumps(run))
         self.identity = of_facts(wanted)

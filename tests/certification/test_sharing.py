@@ -262,7 +262,8 @@ def test_damage_in_a_share_is_named_and_the_mended_share_is_gone_on_with(tmp_pat
 def test_damaged_masks_of_a_share_are_named(tmp_path):
     shares = _shares(tmp_path, 2)
     (shares[0] / saved_table.MASKS).write_bytes(b"no masks")
-    with pytest.raises(ValueError, match=re.escape(str(shares[0] / saved_table.MASKS))):
+    named = re.escape(str(shares[0] / saved_table.MASKS))
+    with pytest.raises(ValueError, match=rf"{named}.*; give the command of this share again"):
         merging.merge(shares, tmp_path / "merged")
 
 
@@ -445,6 +446,34 @@ def test_a_run_is_merged_into_another_folder(made, run, tmp_path):
     assert contents(run) == before
 
 
+def test_a_run_is_not_merged_into_one_of_its_parts(run, capsys):
+    before = contents(run)
+    shares = sorted(map(str, run.iterdir()))
+    other_name = f"{shares[0]}/../{shares[0].rpartition('/')[2]}"
+    tables = [f"{share}/tables" for share in shares]
+    for given, out in (
+        ([str(run)], shares[0]),
+        ([str(run)], other_name),
+        (shares, shares[3]),
+        (tables, shares[1]),
+        (tables, tables[1]),
+    ):
+        capsys.readouterr()
+        assert merge.main([*given, "--out", out]) == 2
+        assert "expected a folder of its own for the whole run, got one of its" in _error(capsys)
+    assert contents(run) == before
+
+
+def test_a_run_is_not_written_where_a_file_is(made, run, tmp_path, capsys):
+    (tmp_path / "two.txt").write_text("two")
+    for out, got in (("two.txt", "a file"), ("two.txt/run", "one below the file")):
+        for program, words in ((merge, [run]), (certify, [*SMALL, made[1]])):
+            capsys.readouterr()
+            assert program.main([*map(str, words), "--out", str(tmp_path / out)]) == 2
+            assert f"{out}: expected a folder, got {got}" in _error(capsys)
+    assert (tmp_path / "two.txt").read_text() == "two"
+
+
 def _error(capsys):
     captured = capsys.readouterr()
     lines = captured.err.splitlines()
@@ -528,7 +557,9 @@ def test_a_damaged_share_is_named_and_mended_by_its_command(made, run, capsys):
     file.write_bytes(file.read_bytes()[:-3])
     capsys.readouterr()
     assert merge.main([str(run)]) == 2
-    assert str(file) in _error(capsys)
+    error = _error(capsys)
+    assert str(file) in error
+    assert error.endswith("; give the command of this share again to mend it")
     assert not (run / "results.json").exists()
     assert _certify(run, made[1], "--shard", "1/4") == 0
     assert "images 10 to 11 are computed again" in capsys.readouterr().err
@@ -682,7 +713,8 @@ def test_a_killed_share_goes_on(tmp_path, monkeypatch):
         ("-1/4", "got '-1/4'"),
         ("1/4/2", "got '1/4/2'"),
         ("1.5/4", "got '1.5/4'"),
-        ("0/7", "at most 6 shares, as the table has 6 blocks of images, got 7"),
+        ("0/7", "as the table has 6 blocks of images, got 7; a smaller --chunk makes more blocks"),
+        ("0/13", "6 blocks of images, got 13; 12 images make no more than 12 shares"),
     ],
 )
 def test_shares_that_cannot_be_are_one_line(tmp_path, capsys, shard, message):

@@ -10,7 +10,7 @@ import pytest
 import certmask_jax as cm
 from certmask_jax import data, models
 from certmask_jax.certification import evaluation, verdicts
-from certmask_jax.inference.preprocessing import Preprocessing, from_unit
+from certmask_jax.inference.preprocessing import Preprocessing, check_images, from_unit
 from certmask_jax.models import DataConfig
 
 MASKS = cm.mask_sets.budgeted_grid(8, 1, masks_per_axis=2)
@@ -131,6 +131,26 @@ def test_what_is_not_in_0_to_1(images, says):
 def test_images_that_the_guard_does_not_take(images, says):
     with pytest.raises(ValueError, match=says):
         cm.defended(linear, WEIGHTS, DEFENSE)(images)
+
+
+@pytest.mark.parametrize(
+    ("channels", "says"),
+    [
+        (1, r"; grey images have one channel: images\[\.\.\., None\]$"),
+        (3, r"; one image is .*: np\.moveaxis\(images, 0, -1\)\[None\]$"),
+        (None, r"; one image is .*\[None\]; grey images have .* images\[\.\.\., None\]$"),
+    ],
+)
+def test_three_planes_are_an_image_or_grey_ones_by_the_channels_of_the_model(channels, says):
+    with pytest.raises(ValueError, match=says) as raised:
+        check_images(np.zeros((3, 8, 8), np.uint8), (8, 8), channels)
+    assert ("moveaxis" in str(raised.value)) == (channels != 1)
+
+
+def test_what_takes_no_floats_says_how_they_become_levels():
+    """Of ``pixels='unit'`` only what has it speaks."""
+    with pytest.raises(ValueError, match=r"by np\.rint\(images \* 255\)\.astype\(np\.uint8\)\)$"):
+        cm.predict(linear, WEIGHTS, IMAGES / 255, DEFENSE.masked_images)
 
 
 def test_images_of_other_kinds_that_it_takes():

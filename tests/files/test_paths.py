@@ -80,6 +80,9 @@ def test_addresses_are_refused_as_they_were_given(text):
     with pytest.raises(ValueError, match="only local files are read here; copy or download") as e:
         local_path(text)
     assert str(e.value).startswith(f"{text}: ")
+    with pytest.raises(ValueError, match="write it here, and copy it there then") as e:
+        local_path(text, is_written=True)
+    assert str(e.value).startswith(f"{text}: ")
 
 
 @pytest.mark.parametrize("text", ["", "a\0b"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import os
 import subprocess
@@ -16,6 +17,9 @@ import pytest
 
 import certmask_jax as cm
 from certmask_jax import data, defenses, mask_sets, models, weights
+from certmask_jax.certification.evaluation import merged
+from certmask_jax.defenses.band_defense import DerandomizedSmoothing, SmoothedViT
+from certmask_jax.defenses.patchguard_defense import PatchGuard
 from certmask_jax.inference.exported_guard import manifest_of
 from certmask_jax.inference.guard_graph import first_round_filled, guard_program
 from certmask_jax.inference.preprocessing import Preprocessing
@@ -171,8 +175,87 @@ def test_files_that_are_no_guard_for_this_machine(tmp_path):
         with pytest.raises(ValueError, match="is damaged, or no manifest of a guard"):
             cm.read_guard(file)
     manifest.unlink()
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match=r"g\.json: expected the manifest of g\.stablehlo"):
         cm.read_guard(file)
+    file.unlink()
+    with pytest.raises(FileNotFoundError, match=r"g\.stablehlo: expected a guard that"):
+        cm.read_guard(file)
+    with pytest.raises(ValueError, match=r"g\.json: expected a guard, .*, got its manifest"):
+        cm.read_guard(manifest)
+
+
+@pytest.fixture(scope="module")
+def small_guard(tmp_path_factory):
+    """Its program, and what its manifest says."""
+    file = tmp_path_factory.mktemp("guard") / "g.stablehlo"
+    return _tiny(file, platforms=["cpu"]), file.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("edited", "message"),
+    [
+        ({"format": "1"}, "expected format 1, got '1'; read it with"),
+        ({"image_shape": [9, 9]}, r"expected image_shape to be \[height, .*, got \[9, 9\]"),
+        ({"image_shape": [8, 8, "1"]}, "expected image_shape to be"),
+        (
+            {"image_shape": [9, 9, 1]},
+            r"expected image_shape \[8, 8, 1\], .*, got \[9, 9, 1\]; copy",
+        ),
+        ({"platforms": None}, "expected platforms to be a list of names, got None"),
+        ({"platforms": "cpu"}, "expected platforms to be a list of names, got 'cpu'"),
+        ({"sha256": 3}, "expected sha256 to be text, got 3"),
+    ],
+)
+def test_a_manifest_that_was_edited_is_named_with_its_field(tmp_path, small_guard, edited, message):
+    facts, content = small_guard
+    (tmp_path / "g.stablehlo").write_bytes(content)
+    (tmp_path / "g.json").write_text(json.dumps(facts | edited))
+    with pytest.raises(ValueError, match=rf"g\.json: .*{message}"):
+        cm.read_guard(tmp_path / "g.stablehlo")
+
+
+@pytest.mark.parametrize("content", [b"", b"junk", b"no program" * 50, bytes(2000)])
+def test_what_is_no_program_is_one_line(tmp_path, small_guard, content):
+    facts, _ = small_guard
+    digest = hashlib.sha256(content).hexdigest()
+    (tmp_path / "g.stablehlo").write_bytes(content)
+    (tmp_path / "g.json").write_text(json.dumps({**facts, "sha256": digest}))
+    with pytest.raises(ValueError, match=r"g\.stablehlo: expected a program that jax") as raised:
+        cm.read_guard(tmp_path / "g.stablehlo")
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "got"),
+    [
+        (SmoothedViT(MASKS.threat), r"SmoothedViT, .*\.evaluate_evidence, or"),
+        (DerandomizedSmoothing(MASKS.threat), "DerandomizedSmoothing, which answers from evidence"),
+        (PatchGuard(MASKS.threat, field=3, stride=1), "PatchGuard, which answers from evidence"),
+        (MASKS, r"the masks alone; build one of masks: cm\.defenses\.DoubleMasking\(masks\)"),
+        (defenses.DoubleMasking, "the class DoubleMasking; build one of masks"),
+        ("double_masking", "the text 'double_masking'; build one of masks"),
+        (None, "NoneType; build one of masks"),
+    ],
+)
+def test_what_is_no_masking_defense_guards_nothing(tmp_path, given, got):
+    for name, asked in {
+        "defense": lambda: cm.defended(exact, WEIGHTS, given, channels=1),
+        "defenses": lambda: merged([CASES["certmask"], given]),
+        "defense:": lambda: _tiny(tmp_path / "g.stablehlo", defense=given),
+    }.items():
+        with pytest.raises(ValueError, match=rf"^{name}:? expected .* images .*, got {got}"):
+            asked()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_manifest_has_what_its_caller_adds(tmp_path):
+    about = {"by": "me", "weights_sha256": "of the run"}
+    manifest = _tiny(tmp_path / "g.stablehlo", platforms=["cpu"], about=about)
+    assert manifest.items() >= about.items()
+    without = _tiny(tmp_path / "h.stablehlo", platforms=["cpu"])
+    assert {*manifest} - {*without} == {"by"}
+    with pytest.raises(ValueError, match="about: expected names that the manifest does not have"):
+        _tiny(tmp_path / "i.stablehlo", about=without)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -208,8 +291,16 @@ def test_what_cannot_be_exported_is_one_line(tmp_path):
         "a rule of its own for whole tables": {"defense": OnTheHost(MASKS)},
         "expected a rule that JAX traces, .* Concretization": {"defense": NotTraced(MASKS)},
         "certified: .* recovers": {"defense": CASES["detection"], "certified": True},
-        "masks_at_once: expected at least 1, got 0": {"masks_at_once": 0},
+        "masks_at_once: expected a whole number, at least 1, got 0": {"masks_at_once": 0},
+        "masks_at_once: expected a whole number, at least 1, got 2.5": {"masks_at_once": 2.5},
+        "masks_at_once: expected a whole number, at least 1, got '3'": {"masks_at_once": "3"},
+        r"platforms: expected a list of names, .* 'cpu'; give \['cpu'\]": {"platforms": "cpu"},
         "class_names: expected 3, .* got 2": {"class_names": ["a", "b"]},
+        "class_names: expected a list of names, got the text 'abc'": {"class_names": "abc"},
+        "about: .* got sha256, threat; choose others": {"about": {"sha256": "x", "threat": "y"}},
+        "about: expected facts that JSON can hold, but .* set": {"about": {"by": {1}}},
+        "defense: expected a defense that masks images .*, got SmoothedViT, which answers from "
+        "evidence": {"defense": SmoothedViT(MASKS.threat)},
     }.items():
         with pytest.raises(ValueError, match=message) as raised:
             _tiny(file, **given)
@@ -260,6 +351,16 @@ def test_without_a_data_set_the_manifest_names_none(tmp_path, monkeypatch, capsy
             ["there.stablehlo", "--defense", "certmask"],
             "there.stablehlo: expected a file to write, got a folder",
         ),
+        (
+            ["g.stablehlo", "--defense", "certmask", "--sizes", "1-3"],
+            "--sizes: has no use in a guard; leave it out",
+        ),
+        (
+            ["g.stablehlo", "--defense", "smoothed_vit:band=4"],
+            "--defense: expected defenses that mask images, got smoothed_vit:band=4 on evidence, "
+            "which certify and attack alone take; choose others",
+        ),
+        (["gs://bucket/a.stablehlo", "--defense", "certmask"], "write it here, and copy it there"),
         (["/proc/g.stablehlo", "--defense", "certmask"], "expected to be able to write it, but"),
     ],
 )

@@ -428,7 +428,7 @@ def test_a_model_in_two_parts_is_attacked_in_pixels(bagnet, tmp_path, how):
             "certify with --patch and one of them, and attack that run",
         ),
         (["{run}", "--out", "{run}"], "expected a new or empty folder, or this same attack"),
-        (["{run}", "--out", "{run}/results.json"], "expected a new or empty folder, or this same"),
+        (["{run}", "--out", "{run}/results.json"], "results.json: expected a folder, got a file"),
     ],
 )
 def test_bad_input_is_one_line(run, capsys, words, said):

@@ -25,6 +25,7 @@ from certmask_jax.programs.measurements import (
     attack_steps,
     compiled_for,
     evidence,
+    packing,
     passes,
     pytorch,
     pytorch_loops,
@@ -127,6 +128,28 @@ def test_passes_are_counted_by_mode():
     assert certmask == {
         "full_table": 1 + count, "early_exit": 1 + count, "answers_alone": count,
     }  # fmt: skip
+
+
+def test_a_masked_image_of_a_model_with_views_takes_several_passes():
+    job = ["--num-images", "2", "--defense", "certmask:tiling=tight"]
+    plain, mirrored = (
+        passes.measure(subjects.of_job([*job, "--views", views]), 2, None)
+        for views in ("none", "mirror")
+    )
+    (name,) = (name for name in plain if name.startswith("certmask"))
+    assert mirrored[name] == {mode: 2 * count for mode, count in plain[name].items()}
+
+
+def test_runs_are_packed_of_the_images_that_are_asked_for(monkeypatch):
+    assert [packing.counts(most) for most in (1, 7, 12, 32)] == [
+        [1], [1, 4, 7], [1, 4, 12], [1, 4, 12, 24, 32],
+    ]  # fmt: skip
+    monkeypatch.setattr(packing, "_of_runs", lambda subject, defense, count, *how: count)
+    monkeypatch.setattr(packing, "_DEFENSES", ("pair_cover:partition=2x2",))
+    subject = subjects.of_noise("vit_digits", "highest", 2)
+    measured = packing.measure(subject, 5, 1, None)
+    del measured["subject"]
+    assert measured == {"pair_cover, 1 images": 1, "pair_cover, 2 images": 2}
 
 
 def test_patchcleansers_loop_answers_as_its_rule_and_so_does_the_guard():

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from certmask_jax.data.attacked_sets import FORMAT, LINES, Line, read_lines
-from certmask_jax.files import file_systems, fingerprint, whole_files
+from certmask_jax.files import file_systems, fingerprint, storage, whole_files
 from certmask_jax.files.folder_locks import FolderLock
 
 __all__ = ["LINES", "AttackFolder", "Line"]
@@ -50,9 +50,8 @@ class AttackFolder:
         self.folder = folder
         self.lines: list[Line] = []
         self._names: dict[str, str] = {}
-        holds_other = folder.exists() and (
-            not folder.is_dir() or any(map(_is_other, folder.iterdir()))
-        )
+        storage.check_no_file(folder, str(folder))
+        holds_other = folder.exists() and any(map(_is_other, folder.iterdir()))
         if holds_other and read_lines(folder) is None:
             raise FileExistsError(
                 f"{folder}: expected a new or empty folder, or this same attack to go on with, "

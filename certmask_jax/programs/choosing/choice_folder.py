@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from certmask_jax._text import json_of
-from certmask_jax.files import fingerprint, whole_files
+from certmask_jax.files import fingerprint, storage, whole_files
 from certmask_jax.files.folder_locks import FolderLock
 from certmask_jax.files.storage import AnyPath
 from certmask_jax.programs.certification_job import Job
@@ -47,11 +47,12 @@ def check(folder: AnyPath, asked: Mapping[str, Any]) -> None:
     What is asked of a choice decides its front only at the end, after all rounds: that it is the
     same is looked at before them.
     """
+    storage.check_no_file(folder, f"--out {folder}")
     if not folder.exists():
         return
     files = {RESULT, ASKED, wave_times.FILE}
     known = {*files, *(f"{name}{whole_files.UNFINISHED}" for name in files), "rounds", "reported"}
-    if not folder.is_dir() or not {file.name for file in folder.iterdir()} <= known:
+    if not {file.name for file in folder.iterdir()} <= known:
         raise FileExistsError(
             f"--out {folder}: expected a new or empty folder, or this same choice to go on with, "
             "but it holds other files; choose another name"

@@ -22,7 +22,7 @@ MEASUREMENTS = {
     "evidence": "defenses on local logits (PatchGuard, ...) over the plain pass of the same model",
     "analysis": "PatchGuard's certificate of evidence over a plain loop over windows in NumPy",
     "attack": "steps of the search for a patch, beside PyTorch's, and with few masks",
-    "packing": "CPU time of runs of 1 to 1,000 images over that of their useful passes",
+    "packing": "CPU time of runs of 1 to --images images over that of their useful passes",
     "latency": "of the defended predictor",
     "serving": "of a guard in one file, against PatchCleanser's loop over a plain model",
     "invariance": "logits in other batch positions, shapes and device counts",
@@ -163,7 +163,7 @@ def add(parse: CommandLine) -> None:
     )
     parse.add_argument(
         "--out",
-        type=paths.local_path,
+        type=paths.local_output,
         default="runs/benchmark.json",
         metavar="FILE",
         help="JSON file to write (default: %(default)s)",

@@ -16,13 +16,14 @@ from jax.sharding import NamedSharding, PartitionSpec
 from certmask_jax.certification import evaluation, run_hooks
 from certmask_jax.defenses import Defense
 from certmask_jax.inference.masked_pass import computed_with
+from certmask_jax.inference.views import passes_each
 from certmask_jax.inference.whole_images import WholeImages
 from certmask_jax.programs.measurements.subjects import Subject
 from certmask_jax.programs.measurements.timing import spread
 from certmask_jax.programs.run_defenses import build_defenses
 from certmask_jax.tables.image_sets import FirstImages
 
-_COUNTS = (1, 4, 12, 24, 100, 1000)  # images of a run
+_COUNTS = (1, 4, 12, 24, 100, 1000)  # images of a run, beside those that are asked for
 _DEFENSES = (
     "double_masking:masks_per_axis=3",
     "pair_cover:partition=2x3",
@@ -37,14 +38,22 @@ def measure(subject: Subject, images: int, repeat: int, chunk: int | None) -> di
     The useful passes are those of the table; a plain pass is the compiled chunk alone, at whichever
     of its sizes takes least for an item. Programs are compiled before; both are of this process,
     all its threads, and are taken in turn.
+
+    There is a run of ``images`` images, or of all that there are if they are fewer, and one of each
+    usual number below it.
     """
     threat = subject.defenses[0].mask_set.threat
     record: dict[str, Any] = {"subject": subject.name}
     for defense in build_defenses(_DEFENSES, [threat]):
-        for count in (count for count in _COUNTS if count <= min(images, len(subject.test_set))):
+        for count in counts(min(images, len(subject.test_set))):
             figures = _of_runs(subject, defense, count, repeat, chunk)
             record[f"{defense.name}, {count} images"] = figures
     return record
+
+
+def counts(most: int) -> list[int]:
+    """How many images the runs have: the usual numbers below ``most``, and that."""
+    return [*(count for count in _COUNTS if count < most), most]
 
 
 def _of_runs(
@@ -66,7 +75,7 @@ def _of_runs(
             seconds.append(taken)
     return {
         "chunk_sizes": list(engine.chunk_sizes),
-        "passes": passes,
+        "passes": passes_each(engine.facts()) * passes,
         "slots_over_passes": slots / passes,
         "cpu_seconds": spread(seconds),
         "cpu_time_over_useful_passes": spread(ratios),
