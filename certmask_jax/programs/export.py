@@ -125,6 +125,11 @@ def _run(argv: Sequence[str] | None) -> int:
     about = {name: job.provenance[name] for name in facts if name in job.provenance}
     for line in job.notes:
         program.say(line)
+    if config.patch_lives == "native":
+        height, width = job.defenses[0].mask_set.image_size
+        program.say(
+            f"the guard takes images of {height}x{width} pixels alone, the size of the first one"
+        )
     manifest = _written(arguments, job, platforms, names, about)
     file = arguments.file
     print(

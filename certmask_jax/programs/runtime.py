@@ -17,6 +17,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from certmask_jax._text import counted
 from certmask_jax.files.local_paths import in_utf8
 from certmask_jax.programs import jax_settings, paths, program
 from certmask_jax.programs.number_options import whole
@@ -197,10 +198,9 @@ def _meet(jax: Any, text: str) -> None:
         address, which = text.rsplit(",", 1)
         number, count = which.split("/")
         if int(count) > 1:  # JAX itself says nothing meanwhile, and ends the process after it
-            minutes = _SECONDS_TO_MEET // 60
-            program.say(
-                f"waiting for the {count} processes of this run at {address}, {minutes} minutes"
-            )
+            minutes = counted(_SECONDS_TO_MEET // 60, "minute")
+            others = counted(int(count) - 1, "other process", "other processes")
+            program.say(f"waiting at {address} for {others} of this run, for {minutes} at most")
         if int(number) > 0:
             _check_answers(text, address, _SECONDS_TO_MEET)
         place = {
