@@ -55,14 +55,20 @@ def predict(
       progress: called with the number of masked images finished since the last call.
 
     Raises:
-      ValueError: for images of the wrong shape or dtype; for views that there are not; for two of
-        views, ``local`` and ``dropping``; for ``local``, or a model in two parts, whose cells see
-        more than they claim (``check_claims``).
+      ValueError: for images of the wrong shape or dtype; for what is no masked images, such as a
+        defense itself; for views that there are not; for two of views, ``local`` and
+        ``dropping``; for ``local``, or a model in two parts, whose cells see more than they claim
+        (``check_claims``).
 
     Warns:
       RuntimeWarning: naming images whose logits are NaN or infinite; they are never certified.
     """
     preprocessing = Preprocessing() if preprocessing is None else preprocessing
+    if not hasattr(masks, "image_size"):
+        raise ValueError(
+            "masks: expected masked images, as defense.masked_images of one that masks images, got "
+            f"{type(masks).__name__}"
+        )
     images = np.asarray(images)
     check_images(images, kind_of(apply_fn).image_size(masks.image_size))
     engine = engine_for(

@@ -216,9 +216,8 @@ def share_of(count: int, share: tuple[int, int], images: int, what: str = "table
         why = f"as the {what} has {counted(count, 'block')} of images, got {parts}"
         most = f"expected at most {counted(count, 'share')}, {why}"
         if parts > images:  # there are no more blocks than images
-            raise ValueError(
-                f"{most}; {counted(images, 'image')} make no more than {images} shares"
-            )
+            bound = f"{counted(images, 'image')} cannot have more than {counted(images, 'share')}"
+            raise ValueError(f"{most}; {bound}")
         raise SettingError(lambda say: f"{most}; a smaller {say('chunk', None)} makes more blocks")
     return range(part, count, parts)
 

@@ -308,7 +308,7 @@ def _sees_more(params, images):
     ("how", "says"),
     [
         ({"share": (0, 5)}, "at most 4 shares, as the evidence has 4 blocks of images, got 5"),
-        ({"share": (0, 999)}, r"got 999; \d+ images make no more than \d+ shares$"),
+        ({"share": (0, 999)}, r"got 999; \d+ images cannot have more than \d+ shares$"),
         ({"share": (2, 2)}, r"expected \(i, n\) with 0 <= i < n"),
         ({"chunk": 0}, "chunk: expected at least 1"),
         ({"spoilt": _Listed}, r"labels: expected values in 0..2 .*got 3 \(image 12\)"),

@@ -714,7 +714,7 @@ def test_a_killed_share_goes_on(tmp_path, monkeypatch):
         ("1/4/2", "got '1/4/2'"),
         ("1.5/4", "got '1.5/4'"),
         ("0/7", "as the table has 6 blocks of images, got 7; a smaller --chunk makes more blocks"),
-        ("0/13", "6 blocks of images, got 13; 12 images make no more than 12 shares"),
+        ("0/13", "6 blocks of images, got 13; 12 images cannot have more than 12 shares"),
     ],
 )
 def test_shares_that_cannot_be_are_one_line(tmp_path, capsys, shard, message):

@@ -153,6 +153,12 @@ def test_what_takes_no_floats_says_how_they_become_levels():
         cm.predict(linear, WEIGHTS, IMAGES / 255, DEFENSE.masked_images)
 
 
+def test_a_table_is_of_masked_images_and_not_of_a_defense():
+    for masks, got in ((DEFENSE, "DoubleMasking"), (0, "int"), (None, "NoneType")):
+        with pytest.raises(ValueError, match=f"masks: expected masked images, .* got {got}$"):
+            cm.predict(linear, WEIGHTS, IMAGES, masks)
+
+
 def test_images_of_other_kinds_that_it_takes():
     guarded = cm.defended(linear, WEIGHTS, DEFENSE)
     expected = guarded(IMAGES).labels
