@@ -174,7 +174,7 @@ def save(path: str | os.PathLike[str], params: Params, *, card: Card | None = No
       FileExistsError: when ``path`` is a folder but not Orbax's, or a file where a folder is meant.
       OSError: when it cannot be written.
     """
-    writing.write(local_path(path), params, card)
+    writing.write(local_path(path, is_written=True), params, card)
 
 
 def digest(params: Params) -> str:
