@@ -82,9 +82,9 @@ def most_telling(question: Question, seen: Seen, label: int | None) -> NDArray[n
     """The first round; then what the answer needs, then the rest, smallest margins first."""
     rounds = question.rounds
     first = question.first_round
-    waiting = np.unique(first[~seen.known[first]]).astype(np.intp)
+    waiting = first[~seen.known[first]]
     if len(waiting):
-        return waiting
+        return np.unique(waiting).astype(np.intp)
     _, answer = question.for_answer(seen)
     rest = _verdict_open(question, seen, label)
     rest[answer] = False
@@ -126,10 +126,10 @@ def _standing_rows(
 def _most_frequent(single: NDArray[np.int32], largest_wins: bool, seen: Seen) -> int | None:
     """The label of most masks, None where none can disagree with it."""
     labels = seen.predictions[single]
-    values, counts = np.unique(labels[labels >= 0], return_counts=True)
-    if len(values) == 0 or counts.max() == len(labels):
+    counts = np.bincount(labels[labels >= 0])
+    if counts.size == 0 or counts.max() == len(labels):
         return None
-    return int(values[counts == counts.max()][-1 if largest_wins else 0])
+    return int(np.flatnonzero(counts == counts.max())[-1 if largest_wins else 0])
 
 
 def _label_at(column: int, seen: Seen) -> int | None:

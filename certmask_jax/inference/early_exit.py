@@ -95,9 +95,9 @@ def evaluate(
             column[image_of, columns] = output
         known[image_of, columns] = True
         settled = len(image_of)
-        served, counts = np.unique(image_of, return_counts=True)
-        awaited[served] -= counts
-        for image in served[awaited[served] == 0]:
+        served = np.bincount(image_of, minlength=len(awaited))
+        awaited -= served
+        for image in np.flatnonzero((served > 0) & (awaited == 0)):
             if not asks_more(int(image)):
                 settled += int((~known[image]).sum())
         if progress is not None:
