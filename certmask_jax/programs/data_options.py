@@ -90,9 +90,9 @@ def named_data(name: str, **options: Any) -> data.Dataset:
 
     Args:
       name: as there; or ``package.module:load``, or what a package registers. That is called with
-        ``data_config``, with ``num_outputs`` and ``output_names`` (of the model, where they are
-        known) if it takes them, and with the other options that are given, and returns a
-        ``data.Dataset``.
+        ``data_config``, with ``num_outputs`` (of the model, where they are known) if it takes it,
+        with ``output_names`` if it has an argument of that name, and with the other options that
+        are given, and returns a ``data.Dataset``.
       options: keywords of ``data.load``; None or False where they are not given.
 
     Raises:
@@ -103,9 +103,10 @@ def named_data(name: str, **options: Any) -> data.Dataset:
     if path is None:
         return data.load(name, **options)
     given = {key: value for key, value in options.items() if value not in (None, False)}
-    for of_model in ("num_outputs", "output_names"):
-        if not imported.accepts(path, of_model):
-            given.pop(of_model, None)
+    if not imported.accepts(path, "num_outputs"):
+        given.pop("num_outputs", None)
+    if "output_names" not in imported.parameters(path):  # it knows its own labels
+        given.pop("output_names", None)
     if not imported.accepts(path, "data_config"):
         raise ValueError(f"--dataset: expected {path} to take data_config, what the model wants")
     with as_options(*given):
