@@ -58,7 +58,7 @@ def mapped(
     index: ClassIndex | None = None,
     *,
     in_order: bool = False,
-    said: Sequence[str] = (),
+    output_names: Sequence[str] = (),
 ) -> Classes:
     """The outputs that the classes of a data set are.
 
@@ -68,8 +68,8 @@ def mapped(
       index: what is given beside the data set; it wins over all that the names say.
       in_order: whether the data set itself numbers its classes, in this order (TFDS does; a folder
         does not). That is taken for the order of the outputs, unless the names say another.
-      said: ``[K]``, the outputs by name, where the weights say them; of any other number it says
-        nothing of this model.
+      output_names: ``[K]``, the outputs by name, where the weights say them. Another number of
+        names says nothing of this model.
 
     Returns:
       The mapping. With an index it is that. Else, where all names are among those of the outputs,
@@ -89,15 +89,16 @@ def mapped(
             f"classes ({some(names)}), got {outputs}; give weights with a head for them, or a "
             "class index that joins classes"
         )
-    if index is None and len(said) == outputs and len(set(said)) == outputs:
-        there = [name in said for name in names]
+    if index is None and len(output_names) == len(set(output_names)) == outputs:
+        there = [name in output_names for name in names]
         if all(there):
-            return _classes(names, [said.index(name) for name in names], outputs, "weights' card")
+            places = [output_names.index(name) for name in names]
+            return _classes(names, places, outputs, "weights' card")
         if any(there):
             others = [name for name, is_there in zip(names, there, strict=True) if not is_there]
             raise ValueError(
-                f"expected classes that are outputs of the model, which its weights name "
-                f"({some(said)}), but {len(others)} of {len(names)} are not ({some(others)}); give "
+                "expected classes that are outputs of the model, which its weights name "
+                f"({some(output_names)}), but {len(others)} of {len(names)} are not ({some(others)}); give "
                 "a class index, a file that says which output each is"
             )
     if index == "sorted":

@@ -121,7 +121,7 @@ def _classes(
     contents: Found,
     num_outputs: int | None,
     index: ClassIndex | None,
-    said: Sequence[str],
+    output_names: Sequence[str],
 ) -> Classes:
     """The outputs that the classes are; numbers in a list of labels are outputs, or an error."""
     numbered = name == "image_list" and image_lists.is_numbered(contents.class_names)
@@ -137,7 +137,13 @@ def _classes(
                 + ("; they seem to begin at 1: subtract 1 in the list" if from_one else "")
                 + ", or give a class index that says which output each is"
             )
-    return mapped(contents.class_names, num_outputs, index, in_order=contents.in_order, said=said)
+    return mapped(
+        contents.class_names,
+        num_outputs,
+        index,
+        in_order=contents.in_order,
+        output_names=output_names,
+    )
 
 
 def _listing(contents: Found, classes: Classes) -> Listing | None:

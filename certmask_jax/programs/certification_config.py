@@ -7,7 +7,7 @@ import dataclasses
 import re
 from pathlib import Path
 
-from certmask_jax import models, weights
+from certmask_jax import models
 from certmask_jax.files import storage
 from certmask_jax.inference import views
 from certmask_jax.programs import (
@@ -28,6 +28,7 @@ from certmask_jax.programs.page_options import PageOptions
 from certmask_jax.programs.parts_options import PartsOptions
 from certmask_jax.programs.runtime import Runtime
 from certmask_jax.programs.threat_options import ThreatOptions
+from certmask_jax.weights import kinds
 
 _OF_THREAT = ("patch", "patch_area", "sizes", "patches", "patch_region")
 _OF_TABLES = (*_OF_THREAT, "from_tables", "defense", "margin_guard", "format", "out")
@@ -121,7 +122,7 @@ def read_config(arguments: argparse.Namespace) -> Config:
     if model is None and not model_options.may_say_model(arguments.weights):
         if arguments.dataset != "digits" and arguments.from_tables is None:
             if isinstance(arguments.weights, Path):
-                weights.check_there(arguments.weights)
+                kinds.check_there(arguments.weights)
             raise ValueError(
                 f"--model: expected a model for data set {arguments.dataset!r} (--list names "
                 "them); only digits has a default"

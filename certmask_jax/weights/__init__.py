@@ -9,7 +9,6 @@ missing, unexpected and misshapen, with the likely cause.
 from certmask_jax._settings import Naming, SettingError
 from certmask_jax.weights.addresses import Address, address, card_of
 from certmask_jax.weights.cards import Card
-from certmask_jax.weights.kinds import check_there
 from certmask_jax.weights.loading import digest, load, num_classes, read, save, taken
 from certmask_jax.weights.names import torch_name
 from certmask_jax.weights.places import Taken
@@ -25,7 +24,6 @@ __all__ = [
     "WeightsFile",
     "address",
     "card_of",
-    "check_there",
     "check_writable",
     "digest",
     "load",

@@ -104,12 +104,22 @@ def describe(shapes: Shapes) -> str:
     return f"{'an' if kind[0] in 'AEIOU' else 'a'} {kind} ({', '.join(facts)})"
 
 
-_POOLED = "fc_norm.weight"  # of ViTs whose head looks at a mean of tokens; of others: norm.weight
 _OF_CHANNELS = (
     {3: "fill", 6: "complement", 4: "mask_channel"},  # of images in colour
     {1: "fill", 2: "complement"},  # of grey ones; a mask channel makes two as well
 )
 """Input channels of models, and the encoding that has so many."""
+
+
+def _other_pooling(file: Shapes, model: Shapes) -> str | None:
+    """What a file's head sees of a ViT's tokens, where the model's sees something else.
+
+    timm norms the mean of tokens (``fc_norm``), and else all tokens before one is taken (``norm``).
+    """
+    is_mean = "fc_norm.weight" in file
+    if is_mean == ("fc_norm.weight" in model) or "norm.weight" not in {*file, *model}:
+        return None
+    return "mean" if is_mean else "token"
 
 
 def likely_causes(file: Shapes, model: Shapes, resizable: bool, say: Naming) -> str:
@@ -144,13 +154,10 @@ def likely_causes(file: Shapes, model: Shapes, resizable: bool, say: Naming) -> 
             f"another input size ({file['pos_embed'][1]} positions instead of "
             f"{model['pos_embed'][1]}): {say('resize_positions', True)} resizes them"
         )
-    norms = {n for n in wrong if n.partition(".")[0] in ("norm", "fc_norm")}
-    pooled = [_POOLED in shapes for shapes in (file, model)]
-    if pooled[0] != pooled[1] and "norm.weight" in {*file, *model}:
-        how = "mean" if pooled[0] else "token"
-        causes.append(f"another pooling: {say('pooling', how)} is what the file's head sees")
-    else:
-        norms = set()
+    pooling, norms = _other_pooling(file, model), set()
+    if pooling is not None:
+        norms = {name for name in wrong if name.partition(".")[0] in ("norm", "fc_norm")}
+        causes.append(f"another pooling: {say('pooling', pooling)} is what the file's head sees")
     inputs = {name for name in wrong if _differs_in_input(file.get(name, ()), model.get(name, ()))}
     if len(inputs) == 1:
         (first,) = inputs

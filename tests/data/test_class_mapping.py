@@ -23,15 +23,23 @@ IMAGENETTE = {
 
 def test_outputs_that_the_weights_name():
     said = ["b", "a", "c"]
-    assert mapped(["a", "b", "c"], 3, said=said).labels == (1, 0, 2)
-    assert mapped(["c", "b"], 3, said=said).labels == (2, 0)  # some classes of the model's
-    assert mapped(["a", "b", "c"], 3, said=said).how == "weights' card"
-    assert mapped(["a", "b", "c"], 3, {"a": 0, "b": 1, "c": 2}, said=said).labels == (0, 1, 2)
-    assert mapped(["a", "b", "c"], 3, "sorted", said=said).labels == (0, 1, 2)
-    assert mapped(["x", "y", "z"], 3, said=said).labels == (0, 1, 2)  # other names altogether
-    assert mapped(["a", "b", "c"], 3, said=["c", "b", "a", "d"]).labels == (0, 1, 2)
+    assert mapped(["a", "b", "c"], 3, output_names=said).labels == (1, 0, 2)
+    assert mapped(["c", "b"], 3, output_names=said).labels == (2, 0)  # some classes of the model's
+    assert mapped(["a", "b", "c"], 3, output_names=said).how == "weights' card"
+    assert mapped(["a", "b", "c"], 3, {"a": 0, "b": 1, "c": 2}, output_names=said).labels == (
+        0,
+        1,
+        2,
+    )
+    assert mapped(["a", "b", "c"], 3, "sorted", output_names=said).labels == (0, 1, 2)
+    assert mapped(["x", "y", "z"], 3, output_names=said).labels == (
+        0,
+        1,
+        2,
+    )  # other names altogether
+    assert mapped(["a", "b", "c"], 3, output_names=["c", "b", "a", "d"]).labels == (0, 1, 2)
     with pytest.raises(ValueError, match=r"but 1 of 3 are not \(x\)"):
-        mapped(["a", "b", "x"], 3, said=said)
+        mapped(["a", "b", "x"], 3, output_names=said)
 
 
 def test_the_ids_of_imagenet_are_in_the_order_of_the_outputs():
