@@ -98,8 +98,8 @@ def mapped(
             others = [name for name, is_there in zip(names, there, strict=True) if not is_there]
             raise ValueError(
                 "expected classes that are outputs of the model, which its weights name "
-                f"({some(output_names)}), but {len(others)} of {len(names)} are not ({some(others)}); give "
-                "a class index, a file that says which output each is"
+                f"({some(output_names)}), but {len(others)} of {len(names)} are not "
+                f"({some(others)}); give a class index, a file that says which output each is"
             )
     if index == "sorted":
         if len(names) != outputs:
